@@ -1,0 +1,137 @@
+"""From a command line (`model=tiny meta.rho=0.3`) to a checked configuration object.
+
+Hydra composes the files under conf/COMMAND/; the dataclasses of metapt/config.py are the schema. Hydra alone
+stops at the first mistake with a long message; here every override is looked at by itself first, so that all
+mistakes are told at once, each in a line that says what exists.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, OverrideType
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from metapt import config as schema
+from metapt.errors import UserError
+
+CONF = Path(__file__).parent / "conf"
+
+
+def load(command: str, arguments: Sequence[str]) -> Any:
+    """The checked configuration of `command` for its command line arguments.
+
+    Args:
+        command: one of `config.COMMANDS`; its YAML files are under conf/COMMAND/.
+        arguments: `key=value` words, as after `python -m metapt.COMMAND`.
+    Returns: the command's dataclass, filled in.
+    Raises:
+        UserError: with every mistake that was found, one a line.
+        SystemExit: after printing the keys, if `--help` is asked for.
+    """
+    if {"-h", "--help"} & set(arguments):
+        print(usage(command))
+        raise SystemExit(0)
+    complaints: list[str] = []
+    good: list[str] = []
+    for argument in arguments:
+        complaint = _examine(command, argument)
+        if complaint:
+            complaints.append(complaint)
+        else:
+            good.append(argument)
+    try:
+        config = _compose(command, good)
+        complaints += schema.check(config)
+    except (HydraException, OmegaConfBaseException) as error:
+        complaints.append(_first_line(error))
+    if complaints:
+        listed = "".join(f"\n  {line}" for line in dict.fromkeys(complaints))
+        raise UserError(f"metapt.{command}: {len(set(complaints))} mistake(s) in the configuration{listed}")
+    return config
+
+
+def usage(command: str) -> str:
+    """What `--help` prints: groups with their options, then every key with its default and meaning."""
+    lines = [f"python -m metapt.{command} key=value ...", "", "choices:"]
+    lines += [f"  {group}={'|'.join(options)}" for group, options in _groups(command).items()]
+    lines += ["", "keys:"]
+    for path, item in _leaves(schema.COMMANDS[command]):
+        default = "" if item.default in (schema.MISSING, None) else f" [{item.default}]"
+        if item.default_factory.__class__ is type and not default:
+            default = " [empty]"
+        options = f" ({'|'.join(item.metadata['choices'])})" if "choices" in item.metadata else ""
+        lines.append(f"  {path + '=':28} {item.metadata['help']}{options}{default}")
+    return "\n".join(lines)
+
+
+def _compose(command: str, overrides: Sequence[str]) -> Any:
+    ConfigStore.instance().store(name="schema", node=schema.COMMANDS[command])
+    with initialize_config_dir(config_dir=str(CONF / command), version_base="1.3"):
+        return OmegaConf.to_object(compose("config", overrides=list(overrides)))
+
+
+def _examine(command: str, argument: str) -> str | None:
+    """The complaint about one override by itself, or None."""
+    try:
+        override = OverridesParser.create().parse_override(argument)
+    except HydraException:
+        return f"{argument!r}: not of the form key=value (a value with =, spaces or commas needs quotes inside)"
+    if override.type is not OverrideType.CHANGE or override.is_sweep_override():
+        return f"{argument!r}: only key=value is understood here; grids are made with metapt.submit"
+    name = override.key_or_group
+    groups = _groups(command)
+    if name in groups:
+        options = groups[name]
+        return None if override.value() in options else f"{argument}: {name} is one of {', '.join(options)}"
+    return _examine_key(command, override)
+
+
+def _examine_key(command: str, override: Override) -> str | None:
+    name = override.key_or_group
+    known = [path for path, _ in _leaves(schema.COMMANDS[command])]
+    prefixes = tuple(f"{path}." for path, item in _leaves(schema.COMMANDS[command]) if "dict" in str(item.type))
+    if name not in known and not name.startswith(prefixes or ("\0",)):
+        close = difflib.get_close_matches(name, [*known, *_groups(command)], n=3, cutoff=0.5)
+        close = close or [path for path in known if path.split(".")[-1] == name.split(".")[-1]]
+        hint = f"did you mean {' or '.join(close)}?" if close else f"see python -m metapt.{command} --help"
+        return f"{name}: no such key; {hint}"
+    if isinstance(override.value(), str) and "${" in override.value():
+        return None
+    blank = OmegaConf.structured(schema.COMMANDS[command])
+    try:
+        OmegaConf.update(blank, name, override.value(), merge=True, force_add=False)
+    except OmegaConfBaseException as error:
+        return f"{name}={override.get_value_element_as_str()}: {_first_line(error)}"
+    return None
+
+
+def _groups(command: str) -> dict[str, list[str]]:
+    """The configuration groups of a command and their options."""
+    folders = sorted(path for path in (CONF / command).iterdir() if path.is_dir())
+    return {folder.name: sorted(path.stem for path in folder.glob("*.yaml")) for folder in folders}
+
+
+def _leaves(node: type, prefix: str = "") -> list[tuple[str, Any]]:
+    """Dotted path and dataclass field of every key of a schema."""
+    found = []
+    for item in fields(node):
+        nested = item.default_factory
+        if isinstance(nested, type) and is_dataclass(nested):
+            found += _leaves(nested, f"{prefix}{item.name}.")
+        else:
+            found.append((f"{prefix}{item.name}", item))
+    return found
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0]

@@ -1,0 +1,305 @@
+"""The whole typed configuration, and every check on it.
+
+Each command has one dataclass (PretrainConfig, FinetuneConfig, SubmitConfig, PrepareConfig). A field's metadata
+holds its help line, its allowed values (`choices`) or bounds (`low`, `above`, `high`), and whether it decides
+the outcome of a run (`identity`). Defaults live here; the YAML files under conf/ hold only what a choice
+(`model=tiny`, `objective=maml`) changes. metapt/commandline.py turns a command line into one of these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import MISSING
+
+DS_CONFIGS = Path(__file__).parents[1] / "ds_configs"
+
+
+def key(default: Any, help: str, **metadata: Any) -> Any:
+    """A configuration key: a dataclass field with its help line and its checks."""
+    metadata = {"help": help, **metadata}
+    if isinstance(default, list | dict):
+        return field(default_factory=lambda: type(default)(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass
+class ModelConfig:
+    """Shape of a LLaMA-style decoder; METHOD's four scales and `nano` are in conf/pretrain/model/."""
+
+    name: str = key(MISSING, "name of the scale")
+    hidden_size: int = key(MISSING, "width d", low=1)
+    intermediate_size: int = key(MISSING, "width of the SwiGLU feed-forward layer", low=1)
+    num_layers: int = key(12, "decoder blocks", low=1)
+    num_heads: int = key(12, "attention heads", low=1)
+    num_kv_heads: int = key(4, "key/value heads (grouped-query attention)", low=1)
+    vocab_size: int = key(50304, "rows of the embedding", low=2)
+    max_positions: int = key(2048, "longest sequence", low=2)
+    rope_theta: float = key(10000.0, "base of the rotary embedding", above=0)
+    rms_norm_eps: float = key(1e-6, "epsilon of RMSNorm", above=0)
+
+
+@dataclass
+class MetaConfig:
+    """The hybrid objective: how often an episode replaces an autoregressive step, and what an episode is."""
+
+    objective: str = key(MISSING, "vanilla or maml; set by objective=", choices=("vanilla", "maml"))
+    rho: float = key(0.0, "probability that a step is an episode", low=0, high=1)
+    scope: str = key("head", "what the inner loop adapts", choices=("head", "full", "last_n"))
+    last_n: int = key(1, "blocks adapted under scope last_n, from the top", low=1)
+    n_way: int = key(32, "classes of an episode (N)", low=2)
+    k_shot: int = key(4, "support windows per class (K)", low=1)
+    q_query: int = key(4, "query windows per class (Q)", low=1)
+    inner_steps: int = key(10, "SGD steps of the inner loop", low=1)
+    inner_lr: float = key(1e-3, "rate of the inner loop", above=0)
+    tasks_per_step: int = key(4, "episodes averaged in one episode step, over all ranks", low=1)
+    window: int = key(128, "tokens of a support or query window", low=2)
+    min_context: int = key(32, "tokens that must stand before the mask that is read", low=0)
+    min_windows: int = key(8, "a class occurs in at least so many windows (and in at least K + Q)", low=1)
+    max_share: float = key(0.05, "a class occurs in at most this share of the windows", above=0, high=1)
+    index_tokens: int = key(100_000_000, "tokens of the corpus that are indexed for episodes", low=1)
+    head_hidden: int = key(128, "hidden width of the episode head", low=1)
+    head_layers: int = key(4, "linear layers of the episode head", low=1)
+    head_dropout: float = key(0.1, "dropout in the episode head", low=0, high=0.99)
+
+
+@dataclass
+class CorpusConfig:
+    """The pretraining text."""
+
+    name: str = key(MISSING, "demo, text or hub; set by data=", choices=("demo", "text", "hub"))
+    text_dir: str | None = key(None, "folder (or file) of .txt .jsonl .parquet, also .gz and .zst", identity=False)
+    hub_name: str = key("pico-lm/pretokenized-dolma", "hub data set")
+    hub_split: str = key("train", "split of the hub data set")
+    hub_column: str = key("input_ids", "its column: token ids, or text")
+    max_tokens: int | None = key(None, "stop reading the corpus after so many tokens", low=1)
+    tokenizer: str = key("train", "`train` (byte-level BPE), a tokenizer.json, or a hub name")
+    vocab_size: int = key("${model.vocab_size}", "entries of the BPE that tokenizer=train makes", low=260)
+    heldout_share: float = key(0.01, "share of the documents kept for perplexity", above=0, high=0.5)
+    on_bad_input: str = key("refuse", "a bad line or file stops the run, or is counted", choices=("refuse", "skip"))
+    cache_dir: str = key("runs/corpus", "where token shards are kept", identity=False)
+
+
+@dataclass
+class TrainConfig:
+    """The outer loop."""
+
+    seed: int = key(0, "of everything that is drawn", low=0)
+    max_steps: int = key(6000, "optimizer updates", low=1)
+    micro_batch: int = key(4, "sequences in one forward pass", low=1)
+    accumulation: int = key(256, "micro-batches in one update, over all ranks", low=1)
+    seq_len: int = key(2048, "tokens of a sequence", low=2)
+    precision: str = key("bf16", "of the forward and backward passes", choices=("bf16", "fp32"))
+    lr: float = key(3e-4, "peak rate of AdamW", above=0)
+    schedule: str = key("cosine", "after the warm-up", choices=("cosine", "constant"))
+    min_lr_share: float = key(0.0, "the cosine ends at this share of lr", low=0, high=1)
+    warmup_steps: int = key(2500, "linear warm-up", low=0)
+    weight_decay: float = key(0.01, "of AdamW", low=0)
+    beta1: float = key(0.9, "of AdamW", low=0, high=0.9999)
+    beta2: float = key(0.999, "of AdamW", low=0, high=0.99999)
+    grad_clip: float = key(1.0, "largest norm of the gradient; 0: no clipping", low=0)
+    checkpoint_every: int = key(100, "updates", low=1)
+    keep_checkpoints: int = key(0, "newest so many are kept; 0: all", low=0, identity=False)
+    heldout_every: int = key(100, "updates between held-out perplexities", low=1)
+    heldout_batches: int = key(16, "micro-batches of the held-out split", low=1)
+
+
+@dataclass
+class PretrainConfig:
+    """python -m metapt.pretrain"""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    meta: MetaConfig = field(default_factory=MetaConfig)
+    data: CorpusConfig = field(default_factory=CorpusConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    label: str = key("", "free name of a variant; shown in the report", identity=False)
+    ds: str = key("zero0", "DeepSpeed configuration: a name under ds_configs/, or a .json file")
+    run_dir: str = key(
+        "runs/pretrain/${model.name}-${meta.objective}-s${train.seed}", "the run folder", identity=False
+    )
+
+
+@dataclass
+class NerConfig:
+    """The tagger and how it is tuned."""
+
+    head: str = key("crf", "linear-chain CRF, or a softmax per word", choices=("crf", "softmax"))
+    piece: str = key("first", "which piece of a word is tagged", choices=("first", "last", "mean"))
+    prefix_space: bool = key(True, "words are tokenised as if a space stood before them")
+    max_len: int = key(128, "pieces of a training sentence; longer ones are cut", low=4)
+    lr: float = key(3e-5, "of AdamW", above=0)
+    head_lr: float | None = key(None, "of the CRF head; absent: as lr", above=0)
+    weight_decay: float = key(0.01, "of AdamW", low=0)
+    batch_size: int = key(16, "sentences", low=1)
+    max_epochs: int = key(10, "at most", low=1)
+    patience: int = key(3, "epochs without a better dev micro-F1 before stopping", low=1)
+    grad_clip: float = key(1.0, "largest norm of the gradient; 0: no clipping", low=0)
+    precision: str = key("fp32", "of the decoder; the CRF is always fp32", choices=("bf16", "fp32"))
+    dropout: float = key(0.1, "before the emission layer", low=0, high=0.99)
+    eval_batch_size: int = key(64, "sentences", low=1)
+
+
+@dataclass
+class NerDataConfig:
+    """Where the labelled sentences come from."""
+
+    name: str = key(MISSING, "uner or demo; set by data=", choices=("uner", "demo"))
+    uner_dir: str | None = key(None, "folder of <set>/<split>.iob2; absent: the hub", identity=False)
+    hub_name: str = key("universalner/universal_ner", "read through its Parquet conversion")
+    eval_sets: list[str] = key([], "sets to evaluate; empty: every set that is found")
+    max_train_sentences: int | None = key(None, "use only so many training sentences", low=1)
+
+
+@dataclass
+class FinetuneTrainConfig:
+    seed: int = key(0, "of the head's weights, the batch order and dropout", low=0)
+
+
+@dataclass
+class FinetuneConfig:
+    """python -m metapt.finetune"""
+
+    checkpoint: str = key(MISSING, "a pretraining run, a checkpoint of it, or any model folder", identity=False)
+    source: str = key(MISSING, "the set to tune on, several joined by +, or all")
+    regime: str = key("head", "head: the decoder is frozen; full: all is tuned", choices=("head", "full"))
+    data: NerDataConfig = field(default_factory=NerDataConfig)
+    ner: NerConfig = field(default_factory=NerConfig)
+    train: FinetuneTrainConfig = field(default_factory=FinetuneTrainConfig)
+    run_dir: str = key(MISSING, "the run folder", identity=False)
+
+
+@dataclass
+class GridConfig:
+    """A grid: the product of sizes, objectives, seeds and variants, each tuned on sources under regimes."""
+
+    name: str = key(MISSING, "name of the grid; set by grid=")
+    sizes: list[str] = key(["nano"], "models")
+    objectives: list[str] = key(["vanilla", "maml"], "objectives")
+    seeds: list[int] = key([0], "seeds, of pretraining and of the fine-tuning after it")
+    variants: dict[str, list[str]] = key({}, "name: pretraining overrides; every variant is run")
+    sources: list[str] = key([], "fine-tuning sets")
+    regimes: list[str] = key(["head", "full"], "fine-tuning regimes")
+    checkpoints: list[int] = key([], "pretraining steps to fine-tune; empty: the last")
+    pretrain: list[str] = key([], "overrides for every pretraining run")
+    finetune: list[str] = key([], "overrides for every fine-tuning run")
+    per_size: dict[str, list[str]] = key({}, "size: further pretraining overrides")
+    finetune_per_regime: dict[str, list[str]] = key({}, "regime: further fine-tuning overrides")
+    gpus_per_size: dict[str, int] = key({}, "size: GPUs of its pretraining job on a cluster")
+
+
+@dataclass
+class ClusterConfig:
+    """Where the jobs run, and what each asks for."""
+
+    name: str = key(MISSING, "local, slurm or inline; set by cluster=", choices=("local", "slurm", "inline"))
+    max_parallel: int = key(1, "jobs at once (local)", low=1)
+    threads: int | None = key(None, "CPU threads per job; absent: cores / max_parallel", low=1)
+    timeout_min: int = key(60 * 24, "time limit of a job, minutes", low=1)
+    nodes: int = key(1, "nodes of a pretraining job (slurm)", low=1)
+    gpus_per_node: int = key(0, "GPUs per node; one task each (slurm)", low=0)
+    cpus_per_task: int = key(4, "CPUs per task (slurm)", low=1)
+    mem_gb: int | None = key(None, "memory per node, GB (slurm)", low=1)
+    partition: str | None = key(None, "partition (slurm)")
+    account: str | None = key(None, "account (slurm)")
+    qos: str | None = key(None, "quality of service (slurm)")
+    signal_delay_s: int = key(120, "warning before the time limit, seconds (slurm)", low=1)
+    max_requeues: int = key(50, "how often a job that ran out of time is queued again", low=0)
+    extra: dict[str, str] = key({}, "further sbatch options, by long name (slurm)")
+    setup: list[str] = key([], "shell lines before the job, such as `module load cuda` (slurm)")
+
+
+@dataclass
+class SubmitConfig:
+    """python -m metapt.submit"""
+
+    grid: GridConfig = field(default_factory=GridConfig)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    root: str = key("runs/${grid.name}", "folder of the grid")
+    dry_run: bool = key(False, "print the plan and do nothing")
+
+
+COMMANDS: dict[str, type] = {"pretrain": PretrainConfig, "finetune": FinetuneConfig, "submit": SubmitConfig}
+
+
+def deepspeed_file(name: str) -> Path:
+    """The file that `ds=name` means: a shipped one by name, or a path."""
+    return Path(name) if name.endswith(".json") else DS_CONFIGS / f"{name}.json"
+
+
+def identity(config: Any) -> dict[str, Any]:
+    """The part of a configuration that decides the outcome of a run, as nested dictionaries."""
+    values = asdict(config)
+
+    def prune(schema: Any, node: dict[str, Any]) -> dict[str, Any]:
+        kept = {}
+        for item in fields(schema):
+            value = getattr(schema, item.name)
+            if is_dataclass(value):
+                kept[item.name] = prune(value, node[item.name])
+            elif item.metadata.get("identity", True):
+                kept[item.name] = node[item.name]
+        return kept
+
+    return prune(config, values)
+
+
+def check(config: Any) -> list[str]:
+    """Every complaint about a configuration, each beginning with the dotted path of the key."""
+    complaints = list(_check_fields(config, ""))
+    if isinstance(config, PretrainConfig):
+        complaints += _check_pretrain(config)
+    return complaints
+
+
+def _check_fields(node: Any, prefix: str) -> Iterator[str]:
+    for item in fields(node):
+        path, value, rule = f"{prefix}{item.name}", getattr(node, item.name), item.metadata
+        if is_dataclass(value):
+            yield from _check_fields(value, f"{path}.")
+        elif value == MISSING:
+            yield f"{path} is required ({rule['help']})"
+        elif value is None:
+            continue
+        elif "choices" in rule and value not in rule["choices"]:
+            yield f"{path}={value}: must be one of {', '.join(rule['choices'])}"
+        elif "low" in rule and value < rule["low"]:
+            yield f"{path}={value}: must be at least {rule['low']}"
+        elif "above" in rule and value <= rule["above"]:
+            yield f"{path}={value}: must be above {rule['above']}"
+        elif "high" in rule and value > rule["high"]:
+            yield f"{path}={value}: must be at most {rule['high']}"
+
+
+def _check_pretrain(config: PretrainConfig) -> Iterator[str]:
+    model, meta, data, train = config.model, config.meta, config.data, config.train
+    if model.hidden_size % model.num_heads:
+        yield f"model.hidden_size={model.hidden_size}: must be a multiple of model.num_heads={model.num_heads}"
+    elif (model.hidden_size // model.num_heads) % 2:
+        yield f"model.hidden_size={model.hidden_size}: each of {model.num_heads} heads needs an even width (RoPE)"
+    if model.num_heads % model.num_kv_heads:
+        yield f"model.num_kv_heads={model.num_kv_heads}: must divide model.num_heads={model.num_heads}"
+    if train.seq_len > model.max_positions:
+        yield f"train.seq_len={train.seq_len}: the model has only model.max_positions={model.max_positions}"
+    if data.vocab_size > model.vocab_size:
+        yield f"data.vocab_size={data.vocab_size}: the model has only model.vocab_size={model.vocab_size}"
+    if data.name == "text" and not data.text_dir:
+        yield "data.text_dir is required with data=text (a folder of .txt, .jsonl or .parquet)"
+    if meta.objective == "vanilla" and meta.rho > 0:
+        yield f"meta.rho={meta.rho}: objective=vanilla has no episodes; use objective=maml"
+    if meta.objective == "maml" and meta.rho == 0:
+        yield "meta.rho=0: objective=maml without episodes is objective=vanilla"
+    if meta.rho > 0:
+        if meta.window > model.max_positions:
+            yield f"meta.window={meta.window}: the model has only model.max_positions={model.max_positions}"
+        if meta.min_context >= meta.window:
+            yield f"meta.min_context={meta.min_context}: must be less than meta.window={meta.window}"
+        if meta.scope == "last_n" and meta.last_n > model.num_layers:
+            yield f"meta.last_n={meta.last_n}: the model has only model.num_layers={model.num_layers}"
+    if train.warmup_steps > train.max_steps:
+        yield f"train.warmup_steps={train.warmup_steps}: exceeds train.max_steps={train.max_steps}"
+    if not deepspeed_file(config.ds).is_file():
+        shipped = ", ".join(sorted(path.stem for path in DS_CONFIGS.glob("*.json")))
+        yield f"ds={config.ds}: no such DeepSpeed configuration; shipped are {shipped}, or give a .json file"

@@ -1,0 +1,45 @@
+"""The three ways in which a command ends badly, and their exit codes.
+
+2: a mistake of the user's (one readable line, no traceback); 75: interrupted, and resumable by the same
+command (sysexits.h EX_TEMPFAIL); 1: anything else.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+
+EXIT_FAILED = 1
+EXIT_USER = 2
+EXIT_INTERRUPTED = 75
+
+
+class UserError(Exception):
+    """Something the user can put right: the message names the file, line or field, and what would be right."""
+
+
+class OperationalError(Exception):
+    """Something outside the program went wrong (disk, cluster, another process): one line, exit code 1."""
+
+
+class Interrupted(Exception):
+    """The run was told to stop, has saved, and goes on when the same command is given again."""
+
+
+def run_command(main: Callable[[Sequence[str]], None]) -> None:
+    """Runs `main(argv)` as a command line program and exits with the code that the outcome deserves."""
+    try:
+        main(sys.argv[1:])
+    except UserError as error:
+        sys.exit(_say(error, EXIT_USER))
+    except Interrupted as error:
+        sys.exit(_say(error, EXIT_INTERRUPTED, label="interrupted"))
+    except (OperationalError, OSError) as error:
+        sys.exit(_say(error, EXIT_FAILED))
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _say(error: BaseException, code: int, label: str = "error") -> int:
+    print(f"{label}: {error}", file=sys.stderr, flush=True)
+    return code

@@ -1,0 +1,313 @@
+"""The run folder: its names, files and markers. No other module spells a file name of a run.
+
+    ROOT/                               a grid
+      plan.json                         the jobs, and what each waits for
+      corpus/                           token shards, shared by the runs of the grid
+      pretrain/RUN/ , finetune/RUN/     runs, as below
+      report/                           what analysis/report.py writes
+
+    RUN/
+      config.yaml                       {config, provenance}, written before the first step
+      metrics.jsonl                     one JSON object a line: step, kind, values with the unit in the name
+      checkpoints/step_000100/          there under this name only when complete
+        manifest.json                   size and SHA-256 of every file
+        state.json                      step and running totals
+        engine/                         what the trainer needs to go on
+        model/                          loads with AutoModelForCausalLM and AutoTokenizer
+      tagger/                           (fine-tuning) the best weights
+      predictions/<set>.jsonl           (fine-tuning) one sentence a line
+      result.json                       written last: its presence is what "done" means
+      error.txt                         the last failure; gone when the run starts again
+
+This module imports neither torch nor anything of metapt that trains, so that the analysis may use it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import re
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import yaml
+from filelock import FileLock, Timeout
+
+from metapt.errors import OperationalError, UserError
+
+CHECKPOINT_NAME = re.compile(r"^step_(\d{6,})$")
+LIBRARIES = ("torch", "deepspeed", "transformers", "tokenizers", "accelerate", "datasets", "submitit", "numpy")
+
+
+class Run:
+    """One run folder. Making the object touches nothing on disk."""
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self.config_file = self.path / "config.yaml"
+        self.metrics_file = self.path / "metrics.jsonl"
+        self.result_file = self.path / "result.json"
+        self.error_file = self.path / "error.txt"
+        self.lock_file = self.path / ".lock"
+        self.checkpoints_dir = self.path / "checkpoints"
+        self.predictions_dir = self.path / "predictions"
+        self.tagger_dir = self.path / "tagger"
+
+    @property
+    def is_done(self) -> bool:
+        return self.result_file.exists()
+
+    def config(self) -> dict[str, Any]:
+        """The resolved configuration of the run, as nested dictionaries."""
+        return self._recorded()["config"]
+
+    def provenance(self) -> dict[str, Any]:
+        """Commit, library versions, host and data fingerprints of the run."""
+        return self._recorded()["provenance"]
+
+    def _recorded(self) -> dict[str, Any]:
+        return yaml.safe_load(self.config_file.read_text(encoding="utf-8"))
+
+    def result(self) -> dict[str, Any]:
+        return json.loads(self.result_file.read_text(encoding="utf-8"))
+
+    def metrics(self) -> Iterator[dict[str, Any]]:
+        """The complete lines of metrics.jsonl; a line cut off by a kill is left out."""
+        yield from read_jsonl(self.metrics_file)
+
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Holds the folder for this process, so that no two processes ever work in one run.
+
+        The lock goes with the process, however it dies.
+        Raises:
+            OperationalError: another process holds it.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.lock_file, timeout=0)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise OperationalError(f"{self.path}: another process is at work in this run") from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def begin(self, config: Mapping[str, Any], fingerprints: Mapping[str, str]) -> None:
+        """Writes config.yaml, or checks that the one that stands there says the same.
+
+        Args:
+            config: what decides the outcome of the run (paths that do not are left out by the caller).
+            fingerprints: of the data, by name.
+        Raises:
+            UserError: the folder holds a run with another configuration or other data.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        if self.config_file.exists():
+            recorded = self._recorded()
+            differing = differences(recorded["config"], config)
+            differing += differences(recorded["provenance"]["fingerprints"], fingerprints)
+            if differing:
+                lines = "\n".join(f"  {line}" for line in differing)
+                raise UserError(
+                    f"{self.path} holds a run with another configuration:\n{lines}\n"
+                    "give another run_dir, or delete that folder"
+                )
+        else:
+            text = yaml.safe_dump(
+                {"config": dict(config), "provenance": provenance(fingerprints)}, sort_keys=False, allow_unicode=True
+            )
+            write_atomically(self.config_file, text)
+        self.error_file.unlink(missing_ok=True)
+
+    def finish(self, result: Mapping[str, Any]) -> None:
+        """Writes result.json; from here on the run is done."""
+        write_json(self.result_file, result)
+
+    def checkpoint(self, step: int) -> Path:
+        return self.checkpoints_dir / f"step_{step:06d}"
+
+    def checkpoints(self) -> list[tuple[int, Path]]:
+        """Complete checkpoints as (step, folder), oldest first."""
+        if not self.checkpoints_dir.is_dir():
+            return []
+        found = ((CHECKPOINT_NAME.match(path.name), path) for path in self.checkpoints_dir.iterdir())
+        return sorted((int(match[1]), path) for match, path in found if match)
+
+    def trim_metrics(self, last_step: int) -> None:
+        """Drops the lines after `last_step`, which a resumed run is about to write again."""
+        if self.metrics_file.exists():
+            kept = [line for line in self.metrics() if line["step"] <= last_step]
+            write_atomically(self.metrics_file, "".join(json.dumps(line) + "\n" for line in kept))
+
+
+class MetricsWriter:
+    """Appends to metrics.jsonl, a whole line at a time."""
+
+    def __init__(self, run: Run):
+        self._file = run.metrics_file.open("a", encoding="utf-8")
+
+    def write(self, step: int, kind: str, **values: Any) -> None:
+        self._file.write(json.dumps({"step": step, "kind": kind, **values}) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class CheckpointFolders:
+    """The commit protocol: fill `step_N.tmp`, record sizes and checksums, rename. Deletion goes the other way."""
+
+    MANIFEST = "manifest.json"
+
+    @staticmethod
+    def staging(final: Path) -> Path:
+        """An empty folder to fill; `commit` gives it its final name."""
+        staging = final.with_name(final.name + ".tmp")
+        shutil.rmtree(staging, ignore_errors=True)
+        staging.mkdir(parents=True)
+        return staging
+
+    @classmethod
+    def commit(cls, staging: Path, final: Path) -> None:
+        files = sorted(path for path in staging.rglob("*") if path.is_file())
+        listing = {
+            str(path.relative_to(staging)): {"bytes": path.stat().st_size, "sha256": file_sha256(path)} for path in files
+        }
+        for path in files:
+            _sync(path)
+        write_json(staging / cls.MANIFEST, {"files": listing})
+        cls.remove(final)
+        staging.rename(final)
+        _sync(final.parent)
+
+    @classmethod
+    def problem(cls, folder: Path) -> str | None:
+        """What is wrong with a checkpoint folder, or None if every file is there and unchanged."""
+        try:
+            listing = json.loads((folder / cls.MANIFEST).read_text(encoding="utf-8"))["files"]
+        except (OSError, ValueError, KeyError):
+            return f"{folder / cls.MANIFEST} is missing or unreadable"
+        for name, expected in listing.items():
+            path = folder / name
+            if not path.is_file():
+                return f"{path} is missing"
+            if path.stat().st_size != expected["bytes"]:
+                return f"{path} has {path.stat().st_size} bytes, not {expected['bytes']}"
+            if file_sha256(path) != expected["sha256"]:
+                return f"{path} does not match its checksum"
+        return None
+
+    @staticmethod
+    def remove(folder: Path) -> None:
+        """Takes the name away first, so that a half-deleted checkpoint is never taken for a complete one."""
+        if folder.exists():
+            doomed = folder.with_name(folder.name + ".deleted")
+            shutil.rmtree(doomed, ignore_errors=True)
+            folder.rename(doomed)
+            shutil.rmtree(doomed)
+
+
+def model_folder(path: str | Path) -> Path:
+    """The folder that `from_pretrained` can load, for a model folder, a checkpoint or a run (its newest checkpoint).
+
+    Raises:
+        UserError: nothing of the kind is there.
+    """
+    path = Path(path)
+    for folder in (path, path / "model"):
+        if (folder / "config.json").is_file():
+            return folder
+    complete = Run(path).checkpoints()
+    if complete:
+        return complete[-1][1] / "model"
+    raise UserError(f"{path}: neither a run with a complete checkpoint, nor a checkpoint, nor a model folder")
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Writes a text file so that readers see either the old or the new content, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        _sync(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_atomically(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
+    """The complete lines of a JSON-lines file; nothing if there is no such file."""
+    if not path.exists():
+        return
+    with path.open(encoding="utf-8") as lines:
+        for line in lines:
+            if line.endswith("\n"):
+                yield json.loads(line)
+
+
+def file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def provenance(fingerprints: Mapping[str, str]) -> dict[str, Any]:
+    """What made a run: commit, library versions, host, time, data fingerprints."""
+    versions = {name: metadata.version(name) for name in LIBRARIES}
+    return {
+        "git_commit": git_commit(),
+        "versions": {"python": platform.python_version(), **versions},
+        "host": socket.gethostname(),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "fingerprints": dict(fingerprints),
+    }
+
+
+def git_commit() -> str:
+    """The commit of the checkout, `+changes` where tracked files differ from it, or `unknown` outside of one."""
+    folder = Path(__file__).parent
+    commands = (["git", "rev-parse", "HEAD"], ["git", "status", "--porcelain", "--untracked-files=no"])
+    try:
+        head, changes = (
+            subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
+            for command in commands
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return head + ("+changes" if changes else "")
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Lines `path: old there, new here` for every leaf in which two nested dictionaries differ."""
+    lines: list[str] = []
+    for name in sorted({*old, *new}):
+        before, after = old.get(name), new.get(name)
+        path = f"{prefix}{name}"
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            lines += differences(before, after, f"{path}.")
+        elif before != after:
+            lines.append(f"{path}: {before!r} there, {after!r} here")
+    return lines
+
+
+def _sync(path: Path) -> None:
+    """Asks the system to put a file or a folder's entries on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
