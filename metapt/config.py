@@ -149,6 +149,7 @@ class NerDataConfig:
     name: str = key(MISSING, "uner or demo; set by data=", choices=("uner", "demo"))
     uner_dir: str | None = key(None, "folder of <set>/<split>.iob2; absent: the hub", identity=False)
     hub_name: str = key("universalner/universal_ner", "read through its Parquet conversion")
+    hub_revision: str = key("refs/convert/parquet", "branch of it; main for a copy that is itself in Parquet")
     eval_sets: list[str] = key([], "sets to evaluate; empty: every set that is found")
     max_train_sentences: int | None = key(None, "use only so many training sentences", low=1)
 
