@@ -1,0 +1,207 @@
+"""Sequence heads over per-word emissions: a linear-chain CRF with forbidden transitions, and a softmax per word.
+
+Both have the same three methods over right-padded batches (emissions [B, T, C], lengths [B]): `log_likelihood`,
+`log_marginals` and `decode`. They compute in fp32 whatever the emissions' type (float64 stays float64).
+
+The CRF (Lafferty et al. 2001; Sutton and McCallum 2012, section 4.1):
+  log p(y | x) = s(y) - log Z,  s(y) = start[y_1] + sum_t emissions[t, y_t] + sum_t transitions[y_t, y_t+1] + end[y_T]
+with s(y) = -inf where a forbidden transition is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+NEVER = float("-inf")
+
+
+def iob2_transitions(tags: Sequence[str]) -> tuple[Tensor, Tensor]:
+    """What strict IOB2 allows: I-X only after B-X or I-X, and never first.
+
+    Returns: bool [C] for the first tag, bool [C, C] for (tag, next tag).
+    """
+    first = [not tag.startswith("I-") for tag in tags]
+    pairs = [
+        [free or before[1:] == tag[1:] for tag, free in zip(tags, first, strict=True)] for before in tags
+    ]
+    return torch.tensor(first), torch.tensor(pairs)
+
+
+class LinearChainCRF(nn.Module):
+    """A linear-chain CRF whose scores start at zero, that is with all allowed sequences equally likely.
+
+    Args:
+        allowed_first: bool [C], tags that may stand first.
+        allowed_pairs: bool [C, C], pairs (tag, next tag) that may follow each other.
+    """
+
+    allowed_first: Tensor
+    allowed_pairs: Tensor
+
+    def __init__(self, allowed_first: Tensor, allowed_pairs: Tensor):
+        super().__init__()
+        num_tags = len(allowed_first)
+        if allowed_pairs.shape != (num_tags, num_tags):
+            raise ValueError(f"{num_tags} tags need allowed_pairs [{num_tags}, {num_tags}]")
+        self.start = nn.Parameter(torch.zeros(num_tags))
+        self.transitions = nn.Parameter(torch.zeros(num_tags, num_tags))
+        self.end = nn.Parameter(torch.zeros(num_tags))
+        self.register_buffer("allowed_first", allowed_first, persistent=False)
+        self.register_buffer("allowed_pairs", allowed_pairs, persistent=False)
+
+    def log_likelihood(self, emissions: Tensor, tags: Tensor, lengths: Tensor) -> Tensor:
+        """log p(tags | emissions) of each sequence, in nats.
+
+        Args:
+            emissions: [B, T, C].
+            tags: int64 [B, T]; what stands in the padding is not read.
+            lengths: int64 [B], each 1..T.
+        Returns: [B].
+        Raises:
+            ValueError: a sequence uses a forbidden transition, or a length is out of range.
+        """
+        inside = _inside(emissions, lengths)
+        scores, start, transitions, end = self._scores(emissions)
+        tags = tags.masked_fill(~inside, 0)
+        steps = transitions[tags[:, :-1], tags[:, 1:]].masked_fill(~inside[:, 1:], 0)
+        path = start[tags[:, 0]] + steps.sum(1)
+        if torch.isneginf(path.detach()).any():
+            raise ValueError("a tag sequence uses a forbidden transition (I-X not after B-X or I-X)")
+        last = tags.gather(1, lengths[:, None] - 1).squeeze(1)
+        unary = scores.gather(2, tags[:, :, None]).squeeze(2).masked_fill(~inside, 0)
+        return path + unary.sum(1) + end[last] - _LogPartition.apply(scores, lengths, start, transitions, end)
+
+    def log_partition(self, emissions: Tensor, lengths: Tensor) -> Tensor:
+        """log Z of each sequence: the log-sum-exp of the scores of all allowed tag sequences. [B]."""
+        _inside(emissions, lengths)
+        scores, start, transitions, end = self._scores(emissions)
+        return _LogPartition.apply(scores, lengths, start, transitions, end)
+
+    @torch.no_grad()
+    def log_marginals(self, emissions: Tensor, lengths: Tensor) -> Tensor:
+        """log p(y_t = c | emissions), in nats; -inf where no allowed sequence has c at t, 0 in the padding. [B, T, C]."""
+        inside = _inside(emissions, lengths)
+        scores, start, transitions, end = self._scores(emissions)
+        alpha = _forward(scores, lengths, start, transitions)
+        beta = _backward(scores, lengths, transitions, end)
+        log_z = torch.logsumexp(alpha[-1] + end, dim=-1)
+        return (alpha + beta - log_z[:, None]).transpose(0, 1).masked_fill(~inside[:, :, None], 0)
+
+    @torch.no_grad()
+    def decode(self, emissions: Tensor, lengths: Tensor) -> list[list[int]]:
+        """The most likely tag sequence of each sentence (Viterbi); among equals the lowest tag, from the end."""
+        _inside(emissions, lengths)
+        scores, start, transitions, end = self._scores(emissions)
+        by_time = scores.transpose(0, 1)
+        best = start + by_time[0]
+        pointers = []
+        stay = torch.arange(scores.shape[2], device=scores.device)
+        for time in range(1, len(by_time)):
+            value, pointer = (best[:, :, None] + transitions).max(dim=1)
+            going = (time < lengths)[:, None]
+            best = torch.where(going, value + by_time[time], best)
+            pointers.append(torch.where(going, pointer, stay))
+        path = [(best + end).argmax(dim=1)]
+        for pointer in reversed(pointers):
+            path.append(pointer.gather(1, path[-1][:, None]).squeeze(1))
+        rows = torch.stack(path[::-1], dim=1).tolist()
+        return [row[:length] for row, length in zip(rows, lengths.tolist(), strict=True)]
+
+    def _scores(self, emissions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Emissions, start, transitions and end in the type of computation, -inf for what is forbidden."""
+        dtype = torch.promote_types(emissions.dtype, torch.float32)
+        start = self.start.to(dtype).masked_fill(~self.allowed_first, NEVER)
+        transitions = self.transitions.to(dtype).masked_fill(~self.allowed_pairs, NEVER)
+        return emissions.to(dtype), start, transitions, self.end.to(dtype)
+
+
+class SoftmaxHead(nn.Module):
+    """Each word's tag on its own: no transitions, no parameters, and nothing that forbids an I-X without B-X."""
+
+    def log_likelihood(self, emissions: Tensor, tags: Tensor, lengths: Tensor) -> Tensor:
+        """Sum over the words of log softmax(emissions)[tag]; arguments as in LinearChainCRF. [B]."""
+        inside = _inside(emissions, lengths)
+        tags = tags.masked_fill(~inside, 0)
+        each = _log_softmax(emissions).gather(2, tags[:, :, None]).squeeze(2)
+        return each.masked_fill(~inside, 0).sum(1)
+
+    @torch.no_grad()
+    def log_marginals(self, emissions: Tensor, lengths: Tensor) -> Tensor:
+        """log softmax(emissions), 0 in the padding. [B, T, C]."""
+        return _log_softmax(emissions).masked_fill(~_inside(emissions, lengths)[:, :, None], 0)
+
+    @torch.no_grad()
+    def decode(self, emissions: Tensor, lengths: Tensor) -> list[list[int]]:
+        """The most likely tag of each word; among equals the lowest."""
+        _inside(emissions, lengths)
+        rows = emissions.argmax(dim=2).tolist()
+        return [row[:length] for row, length in zip(rows, lengths.tolist(), strict=True)]
+
+
+class _LogPartition(torch.autograd.Function):
+    """log Z [B], whose gradient is the expected counts: forward-backward, without a graph over the time loop.
+
+    Autograd through the loop would give the same numbers at several times the cost, and NaN where a tag is
+    unreachable (the gradient of log-sum-exp over nothing but -inf).
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, scores: Tensor, lengths: Tensor, start: Tensor, transitions: Tensor, end: Tensor
+    ) -> Tensor:
+        alpha = _forward(scores, lengths, start, transitions)
+        log_z = torch.logsumexp(alpha[-1] + end, dim=-1)
+        ctx.save_for_backward(scores, lengths, transitions, end, alpha, log_z)
+        return log_z
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        scores, lengths, transitions, end, alpha, log_z = ctx.saved_tensors
+        beta = _backward(scores, lengths, transitions, end)
+        weight = torch.where(_inside(scores, lengths), grad[:, None], 0).T[:, :, None]  # [T, B, 1]
+        unary = (alpha + beta - log_z[:, None]).exp() * weight
+        incoming = scores.transpose(0, 1)[1:] + beta[1:] - log_z[:, None]
+        pairs = (alpha[:-1, :, :, None] + transitions + incoming[:, :, None, :]).exp() * weight[
+            1:, :, :, None
+        ]
+        last = unary.gather(0, (lengths - 1)[None, :, None].expand(1, *unary.shape[1:])).squeeze(0)
+        return unary.transpose(0, 1), None, unary[0].sum(0), pairs.sum((0, 1)), last.sum(0)
+
+
+def _forward(scores: Tensor, lengths: Tensor, start: Tensor, transitions: Tensor) -> Tensor:
+    """alpha[t, b, c]: log-sum-exp of all prefixes that end in c at t; after a sentence's end, that of its last word."""
+    by_time = scores.transpose(0, 1)
+    alpha = [start + by_time[0]]
+    going = (torch.arange(len(by_time), device=scores.device)[:, None] < lengths)[:, :, None]
+    for time in range(1, len(by_time)):
+        value = torch.logsumexp(alpha[-1][:, :, None] + transitions, dim=1) + by_time[time]
+        alpha.append(torch.where(going[time], value, alpha[-1]))
+    return torch.stack(alpha)
+
+
+def _backward(scores: Tensor, lengths: Tensor, transitions: Tensor, end: Tensor) -> Tensor:
+    """beta[t, b, c]: log-sum-exp of all that may follow c at t, the end included. [T, B, C]."""
+    by_time = scores.transpose(0, 1)
+    beta = [end.expand(by_time.shape[1:])]
+    going = (torch.arange(len(by_time), device=scores.device)[:, None] < lengths)[:, :, None]
+    for time in range(len(by_time) - 1, 0, -1):
+        value = torch.logsumexp(transitions + (by_time[time] + beta[-1])[:, None, :], dim=2)
+        beta.append(torch.where(going[time], value, beta[-1]))
+    return torch.stack(beta[::-1])
+
+
+def _inside(emissions: Tensor, lengths: Tensor) -> Tensor:
+    """True where a position is no padding. [B, T]."""
+    if len(lengths) == 0 or int(lengths.min()) < 1 or int(lengths.max()) > emissions.shape[1]:
+        raise ValueError(f"lengths must be 1..{emissions.shape[1]}, one per sentence: {lengths.tolist()}")
+    return torch.arange(emissions.shape[1], device=emissions.device) < lengths[:, None]
+
+
+def _log_softmax(emissions: Tensor) -> Tensor:
+    dtype = torch.promote_types(emissions.dtype, torch.float32)
+    return emissions.to(dtype).log_softmax(dim=-1)

@@ -1,0 +1,203 @@
+"""The CRF against brute force over all tag sequences, and the invariants of both heads."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from metapt.data.uner import TAGS
+from metapt.models.crf import LinearChainCRF, SoftmaxHead, iob2_transitions
+
+
+def random_crf(num_tags: int, draw: torch.Generator, forbid: float) -> LinearChainCRF:
+    """Random scores in float64; each transition is forbidden with probability `forbid`, but 0 -> 0 never is."""
+    first, pairs = torch.rand(num_tags, generator=draw), torch.rand(num_tags, num_tags, generator=draw)
+    first[0] = pairs[0, 0] = 1.0
+    crf = LinearChainCRF(first >= forbid, pairs >= forbid).double()
+    with torch.no_grad():
+        for parameter in crf.parameters():
+            parameter.copy_(2 * torch.randn(parameter.shape, generator=draw))
+    return crf
+
+
+@torch.no_grad()
+def all_paths(crf: LinearChainCRF, emissions: Tensor) -> dict[tuple[int, ...], float]:
+    """Score of every allowed tag sequence, straight from the definition. emissions: [T, C]."""
+    found = {}
+    for path in itertools.product(range(emissions.shape[1]), repeat=len(emissions)):
+        pairs = list(itertools.pairwise(path))
+        if crf.allowed_first[path[0]] and all(crf.allowed_pairs[a, b] for a, b in pairs):
+            score = crf.start[path[0]] + crf.end[path[-1]] + sum(crf.transitions[a, b] for a, b in pairs)
+            found[path] = float(score + sum(emissions[time, tag] for time, tag in enumerate(path)))
+    return found
+
+
+@st.composite
+def batches(draw: st.DrawFn) -> tuple[LinearChainCRF, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
+    num_tags = draw(st.integers(1, 4))
+    lengths = torch.tensor(draw(st.lists(st.integers(1, 4), min_size=1, max_size=3)))
+    crf = random_crf(num_tags, generator, draw(st.sampled_from([0.0, 0.3, 0.6])))
+    padded = int(lengths.max()) + draw(st.integers(0, 2))
+    scale = draw(st.sampled_from([1.0, 30.0]))
+    emissions = torch.randn(len(lengths), padded, num_tags, generator=generator, dtype=torch.float64) * scale
+    return crf, emissions, lengths
+
+
+@settings(max_examples=60, deadline=None)
+@given(batches())
+def test_equals_brute_force(batch: tuple[LinearChainCRF, Tensor, Tensor]) -> None:
+    crf, emissions, lengths = batch
+    log_z, marginals, decoded = (
+        crf.log_partition(emissions, lengths),
+        crf.log_marginals(emissions, lengths),
+        crf.decode(emissions, lengths),
+    )
+    for row, length in enumerate(lengths.tolist()):
+        paths = all_paths(crf, emissions[row, :length])
+        scores = torch.tensor(list(paths.values()), dtype=torch.float64)
+        expected = torch.logsumexp(scores, 0)
+        torch.testing.assert_close(log_z[row], expected)
+        assert paths[tuple(decoded[row])] == pytest.approx(float(scores.max()))
+        for time, tag in itertools.product(range(length), range(emissions.shape[2])):
+            through = [score for path, score in paths.items() if path[time] == tag]
+            share = torch.logsumexp(torch.tensor(through, dtype=torch.float64), 0) - expected
+            torch.testing.assert_close(marginals[row, time, tag], share, atol=1e-9, rtol=1e-9)
+        for path, score in list(paths.items())[:5]:
+            tags = torch.zeros(1, emissions.shape[1], dtype=torch.long)
+            tags[0, :length] = torch.tensor(path)
+            found = crf.log_likelihood(emissions[row : row + 1], tags, lengths[row : row + 1])
+            torch.testing.assert_close(found, score - expected[None])
+
+
+def iob2_batch(dtype: torch.dtype = torch.float64) -> tuple[LinearChainCRF, Tensor, Tensor, Tensor]:
+    draw = torch.Generator().manual_seed(3)
+    crf = LinearChainCRF(*iob2_transitions(TAGS)).to(dtype)
+    with torch.no_grad():
+        for parameter in crf.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=draw))
+    emissions = torch.randn(3, 6, len(TAGS), generator=draw, dtype=dtype)
+    tags = torch.tensor([[0, 1, 2, 2, 0, 3], [5, 6, 0, 0, 0, 0], [1, 0, 0, 0, 0, 0]])
+    return crf, emissions, tags, torch.tensor([6, 3, 1])
+
+
+def test_gradient_of_the_log_likelihood() -> None:
+    crf, emissions, tags, lengths = iob2_batch()
+
+    def likelihood(emissions: Tensor, *parameters: Tensor) -> Tensor:
+        names = dict(zip(("start", "transitions", "end"), parameters, strict=True))
+        return torch.func.functional_call(
+            _Likelihood(crf), {f"crf.{k}": v for k, v in names.items()}, (emissions, tags, lengths)
+        )
+
+    inputs = [emissions, crf.start.detach(), crf.transitions.detach(), crf.end.detach()]
+    assert torch.autograd.gradcheck(likelihood, [each.clone().requires_grad_() for each in inputs])
+
+
+class _Likelihood(torch.nn.Module):
+    def __init__(self, crf: LinearChainCRF):
+        super().__init__()
+        self.crf = crf
+
+    def forward(self, *batch: Tensor) -> Tensor:
+        return self.crf.log_likelihood(*batch)
+
+
+def test_forbidden_transitions_get_no_gradient_and_padding_gets_none() -> None:
+    crf, emissions, tags, lengths = iob2_batch()
+    emissions.requires_grad_()
+    crf.log_likelihood(emissions, tags, lengths).sum().backward()
+    assert crf.transitions.grad is not None
+    assert crf.start.grad is not None
+    assert emissions.grad is not None
+    assert (crf.transitions.grad[~crf.allowed_pairs] == 0).all()
+    assert (crf.start.grad[~crf.allowed_first] == 0).all()
+    assert (emissions.grad[1, 3:] == 0).all()
+    assert (emissions.grad[1, :3] != 0).any()
+
+
+def test_iob2_constraints_are_those_of_the_scheme() -> None:
+    first, pairs = iob2_transitions(TAGS)
+    for index, tag in enumerate(TAGS):
+        assert bool(first[index]) == (tag[0] in "OB")
+        before = {TAGS[row] for row in torch.nonzero(pairs[:, index]).flatten().tolist()}
+        assert before == (set(TAGS) if tag[0] in "OB" else {f"B{tag[1:]}", f"I{tag[1:]}"})
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e4])
+def test_what_is_forbidden_is_never_decoded_and_has_no_probability(scale: float) -> None:
+    crf, emissions, _, lengths = iob2_batch()
+    emissions = emissions * scale
+    emissions[:, 0, 2] += 1e6  # I-PER first, however strongly it is wished for
+    for tags in crf.decode(emissions, lengths):
+        assert crf.allowed_first[tags[0]]
+        assert all(crf.allowed_pairs[a, b] for a, b in itertools.pairwise(tags))
+    assert torch.isneginf(crf.log_marginals(emissions, lengths)[:, 0, [2, 4, 6]]).all()
+
+
+def test_a_forbidden_gold_sequence_is_refused() -> None:
+    crf, emissions, tags, lengths = iob2_batch()
+    for row in ([0, 2, 0, 0, 0, 0], [2, 0, 0, 0, 0, 0], [1, 4, 0, 0, 0, 0]):
+        tags[0] = torch.tensor(row)
+        with pytest.raises(ValueError, match="forbidden transition"):
+            crf.log_likelihood(emissions, tags, lengths)
+
+
+@pytest.mark.parametrize("bad", [[0, 3, 1], [7, 3, 1], []])
+def test_lengths_out_of_range_are_refused(bad: list[int]) -> None:
+    crf, emissions, tags, _ = iob2_batch()
+    lengths = torch.tensor(bad, dtype=torch.long)
+    with pytest.raises(ValueError, match="lengths"):
+        crf.log_likelihood(emissions[: len(bad)], tags[: len(bad)], lengths)
+
+
+@pytest.mark.parametrize("softmax", [False, True])
+def test_padding_changes_nothing(softmax: bool) -> None:
+    crf, emissions, tags, lengths = iob2_batch()
+    head = SoftmaxHead() if softmax else crf
+    junk = torch.full((3, 4, len(TAGS)), 1e30, dtype=torch.float64)
+    padded, more_tags = torch.cat([emissions, junk], 1), torch.cat([tags, torch.full((3, 4), 6)], 1)
+    together = head.log_likelihood(padded, more_tags, lengths)
+    for row, length in enumerate(lengths.tolist()):
+        part, only = slice(row, row + 1), torch.tensor([length])
+        alone = emissions[part, :length]
+        torch.testing.assert_close(together[part], head.log_likelihood(alone, tags[part, :length], only))
+        torch.testing.assert_close(
+            head.log_marginals(padded, lengths)[row, :length], head.log_marginals(alone, only)[0]
+        )
+        assert head.decode(padded, lengths)[row] == head.decode(alone, only)[0]
+
+
+@pytest.mark.parametrize("softmax", [False, True])
+def test_marginals_sum_to_one_and_everything_is_fp32_for_bf16_emissions(softmax: bool) -> None:
+    crf, emissions, tags, lengths = iob2_batch(torch.float32)
+    head = SoftmaxHead() if softmax else crf
+    low = emissions.bfloat16()
+    for values in (head.log_likelihood(low, tags, lengths), head.log_marginals(low, lengths)):
+        assert values.dtype == torch.float32
+    torch.testing.assert_close(
+        head.log_likelihood(low, tags, lengths), head.log_likelihood(low.float(), tags, lengths)
+    )
+    sums = head.log_marginals(low, lengths)[0].exp().sum(-1)
+    torch.testing.assert_close(sums, torch.ones(6))
+
+
+def test_a_crf_without_transition_scores_or_constraints_is_a_softmax_per_word() -> None:
+    _, emissions, tags, lengths = iob2_batch()
+    size = len(TAGS)
+    crf, softmax = (
+        LinearChainCRF(torch.ones(size).bool(), torch.ones(size, size).bool()).double(),
+        SoftmaxHead(),
+    )
+    torch.testing.assert_close(
+        crf.log_likelihood(emissions, tags, lengths), softmax.log_likelihood(emissions, tags, lengths)
+    )
+    torch.testing.assert_close(
+        crf.log_marginals(emissions, lengths), softmax.log_marginals(emissions, lengths)
+    )
+    assert crf.decode(emissions, lengths) == softmax.decode(emissions, lengths)
