@@ -72,7 +72,11 @@ class CorpusConfig:
 
     name: str = key(MISSING, "demo, text or hub; set by data=", choices=("demo", "text", "hub"))
     text_dir: str | None = key(None, "folder (or file) of .txt .jsonl .parquet, also .gz and .zst", identity=False)
+    txt_document: str = key(
+        "file", "a document of a .txt is the whole file, or a block between blank lines", choices=("file", "block")
+    )
     hub_name: str = key("pico-lm/pretokenized-dolma", "hub data set")
+    hub_revision: str = key("main", "commit, tag or branch of it; only a commit is sure not to change")
     hub_split: str = key("train", "split of the hub data set")
     hub_column: str = key("input_ids", "its column: token ids, or text")
     max_tokens: int | None = key(None, "stop reading the corpus after so many tokens", low=1)
@@ -188,6 +192,7 @@ class GridConfig:
     finetune: list[str] = key([], "overrides for every fine-tuning run")
     per_size: dict[str, list[str]] = key({}, "size: further pretraining overrides")
     finetune_per_regime: dict[str, list[str]] = key({}, "regime: further fine-tuning overrides")
+    per_objective: dict[str, list[str]] = key({}, "objective: further pretraining overrides")
     gpus_per_size: dict[str, int] = key({}, "size: GPUs of its pretraining job on a cluster")
 
 
@@ -200,7 +205,7 @@ class ClusterConfig:
     threads: int | None = key(None, "CPU threads per job; absent: cores / max_parallel", low=1)
     timeout_min: int = key(60 * 24, "time limit of a job, minutes", low=1)
     nodes: int = key(1, "nodes of a pretraining job (slurm)", low=1)
-    gpus_per_node: int = key(0, "GPUs per node; one task each (slurm)", low=0)
+    gpus_per_node: int = key(0, "GPUs per node of a pretraining job, one task each; fine-tuning takes one", low=0)
     cpus_per_task: int = key(4, "CPUs per task (slurm)", low=1)
     mem_gb: int | None = key(None, "memory per node, GB (slurm)", low=1)
     partition: str | None = key(None, "partition (slurm)")
@@ -213,6 +218,13 @@ class ClusterConfig:
 
 
 @dataclass
+class StatusConfig:
+    """python -m metapt.status"""
+
+    root: str = key(MISSING, "folder of a submitted grid")
+
+
+@dataclass
 class SubmitConfig:
     """python -m metapt.submit"""
 
@@ -222,7 +234,7 @@ class SubmitConfig:
     dry_run: bool = key(False, "print the plan and do nothing")
 
 
-COMMANDS: dict[str, type] = {"pretrain": PretrainConfig, "finetune": FinetuneConfig, "submit": SubmitConfig}
+COMMANDS: dict[str, type] = {"pretrain": PretrainConfig, "finetune": FinetuneConfig, "submit": SubmitConfig, "status": StatusConfig}
 
 
 def deepspeed_file(name: str) -> Path:

@@ -1,0 +1,112 @@
+"""Token streams on disk: a split is a row of flat binary files, read through memory maps as if it were one array."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+SHARD_TOKENS = 2**28
+
+
+class ShardWriter:
+    """Writes one split as SPLIT_00000.bin, SPLIT_00001.bin, ..., each full but the last."""
+
+    def __init__(self, folder: Path, split: str, dtype: np.dtype, shard_tokens: int = SHARD_TOKENS):
+        self.tokens = self.documents = self.bytes = 0
+        self.shards: list[dict[str, int | str]] = []
+        self._folder, self._split, self._dtype, self._shard_tokens = folder, split, dtype, shard_tokens
+        self._hash = hashlib.sha256()
+        self._file: BinaryIO | None = None
+
+    def add(self, ids: np.ndarray, text_bytes: int) -> None:
+        """Appends a document: its ids with the end-of-text that closes it, and its size as text."""
+        ids = ids.astype(self._dtype)
+        self.tokens += len(ids)
+        self.documents += 1
+        self.bytes += text_bytes
+        while len(ids):
+            ids = ids[self._write(ids) :]
+
+    def finish(self) -> dict[str, object]:
+        """Puts everything on disk; returns the split's entry of the manifest."""
+        self._close()
+        return {
+            "tokens": self.tokens,
+            "documents": self.documents,
+            "bytes": self.bytes,
+            "sha256": self._hash.hexdigest(),
+            "shards": self.shards,
+        }
+
+    def _write(self, ids: np.ndarray) -> int:
+        """Writes as many as the current shard takes; returns how many."""
+        if self._file is None:
+            name = f"{self._split}_{len(self.shards):05d}.bin"
+            self._file = (self._folder / name).open("wb")
+            self.shards.append({"file": name, "tokens": 0})
+        shard = self.shards[-1]
+        part = ids[: self._shard_tokens - int(shard["tokens"])]
+        content = part.tobytes()
+        self._file.write(content)
+        self._hash.update(content)
+        shard["tokens"] = int(shard["tokens"]) + len(part)
+        if shard["tokens"] == self._shard_tokens:
+            self._close()
+        return len(part)
+
+    def _close(self) -> None:
+        if self._file is not None:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
+            self._file = None
+
+
+class TokenStream:
+    """The tokens of a split, end to end: documents in order, each closed by end-of-text."""
+
+    def __init__(self, files: Sequence[Path], dtype: np.dtype):
+        self._shards = [np.memmap(path, dtype=dtype, mode="r") for path in files]
+        self._dtype = dtype
+        self._ends = np.cumsum([len(shard) for shard in self._shards], dtype=np.int64)
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def tokens(self, start: int, stop: int) -> np.ndarray:
+        """Tokens start to stop - 1, in the type they are stored in (uint16 or uint32).
+
+        Raises:
+            IndexError: not 0 <= start <= stop <= len.
+        """
+        if not 0 <= start <= stop <= len(self):
+            raise IndexError(f"tokens {start} to {stop} of {len(self)}")
+        parts = [np.empty(0, self._dtype)]
+        for shard, end in zip(self._shards, self._ends.tolist(), strict=True):
+            begin = end - len(shard)
+            parts.append(shard[max(start - begin, 0) : max(stop - begin, 0)])
+        return np.concatenate(parts)
+
+    def windows(self, starts: np.ndarray, length: int) -> np.ndarray:
+        """The tokens from each start on: int64 [n, length] for integer starts [n]. Windows may cross shards.
+
+        Raises:
+            IndexError: a window does not lie within the stream.
+        """
+        starts = np.asarray(starts, dtype=np.int64)
+        if len(starts) and (starts.min() < 0 or starts.max() + length > len(self)):
+            raise IndexError(
+                f"windows of {length} from {starts.min()} to {starts.max()} in {len(self)} tokens"
+            )
+        positions = starts[:, None] + np.arange(length)
+        windows = np.empty(positions.shape, dtype=np.int64)
+        owner = np.searchsorted(self._ends, positions, side="right")
+        for index in np.unique(owner):
+            shard, inside = self._shards[index], owner == index
+            windows[inside] = shard[positions[inside] - (self._ends[index] - len(shard))]
+        return windows

@@ -1,0 +1,137 @@
+"""Where pretraining text comes from: the generated data, text files, or a hub data set.
+
+A source tells what it is (`identity`: equal identities give equal documents) and yields its documents, as
+often as it is asked to, always in the same order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from metapt.config import CorpusConfig
+from metapt.data import reading
+from metapt.data.reading import Document, Faults
+from metapt.errors import OperationalError, UserError
+from metapt.runs import file_sha256
+
+DEMO_SEED = 0  # the generated corpus is one and the same for all runs
+
+
+@dataclass(frozen=True)
+class Tokenised:
+    """A row of a data set that is already tokenised, and where it stands."""
+
+    ids: list[int]
+    place: str
+
+
+Item = Document | Tokenised
+
+
+class Source(Protocol):
+    def identity(self) -> list[dict[str, Any]]:
+        """One entry per file or data set, as it stands in the manifest; decides what the corpus is."""
+
+    def documents(self, faults: Faults) -> Iterator[Item]:
+        """All good documents; bad ones go to `faults`."""
+
+
+def open_source(data: CorpusConfig) -> Source:
+    """The source that `data.name` and its keys mean."""
+    if data.name == "demo":
+        return DemoSource()
+    if data.name == "hub":
+        return HubSource(data)
+    if data.text_dir is None:
+        raise UserError("data.text_dir is required with data=text (a folder of .txt, .jsonl or .parquet)")
+    return TextSource(Path(data.text_dir).expanduser(), data.txt_document)
+
+
+class DemoSource:
+    """The documents that metapt.data.demo generates."""
+
+    def identity(self) -> list[dict[str, Any]]:
+        from metapt.data import demo
+
+        return [
+            {"generator": "metapt.data.demo", "seed": DEMO_SEED, "sha256": file_sha256(Path(demo.__file__))}
+        ]
+
+    def documents(self, faults: Faults) -> Iterator[Item]:
+        from metapt.data import demo
+
+        for index, text in enumerate(demo.documents(DEMO_SEED)):
+            yield from reading.checked(text, f"generated document {index}", faults)
+
+
+class TextSource:
+    """A text file, or all text files under a folder."""
+
+    def __init__(self, root: Path, txt_document: str):
+        self._root = root
+        self._txt_document = txt_document
+
+    def identity(self) -> list[dict[str, Any]]:
+        base = self._root if self._root.is_dir() else self._root.parent
+        entries = []
+        for path in reading.find_files(self._root, Faults("skip")):
+            try:
+                entry = {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
+            except OSError as error:
+                raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+            entries.append({"file": path.relative_to(base).as_posix(), **entry})
+        return entries
+
+    def documents(self, faults: Faults) -> Iterator[Item]:
+        for path in reading.find_files(self._root, faults):
+            yield from reading.read_file(path, self._txt_document, faults)
+
+
+class HubSource:
+    """One column of a hub data set, streamed: text, or token ids."""
+
+    def __init__(self, data: CorpusConfig):
+        self._data = data
+
+    def identity(self) -> list[dict[str, Any]]:
+        data = self._data
+        return [
+            {
+                "hub": data.hub_name,
+                "revision": data.hub_revision,
+                "split": data.hub_split,
+                "column": data.hub_column,
+            }
+        ]
+
+    def documents(self, faults: Faults) -> Iterator[Item]:
+        name, column = f"{self._data.hub_name}[{self._data.hub_split}]", self._data.hub_column
+        for number, row in enumerate(self._rows(), start=1):
+            place = f"{name} row {number}"
+            if column not in row:
+                raise UserError(f"{name}: no column '{column}' (data.hub_column); it has {', '.join(row)}")
+            value = row[column]
+            if isinstance(value, str):
+                yield from reading.checked(value, place, faults)
+            elif value is None or len(value) == 0:
+                faults.add(place, reading.EMPTY)
+            else:
+                yield Tokenised(value, place)
+
+    def _rows(self) -> Iterator[dict[str, Any]]:
+        import datasets
+
+        data = self._data
+        try:
+            yield from datasets.load_dataset(
+                data.hub_name, split=data.hub_split, revision=data.hub_revision, streaming=True
+            )
+        except (ValueError, datasets.exceptions.DatasetNotFoundError) as error:
+            raise UserError(f"{data.hub_name}[{data.hub_split}]: {str(error).splitlines()[0]}") from error
+        except OSError as error:
+            raise OperationalError(
+                f"{data.hub_name}: cannot be read: {str(error).splitlines()[0]}"
+            ) from error
