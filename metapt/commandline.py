@@ -8,8 +8,10 @@ mistakes are told at once, each in a line that says what exists.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +65,7 @@ def load(command: str, arguments: Sequence[str]) -> Any:
 def usage(command: str) -> str:
     """What `--help` prints: groups with their options, then every key with its default and meaning."""
     lines = [f"python -m metapt.{command} key=value ...", "", "choices:"]
-    lines += [f"  {group}={'|'.join(options)}" for group, options in _groups(command).items()]
+    lines += [f"  {group}={'|'.join(options)}" for group, options in choices(command).items()]
     lines += ["", "keys:"]
     for path, item in _leaves(schema.COMMANDS[command]):
         default = "" if item.default in (schema.MISSING, None) else f" [{item.default}]"
@@ -74,10 +76,31 @@ def usage(command: str) -> str:
     return "\n".join(lines)
 
 
+def word(key: str, value: object) -> str:
+    """The command line word `key=value` for a value with any characters in it (spaces, =, commas, quotes)."""
+    text = str(value)
+    plain = re.fullmatch(r"\d+|[A-Za-z_./][\w./+:@-]*", text, re.ASCII)
+    if not plain or text.lower() in ("true", "false", "null", "nan", "inf"):
+        text = "'" + re.sub(r"(\\*)('|$)", lambda match: 2 * match[1] + (match[2] and "\\'"), text) + "'"
+    return f"{key}={text}"
+
+
 def _compose(command: str, overrides: Sequence[str]) -> Any:
+    """Hydra refuses entries of a mapping that no file mentions, so mappings are set after it has composed the rest."""
+    parsed = [OverridesParser.create().parse_override(override) for override in overrides]
+    mappings = [override for override in parsed if override.key_or_group.startswith(_mappings(command))]
+    rest = [override.input_line for override in parsed if override not in mappings]
     ConfigStore.instance().store(name="schema", node=schema.COMMANDS[command])
     with initialize_config_dir(config_dir=str(CONF / command), version_base="1.3"):
-        return OmegaConf.to_object(compose("config", overrides=list(overrides)))
+        config = compose("config", overrides=rest)
+    for override in mappings:
+        OmegaConf.update(config, override.key_or_group, override.value(), merge=False, force_add=True)
+    return OmegaConf.to_object(config)
+
+
+def _mappings(command: str) -> tuple[str, ...]:
+    """The keys whose entries the user names."""
+    return tuple(path for path, item in _leaves(schema.COMMANDS[command]) if "dict" in str(item.type))
 
 
 def _examine(command: str, argument: str) -> str | None:
@@ -85,11 +108,13 @@ def _examine(command: str, argument: str) -> str | None:
     try:
         override = OverridesParser.create().parse_override(argument)
     except HydraException:
-        return f"{argument!r}: not of the form key=value (a value with =, spaces or commas needs quotes inside)"
+        return (
+            f"{argument!r}: not of the form key=value (a value with =, spaces or commas needs quotes inside)"
+        )
     if override.type is not OverrideType.CHANGE or override.is_sweep_override():
         return f"{argument!r}: only key=value is understood here; grids are made with metapt.submit"
     name = override.key_or_group
-    groups = _groups(command)
+    groups = choices(command)
     if name in groups:
         options = groups[name]
         return None if override.value() in options else f"{argument}: {name} is one of {', '.join(options)}"
@@ -99,9 +124,8 @@ def _examine(command: str, argument: str) -> str | None:
 def _examine_key(command: str, override: Override) -> str | None:
     name = override.key_or_group
     known = [path for path, _ in _leaves(schema.COMMANDS[command])]
-    prefixes = tuple(f"{path}." for path, item in _leaves(schema.COMMANDS[command]) if "dict" in str(item.type))
-    if name not in known and not name.startswith(prefixes or ("\0",)):
-        close = difflib.get_close_matches(name, [*known, *_groups(command)], n=3, cutoff=0.5)
+    if name not in known and not name.startswith(tuple(f"{path}." for path in _mappings(command))):
+        close = difflib.get_close_matches(name, [*known, *choices(command)], n=3, cutoff=0.5)
         close = close or [path for path in known if path.split(".")[-1] == name.split(".")[-1]]
         hint = f"did you mean {' or '.join(close)}?" if close else f"see python -m metapt.{command} --help"
         return f"{name}: no such key; {hint}"
@@ -115,12 +139,14 @@ def _examine_key(command: str, override: Override) -> str | None:
     return None
 
 
-def _groups(command: str) -> dict[str, list[str]]:
+@cache
+def choices(command: str) -> dict[str, list[str]]:
     """The configuration groups of a command and their options."""
     folders = sorted(path for path in (CONF / command).iterdir() if path.is_dir())
     return {folder.name: sorted(path.stem for path in folder.glob("*.yaml")) for folder in folders}
 
 
+@cache
 def _leaves(node: type, prefix: str = "") -> list[tuple[str, Any]]:
     """Dotted path and dataclass field of every key of a schema."""
     found = []

@@ -71,9 +71,13 @@ class CorpusConfig:
     """The pretraining text."""
 
     name: str = key(MISSING, "demo, text or hub; set by data=", choices=("demo", "text", "hub"))
-    text_dir: str | None = key(None, "folder (or file) of .txt .jsonl .parquet, also .gz and .zst", identity=False)
+    text_dir: str | None = key(
+        None, "folder (or file) of .txt .jsonl .parquet, also .gz and .zst", identity=False
+    )
     txt_document: str = key(
-        "file", "a document of a .txt is the whole file, or a block between blank lines", choices=("file", "block")
+        "file",
+        "a document of a .txt is the whole file, or a block between blank lines",
+        choices=("file", "block"),
     )
     hub_name: str = key("pico-lm/pretokenized-dolma", "hub data set")
     hub_revision: str = key("main", "commit, tag or branch of it; only a commit is sure not to change")
@@ -83,7 +87,9 @@ class CorpusConfig:
     tokenizer: str = key("train", "`train` (byte-level BPE), a tokenizer.json, or a hub name")
     vocab_size: int = key("${model.vocab_size}", "entries of the BPE that tokenizer=train makes", low=260)
     heldout_share: float = key(0.01, "share of the documents kept for perplexity", above=0, high=0.5)
-    on_bad_input: str = key("refuse", "a bad line or file stops the run, or is counted", choices=("refuse", "skip"))
+    on_bad_input: str = key(
+        "refuse", "a bad line or file stops the run, or is counted", choices=("refuse", "skip")
+    )
     cache_dir: str = key("runs/corpus", "where token shards are kept", identity=False)
 
 
@@ -167,7 +173,9 @@ class FinetuneTrainConfig:
 class FinetuneConfig:
     """python -m metapt.finetune"""
 
-    checkpoint: str = key(MISSING, "a pretraining run, a checkpoint of it, or any model folder", identity=False)
+    checkpoint: str = key(
+        MISSING, "a pretraining run, a checkpoint of it, or any model folder", identity=False
+    )
     source: str = key(MISSING, "the set to tune on, several joined by +, or all")
     regime: str = key("head", "head: the decoder is frozen; full: all is tuned", choices=("head", "full"))
     data: NerDataConfig = field(default_factory=NerDataConfig)
@@ -205,7 +213,9 @@ class ClusterConfig:
     threads: int | None = key(None, "CPU threads per job; absent: cores / max_parallel", low=1)
     timeout_min: int = key(60 * 24, "time limit of a job, minutes", low=1)
     nodes: int = key(1, "nodes of a pretraining job (slurm)", low=1)
-    gpus_per_node: int = key(0, "GPUs per node of a pretraining job, one task each; fine-tuning takes one", low=0)
+    gpus_per_node: int = key(
+        0, "GPUs per node of a pretraining job, one task each; fine-tuning takes one", low=0
+    )
     cpus_per_task: int = key(4, "CPUs per task (slurm)", low=1)
     mem_gb: int | None = key(None, "memory per node, GB (slurm)", low=1)
     partition: str | None = key(None, "partition (slurm)")
@@ -234,7 +244,12 @@ class SubmitConfig:
     dry_run: bool = key(False, "print the plan and do nothing")
 
 
-COMMANDS: dict[str, type] = {"pretrain": PretrainConfig, "finetune": FinetuneConfig, "submit": SubmitConfig, "status": StatusConfig}
+COMMANDS: dict[str, type] = {
+    "pretrain": PretrainConfig,
+    "finetune": FinetuneConfig,
+    "submit": SubmitConfig,
+    "status": StatusConfig,
+}
 
 
 def deepspeed_file(name: str) -> Path:

@@ -14,6 +14,7 @@
         state.json                      step and running totals
         engine/                         what the trainer needs to go on
         model/                          loads with AutoModelForCausalLM and AutoTokenizer
+          metapt.json                   its origin: scale, objective, seed, step, data
       tagger/                           (fine-tuning) the best weights
       predictions/<set>.jsonl           (fine-tuning) one sentence a line
       result.json                       written last: its presence is what "done" means
@@ -44,8 +45,18 @@ from filelock import FileLock, Timeout
 
 from metapt.errors import OperationalError, UserError
 
+ENGINE_DIR, MODEL_DIR, STATE_FILE, ORIGIN_FILE = "engine", "model", "state.json", "metapt.json"
 CHECKPOINT_NAME = re.compile(r"^step_(\d{6,})$")
-LIBRARIES = ("torch", "deepspeed", "transformers", "tokenizers", "accelerate", "datasets", "submitit", "numpy")
+LIBRARIES = (
+    "torch",
+    "deepspeed",
+    "transformers",
+    "tokenizers",
+    "accelerate",
+    "datasets",
+    "submitit",
+    "numpy",
+)
 
 
 class Run:
@@ -125,7 +136,9 @@ class Run:
                 )
         else:
             text = yaml.safe_dump(
-                {"config": dict(config), "provenance": provenance(fingerprints)}, sort_keys=False, allow_unicode=True
+                {"config": dict(config), "provenance": provenance(fingerprints)},
+                sort_keys=False,
+                allow_unicode=True,
             )
             write_atomically(self.config_file, text)
         self.error_file.unlink(missing_ok=True)
@@ -182,7 +195,8 @@ class CheckpointFolders:
     def commit(cls, staging: Path, final: Path) -> None:
         files = sorted(path for path in staging.rglob("*") if path.is_file())
         listing = {
-            str(path.relative_to(staging)): {"bytes": path.stat().st_size, "sha256": file_sha256(path)} for path in files
+            str(path.relative_to(staging)): {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
+            for path in files
         }
         for path in files:
             _sync(path)
@@ -225,13 +239,19 @@ def model_folder(path: str | Path) -> Path:
         UserError: nothing of the kind is there.
     """
     path = Path(path)
-    for folder in (path, path / "model"):
+    for folder in (path, path / MODEL_DIR):
         if (folder / "config.json").is_file():
             return folder
     complete = Run(path).checkpoints()
     if complete:
-        return complete[-1][1] / "model"
+        return complete[-1][1] / MODEL_DIR
     raise UserError(f"{path}: neither a run with a complete checkpoint, nor a checkpoint, nor a model folder")
+
+
+def model_origin(folder: Path) -> dict[str, Any]:
+    """What is known of a model folder: its metapt.json, or its name alone if it was not made here."""
+    file = folder / ORIGIN_FILE
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"model": folder.name}
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -1,0 +1,59 @@
+"""Which windows of the corpus an autoregressive step trains on: a function of (seed, step) and nothing else."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from metapt import randomness
+from metapt.errors import UserError
+
+if TYPE_CHECKING:
+    from metapt.data.corpus import TokenStream
+
+
+class Batches:
+    """Sequences of a token stream in a seeded order that any rank can compute for any step in O(1).
+
+    The stream is cut into rows that overlap by one token, so that every token but the first is a target once.
+    Sequence number n of the training order is row `permutation(epoch)[n mod rows]`, epoch = n // rows.
+    """
+
+    def __init__(self, stream: TokenStream, seq_len: int, seed: int):
+        self.stream, self.seq_len, self.seed = stream, seq_len, seed
+        self.num_rows = (len(stream) - 1) // seq_len
+        if self.num_rows < 1:
+            raise UserError(
+                f"the corpus has {len(stream)} training tokens, too few for one sequence of train.seq_len={seq_len}"
+            )
+
+    def rows(self, first: int, count: int) -> np.ndarray:
+        """Row numbers of sequences first .. first + count of the training order. int64 [count]."""
+        number = np.arange(first, first + count)
+        rows = np.empty(count, dtype=np.int64)
+        for epoch in np.unique(number // self.num_rows):
+            chosen = number // self.num_rows == epoch
+            rows[chosen] = randomness.permuted(
+                number[chosen] % self.num_rows, self.num_rows, self.seed, "corpus order", int(epoch)
+            )
+        return rows
+
+    def sequences(self, first: int, count: int) -> np.ndarray:
+        """Tokens of sequences first .. first + count; inputs and targets are [:, :-1] and [:, 1:]. [count, seq_len + 1]."""
+        return self.stream.windows(self.rows(first, count) * self.seq_len, self.seq_len + 1)
+
+
+def heldout_sequences(stream: TokenStream, seq_len: int, limit: int) -> np.ndarray:
+    """The first `limit` rows of the held-out split, fewer if it is shorter. int64 [n, length + 1], n at least 1.
+
+    Raises:
+        UserError: the split has fewer than two tokens.
+    """
+    if len(stream) < 2:
+        raise UserError(
+            f"the held-out split has {len(stream)} tokens; raise data.heldout_share or give more text"
+        )
+    length = min(seq_len, len(stream) - 1)
+    count = min(limit, (len(stream) - 1) // length)
+    return stream.windows(np.arange(count) * length, length + 1)

@@ -1,0 +1,1 @@
+"""Decoders, their losses, and the tagger on top of one."""

@@ -1,0 +1,61 @@
+"""What is pretrained: a decoder, its output layer, and the classifier of the episodes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from transformers import LlamaForCausalLM
+
+from metapt.config import PretrainConfig
+from metapt.models.decoder import EpisodeHead, build_decoder
+from metapt.models.losses import linear_cross_entropy
+
+
+class Learner(nn.Module):
+    """A decoder with an episode head. Parameters are fp32 always; `precision` is that of the decoder's products.
+
+    Mixed precision is torch.autocast around the decoder: weights, gradients, residual stream, norms, losses and
+    the head stay fp32, matrix products run in bf16. An adapted copy is then nothing special.
+
+    The decoder's weights come from a stream of their own, so that a run without episodes (`head` is None)
+    starts from the same ones.
+    """
+
+    def __init__(self, decoder: LlamaForCausalLM, head: EpisodeHead | None, precision: str):
+        super().__init__()
+        self.decoder = decoder
+        self.head = head
+        self.dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
+
+    def states(self, tokens: Tensor) -> Tensor:
+        """Last hidden states, fp32 [n, T, d], of token windows [n, T]."""
+        with torch.autocast(tokens.device.type, torch.bfloat16, enabled=self.dtype is torch.bfloat16):
+            return self.decoder.model(input_ids=tokens, use_cache=False).last_hidden_state
+
+    def lm_loss(self, sequences: Tensor) -> Tensor:
+        """Mean next-token cross-entropy, nats, of sequences [n, T + 1] (every token but the first is a target)."""
+        states, targets = self.states(sequences[:, :-1]), sequences[:, 1:]
+        return linear_cross_entropy(
+            states.flatten(0, 1), self.decoder.lm_head.weight, targets.flatten(), self.dtype
+        )
+
+    def masked_states(self, tokens: Tensor, positions: Tensor) -> Tensor:
+        """States, fp32 [n, d], at one position of each window; tokens [n, T], positions [n]."""
+        return self.states(tokens)[torch.arange(len(tokens), device=tokens.device), positions]
+
+    def forward(self, tokens: Tensor, positions: Tensor) -> Tensor:
+        """Class logits [n, N] of an episode's windows."""
+        if self.head is None:
+            raise RuntimeError("a learner without an episode head cannot classify")
+        return self.head(self.masked_states(tokens, positions))
+
+
+def build_learner(config: PretrainConfig, *, eos_id: int | None = None) -> Learner:
+    """A freshly initialised learner; without an episode head if meta.rho is 0."""
+    model, meta, seed = config.model, config.meta, config.train.seed
+    head = None
+    if meta.rho > 0:
+        head = EpisodeHead(
+            model.hidden_size, meta.head_hidden, meta.n_way, meta.head_layers, meta.head_dropout, seed
+        )
+    return Learner(build_decoder(model, seed, eos_id=eos_id), head, config.train.precision)

@@ -1,0 +1,58 @@
+"""python -m metapt.pretrain key=value ...: one pretraining run. `--help` lists the keys."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import nullcontext
+
+from metapt import commandline
+from metapt.config import PretrainConfig, identity
+from metapt.errors import UserError, run_command
+from metapt.runs import Run
+
+
+def main(argv: Sequence[str]) -> None:
+    """Starts, resumes, or (if it is done) leaves alone the run that the arguments describe.
+
+    Raises:
+        UserError: a mistake in the arguments or the data; or the folder holds another run.
+        Interrupted: a signal came, and a checkpoint stands.
+    """
+    config: PretrainConfig = commandline.load("pretrain", argv)
+    run = Run(config.run_dir)
+    leads = os.environ.get("RANK", "0") == "0"
+    with run.claimed() if leads else nullcontext():
+        if run.is_done:
+            print(f"{run.path}: done already")
+            return
+        pretrain(config, run)
+
+
+def pretrain(config: PretrainConfig, run: Run) -> None:
+    """Trains `run` to its end on this rank."""
+    from metapt.data.corpus import prepare_corpus
+    from metapt.training.interruption import StopRequest
+
+    stop = StopRequest().listen()
+    corpus = prepare_corpus(config.data)
+    if corpus.tokenizer.size > config.model.vocab_size:
+        raise UserError(
+            f"the tokenizer has {corpus.tokenizer.size} entries, and model.vocab_size={config.model.vocab_size}; "
+            f"give model.vocab_size={-(-corpus.tokenizer.size // 64) * 64}"
+        )
+    from metapt.training.trainer import Trainer
+
+    trainer = Trainer(config, run, corpus, stop)
+    if trainer.engine.rank == 0:
+        run.begin(identity(config), {"corpus": corpus.fingerprint})
+    result = trainer.train()
+    if trainer.engine.rank == 0:
+        run.finish(result)
+        print(
+            f"{run.path}: held-out perplexity {result['heldout_perplexity']:.1f} after {result['steps']} updates"
+        )
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,83 @@
+"""Saving and finding pretraining checkpoints. The folder's layout and its commit protocol are in metapt/runs.py."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from transformers.utils import logging as transformers_logging
+
+from metapt.runs import ENGINE_DIR, MODEL_DIR, ORIGIN_FILE, STATE_FILE, CheckpointFolders, Run, write_json
+from metapt.training.engine import Engine
+from metapt.training.telemetry import Totals
+
+transformers_logging.disable_progress_bar()
+
+
+class Checkpoints:
+    """The checkpoints of one run.
+
+    Args:
+        origin: what is known of the model, written beside its weights; the step is added.
+        tokenizer_dir: copied beside the weights, so that a checkpoint stands alone.
+        keep: newest so many are kept; 0 keeps all.
+    """
+
+    def __init__(self, run: Run, engine: Engine, origin: dict[str, Any], tokenizer_dir: Path, keep: int):
+        self.run, self.engine, self.origin, self.tokenizer_dir, self.keep = (
+            run,
+            engine,
+            origin,
+            tokenizer_dir,
+            keep,
+        )
+
+    def save(self, step: int, totals: Totals) -> None:
+        """Makes the checkpoint of `step`; all ranks call it, and it is complete for all when it returns."""
+        final = self.run.checkpoint(step)
+        staging = final.with_name(final.name + ".tmp")
+        if self.engine.rank == 0:
+            CheckpointFolders.staging(final)
+        self.engine.barrier()
+        self.engine.save(staging / ENGINE_DIR)
+        weights = self.engine.weights()
+        if self.engine.rank == 0:
+            self._export(staging / MODEL_DIR, weights, step)
+            write_json(staging / STATE_FILE, {"step": step, **asdict(totals)})
+        self.engine.barrier()
+        if self.engine.rank == 0:
+            CheckpointFolders.commit(staging, final)
+            self._forget_old()
+        self.engine.barrier()
+
+    def restore(self) -> tuple[int, Totals]:
+        """Loads the newest intact checkpoint. Returns its step and totals, or step 0 if there is none."""
+        for step, folder in reversed(self.run.checkpoints()):
+            problem = CheckpointFolders.problem(folder)
+            if problem is None:
+                state = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
+                self.engine.load(folder / ENGINE_DIR)
+                return state.pop("step"), Totals(**state)
+            if self.engine.rank == 0:
+                print(f"checkpoint of step {step} is damaged and passed over: {problem}", file=sys.stderr)
+        return 0, Totals()
+
+    def _export(self, folder: Path, weights: dict[str, Any], step: int) -> None:
+        decoder = self.engine.learner.decoder
+        state = {
+            name.removeprefix("decoder."): value
+            for name, value in weights.items()
+            if name.startswith("decoder.")
+        }
+        decoder.save_pretrained(folder, state_dict=state)
+        shutil.copytree(self.tokenizer_dir, folder, dirs_exist_ok=True)
+        write_json(folder / ORIGIN_FILE, {**self.origin, "step": step})
+
+    def _forget_old(self) -> None:
+        if self.keep:
+            for _, folder in self.run.checkpoints()[: -self.keep]:
+                CheckpointFolders.remove(folder)

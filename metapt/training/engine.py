@@ -1,0 +1,162 @@
+"""DeepSpeed behind five verbs: backward, step, mean, save, load. The only module that imports deepspeed.
+
+What is set here and not left to DeepSpeed's defaults, because they changed between versions or surprise:
+the accumulation boundary is told for every backward pass (with accumulation 1 in the file and several backward
+calls, ZeRO 1 and 2 keep only the last micro-batch), clipping is always explicit, and the loss is scaled here.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+
+from metapt.config import PretrainConfig, TrainConfig, deepspeed_file
+from metapt.errors import UserError
+from metapt.models.learner import Learner
+
+logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
+
+import deepspeed  # noqa: E402  (reads the environment set above)
+
+# DeepSpeed would compile a shared-memory all-reduce for CPU ranks at start; gloo needs no C++ compiler.
+deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+TAG = "state"
+
+
+class Engine:
+    """A learner under DeepSpeed with AdamW.
+
+    Args:
+        learner: in fp32; DeepSpeed converts and moves it.
+        config: precision, optimizer, clipping and the DeepSpeed file are taken from it.
+    """
+
+    def __init__(self, learner: Learner, config: PretrainConfig):
+        start_process_group()
+        self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
+        for name, total in (
+            ("train.accumulation", config.train.accumulation),
+            ("meta.tasks_per_step", config.meta.tasks_per_step),
+        ):
+            if total % self.world_size and (name.startswith("train") or config.meta.rho > 0):
+                raise UserError(
+                    f"{name}={total} must be a multiple of the number of ranks, {self.world_size}"
+                )
+        self._engine, self._optimizer, _, _ = deepspeed.initialize(
+            model=learner,
+            optimizer=_adamw(learner, config.train),
+            config=deepspeed_settings(config),
+            dist_init_required=False,
+        )
+        self.learner: Learner = self._engine.module
+        self.device: torch.device = self._engine.device
+
+    def backward(self, loss: Tensor, *, last: bool) -> None:
+        """Accumulates the gradient of `loss`; `last` tells that no more follow before `step`."""
+        self._engine.set_gradient_accumulation_boundary(last)
+        self._engine.backward(loss)
+
+    def step(self, lr: float) -> float:
+        """One AdamW update at rate `lr` with the gradient averaged over ranks. Returns its norm before clipping."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = lr
+        norm = None
+        if (
+            self._engine.zero_optimization_stage() == 0
+        ):  # the one stage at which DeepSpeed does not tell the norm
+            norm = torch.nn.utils.get_total_norm(value.grad for value in self.learner.parameters())
+        self._engine.step()
+        return float(self._engine.get_global_grad_norm() if norm is None else norm)
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Elementwise mean over ranks, in fp64, of a tensor that every rank has in the same shape."""
+        values = values.to(self.device, torch.float64)
+        dist.all_reduce(values)
+        return values / self.world_size
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is set on any rank."""
+        value = torch.tensor(int(flag), device=self.device)
+        dist.all_reduce(value, op=dist.ReduceOp.MAX)
+        return bool(value)
+
+    def barrier(self) -> None:
+        dist.barrier()
+
+    def save(self, folder: Path) -> None:
+        """Writes weights and optimizer state; all ranks call it."""
+        self._engine.save_checkpoint(str(folder), tag=TAG, save_latest=False)
+
+    def load(self, folder: Path) -> None:
+        """Reads what `save` wrote, on the same number of ranks."""
+        self._engine.load_checkpoint(str(folder), tag=TAG)
+
+    def weights(self) -> dict[str, Tensor]:
+        """All parameters, fp32, on the CPU; all ranks call it."""
+        named = dict(self.learner.named_parameters())
+        with deepspeed.zero.GatheredParameters(list(named.values())):
+            return {name: value.detach().to("cpu", copy=True) for name, value in named.items()}
+
+
+def deepspeed_settings(config: PretrainConfig) -> dict[str, Any]:
+    """The DeepSpeed file of `ds=` with what the configuration decides: batch and clipping.
+
+    Parameters are fp32 for DeepSpeed in either precision: the forward pass casts (models/learner.py), so that
+    gradients accumulate in fp32 at every stage.
+    """
+    path = deepspeed_file(config.ds)
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path}: not JSON ({error})") from None
+    if settings.get("zero_optimization", {}).get("stage", 0) > 2:
+        raise UserError(
+            f"{path}: ZeRO stage 3 partitions the parameters, which the objectives do not support yet"
+        )
+    return settings | {
+        "train_micro_batch_size_per_gpu": config.train.micro_batch,
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": config.train.grad_clip,
+        "steps_per_print": 2**31,
+    }
+
+
+def start_process_group() -> None:
+    """Joins the ranks that torchrun, srun or submitit started, or makes a group of one."""
+    if dist.is_initialized():
+        return
+    if "RANK" not in os.environ:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        alone = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        os.environ.update({name: str(value) for name, value in alone.items()})
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
+    deepspeed.init_distributed(
+        "nccl" if torch.cuda.is_available() else "gloo", auto_mpi_discovery=False, verbose=False
+    )
+
+
+def _adamw(learner: Learner, train: TrainConfig) -> torch.optim.AdamW:
+    """AdamW; gains and biases (tensors of one dimension) are not decayed."""
+    matrices = [value for value in learner.parameters() if value.ndim > 1]
+    vectors = [value for value in learner.parameters() if value.ndim <= 1]
+    groups: Sequence[dict[str, Any]] = [
+        {"params": matrices, "weight_decay": train.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(
+        groups, lr=train.lr, betas=(train.beta1, train.beta2), fused=torch.cuda.is_available() or None
+    )

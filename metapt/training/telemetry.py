@@ -1,0 +1,127 @@
+"""What a pretraining run tells while it runs: lines of metrics.jsonl, totals, and a progress display."""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import asdict, dataclass
+from typing import Any, TextIO
+
+from metapt.config import PretrainConfig
+from metapt.models.decoder import Cost
+from metapt.runs import MetricsWriter, Run
+
+BACKWARD = 2  # a backward pass costs twice a forward pass (Kaplan et al. 2020, section 2.1)
+
+
+@dataclass
+class Totals:
+    """What a run has spent so far; kept in its checkpoints."""
+
+    tokens_total: int = 0
+    flops_total: int = 0
+    seconds_total: float = 0.0
+
+
+def tokens_of_step(config: PretrainConfig, is_episode: bool) -> int:
+    """Tokens that a step reads, over all ranks."""
+    train, meta = config.train, config.meta
+    if is_episode:
+        return meta.tasks_per_step * meta.n_way * (meta.k_shot + meta.q_query) * meta.window
+    return train.micro_batch * train.accumulation * train.seq_len
+
+
+def flops_of_step(config: PretrainConfig, is_episode: bool) -> int:
+    """Floating point operations of a step, over all ranks; the episode head is left out as negligible."""
+    meta = config.meta
+    if not is_episode:
+        cost = Cost.of(config.model, config.train.seq_len)
+        return (1 + BACKWARD) * (cost.blocks + cost.output_layer) * tokens_of_step(config, False)
+    passes_over_support = 1 if meta.scope == "head" else meta.inner_steps * (1 + BACKWARD) + 1
+    passes = meta.k_shot * passes_over_support + meta.q_query * (1 + BACKWARD)
+    return meta.tasks_per_step * meta.n_way * passes * meta.window * Cost.of(config.model, meta.window).blocks
+
+
+class Telemetry:
+    """Writes metrics and shows progress; on ranks other than 0 it only counts."""
+
+    def __init__(self, run: Run, config: PretrainConfig, totals: Totals, rank: int):
+        self.config, self.totals = config, totals
+        self._writer = MetricsWriter(run) if rank == 0 else None
+        self._progress = Progress(config.train.max_steps) if rank == 0 else None
+        self._started = time.perf_counter()
+
+    def update(self, step: int, is_episode: bool, **values: Any) -> None:
+        """One optimizer update is done; `step` counts from 1."""
+        now = time.perf_counter()
+        seconds, self._started = now - self._started, now
+        tokens = tokens_of_step(self.config, is_episode)
+        self.totals.tokens_total += tokens
+        self.totals.flops_total += flops_of_step(self.config, is_episode)
+        self.totals.seconds_total += seconds
+        rates = {"seconds": seconds, "tokens_per_second": tokens / seconds}
+        self._write(
+            step, "episode" if is_episode else "autoregressive", **values, **rates, **asdict(self.totals)
+        )
+
+    def heldout(self, step: int, **values: float) -> None:
+        """A held-out evaluation; its time is not counted as training."""
+        self._write(step, "heldout", **values)
+        self._started = time.perf_counter()
+
+    def restart_clock(self) -> None:
+        """What happened since the last update (saving, say) is not counted as training."""
+        self._started = time.perf_counter()
+
+    def close(self) -> None:
+        if self._writer and self._progress:
+            self._writer.close()
+            self._progress.close()
+
+    def _write(self, step: int, kind: str, **values: Any) -> None:
+        if self._writer and self._progress:
+            self._writer.write(step, kind, **values)
+            self._progress.show(step, values)
+
+
+class Progress:
+    """One line that tells step, losses, speed and time left: redrawn on a terminal, now and then in a log."""
+
+    LABELS = (
+        ("lm_loss_nats", "lm {:.3f}"),
+        ("query_loss_nats", "query {:.3f}"),
+        ("query_accuracy", "acc {:.2f}"),
+        ("heldout_perplexity", "held-out ppl {:.1f}"),
+    )
+
+    def __init__(self, max_steps: int, out: TextIO = sys.stderr):
+        self._max_steps, self._out = max_steps, out
+        self._live = out.isatty()
+        self._latest: dict[str, Any] = {}
+        self._first: tuple[int, float] | None = None
+        self._shown = 0.0
+
+    def show(self, step: int, values: dict[str, Any]) -> None:
+        self._latest |= values
+        now = time.monotonic()
+        self._first = self._first or (step, now)
+        if now - self._shown < (0.5 if self._live else 10) and step < self._max_steps:
+            return
+        self._shown = now
+        end = "\r" if self._live else "\n"
+        print(self._line(step, now), end=end, file=self._out, flush=True)
+
+    def _line(self, step: int, now: float) -> str:
+        first_step, first_time = self._first or (step, now)
+        parts = [f"step {step}/{self._max_steps}"]
+        parts += [form.format(self._latest[name]) for name, form in self.LABELS if name in self._latest]
+        if "tokens_per_second" in self._latest:
+            parts.append(f"{self._latest['tokens_per_second']:,.0f} tokens/s")
+        if step > first_step:
+            left = int((now - first_time) / (step - first_step) * (self._max_steps - step))
+            parts.append(f"{left // 3600}:{left // 60 % 60:02}:{left % 60:02} left")
+        return "  ".join(parts)
+
+    def close(self) -> None:
+        if self._live:
+            print(file=self._out, flush=True)
