@@ -1,0 +1,27 @@
+"""python -m metapt.finetune key=value ...: one fine-tuning run. `--help` lists the keys."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from metapt import commandline
+from metapt.config import FinetuneConfig
+from metapt.errors import run_command
+
+
+def main(argv: Sequence[str]) -> None:
+    """Starts, resumes, or (if it is done) leaves alone the run that the arguments describe.
+
+    Raises:
+        UserError: a mistake in the arguments, the checkpoint or the data; or the folder holds another run.
+        Interrupted: a signal came, and a checkpoint stands.
+    """
+    config: FinetuneConfig = commandline.load("finetune", argv)
+    from metapt.ner.finetune import finetune  # imports torch: not before the arguments are known to be right
+    from metapt.training.interruption import StopRequest
+
+    finetune(config, StopRequest().listen())
+
+
+if __name__ == "__main__":
+    run_command(main)

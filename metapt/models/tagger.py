@@ -1,0 +1,187 @@
+"""The tagger: a causal decoder reads the pieces, one vector stands for a word, a sequence head tags the words.
+
+    pieces [N, P] -> decoder -> a vector per word [M, d] -> dropout -> linear -> emissions [B, T, C] -> CRF or softmax
+
+Words are packed: the M words of B sentences one after the other, with `lengths` [B] saying where each ends. The
+part after the word vectors is a module of its own (`TagLayer`), since it is all that a frozen decoder needs trained.
+
+A tagger's folder: the decoder as `AutoModel` loads it (config.json, model.safetensors), tag_layer.safetensors, and
+tagger.json (tags, head, piece, dropout).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import AutoModel, PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+from metapt.errors import UserError
+from metapt.models.crf import LinearChainCRF, SoftmaxHead, iob2_transitions
+from metapt.runs import write_json
+
+SETTINGS_FILE = "tagger.json"
+LAYER_FILE = "tag_layer.safetensors"
+
+
+@dataclass(frozen=True)
+class PieceBatch:
+    """N stretches of text in pieces, and where in them the M words stand that are to be read.
+
+    pieces: int64 [N, P], padded on the right; rows, firsts, lasts: int64 [M], a word's row and its first and last piece.
+    """
+
+    pieces: Tensor
+    rows: Tensor
+    firsts: Tensor
+    lasts: Tensor
+
+    def to(self, device: torch.device) -> PieceBatch:
+        return PieceBatch(*(getattr(self, item.name).to(device) for item in fields(self)))
+
+
+class TagLayer(nn.Module):
+    """From word vectors to tags: dropout, a linear layer, and the sequence head.
+
+    Args:
+        width: of a word vector.
+        tags: IOB2 tags; their order is that of the emissions.
+        head: `crf` or `softmax`.
+        dropout: on the word vectors.
+    """
+
+    def __init__(self, width: int, tags: Sequence[str], head: str, dropout: float):
+        super().__init__()
+        self.tags = tuple(tags)
+        self.head_name = head
+        self.dropout = nn.Dropout(dropout)
+        self.linear = nn.Linear(width, len(self.tags))
+        self.sequence = LinearChainCRF(*iob2_transitions(self.tags)) if head == "crf" else SoftmaxHead()
+
+    def emissions(self, vectors: Tensor, lengths: Tensor) -> Tensor:
+        """Scores per word and tag, in fp32 also under autocast. [M, d], [B] to [B, T, C]."""
+        with torch.autocast(vectors.device.type, enabled=False):
+            return unpacked(self.linear(self.dropout(vectors.float())), lengths)
+
+    def forward(self, vectors: Tensor, tags: Tensor, lengths: Tensor) -> Tensor:
+        """Negative log-likelihood per word of each sentence, in nats.
+
+        Args:
+            vectors: [M, d], packed.
+            tags: int64 [M], packed.
+            lengths: int64 [B], words of each sentence, at least 1.
+        Returns: fp32 [B].
+        """
+        with torch.autocast(vectors.device.type, enabled=False):
+            emissions = self.emissions(vectors, lengths)
+            return -self.sequence.log_likelihood(emissions, unpacked(tags, lengths), lengths) / lengths
+
+
+class Tagger(nn.Module):
+    """A decoder under a TagLayer.
+
+    Args:
+        decoder: a causal base model, such as LlamaModel. Its causal attention is why right padding needs no mask.
+        layer: what tags the words.
+        piece: which of a word's pieces stands for it: `first`, `last`, or their `mean`.
+    """
+
+    def __init__(self, decoder: PreTrainedModel, layer: TagLayer, piece: str):
+        super().__init__()
+        self.decoder = decoder
+        self.layer = layer
+        self.piece = piece
+
+    def word_vectors(self, batch: PieceBatch) -> Tensor:
+        """The decoder's last hidden states, one for each word. fp32 [M, d]."""
+        hidden = self.decoder(input_ids=batch.pieces, use_cache=False).last_hidden_state.float()
+        flat, row_starts = hidden.flatten(0, 1), batch.rows * hidden.shape[1]
+        if self.piece != "mean":
+            return flat.index_select(0, row_starts + (batch.firsts if self.piece == "first" else batch.lasts))
+        counts = batch.lasts - batch.firsts + 1
+        word = torch.repeat_interleave(counts)
+        within = torch.arange(len(word), device=word.device) - (counts.cumsum(0) - counts)[word]
+        pieces = flat.index_select(0, (row_starts + batch.firsts)[word] + within)
+        return flat.new_zeros(len(counts), flat.shape[1]).index_add(0, word, pieces) / counts[:, None]
+
+    def forward(self, batch: PieceBatch, tags: Tensor, lengths: Tensor) -> Tensor:
+        """Negative log-likelihood per word of each sentence, as in TagLayer. [B]."""
+        return self.layer(self.word_vectors(batch), tags, lengths)
+
+    def save(self, folder: Path) -> None:
+        """Writes the tagger, decoder included, into an existing folder."""
+        self.decoder.save_pretrained(folder)
+        save_file(self.layer.state_dict(), folder / LAYER_FILE)
+        layer = self.layer
+        settings = {
+            "tags": layer.tags,
+            "head": layer.head_name,
+            "piece": self.piece,
+            "dropout": layer.dropout.p,
+        }
+        write_json(folder / SETTINGS_FILE, settings)
+
+
+def load_tagger(folder: str | Path) -> Tagger:
+    """A tagger that `Tagger.save` wrote, in evaluation mode.
+
+    Raises:
+        UserError: the folder is none.
+    """
+    folder = Path(folder)
+    try:
+        settings = json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))
+        state = load_file(folder / LAYER_FILE)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder}: not a tagger's folder ({error})") from None
+    decoder = load_base(folder)
+    layer = TagLayer(decoder.config.hidden_size, settings["tags"], settings["head"], settings["dropout"])
+    layer.load_state_dict(state)
+    return Tagger(decoder, layer, settings["piece"]).eval()
+
+
+def load_base(folder: Path) -> PreTrainedModel:
+    """The decoder of a model folder without its output layer, in fp32, from safetensors.
+
+    Raises:
+        UserError: it cannot be loaded, or is no causal language model.
+    """
+    transformers_logging.set_verbosity_error()  # it would warn that the output layer is left out, as is meant
+    transformers_logging.disable_progress_bar()
+    try:
+        model = AutoModel.from_pretrained(
+            folder,
+            dtype=torch.float32,
+            attn_implementation="sdpa",
+            use_safetensors=True,
+            local_files_only=True,
+        )
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise UserError(f"{folder}: cannot be loaded as a model ({str(error).splitlines()[0]})") from None
+    if not _is_causal(model):
+        raise UserError(f"{folder}: {type(model).__name__} is no causal decoder")
+    return model
+
+
+@torch.no_grad()
+def _is_causal(model: PreTrainedModel) -> bool:
+    """Whether the first state stays the same when a second piece follows."""
+    pieces = torch.tensor([[0, 1]])
+    alone, followed = (
+        model(input_ids=ids, use_cache=False).last_hidden_state[0, 0] for ids in (pieces[:, :1], pieces)
+    )
+    return torch.allclose(alone, followed, rtol=1e-3, atol=1e-5)
+
+
+def unpacked(values: Tensor, lengths: Tensor) -> Tensor:
+    """Packed rows [M, ...] as right-padded sentences [B, T, ...], zeros in the padding."""
+    inside = torch.arange(int(lengths.max()), device=lengths.device) < lengths[:, None]
+    padded = values.new_zeros(*inside.shape, *values.shape[1:])
+    padded[inside] = values
+    return padded

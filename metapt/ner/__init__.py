@@ -1,0 +1,1 @@
+"""Fine-tuning a decoder as a named-entity tagger, and scoring it."""

@@ -1,0 +1,177 @@
+"""Words to pieces, sentences to windows, windows to batches, and word vectors of a frozen decoder.
+
+Every word is tokenised by itself, so a word's pieces do not depend on its neighbours and each distinct word is
+tokenised once. A causal decoder sees only what stands to the left, so in evaluation each word of a sentence that
+is longer than a window is read in the window that gives it most left context; windows advance by half.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from metapt import randomness
+from metapt.data.uner import TAGS, Sentence
+from metapt.errors import UserError
+from metapt.models.tagger import PieceBatch, Tagger
+
+POOL_BATCHES = 64  # so many batches are sorted by length together, and then shuffled
+TAG_INDEX = {tag: index for index, tag in enumerate(TAGS)}
+
+
+class WordPieces:
+    """Pieces of words, each word by itself; remembers every word it has seen.
+
+    A word without a piece (a lone control character, say) gets the end-of-text or unknown piece, so that there is
+    always a state to read for it.
+
+    Args:
+        tokenizer: of the decoder.
+        prefix_space: tokenise ` word` in place of `word`, as a byte-level BPE sees words inside a text.
+        most: a word's pieces beyond so many are left out.
+    Raises:
+        UserError: the tokenizer has neither an end-of-text nor an unknown piece.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, prefix_space: bool, most: int):
+        self._tokenizer, self._prefix, self._most = tokenizer, " " if prefix_space else "", most
+        fallback = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.unk_token_id
+        if fallback is None:
+            raise UserError("the tokenizer names neither an eos_token nor an unk_token")
+        self._fallback = [int(fallback)]
+        self._known: dict[str, list[int]] = {}
+
+    def __call__(self, words: Sequence[str]) -> list[list[int]]:
+        """The pieces of each word: at least one, at most `most`."""
+        new = list(dict.fromkeys(word for word in words if word not in self._known))
+        if new:
+            texts = [self._prefix + word for word in new]
+            found = self._tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"]
+            for word, pieces in zip(new, found, strict=True):
+                self._known[word] = pieces[: self._most] or self._fallback
+        return [self._known[word] for word in words]
+
+
+@dataclass(frozen=True)
+class Window:
+    """Pieces that are read at once, and the words to be read from them.
+
+    pieces: int64 [P]; firsts, lasts: int64 [m], first and last piece of each of the m words.
+    """
+
+    pieces: np.ndarray
+    firsts: np.ndarray
+    lasts: np.ndarray
+
+
+def windows(word_pieces: Sequence[Sequence[int]], max_len: int) -> list[Window]:
+    """Windows of at most `max_len` pieces, cut at word borders, from which together each word is read once, in order.
+
+    A word is read in the earliest window that holds it whole. The next window goes back by at most max_len // 2
+    pieces, so words beyond the first window have nearly that much context.
+
+    Args:
+        word_pieces: pieces of each word of a sentence, 1 to max_len // 2 of them.
+    """
+    borders = np.concatenate([[0], np.cumsum([len(pieces) for pieces in word_pieces])])
+    flat = np.fromiter(
+        (piece for pieces in word_pieces for piece in pieces), dtype=np.int64, count=borders[-1]
+    )
+    found, begin, done = [], 0, 0
+    while done < len(word_pieces):
+        stop = int(np.searchsorted(borders, borders[begin] + max_len, side="right")) - 1
+        firsts, lasts = borders[done:stop] - borders[begin], borders[done + 1 : stop + 1] - 1 - borders[begin]
+        found.append(Window(flat[borders[begin] : borders[stop]], firsts, lasts))
+        begin, done = int(np.searchsorted(borders, borders[stop] - max_len // 2)), stop
+    return found
+
+
+@dataclass(frozen=True)
+class EncodedSet:
+    """Labelled sentences as the tagger reads them. Words are packed: numbered through, sentence after sentence.
+
+    windows: in the order of the words they are read for (one for each sentence if `cut`);
+    tags: int64 [M]; lengths: int64 [S], words of each sentence; num_cut: sentences that were shortened.
+    """
+
+    windows: list[Window]
+    tags: Tensor
+    lengths: Tensor
+    num_cut: int
+
+    def words(self, chosen: np.ndarray) -> Tensor:
+        """Numbers of all words of the chosen sentences, in their order. int64 [sum of their lengths]."""
+        lengths = self.lengths[torch.from_numpy(chosen)]
+        begins = (self.lengths.cumsum(0) - self.lengths)[torch.from_numpy(chosen)]
+        shift = begins - (lengths.cumsum(0) - lengths)
+        return torch.arange(int(lengths.sum())) + torch.repeat_interleave(shift, lengths)
+
+
+def encode(sentences: Sequence[Sentence], pieces: WordPieces, max_len: int, *, cut: bool) -> EncodedSet:
+    """Encodes sentences, longer ones in overlapping windows, or (`cut`) only the words that fit into one window."""
+    pieces([word for sentence in sentences for word in sentence.words])  # one call to the tokenizer for all
+    found: list[Window] = []
+    tags: list[int] = []
+    lengths = []
+    for sentence in sentences:
+        mine = windows(pieces(sentence.words), max_len)
+        mine = mine[:1] if cut else mine
+        found += mine
+        lengths.append(sum(len(window.firsts) for window in mine))
+        tags += [TAG_INDEX[tag] for tag in sentence.tags[: lengths[-1]]]
+    shortened = sum(length < len(sentence.words) for length, sentence in zip(lengths, sentences, strict=True))
+    return EncodedSet(found, torch.tensor(tags), torch.tensor(lengths), shortened)
+
+
+def collate(chosen: Sequence[Window]) -> PieceBatch:
+    """One batch of windows, padded on the right with piece 0, which nothing reads."""
+    pieces = np.zeros((len(chosen), max(len(window.pieces) for window in chosen)), dtype=np.int64)
+    for row, window in enumerate(chosen):
+        pieces[row, : len(window.pieces)] = window.pieces
+    rows = np.repeat(np.arange(len(chosen)), [len(window.firsts) for window in chosen])
+    firsts = np.concatenate([window.firsts for window in chosen])
+    lasts = np.concatenate([window.lasts for window in chosen])
+    return PieceBatch(*map(torch.from_numpy, (pieces, rows, firsts, lasts)))
+
+
+def epoch_batches(encoded: EncodedSet, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
+    """Every sentence once, in batches of like length, as a function of (seed, epoch).
+
+    Sentences are shuffled, sorted by length within pools of POOL_BATCHES batches, and the batches shuffled again.
+    Sentences must be cut, that is one window each.
+    """
+    draw = randomness.generator(seed, "fine-tuning order", epoch)
+    sizes = np.array([len(window.pieces) for window in encoded.windows])
+    order = draw.permutation(len(sizes))
+    pools = [
+        order[start : start + batch_size * POOL_BATCHES]
+        for start in range(0, len(order), batch_size * POOL_BATCHES)
+    ]
+    order = np.concatenate([pool[np.argsort(sizes[pool], kind="stable")] for pool in pools])
+    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    return [batches[index] for index in draw.permutation(len(batches))]
+
+
+@torch.no_grad()
+def word_vectors(tagger: Tagger, encoded: EncodedSet, batch_size: int, accelerator: Accelerator) -> Tensor:
+    """The decoder's vector of every word of a set, in fp32 on the CPU. [M, d]."""
+    tagger.eval()
+    sizes = np.array([len(window.pieces) for window in encoded.windows])
+    counts = np.array([len(window.firsts) for window in encoded.windows])
+    begins = np.cumsum(counts) - counts
+    vectors = torch.empty(int(counts.sum()), tagger.decoder.config.hidden_size)
+    order = np.argsort(sizes, kind="stable")
+    for start in range(0, len(order), batch_size):
+        chosen = order[start : start + batch_size]
+        batch = collate([encoded.windows[index] for index in chosen]).to(accelerator.device)
+        with accelerator.autocast():
+            found = tagger.word_vectors(batch).cpu()
+        where = np.concatenate([np.arange(begins[index], begins[index] + counts[index]) for index in chosen])
+        vectors[torch.from_numpy(where)] = found
+    return vectors
