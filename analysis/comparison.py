@@ -1,0 +1,165 @@
+"""Groups of runs that differ in the seed only, and MAML against vanilla on what is otherwise identical."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from analysis.collect import Collection, FinetuneRun, Setting, finetuning_key, setting_order
+from analysis.significance import Estimate, Scores, average
+from analysis.tables import Cell, Column, Table
+
+DEFINITION = (
+    "Pairs: a MAML run and a vanilla run of identical scale, variant, pretraining step, corpus, regime, source and seeds. "
+    "A difference is MAML minus vanilla, averaged over the seeds that both have. "
+    "Averages over sets, sources and regimes are unweighted means of F1 over the pairs, on the target sets only (those in "
+    "Tagalog and Cebuano; where there are none, the sets that no run was tuned on), at the last pretraining step that "
+    "both objectives have. Relative gain: mean MAML F1 / mean vanilla F1 - 1."
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Runs that differ in the seed only."""
+
+    objective: str
+    setting: Setting
+    runs: Sequence[FinetuneRun]
+
+    HEADS: ClassVar = ("scale", "variant", "step", "regime", "source", "objective", "seeds")
+    OPTIONAL: ClassVar = ("variant", "step", "seeds")
+
+    @property
+    def cells(self) -> list[Cell]:
+        """The cells under HEADS."""
+        return [*setting_cells(self.setting), self.objective, len(self.runs)]
+
+
+def setting_cells(setting: Setting) -> list[Cell]:
+    return [setting.scale, setting.label, setting.step, setting.regime, setting.source]
+
+
+def groups(collection: Collection) -> list[Group]:
+    """The runs by setting and objective, in the order of the tables: vanilla before MAML."""
+    found: dict[tuple[Setting, str], list[FinetuneRun]] = {}
+    for run in collection.finetuning:
+        found.setdefault((run.setting, run.objective), []).append(run)
+    return [Group(objective, setting, runs) for (setting, objective), runs in found.items()]
+
+
+def pairs(collection: Collection) -> dict[Setting, list[tuple[FinetuneRun, FinetuneRun]]]:
+    """(MAML, vanilla) of each setting, one pair a seed."""
+    vanilla = {finetuning_key(run): run for run in collection.finetuning if run.objective == "vanilla"}
+    found: dict[Setting, list[tuple[FinetuneRun, FinetuneRun]]] = {}
+    for run in collection.finetuning:
+        if run.objective == "maml" and finetuning_key(run) in vanilla:
+            found.setdefault(run.setting, []).append((run, vanilla[finetuning_key(run)]))
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """MAML against vanilla in one setting on one set, mean over seeds."""
+
+    setting: Setting
+    set_name: str
+    gold_spans: int
+    seeds: int
+    maml: Estimate
+    vanilla: Estimate
+
+    @property
+    def difference(self) -> Estimate:
+        return self.maml - self.vanilla
+
+
+def comparisons(collection: Collection, scores: Scores) -> list[Comparison]:
+    """Every setting and set on which both objectives were scored on the same sentences, of which some hold a span."""
+    found = []
+    for setting, both in pairs(collection).items():
+        for name in collection.set_names():
+            same = [
+                (m, v)
+                for m, v in both
+                if name in m.sets and name in v.sets and m.sets[name].gold is v.sets[name].gold
+            ]
+            if same and (gold_spans := same[0][0].sets[name].gold.gold_spans):
+                maml, vanilla = (average(scores(pair[side], name) for pair in same) for side in (0, 1))
+                found.append(Comparison(setting, name, gold_spans, len(same), maml, vanilla))
+    return found
+
+
+def last_steps(found: Sequence[Comparison]) -> list[Comparison]:
+    """Only the last pretraining step of each scale and variant."""
+    last: dict[tuple[str, str], int] = {}
+    for item in found:
+        key = (item.setting.scale, item.setting.label)
+        last[key] = max(last.get(key, 0), item.setting.step or 0)
+    return [
+        item for item in found if (item.setting.step or 0) == last[item.setting.scale, item.setting.label]
+    ]
+
+
+@dataclass(frozen=True, eq=False)
+class Average:
+    """Mean over comparisons that agree in `key`."""
+
+    key: tuple[Cell, ...]
+    pairs: int
+    maml: Estimate
+    vanilla: Estimate
+
+
+def averages(found: Sequence[Comparison], key: Callable[[Setting], tuple[Cell, ...]]) -> list[Average]:
+    """The comparisons averaged within each value of `key`, in order of first appearance."""
+    parts: dict[tuple[Cell, ...], list[Comparison]] = {}
+    for item in found:
+        parts.setdefault(key(item.setting), []).append(item)
+    return [
+        Average(value, len(items), average(i.maml for i in items), average(i.vanilla for i in items))
+        for value, items in parts.items()
+    ]
+
+
+def differences_table(found: Sequence[Comparison]) -> Table:
+    """One row for each setting and set."""
+    heads = [head for head in Group.HEADS if head != "objective"]
+    columns = [*(Column(head) for head in heads), Column("set"), Column("gold spans")]
+    columns += [Column("vanilla"), Column("MAML"), Column("difference", signed=True)]
+    columns += [Column("95 % from", signed=True), Column("to", signed=True), Column("excludes 0")]
+    rows: list[list[Cell]] = []
+    strong = set()
+    for item in found:
+        gap = item.difference
+        if gap.excludes_zero:
+            strong.add(len(rows))
+        cells: list[Cell] = [*setting_cells(item.setting), item.seeds, item.set_name, item.gold_spans]
+        rows.append(
+            [*cells, item.vanilla.value, item.maml.value, gap.value, *gap.interval, gap.excludes_zero]
+        )
+    note = "Rows in bold: the interval leaves out 0."
+    title = "MAML minus vanilla, with 95 % intervals"
+    return Table("differences", title, columns, rows, note, strong).without_constant(*Group.OPTIONAL)
+
+
+def averages_table(name: str, title: str, heads: Sequence[Column], found: Sequence[Average]) -> Table:
+    """Means of both objectives, their difference and the relative gain, each with its interval."""
+    columns = [*heads, Column("pairs × sets"), Column("vanilla"), Column("from"), Column("to")]
+    columns += [Column("MAML"), Column("from"), Column("to")]
+    columns += [Column("difference", signed=True), Column("from", signed=True), Column("to", signed=True)]
+    columns += [Column("relative gain", digits=1, signed=True, percent=True)]
+    rows: list[list[Cell]] = []
+    for item in found:
+        cells: list[Cell] = [*item.key, item.pairs]
+        for estimate in (item.vanilla, item.maml, item.maml - item.vanilla):
+            cells += [estimate.value, *estimate.interval]
+        rows.append([*cells, item.maml.relative_to(item.vanilla).value])
+    strong = {index for index, item in enumerate(found) if (item.maml - item.vanilla).excludes_zero}
+    return Table(name, title, columns, rows, strong=strong).without_constant("variant")
+
+
+def order_by_size(collection: Collection) -> Callable[[Setting], tuple[object, ...]]:
+    """Sort key of settings: scale by size, then variant, regime, source, step."""
+    scales = {scale: index for index, scale in enumerate(collection.sizes())}
+    return lambda setting: setting_order(setting, scales)

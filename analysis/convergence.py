@@ -1,0 +1,133 @@
+"""How fast fine-tuning converges: t90, area under the loss curve, initial slope; MAML minus vanilla.
+
+The loss of one step is that of one batch, and batches differ: the first single step below a threshold is that of a
+lucky batch, not of a converged model. So t90 and the area are read off a smoothed curve, whose window is 5 % of the
+steps; a straight line stays what it is except within half a window of its ends.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from analysis.collect import Collection
+from analysis.comparison import Group, groups, pairs, setting_cells
+from analysis.tables import Cell, Column, Table
+
+REACHED = 0.90
+WINDOW_SHARE = 0.05
+INITIAL_SHARE = 0.10
+
+DEFINITION = (
+    f"Convergence: the loss of every step (nats per word, mean of a batch) is smoothed by a centred moving average over "
+    f"{WINDOW_SHARE:.0%} of the steps, cut short at both ends. t90: the first step at which the smoothed loss has made "
+    f"{REACHED:.0%} of its total decrease, from its first to its last value; none if it does not decrease. "
+    "Area: the mean over steps of the smoothed loss divided by its first value (1: no progress; smaller: faster). "
+    f"Initial slope: least-squares line through the raw losses of the first {INITIAL_SHARE:.0%} of the steps (at least two), nats per step. "
+    "Early stopping gives the two runs of a pair different lengths, and t90 is relative to a curve's own end; so for a "
+    "pair both curves are first cut to the shorter one's length."
+)
+
+
+@dataclass(frozen=True)
+class Convergence:
+    """`t90` in steps, counted from 1; NaN: not defined for this curve."""
+
+    t90: float
+    area: float
+    slope: float
+
+
+def smoothed(losses: np.ndarray) -> np.ndarray:
+    """Centred moving average of a curve [steps], over 5 % of its steps, fewer at its ends."""
+    half = int(len(losses) * WINDOW_SHARE) // 2
+    sums = np.concatenate([[0.0], np.cumsum(losses, dtype=np.float64)])
+    index = np.arange(len(losses))
+    low, high = np.maximum(index - half, 0), np.minimum(index + half + 1, len(losses))
+    return (sums[high] - sums[low]) / (high - low)
+
+
+def measure(losses: np.ndarray) -> Convergence:
+    """The three measures of a loss curve [steps]; all NaN for fewer than two steps or a loss that is not finite."""
+    if len(losses) < 2 or not np.isfinite(losses).all():
+        return Convergence(np.nan, np.nan, np.nan)
+    curve = smoothed(losses)
+    first, last = curve[0], curve[-1]
+    t90 = np.nan
+    if last < first:
+        t90 = float(np.argmax(curve <= first - REACHED * (first - last)) + 1)
+    # by the trapezoidal rule
+    area = float((curve.sum() - (first + last) / 2) / (len(curve) - 1) / first) if first > 0 else np.nan
+    start = max(2, round(INITIAL_SHARE * len(losses)))
+    slope = float(np.polynomial.Polynomial.fit(np.arange(start), losses[:start], 1).convert().coef[-1])
+    return Convergence(t90, area, slope)
+
+
+def runs_table(collection: Collection) -> Table:
+    """The measures of every group of runs, each run on its whole curve; mean over seeds."""
+    columns = [
+        *(Column(head) for head in Group.HEADS),
+        Column("steps", digits=0),
+        Column("best step", digits=0),
+    ]
+    columns += [Column("best dev F1"), Column("t90 (steps)", digits=0), *_shape_columns(signed=False)]
+    rows: list[list[Cell]] = []
+    for group in groups(collection):
+        found = [measure(run.losses) for run in group.runs]
+        cells: list[Cell] = [*group.cells]
+        cells += [
+            float(np.mean([run.result[key] for run in group.runs]))
+            for key in ("steps", "best_step", "dev_f1")
+        ]
+        rows.append(
+            [*cells, *(_mean([getattr(item, part) for item in found]) for part in ("t90", "area", "slope"))]
+        )
+    note = "Each run on its own whole curve."
+    return Table("convergence", "Fine-tuning speed by system", columns, rows, note).without_constant(
+        *Group.OPTIONAL
+    )
+
+
+def pairs_table(collection: Collection) -> Table:
+    """MAML minus vanilla by setting, on curves cut to a common length; the last row is the mean over settings."""
+    heads = [head for head in Group.HEADS if head != "objective"]
+    columns = [*(Column(head) for head in heads), Column("common steps", digits=0)]
+    columns += [
+        Column("t90 vanilla", digits=0),
+        Column("t90 MAML", digits=0),
+        Column("Δ t90", digits=1, signed=True),
+    ]
+    columns += _shape_columns(signed=True)
+    rows: list[list[Cell]] = []
+    for setting, both in pairs(collection).items():
+        values = []
+        for maml, vanilla in both:
+            steps = min(len(maml.losses), len(vanilla.losses))
+            new, old = measure(maml.losses[:steps]), measure(vanilla.losses[:steps])
+            gaps = (new.t90 - old.t90, new.area - old.area, new.slope - old.slope)
+            values.append((steps, old.t90, new.t90, *gaps))
+        rows.append(
+            [*setting_cells(setting), len(both), *(_mean(part) for part in zip(*values, strict=True))]
+        )
+    strong = set()
+    if rows:
+        strong.add(len(rows))
+        means = [_mean([row[index] for row in rows]) for index in range(len(heads), len(columns))]  # type: ignore[misc]
+        rows.append(["mean", None, None, "", "", None, *means])
+    title = "Fine-tuning speed: MAML minus vanilla"
+    return Table("convergence_pairs", title, columns, rows, strong=strong).without_constant(*Group.OPTIONAL)
+
+
+def _shape_columns(signed: bool) -> list[Column]:
+    prefix = "Δ " if signed else ""
+    return [
+        Column(f"{prefix}area", digits=4, signed=signed),
+        Column(f"{prefix}initial slope (nats/step)", digits=3, signed=signed, significant=True),
+    ]
+
+
+def _mean(values: list[float] | tuple[float, ...]) -> float | None:
+    """The mean of those that are defined."""
+    defined = [value for value in values if value is not None and not np.isnan(value)]
+    return float(np.mean(defined)) if defined else None

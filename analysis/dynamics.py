@@ -1,0 +1,111 @@
+"""What happened during pretraining: curves over four budgets, and MAML against vanilla at equal budgets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from analysis.collect import Collection, PretrainRun, pretraining_key
+from analysis.tables import Cell, Column, Table
+
+BUDGETS = {"updates": "step", "tokens": "tokens_total", "FLOPs": "flops_total", "seconds": "seconds_total"}
+EDGE_SHARE = 0.10
+
+DEFINITION = (
+    "Pretraining: the language-model loss is that of autoregressive steps alone (an episode's loss is another quantity and "
+    "is never mixed in); held-out perplexity is measured on text kept apart. A comparison at an equal budget takes the "
+    "largest budget that both runs reached and interpolates each run's held-out loss linearly between its measurements. "
+    f"Episodes: support loss over the inner steps and accuracies, means over the first and the last {EDGE_SHARE:.0%} of the "
+    "episode steps; chance is 1 / N."
+)
+
+
+def heldout(run: PretrainRun) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """(budget name to its value, loss in nats per token) at every held-out measurement, both [measurements]."""
+    updates = run.lines("autoregressive") + run.lines("episode")
+    totals: dict[int, Mapping[str, Any]] = {line["step"]: line for line in updates}
+    zero = dict.fromkeys(BUDGETS.values(), 0)
+    lines = [line for line in run.lines("heldout") if line["step"] == 0 or line["step"] in totals]
+    at = [zero if line["step"] == 0 else totals[line["step"]] for line in lines]
+    axes = {
+        name: np.array([total[field] for total in at], dtype=np.float64) for name, field in BUDGETS.items()
+    }
+    return axes, np.array([line["heldout_loss_nats"] for line in lines], dtype=np.float64)
+
+
+def language_model_loss(run: PretrainRun) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """(budget name to its value, loss in nats per token) at every autoregressive step, both [steps]."""
+    lines = run.lines("autoregressive")
+    axes = {
+        name: np.array([line[field] for line in lines], dtype=np.float64) for name, field in BUDGETS.items()
+    }
+    return axes, np.array([line["lm_loss_nats"] for line in lines], dtype=np.float64)
+
+
+def pretraining_pairs(collection: Collection) -> list[tuple[PretrainRun, PretrainRun]]:
+    """(MAML, vanilla) of equal scale, variant, seed and corpus."""
+    vanilla = {pretraining_key(run): run for run in collection.pretraining if run.objective == "vanilla"}
+    maml = (run for run in collection.pretraining if run.objective == "maml")
+    return [(run, vanilla[pretraining_key(run)]) for run in maml if pretraining_key(run) in vanilla]
+
+
+def budgets_table(collection: Collection) -> Table:
+    """Held-out perplexity of each pair at the largest common number of updates, tokens, FLOPs and seconds."""
+    columns = [
+        Column("scale"),
+        Column("variant"),
+        Column("seed"),
+        Column("at equal"),
+        Column("budget", 3, significant=True),
+    ]
+    columns += [Column("perplexity vanilla", 2), Column("perplexity MAML", 2), Column("ratio", 4)]
+    rows: list[list[Cell]] = []
+    for maml, vanilla in pretraining_pairs(collection):
+        (new_axes, new), (old_axes, old) = heldout(maml), heldout(vanilla)
+        if not (len(new) and len(old)):
+            continue
+        for name in BUDGETS:
+            budget = min(new_axes[name][-1], old_axes[name][-1])
+            losses = [
+                float(np.interp(budget, axes[name], loss))
+                for axes, loss in ((old_axes, old), (new_axes, new))
+            ]
+            cells: list[Cell] = [maml.scale, maml.label, maml.seed, name, float(budget)]
+            rows.append(
+                [*cells, *(float(np.exp(loss)) for loss in losses), float(np.exp(losses[1] - losses[0]))]
+            )
+    note = "Ratio below 1: MAML's held-out perplexity is the lower one."
+    title = "Held-out perplexity at equal budgets"
+    return Table("equal_budgets", title, columns, rows, note).without_constant("variant", "seed")
+
+
+def edges(lines: Sequence[Mapping[str, Any]]) -> dict[str, Sequence[Mapping[str, Any]]]:
+    """The first and the last tenth of the lines (at least one each)."""
+    size = max(1, int(EDGE_SHARE * len(lines)))
+    return {"start": lines[:size], "end": lines[-size:]}
+
+
+def episodes_table(collection: Collection) -> Table:
+    """What the inner loop achieved, at the start and at the end of pretraining."""
+    heads = ("scale", "variant", "seed", "part of training", "episodes")
+    columns = [Column(head) for head in heads]
+    columns += [Column("support loss before"), Column("support loss after")]
+    columns += [Column("support accuracy before"), Column("support accuracy after")]
+    columns += [Column("query loss"), Column("query accuracy"), Column("chance")]
+    rows: list[list[Cell]] = []
+    for run in collection.pretraining:
+        lines = run.lines("episode")
+        for part, chosen in edges(lines).items() if lines else ():
+            losses = np.mean([line["support_loss_nats"] for line in chosen], axis=0)
+            accuracies = np.mean([line["support_accuracy"] for line in chosen], axis=0)
+            query = [
+                float(np.mean([line[key] for line in chosen]))
+                for key in ("query_loss_nats", "query_accuracy")
+            ]
+            cells: list[Cell] = [run.scale, run.label, run.seed, part, len(chosen)]
+            cells += [float(losses[0]), float(losses[-1]), float(accuracies[0]), float(accuracies[-1])]
+            rows.append([*cells, *query, 1 / run.config["meta"]["n_way"]])
+    note = "Before and after the inner loop; losses in nats."
+    return Table("episodes", "Episodes", columns, rows, note).without_constant("variant", "seed")

@@ -1,0 +1,86 @@
+"""What kind of mistakes: every gold span has exactly one fate, and what is predicted beside all of them is spurious."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from analysis.collect import Collection, Evaluation
+from analysis.comparison import Group, groups
+from analysis.spans import Span
+from analysis.tables import Cell, Column, Table
+
+FATES = ("correct", "wrong type", "wrong boundary", "missed")
+LENGTHS = ("one word", "several words")
+
+DEFINITION = (
+    "Errors: a gold span is correct if it is predicted with its type and both boundaries; wrong type if exactly these "
+    "words are predicted with another type; wrong boundary if neither, but a predicted span (of any type) shares a word with it; "
+    "missed otherwise. A predicted span is spurious if it shares no word with any gold span. One word and several words: "
+    "the length of the gold span, of the predicted span where it is spurious. Counts are means over seeds, summed over sets."
+)
+
+
+def fate(span: Span, predicted: Sequence[Span]) -> str:
+    """Which of FATES a gold span has."""
+    if span in predicted:
+        return "correct"
+    if any(other[1:] == span[1:] for other in predicted):
+        return "wrong type"
+    return "wrong boundary" if any(_overlap(span, other) for other in predicted) else "missed"
+
+
+def is_spurious(span: Span, gold: Sequence[Span]) -> bool:
+    """Whether a predicted span shares no word with any gold span."""
+    return not any(_overlap(span, other) for other in gold)
+
+
+def tally(evaluations: Sequence[Evaluation]) -> Counter[tuple[str, str]]:
+    """Spans by (length, fate or `spurious`), over several evaluations."""
+    found: Counter[tuple[str, str]] = Counter()
+    for evaluation in evaluations:
+        for gold, predicted in zip(evaluation.gold.spans, evaluation.predicted, strict=True):
+            found.update((_length(span), fate(span, predicted)) for span in gold)
+            found.update((_length(span), "spurious") for span in predicted if is_spurious(span, gold))
+    return found
+
+
+def errors_table(collection: Collection) -> Table:
+    """Fates of the gold spans of all target sets together, by group and length."""
+    sets = collection.target_sets()
+    rows: list[list[Cell]] = []
+    for group in groups(collection):
+        rows += _rows(group, sets, list(group.cells))
+    title = f"Errors on {', '.join(sets)} together"
+    return Table("errors", title, _columns(), rows).without_constant(*Group.OPTIONAL)
+
+
+def errors_by_set_table(collection: Collection) -> Table:
+    """The same for each set by itself."""
+    rows: list[list[Cell]] = []
+    for group in groups(collection):
+        for name in collection.set_names():
+            rows += _rows(group, [name], [*group.cells, name])
+    return Table("errors_by_set", "Errors by set", _columns("set"), rows, on_page=False)
+
+
+def _columns(*heads: str) -> list[Column]:
+    columns = [Column(head) for head in (*Group.HEADS, *heads, "length")]
+    return columns + [Column(head, digits=1) for head in ("gold", *FATES, "spurious")]
+
+
+def _rows(group: Group, sets: Sequence[str], cells: list[Cell]) -> list[list[Cell]]:
+    found = tally([run.sets[name] for run in group.runs for name in sets if name in run.sets])
+    rows: list[list[Cell]] = []
+    for length in LENGTHS:
+        counts = [found[length, kind] / len(group.runs) for kind in (*FATES, "spurious")]
+        rows.append([*cells, length, sum(counts[:-1]), *counts])
+    return rows
+
+
+def _length(span: Span) -> str:
+    return LENGTHS[span[2] - span[1] > 1]
+
+
+def _overlap(one: Span, other: Span) -> bool:
+    return one[1] < other[2] and other[1] < one[2]

@@ -1,0 +1,113 @@
+"""The F1 table: every system on every set, the difference below each pair, the rule baseline at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from analysis.collect import Collection, FinetuneRun
+from analysis.comparison import Comparison, Group, groups
+from analysis.particles import RULE_NAME, rule_f1
+from analysis.significance import Scores, average
+from analysis.tables import Cell, Column, Table
+
+DEFINITION = (
+    "F1: micro-averaged over entity spans, strict IOB2: a span counts only if both boundaries and the type are right. "
+    "It is computed here from the predictions and must agree with what the run recorded. Numbers in the column heads are "
+    "gold spans of the set: on 25 spans, one span more or less found moves recall by 4 points. "
+    "Where a row has several seeds it holds their mean. Seed spread: the standard deviation over seeds (n - 1)."
+)
+
+
+def f1_table(collection: Collection, scores: Scores, found: Sequence[Comparison]) -> Table:
+    """Rows: setting and objective, the difference after each pair, the rule. Columns: the evaluation sets."""
+    names = collection.set_names()
+    columns = [*(Column(head) for head in Group.HEADS), *(Column(_head(collection, name)) for name in names)]
+    differences = {(item.setting, item.set_name): item for item in found}
+    rows: list[list[Cell]] = []
+    strong = set()
+    for group in groups(collection):
+        rows.append(
+            [
+                *group.cells,
+                *(_mean(group.runs, name, lambda run, name: scores(run, name).value) for name in names),
+            ]
+        )
+        items = [differences.get((group.setting, name)) for name in names]
+        seeds = max((item.seeds for item in items if item), default=0)
+        if group.objective == "maml" and seeds:
+            strong.add(len(rows))
+            values = [item.difference.value if item else None for item in items]
+            rows.append([*group.cells[:-2], "difference", seeds, *values])
+    if rows:
+        rule = [rule_f1(collection.gold_sets(name)[0]) for name in names]
+        rows.append([RULE_NAME, None, None, "", "", "", None, *rule])
+    note = "Number of gold spans in brackets. Difference: MAML minus vanilla, paired by seed."
+    title = "Micro-F1 by system and evaluation set"
+    return Table("f1", title, columns, rows, note, strong).without_constant(*Group.OPTIONAL)
+
+
+def intervals_table(collection: Collection, scores: Scores) -> Table:
+    """One row for each group and set: precision, recall, F1 with its interval and its spread over seeds."""
+    heads = ("sentences", "gold spans", "precision", "recall", "F1", "95 % from", "to", "seed spread")
+    columns = [Column(head) for head in (*Group.HEADS, "set", *heads)]
+    rows: list[list[Cell]] = []
+    for group in groups(collection):
+        for name in collection.set_names():
+            runs = [run for run in group.runs if name in run.sets]
+            if not runs:
+                continue
+            gold = runs[0].sets[name].gold
+            estimate = average(scores(run, name) for run in runs)
+            spread = (
+                float(np.std([scores(run, name).value for run in runs], ddof=1)) if len(runs) > 1 else None
+            )
+            cells: list[Cell] = [*group.cells, name, len(gold.ids), gold.gold_spans]
+            cells += [_mean(runs, name, _precision), _mean(runs, name, _recall), estimate.value]
+            rows.append([*cells, *estimate.interval, spread])
+    return Table("f1_intervals", "F1, precision and recall with 95 % intervals", columns, rows, on_page=False)
+
+
+def types_table(collection: Collection) -> Table:
+    """F1 of each entity type, by set; types without a gold span in a set are left out."""
+    gold = {
+        (name, kind): sum(span[0] == kind for found in collection.gold_sets(name)[0].spans for span in found)
+        for name in collection.set_names()
+        for kind in sorted(
+            {kind for run in collection.finetuning if name in run.sets for kind in run.sets[name].per_type}
+        )
+    }
+    pairs = [pair for pair, spans in gold.items() if spans]
+    columns = [*(Column(head) for head in Group.HEADS)]
+    columns += [Column(f"{name} {kind} ({gold[name, kind]})") for name, kind in pairs]
+    rows: list[list[Cell]] = [
+        [*group.cells, *(_mean(group.runs, name, _type_f1(kind)) for name, kind in pairs)]
+        for group in groups(collection)
+    ]
+    note = "Number of gold spans of the type in brackets."
+    return Table("f1_types", "F1 by entity type", columns, rows, note).without_constant(*Group.OPTIONAL)
+
+
+def _head(collection: Collection, name: str) -> str:
+    sizes = sorted({gold.gold_spans for gold in collection.gold_sets(name)})
+    return f"{name} ({', '.join(map(str, sizes))})"
+
+
+def _mean(runs: Sequence[FinetuneRun], name: str, value: Callable[[FinetuneRun, str], float]) -> float | None:
+    values = [value(run, name) for run in runs if name in run.sets]
+    return float(np.mean(values)) if values else None
+
+
+def _precision(run: FinetuneRun, name: str) -> float:
+    correct, predicted, _ = run.sets[name].counts.sum(axis=0)
+    return float(correct / predicted) if predicted else 0.0
+
+
+def _recall(run: FinetuneRun, name: str) -> float:
+    correct, _, gold = run.sets[name].counts.sum(axis=0)
+    return float(correct / gold) if gold else float("nan")
+
+
+def _type_f1(kind: str) -> Callable[[FinetuneRun, str], float]:
+    return lambda run, name: run.sets[name].per_type.get(kind, {}).get("f1", 0.0)

@@ -1,0 +1,121 @@
+"""Case particles: the rule baseline, and persons after a particle against persons elsewhere.
+
+Tagalog and Cebuano mark a name by the word before it: si and ni stand before the name of a person. The rule needs
+no training: the word after si or ni is a person of one word. Words are compared in lower case.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from analysis.collect import Collection, GoldSet
+from analysis.comparison import Group, groups
+from analysis.spans import Span, count, micro_f1
+from analysis.tables import Cell, Column, Table
+
+RULE_PARTICLES = frozenset({"si", "ni"})
+CASE_PARTICLES = frozenset({"si", "ni", "ang", "ng", "sa"})
+RULE_NAME = "rule: word after si/ni"
+
+DEFINITION = (
+    "Rule baseline: the word after si or ni (in any case) is a person of one word; nothing else is tagged. It is scored "
+    "like a model. A person stands after a particle if the word directly before the span is one of "
+    f"{', '.join(sorted(CASE_PARTICLES))}. Recall of persons counts a span as found only if boundaries and type are right."
+)
+
+
+def rule_spans(words: Sequence[str]) -> tuple[Span, ...]:
+    """What the rule predicts for a sentence. A particle is never itself the person."""
+    lower = [word.lower() for word in words]
+    return tuple(
+        ("PER", index, index + 1)
+        for index in range(1, len(words))
+        if lower[index - 1] in RULE_PARTICLES and lower[index] not in RULE_PARTICLES
+    )
+
+
+def rule_f1(gold: GoldSet) -> float:
+    """Micro-F1 of the rule over all types; NaN for a set without gold spans."""
+    counts = count([rule_spans(words) for words in gold.words], gold.spans)
+    return float(micro_f1(counts.sum(axis=0))) if gold.gold_spans else float("nan")
+
+
+def follows_particle(span: Span, words: Sequence[str]) -> bool:
+    """Whether the word directly before the span is a case particle."""
+    return span[1] > 0 and words[span[1] - 1].lower() in CASE_PARTICLES
+
+
+def persons(gold: GoldSet) -> tuple[int, int]:
+    """Gold spans of persons: (those after a particle, all)."""
+    after = [
+        follows_particle(span, words)
+        for found, words in zip(gold.spans, gold.words, strict=True)
+        for span in found
+        if span[0] == "PER"
+    ]
+    return sum(after), len(after)
+
+
+def person_recall(gold: GoldSet, predicted: Sequence[Sequence[Span]]) -> dict[bool, tuple[int, int]]:
+    """(found, gold) spans of persons, by whether the span follows a particle."""
+    tally = {True: [0, 0], False: [0, 0]}
+    for true, found, words in zip(gold.spans, predicted, gold.words, strict=True):
+        for span in true:
+            if span[0] == "PER":
+                place = tally[follows_particle(span, words)]
+                place[0] += span in found
+                place[1] += 1
+    return {after: (found, total) for after, (found, total) in tally.items()}
+
+
+def data_table(collection: Collection) -> Table:
+    """For each set: how many persons follow a particle, and what the rule scores."""
+    columns = [Column("set"), Column("sentences"), Column("gold spans"), Column("gold persons")]
+    columns += [Column("after a particle"), Column("share", percent=True, digits=1)]
+    columns += [Column("rule: predicted"), Column("rule: correct"), Column("rule: F1")]
+    rows: list[list[Cell]] = []
+    for name in collection.set_names():
+        for gold in collection.gold_sets(name):
+            after, total = persons(gold)
+            correct, predicted, _ = (
+                count([rule_spans(words) for words in gold.words], gold.spans).sum(axis=0).tolist()
+            )
+            row: list[Cell] = [
+                name,
+                len(gold.ids),
+                gold.gold_spans,
+                total,
+                after,
+                after / total if total else None,
+            ]
+            rows.append([*row, predicted, correct, rule_f1(gold)])
+    return Table("particles", "Persons after a case particle, and the rule baseline", columns, rows)
+
+
+def recall_table(collection: Collection) -> Table:
+    """Recall of persons after a particle against elsewhere, on the target sets, summed over seeds."""
+    columns = [
+        *(Column(head) for head in Group.HEADS),
+        Column("set"),
+        Column("persons after"),
+        Column("recall after"),
+    ]
+    columns += [Column("persons elsewhere"), Column("recall elsewhere")]
+    rows: list[list[Cell]] = []
+    for group in groups(collection):
+        for name in collection.target_sets():
+            runs = [run.sets[name] for run in group.runs if name in run.sets]
+            if runs:
+                tallies = [person_recall(found.gold, found.predicted) for found in runs]
+                sums = {
+                    side: [sum(part) for part in zip(*(t[side] for t in tallies), strict=True)]
+                    for side in (True, False)
+                }
+                cells: list[Cell] = []
+                for found, total in (sums[True], sums[False]):
+                    cells += [total // len(runs), found / total if total else None]
+                rows.append([*group.cells, name, *cells])
+    note = "The rule finds persons after si and ni only; a model that has learnt the particles shows it here."
+    return Table(
+        "person_recall", "Recall of persons after a particle and elsewhere", columns, rows, note
+    ).without_constant(*Group.OPTIONAL)

@@ -1,0 +1,251 @@
+"""Writes run folders in the documented format, with predictions, losses and curves drawn at random from a seed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from seqeval.metrics import f1_score
+from seqeval.scheme import IOB2
+
+from metapt.randomness import generator
+
+SETS = {"tl_trg": 24, "ceb_gja": 30, "en_ewt": 60}
+TYPES = ("PER", "LOC", "ORG")
+PARAMETERS = {"nano": 120_000, "tiny": 11_282_784, "small": 64_595_328}
+PROVENANCE = {
+    "git_commit": "0123456789abcdef0123456789abcdef01234567",
+    "versions": {"python": "3.11.7", "torch": "2.13.0"},
+    "host": "machine",
+    "started": "2026-01-02T03:04:05+00:00",
+    "fingerprints": {"corpus": "c0"},
+}
+
+
+def sentences(name: str, words: Sequence[str] = ()) -> list[tuple[list[str], list[str]]]:
+    """Words and gold tags of a made-up set: a function of its name."""
+    found = []
+    for index in range(SETS[name]):
+        draw = generator(7, f"gold/{name}", index)
+        tokens, tags = [], []
+        for _ in range(draw.integers(2, 7)):
+            if draw.random() < 0.3:
+                kind = TYPES[draw.choice(3, p=[0.7, 0.2, 0.1])]
+                size = int(draw.integers(1, 3))
+                tokens += [
+                    *(["si"] if kind == "PER" and draw.random() < 0.8 else ["sa"]),
+                    *["Maria", "Santos"][:size],
+                ]
+                tags += ["O", f"B-{kind}", f"I-{kind}"][: size + 1]
+            else:
+                tokens.append("bata")
+                tags.append("O")
+        found.append((tokens, tags))
+    if words:
+        found[0] = (list(words), ["O"] * len(words))
+    return found
+
+
+def predictions(gold: Sequence[str], skill: float, draw: np.random.Generator) -> list[str]:
+    """Tags that keep the gold with probability `skill` a sentence, otherwise are drawn."""
+    if draw.random() < skill:
+        return list(gold)
+    return [
+        str(tag)
+        for tag in draw.choice(["O", "B-PER", "B-LOC", "I-PER"], size=len(gold), p=[0.7, 0.15, 0.1, 0.05])
+    ]
+
+
+def write_pretraining(
+    root: Path,
+    scale: str = "nano",
+    objective: str = "maml",
+    seed: int = 0,
+    label: str = "",
+    steps: int = 60,
+    generated: bool = False,
+) -> dict[str, Any]:
+    """A finished pretraining run; returns the origin of its model."""
+    folder = root / "pretrain" / "-".join(filter(None, [scale, objective, label, f"s{seed}"]))
+    origin = {
+        "model": scale,
+        "objective": objective,
+        "scope": "head",
+        "rho": 0.5,
+        "seed": seed,
+        "step": steps,
+    }
+    origin |= {"parameters": PARAMETERS[scale], "label": label, "data": "demo", "tokenizer": "train"}
+    origin |= {"generated_data": generated, "corpus_fingerprint": "c0"}
+    lines: list[dict[str, Any]] = [
+        {"step": 0, "kind": "heldout", "heldout_loss_nats": 7.0, "heldout_perplexity": float(np.exp(7))}
+    ]
+    for step in range(1, steps + 1):
+        totals = {"tokens_total": step * 2048, "flops_total": step * 4e12, "seconds_total": step * 0.5}
+        episode = objective == "maml" and step % 2 == 0
+        level = 2 + 5 * np.exp(-step / 20) + 0.1 * np.sin(step * (1 + seed))
+        line = {
+            "step": step,
+            "kind": "episode" if episode else "autoregressive",
+            "grad_norm": 1.0,
+            "lr": 1e-3,
+        }
+        if episode:
+            line |= {
+                "support_loss_nats": list(np.linspace(3.4, 3.4 - step / steps, 11)),
+                "support_accuracy": list(np.linspace(0.05, 0.3, 11)),
+            }
+            line |= {
+                "query_loss_nats": 3.0,
+                "query_accuracy": 0.05 + 0.2 * step / steps,
+                "mask_position_tokens": 70.0,
+            }
+        else:
+            line |= {"lm_loss_nats": level}
+        lines.append({**line, "seconds": 0.5, "tokens_per_second": 4096, **totals})
+        if step % 10 == 0:
+            lines.append(
+                {
+                    "step": step,
+                    "kind": "heldout",
+                    "heldout_loss_nats": level,
+                    "heldout_perplexity": float(np.exp(level)),
+                }
+            )
+    result = {
+        "kind": "pretrain",
+        "origin": origin,
+        "steps": steps,
+        "tokens_total": steps * 2048,
+        "flops_total": steps * 4e12,
+    }
+    result |= {
+        "seconds_total": steps * 0.5,
+        "heldout_loss_nats": level,
+        "heldout_perplexity": float(np.exp(level)),
+    }
+    write_run(
+        folder,
+        {"meta": {"n_way": 8}, "model": {"name": scale}},
+        lines,
+        {**result, "data": "demo", "generated_data": generated},
+    )
+    return origin
+
+
+def write_finetuning(
+    root: Path, origin: dict[str, Any], source: str = "en_ewt", regime: str = "head", skill: float = 0.4, steps: int = 120,
+    sets: Iterable[str] = SETS, words: Sequence[str] = (),
+) -> Path:  # fmt: skip
+    """A finished fine-tuning run from the model of `origin`, at the seed of its pretraining."""
+    seed = origin.get("seed", 0)
+    parts = [
+        origin["model"],
+        origin.get("objective"),
+        origin.get("label"),
+        str(origin.get("step")),
+        source,
+        regime,
+        f"s{seed}",
+    ]
+    folder = root / "finetune" / "-".join(filter(None, parts))
+    result = {
+        "kind": "finetune",
+        "origin": origin,
+        "source": source,
+        "regime": regime,
+        "seed": seed,
+        "ner_head": "crf",
+    }
+    result |= {
+        "steps": steps,
+        "epochs": 4,
+        "best_epoch": 3,
+        "best_step": steps * 3 // 4,
+        "dev_f1": 0.5,
+        "seconds_total": 12.5,
+    }
+    result |= {
+        "train_sentences": 480,
+        "train_sentences_cut": 2,
+        "generated_data": origin.get("generated_data", False),
+        "sets": {},
+    }
+    for name in sets:
+        draw = generator(seed, folder.name + name)
+        rows = [(tokens, gold, predictions(gold, skill, draw)) for tokens, gold in sentences(name, words)]
+        result["sets"][name] = score([row[1] for row in rows], [row[2] for row in rows])
+        text = "".join(
+            json.dumps(
+                {
+                    "id": f"{name}-{index}",
+                    "words": tokens,
+                    "gold": gold,
+                    "predicted": predicted,
+                    "gold_logprob": [-0.1] * len(gold),
+                }
+            )
+            + "\n"
+            for index, (tokens, gold, predicted) in enumerate(rows)
+        )
+        (folder / "predictions").mkdir(parents=True, exist_ok=True)
+        (folder / "predictions" / f"{name}.jsonl").write_text(text)
+    noise = generator(seed, f"loss/{folder.name}").normal(0, 0.05, steps)
+    speed = 20 if origin.get("objective") == "maml" else 25
+    losses = 0.2 + 1.5 * np.exp(-np.arange(steps) / speed) + noise
+    lines = [
+        {"step": step, "kind": "train", "loss_nats": loss, "lr": 1e-4, "seconds_total": step * 0.1}
+        for step, loss in enumerate(losses, 1)
+    ]
+    lines += [
+        {"step": steps // 4 * epoch, "kind": "dev", "epoch": epoch, "f1": 0.1 * epoch}
+        for epoch in range(1, 5)
+    ]
+    write_run(folder, {"source": source, "regime": regime}, lines, result)
+    return folder
+
+
+def score(gold: list[list[str]], predicted: list[list[str]]) -> dict[str, Any]:
+    """A set's entry in result.json, by seqeval."""
+    micro = float(f1_score(gold, predicted, mode="strict", scheme=IOB2, zero_division=0))
+    per_type = f1_score(gold, predicted, mode="strict", scheme=IOB2, average=None, zero_division=0)
+    kinds = sorted({tag[2:] for tags in [*gold, *predicted] for tag in tags if tag.startswith("B-")})
+    return {
+        "split": "test",
+        "f1": micro,
+        "per_type": {kind: {"f1": float(f1)} for kind, f1 in zip(kinds, per_type, strict=True)},
+    }
+
+
+def write_run(
+    folder: Path, config: dict[str, Any], lines: list[dict[str, Any]], result: dict[str, Any]
+) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.yaml").write_text(yaml.safe_dump({"config": config, "provenance": PROVENANCE}))
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (folder / "result.json").write_text(json.dumps(result))
+
+
+def write_grid(
+    root: Path, scales: Sequence[str] = ("nano",), objectives: Sequence[str] = ("vanilla", "maml"), seeds: Sequence[int] = (0,),
+    labels: Sequence[str] = ("",), sources: Sequence[str] = ("en_ewt",), regimes: Sequence[str] = ("head", "full"),
+    steps: Sequence[int] = (60,), generated: bool = False, words: Sequence[str] = (),
+) -> Path:  # fmt: skip
+    """A whole grid, every run of it finished; MAML is the better one."""
+    for scale in scales:
+        for objective in objectives:
+            for seed in seeds:
+                for label in labels:
+                    origin = write_pretraining(root, scale, objective, seed, label, generated=generated)
+                    for step in steps:
+                        for source in sources:
+                            for regime in regimes:
+                                skill = 0.3 + 0.2 * (objective == "maml") + 0.1 * (regime == "full")
+                                write_finetuning(
+                                    root, {**origin, "step": step}, source, regime, skill, words=words
+                                )
+    return root
