@@ -1,0 +1,291 @@
+"""From a grid to its plan: the jobs, and what each waits for. Nothing here touches the disk.
+
+prepare (one per corpus) -> pretrain (size x objective x seed x variant)
+                         -> finetune (pretrain x source x regime x checkpoint) -> report
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from itertools import chain, product
+from pathlib import Path
+from typing import Any
+
+from metapt import commandline
+from metapt.config import ClusterConfig, GridConfig, PretrainConfig, SubmitConfig, identity
+from metapt.errors import UserError
+from metapt.runs import Run
+
+REPORT_SCRIPT = Path(__file__).parents[2] / "analysis" / "report.py"
+SET_BY_THE_GRID = {
+    "pretrain": {"model", "objective", "train.seed", "label", "data.cache_dir", "run_dir"},
+    "finetune": {"checkpoint", "source", "regime", "train.seed", "run_dir"},
+}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One process (on a cluster: one per GPU) that turns the results of other jobs into one more."""
+
+    id: str
+    kind: str  # prepare, pretrain, finetune or report
+    program: tuple[str, ...]  # what follows `python`: ("-m", "metapt.pretrain")
+    argv: tuple[str, ...]
+    run_dir: str  # relative to the root of the grid
+    needs: tuple[str, ...] = ()  # ids of the jobs that must have ended before
+    label: str = ""
+    nodes: int = 1
+    gpus_per_node: int = 0
+
+    @property
+    def command(self) -> list[str]:
+        return [sys.executable, *self.program, *self.argv]
+
+    @property
+    def is_run(self) -> bool:
+        """Whether the job itself writes a run folder with a result.json."""
+        return self.kind in ("pretrain", "finetune")
+
+    @property
+    def runs_after_failures(self) -> bool:
+        """The report is made of whatever there is."""
+        return self.kind == "report"
+
+    @property
+    def tasks_per_node(self) -> int:
+        return max(1, self.gpus_per_node)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The jobs of a grid, each after the ones that it needs."""
+
+    grid: str
+    jobs: tuple[Job, ...]
+    configs: dict[str, Any] = field(default_factory=dict, compare=False)  # of the runs, by job id
+
+    def to_json(self) -> dict[str, Any]:
+        return {"grid": self.grid, "jobs": [asdict(job) for job in self.jobs]}
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Plan:
+        jobs = []
+        for entry in value["jobs"]:
+            sequences = {name: tuple(entry[name]) for name in ("program", "argv", "needs")}
+            jobs.append(Job(**{**entry, **sequences}))
+        return cls(value["grid"], tuple(jobs))
+
+
+def plan(config: SubmitConfig) -> Plan:
+    """The jobs of a grid, in an order in which each comes after the ones that it needs.
+
+    Raises:
+        UserError: with every mistake in the grid and in the command lines that it makes.
+    """
+    grid, root = config.grid, Path(config.root)
+    complaints = list(_complaints(grid))
+    if complaints:
+        raise _mistakes(grid, complaints)
+    pretrains = list(_pretrains(grid, config.cluster, root))
+    finetunes = [job for pretrain in pretrains for job in _finetunes(grid, config.cluster, root, pretrain)]
+    configs, complaints = _load([*pretrains, *finetunes])
+    complaints += _checkpoint_complaints(grid, pretrains, configs)
+    complaints += _gpu_complaints(config.cluster, pretrains, configs)
+    if complaints:
+        raise _mistakes(grid, complaints)
+    prepares, pretrains = _with_prepares(pretrains, configs)
+    before = [*prepares, *pretrains, *finetunes]
+    report = Job(
+        "report", "report", (str(REPORT_SCRIPT),), (str(root),), "report", tuple(job.id for job in before)
+    )
+    return Plan(grid.name, (*before, report), configs)
+
+
+def merged(*overrides: Iterable[str]) -> list[str]:
+    """The `key=value` words of several lists; of two for the same key, the later one."""
+    return list({word.partition("=")[0]: word for word in chain.from_iterable(overrides)}.values())
+
+
+def _pretrains(grid: GridConfig, cluster: ClusterConfig, root: Path) -> Iterator[Job]:
+    variants: dict[str, list[str]] = grid.variants or {"": []}
+    for size, objective, variant, seed in product(grid.sizes, grid.objectives, variants, grid.seeds):
+        name = "-".join(filter(None, (size, objective, f"s{seed}", variant)))
+        run_dir = f"pretrain/{name}"
+        argv = merged(
+            [f"model={size}", f"objective={objective}"],
+            grid.pretrain,
+            grid.per_size.get(size, []),
+            grid.per_objective.get(objective, []),
+            variants[variant],
+            [commandline.word("train.seed", seed)],
+            [commandline.word("label", variant)] if variant else [],
+            [
+                commandline.word("data.cache_dir", root / "corpus"),
+                commandline.word("run_dir", root / run_dir),
+            ],
+        )
+        nodes, gpus = _resources(grid.gpus_per_size.get(size), cluster)
+        yield Job(
+            run_dir,
+            "pretrain",
+            ("-m", "metapt.pretrain"),
+            tuple(argv),
+            run_dir,
+            label=variant,
+            nodes=nodes,
+            gpus_per_node=gpus,
+        )
+
+
+def _finetunes(grid: GridConfig, cluster: ClusterConfig, root: Path, pretrain: Job) -> Iterator[Job]:
+    run = Run(root / pretrain.run_dir)
+    seed = next(word for word in pretrain.argv if word.startswith("train.seed="))
+    steps: Sequence[int | None] = grid.checkpoints or [None]
+    for source, regime, step in product(grid.sources, grid.regimes, steps):
+        name = "-".join(
+            [Path(pretrain.run_dir).name, source, regime, *([] if step is None else [f"step{step:06d}"])]
+        )
+        run_dir = f"finetune/{name}"
+        argv = merged(
+            grid.finetune,
+            grid.finetune_per_regime.get(regime, []),
+            [commandline.word("checkpoint", run.path if step is None else run.checkpoint(step))],
+            [commandline.word("source", source), commandline.word("regime", regime), seed],
+            [commandline.word("run_dir", root / run_dir)],
+        )
+        yield Job(
+            run_dir,
+            "finetune",
+            ("-m", "metapt.finetune"),
+            tuple(argv),
+            run_dir,
+            (pretrain.id,),
+            pretrain.label,
+            gpus_per_node=min(1, cluster.gpus_per_node),
+        )
+
+
+def _with_prepares(pretrains: list[Job], configs: dict[str, Any]) -> tuple[list[Job], list[Job]]:
+    """One job per distinct corpus, and the pretraining jobs, each waiting for its own."""
+    prepares: dict[str, Job] = {}
+    waiting = []
+    for job in pretrains:
+        corpus = {**identity(configs[job.id])["data"], "text_dir": configs[job.id].data.text_dir}
+        digest = hashlib.sha256(json.dumps(corpus, sort_keys=True).encode()).hexdigest()[:6]
+        name = f"prepare/{corpus['name']}-{digest}"
+        argv = tuple(word for word in job.argv if word.partition("=")[0] not in ("run_dir", "label"))
+        prepares.setdefault(name, Job(name, "prepare", ("-m", "metapt.prepare"), argv, name))
+        waiting.append(replace(job, needs=(name,)))
+    return list(prepares.values()), waiting
+
+
+def _resources(gpus: int | None, cluster: ClusterConfig) -> tuple[int, int]:
+    """Nodes, and GPUs on each, of a pretraining job that wants so many GPUs (None: what the cluster says)."""
+    if gpus is None or not cluster.gpus_per_node:
+        return cluster.nodes, cluster.gpus_per_node
+    per_node = min(gpus, cluster.gpus_per_node)
+    return -(-gpus // per_node), per_node
+
+
+def _load(jobs: Sequence[Job]) -> tuple[dict[str, Any], list[str]]:
+    """The configuration of every job, and what is wrong with them: each mistake once, with the first job it is in."""
+    configs: dict[str, Any] = {}
+    found: dict[str, list[str]] = {}
+    for job in jobs:
+        try:
+            configs[job.id] = commandline.load(job.kind, job.argv)
+        except UserError as error:
+            for line in str(error).splitlines()[1:]:  # the first line is a heading
+                found.setdefault(line.strip(), []).append(job.id)
+    complaints = []
+    for line, ids in found.items():
+        others = f" and {len(ids) - 1} more" if len(ids) > 1 else ""
+        complaints.append(f"{line} (in {ids[0]}{others})")
+    return configs, complaints
+
+
+def _complaints(grid: GridConfig) -> Iterator[str]:
+    for name in ("sizes", "objectives", "seeds", "sources", "regimes", "checkpoints"):
+        repeated = [str(value) for value, count in Counter(getattr(grid, name)).items() if count > 1]
+        if repeated:
+            yield f"grid.{name}: {', '.join(repeated)} stands there twice"
+    for name in ("sizes", "objectives", "seeds", *(["regimes"] if grid.sources else [])):
+        if not getattr(grid, name):
+            yield f"grid.{name} is empty: the grid has no runs"
+    options = commandline.choices("pretrain")
+    keyed = {
+        "per_size": options["model"],
+        "gpus_per_size": options["model"],
+        "per_objective": options["objective"],
+        "finetune_per_regime": ["head", "full"],
+    }
+    for name, known in keyed.items():
+        for value in set(getattr(grid, name)) - set(known):
+            yield f"grid.{name}.{value}: must be one of {', '.join(known)}"
+    yield from _reserved(grid)
+
+
+def _reserved(grid: GridConfig) -> Iterator[str]:
+    """Keys that follow from the grid itself, and names that cannot be part of a folder's name."""
+    lists = {("pretrain", "grid.pretrain"): grid.pretrain, ("finetune", "grid.finetune"): grid.finetune}
+    for name in ("variants", "per_size", "per_objective"):
+        lists |= {("pretrain", f"grid.{name}.{value}"): words for value, words in getattr(grid, name).items()}
+    for regime, words in grid.finetune_per_regime.items():
+        lists["finetune", f"grid.finetune_per_regime.{regime}"] = words
+    for (command, place), words in lists.items():
+        for word in words:
+            if (name := word.partition("=")[0]) in SET_BY_THE_GRID[command]:
+                yield f"{place}: {name} follows from the grid and cannot be set"
+    for name in ("variants", "sources"):
+        for value in getattr(grid, name):
+            if not re.fullmatch(r"[\w.+]+", value, re.ASCII):
+                yield f"grid.{name}: {value!r} becomes part of a folder's name: letters, digits, _ . and + only"
+
+
+def _checkpoint_complaints(grid: GridConfig, pretrains: list[Job], configs: dict[str, Any]) -> list[str]:
+    complaints = []
+    for job in pretrains:
+        config: PretrainConfig | None = configs.get(job.id)
+        if config is None or not grid.checkpoints:
+            continue
+        train = config.train
+        absent = [
+            step
+            for step in grid.checkpoints
+            if not (
+                0 <= step <= train.max_steps
+                and (step % train.checkpoint_every == 0 or step == train.max_steps)
+            )
+        ]
+        if absent:
+            complaints.append(
+                f"grid.checkpoints: {', '.join(map(str, absent))} will not exist in {job.id} "
+                f"(train.max_steps={train.max_steps}, train.checkpoint_every={train.checkpoint_every})"
+            )
+        if train.keep_checkpoints:
+            complaints.append(f"grid.checkpoints: {job.id} deletes old ones; set train.keep_checkpoints=0")
+    return complaints
+
+
+def _gpu_complaints(cluster: ClusterConfig, pretrains: list[Job], configs: dict[str, Any]) -> list[str]:
+    complaints = []
+    for job in pretrains:
+        tasks = job.nodes * job.tasks_per_node
+        if job.id in configs and configs[job.id].train.accumulation % tasks:
+            complaints.append(
+                f"{job.id}: train.accumulation={configs[job.id].train.accumulation} must be a multiple of its {tasks} tasks"
+            )
+    if cluster.name != "slurm" and cluster.nodes > 1:
+        complaints.append(f"cluster.nodes={cluster.nodes}: cluster={cluster.name} has one")
+    return complaints
+
+
+def _mistakes(grid: GridConfig, complaints: Iterable[str]) -> UserError:
+    lines = list(dict.fromkeys(complaints))
+    return UserError(f"grid {grid.name}: {len(lines)} mistake(s)" + "".join(f"\n  {line}" for line in lines))

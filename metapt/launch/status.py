@@ -1,0 +1,125 @@
+"""How far a run is, from the files in its folder alone."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from metapt.runs import Run
+
+TAIL_BYTES = 64 * 1024
+ERROR_BYTES = 4 * 1024
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """What the folder of a run says.
+
+    `state` is waiting (nothing there), running (a process holds the run), interrupted (begun, nobody at work),
+    failed (error.txt) or done (result.json). `step` counts updates of `max_steps`, or epochs when `unit` is epoch.
+    """
+
+    state: str
+    step: int | None = None
+    max_steps: int | None = None
+    unit: str = "step"
+    loss: float | None = None
+    tokens_per_second: float | None = None
+    seconds_left: float | None = None
+    error: str | None = None  # the text of error.txt
+
+    @property
+    def last_error_line(self) -> str:
+        lines = (self.error or "").strip().splitlines()
+        return lines[-1].strip() if lines else ""
+
+
+def run_status(run_dir: str | Path) -> RunStatus:
+    """The status of the run in a folder, which need not exist. Reads only the ends of files; takes no lock."""
+    run = Run(run_dir)
+    if run.is_done:
+        return RunStatus("done")
+    if is_held(run.lock_file):
+        return _progress(run, "running")
+    error = tail(run.error_file, ERROR_BYTES)
+    if error:
+        return RunStatus("failed", error=error)
+    if run.config_file.exists():
+        return _progress(run, "interrupted")
+    return RunStatus("waiting")
+
+
+def is_held(lock_file: Path) -> bool:
+    """Whether a process holds the lock (runs.Run.claimed), asked with a shared lock so that askers do not collide."""
+    try:
+        descriptor = os.open(lock_file, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def tail(path: Path, size: int, start: int = 0) -> str:
+    """The last `size` bytes of a text file, from byte `start` on at the earliest; empty if there is no such file."""
+    try:
+        with path.open("rb") as file:
+            end = file.seek(0, os.SEEK_END)
+            file.seek(max(start, end - size))
+            return file.read().decode("utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def _progress(run: Run, state: str) -> RunStatus:
+    lines = list(_last_metrics(run.metrics_file))
+    try:
+        config = run.config()
+    except (OSError, KeyError):
+        return RunStatus(state)
+    if "ner" in config:
+        return _finetune_progress(state, lines, config["ner"]["max_epochs"])
+    return _pretrain_progress(state, lines, config["train"]["max_steps"])
+
+
+def _last_metrics(path: Path) -> Iterator[dict[str, Any]]:
+    """The complete lines among the last bytes of metrics.jsonl."""
+    text = tail(path, TAIL_BYTES)
+    for line in text.splitlines(keepends=True):
+        if line.startswith("{") and line.endswith("}\n"):
+            yield json.loads(line)
+
+
+def _pretrain_progress(state: str, lines: list[dict[str, Any]], max_steps: int) -> RunStatus:
+    updates = [line for line in lines if line["kind"] in ("autoregressive", "episode")]
+    if not updates:
+        return RunStatus(state, 0, max_steps)
+    step = updates[-1]["step"]
+    losses = [line["lm_loss_nats"] for line in updates if "lm_loss_nats" in line]
+    seconds = sum(line["seconds"] for line in updates)
+    # of the updates in the tail, both kinds together: they differ a lot in length
+    rate = sum(line["tokens_per_second"] * line["seconds"] for line in updates) / seconds if seconds else None
+    left = (max_steps - step) * seconds / len(updates)
+    return RunStatus(state, step, max_steps, "step", losses[-1] if losses else None, rate, left)
+
+
+def _finetune_progress(state: str, lines: list[dict[str, Any]], max_epochs: int) -> RunStatus:
+    """The number of steps is unknown before early stopping: counted in epochs, the time left is an upper bound."""
+    steps = [line for line in lines if line["kind"] == "train"]
+    epochs = [line for line in lines if line["kind"] == "dev"]
+    done = epochs[-1]["epoch"] if epochs else 0
+    loss = steps[-1]["loss_nats"] if steps else None
+    left = None
+    if done and steps:
+        before = [line["seconds_total"] for line in steps if line["step"] <= epochs[-1]["step"]]
+        left = (max_epochs - done) * before[-1] / done if before else None
+    return RunStatus(state, done, max_epochs, "epoch", loss, None, left)
