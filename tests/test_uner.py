@@ -128,6 +128,34 @@ def test_a_missing_file_is_named(tmp_path):
         read_iob2(tmp_path / "gone.iob2")
 
 
+LINES = st.lists(
+    st.sampled_from(["", " ", "#", "# sent_id = x", "#\tx", "1\t#\tI-PER\t-\t-", "2\ta b\tI-LOC\tI-PER\t-"])
+    | st.builds(
+        lambda form, tag: f"1\t{form}\t{tag}\t-\t-",
+        st.text(max_size=3),
+        st.sampled_from([*TAGS, "B-OTH", "X"]),
+    )
+    | st.text(max_size=8),
+    max_size=8,
+)
+
+
+@given(LINES, st.binary(max_size=3))
+def test_whatever_a_file_holds_it_is_read_or_refused(tmp_path_factory, lines, tail):
+    path = tmp_path_factory.getbasetemp() / "anything.iob2"
+    path.write_bytes("\n".join(lines).encode("utf-8", "surrogatepass") + tail)
+    try:
+        sentences = read_iob2(path)
+    except UserError as error:
+        assert str(error).startswith(f"{path}:")
+        return
+    for sentence in sentences:
+        assert len(sentence.words) == len(sentence.tags) > 0
+        assert sum(end - start for _, start, end in spans(sentence.tags)) == sum(
+            tag != "O" for tag in sentence.tags
+        )
+
+
 # --- spans ------------------------------------------------------------------------------------------------------
 
 

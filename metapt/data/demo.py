@@ -9,14 +9,20 @@ test: `en_demo` (the language of the text) and `sk_demo` (Slovak-like); two are 
 
 from __future__ import annotations
 
+import hashlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from itertools import count
 from pathlib import Path
 
-from metapt.data import demo_english, demo_languages
+from faker import VERSION
+
+from metapt.data.demo_english import document
+from metapt.data.demo_english_forms import as_text
 from metapt.data.demo_grammar import Draws, Word
+from metapt.data.demo_philippine import cebuano_sentence, tagalog_sentence
+from metapt.data.demo_slovak import sentence as slovak_sentence
 from metapt.data.uner import Sentence, write_iob2
 from metapt.errors import UserError, run_command
 from metapt.runs import write_atomically
@@ -33,6 +39,13 @@ SIZES = {
     "tl_demo": {"test": 150},
     "ceb_demo": {"test": 150},
 }
+# What makes the next sentences of a set, those that belong together: a document of the English-like language, else one.
+MAKERS: dict[str, Callable[[Draws], list[list[Word]]]] = {
+    "en_demo": document,
+    "sk_demo": lambda draws: [slovak_sentence(draws)],
+    "tl_demo": lambda draws: [tagalog_sentence(draws)],
+    "ceb_demo": lambda draws: [cebuano_sentence(draws)],
+}
 SET_SPLITS = {name: tuple(sizes) for name, sizes in SIZES.items()}
 
 
@@ -44,9 +57,17 @@ def documents(seed: int = SEED, size_bytes: int = CORPUS_BYTES) -> Iterator[str]
         if written >= size_bytes:
             return
         draws.restart(number)
-        text = " ".join(demo_english.as_text(words) for words in demo_english.document(draws))
+        text = " ".join(as_text(words) for words in document(draws))
         written += len(text.encode())
         yield text
+
+
+def fingerprint(seed: int = SEED) -> str:
+    """SHA-256 of what decides every generated text and set: the seed, the generator's own files, Faker's version."""
+    digest = hashlib.sha256(f"{seed}, Faker {VERSION}".encode())
+    for path in sorted(Path(__file__).parent.glob("demo*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 def sentences(name: str, split: str, seed: int = SEED) -> list[Sentence]:
@@ -56,14 +77,16 @@ def sentences(name: str, split: str, seed: int = SEED) -> list[Sentence]:
 
 @lru_cache(maxsize=len(SIZES))
 def _splits(name: str, seed: int) -> dict[str, tuple[Sentence, ...]]:
-    """Every split of a set, filled one after the other; no document of en_demo is in two splits."""
-    groups = _groups(name.removesuffix("_demo"), seed)
+    """Every split of a set, filled one after the other; no document is in two splits."""
+    draws = Draws(seed, f"demo sentences, {name}")
+    numbers = count()
     seen: set[tuple[str, ...]] = set()
     splits = {}
     for split, size in SIZES[name].items():
         found: list[Sentence] = []
         while len(found) < size:
-            for words in next(groups):
+            draws.restart(next(numbers))
+            for words in MAKERS[name](draws):
                 form = tuple(word.text for word in words)
                 if form not in seen and len(found) < size:
                     seen.add(form)
@@ -72,17 +95,6 @@ def _splits(name: str, seed: int) -> dict[str, tuple[Sentence, ...]]:
                     )
         splits[split] = tuple(found)
     return splits
-
-
-def _groups(language: str, seed: int) -> Iterator[list[list[Word]]]:
-    """Sentences that belong together: the documents of the English-like language, single ones of the others."""
-    draws = Draws(seed, f"demo sentence, {language}")
-    for number in count():
-        draws.restart(number)
-        if language == "en":
-            yield demo_english.document(draws)
-        else:
-            yield [demo_languages.sentence(language, draws)]
 
 
 def write(folder: Path, seed: int = SEED) -> None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from metapt.data.demo_grammar import Draws, Inflection, Word, entity, expand, sentence_case
+from metapt.data.demo_english_forms import inflection, with_articles
+from metapt.data.demo_grammar import Draws, Word, entity, expand, listed, sentence_case
 
 REGIONS = ("en", "en", "en", "en", "en", "en", "ph", "sk")
 PRONOUNS = {"m": ("he", "him", "his"), "f": ("she", "her", "her")}
@@ -212,60 +213,14 @@ RULES: dict[str, list[str]] = {
         "At the {spot}",
         "Later",
     ],
-    "feeling": [
-        "happy",
-        "sad",
-        "angry",
-        "tired",
-        "proud",
-        "afraid",
-        "very happy",
-        "not sad",
-        "hungry",
-        "surprised",
-    ],
-    "adverb": [
-        "slowly",
-        "quickly",
-        "carefully",
-        "often",
-        "always",
-        "again",
-        "almost",
-        "suddenly",
-        "too",
-        "very",
-    ],
+    "feeling": listed("happy, sad, angry, tired, proud, afraid, very happy, not sad, hungry, surprised"),
+    "adverb": listed("slowly, quickly, carefully, often, always, again, almost, suddenly, too, very"),
     "never": ["never", "always", "often", "sometimes"],
-    "number": [
-        "two",
-        "three",
-        "four",
-        "five",
-        "six",
-        "seven",
-        "ten",
-        "twelve",
-        "twenty",
-        "many",
-        "several",
-        "few",
-    ],
-    "unit": ["hour", "day", "week", "month", "year", "mile"],
-    "day": ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"],
-    "month": [
-        "January",
-        "February",
-        "March",
-        "April",
-        "May",
-        "June",
-        "July",
-        "August",
-        "October",
-        "December",
-    ],
-    "year": ["1848", "1901", "1912", "1936", "1958", "1969", "1984", "1999", "2003", "2017"],
+    "number": listed("two, three, four, five, six, seven, ten, twelve, twenty, many, several, few"),
+    "unit": listed("hour, day, week, month, year, mile"),
+    "day": listed("Monday, Tuesday, Wednesday, Thursday, Friday, Saturday, Sunday"),
+    "month": listed("January, February, March, April, May, June, July, August, October, December"),
+    "year": listed("1848, 1901, 1912, 1936, 1958, 1969, 1984, 1999, 2003, 2017"),
     **{
         verb: [verb]
         for verb in [
@@ -289,94 +244,6 @@ RULES: dict[str, list[str]] = {
     **{verb: [verb] for verb in ["say", "think", "buy", "write", "give", "leave", "thank"]},
 }
 DISTINCT_THINGS = 6  # a document keeps to so many of its topic's things
-
-IRREGULAR = {
-    form.split()[0]: form.split()[1:]
-    for form in [
-        "begin began begun",
-        "break broke broken",
-        "bring brought brought",
-        "build built built",
-        "buy bought bought",
-        "catch caught caught",
-        "choose chose chosen",
-        "come came come",
-        "cut cut cut",
-        "draw drew drawn",
-        "feed fed fed",
-        "find found found",
-        "forget forgot forgotten",
-        "give gave given",
-        "go went gone",
-        "have had had",
-        "hear heard heard",
-        "hide hid hidden",
-        "hold held held",
-        "know knew known",
-        "lead led led",
-        "leave left left",
-        "lie lay lain",
-        "lose lost lost",
-        "meet met met",
-        "read read read",
-        "say said said",
-        "see saw seen",
-        "sell sold sold",
-        "sew sewed sewn",
-        "show showed shown",
-        "stand stood stood",
-        "think thought thought",
-        "throw threw thrown",
-        "win won won",
-        "write wrote written",
-    ]
-}
-DOUBLED = {"begin", "cut", "drop", "forget", "stir", "wrap", "win"}
-PLURALS = {"fish": "fish", "loaf": "loaves", "knife": "knives", "fisherman": "fishermen"}
-BE = {"s": "is", "base": "be", "past": "was", "pp": "been", "ing": "being"}
-
-
-def inflection(past: bool) -> Inflection:
-    """The inflection of a document: forms `t` and `tp` are its tense with a singular and a plural subject."""
-
-    def inflect(word: str, form: str) -> str:
-        if form == "pl":
-            return PLURALS.get(word) or with_s(word)
-        if word == "be":
-            plural = "were" if past else "are"
-            return plural if form == "tp" else BE[{"t": "past" if past else "s"}.get(form, form)]
-        return verb_form(
-            word, {"t": "past" if past else "s", "tp": "past" if past else "base"}.get(form, form)
-        )
-
-    return inflect
-
-
-def with_s(word: str) -> str:
-    """The plural of a noun, or the third person of a verb."""
-    if word == "have":
-        return "has"
-    if word.endswith("y") and word[-2] not in "aeiou":
-        return word[:-1] + "ies"
-    return word + ("es" if word.endswith(("s", "x", "ch", "sh", "go")) else "s")
-
-
-def verb_form(verb: str, form: str) -> str:
-    """`base`, `s` (third person), `past`, `pp` (past participle) or `ing` of a verb."""
-    stem = verb + verb[-1] if verb in DOUBLED else verb
-    if form == "base":
-        return verb
-    if form == "s":
-        return with_s(verb)
-    if form == "ing":
-        return {"lie": "lying", "tie": "tying"}.get(
-            verb, (stem if not stem.endswith("e") or stem == "see" else stem[:-1]) + "ing"
-        )
-    if verb in IRREGULAR:
-        return IRREGULAR[verb][form == "pp"]
-    if stem.endswith("y") and stem[-2] not in "aeiou":
-        return stem[:-1] + "ied"
-    return stem + ("d" if stem.endswith("e") else "ed")
 
 
 def name(draws: Draws, symbol: str, form: str, region: str = "en") -> list[Word]:
@@ -436,26 +303,3 @@ def _person(draws: Draws, region: str) -> tuple[list[Word], list[Word], tuple[st
     first, last = draws.first_name(region, gender), draws.last_name(region, gender)
     short = last if draws.chance(0.2) else first
     return entity("PER", f"{first} {last}"), entity("PER", short), PRONOUNS[gender]
-
-
-def with_articles(words: list[Word]) -> list[Word]:
-    """`a` becomes `an` before a vowel."""
-    following = [*(word.text[0].lower() for word in words[1:]), ""]
-    return [
-        Word(word.text + "n", word.tag) if word.text in ("a", "A") and letter and letter in "aeiou" else word
-        for word, letter in zip(words, following, strict=True)
-    ]
-
-
-def as_text(words: list[Word]) -> str:
-    """A sentence as it is written: no blank before punctuation, none inside quotes."""
-    text, open_quote = "", False
-    for word in words:
-        if word.text == '"':
-            text += '"' if open_quote else ' "'
-            open_quote = not open_quote
-        elif word.text in ".,?!" or text.endswith(' "'):
-            text += word.text
-        else:
-            text += f" {word.text}"
-    return text.strip()

@@ -27,6 +27,11 @@ def entity(kind: str, text: str) -> list[Word]:
     return [Word(part, f"{'I' if position else 'B'}-{kind}") for position, part in enumerate(text.split())]
 
 
+def listed(text: str) -> list[str]:
+    """The alternatives in a text that divides them by a comma and a blank."""
+    return text.split(", ")
+
+
 class Draws:
     """Choices, names and places for one item after the other.
 

@@ -107,7 +107,7 @@ def open_collection(data: NerDataConfig) -> Collection:
 
         return Collection("the embedded demo", demo.SET_SPLITS, demo.sentences)
     if data.uner_dir is not None:
-        return _folder_collection(Path(data.uner_dir))
+        return _folder_collection(Path(data.uner_dir).expanduser())
     return _hub_collection(data.hub_name, data.hub_revision)
 
 
