@@ -11,7 +11,6 @@ import signal
 import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Protocol
 
 from metapt.config import ClusterConfig
@@ -71,7 +70,7 @@ class _LocalHandle:
         self._job = job
 
     def is_over(self) -> bool:
-        return self._job.done()  # type: ignore[attr-defined, no-any-return]
+        return self._job.done()  # type: ignore[attr-defined]
 
     def stop(self) -> None:
         if not self.is_over():
@@ -225,8 +224,3 @@ def _term_as_ctrl_c() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, handler)
-
-
-def relative(path: Path) -> str:
-    """A path as one would type it here."""
-    return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
