@@ -34,6 +34,8 @@ from metapt.data.sources import Item, Source, Tokenised, open_source
 from metapt.data.tokenizers import TokenizerInfo
 from metapt.errors import UserError
 
+__all__ = ["Corpus", "TokenStream", "TokenizerInfo", "prepare_corpus"]
+
 FORMAT = 1
 SPLITS = ("train", "heldout")
 MANIFEST = "manifest.json"

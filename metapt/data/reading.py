@@ -242,13 +242,13 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[BinaryIO]:
-    """The content of a file, unpacked."""
+    """The content of a file, unpacked. Damage costs what stands behind it, and at most one buffer before it."""
     compression = COMPRESSIONS.get(path.suffix)
     try:
         raw = pa.input_stream(str(path), compression=compression)
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {str(error).splitlines()[0]}") from error
-    with raw, io.BufferedReader(cast(io.RawIOBase, raw), 1 << 20) as stream:
+    with raw, io.BufferedReader(cast(io.RawIOBase, raw)) as stream:
         try:
             yield cast(BinaryIO, stream)
         except OSError as error:

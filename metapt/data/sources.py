@@ -8,16 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
+from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol
 
 from metapt.config import CorpusConfig
-from metapt.data import reading
+from metapt.data import demo, reading
 from metapt.data.reading import Document, Faults
 from metapt.errors import OperationalError, UserError
 from metapt.runs import file_sha256
-
-DEMO_SEED = 0  # the generated corpus is one and the same for all runs
 
 
 @dataclass(frozen=True)
@@ -51,20 +51,20 @@ def open_source(data: CorpusConfig) -> Source:
 
 
 class DemoSource:
-    """The documents that metapt.data.demo generates."""
+    """The documents that metapt.data.demo generates: a function of its code and of Faker's lists."""
 
     def identity(self) -> list[dict[str, Any]]:
-        from metapt.data import demo
-
-        return [
-            {"generator": "metapt.data.demo", "seed": DEMO_SEED, "sha256": file_sha256(Path(demo.__file__))}
-        ]
+        code = sorted(Path(demo.__file__).parent.glob("demo*.py"))
+        hashes = {path.name: file_sha256(path) for path in code}
+        return [{"generated": hashes, "seed": demo.SEED, "faker": metadata.version("faker")}]
 
     def documents(self, faults: Faults) -> Iterator[Item]:
-        from metapt.data import demo
+        for number, text in enumerate(self._texts, start=1):
+            yield from reading.checked(text, f"generated document {number}", faults)
 
-        for index, text in enumerate(demo.documents(DEMO_SEED)):
-            yield from reading.checked(text, f"generated document {index}", faults)
+    @cached_property
+    def _texts(self) -> list[str]:
+        return list(demo.documents(demo.SEED))
 
 
 class TextSource:
