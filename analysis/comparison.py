@@ -10,6 +10,8 @@ from analysis.collect import Collection, FinetuneRun, Setting, finetuning_key, s
 from analysis.significance import Estimate, Scores, average
 from analysis.tables import Cell, Column, Table
 
+NAMES = {"vanilla": "vanilla", "maml": "MAML"}
+
 DEFINITION = (
     "Pairs: a MAML run and a vanilla run of identical scale, variant, pretraining step, corpus, regime, source and seeds. "
     "A difference is MAML minus vanilla, averaged over the seeds that both have. "
@@ -28,12 +30,12 @@ class Group:
     runs: Sequence[FinetuneRun]
 
     HEADS: ClassVar = ("scale", "variant", "step", "regime", "source", "objective", "seeds")
-    OPTIONAL: ClassVar = ("variant", "step", "seeds")
+    OPTIONAL: ClassVar = ("variant", "step")
 
     @property
     def cells(self) -> list[Cell]:
         """The cells under HEADS."""
-        return [*setting_cells(self.setting), self.objective, len(self.runs)]
+        return [*setting_cells(self.setting), NAMES.get(self.objective, self.objective), len(self.runs)]
 
 
 def setting_cells(setting: Setting) -> list[Cell]:
@@ -127,36 +129,35 @@ def differences_table(found: Sequence[Comparison]) -> Table:
     heads = [head for head in Group.HEADS if head != "objective"]
     columns = [*(Column(head) for head in heads), Column("set"), Column("gold spans")]
     columns += [Column("vanilla"), Column("MAML"), Column("difference", signed=True)]
-    columns += [Column("95 % from", signed=True), Column("to", signed=True), Column("excludes 0")]
+    columns += [Column("95 % interval", signed=True, interval=True), Column("leaves out 0")]
     rows: list[list[Cell]] = []
-    strong = set()
+    tinted = set()
     for item in found:
         gap = item.difference
         if gap.excludes_zero:
-            strong.add(len(rows))
+            tinted.add(len(rows))
         cells: list[Cell] = [*setting_cells(item.setting), item.seeds, item.set_name, item.gold_spans]
-        rows.append(
-            [*cells, item.vanilla.value, item.maml.value, gap.value, *gap.interval, gap.excludes_zero]
-        )
-    note = "Rows in bold: the interval leaves out 0."
+        rows.append([*cells, item.vanilla.value, item.maml.value, gap.value, gap.interval, gap.excludes_zero])
+    note = "Tinted rows: the interval leaves out 0."
     title = "MAML minus vanilla, with 95 % intervals"
-    return Table("differences", title, columns, rows, note, strong).without_constant(*Group.OPTIONAL)
+    return Table("differences", title, columns, rows, note, tinted).without_constant(*Group.OPTIONAL)
 
 
 def averages_table(name: str, title: str, heads: Sequence[Column], found: Sequence[Average]) -> Table:
     """Means of both objectives, their difference and the relative gain, each with its interval."""
-    columns = [*heads, Column("pairs × sets"), Column("vanilla"), Column("from"), Column("to")]
-    columns += [Column("MAML"), Column("from"), Column("to")]
-    columns += [Column("difference", signed=True), Column("from", signed=True), Column("to", signed=True)]
+    columns = [*heads, Column("comparisons"), Column("vanilla"), Column("95 % vanilla", interval=True)]
+    columns += [Column("MAML"), Column("95 % MAML", interval=True)]
+    columns += [Column("difference", signed=True), Column("95 % difference", signed=True, interval=True)]
     columns += [Column("relative gain", digits=1, signed=True, percent=True)]
     rows: list[list[Cell]] = []
     for item in found:
         cells: list[Cell] = [*item.key, item.pairs]
         for estimate in (item.vanilla, item.maml, item.maml - item.vanilla):
-            cells += [estimate.value, *estimate.interval]
+            cells += [estimate.value, estimate.interval]
         rows.append([*cells, item.maml.relative_to(item.vanilla).value])
-    strong = {index for index, item in enumerate(found) if (item.maml - item.vanilla).excludes_zero}
-    return Table(name, title, columns, rows, strong=strong).without_constant("variant")
+    tinted = {index for index, item in enumerate(found) if (item.maml - item.vanilla).excludes_zero}
+    note = "Tinted rows: the interval of the difference leaves out 0."
+    return Table(name, title, columns, rows, note, tinted).without_constant("variant")
 
 
 def order_by_size(collection: Collection) -> Callable[[Setting], tuple[object, ...]]:

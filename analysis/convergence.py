@@ -110,13 +110,13 @@ def pairs_table(collection: Collection) -> Table:
         rows.append(
             [*setting_cells(setting), len(both), *(_mean(part) for part in zip(*values, strict=True))]
         )
-    strong = set()
+    tinted = set()
     if rows:
-        strong.add(len(rows))
+        tinted.add(len(rows))
         means = [_mean([row[index] for row in rows]) for index in range(len(heads), len(columns))]  # type: ignore[misc]
         rows.append(["mean", None, None, "", "", None, *means])
     title = "Fine-tuning speed: MAML minus vanilla"
-    return Table("convergence_pairs", title, columns, rows, strong=strong).without_constant(*Group.OPTIONAL)
+    return Table("convergence_pairs", title, columns, rows, tinted=tinted).without_constant(*Group.OPTIONAL)
 
 
 def _shape_columns(signed: bool) -> list[Column]:

@@ -66,7 +66,7 @@ def errors_by_set_table(collection: Collection) -> Table:
 
 def _columns(*heads: str) -> list[Column]:
     columns = [Column(head) for head in (*Group.HEADS, *heads, "length")]
-    return columns + [Column(head, digits=1) for head in ("gold", *FATES, "spurious")]
+    return columns + [Column(head, digits=4, significant=True) for head in ("gold", *FATES, "spurious")]
 
 
 def _rows(group: Group, sets: Sequence[str], cells: list[Cell]) -> list[list[Cell]]:

@@ -26,7 +26,7 @@ def f1_table(collection: Collection, scores: Scores, found: Sequence[Comparison]
     columns = [*(Column(head) for head in Group.HEADS), *(Column(_head(collection, name)) for name in names)]
     differences = {(item.setting, item.set_name): item for item in found}
     rows: list[list[Cell]] = []
-    strong = set()
+    tinted = set()
     for group in groups(collection):
         rows.append(
             [
@@ -37,7 +37,7 @@ def f1_table(collection: Collection, scores: Scores, found: Sequence[Comparison]
         items = [differences.get((group.setting, name)) for name in names]
         seeds = max((item.seeds for item in items if item), default=0)
         if group.objective == "maml" and seeds:
-            strong.add(len(rows))
+            tinted.add(len(rows))
             values = [item.difference.value if item else None for item in items]
             rows.append([*group.cells[:-2], "difference", seeds, *values])
     if rows:
@@ -45,13 +45,14 @@ def f1_table(collection: Collection, scores: Scores, found: Sequence[Comparison]
         rows.append([RULE_NAME, None, None, "", "", "", None, *rule])
     note = "Number of gold spans in brackets. Difference: MAML minus vanilla, paired by seed."
     title = "Micro-F1 by system and evaluation set"
-    return Table("f1", title, columns, rows, note, strong).without_constant(*Group.OPTIONAL)
+    return Table("f1", title, columns, rows, note, tinted).without_constant(*Group.OPTIONAL)
 
 
 def intervals_table(collection: Collection, scores: Scores) -> Table:
     """One row for each group and set: precision, recall, F1 with its interval and its spread over seeds."""
-    heads = ("sentences", "gold spans", "precision", "recall", "F1", "95 % from", "to", "seed spread")
+    heads = ("sentences", "gold spans", "precision", "recall", "F1")
     columns = [Column(head) for head in (*Group.HEADS, "set", *heads)]
+    columns += [Column("95 % interval", interval=True), Column("seed spread")]
     rows: list[list[Cell]] = []
     for group in groups(collection):
         for name in collection.set_names():
@@ -65,7 +66,7 @@ def intervals_table(collection: Collection, scores: Scores) -> Table:
             )
             cells: list[Cell] = [*group.cells, name, len(gold.ids), gold.gold_spans]
             cells += [_mean(runs, name, _precision), _mean(runs, name, _recall), estimate.value]
-            rows.append([*cells, *estimate.interval, spread])
+            rows.append([*cells, estimate.interval, spread])
     return Table("f1_intervals", "F1, precision and recall with 95 % intervals", columns, rows, on_page=False)
 
 

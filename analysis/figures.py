@@ -16,10 +16,10 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator, PercentFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from analysis.collect import Collection, FinetuneRun, PretrainRun, Setting
-from analysis.comparison import Average, Comparison, averages, pairs
+from analysis.comparison import NAMES, Average, Comparison, averages, pairs
 from analysis.convergence import measure, smoothed
 from analysis.dynamics import BUDGETS, edges, heldout, language_model_loss
 from analysis.significance import Estimate
@@ -29,7 +29,6 @@ INK, QUIET, GRID = "#22262a", "#6b7278", "#e3e5e7"
 COLOURS = {"vanilla": "#0072B2", "maml": "#D55E00"}
 OTHER_COLOUR = "#009E73"
 MARKERS = {"vanilla": "s", "maml": "o"}
-NAMES = {"vanilla": "vanilla", "maml": "MAML"}
 FONTS = "ui-sans-serif, system-ui, 'Segoe UI', 'Helvetica Neue', 'DejaVu Sans', sans-serif"
 STYLE: dict[Any, Any] = {
     "axes.edgecolor": QUIET,
@@ -116,8 +115,9 @@ def scale_curve(collection: Collection, found: Sequence[Comparison]) -> list[Fig
             high = max(axis.get_ylim()[1] for axis in axes[0, :-1])
             for axis in axes[0, :-1]:
                 axis.set_ylim(0, max(high, 0.01))
+                axis.yaxis.set_major_locator(MaxNLocator(6))
             axes[0, 0].set_ylabel("micro-F1")
-            _legend(axes[0, 0])
+            _figure_legend(canvas, axes[0, 0])
             _gain_panel(axes[0, -1], averages(chosen, lambda setting: (setting.scale,)), sizes)
             name = _slug("scale_curve", label)
             figures.append(Figure(name, _scale_caption(collection, label), svg(canvas, name)))
@@ -127,7 +127,7 @@ def scale_curve(collection: Collection, found: Sequence[Comparison]) -> list[Fig
 def _scale_caption(collection: Collection, label: str) -> str:
     variant = f" Variant {label}." if label else ""
     return (
-        f"Mean micro-F1 on {', '.join(collection.target_sets())} by scale and regime, with 95 % intervals, and the gain of "
+        f"Mean micro-F1 on {', '.join(collection.target_sets())} by scale and regime, with 95 % intervals, and the gain of "
         f"MAML relative to vanilla over all regimes.{variant}"
     )
 
@@ -145,7 +145,9 @@ def _gain_panel(axis: Axes, means: Sequence[Average], sizes: dict[str, int]) -> 
     parameters = [sizes[str(item.key[0])] for item in means]
     _with_intervals(axis, parameters, gains, "maml", line=True)
     axis.axhline(0, color=QUIET, linewidth=1)
-    axis.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axis.yaxis.set_major_formatter(
+        FuncFormatter(lambda value, _: f"{100 * value:+.0f} %" if value else "0 %")
+    )
     axis.set_title("MAML relative to vanilla")
     _scale_axis(axis, parameters, [str(item.key[0]) for item in means])
 
@@ -178,15 +180,18 @@ def by_source(collection: Collection, found: Sequence[Comparison]) -> list[Figur
                     rows = [index + shift for index, source in enumerate(sources) if source in means]
                     estimates = [getattr(means[source], objective) for source in sources if source in means]
                     _with_intervals(axis, rows, estimates, objective, upright=False)
-                axis.set_title(scale)
+                axis.set_title(_title(scale, label))
                 axis.set_xlabel("micro-F1")
-                axis.set_xlim(left=0)
                 axis.set_yticks(range(len(sources)), sources)
                 axis.grid(visible=False, axis="y")
+            right = max(axis.get_xlim()[1] for axis in axes[0])
+            for axis in axes[0]:
+                axis.set_xlim(0, right)
+                axis.xaxis.set_major_locator(MaxNLocator(4))
             axes[0, 0].set_ylim(len(sources) - 0.5, -0.5)
             _figure_legend(canvas, axes[0, 0])
             name = _slug("by_source", label)
-            caption = f"Mean micro-F1 on {', '.join(collection.target_sets())} by fine-tuning source, over regimes, with 95 % intervals."
+            caption = f"Mean micro-F1 on {', '.join(collection.target_sets())} by fine-tuning source, over regimes, with 95 % intervals."
             figures.append(Figure(name, caption, svg(canvas, name)))
     return figures
 
@@ -199,14 +204,12 @@ def by_step(collection: Collection, found: Sequence[Comparison]) -> list[Figure]
         means = averages(chosen, lambda setting: (setting.step or 0,))
         if len(means) < 2:
             continue
-        means.sort(key=lambda item: item.key)
+        means.sort(key=_step)
         with drawing(1, 1, 3.0) as (canvas, axes):
             axis = axes[0, 0]
             for objective in NAMES:
                 estimates = [getattr(item, objective) for item in means]
-                _with_intervals(
-                    axis, [float(item.key[0] or 0) for item in means], estimates, objective, line=True
-                )
+                _with_intervals(axis, [_step(item) for item in means], estimates, objective, line=True)
             axis.set_ylim(bottom=0)
             axis.set(xlabel="pretraining updates", ylabel="micro-F1")
             _legend(axis)
@@ -226,7 +229,7 @@ def pretraining(collection: Collection) -> list[Figure]:
             for axis, budget in zip(axes[1], BUDGETS, strict=True):
                 axis.set_xlabel(budget)
                 axis.set_yscale("log")
-                axis.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+                axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=7))
                 axis.yaxis.set_minor_locator(NullLocator())
                 axis.yaxis.set_major_formatter(
                     FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 10 else f"{value:g}")
@@ -404,6 +407,13 @@ def _title(scale: str, label: str) -> str:
 
 def _slug(*parts: str) -> str:
     return "-".join(re.sub(r"[^A-Za-z0-9_]+", "_", part) for part in parts if part)
+
+
+def _step(item: Average) -> int:
+    """The pretraining step by which an average was taken."""
+    step = item.key[0]
+    assert isinstance(step, int)
+    return step
 
 
 def _millions(count: float) -> str:

@@ -96,9 +96,11 @@ def _summary(
     collection: Collection, found: Sequence[Comparison], on_targets: Sequence[Comparison]
 ) -> list[str]:
     """What the numbers say, and how little."""
-    runs = (
-        f"{len(collection.pretraining)} pretraining and {len(collection.finetuning)} fine-tuning runs are finished; "
-        f"{len(collection.left_out)} others are in no table (listed at the end)."
+    runs = f"{len(collection.pretraining)} pretraining and {len(collection.finetuning)} fine-tuning runs are finished"
+    runs += (
+        f"; {len(collection.left_out)} more are in no table and listed at the end."
+        if collection.left_out
+        else "."
     )
     if not on_targets:
         return [
@@ -115,9 +117,9 @@ def _summary(
     spans = {item.set_name: item.gold_spans for item in on_targets}
     text = (
         f"MAML and vanilla can be compared in {pairs} pairs of runs. On {', '.join(names)} the mean difference in micro-F1, MAML "
-        f"minus vanilla, is {_points(gap.value)} points, with a 95 % interval from {_points(low)} to {_points(high)} over "
+        f"minus vanilla, is {_points(gap.value)} points, with a 95 % interval from {_points(low)} to {_points(high)} over "
         f"sentences. Of {len(on_targets)} single comparisons (a setting on one of these sets), {above + below} intervals leave "
-        f"out 0: {above} in favour of MAML, {below} in favour of vanilla; by chance alone about {0.05 * len(on_targets):.0f} would."
+        f"out 0: {above} in favour of MAML, {below} in favour of vanilla; if there were no difference at all, about {0.05 * len(on_targets):.1f} would be expected to."
     )
     caution = (
         f"These sets hold {', '.join(f'{count} ({name})' for name, count in spans.items())} gold spans, so one span more or less "

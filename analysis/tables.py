@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 
 from markupsafe import Markup, escape
 
-Cell = str | int | float | bool | None
+Interval = tuple[float, float]
+Cell = str | int | float | bool | None | Interval
 
 ABSENT = "–"
 LATEX_ESCAPES = {
@@ -40,6 +41,7 @@ class Column:
         digits: after the point; with `significant`, in all.
         signed: a plus sign stands before positive numbers.
         percent: shown times 100.
+        interval: its cells are pairs (low, high); in CSV they are two columns.
     """
 
     head: str
@@ -47,11 +49,19 @@ class Column:
     signed: bool = False
     percent: bool = False
     significant: bool = False
+    interval: bool = False
+
+    @property
+    def csv_heads(self) -> list[str]:
+        """The name in CSV; of an interval, its two names."""
+        return [f"{self.head} low", f"{self.head} high"] if self.interval else [self.head]
 
     def show(self, value: Cell) -> str:
         """The text of a cell; a missing value, NaN among them, is a dash."""
         if value is None or (isinstance(value, float) and math.isnan(value)):
             return ABSENT
+        if isinstance(value, tuple):
+            return ABSENT if math.isnan(value[0]) else f"{self._number(value[0])} to {self._number(value[1])}"
         if isinstance(value, bool):
             return "yes" if value else "no"
         if isinstance(value, int):
@@ -64,7 +74,7 @@ class Column:
         sign = "+" if self.signed else ""
         form = f"{sign},.{self.digits}{'g' if self.significant else 'f'}"
         text = format(value * 100 if self.percent else value, form)
-        return text.replace("-", "−") + (" %" if self.percent else "")
+        return text.replace("-", "−") + ("\u00a0%" if self.percent else "")
 
 
 @dataclass
@@ -75,7 +85,7 @@ class Table:
         name: the file name without its ending.
         title: one line over the table.
         note: what a reader must know to read it; may be empty.
-        strong: indices of rows that are set apart (differences).
+        tinted: indices of rows that are set apart on the page.
         on_page: False for a table too long for the page, which is written to files only.
     """
 
@@ -84,7 +94,7 @@ class Table:
     columns: Sequence[Column]
     rows: list[list[Cell]] = field(default_factory=list)
     note: str = ""
-    strong: set[int] = field(default_factory=set)
+    tinted: set[int] = field(default_factory=set)
     on_page: bool = True
 
     def __post_init__(self) -> None:
@@ -108,7 +118,7 @@ class Table:
             [self.columns[index] for index in kept],
             [[row[index] for index in kept] for row in self.rows],
             self.note,
-            self.strong,
+            self.tinted,
             self.on_page,
         )
 
@@ -121,20 +131,18 @@ class Table:
     def is_numeric(self, index: int) -> bool:
         """Whether a column holds numbers only (missing values aside), so that it is set flush right."""
         values = [row[index] for row in self.rows if row[index] is not None]
-        return bool(values) and all(
-            isinstance(value, int | float) and not isinstance(value, bool) for value in values
-        )
+        return all(isinstance(value, int | float | tuple) and not isinstance(value, bool) for value in values)
 
     def to_csv(self, notice: str = "") -> str:
         """Full precision, one head line; a notice becomes a last column, so that any reader keeps it."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        extra = [notice] if notice else []
-        writer.writerow([column.head for column in self.columns] + (["notice"] if notice else []))
+        heads = [name for column in self.columns for name in column.csv_heads]
+        writer.writerow(heads + (["notice"] if notice else []))
         for row in self.rows:
-            writer.writerow(
-                ["" if isinstance(value, float) and math.isnan(value) else value for value in row] + extra
-            )
+            cells = [value for cell in row for value in (cell if isinstance(cell, tuple) else (cell,))]
+            cells = ["" if isinstance(value, float) and math.isnan(value) else value for value in cells]
+            writer.writerow(cells + ([notice] if notice else []))
         return text.getvalue()
 
     def to_markdown(self) -> str:
@@ -181,7 +189,7 @@ class Table:
         )
         body = Markup("").join(
             Markup("<tr{}>{}</tr>\n").format(
-                Markup(' class="strong"') if index in self.strong else Markup(""),
+                Markup(' class="tinted"') if index in self.tinted else Markup(""),
                 Markup("").join(
                     Markup("<td{}>{}</td>").format(kind, text)
                     for kind, text in zip(classes, row, strict=True)

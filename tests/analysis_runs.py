@@ -70,7 +70,9 @@ def write_pretraining(
     generated: bool = False,
 ) -> dict[str, Any]:
     """A finished pretraining run; returns the origin of its model."""
-    folder = root / "pretrain" / "-".join(filter(None, [scale, objective, label, f"s{seed}"]))
+    folder = (
+        root / "pretrain" / "-".join(filter(None, [scale, objective, label.replace("/", "_"), f"s{seed}"]))
+    )
     origin = {
         "model": scale,
         "objective": objective,
@@ -152,7 +154,7 @@ def write_finetuning(
         regime,
         f"s{seed}",
     ]
-    folder = root / "finetune" / "-".join(filter(None, parts))
+    folder = root / "finetune" / "-".join(filter(None, parts)).replace("/", "_")
     result = {
         "kind": "finetune",
         "origin": origin,

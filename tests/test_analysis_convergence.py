@@ -1,0 +1,67 @@
+"""t90, area and slope on curves for which they can be worked out."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from analysis.convergence import WINDOW_SHARE, measure, smoothed
+from metapt.randomness import generator
+
+
+def test_a_straight_line() -> None:
+    steps = 1000
+    found = measure(np.linspace(2.0, 0.0, steps))
+    assert found.t90 == pytest.approx(0.9 * steps, abs=WINDOW_SHARE * steps)
+    assert found.area == pytest.approx(0.5, abs=WINDOW_SHARE)
+    assert found.slope == pytest.approx(-2.0 / (steps - 1))
+
+
+@pytest.mark.parametrize("rate", [50, 100, 200])
+def test_an_exponential(rate: float) -> None:
+    """exp(-t / rate) has made 90 % of its decrease at rate * ln 10, and its area is rate / steps."""
+    steps = 4000
+    found = measure(np.exp(-np.arange(steps) / rate))
+    half = WINDOW_SHARE * steps / 2
+    assert rate * np.log(10) - half < found.t90 < rate * np.log(10) + half
+    assert found.area == pytest.approx(rate / steps, abs=WINDOW_SHARE)
+
+
+def test_short_curves_are_not_smoothed_and_exact() -> None:
+    found = measure(np.array([1.0, 0.5, 0.15, 0.05, 0.0]))
+    assert found.t90 == 4
+    assert found.area == pytest.approx((0.5 + 0.5 + 0.15 + 0.05) / 4)
+    assert found.slope == pytest.approx(-0.5)
+
+
+def test_a_single_lucky_batch_is_not_convergence() -> None:
+    losses = np.linspace(1.0, 0.0, 400)
+    losses[20] = 0.0
+    assert measure(losses).t90 > 300
+
+
+def test_noise_moves_t90_little() -> None:
+    clean = 0.2 + np.exp(-np.arange(800) / 120)
+    noisy = clean + generator(0, "test noise").normal(0, 0.1, 800)
+    first_below = np.argmax(noisy <= noisy[0] - 0.9 * (noisy[0] - noisy[-1])) + 1
+    assert abs(measure(noisy).t90 - measure(clean).t90) < 40
+    assert abs(first_below - measure(clean).t90) > 40  # what the smoothing is for
+
+
+def test_a_loss_that_does_not_fall_has_no_t90() -> None:
+    for losses in (np.full(50, 1.0), np.linspace(1, 2, 50)):
+        assert np.isnan(measure(losses).t90)
+    assert measure(np.full(50, 1.0)).area == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("losses", [[], [1.0], [1.0, np.nan, 0.5], [np.inf, 1.0, 0.5]])
+def test_curves_that_cannot_be_measured(losses: list[float]) -> None:
+    found = measure(np.array(losses))
+    assert np.isnan([found.t90, found.area, found.slope]).all()
+
+
+def test_smoothing_equals_a_loop() -> None:
+    losses = generator(1, "test curve").random(130)
+    half = int(130 * WINDOW_SHARE) // 2
+    expected = [np.mean(losses[max(0, i - half) : i + half + 1]) for i in range(130)]
+    np.testing.assert_allclose(smoothed(losses), expected)

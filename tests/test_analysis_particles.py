@@ -1,0 +1,79 @@
+"""The rule baseline and the particle counts: on sentences written by hand, and on the published figures."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from analysis.collect import GoldSet
+from analysis.particles import person_recall, persons, rule_f1, rule_spans
+from analysis.spans import spans
+
+
+def gold_set(*sentences: tuple[str, str]) -> GoldSet:
+    """Sentences as (words, tags), each separated by blanks."""
+    words = tuple(tuple(text.split()) for text, _ in sentences)
+    found = tuple(spans(tags.split()) for _, tags in sentences)
+    return GoldSet("x", tuple(str(index) for index in range(len(sentences))), words, found)
+
+
+HAND = gold_set(
+    ("Inahit ni John ang sarili niya .", "O O B-PER O O O O"),
+    ("Malapit kay Maria si Juan .", "O O B-PER O B-PER O"),
+    ("Si Ana Cruz sa Maynila .", "O B-PER I-PER O B-LOC O"),
+    ("Pedro", "B-PER"),
+    ("ang ni", "O O"),
+)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("Inahit ni John", [("PER", 2, 3)]),
+        ("SI Juan ni Pedro", [("PER", 1, 2), ("PER", 3, 4)]),
+        ("si", []),
+        ("kay Maria sa Cebu", []),
+        ("si si Juan", [("PER", 2, 3)]),
+    ],
+)
+def test_rule(words: str, expected: list[tuple[str, int, int]]) -> None:
+    assert list(rule_spans(words.split())) == expected
+
+
+def test_rule_is_scored_like_a_model() -> None:
+    """It predicts John, Juan and Ana (which is Ana Cruz): two of three right, two of six found."""
+    assert rule_f1(HAND) == pytest.approx(2 * 2 / (3 + 6))
+
+
+def test_persons_after_a_particle_and_elsewhere() -> None:
+    assert persons(HAND) == (3, 5)
+    predicted = [
+        spans(tags.split())
+        for tags in ("O O B-PER O O O O", "O O O O B-LOC O", "O O O O O O", "B-PER", "O B-PER")
+    ]
+    assert person_recall(HAND, predicted) == {True: (1, 3), False: (1, 2)}
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize(
+    ("name", "f1", "after", "total"),
+    [("tl_trg", 0.789, 17, 19), ("ceb_gja", 0.809, 37, 42), ("tl_ugnayan", 0.0, 0, 2)],
+)
+def test_published_figures(name: str, f1: float, after: int, total: int) -> None:
+    folder = os.environ.get("METAPT_UNER_DIR")
+    if not folder:
+        pytest.skip("METAPT_UNER_DIR is not set")
+    path = Path(folder) / name / "test.iob2"
+    if not path.exists():
+        pytest.skip(f"{path} is not there")
+    blocks = [
+        [line.split("\t") for line in block.splitlines() if "\t" in line]
+        for block in path.read_text(encoding="utf-8").split("\n\n")
+    ]
+    found = gold_set(
+        *((" ".join(row[1] for row in rows), " ".join(row[2] for row in rows)) for rows in blocks if rows)
+    )
+    assert rule_f1(found) == pytest.approx(f1, abs=5e-4)
+    assert persons(found) == (after, total)

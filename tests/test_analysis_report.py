@@ -1,0 +1,318 @@
+"""The report as a whole, from run folders written in the documented format."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from analysis_runs import write_finetuning, write_grid, write_pretraining
+
+from analysis import report as program
+from analysis.collect import collect, newest_grid
+from analysis.sections import GENERATED_NOTICE, build
+from metapt.errors import UserError
+
+SCRIPT = Path(program.__file__)
+VOID = {"meta", "br", "hr", "img", "input", "link", "path", "use", "rect", "circle", "line"}
+
+
+class Page(HTMLParser):
+    """Checks that elements nest, and collects ids, local links and everything a browser would load."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.ids: Counter[str] = Counter()
+        self.targets: set[str] = set()
+        self.loads: list[str] = []
+        self.elements: Counter[str] = Counter()
+        self.text = ""
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag not in VOID:
+            self.open.append(tag)
+        self._look(tag, attrs)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self._look(tag, attrs)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+    def _look(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements[tag] += 1
+        for name, value in attrs:
+            value = value or ""
+            if name == "id":
+                self.ids[value] += 1
+            elif name.endswith("href") and value.startswith("#"):
+                self.targets.add(value[1:])
+            elif name in ("src", "href", "xlink:href", "srcset", "data", "action"):
+                self.loads.append(value)
+
+
+def make(*roots: Path) -> Path:
+    """Runs the report; returns its folder."""
+    program.main([str(root) for root in roots])
+    return roots[0] / "report"
+
+
+def rows(out: Path, name: str) -> list[dict[str, str]]:
+    with (out / "tables" / f"{name}.csv").open(encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def page(out: Path) -> Page:
+    text = (out / "index.html").read_text(encoding="utf-8")
+    found = Page(text)
+    assert found.loads == []
+    assert "@import" not in text
+    assert "url(http" not in text
+    assert [name for name, times in found.ids.items() if times > 1] == []
+    assert found.targets <= set(found.ids)
+    return found
+
+
+def results(root: Path) -> list[dict]:
+    return [json.loads(path.read_text()) for path in root.glob("finetune/*/result.json")]
+
+
+def test_f1_table_holds_the_means_of_what_the_runs_recorded(tmp_path: Path) -> None:
+    root = write_grid(tmp_path / "grid", seeds=(0, 1, 2), sources=("en_ewt", "sk_snk"))
+    out = make(root)
+    recorded = results(root)
+    for row in rows(out, "f1"):
+        if row["objective"] not in ("vanilla", "MAML"):
+            continue
+        key = (row["objective"].lower(), row["regime"], row["source"])
+        same = [r for r in recorded if (r["origin"]["objective"], r["regime"], r["source"]) == key]
+        assert len(same) == int(row["seeds"]) == 3
+        for head in row:
+            if "(" in head:
+                assert float(row[head]) == pytest.approx(
+                    np.mean([r["sets"][head.split(" ")[0]]["f1"] for r in same])
+                )
+
+
+def test_differences_are_those_of_the_f1_table(tmp_path: Path) -> None:
+    out = make(write_grid(tmp_path / "grid", seeds=(0, 1)))
+    table = {(row["regime"], row["objective"]): row for row in rows(out, "f1")}
+    found = rows(out, "differences")
+    assert len(found) == 6
+    for row in found:
+        head = f"{row['set']} ({row['gold spans']})"
+        vanilla, maml, gap = (
+            float(table[row["regime"], name][head]) for name in ("vanilla", "MAML", "difference")
+        )
+        assert (float(row["vanilla"]), float(row["MAML"]), float(row["difference"])) == pytest.approx(
+            (vanilla, maml, gap)
+        )
+        assert gap == pytest.approx(maml - vanilla)
+        low, high = float(row["95 % interval low"]), float(row["95 % interval high"])
+        assert low < gap < high
+        assert row["leaves out 0"] == str(low > 0 or high < 0)
+
+
+def test_only_runs_of_equal_seed_are_paired(tmp_path: Path) -> None:
+    root = tmp_path / "grid"
+    write_grid(root, objectives=("vanilla",), seeds=(0, 1), regimes=("head",))
+    write_grid(root, objectives=("maml",), seeds=(1, 2), regimes=("head",))
+    out = make(root)
+    by_seed = {(r["origin"]["objective"], r["seed"]): r["sets"]["tl_trg"]["f1"] for r in results(root)}
+    (row,) = (row for row in rows(out, "differences") if row["set"] == "tl_trg")
+    assert float(row["difference"]) == pytest.approx(by_seed["maml", 1] - by_seed["vanilla", 1])
+
+
+def test_variants_and_checkpoints_stay_apart(tmp_path: Path) -> None:
+    root = write_grid(tmp_path / "grid", labels=("", "full-scope"), steps=(20, 60), regimes=("head",))
+    out = make(root)
+    assert {(row["variant"], row["step"]) for row in rows(out, "differences")} == {
+        (label, step) for label in ("", "full-scope") for step in ("20", "60")
+    }
+    assert [(row["variant"], row["step"]) for row in rows(out, "by_step")] == [
+        ("", "20"), ("", "60"), ("full-scope", "20"), ("full-scope", "60"),
+    ]  # fmt: skip
+    last = [
+        row
+        for row in rows(out, "differences")
+        if row["step"] == "60" and row["variant"] == "" and row["set"] != "en_ewt"
+    ]
+    by_scale = next(row for row in rows(out, "by_scale") if row["variant"] == "")
+    assert float(by_scale["difference"]) == pytest.approx(np.mean([float(row["difference"]) for row in last]))
+    page(out)
+
+
+def test_the_page_is_self_contained_and_escapes_what_the_data_say(tmp_path: Path) -> None:
+    root = write_grid(
+        tmp_path / "grid", labels=("<script>alert(1)</script>", "$\\frac$ & co"), sources=("en_ewt", "all")
+    )
+    failed = root / "finetune" / "failed"
+    failed.mkdir()
+    (failed / "error.txt").write_text("ValueError: <img src=http://example.org/x.png>")
+    found = page(make(root))
+    assert found.elements["script"] == found.elements["img"] == 0
+    assert "<script>alert(1)</script>" in found.text
+    assert "ValueError: <img src=http://example.org/x.png>" in found.text
+    assert found.elements["svg"] >= 10
+    assert found.elements["table"] >= 10
+
+
+@pytest.mark.parametrize("generated", [True, False])
+def test_generated_text_is_announced_in_every_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], generated: bool
+) -> None:
+    out = make(write_grid(tmp_path / "grid", generated=generated))
+    texts = [
+        capsys.readouterr().out,
+        *(path.read_text() for path in out.rglob("*") if path.suffix in (".html", ".md", ".tex", ".csv")),
+    ]
+    assert len(texts) > 20
+    assert {GENERATED_NOTICE in text for text in texts} == {generated}
+
+
+def test_a_root_without_a_finished_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "grid" / "pretrain" / "nano-maml-s0"
+    run.mkdir(parents=True)
+    (run / "config.yaml").write_text("config: {}\nprovenance: {}\n")
+    (run / "metrics.jsonl").write_text('{"step": 7, "kind": "heldout"}\n{"step": 8, "ki')
+    out = make(tmp_path / "grid")
+    assert [row["what is known"] for row in rows(out, "left_out")] == ["at step 7"]
+    assert "no finished run" in capsys.readouterr().out
+    page(out)
+
+
+def test_only_vanilla_runs(tmp_path: Path) -> None:
+    out = make(write_grid(tmp_path / "grid", objectives=("vanilla",)))
+    assert {row["objective"] for row in rows(out, "f1")} == {"vanilla", ""}
+    assert not (out / "tables" / "differences.csv").exists()
+    assert "No two runs differ in the objective only." in page(out).text
+
+
+def test_a_model_from_elsewhere_is_a_row(tmp_path: Path) -> None:
+    root = write_grid(tmp_path / "grid")
+    write_finetuning(root, {"model": "some-model"}, regime="head")
+    out = make(root)
+    (row,) = (row for row in rows(out, "f1") if row["scale"] == "some-model")
+    assert row["objective"] == "other"
+    page(out)
+
+
+def test_broken_runs_are_named_and_left_out(tmp_path: Path) -> None:
+    root = write_grid(tmp_path / "grid", regimes=("head", "full"), sources=("en_ewt", "sk_snk"))
+    runs = sorted((root / "finetune").iterdir())
+    (runs[0] / "predictions" / "tl_trg.jsonl").unlink()
+    (runs[1] / "result.json").write_text("{")
+    (runs[2] / "result.json").write_text("[]")
+    (runs[3] / "config.yaml").unlink()
+    (runs[4] / "result.json").unlink()
+    (runs[4] / "error.txt").write_text("Traceback\n  ...\nValueError: no space left\n\n")
+    result = json.loads((runs[5] / "result.json").read_text())
+    result["sets"]["tl_trg"]["f1"] += 0.1
+    (runs[5] / "result.json").write_text(json.dumps(result))
+    del result["regime"]
+    (runs[6] / "result.json").write_text(json.dumps(result))
+    collection = collect([root])
+    found = {item.path: (item.state, item.reason) for item in collection.left_out}
+    assert set(found) == set(runs[:7])
+    assert [found[run][0] for run in runs[:7]] == ["broken"] * 4 + ["failed"] + ["broken"] * 2
+    assert found[runs[0]][1] == "predictions/tl_trg.jsonl is missing"
+    assert found[runs[4]][1] == "ValueError: no space left"
+    assert "result.json says" in found[runs[5]][1]
+    assert "'regime'" in found[runs[6]][1]
+    assert len(collection.finetuning) == 1
+    page(make(root))
+
+
+def test_the_same_setting_in_two_roots_is_counted_once(tmp_path: Path) -> None:
+    first, second = (write_grid(tmp_path / name, regimes=("head",)) for name in ("one", "two"))
+    collection = collect([first, second])
+    assert {item.state for item in collection.left_out} == {"duplicate"}
+    assert {run.path.parents[1] for run in collection.finetuning} == {first}
+
+
+def test_two_roots_are_paired_with_one_another(tmp_path: Path) -> None:
+    first = write_grid(tmp_path / "one", objectives=("vanilla",), regimes=("head",))
+    second = write_grid(tmp_path / "two", objectives=("maml",), regimes=("head",))
+    assert len(rows(make(first, second), "differences")) == 3
+
+
+def test_runs_on_other_sentences_are_not_compared(tmp_path: Path) -> None:
+    root = tmp_path / "grid"
+    for objective, words in (("vanilla", ()), ("maml", ("another", "sentence"))):
+        write_finetuning(root, write_pretraining(root, objective=objective), words=words)
+    assert build(collect([root]), resamples=10).f1.rows
+    assert "differences" not in {table.name for table in build(collect([root]), resamples=10).tables}
+
+
+def test_equal_budgets_interpolate_to_the_shorter_run(tmp_path: Path) -> None:
+    root = tmp_path / "grid"
+    write_pretraining(root, objective="vanilla", steps=60)
+    write_pretraining(root, objective="maml", steps=40)
+    found = {row["at equal"]: row for row in rows(make(root), "equal_budgets")}
+    assert float(found["updates"]["budget"]) == 40
+    assert float(found["tokens"]["budget"]) == 40 * 2048
+    expected = np.exp(2 + 5 * np.exp(-40 / 20) + 0.1 * np.sin(40))
+    for row in found.values():
+        assert float(row["perplexity vanilla"]) == pytest.approx(expected)
+        assert float(row["ratio"]) == pytest.approx(1)
+
+
+def test_a_report_is_a_function_of_the_runs(tmp_path: Path) -> None:
+    root = write_grid(tmp_path / "grid", regimes=("head",))
+    first = {path: path.read_bytes() for path in make(root).rglob("*") if path.is_file()}
+    stale = root / "report" / "tables" / "of_an_earlier_report.csv"
+    stale.write_text("")
+    assert {path: path.read_bytes() for path in make(root).rglob("*") if path.is_file()} == first
+
+
+@pytest.mark.parametrize("name", ["missing", "empty"])
+def test_a_root_without_runs_is_the_users_mistake(tmp_path: Path, name: str) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=name):
+        program.main([str(tmp_path / name)])
+
+
+def test_the_newest_grid_is_the_one_written_last(tmp_path: Path) -> None:
+    for age, name in enumerate(("new", "old")):
+        write_pretraining(tmp_path / name)
+        for path in (tmp_path / name).rglob("*"):
+            os.utime(path, (1e9 - age, 1e9 - age))
+    (tmp_path / "corpus").mkdir()
+    assert newest_grid(tmp_path) == tmp_path / "new"
+    with pytest.raises(UserError, match="holds no grid"):
+        newest_grid(tmp_path / "corpus")
+
+
+def test_as_a_script_from_another_folder(tmp_path: Path) -> None:
+    """Without a ROOT, by the documented command; no module that trains is imported."""
+    root = write_grid(tmp_path / "runs" / "demo", regimes=("head",))
+    code = f"import runpy, sys; sys.argv = ['report.py', '--out', 'out']; runpy.run_path({str(SCRIPT)!r}, run_name='__main__')"
+    check = f"import atexit, sys; atexit.register(lambda: print('torch' in sys.modules)); {code}"
+    for command in ([str(SCRIPT)], ["-c", check]):
+        done = subprocess.run(
+            [sys.executable, *command], cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "False"
+    assert f"report: {tmp_path / 'out' / 'index.html'}" in done.stdout
+    assert (root / "report" / "index.html").exists()
+    missing = subprocess.run(
+        [sys.executable, str(SCRIPT), "nowhere"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert missing.returncode == 2
+    assert missing.stderr == "error: nowhere: no such folder; give the folder of a grid\n"

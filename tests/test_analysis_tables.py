@@ -1,0 +1,107 @@
+"""One table in four formats: what goes in comes out, and no text of the data is taken for markup."""
+
+from __future__ import annotations
+
+import csv
+import io
+from html.parser import HTMLParser
+
+import pytest
+
+from analysis.tables import ABSENT, Cell, Column, Table, latex_escape
+
+HOSTILE = "<script>alert(1)</script> a|b & 50% $x_1$ #{}~^\\"
+
+
+def table() -> Table:
+    columns = [Column("name"), Column("n"), Column("F1"), Column("gap", digits=2, signed=True)]
+    columns += [Column("95 %", signed=True, interval=True), Column("yes?")]
+    rows: list[list[Cell]] = [
+        ["plain", 1234, 1 / 3, -0.5, (-0.125, 0.25), True],
+        [HOSTILE, 0, float("nan"), 0.004, (float("nan"), float("nan")), False],
+        ["", None, None, 12.0, (0.0, 1.0), None],
+    ]
+    return Table("t", "A title", columns, rows, "A note.")
+
+
+def test_csv_gives_back_the_numbers() -> None:
+    rows = list(csv.DictReader(io.StringIO(table().to_csv())))
+    assert list(rows[0]) == ["name", "n", "F1", "gap", "95 % low", "95 % high", "yes?"]
+    assert float(rows[0]["F1"]) == 1 / 3
+    assert (float(rows[0]["95 % low"]), float(rows[0]["95 % high"])) == (-0.125, 0.25)
+    assert rows[1]["name"] == HOSTILE
+    assert rows[1]["F1"] == rows[1]["95 % low"] == rows[2]["n"] == ""
+
+
+def test_csv_carries_the_notice_in_a_column() -> None:
+    rows = list(csv.DictReader(io.StringIO(table().to_csv("made up"))))
+    assert [row["notice"] for row in rows] == ["made up"] * 3
+
+
+def test_shown_numbers() -> None:
+    shown = table().shown()
+    assert shown[0] == ["plain", "1,234", "0.333", "−0.50", "−0.125 to +0.250", "yes"]
+    assert shown[1][2:] == [ABSENT, "+0.00", ABSENT, "no"]
+
+
+class Texts(HTMLParser):
+    """The texts of the cells, and every element that was opened."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.cells: list[str] = []
+        self.elements: set[str] = set()
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.add(tag)
+        if tag in ("td", "th"):
+            self.cells.append("")
+
+    def handle_data(self, data: str) -> None:
+        if self.cells:
+            self.cells[-1] += data.strip("\n")
+
+
+def test_html_gives_back_the_texts_and_escapes_them() -> None:
+    parsed = Texts(table().to_html())
+    heads = [column.head for column in table().columns]
+    assert parsed.cells == [*heads, *(text for row in table().shown() for text in row)]
+    assert parsed.elements == {"table", "thead", "tbody", "tr", "th", "td"}
+
+
+def test_markdown_has_as_many_cells_in_every_line() -> None:
+    lines = table().to_markdown().splitlines()
+    assert {line.replace("\\|", "").count("|") for line in lines} == {7}
+    assert "<script>" not in table().to_markdown()
+
+
+def test_latex_is_escaped_and_carries_title_and_notice_as_comments() -> None:
+    text = table().to_latex("made\nup")
+    assert text.startswith("% made up\n% A title\n% A note.\n\\begin{tabular}{lrrrrl}\n\\toprule\n")
+    assert r"\textless{}script\textgreater{}" in text
+    assert r"50\% \$x\_1\$ \#\{\}\textasciitilde{}\textasciicircum{}\textbackslash{} & 0 &" in text
+    body = text.split(r"\toprule")[1]
+    assert {line.replace(r"\&", "").count("&") for line in body.splitlines() if line.endswith(r"\\")} == {5}
+
+
+def test_latex_escape_of_an_en_dash_and_a_minus() -> None:
+    assert latex_escape("−1 – 2") == "$-$1 -- 2"
+
+
+def test_constant_columns_are_left_out_only_if_named() -> None:
+    columns = [Column("a"), Column("b"), Column("c")]
+    found = Table("t", "t", columns, [[1, "x", 5], [1, None, 6]]).without_constant("b", "c")
+    assert [column.head for column in found.columns] == ["a", "c"]
+    assert found.rows == [[1, 5], [1, 6]]
+
+
+def test_terminal_text_is_aligned() -> None:
+    lines = table().to_text().splitlines()
+    assert lines[2].index("1,234") + 5 == lines[0].index(" n ") + 2
+    assert len(lines) == 5
+
+
+def test_a_row_of_the_wrong_length_is_refused() -> None:
+    with pytest.raises(ValueError, match="2 cells under 1 columns"):
+        Table("t", "t", [Column("a")], [[1, 2]])
