@@ -27,7 +27,7 @@ from transformers import AutoTokenizer
 from metapt import prepare
 from metapt.config import CorpusConfig
 from metapt.data import corpus as corpus_module
-from metapt.data import tokenizers
+from metapt.data import reading, tokenizers
 from metapt.data.corpus import Corpus, prepare_corpus
 from metapt.data.shards import ShardWriter, TokenStream
 from metapt.errors import OperationalError, UserError
@@ -171,6 +171,26 @@ def test_max_tokens_ends_after_the_document_that_reaches_it(expected: Corpus, tm
     longest = max(np.diff(np.flatnonzero(np.array(everything(expected.train)) == expected.tokenizer.eos_id)))
     assert 300 <= total < 300 + longest + 5
     assert everything(corpus.train) == everything(expected.train)[: len(corpus.train)]
+
+
+def test_the_held_out_share_is_met_and_a_longer_corpus_holds_out_the_same(tmp_path: Path) -> None:
+    texts = [f"text {number}" for number in range(4000)]
+    tokenizer = tokenizers.train_tokenizer(texts, 300)
+    tokenizers.save_tokenizer(tokenizer, tmp_path / "tokenizer", "bpe")
+    long, short = (
+        prepare_corpus(
+            config(
+                tmp_path,
+                write(tmp_path / f"{size}.jsonl", jsonl(texts[:size])),
+                heldout_share=0.1,
+                tokenizer=str(tmp_path / "tokenizer"),
+            )
+        )
+        for size in (4000, 1500)
+    )
+    heldout = documents_of(long.heldout, long)
+    assert abs(len(heldout) - 400) < 4 * (4000 * 0.1 * 0.9) ** 0.5
+    assert documents_of(short.heldout, short) == [text for text in heldout if text in set(texts[:1500])]
 
 
 # --- shards -------------------------------------------------------------------------------------------------
@@ -381,6 +401,26 @@ def test_bad_input_is_refused_with_its_place_or_counted(kind: str, expected: Cor
     corpus = prepare_corpus(config(tmp_path, tmp_path / "in", on_bad_input="skip"))
     assert corpus.manifest["skipped"] == {reason: 1}
     assert corpus.fingerprint == expected.fingerprint
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.txt", "a.jsonl.gz", "a.txt.zst"])
+@pytest.mark.parametrize("txt_document", ["file", "block"])
+@given(
+    st.binary(max_size=200)
+    | st.lists(st.sampled_from([b'{"text": ', b'"a"', b"}", b"\n", b"\xff", b" "])).map(b"".join)
+)
+def test_any_bytes_are_read_or_counted(
+    tmp_path_factory: pytest.TempPathFactory, name: str, txt_document: str, content: bytes
+) -> None:
+    packed = content
+    if name.endswith(".gz") and not content.startswith(b"\xff"):
+        packed = gzip.compress(content)
+    path = write(tmp_path_factory.mktemp("fuzz") / name, packed)
+    faults = reading.Faults("skip")
+    found = list(reading.read_file(path, txt_document, faults))
+    assert all(document.text.strip() and len(document.text.encode()) == document.bytes for document in found)
+    if name == "a.txt" and txt_document == "file":
+        assert len(found) + faults.skipped.total() == 1
 
 
 def test_the_whole_lines_of_a_truncated_archive_are_kept(tmp_path: Path) -> None:
@@ -609,7 +649,8 @@ def test_prepare_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFix
     ]
     arguments += ["data.heldout_share=0.3", "data.on_bad_input=skip"]
     prepare.main(arguments)
-    printed = capsys.readouterr().out
+    printed, progress = capsys.readouterr()
+    assert progress.startswith("training a byte-level BPE of 300 entries")
     (folder,) = (path for path in (tmp_path / "cache").iterdir() if path.is_dir())
     corpus = Corpus.open(folder)
     assert str(folder) in printed

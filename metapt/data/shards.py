@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
 SHARD_TOKENS = 2**28
 
@@ -103,10 +104,13 @@ class TokenStream:
             raise IndexError(
                 f"windows of {length} from {starts.min()} to {starts.max()} in {len(self)} tokens"
             )
-        positions = starts[:, None] + np.arange(length)
-        windows = np.empty(positions.shape, dtype=np.int64)
-        owner = np.searchsorted(self._ends, positions, side="right")
-        for index in np.unique(owner):
-            shard, inside = self._shards[index], owner == index
-            windows[inside] = shard[positions[inside] - (self._ends[index] - len(shard))]
+        windows = np.empty((len(starts), length), dtype=np.int64)
+        owner = np.searchsorted(self._ends, starts, side="right")
+        whole = starts + length <= self._ends[owner]
+        for index in np.unique(owner[whole]):
+            shard, rows = self._shards[index], whole & (owner == index)
+            begin = self._ends[index] - len(shard)
+            windows[rows] = sliding_window_view(shard, length)[starts[rows] - begin]
+        for row in np.flatnonzero(~whole):
+            windows[row] = self.tokens(starts[row], starts[row] + length)
         return windows
