@@ -1,0 +1,111 @@
+"""A quick stand-in for the programs of a grid, and a submitter of it, for the tests of launching.
+
+    python launch_fakes.py job RUN_DIR KIND BEHAVIOUR     one job: ok, fail, fail-once, slow, killed, silent, stoppable
+    python launch_fakes.py submit ROOT CLUSTER [NAME=BEHAVIOUR ...]
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from metapt.config import ClusterConfig, GridConfig, SubmitConfig
+from metapt.errors import EXIT_INTERRUPTED, run_command
+from metapt.launch.grid import Job, Plan
+from metapt.launch.root import Root
+from metapt.launch.submission import run_plan
+from metapt.runs import MetricsWriter, Run
+
+SHAPE = {  # id: what it needs
+    "prepare/demo": [],
+    "pretrain/a": ["prepare/demo"],
+    "pretrain/b": ["prepare/demo"],
+    "finetune/a": ["pretrain/a"],
+    "finetune/b": ["pretrain/b"],
+    "report": ["prepare/demo", "pretrain/a", "pretrain/b", "finetune/a", "finetune/b"],
+}
+
+
+def fake_plan(root: Path, behaviours: dict[str, str] | None = None) -> Plan:
+    """Two chains of pretraining and fine-tuning over one corpus, and a report."""
+    jobs = []
+    for name, needs in SHAPE.items():
+        behaviour = (behaviours or {}).get(name, "ok")
+        kind = name.split("/")[0]
+        argv = ("job", str(root / name), kind, behaviour)
+        jobs.append(Job(name, kind, (str(Path(__file__).resolve()),), argv, name, tuple(needs)))
+    return Plan("fake", tuple(jobs))
+
+
+def starts(root: Path) -> list[str]:
+    """The jobs that were started, in order."""
+    log = root / "starts.log"
+    return log.read_text().split() if log.exists() else []
+
+
+def run_fake(root: Path, cluster: ClusterConfig, behaviours: dict[str, str] | None = None) -> None:
+    config = SubmitConfig(grid=GridConfig(name="fake"), cluster=cluster, root=str(root))
+    with Root(root).claimed():
+        run_plan(fake_plan(root, behaviours), Root(root), config)
+
+
+def job(run_dir: Path, kind: str, behaviour: str) -> None:
+    run = Run(run_dir)
+    root = run_dir.parent if kind == "report" else run_dir.parent.parent
+    if int(os.environ.get("RANK", 0)):
+        return
+    with (root / "starts.log").open("a") as log:
+        log.write(f"{run_dir.relative_to(root)}\n")
+    if kind not in ("pretrain", "finetune"):
+        _behave(run, behaviour)
+        return
+    with run.claimed():
+        run.begin({"train": {"max_steps": 4}}, {})
+        metrics = MetricsWriter(run)
+        for step in range(1, 5):
+            metrics.write(step, "autoregressive", lm_loss_nats=5.0 / step, seconds=0.01, tokens_per_second=100.0)
+        metrics.close()
+        _behave(run, behaviour)
+        run.finish({"kind": kind})
+
+
+def _behave(run: Run, behaviour: str) -> None:
+    if behaviour == "slow":
+        time.sleep(1.0)
+    elif behaviour == "fail" or (behaviour == "fail-once" and not (run.path / "tried").exists()):
+        (run.path / "tried").touch()
+        print("a first line\nsomething is wrong with the data", file=sys.stderr)
+        sys.exit(1)
+    elif behaviour == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif behaviour == "silent":
+        sys.exit(0)
+    elif behaviour == "stoppable" and not (run.path / "saved").exists():
+        _work_until_told(run)
+
+
+def _work_until_told(run: Run) -> None:
+    """Like training: saves and exits with 75 on a signal; once saved, the next start ends well."""
+    told: list[int] = []
+    for number in (signal.SIGTERM, signal.SIGUSR2):
+        signal.signal(number, lambda number, frame: told.append(number))
+    (run.path / "started").touch()
+    while not told:
+        time.sleep(0.02)
+    (run.path / "saved").touch()
+    sys.exit(EXIT_INTERRUPTED)
+
+
+def main(argv: list[str]) -> None:
+    if argv[0] == "job":
+        job(Path(argv[1]), argv[2], argv[3])
+    else:
+        behaviours = dict(word.split("=") for word in argv[3:])
+        run_fake(Path(argv[1]), ClusterConfig(name=argv[2], max_parallel=2), behaviours)
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,205 @@
+"""Running grids of quick stand-in jobs: order, failure, restart, two submitters, signals, and what is printed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import launch_fakes
+import pytest
+from launch_fakes import SHAPE, fake_plan, run_fake, starts
+
+from metapt import commandline
+from metapt.config import ClusterConfig
+from metapt.errors import OperationalError, UserError
+from metapt.launch.display import print_status
+from metapt.launch.root import Root
+from metapt.launch.status import run_status
+from metapt.launch.submission import current_states, submit
+
+REPOSITORY = Path(__file__).parents[1]
+INLINE = ClusterConfig(name="inline")
+LOCAL = ClusterConfig(name="local", max_parallel=2)
+
+
+@pytest.fixture(autouse=True)
+def _children_find_metapt(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "tests")]))
+
+
+def states(root: Path) -> dict[str, str]:
+    return current_states(fake_plan(root), Root(root))
+
+
+def submitter(root: Path, cluster: str, *behaviours: str) -> subprocess.Popen[str]:
+    command = [sys.executable, launch_fakes.__file__, "submit", str(root), cluster, *behaviours]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def wait_for(path: Path) -> None:
+    deadline = time.monotonic() + 60
+    while not path.exists():
+        assert time.monotonic() < deadline, f"{path} did not appear"
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("cluster", [INLINE, LOCAL], ids=["inline", "local"])
+def test_every_job_runs_once_and_after_what_it_needs(
+    tmp_path: Path, cluster: ClusterConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_fake(tmp_path, cluster)
+    order = starts(tmp_path)
+    assert sorted(order) == sorted(SHAPE)
+    for name, needs in SHAPE.items():
+        assert all(order.index(need) < order.index(name) for need in needs)
+    assert set(states(tmp_path).values()) == {"done"}
+    assert "6 of 6 jobs done" in capsys.readouterr().out
+
+
+def test_a_finished_grid_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_fake(tmp_path, INLINE)
+    before = starts(tmp_path)
+    capsys.readouterr()
+    run_fake(tmp_path, INLINE)
+    assert starts(tmp_path) == before
+    assert "nothing to do: 6 of 6 jobs are done" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("cluster", [INLINE, LOCAL], ids=["inline", "local"])
+def test_a_failure_stops_what_needs_it_and_nothing_else(
+    tmp_path: Path, cluster: ClusterConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(OperationalError, match="1 failed, 1 blocked"):
+        run_fake(tmp_path, cluster, {"pretrain/a": "fail-once"})
+    assert states(tmp_path)["pretrain/a"] == "failed"
+    assert set(starts(tmp_path)) == set(SHAPE) - {"finetune/a"}
+    printed = capsys.readouterr().out
+    assert "pretrain/a: something is wrong with the data" in printed
+    assert "blocked finetune/a" in printed
+
+    (tmp_path / "starts.log").unlink()
+    run_fake(tmp_path, cluster, {"pretrain/a": "fail-once"})
+    assert set(starts(tmp_path)) == {"prepare/demo", "pretrain/a", "finetune/a", "report"}
+    assert set(states(tmp_path).values()) == {"done"}
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "said"),
+    [("fail", "something is wrong with the data"), ("killed", "killed by SIGKILL (out of memory?)")],
+)
+@pytest.mark.parametrize("name", ["prepare/demo", "finetune/b"])
+def test_the_reason_of_a_failure_is_kept(tmp_path: Path, name: str, behaviour: str, said: str) -> None:
+    with pytest.raises(OperationalError):
+        run_fake(tmp_path, INLINE, {name: behaviour})
+    status = run_status(tmp_path / name)
+    assert (status.state, status.last_error_line) == ("failed", said)
+
+
+def test_exit_code_0_without_a_result_is_a_failure(tmp_path: Path) -> None:
+    with pytest.raises(OperationalError, match="1 failed"):
+        run_fake(tmp_path, INLINE, {"finetune/b": "silent"})
+    assert "without a word" in run_status(tmp_path / "finetune/b").last_error_line
+
+
+def test_the_report_is_made_again_when_a_run_is_newer(tmp_path: Path) -> None:
+    run_fake(tmp_path, INLINE)
+    later = time.time_ns() + 10**9
+    os.utime(tmp_path / "finetune/a/result.json", ns=(later, later))
+    before = len(starts(tmp_path))
+    run_fake(tmp_path, INLINE)
+    assert starts(tmp_path)[before:] == ["report"]
+
+
+@pytest.mark.parametrize("cluster", ["inline", "local"])
+def test_two_submitters_at_once_never_run_a_job_twice(tmp_path: Path, cluster: str) -> None:
+    slow = [f"{name}=slow" for name in ("pretrain/a", "finetune/b")]
+    first = submitter(tmp_path, cluster, *slow)
+    wait_for(tmp_path / "starts.log")
+    second = submitter(tmp_path, cluster, *slow)
+    said, _ = second.communicate(timeout=60)
+    assert second.returncode == 1
+    assert f"process {first.pid} on" in said
+    assert "already at work" in said
+    first.communicate(timeout=60)
+    assert first.returncode == 0
+    assert sorted(starts(tmp_path)) == sorted(SHAPE)
+
+
+def test_a_job_that_a_killed_submitter_left_behind_is_waited_for(tmp_path: Path) -> None:
+    first = submitter(tmp_path, "inline", "pretrain/a=slow")
+    wait_for(tmp_path / "pretrain/a/metrics.jsonl")
+    first.kill()
+    first.communicate()
+    run_fake(tmp_path, INLINE)
+    assert starts(tmp_path).count("pretrain/a") == 1
+    assert set(states(tmp_path).values()) == {"done"}
+
+
+@pytest.mark.parametrize("cluster", ["inline", "local"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_stopping_lets_jobs_save_and_the_next_call_goes_on(
+    tmp_path: Path, cluster: str, number: signal.Signals
+) -> None:
+    process = submitter(tmp_path, cluster, "pretrain/a=stoppable")
+    wait_for(tmp_path / "pretrain/a/started")
+    process.send_signal(number)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 75, said
+    assert (tmp_path / "pretrain/a/saved").exists()
+    assert states(tmp_path)["pretrain/a"] == "interrupted"
+    run_fake(tmp_path, ClusterConfig(name=cluster), {"pretrain/a": "stoppable"})
+    assert set(states(tmp_path).values()) == {"done"}
+
+
+def test_status_prints_progress_and_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(OperationalError):
+        run_fake(tmp_path, INLINE, {"finetune/a": "fail", "pretrain/b": "stoppable"} | {"pretrain/b": "killed"})
+    capsys.readouterr()
+    root = Root(tmp_path)
+    print_status(root.read_plan(), current_states(root.read_plan(), root), root)
+    printed = capsys.readouterr().out
+    assert "3 of 6 done" in printed
+    assert "failed  finetune/a: something is wrong with the data" in printed
+    assert str(tmp_path / "logs/finetune/a.err") in printed
+
+
+def test_a_run_with_another_configuration_is_refused(tmp_path: Path) -> None:
+    words = ["grid=demo", "cluster=inline", f"root={tmp_path}"]
+    config = commandline.load("submit", words)
+    run = Root(tmp_path).run(next(job for job in fake_demo(config) if job.kind == "pretrain"))
+    run.begin({"train": {"max_steps": 7}}, {})
+    with pytest.raises(UserError, match=r"nano-vanilla-s0: train.max_steps: 7 there, \d+ here"):
+        submit(config)
+
+
+def fake_demo(config: object) -> tuple:  # type: ignore[type-arg]
+    from metapt.launch.grid import plan
+
+    return plan(config).jobs  # type: ignore[arg-type]
+
+
+def test_a_dry_run_says_everything_and_writes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    submit(commandline.load("submit", ["grid=demo", "cluster=local", "dry_run=true"]))
+    printed = capsys.readouterr().out
+    assert "python -m metapt.finetune" in printed
+    assert "12 jobs (1 prepare, 2 pretrain, 8 finetune, 1 report); 12 to do" in printed
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_submit_and_status_import_nothing_heavy() -> None:
+    script = "import sys, metapt.submit, metapt.status; print({'torch', 'transformers', 'deepspeed'} & set(sys.modules))"
+    assert subprocess.check_output([sys.executable, "-c", script], text=True).strip() == "set()"
+
+
+def test_status_without_a_plan_is_the_users_mistake(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "metapt.status", f"root={tmp_path}"]
+    ended = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY)
+    assert ended.returncode == 2
+    assert "plan.json: no such file" in ended.stderr
