@@ -52,7 +52,9 @@ def load(command: str, arguments: Sequence[str]) -> Any:
         else:
             good.append(argument)
     try:
-        config = _compose(command, good)
+        composed = _compose(command, good)
+        complaints += _fill_missing(command, composed)
+        config = OmegaConf.to_object(composed)
         complaints += schema.check(config)
     except (HydraException, OmegaConfBaseException) as error:
         complaints.append(_first_line(error))
@@ -95,7 +97,16 @@ def _compose(command: str, overrides: Sequence[str]) -> Any:
         config = compose("config", overrides=rest)
     for override in mappings:
         OmegaConf.update(config, override.key_or_group, override.value(), merge=False, force_add=True)
-    return OmegaConf.to_object(config)
+    return config
+
+
+def _fill_missing(command: str, composed: Any) -> list[str]:
+    """Complaints about required keys that were not given; they get a value, so that the other checks can run."""
+    helps = {path: item.metadata["help"] for path, item in _leaves(schema.COMMANDS[command])}
+    missing = sorted(OmegaConf.missing_keys(composed))
+    for name in missing:
+        OmegaConf.update(composed, name, "missing")
+    return [f"{name} is required ({helps[name]})" for name in missing]
 
 
 def _mappings(command: str) -> tuple[str, ...]:

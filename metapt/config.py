@@ -287,8 +287,6 @@ def _check_fields(node: Any, prefix: str) -> Iterator[str]:
         path, value, rule = f"{prefix}{item.name}", getattr(node, item.name), item.metadata
         if is_dataclass(value):
             yield from _check_fields(value, f"{path}.")
-        elif value == MISSING:
-            yield f"{path} is required ({rule['help']})"
         elif value is None:
             continue
         elif "choices" in rule and value not in rule["choices"]:

@@ -1,0 +1,70 @@
+"""What several test files share: small configurations, token streams, and runs of the real commands."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+REPO = Path(__file__).parents[1]
+
+REAL_DATA = {"uner": "METAPT_UNER_DIR", "text": "METAPT_TEXT_DIR", "tokenizer": "METAPT_TOKENIZER"}
+
+
+@pytest.fixture
+def stream_of(tmp_path: Path) -> Callable[[np.ndarray], object]:
+    """Makes a TokenStream of given tokens, in shards of 1,000."""
+    from metapt.data.shards import ShardWriter, TokenStream
+
+    def make(tokens: np.ndarray) -> TokenStream:
+        folder = tmp_path / f"stream{len(list(tmp_path.glob('stream*')))}"
+        folder.mkdir()
+        writer = ShardWriter(folder, "train", np.dtype(np.uint16), shard_tokens=1000)
+        writer.add(np.asarray(tokens), 0)
+        writer.finish()
+        return TokenStream(sorted(folder.glob("*.bin")), np.dtype(np.uint16))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def corpus_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One cache of token shards for all tests of a session."""
+    return tmp_path_factory.mktemp("corpus")
+
+
+@pytest.fixture(scope="session")
+def nano_arguments(corpus_cache: Path) -> list[str]:
+    """Arguments of a pretraining run of seconds: nano on the generated corpus."""
+    return [
+        "model=nano",
+        "data=demo",
+        f"data.cache_dir={corpus_cache}",
+        "train.seq_len=64",
+        "train.micro_batch=4",
+        "train.max_steps=8",
+        "train.warmup_steps=2",
+        "train.checkpoint_every=4",
+        "train.heldout_every=4",
+        "train.heldout_batches=2",
+    ]
+
+
+def run_module(
+    module: str, arguments: Sequence[str], ranks: int = 1, **kwargs: object
+) -> subprocess.CompletedProcess:
+    """`python -m module arguments`, under torchrun if there are several ranks; stdout and stderr are captured."""
+    launcher = (
+        ["-m", "torch.distributed.run", f"--nproc-per-node={ranks}", "--master-port=0"] if ranks > 1 else []
+    )
+    command = [sys.executable, *launcher, "-m", module, *arguments]
+    return subprocess.run(
+        command, cwd=REPO, capture_output=True, text=True, timeout=300, check=False, **kwargs
+    )

@@ -1,0 +1,67 @@
+"""Batches are a function of (seed, step)."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from metapt.data.batches import Batches, heldout_sequences
+from metapt.errors import UserError
+
+
+class Counting:
+    """A stream whose token at position i is i."""
+
+    def __init__(self, size: int):
+        self.size = size
+
+    def __len__(self) -> int:
+        return self.size
+
+    def windows(self, starts: np.ndarray, length: int) -> np.ndarray:
+        assert (starts >= 0).all()
+        assert (starts + length <= self.size).all()
+        return starts[:, None] + np.arange(length)
+
+
+@given(st.integers(2, 400), st.integers(1, 20), st.integers(0, 3), st.data())
+@settings(max_examples=60, deadline=None)
+def test_any_slice_of_the_order_is_the_same_slice(size: int, seq_len: int, seed: int, data: st.DataObject):
+    if size <= seq_len:
+        return
+    batches = Batches(Counting(size), seq_len, seed)
+    total = 3 * batches.num_rows
+    whole = batches.rows(0, total)
+    first = data.draw(st.integers(0, total))
+    count = data.draw(st.integers(0, total - first))
+    assert (batches.rows(first, count) == whole[first : first + count]).all()
+
+
+def test_every_token_is_a_target_once_an_epoch():
+    batches = Batches(Counting(1001), 10, 0)
+    for epoch in range(2):
+        targets = batches.sequences(epoch * batches.num_rows, batches.num_rows)[:, 1:]
+        assert sorted(targets.ravel().tolist()) == list(range(1, 1001))
+
+
+def test_epochs_and_seeds_have_other_orders():
+    rows = [
+        Batches(Counting(5001), 10, seed).rows(first, 500).tolist()
+        for seed, first in ((0, 0), (0, 500), (1, 0))
+    ]
+    assert len({tuple(order) for order in rows}) == 3
+
+
+def test_too_short_a_corpus_is_refused():
+    with pytest.raises(UserError, match=r"5 training tokens.*train.seq_len=8"):
+        Batches(Counting(5), 8, 0)
+    with pytest.raises(UserError, match="held-out"):
+        heldout_sequences(Counting(1), 8, 4)
+
+
+def test_heldout_is_at_most_the_limit_and_adapts_to_short_splits():
+    assert heldout_sequences(Counting(1000), 10, 4).shape == (4, 11)
+    assert heldout_sequences(Counting(1000), 10, 400).shape == (99, 11)
+    assert heldout_sequences(Counting(6), 10, 4).tolist() == [[0, 1, 2, 3, 4, 5]]

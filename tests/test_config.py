@@ -1,0 +1,150 @@
+"""The command line contract: what is accepted, what is refused, and how it is said."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from conftest import REPO, run_module
+
+from metapt import commandline
+from metapt.config import DS_CONFIGS, identity
+from metapt.errors import UserError
+
+SCALES = ("nano", "tiny", "small", "medium", "large")
+REQUIRED = {
+    "finetune": ["checkpoint=x", "source=en_ewt", "run_dir=y"],
+    "pretrain": [],
+    "submit": [],
+    "status": [],
+}
+
+
+def shipped_choices() -> list[tuple[str, str, str]]:
+    files = (REPO / "metapt" / "conf").glob("*/*/*.yaml")
+    return sorted((path.parts[-3], path.parts[-2], path.stem) for path in files)
+
+
+@pytest.mark.parametrize(("command", "group", "choice"), shipped_choices())
+def test_every_shipped_configuration_parses(
+    command: str, group: str, choice: str, monkeypatch: pytest.MonkeyPatch
+):
+    for variable in ("METAPT_TEXT_DIR", "METAPT_UNER_DIR", "METAPT_TOKENIZER"):
+        monkeypatch.setenv(variable, "/somewhere")
+    extra = ["data.text_dir=/somewhere"] if choice == "text" else []
+    commandline.load(command, [*REQUIRED[command], f"{group}={choice}", *extra])
+
+
+@pytest.mark.parametrize("file", sorted(DS_CONFIGS.glob("*.json")), ids=lambda path: path.stem)
+def test_shipped_deepspeed_files_state_clipping_and_stage(file: Path):
+    settings = json.loads(file.read_text())
+    assert "gradient_clipping" in settings  # its default changed between DeepSpeed versions
+    assert str(settings["zero_optimization"]["stage"]) in file.stem
+
+
+@pytest.mark.parametrize(
+    ("scale", "width", "feed_forward", "batch"),
+    [
+        ("tiny", 96, 384, 1024),
+        ("small", 384, 1536, 2048),
+        ("medium", 768, 3072, 2048),
+        ("large", 1536, 6144, 2048),
+    ],
+)
+def test_paper_scales(scale: str, width: int, feed_forward: int, batch: int):
+    config = commandline.load("pretrain", [f"model={scale}", "objective=maml"])
+    model, train, meta = config.model, config.train, config.meta
+    assert (model.hidden_size, model.intermediate_size, model.num_layers) == (width, feed_forward, 12)
+    assert (model.num_heads, model.num_kv_heads, model.vocab_size) == (12, 4, 50304)
+    assert (train.seq_len, train.lr, train.warmup_steps, train.max_steps) == (2048, 3e-4, 2500, 6000)
+    assert train.micro_batch * train.accumulation == batch
+    assert (meta.rho, meta.n_way, meta.k_shot, meta.inner_steps, meta.inner_lr) == (0.5, 32, 4, 10, 1e-3)
+
+
+def test_vanilla_has_no_episodes():
+    assert commandline.load("pretrain", ["model=tiny", "objective=vanilla"]).meta.rho == 0
+
+
+def test_objectives_differ_in_nothing_but_the_objective():
+    vanilla, maml = (
+        identity(commandline.load("pretrain", [f"objective={name}"])) for name in ("vanilla", "maml")
+    )
+    assert vanilla.pop("meta") | {"objective": "maml", "rho": 0.5} == maml.pop("meta")
+    assert vanilla == maml
+
+
+def test_all_mistakes_are_told_at_once():
+    wrong = [
+        "model=tny",
+        "train.sed=1",
+        "train.lr=fast",
+        "meta.rho=1.5",
+        "objective=maml",
+        "train.precision=fp8",
+        "word",
+    ]
+    with pytest.raises(UserError) as caught:
+        commandline.load("pretrain", wrong)
+    message = str(caught.value)
+    for part in (
+        "model=tny: model is one of large, medium, nano, small, tiny",
+        "train.sed: no such key; did you mean train.seed",
+        "train.lr=fast",
+        "meta.rho=1.5: must be at most 1",
+        "train.precision=fp8: must be one of bf16, fp32",
+        "'word': not of the form key=value",
+    ):
+        assert part in message
+    assert len(message.splitlines()) == 7
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["model.hidden_size=50"], "model.hidden_size=50: must be a multiple of model.num_heads=4"),
+        (["model.num_kv_heads=3"], "model.num_kv_heads=3: must divide"),
+        (["train.seq_len=4096"], "train.seq_len=4096: the model has only"),
+        (["data=text"], "data.text_dir is required"),
+        (["objective=vanilla", "meta.rho=0.5"], "objective=vanilla has no episodes"),
+        (["objective=maml", "meta.rho=0"], "objective=maml without episodes"),
+        (["objective=maml", "meta.min_context=32"], "meta.min_context=32: must be less than meta.window=32"),
+        (["objective=maml", "meta.scope=last_n", "meta.last_n=9"], "meta.last_n=9"),
+        (["data.vocab_size=4096"], "data.vocab_size=4096: the model has only"),
+        (["train.max_steps=10"], "train.warmup_steps=30: exceeds"),
+        (["ds=zero7"], "shipped are zero0, zero1, zero2, zero2_offload, zero3"),
+        (["~train.lr"], "only key=value"),
+        (["train.lr=1e-3,1e-4"], "only key=value"),
+    ],
+)
+def test_checks_across_keys(arguments: list[str], part: str):
+    with pytest.raises(UserError, match="mistake") as caught:
+        commandline.load("pretrain", arguments)
+    assert part in str(caught.value)
+
+
+def test_required_keys_are_asked_for():
+    with pytest.raises(UserError) as caught:
+        commandline.load("finetune", [])
+    assert all(f"{name} is required" in str(caught.value) for name in ("checkpoint", "source", "run_dir"))
+
+
+def test_run_dir_and_cache_do_not_decide_the_outcome():
+    kept = identity(commandline.load("pretrain", ["run_dir=/a", "data.cache_dir=/b"]))
+    assert "run_dir" not in kept
+    assert "cache_dir" not in kept["data"]
+
+
+@pytest.mark.parametrize("command", ["pretrain", "finetune", "submit"])
+def test_a_mistake_ends_with_2_and_no_traceback(command: str):
+    done = run_module(f"metapt.{command}", ["sed=1"])
+    assert done.returncode == 2
+    assert "sed: no such key" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_help_lists_choices_and_keys():
+    done = run_module("metapt.pretrain", ["--help"])
+    assert done.returncode == 0
+    assert "model=large|medium|nano|small|tiny" in done.stdout
+    assert "train.seed=" in done.stdout
