@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zstandard
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
@@ -196,6 +196,7 @@ def test_the_held_out_share_is_met_and_a_longer_corpus_holds_out_the_same(tmp_pa
 # --- shards -------------------------------------------------------------------------------------------------
 
 
+@settings(deadline=None)
 @given(
     sizes=st.lists(st.integers(1, 9), min_size=1, max_size=12),
     shard_tokens=st.integers(1, 11),
@@ -405,6 +406,7 @@ def test_bad_input_is_refused_with_its_place_or_counted(kind: str, expected: Cor
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.txt", "a.jsonl.gz", "a.txt.zst"])
 @pytest.mark.parametrize("txt_document", ["file", "block"])
+@settings(deadline=None)
 @given(
     st.binary(max_size=200)
     | st.lists(st.sampled_from([b'{"text": ', b'"a"', b"}", b"\n", b"\xff", b" "])).map(b"".join)
