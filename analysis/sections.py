@@ -116,7 +116,7 @@ def _summary(
     seeds = {item.seeds for item in found}
     spans = {item.set_name: item.gold_spans for item in on_targets}
     text = (
-        f"MAML and vanilla can be compared in {pairs} pairs of runs. On {', '.join(names)} the mean difference in micro-F1, MAML "
+        f"MAML and vanilla can be compared in {pairs} pair{'s' if pairs != 1 else ''} of runs. On {', '.join(names)} the mean difference in micro-F1, MAML "
         f"minus vanilla, is {_points(gap.value)} points, with a 95 % interval from {_points(low)} to {_points(high)} over "
         f"sentences. Of {len(on_targets)} single comparisons (a setting on one of these sets), {above + below} intervals leave "
         f"out 0: {above} in favour of MAML, {below} in favour of vanilla; if there were no difference at all, about {0.05 * len(on_targets):.1f} would be expected to."
