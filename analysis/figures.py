@@ -381,7 +381,9 @@ def _legend(axis: Axes) -> None:
     handles, labels = axis.get_legend_handles_labels()
     unique = dict(zip(labels, handles, strict=True))
     if unique:
-        axis.legend(unique.values(), unique.keys(), loc="best")
+        axis.legend(  # above the axes, where no curve can pass
+            unique.values(), unique.keys(), loc="lower left", bbox_to_anchor=(-0.02, 1), ncols=len(unique)
+        )
 
 
 def _figure_legend(canvas: Canvas, axis: Axes) -> None:
