@@ -1,7 +1,7 @@
 """A quick stand-in for the programs of a grid, and a submitter of it, for the tests of launching.
 
-    python launch_fakes.py job RUN_DIR KIND BEHAVIOUR     one job: ok, fail, fail-once, slow, killed, silent, stoppable
-    python launch_fakes.py submit ROOT CLUSTER [NAME=BEHAVIOUR ...]
+python launch_fakes.py job RUN_DIR KIND BEHAVIOUR     one job: ok, fail, fail-once, slow, killed, silent, stoppable
+python launch_fakes.py submit ROOT CLUSTER [NAME=BEHAVIOUR ...]
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ import signal
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from metapt.config import ClusterConfig, GridConfig, SubmitConfig
 from metapt.errors import EXIT_INTERRUPTED, run_command
-from metapt.launch.grid import Job, Plan
-from metapt.launch.root import Root
-from metapt.launch.submission import run_plan
+from metapt.launch.jobs import Job, Plan
 from metapt.runs import MetricsWriter, Run
+
+if TYPE_CHECKING:
+    from metapt.config import ClusterConfig
 
 SHAPE = {  # id: what it needs
     "prepare/demo": [],
@@ -47,6 +48,10 @@ def starts(root: Path) -> list[str]:
 
 
 def run_fake(root: Path, cluster: ClusterConfig, behaviours: dict[str, str] | None = None) -> None:
+    from metapt.config import GridConfig, SubmitConfig  # here: a job's process should start fast
+    from metapt.launch.root import Root
+    from metapt.launch.submission import run_plan
+
     config = SubmitConfig(grid=GridConfig(name="fake"), cluster=cluster, root=str(root))
     with Root(root).claimed():
         run_plan(fake_plan(root, behaviours), Root(root), config)
@@ -66,7 +71,9 @@ def job(run_dir: Path, kind: str, behaviour: str) -> None:
         run.begin({"train": {"max_steps": 4}}, {})
         metrics = MetricsWriter(run)
         for step in range(1, 5):
-            metrics.write(step, "autoregressive", lm_loss_nats=5.0 / step, seconds=0.01, tokens_per_second=100.0)
+            metrics.write(
+                step, "autoregressive", lm_loss_nats=5.0 / step, seconds=0.01, tokens_per_second=100.0
+            )
         metrics.close()
         _behave(run, behaviour)
         run.finish({"kind": kind})
@@ -103,6 +110,8 @@ def main(argv: list[str]) -> None:
     if argv[0] == "job":
         job(Path(argv[1]), argv[2], argv[3])
     else:
+        from metapt.config import ClusterConfig
+
         behaviours = dict(word.split("=") for word in argv[3:])
         run_fake(Path(argv[1]), ClusterConfig(name=argv[2], max_parallel=2), behaviours)
 

@@ -157,7 +157,9 @@ def test_stopping_lets_jobs_save_and_the_next_call_goes_on(
 
 def test_status_prints_progress_and_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(OperationalError):
-        run_fake(tmp_path, INLINE, {"finetune/a": "fail", "pretrain/b": "stoppable"} | {"pretrain/b": "killed"})
+        run_fake(
+            tmp_path, INLINE, {"finetune/a": "fail", "pretrain/b": "stoppable"} | {"pretrain/b": "killed"}
+        )
     capsys.readouterr()
     root = Root(tmp_path)
     print_status(root.read_plan(), current_states(root.read_plan(), root), root)

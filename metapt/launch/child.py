@@ -12,7 +12,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from metapt.errors import EXIT_FAILED, EXIT_INTERRUPTED
-from metapt.launch.grid import Job
+from metapt.launch.jobs import Job
 from metapt.launch.root import Root
 from metapt.launch.status import ERROR_BYTES, tail
 from metapt.runs import write_atomically

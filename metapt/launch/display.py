@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from metapt.launch.executors import View
-from metapt.launch.grid import Job, Plan
+from metapt.launch.jobs import Job, Plan
 from metapt.launch.root import Root
 from metapt.launch.status import RunStatus, run_status
 

@@ -16,7 +16,7 @@ from typing import Protocol
 from metapt.config import ClusterConfig
 from metapt.errors import Interrupted
 from metapt.launch.child import Child, default_threads
-from metapt.launch.grid import Job, Plan
+from metapt.launch.jobs import Job, Plan
 from metapt.launch.root import Root
 from metapt.launch.status import RunStatus, run_status
 from metapt.launch.task import Task

@@ -9,10 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from itertools import chain, product
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from typing import Any
 from metapt import commandline
 from metapt.config import ClusterConfig, GridConfig, PretrainConfig, SubmitConfig, identity
 from metapt.errors import UserError
+from metapt.launch.jobs import Job, Plan
 from metapt.runs import Run
 
 REPORT_SCRIPT = Path(__file__).parents[2] / "analysis" / "report.py"
@@ -27,59 +27,6 @@ SET_BY_THE_GRID = {
     "pretrain": {"model", "objective", "train.seed", "label", "data.cache_dir", "run_dir"},
     "finetune": {"checkpoint", "source", "regime", "train.seed", "run_dir"},
 }
-
-
-@dataclass(frozen=True)
-class Job:
-    """One process (on a cluster: one per GPU) that turns the results of other jobs into one more."""
-
-    id: str
-    kind: str  # prepare, pretrain, finetune or report
-    program: tuple[str, ...]  # what follows `python`: ("-m", "metapt.pretrain")
-    argv: tuple[str, ...]
-    run_dir: str  # relative to the root of the grid
-    needs: tuple[str, ...] = ()  # ids of the jobs that must have ended before
-    label: str = ""
-    nodes: int = 1
-    gpus_per_node: int = 0
-
-    @property
-    def command(self) -> list[str]:
-        return [sys.executable, *self.program, *self.argv]
-
-    @property
-    def is_run(self) -> bool:
-        """Whether the job itself writes a run folder with a result.json."""
-        return self.kind in ("pretrain", "finetune")
-
-    @property
-    def runs_after_failures(self) -> bool:
-        """The report is made of whatever there is."""
-        return self.kind == "report"
-
-    @property
-    def tasks_per_node(self) -> int:
-        return max(1, self.gpus_per_node)
-
-
-@dataclass(frozen=True)
-class Plan:
-    """The jobs of a grid, each after the ones that it needs."""
-
-    grid: str
-    jobs: tuple[Job, ...]
-    configs: dict[str, Any] = field(default_factory=dict, compare=False)  # of the runs, by job id
-
-    def to_json(self) -> dict[str, Any]:
-        return {"grid": self.grid, "jobs": [asdict(job) for job in self.jobs]}
-
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> Plan:
-        jobs = []
-        for entry in value["jobs"]:
-            sequences = {name: tuple(entry[name]) for name in ("program", "argv", "needs")}
-            jobs.append(Job(**{**entry, **sequences}))
-        return cls(value["grid"], tuple(jobs))
 
 
 def plan(config: SubmitConfig) -> Plan:

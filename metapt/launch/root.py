@@ -22,7 +22,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from metapt.errors import OperationalError, UserError
-from metapt.launch.grid import Job, Plan
+from metapt.launch.jobs import Job, Plan
 from metapt.runs import Run, write_json
 
 

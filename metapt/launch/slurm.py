@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from metapt.config import ClusterConfig
 from metapt.errors import OperationalError, UserError
-from metapt.launch.grid import Job, Plan
+from metapt.launch.jobs import Job, Plan
 from metapt.launch.root import Root
 from metapt.runs import read_jsonl
 

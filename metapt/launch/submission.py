@@ -10,7 +10,8 @@ from metapt.config import SubmitConfig, identity
 from metapt.errors import OperationalError, UserError
 from metapt.launch import executors, slurm
 from metapt.launch.display import describe_plan, summary, view
-from metapt.launch.grid import Job, Plan, plan
+from metapt.launch.grid import plan
+from metapt.launch.jobs import Job, Plan
 from metapt.launch.root import Root
 from metapt.launch.status import run_status
 from metapt.runs import differences

@@ -21,7 +21,7 @@ from submitit.helpers import TorchDistributedEnvironment
 
 from metapt.errors import EXIT_INTERRUPTED
 from metapt.launch.child import Child
-from metapt.launch.grid import Job
+from metapt.launch.jobs import Job
 from metapt.launch.root import Root
 
 REQUEUE_SECONDS = 90  # what the other ranks give rank 0 for queueing the job again

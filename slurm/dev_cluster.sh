@@ -1,0 +1,180 @@
+#!/bin/bash
+# A real Slurm of several pretended nodes on this one machine, on 127.0.0.1 only: for trying the suite out where there
+# is no cluster, and for tests/slurm. Debian or Ubuntu; root; installs munge, slurmctld, slurmd and slurm-client.
+#
+#   slurm/dev_cluster.sh up   [DIR]     start it, state and logs in DIR (default: /tmp/metapt-slurm); starts anew if it runs
+#   slurm/dev_cluster.sh down [DIR]     stop it; configuration and logs stay in DIR
+#   . DIR/env.sh                        lets sbatch, squeue and metapt.submit cluster=slurm use it
+#
+# Environment: NODES (2), CPUS of each (2), GPUS of each, pretended (2; 0: none), PORT, the first of NODES + 1 (16817).
+# Partitions: main; low, whose jobs are requeued for those of main. There is no accounting: sacct does not work.
+set -u
+COMMAND=${1:-} DIR=$(realpath -m "${2:-/tmp/metapt-slurm}")
+NODES=${NODES:-2} CPUS=${CPUS:-2} GPUS=${GPUS:-2} PORT=${PORT:-16817}
+MARK="# metapt slurm in <$DIR>"
+unset ${!SLURM_@} ${!SBATCH_@} ${!SRUN_@} # of another cluster or job
+export SLURM_CONF=$DIR/etc/slurm.conf
+
+fail() { echo "dev_cluster: $*" >&2; exit 1; }
+
+# ---- daemons: known by pid and start time, so that a recycled pid is never signalled ------------------------
+start_time() { # PID: the 22nd field of its stat; its name, the 2nd, may hold spaces
+    local stat; stat=$(cat "/proc/$1/stat" 2>/dev/null) || return 1
+    set -- ${stat##*) }; echo "${20}"
+}
+alive() { # NAME
+    local pid started; read -r pid started 2>/dev/null <"$DIR/pids/$1" && [ "$(start_time "$pid")" = "$started" ]
+}
+start() { # NAME COMMAND...    (in the foreground)
+    local name=$1; shift
+    setsid "$@" >"$DIR/log/$name.out" 2>&1 </dev/null &
+    echo "$! $(start_time $!)" >"$DIR/pids/$name"
+}
+stop() { # NAME: TERM, after ten seconds KILL
+    local pid; alive "$1" || return 0
+    read -r pid _ <"$DIR/pids/$1"
+    kill -TERM "$pid"
+    for _ in $(seq 100); do alive "$1" || return 0; sleep 0.1; done
+    kill -KILL "$pid"
+}
+wait_until() { # SECONDS WHAT COMMAND...
+    local end=$((SECONDS + $1)) what=$2; shift 2
+    until "$@" >/dev/null 2>&1; do
+        if [ $SECONDS -ge $end ]; then
+            tail -n 20 "$DIR"/log/* >&2
+            down; fail "$what: not within the time allowed"
+        fi
+        sleep 0.2
+    done
+}
+
+# ---- up -----------------------------------------------------------------------------------------------------
+install_packages() {
+    local need=() pair made
+    for pair in munged:munge slurmctld:slurmctld slurmd:slurmd sbatch:slurm-client; do
+        command -v "${pair%%:*}" >/dev/null || need+=("${pair#*:}")
+    done
+    [ ${#need[@]} = 0 ] && return
+    echo "dev_cluster: installing ${need[*]}"
+    if [ ! -e /usr/sbin/policy-rc.d ]; then # or the packages start daemons of their own
+        printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d && chmod 755 /usr/sbin/policy-rc.d && made=1
+    fi
+    { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${need[@]}"; } \
+        >"$DIR/log/apt.out" 2>&1
+    local code=$?
+    [ -n "${made:-}" ] && rm -f /usr/sbin/policy-rc.d
+    [ $code = 0 ] || { tail -20 "$DIR/log/apt.out" >&2; fail "apt-get failed"; }
+}
+write_configuration() {
+    local host gres='' number; host=$(hostname -s)
+    if [ "$GPUS" -gt 0 ]; then
+        for number in $(seq 0 $((GPUS - 1))); do mknod "$DIR/dev/gpu$number" c 1 3 || fail "mknod (try GPUS=0)"; done
+        echo "NodeName=node[1-$NODES] Name=gpu File=$DIR/dev/gpu[0-$((GPUS - 1))]" >"$DIR/etc/gres.conf"
+        gres="Gres=gpu:$GPUS"
+    fi
+    # slurmd loads a cgroup plugin in any case; v1 touches nothing unless it is used
+    echo "CgroupPlugin=cgroup/v1" >"$DIR/etc/cgroup.conf"
+    echo "export SLURM_CONF=$SLURM_CONF" >"$DIR/env.sh"
+    # cred_expire: a requeued job waits so long. FirstJobId: never the numbers of an earlier cluster
+    cat >"$SLURM_CONF" <<CONF
+ClusterName=metapt
+SlurmctldHost=$host(127.0.0.1)
+SlurmctldPort=$PORT
+SlurmUser=root
+SlurmdUser=root
+AuthType=auth/munge
+AuthInfo=socket=$DIR/munge/munge.sock,cred_expire=10
+CommunicationParameters=NoInAddrAny,NoCtldInAddrAny
+StateSaveLocation=$DIR/state
+SlurmdSpoolDir=$DIR/spool/%n
+SlurmctldPidFile=$DIR/run/slurmctld.pid
+SlurmdPidFile=$DIR/run/slurmd.%n.pid
+SlurmctldLogFile=$DIR/log/slurmctld.log
+SlurmdLogFile=$DIR/log/slurmd-%n.log
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+SwitchType=switch/none
+MpiDefault=none
+MailProg=/bin/true
+SlurmdParameters=config_overrides
+PropagateResourceLimits=NONE
+ReturnToService=2
+KillWait=5
+FirstJobId=$((($(date +%s) - 1700000000) % 60000000 + 1))
+JobRequeue=1
+EnforcePartLimits=ALL
+${gres:+GresTypes=gpu}
+SelectType=select/cons_tres
+SelectTypeParameters=CR_CPU_Memory
+DefMemPerCPU=256
+SchedulerParameters=sched_interval=2,bf_interval=2
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+SlurmctldParameters=preempt_send_user_signal
+NodeName=node[1-$NODES] NodeHostname=$host NodeAddr=127.0.0.1 Port=[$((PORT + 1))-$((PORT + NODES))] CPUs=$CPUS RealMemory=4096 $gres
+PartitionName=main Nodes=ALL Default=YES DefaultTime=5 PriorityTier=5 PreemptMode=OFF
+PartitionName=low Nodes=ALL DefaultTime=5 PriorityTier=1 PreemptMode=REQUEUE GraceTime=15
+CONF
+}
+make_names_resolve() { # MASTER_ADDR is the name of the first node; the file may be a bind mount: never replaced
+    local number
+    for number in $(seq "$NODES"); do echo "127.0.0.1 node$number $MARK"; done >>/etc/hosts
+    getent hosts "$(hostname -s)" >/dev/null || echo "127.0.0.1 $(hostname -s) $MARK" >>/etc/hosts
+    # for what drops SLURM_CONF from the environment
+    if [ ! -e /etc/slurm/slurm.conf ]; then
+        mkdir -p /etc/slurm && ln -sfn "$SLURM_CONF" /etc/slurm/slurm.conf
+    fi
+}
+nodes_idle() { [ "$(sinfo -h -N -p main -t idle -o %N | wc -l)" = "$NODES" ]; }
+up() {
+    [ "$(id -u)" = 0 ] || fail "run it as root"
+    [ ${#DIR} -le 70 ] || fail "$DIR is too long for the name of a socket"
+    [ -e "$DIR/slurm.conf.is.here" ] || [ -z "$(ls -A "$DIR" 2>/dev/null)" ] || fail "$DIR is not empty and not a cluster's"
+    down
+    (cd "$DIR" 2>/dev/null && rm -rf etc log run pids state spool munge dev)
+    mkdir -p "$DIR"/{etc,log,run,pids,state,spool,munge,dev} && touch "$DIR/slurm.conf.is.here"
+    chmod 755 "$DIR" "$DIR/munge" && chmod 700 "$DIR/state"
+    install_packages
+    write_configuration
+    make_names_resolve
+    (umask 077 && head -c 128 /dev/urandom >"$DIR/munge/munge.key")
+    start munged munged -F --key-file="$DIR/munge/munge.key" --socket="$DIR/munge/munge.sock" \
+        --pid-file="$DIR/munge/munged.pid" --log-file="$DIR/log/munged.log" --seed-file="$DIR/munge/munged.seed"
+    wait_until 15 munged munge -n -S "$DIR/munge/munge.sock"
+    start slurmctld slurmctld -D -c
+    wait_until 30 slurmctld scontrol ping
+    local number
+    for number in $(seq "$NODES"); do
+        mkdir -p "$DIR/spool/node$number"
+        start "slurmd-node$number" slurmd -D -N "node$number"
+    done
+    wait_until 60 "idle nodes" nodes_idle
+    sinfo
+    echo "dev_cluster: ready; use it with  . $DIR/env.sh  and stop it with  $0 down $DIR"
+}
+
+# ---- down ---------------------------------------------------------------------------------------------------
+down() {
+    [ -d "$DIR/pids" ] || return 0
+    local name jobs
+    if alive slurmctld && alive munged; then # Slurm itself ends the jobs
+        jobs=$(timeout 10 squeue -h -a -o %A | sort -u)
+        [ -n "$jobs" ] && timeout 10 scancel $jobs
+        for _ in $(seq 100); do
+            [ -z "$(timeout 10 squeue -h -a -t running,completing -o %A)" ] && break
+            sleep 0.2
+        done
+    fi
+    for name in $(cd "$DIR/pids" && ls | grep '^slurmd-') slurmctld munged; do stop "$name"; done
+    [ "$(readlink /etc/slurm/slurm.conf)" = "$SLURM_CONF" ] && rm -f /etc/slurm/slurm.conf
+    if grep -qF "$MARK" /etc/hosts; then
+        name=$(grep -vF "$MARK" /etc/hosts); printf '%s\n' "$name" >/etc/hosts
+    fi
+    rm -rf "$DIR/pids"
+}
+
+case $COMMAND in
+    up) up ;;
+    down) down && echo "dev_cluster: the cluster in $DIR is stopped" ;;
+    *) sed -n '2,12s/^# \{0,1\}//p' "$0"; exit 2 ;;
+esac
