@@ -75,13 +75,13 @@ def executor(job: Job, needs: Sequence[str], root: Root, cluster: ClusterConfig)
         raise UserError("cluster=slurm: there is no sbatch here; cluster=local runs on this machine")
     condition = "afterany" if job.runs_after_failures else "afterok"
     options: dict[str, Any] = {
-        "name": job.id,
-        "timeout_min": cluster.timeout_min,
+        "job_name": job.id,
+        "time": cluster.timeout_min,
         "nodes": job.nodes,
-        "tasks_per_node": job.tasks_per_node,
+        "ntasks_per_node": job.tasks_per_node,
         "gpus_per_node": job.gpus_per_node or None,
         "cpus_per_task": cluster.cpus_per_task,
-        "mem_gb": cluster.mem_gb,
+        "mem": f"{cluster.mem_gb}GB" if cluster.mem_gb else None,
         "partition": cluster.partition,
         "account": cluster.account,
         "qos": cluster.qos,
