@@ -17,9 +17,11 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedModel
+from transformers.utils import SAFE_WEIGHTS_NAME
 from transformers.utils import logging as transformers_logging
 
 from metapt.errors import UserError
@@ -116,7 +118,10 @@ class Tagger(nn.Module):
 
     def save(self, folder: Path) -> None:
         """Writes the tagger, decoder included, into an existing folder."""
-        self.decoder.save_pretrained(folder)
+        self.decoder.config.architectures = [type(self.decoder).__name__]
+        self.decoder.config.save_pretrained(folder)
+        # not decoder.save_pretrained, which imports deepspeed to see whether the model is wrapped in it
+        save_file(self.decoder.state_dict(), folder / SAFE_WEIGHTS_NAME, metadata={"format": "pt"})
         save_file(self.layer.state_dict(), folder / LAYER_FILE)
         layer = self.layer
         settings = {
@@ -138,7 +143,7 @@ def load_tagger(folder: str | Path) -> Tagger:
     try:
         settings = json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))
         state = load_file(folder / LAYER_FILE)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise UserError(f"{folder}: not a tagger's folder ({error})") from None
     decoder = load_base(folder)
     layer = TagLayer(decoder.config.hidden_size, settings["tags"], settings["head"], settings["dropout"])
@@ -162,7 +167,7 @@ def load_base(folder: Path) -> PreTrainedModel:
             use_safetensors=True,
             local_files_only=True,
         )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise UserError(f"{folder}: cannot be loaded as a model ({str(error).splitlines()[0]})") from None
     if not _is_causal(model):
         raise UserError(f"{folder}: {type(model).__name__} is no causal decoder")

@@ -148,9 +148,7 @@ class Tuning:
         for chosen in batches[state.step - state.epoch * len(batches) :]:
             loss = self._step(chosen)
             state.seconds_total = time.monotonic() - started
-            metrics.write(
-                state.step, "train", loss_nats=loss, lr=rate, seconds_total=state.seconds_total
-            )
+            metrics.write(state.step, "train", loss_nats=loss, lr=rate, seconds_total=state.seconds_total)
             progress.show(state, loss)
             if self.stop:
                 self._save()
@@ -186,7 +184,7 @@ class Tuning:
             inputs = self.train_vectors[words].to(device)
         with randomness.torch_seed(self.config.train.seed, "fine-tuning step", state.step):
             loss = self.forward(inputs, self.train_set.tags[words].to(device), lengths).mean()
-        value = float(loss)
+        value = float(loss.detach())
         if not math.isfinite(value):
             raise OperationalError(
                 f"{self.run.path}: the loss is {value} at step {state.step + 1}; ner.lr may be too high"

@@ -1,0 +1,88 @@
+"""A small decoder with its tokenizer, and labelled sentences that it can learn; shared by the tests of the NER side."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from metapt.data.uner import Sentence, write_iob2
+
+NAMES = {
+    "PER": ("Juan Cruz", "Maria", "Ana Lim", "Pedro"),
+    "LOC": ("Cebu", "Davao City", "Iloilo"),
+    "ORG": ("Red Cross", "Senado"),
+}
+TEMPLATES = (
+    "PER lives in LOC .",
+    "PER works for ORG in LOC .",
+    "the ORG moved to LOC .",
+    "it rained all day .",
+    "PER met PER .",
+)
+NOTHING = "\u200d"  # the tokenizer drops it, so that it has no piece
+
+
+def labelled(count: int, seed: int) -> list[Sentence]:
+    """Sentences made from the templates."""
+    draw = random.Random(seed)
+    found = []
+    for number in range(count):
+        words: list[str] = []
+        tags: list[str] = []
+        for slot in draw.choice(TEMPLATES).split():
+            name = draw.choice(NAMES[slot]).split() if slot in NAMES else [slot]
+            words += name
+            tags += (
+                [f"{'I' if place else 'B'}-{slot}" for place in range(len(name))] if slot in NAMES else ["O"]
+            )
+        found.append(Sentence(f"s{number}", tuple(words), tuple(tags)))
+    return found
+
+
+def write_collection(folder: Path, train: int = 48) -> Path:
+    """A UNER-like folder: aa_one with all three splits, bb_two with a test split only."""
+    for name, split, count, seed in (
+        ("aa_one", "train", train, 1),
+        ("aa_one", "dev", 12, 2),
+        ("aa_one", "test", 9, 3),
+        ("bb_two", "test", 7, 4),
+    ):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        write_iob2(folder / name / f"{split}.iob2", labelled(count, seed))
+    return folder
+
+
+def make_tokenizer() -> PreTrainedTokenizerFast:
+    """A byte-level BPE trained on the sentences."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.Replace(NOTHING, "")
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=300, special_tokens=["<eos>"], initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator((" " + " ".join(each.words) for each in labelled(50, 0)), trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>")
+
+
+def write_checkpoint(folder: Path, seed: int = 0) -> Path:
+    """A model folder with a randomly initialised causal language model."""
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=300,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=256,
+        initializer_range=0.2,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    make_tokenizer().save_pretrained(folder)
+    return folder

@@ -1,0 +1,386 @@
+"""Fine-tuning as a whole on a small decoder: it learns, stops, resumes to the same weights, and refuses mistakes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from conftest import run_module
+from ner_world import write_checkpoint, write_collection
+from safetensors.torch import load_file
+from transformers import AutoTokenizer
+
+from metapt import commandline
+from metapt.errors import Interrupted, UserError
+from metapt.models.tagger import load_base, load_tagger
+from metapt.ner import tuning as tuning_module
+from metapt.ner.features import EncodedSet, word_vectors
+from metapt.ner.finetune import finetune
+from metapt.ner.tuning import Tuning
+from metapt.runs import Run
+from metapt.training.interruption import StopRequest
+
+FAST = ("ner.batch_size=8", "ner.lr=0.02", "ner.patience=9")
+
+
+class Killed(Exception):
+    """Stands for a process that dies on the spot."""
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a model (`model`) and a collection (`uner`)."""
+    folder = tmp_path_factory.mktemp("world")
+    write_checkpoint(folder / "model")
+    write_collection(folder / "uner")
+    return folder
+
+
+def words(world: Path, run_dir: Path, *more: str) -> list[str]:
+    return [
+        f"checkpoint={world / 'model'}",
+        "source=aa_one",
+        f"data.uner_dir={world / 'uner'}",
+        f"run_dir={run_dir}",
+        *FAST,
+        *more,
+    ]
+
+
+def tune(world: Path, run_dir: Path, *more: str, stop: StopRequest | None = None) -> Run:
+    finetune(commandline.load("finetune", words(world, run_dir, *more)), stop or StopRequest())
+    return Run(run_dir)
+
+
+def die_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
+    """The process dies when it asks for one step more than `steps`."""
+    real = Tuning._step
+
+    def step(self: Tuning, chosen: np.ndarray) -> float:
+        if self.state.step == steps:
+            raise Killed
+        return real(self, chosen)
+
+    monkeypatch.setattr(Tuning, "_step", step)
+
+
+def outcome(run: Run) -> tuple[dict[str, Any], list[dict[str, Any]], dict[str, torch.Tensor]]:
+    """Result, metrics and weights of a run, without the clock."""
+    result = {name: value for name, value in run.result().items() if name != "seconds_total"}
+    metrics = [
+        {name: value for name, value in line.items() if name != "seconds_total"} for line in run.metrics()
+    ]
+    weights = {
+        **load_file(run.tagger_dir / "model.safetensors"),
+        **load_file(run.tagger_dir / "tag_layer.safetensors"),
+    }
+    return result, metrics, weights
+
+
+def assert_same(one: Run, other: Run) -> None:
+    (result, metrics, weights), (other_result, other_metrics, other_weights) = outcome(one), outcome(other)
+    assert result == other_result
+    assert metrics == other_metrics
+    assert weights.keys() == other_weights.keys()
+    assert all(torch.equal(weights[name], other_weights[name]) for name in weights)
+
+
+@pytest.fixture(scope="module")
+def head_run(world: Path) -> Run:
+    return tune(world, world / "head", "ner.max_epochs=6")
+
+
+@pytest.fixture(scope="module")
+def full_run(world: Path) -> Run:
+    return tune(world, world / "full", "regime=full", "ner.lr=0.005", "ner.max_epochs=6")
+
+
+def test_full_tuning_learns_the_sentences(full_run: Run) -> None:
+    result = full_run.result()
+    assert result["dev_f1"] > 0.95
+    assert result["sets"]["aa_one"]["f1"] > 0.95
+    losses = [line["loss_nats"] for line in full_run.metrics() if line["kind"] == "train"]
+    assert losses[-1] < losses[0] / 10
+
+
+@pytest.mark.parametrize("head", ["crf", "softmax"])
+def test_head_only_learns_and_leaves_the_decoder_alone(world: Path, tmp_path: Path, head: str) -> None:
+    run = tune(world, tmp_path / "run", f"ner.head={head}", "ner.max_epochs=6", "ner.piece=last")
+    assert run.result()["dev_f1"] > 0.6
+    before, after = load_base(world / "model").state_dict(), load_tagger(run.tagger_dir).decoder.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_full_tuning_changes_the_decoder(world: Path, full_run: Run) -> None:
+    before, after = (
+        load_base(world / "model").state_dict(),
+        load_tagger(full_run.tagger_dir).decoder.state_dict(),
+    )
+    assert not any(torch.equal(before[name], after[name]) for name in before if "proj" in name)
+
+
+def test_the_result_is_as_documented(head_run: Run) -> None:
+    result = head_run.result()
+    described = {
+        "kind",
+        "origin",
+        "source",
+        "regime",
+        "seed",
+        "ner_head",
+        "steps",
+        "epochs",
+        "best_epoch",
+        "best_step",
+    }
+    described |= {
+        "dev_f1",
+        "seconds_total",
+        "train_sentences",
+        "train_sentences_cut",
+        "generated_data",
+        "sets",
+    }
+    assert result.keys() == described
+    assert result["origin"] == {"model": "model"}
+    assert (result["steps"], result["epochs"], result["train_sentences"]) == (36, 6, 48)
+    assert result["sets"].keys() == {"aa_one", "bb_two"}
+    metrics = list(head_run.metrics())
+    train, dev = ([line for line in metrics if line["kind"] == kind] for kind in ("train", "dev"))
+    assert [line["step"] for line in train] == list(range(1, 37))
+    assert all(line.keys() == {"step", "kind", "loss_nats", "lr", "seconds_total"} for line in train)
+    assert [(line["step"], line["epoch"]) for line in dev] == [(6 * epoch, epoch) for epoch in range(1, 7)]
+    assert result["dev_f1"] == max(line["f1"] for line in dev) == dev[result["best_epoch"] - 1]["f1"]
+    assert not head_run.checkpoints()
+
+
+def test_the_first_loss_is_that_of_the_untrained_tagger(world: Path, head_run: Run) -> None:
+    """Seven tags, a CRF that starts at zero and a small linear layer: near the entropy of all allowed sequences."""
+    first = next(head_run.metrics())["loss_nats"]
+    assert 1.0 < first < 2.5
+
+
+def test_predictions_are_those_of_the_saved_tagger(world: Path, head_run: Run) -> None:
+    """Read back with nothing but the tagger's folder, one sentence at a time."""
+    tagger, tokenizer = load_tagger(head_run.tagger_dir), AutoTokenizer.from_pretrained(head_run.tagger_dir)
+    lines = [
+        json.loads(line) for line in (head_run.predictions_dir / "aa_one.jsonl").read_text().splitlines()
+    ]
+    assert len(lines) == 9
+    for line in lines:
+        by_word = [tokenizer.encode(f" {word}", add_special_tokens=False) for word in line["words"]]
+        starts = np.cumsum([0, *map(len, by_word)])[:-1]
+        with torch.no_grad():
+            states = tagger.decoder(torch.tensor([list(chain(*by_word))])).last_hidden_state[0, starts]
+            emissions, length = tagger.layer.linear(states)[None], torch.tensor([len(by_word)])
+            decoded = tagger.layer.sequence.decode(emissions, length)[0]
+            marginals = tagger.layer.sequence.log_marginals(emissions, length)[0]
+        assert [tagger.layer.tags[tag] for tag in decoded] == line["predicted"]
+        gold = [
+            float(row[tagger.layer.tags.index(tag)]) for row, tag in zip(marginals, line["gold"], strict=True)
+        ]
+        assert gold == pytest.approx(line["gold_logprob"], abs=1e-4)
+
+
+def test_frozen_features_give_the_same_steps_as_recomputing(
+    world: Path, head_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Tuning._step
+
+    def step(self: Tuning, chosen: np.ndarray) -> float:
+        rows = self.train_set.words(chosen)
+        now = EncodedSet(
+            [self.train_set.windows[number] for number in chosen],
+            self.train_set.tags[rows],
+            self.train_set.lengths[torch.from_numpy(chosen)],
+            0,
+        )
+        self.train_vectors = torch.full((len(self.train_set.tags), 32), torch.nan)
+        self.train_vectors[rows] = word_vectors(self.tagger, now, 3, self.accelerator)
+        self.forward.train()
+        return real(self, chosen)
+
+    monkeypatch.setattr(Tuning, "_step", step)
+    again = tune(world, tmp_path / "run", "ner.max_epochs=6")
+    losses = [
+        [line["loss_nats"] for line in run.metrics() if line["kind"] == "train"] for run in (head_run, again)
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("regime", "steps"), [("head", 12), ("head", 15), ("full", 6), ("full", 8), ("full", 3)]
+)
+def test_killed_and_resumed_is_as_uninterrupted(
+    world: Path,
+    head_run: Run,
+    full_run: Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    regime: str,
+    steps: int,
+) -> None:
+    """Killed where an epoch ends (6 steps each), in the middle of one, and before the first checkpoint."""
+    more = ("ner.max_epochs=6", f"regime={regime}", *(["ner.lr=0.005"] if regime == "full" else []))
+    with monkeypatch.context() as patch:
+        die_after(patch, steps)
+        with pytest.raises(Killed):
+            tune(world, tmp_path / "run", *more)
+    assert [step for step, _ in Run(tmp_path / "run").checkpoints()] == [steps // 6 * 6][: steps // 6]
+    assert_same(tune(world, tmp_path / "run", *more), head_run if regime == "head" else full_run)
+
+
+def test_a_signal_saves_in_the_middle_of_an_epoch(world: Path, head_run: Run, tmp_path: Path) -> None:
+    stop = StopRequest()
+    stop.name = "SIGTERM"
+    for step in (1, 2):
+        with pytest.raises(Interrupted, match=f"step {step}"):
+            tune(world, tmp_path / "run", "ner.max_epochs=6", stop=stop)
+        assert [done for done, _ in Run(tmp_path / "run").checkpoints()] == [step]
+    assert_same(tune(world, tmp_path / "run", "ner.max_epochs=6"), head_run)
+
+
+def test_a_damaged_checkpoint_is_passed_over(
+    world: Path,
+    head_run: Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with monkeypatch.context() as patch:
+        die_after(patch, 7)
+        with pytest.raises(Killed):
+            tune(world, tmp_path / "run", "ner.max_epochs=6")
+    (checkpoint,) = [folder for _, folder in Run(tmp_path / "run").checkpoints()]
+    weights = checkpoint / "engine" / "weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4] + b"\0\0\0\1")
+    assert_same(tune(world, tmp_path / "run", "ner.max_epochs=6"), head_run)
+    assert "damaged" in capsys.readouterr().err
+
+
+def test_the_seed_decides_everything(world: Path, head_run: Run, tmp_path: Path) -> None:
+    assert_same(tune(world, tmp_path / "same", "ner.max_epochs=6"), head_run)
+    other = tune(world, tmp_path / "other", "ner.max_epochs=6", "train.seed=1")
+    assert outcome(other)[1] != outcome(head_run)[1]
+
+
+def test_early_stopping_keeps_the_best_epoch(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = iter([(0.0, 2.0), (0.0, 1.0), (0.5, 3.0), (0.4, 0.1), (0.5, 3.0), (0.9, 0.1)])
+    monkeypatch.setattr(tuning_module, "dev_figures", lambda *_: next(scores))
+    run = tune(world, tmp_path / "run", "ner.patience=2", "data.eval_sets=[bb_two]")
+    result = run.result()
+    assert (result["best_epoch"], result["best_step"], result["epochs"], result["steps"]) == (3, 18, 5, 30)
+    assert result["dev_f1"] == 0.5
+    assert result["sets"].keys() == {"bb_two"}
+    monkeypatch.setattr(tuning_module, "dev_figures", lambda *_: (0.5, 1.0))
+    assert torch.equal(
+        outcome(tune(world, tmp_path / "short", "ner.max_epochs=1"))[2]["linear.weight"],
+        outcome(tune(world, tmp_path / "flat", "ner.patience=2"))[2]["linear.weight"],
+    )
+
+
+def test_a_finished_run_is_left_alone(world: Path, head_run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {
+        path: path.stat().st_mtime_ns for path in head_run.path.rglob("*") if path != head_run.lock_file
+    }
+    tune(world, head_run.path, "ner.max_epochs=6")
+    assert "done already" in capsys.readouterr().out
+    assert before == {
+        path: path.stat().st_mtime_ns for path in head_run.path.rglob("*") if path != head_run.lock_file
+    }
+
+
+def test_another_configuration_other_weights_or_other_data_are_refused(
+    world: Path, head_run: Run, tmp_path: Path
+) -> None:
+    shutil.copytree(world / "uner", tmp_path / "uner")
+    write_checkpoint(tmp_path / "model", seed=9)
+    file = tmp_path / "uner" / "bb_two" / "test.iob2"
+    file.write_text(file.read_text(encoding="utf-8").replace("\t.\t", "\t!\t"), encoding="utf-8")
+    changes = {"ner.lr": "ner.lr=0.01", "weights": f"checkpoint={tmp_path / 'model'}"}
+    changes["sentences"] = f"data.uner_dir={tmp_path / 'uner'}"
+    for named, change in changes.items():
+        with pytest.raises(UserError, match=named):
+            tune(world, head_run.path, "ner.max_epochs=6", change)
+
+
+def test_training_sentences_are_limited_and_cut_and_counted(world: Path, tmp_path: Path) -> None:
+    run = tune(world, tmp_path / "run", "ner.max_epochs=1", "data.max_train_sentences=20", "ner.max_len=8")
+    result = run.result()
+    assert (result["train_sentences"], result["steps"]) == (20, 3)
+    assert 0 < result["train_sentences_cut"] < 20
+    assert result["sets"]["aa_one"]["words"] == sum(
+        len(json.loads(line)["words"])
+        for line in (run.predictions_dir / "aa_one.jsonl").read_text().splitlines()
+    )
+
+
+@pytest.fixture
+def fresh_accelerate() -> Iterator[None]:
+    """accelerate keeps the precision of a process' first Accelerator for all later ones."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.mark.usefixtures("fresh_accelerate")
+def test_bf16_trains(world: Path, tmp_path: Path) -> None:
+    run = tune(
+        world, tmp_path / "run", "regime=full", "ner.precision=bf16", "ner.lr=0.005", "ner.max_epochs=4"
+    )
+    losses = [line["loss_nats"] for line in run.metrics() if line["kind"] == "train"]
+    assert losses[-1] < losses[0] / 3
+    assert {value.dtype for value in load_file(run.tagger_dir / "model.safetensors").values()} == {
+        torch.float32
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("checkpoint=/nowhere", "nowhere"),
+        ("source=zz_none", "zz_none"),
+        ("source=bb_two", "no train and dev split"),
+        ("data.eval_sets=[aa_one,cc_three]", "cc_three"),
+    ],
+)
+def test_mistakes_are_told_before_the_run_folder_is_made(
+    world: Path, tmp_path: Path, change: str, message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        tune(world, tmp_path / "run", change)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_model_without_weights_or_tokenizer_is_refused(world: Path, tmp_path: Path) -> None:
+    shutil.copytree(world / "model", tmp_path / "model")
+    (tmp_path / "model" / "tokenizer.json").unlink()
+    with pytest.raises(UserError, match="tokenizer"):
+        tune(world, tmp_path / "run", f"checkpoint={tmp_path / 'model'}")
+    (tmp_path / "model" / "model.safetensors").unlink()
+    with pytest.raises(UserError, match="safetensors"):
+        tune(world, tmp_path / "run", f"checkpoint={tmp_path / 'model'}")
+
+
+def test_as_a_command(world: Path, tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    wrong = run_module("metapt.finetune", words(world, run_dir, "regime=half", "ner.lr=-1"))
+    assert wrong.returncode == 2
+    assert "Traceback" not in wrong.stderr
+    assert "regime" in wrong.stderr
+    assert "ner.lr" in wrong.stderr
+    right = run_module("metapt.finetune", words(world, run_dir, "ner.max_epochs=1"))
+    assert right.returncode == 0, right.stderr
+    assert "dev F1" in right.stdout
+    assert Run(run_dir).is_done

@@ -1,0 +1,212 @@
+"""Words to pieces to windows to word vectors, and the tagger's folder."""
+
+from __future__ import annotations
+
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from ner_world import NOTHING, labelled, make_tokenizer, write_checkpoint
+from transformers import AutoModel, BertConfig, BertModel
+
+from metapt.data.uner import TAGS, Sentence
+from metapt.errors import UserError
+from metapt.models.crf import SoftmaxHead
+from metapt.models.tagger import Tagger, TagLayer, load_base, load_tagger, unpacked
+from metapt.ner.features import WordPieces, collate, encode, epoch_batches, windows, word_vectors
+
+LONG_TEXT = "Maria lives in Davao City and Juan Cruz works for the Red Cross"
+LONG = Sentence("long", tuple(LONG_TEXT.split(" ") * 3), ("O",) * 39)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_checkpoint(tmp_path_factory.mktemp("model"))
+
+
+def make_tagger(checkpoint: Path, piece: str = "first", head: str = "crf") -> Tagger:
+    torch.manual_seed(1)
+    layer = TagLayer(32, TAGS, head, dropout=0.1)
+    for parameter in layer.parameters():
+        torch.nn.init.normal_(parameter)
+    return Tagger(load_base(checkpoint), layer, piece).eval()
+
+
+def test_a_word_has_the_pieces_that_the_tokenizer_gives_it_alone() -> None:
+    tokenizer = make_tokenizer()
+    words = ["Maria", "Zzyx", "Maria", "日本", "a b"]
+    for prefix in (True, False):
+        found = WordPieces(tokenizer, prefix, most=64)(words)
+        assert found == [tokenizer.encode(" " * prefix + word, add_special_tokens=False) for word in words]
+        assert [tokenizer.decode(pieces).strip() for pieces in found] == words
+    assert (
+        WordPieces(tokenizer, True, most=2)(["Zzyxabc"])[0]
+        == WordPieces(tokenizer, True, most=64)(["Zzyxabc"])[0][:2]
+    )
+
+
+def test_a_word_without_a_piece_gets_one_so_that_nothing_shifts() -> None:
+    tokenizer = make_tokenizer()
+    pieces = WordPieces(tokenizer, False, most=64)
+    assert pieces(["Maria", NOTHING, "Cebu"]) == [
+        *pieces(["Maria"]),
+        [tokenizer.eos_token_id],
+        *pieces(["Cebu"]),
+    ]
+    tokenizer.eos_token = None
+    with pytest.raises(UserError, match="eos_token"):
+        WordPieces(tokenizer, False, most=64)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(4, 12), st.data())
+def test_windows_read_every_word_once_with_context(max_len: int, data: st.DataObject) -> None:
+    sizes = data.draw(st.lists(st.integers(1, max_len // 2), min_size=1, max_size=30))
+    pieces = np.split(
+        np.arange(sum(sizes)), np.cumsum(sizes)[:-1]
+    )  # a piece is its own place in the sentence
+    read = []
+    for window in windows(pieces, max_len):
+        assert len(window.pieces) <= max_len
+        for first, last in zip(window.firsts, window.lasts, strict=True):
+            read.append(window.pieces[first : last + 1].tolist())
+            before = read[-1][0]
+            assert first >= min(before, max_len // 2 - max(sizes) + 1)
+    assert read == [each.tolist() for each in pieces]
+
+
+def test_sentences_that_fit_are_one_window() -> None:
+    assert [len(windows([[1], [2, 3], [4]], max_len)) for max_len in (4, 5, 128)] == [1, 1, 1]
+
+
+def test_cut_sentences_are_counted_and_whole_words_kept() -> None:
+    pieces = WordPieces(make_tokenizer(), True, most=8)
+    short = Sentence("short", ("Maria", "lives"), ("B-PER", "O"))
+    cut, whole = (encode([LONG, short], pieces, 16, cut=choice) for choice in (True, False))
+    assert (cut.num_cut, whole.num_cut) == (1, 0)
+    assert whole.lengths.tolist() == [39, 2]
+    kept = int(cut.lengths[0])
+    sizes = np.cumsum([len(each) for each in pieces(LONG.words)])
+    assert sizes[kept - 1] <= 16 < sizes[kept]
+    assert cut.tags[kept:].tolist() == [TAGS.index("B-PER"), 0]
+
+
+@pytest.mark.parametrize("piece", ["first", "last", "mean"])
+def test_word_vectors_are_the_states_of_the_words_own_pieces(checkpoint: Path, piece: str) -> None:
+    tagger = make_tagger(checkpoint, piece)
+    pieces = WordPieces(make_tokenizer(), True, most=64)
+    sentences = [*labelled(7, 5), LONG, Sentence("odd", ("Qwertyuiop", "日本"), ("O", "O"))]
+    encoded = encode(sentences, pieces, 256, cut=False)
+    packed = word_vectors(tagger, encoded, 4, Accelerator())
+    expected = []
+    for sentence in sentences:
+        by_word = pieces(sentence.words)
+        hidden = tagger.decoder(torch.tensor([list(chain(*by_word))])).last_hidden_state[0].detach()
+        place = 0
+        for mine in by_word:
+            states = hidden[place : place + len(mine)]
+            expected.append({"first": states[0], "last": states[-1], "mean": states.mean(0)}[piece])
+            place += len(mine)
+    torch.testing.assert_close(packed, torch.stack(expected), rtol=1e-4, atol=1e-5)
+    chosen = np.array([8, 0, 7])
+    ends = np.cumsum([len(each.words) for each in sentences])
+    rows = torch.cat(
+        [packed[ends[number] - len(sentences[number].words) : ends[number]] for number in chosen]
+    )
+    torch.testing.assert_close(packed[encoded.words(chosen)], rows)
+
+
+def test_windows_change_nothing_before_the_first_border_and_lose_no_word(checkpoint: Path) -> None:
+    tagger = make_tagger(checkpoint)
+    pieces = WordPieces(make_tokenizer(), True, most=8)
+    whole, split = (encode([LONG], pieces, max_len, cut=False) for max_len in (256, 16))
+    assert len(split.windows) > 3
+    vectors = [word_vectors(tagger, encoded, 2, Accelerator()) for encoded in (whole, split)]
+    assert len(vectors[1]) == len(LONG.words)
+    first = len(split.windows[0].firsts)
+    torch.testing.assert_close(vectors[0][:first], vectors[1][:first], rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(vectors[0][first:], vectors[1][first:], atol=1e-2)
+
+
+def test_epoch_batches_hold_every_sentence_once_and_depend_on_seed_and_epoch_alone() -> None:
+    encoded = encode(labelled(333, 6), WordPieces(make_tokenizer(), True, most=64), 128, cut=True)
+    batches = epoch_batches(encoded, 4, seed=1, epoch=2)
+    assert sorted(np.concatenate(batches)) == list(range(333))
+    assert [len(batch) for batch in batches].count(4) == 83
+    orders = [
+        np.concatenate(epoch_batches(encoded, 4, *where)).tolist() for where in ((1, 2), (1, 3), (2, 2))
+    ]
+    assert np.concatenate(batches).tolist() == orders[0]
+    assert orders[0] != orders[1] != orders[2] != orders[0]
+    sizes = np.array([len(window.pieces) for window in encoded.windows])
+    spread = [np.ptp(sizes[batch]) for batch in batches]
+    assert np.mean(spread) < np.ptp(sizes) / 4
+
+
+@pytest.mark.parametrize("head", ["crf", "softmax"])
+def test_the_loss_is_the_negative_log_likelihood_per_word(checkpoint: Path, head: str) -> None:
+    tagger = make_tagger(checkpoint, head=head)
+    encoded = encode(labelled(5, 7), WordPieces(make_tokenizer(), True, most=64), 128, cut=True)
+    loss = tagger(collate(encoded.windows), encoded.tags, encoded.lengths)
+    vectors = word_vectors(tagger, encoded, 2, Accelerator())
+    for number in range(5):
+        words, length = encoded.words(np.array([number])), encoded.lengths[[number]]
+        emissions = tagger.layer.linear(vectors[words])[None]
+        alone = tagger.layer.sequence.log_likelihood(emissions, encoded.tags[words][None], length)
+        torch.testing.assert_close(loss[number], -alone[0] / length[0], rtol=1e-4, atol=1e-5)
+
+
+def test_under_bf16_autocast_only_the_decoder_is_in_bf16(checkpoint: Path) -> None:
+    tagger = make_tagger(checkpoint)
+    encoded = encode(labelled(3, 8), WordPieces(make_tokenizer(), True, most=64), 128, cut=True)
+    batch = collate(encoded.windows)
+    with torch.autocast("cpu", torch.bfloat16):
+        vectors, exact = tagger.word_vectors(batch), torch.randn(int(encoded.lengths.sum()), 32)
+        low = tagger.layer(exact, encoded.tags, encoded.lengths)
+    assert vectors.dtype == low.dtype == torch.float32
+    assert not torch.equal(vectors, tagger.word_vectors(batch))
+    assert torch.equal(low, tagger.layer(exact, encoded.tags, encoded.lengths))
+
+
+def test_unpacked_places_rows_and_passes_gradients() -> None:
+    rows = torch.arange(8.0).reshape(4, 2).requires_grad_()
+    padded = unpacked(rows, torch.tensor([1, 3]))
+    assert padded.tolist() == [[[0, 1], [0, 0], [0, 0]], [[2, 3], [4, 5], [6, 7]]]
+    (padded * torch.arange(12.0).reshape(2, 3, 2)).sum().backward()
+    assert rows.grad is not None
+    assert rows.grad.flatten().tolist() == [0, 1, 6, 7, 8, 9, 10, 11]
+
+
+@pytest.mark.parametrize("head", ["crf", "softmax"])
+def test_a_saved_tagger_stands_alone(checkpoint: Path, tmp_path: Path, head: str) -> None:
+    tagger = make_tagger(checkpoint, piece="mean", head=head)
+    tagger.save(tmp_path)
+    loaded = load_tagger(tmp_path)
+    assert (loaded.piece, loaded.layer.tags, loaded.layer.head_name) == ("mean", TAGS, head)
+    assert isinstance(loaded.layer.sequence, SoftmaxHead) == (head == "softmax")
+    assert not loaded.training
+    state, expected = loaded.state_dict(), tagger.state_dict()
+    assert state.keys() == expected.keys()
+    assert all(torch.equal(state[name], expected[name]) for name in expected)
+    decoder = AutoModel.from_pretrained(tmp_path)
+    assert torch.equal(decoder.embed_tokens.weight, tagger.decoder.embed_tokens.weight)
+
+
+def test_what_is_no_tagger_and_what_is_no_causal_decoder_is_refused(checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="not a tagger's folder"):
+        load_tagger(checkpoint)
+    config = BertConfig(
+        vocab_size=50, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
+    )
+    BertModel(config).save_pretrained(tmp_path / "bert")
+    with pytest.raises(UserError, match="no causal decoder"):
+        load_base(tmp_path / "bert")
+    (tmp_path / "model.safetensors").write_bytes(b"not one")
+    (tmp_path / "config.json").write_bytes((checkpoint / "config.json").read_bytes())
+    with pytest.raises(UserError, match="cannot be loaded"):
+        load_base(tmp_path)
