@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import fields, is_dataclass
 from functools import cache
 from pathlib import Path
@@ -20,7 +21,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from metapt import config as schema
@@ -88,16 +89,29 @@ def word(key: str, value: object) -> str:
 
 
 def _compose(command: str, overrides: Sequence[str]) -> Any:
-    """Hydra refuses entries of a mapping that no file mentions, so mappings are set after it has composed the rest."""
-    parsed = [OverridesParser.create().parse_override(override) for override in overrides]
-    mappings = [override for override in parsed if override.key_or_group.startswith(_mappings(command))]
-    rest = [override.input_line for override in parsed if override not in mappings]
+    """What Hydra composes for the choices, with the other overrides applied in turn; of a mapping, the whole value.
+
+    Hydra itself would refuse entries of a mapping that no file mentions, and takes a while: a grid has hundreds of
+    command lines with few distinct choices.
+    """
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    chosen = {
+        item.key_or_group: str(item.value()) for item in parsed if item.key_or_group in choices(command)
+    }
+    config = deepcopy(_composed(command, tuple(f"{group}={option}" for group, option in chosen.items())))
+    for item in parsed:
+        name = item.key_or_group
+        if name not in chosen:
+            is_mapping = name.startswith(_mappings(command))
+            OmegaConf.update(config, name, item.value(), merge=not is_mapping, force_add=is_mapping)
+    return config
+
+
+@cache
+def _composed(command: str, chosen: tuple[str, ...]) -> DictConfig:
     ConfigStore.instance().store(name="schema", node=schema.COMMANDS[command])
     with initialize_config_dir(config_dir=str(CONF / command), version_base="1.3"):
-        config = compose("config", overrides=rest)
-    for override in mappings:
-        OmegaConf.update(config, override.key_or_group, override.value(), merge=False, force_add=True)
-    return config
+        return compose("config", overrides=list(chosen))
 
 
 def _fill_missing(command: str, composed: Any) -> list[str]:
@@ -128,7 +142,9 @@ def _examine(command: str, argument: str) -> str | None:
     groups = choices(command)
     if name in groups:
         options = groups[name]
-        return None if override.value() in options else f"{argument}: {name} is one of {', '.join(options)}"
+        return (
+            None if str(override.value()) in options else f"{argument}: {name} is one of {', '.join(options)}"
+        )
     return _examine_key(command, override)
 
 
@@ -140,14 +156,20 @@ def _examine_key(command: str, override: Override) -> str | None:
         close = close or [path for path in known if path.split(".")[-1] == name.split(".")[-1]]
         hint = f"did you mean {' or '.join(close)}?" if close else f"see python -m metapt.{command} --help"
         return f"{name}: no such key; {hint}"
-    if isinstance(override.value(), str) and "${" in override.value():
+    value = override.value()
+    if isinstance(value, str) and "${" in value:
         return None
-    blank = OmegaConf.structured(schema.COMMANDS[command])
     try:
-        OmegaConf.update(blank, name, override.value(), merge=True, force_add=False)
+        OmegaConf.update(_scratch(command), name, value, merge=True, force_add=False)
     except OmegaConfBaseException as error:
         return f"{name}={override.get_value_element_as_str()}: {_first_line(error)}"
     return None
+
+
+@cache
+def _scratch(command: str) -> Any:
+    """Takes any value of the right type; never read."""
+    return OmegaConf.structured(schema.COMMANDS[command])
 
 
 @cache
