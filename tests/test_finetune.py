@@ -249,6 +249,22 @@ def test_a_signal_saves_in_the_middle_of_an_epoch(world: Path, head_run: Run, tm
     assert_same(tune(world, tmp_path / "run", "ner.max_epochs=6"), head_run)
 
 
+def test_killed_while_evaluating_trains_nothing_again(
+    world: Path, head_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+
+        def die(*_: object) -> None:
+            raise Killed
+
+        patch.setattr(tuning_module, "write_predictions", die)
+        with pytest.raises(Killed):
+            tune(world, tmp_path / "run", "ner.max_epochs=6")
+    assert not Run(tmp_path / "run").is_done
+    die_after(monkeypatch, 36)
+    assert_same(tune(world, tmp_path / "run", "ner.max_epochs=6"), head_run)
+
+
 def test_a_damaged_checkpoint_is_passed_over(
     world: Path,
     head_run: Run,
@@ -350,17 +366,16 @@ def test_bf16_trains(world: Path, tmp_path: Path) -> None:
     ("change", "message"),
     [
         ("checkpoint=/nowhere", "nowhere"),
+        ("ner.max_len=512", "at most 256 pieces"),
         ("source=zz_none", "zz_none"),
         ("source=bb_two", "no train and dev split"),
         ("data.eval_sets=[aa_one,cc_three]", "cc_three"),
     ],
 )
-def test_mistakes_are_told_before_the_run_folder_is_made(
-    world: Path, tmp_path: Path, change: str, message: str
-) -> None:
+def test_mistakes_are_told_and_leave_no_run(world: Path, tmp_path: Path, change: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         tune(world, tmp_path / "run", change)
-    assert not (tmp_path / "run").exists()
+    assert not Run(tmp_path / "run").config_file.exists()
 
 
 def test_a_model_without_weights_or_tokenizer_is_refused(world: Path, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from metapt.ner.evaluate import Annotation, span_figures, write_predictions
 tag_rows = st.lists(st.lists(st.sampled_from(TAGS), min_size=1, max_size=8), min_size=1, max_size=5)
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=400, deadline=None)
 @given(tag_rows, st.data())
 def test_equals_seqeval_strict_iob2(gold: list[list[str]], data: st.DataObject) -> None:
     """On any tags at all, also those that are no valid IOB2 (a softmax head may predict them)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from itertools import chain
 from pathlib import Path
 
@@ -12,9 +13,9 @@ from accelerate import Accelerator
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ner_world import NOTHING, labelled, make_tokenizer, write_checkpoint
-from transformers import AutoModel, BertConfig, BertModel
+from transformers import AutoModel, BertConfig, BertModel, PreTrainedTokenizerFast
 
-from metapt.data.uner import TAGS, Sentence
+from metapt.data.uner import TAGS, Sentence, read_iob2
 from metapt.errors import UserError
 from metapt.models.crf import SoftmaxHead
 from metapt.models.tagger import Tagger, TagLayer, load_base, load_tagger, unpacked
@@ -94,6 +95,29 @@ def test_cut_sentences_are_counted_and_whole_words_kept() -> None:
     sizes = np.cumsum([len(each) for each in pieces(LONG.words)])
     assert sizes[kept - 1] <= 16 < sizes[kept]
     assert cut.tags[kept:].tolist() == [TAGS.index("B-PER"), 0]
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize("name", ["tl_trg", "ceb_gja", "zh_gsd", "sv_pud"])
+def test_real_sets_lose_no_word(name: str) -> None:
+    folder, tokenizer_file = os.environ.get("METAPT_UNER_DIR"), os.environ.get("METAPT_TOKENIZER")
+    if not folder or not tokenizer_file:
+        pytest.skip("METAPT_UNER_DIR and METAPT_TOKENIZER are not both set")
+    path = Path(folder) / name / "test.iob2"
+    if not path.is_file():
+        pytest.skip(f"{path} is not there")
+    sentences = read_iob2(path)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_file=tokenizer_file, eos_token="<|endoftext|>")
+    pieces = WordPieces(tokenizer, True, most=16)
+    encoded = encode(sentences, pieces, 32, cut=False)  # short windows, so that many sentences need several
+    assert encoded.tags.tolist() == [TAGS.index(tag) for sentence in sentences for tag in sentence.tags]
+    read = [
+        window.pieces[a : b + 1].tolist()
+        for window in encoded.windows
+        for a, b in zip(window.firsts, window.lasts, strict=True)
+    ]
+    assert read == [mine for sentence in sentences for mine in pieces(sentence.words)]
+    assert len(encoded.windows) > len(sentences) * (name in ("zh_gsd", "sv_pud"))
 
 
 @pytest.mark.parametrize("piece", ["first", "last", "mean"])

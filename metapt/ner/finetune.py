@@ -27,14 +27,16 @@ def finetune(config: FinetuneConfig, stop: StopRequest) -> None:
     parts = [(name, split) for name in source_sets(collection, config.source) for split in ("train", "dev")]
     parts += [(name, "test") for name in tests]
     run = Run(config.run_dir)
+    fingerprints = {"weights": weights_sha256(folder), "sentences": collection.fingerprint(parts)}
     with run.claimed():
-        run.begin(
-            identity(config), {"weights": weights_sha256(folder), "sentences": collection.fingerprint(parts)}
-        )
         if run.is_done:
+            run.begin(identity(config), fingerprints)
             print(f"{run.path}: done already")
             return
-        tuning = Tuning(config, run, folder, collection, stop)
+        tuning = Tuning(
+            config, run, folder, collection, stop
+        )  # first, so that a mistake leaves no config.yaml
+        run.begin(identity(config), fingerprints)
         tuning.train()
         tuning.save_tagger()
         result = describe(tuning) | {

@@ -44,7 +44,10 @@ WEIGHTS_FILE, BEST_FILE, OPTIMIZER_FILE = "weights.safetensors", "best.safetenso
 
 @dataclass
 class State:
-    """How far a run is. Epochs and steps count from 1; `best_*` belong to the epoch whose weights are kept."""
+    """How far a run is: epochs and steps done, the epoch whose weights are kept, and its scores.
+
+    seconds_total is the time of steps and dev scores, without that of loading, frozen features and checkpoints.
+    """
 
     epoch: int = 0
     step: int = 0
@@ -61,13 +64,8 @@ class Tuning:
     def __init__(
         self, config: FinetuneConfig, run: Run, folder: Path, collection: Collection, stop: StopRequest
     ):
-        self.config, self.ner, self.run, self.collection, self.stop = (
-            config,
-            config.ner,
-            run,
-            collection,
-            stop,
-        )
+        self.config, self.ner, self.run = config, config.ner, run
+        self.collection, self.stop = collection, stop
         self.accelerator = Accelerator(mixed_precision="bf16" if self.ner.precision == "bf16" else "no")
         if self.accelerator.num_processes > 1:
             raise UserError("fine-tuning runs in one process; start one run for each GPU")
@@ -75,12 +73,12 @@ class Tuning:
         self.pieces = WordPieces(self.tokenizer, self.ner.prefix_space, self.ner.max_len // 2)
         self.tagger = self._build(folder)
         self.train_set, self.dev_set = self._encode("train"), self._encode("dev")
-        head_only = config.regime == "head"
-        self.trained: nn.Module = self.tagger.layer if head_only else self.tagger
+        self.head_only = config.regime == "head"
+        self.trained: nn.Module = self.tagger.layer if self.head_only else self.tagger
         self.forward = self.accelerator.prepare_model(self.trained)
         self.optimizer = self._optimizer()
-        self.train_vectors = self._vectors(self.train_set) if head_only else None
-        self.dev_vectors = self._vectors(self.dev_set) if head_only else None
+        self.train_vectors: Tensor | None = None  # head-only: computed when training begins
+        self.dev_vectors: Tensor | None = None
         self.state, self.best = State(), self._weights()
 
     def _build(self, folder: Path) -> Tagger:
@@ -88,6 +86,11 @@ class Tuning:
         if len(self.tokenizer) > decoder.config.vocab_size:
             raise UserError(
                 f"{folder}: the tokenizer has {len(self.tokenizer)} pieces, the model {decoder.config.vocab_size}"
+            )
+        positions = getattr(decoder.config, "max_position_embeddings", self.ner.max_len)
+        if self.ner.max_len > positions:
+            raise UserError(
+                f"ner.max_len={self.ner.max_len}: {folder} was made for at most {positions} pieces"
             )
         with randomness.torch_seed(self.config.train.seed, "tag layer"):
             layer = TagLayer(decoder.config.hidden_size, TAGS, self.ner.head, self.ner.dropout)
@@ -107,7 +110,7 @@ class Tuning:
 
     def _optimizer(self) -> AcceleratedOptimizer:
         groups = [{"params": list(self.tagger.layer.parameters()), "lr": self.ner.head_lr or self.ner.lr}]
-        if self.trained is self.tagger:
+        if not self.head_only:
             groups.append({"params": list(self.tagger.decoder.parameters()), "lr": self.ner.lr})
         return self.accelerator.prepare_optimizer(
             torch.optim.AdamW(groups, weight_decay=self.ner.weight_decay, fused=True)
@@ -124,6 +127,10 @@ class Tuning:
         """
         self._restore()
         self.run.trim_metrics(self.state.step)
+        if self.head_only and not self._finished:
+            count = len(self.train_set.lengths) + len(self.dev_set.lengths)
+            _say(f"word vectors of {count} sentences, for all epochs")
+            self.train_vectors, self.dev_vectors = self._vectors(self.train_set), self._vectors(self.dev_set)
         progress = Progress(self.ner.max_epochs, self._steps_per_epoch, self.state.step)
         with closing(MetricsWriter(self.run)) as metrics:
             while not self._finished:
@@ -161,12 +168,8 @@ class Tuning:
         state.seconds_total = time.monotonic() - started
         metrics.write(state.step, "dev", epoch=state.epoch, f1=f1, loss_nats=loss)
         if (f1, -loss) > (state.dev_f1, -state.dev_loss_nats):
-            state.best_epoch, state.best_step, state.dev_f1, state.dev_loss_nats = (
-                state.epoch,
-                state.step,
-                f1,
-                loss,
-            )
+            state.best_epoch, state.best_step = state.epoch, state.step
+            state.dev_f1, state.dev_loss_nats = f1, loss
             self.best = self._weights()
         self._save()
 
@@ -220,7 +223,7 @@ class Tuning:
         for step, folder in reversed(self.run.checkpoints()):
             problem = CheckpointFolders.problem(folder)
             if problem is not None:
-                print(f"checkpoint of step {step} is damaged and passed over: {problem}", file=sys.stderr)
+                _say(f"checkpoint of step {step} is damaged and passed over: {problem}")
                 continue
             engine = folder / ENGINE_DIR
             self.trained.load_state_dict(load_file(engine / WEIGHTS_FILE))
@@ -237,8 +240,17 @@ class Tuning:
         CheckpointFolders.commit(staging, self.run.tagger_dir)
 
     def evaluate(self, name: str, split: str = "test") -> dict[str, Any]:
-        """Tags a set, writes its predictions, and returns its figures as docs/design.md has them."""
+        """Tags a set, writes its predictions, and returns its figures as docs/design.md has them.
+
+        Raises:
+            Interrupted: a signal came; the checkpoint of the last epoch still stands.
+        """
+        if self.stop:
+            raise Interrupted(
+                f"{self.run.path}: {self.stop.name} before {name} was tagged; a checkpoint stands"
+            )
         sentences = self.collection.load(name, split)
+        _say(f"tagging {name} {split}, {len(sentences)} sentences")
         encoded = encode(sentences, self.pieces, self.ner.max_len, cut=False)
         annotations = annotate(self.tagger.layer, self._vectors(encoded), encoded, self.ner.eval_batch_size)
         write_predictions(self.run.predictions_dir / f"{name}.jsonl", sentences, annotations)
@@ -266,12 +278,14 @@ class Progress:
         self.shown = now
         left = (now - self.began) / (state.step - self.first_step) * (self.max_steps - state.step)
         best = f"  dev F1 {state.dev_f1:.3f} (epoch {state.best_epoch})" if state.best_epoch else ""
-        print(
+        _say(
             f"epoch {state.epoch + 1}/{self.max_epochs}  step {state.step}/{self.max_steps}  loss {loss:.4f}{best}"
-            f"  at most {timedelta(seconds=round(left))} left",
-            file=sys.stderr,
-            flush=True,
+            f"  at most {timedelta(seconds=round(left))} left"
         )
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
