@@ -139,13 +139,15 @@ class NerConfig:
     head: str = key("crf", "linear-chain CRF, or a softmax per word", choices=("crf", "softmax"))
     piece: str = key("first", "which piece of a word is tagged", choices=("first", "last", "mean"))
     prefix_space: bool = key(True, "words are tokenised as if a space stood before them")
-    max_len: int = key(128, "pieces of a training sentence; longer ones are cut", low=4)
+    max_len: int = key(128, "pieces of a window; training sentences are cut to one", low=4)
     lr: float = key(3e-5, "of AdamW", above=0)
     head_lr: float | None = key(None, "of the CRF head; absent: as lr", above=0)
     weight_decay: float = key(0.01, "of AdamW", low=0)
     batch_size: int = key(16, "sentences", low=1)
     max_epochs: int = key(10, "at most", low=1)
-    patience: int = key(3, "epochs without a better dev micro-F1 before stopping", low=1)
+    patience: int = key(
+        3, "epochs without a better dev micro-F1 (equal: lower dev loss) before stopping", low=1
+    )
     grad_clip: float = key(1.0, "largest norm of the gradient; 0: no clipping", low=0)
     precision: str = key("fp32", "of the decoder; the CRF is always fp32", choices=("bf16", "fp32"))
     dropout: float = key(0.1, "before the emission layer", low=0, high=0.99)
