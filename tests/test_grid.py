@@ -187,7 +187,7 @@ def test_mappings_are_given_on_the_command_line() -> None:
     ]
     grid = commandline.load("submit", words).grid
     assert grid.variants == {"olmo": ["data.tokenizer=/a b/t.json"], "bpe": ["data.tokenizer=train"]}
-    assert grid.gpus_per_size == {"tiny": 4}
+    assert grid.gpus_per_size == {"nano": 1, "tiny": 4}
     assert (
         commandline.load(
             "submit", ["grid=first", "grid.variants={}", "grid.pretrain=[]", "grid.finetune=[]"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,7 +80,7 @@ def tail(path: Path, size: int, start: int = 0) -> str:
 
 
 def _progress(run: Run, state: str) -> RunStatus:
-    lines = list(_last_metrics(run.metrics_file))
+    lines = _last_metrics(run.metrics_file)
     try:
         config = run.config()
     except (OSError, KeyError):
@@ -91,12 +90,12 @@ def _progress(run: Run, state: str) -> RunStatus:
     return _pretrain_progress(state, lines, config["train"]["max_steps"])
 
 
-def _last_metrics(path: Path) -> Iterator[dict[str, Any]]:
+def _last_metrics(path: Path) -> list[dict[str, Any]]:
     """The complete lines among the last bytes of metrics.jsonl."""
-    text = tail(path, TAIL_BYTES)
-    for line in text.splitlines(keepends=True):
-        if line.startswith("{") and line.endswith("}\n"):
-            yield json.loads(line)
+    lines = tail(path, TAIL_BYTES).splitlines(keepends=True)
+    if lines and path.stat().st_size > TAIL_BYTES:
+        del lines[0]  # its beginning may be missing
+    return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
 def _pretrain_progress(state: str, lines: list[dict[str, Any]], max_steps: int) -> RunStatus:
