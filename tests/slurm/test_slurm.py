@@ -28,7 +28,9 @@ def _reason_to_skip() -> str | None:
     if not shutil.which("sbatch"):
         return "no sbatch here; slurm/dev_cluster.sh starts a Slurm on one machine"
     ping = subprocess.run(["scontrol", "ping"], capture_output=True, text=True)
-    return None if "UP" in ping.stdout else f"slurmctld does not answer: {(ping.stdout + ping.stderr).strip()}"
+    return (
+        None if "UP" in ping.stdout else f"slurmctld does not answer: {(ping.stdout + ping.stderr).strip()}"
+    )
 
 
 REASON = _reason_to_skip()
@@ -118,11 +120,21 @@ def test_the_batch_script_starts_one_process_per_gpu_and_queues_itself_again(tmp
         '[ -n "${SLURM_RESTART_COUNT:-}" ] || exit 75\n'
     )
     interpreter.chmod(0o755)
-    command = ["sbatch", "--parsable", "--nodes=2", "--gpus-per-node=2", "--cpus-per-gpu=1", "--time=5", "--mem=500"]
+    command = [
+        "sbatch",
+        "--parsable",
+        "--nodes=2",
+        "--gpus-per-node=2",
+        "--cpus-per-gpu=1",
+        "--time=5",
+        "--mem=500",
+    ]
     command += [str(REPOSITORY / "slurm/pretrain.sh"), "model=large", "objective=maml"]
     environment = {**os.environ, "PYTHON": str(interpreter)}
     number = subprocess.check_output(command, text=True, cwd=tmp_path, env=environment).strip()
-    wait_until(lambda: number not in subprocess.check_output(["squeue", "-h", "--format=%A"], text=True).split())
+    wait_until(
+        lambda: number not in subprocess.check_output(["squeue", "-h", "--format=%A"], text=True).split()
+    )
     expected = sorted(f"{rank}/4 node1 -m metapt.pretrain model=large objective=maml" for rank in range(4))
     assert sorted((tmp_path / "run.txt").read_text().splitlines()) == expected
     assert sorted((tmp_path / "run1.txt").read_text().splitlines()) == expected
