@@ -139,8 +139,9 @@ def test_a_job_that_a_killed_submitter_left_behind_is_waited_for(tmp_path: Path)
     assert set(states(tmp_path).values()) == {"done"}
 
 
-@pytest.mark.parametrize("cluster", ["inline", "local"])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("cluster", "number"), [("inline", signal.SIGINT), ("local", signal.SIGTERM), ("inline", signal.SIGHUP)]
+)
 def test_stopping_lets_jobs_save_and_the_next_call_goes_on(
     tmp_path: Path, cluster: str, number: signal.Signals
 ) -> None:

@@ -69,6 +69,8 @@ def status_table(plan: Plan, states: Mapping[str, str], statuses: Mapping[str, R
 def print_status(plan: Plan, states: Mapping[str, str], root: Root) -> None:
     """What `python -m metapt.status` prints."""
     statuses = {job.id: run_status(root.run(job).path) for job in plan.jobs}
+    running = {name: "running" for name, status in statuses.items() if status.state == "running"}
+    states = {**states, **running}  # Slurm's queue holds those as well
     console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
     console.print(status_table(plan, states, statuses))
     counts = Counter(states.values())
@@ -136,7 +138,7 @@ class _LiveView:
             shown.add_row(*_row(job, "running", run_status(self._root.run(job).path)))
         overall = Table.grid(padding=(0, 1))
         text = f"{counts['done']}/{len(states)} jobs done{_others(counts)}, {duration(time.monotonic() - self._started)}"
-        overall.add_row(ProgressBar(total=len(states), completed=counts["done"], width=40), text)
+        overall.add_row(ProgressBar(total=len(states), completed=counts["done"], width=24), text)
         self._live.update(Group(overall, shown))
 
 

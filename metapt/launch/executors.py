@@ -216,11 +216,17 @@ class Schedule:
 
 @contextmanager
 def _term_as_ctrl_c() -> Iterator[None]:
+    """TERM, and HUP of a closed terminal unless nohup holds it off, end the block as Ctrl-C does."""
+
     def interrupt(number: int, frame: object) -> None:
         raise KeyboardInterrupt
 
-    handler = signal.signal(signal.SIGTERM, interrupt)
+    numbers = [
+        number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) != signal.SIG_IGN
+    ]
+    handlers = {number: signal.signal(number, interrupt) for number in numbers}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, handler)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
