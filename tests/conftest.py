@@ -62,7 +62,7 @@ def run_module(
 ) -> subprocess.CompletedProcess:
     """`python -m module arguments`, under torchrun if there are several ranks; stdout and stderr are captured."""
     launcher = (
-        ["-m", "torch.distributed.run", f"--nproc-per-node={ranks}", "--master-port=0"] if ranks > 1 else []
+        ["-m", "torch.distributed.run", f"--nproc-per-node={ranks}", "--standalone"] if ranks > 1 else []
     )
     command = [sys.executable, *launcher, "-m", module, *arguments]
     return subprocess.run(

@@ -1,0 +1,244 @@
+"""`python -m metapt.pretrain` as a user meets it: runs, resumes, refuses, stops, exports."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import REPO, run_module
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from metapt.config import TrainConfig
+from metapt.errors import EXIT_INTERRUPTED
+from metapt.runs import CheckpointFolders, Run, read_jsonl
+from metapt.training.trainer import learning_rate
+
+
+def pretrain(arguments: list[str], run_dir: Path, *more: str, ranks: int = 1) -> subprocess.CompletedProcess:
+    return run_module("metapt.pretrain", [*arguments, f"run_dir={run_dir}", *more], ranks=ranks)
+
+
+@pytest.fixture(scope="module")
+def finished(nano_arguments: list[str], tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A MAML run that was never interrupted."""
+    run = Run(tmp_path_factory.mktemp("runs") / "maml")
+    done = pretrain(nano_arguments, run.path, "objective=maml")
+    assert done.returncode == 0, done.stderr
+    return run
+
+
+def weights(run: Run, step: int = 8) -> dict[str, torch.Tensor]:
+    return load_file(run.checkpoint(step) / "model" / "model.safetensors")
+
+
+def same_weights(left: Run, right: Run) -> bool:
+    one, other = weights(left), weights(right)
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_metrics_keep_the_objectives_apart(finished: Run):
+    lines = list(finished.metrics())
+    updates = [line for line in lines if line["kind"] != "heldout"]
+    assert [line["step"] for line in updates] == list(range(1, 9))
+    assert [line["step"] for line in lines if line["kind"] == "heldout"] == [0, 4, 8]
+    kinds = {line["kind"] for line in updates}
+    assert kinds == {"autoregressive", "episode"}
+    for line in updates:
+        assert ("lm_loss_nats" in line) == (line["kind"] == "autoregressive")
+        assert ("query_loss_nats" in line) == (line["kind"] == "episode")
+        assert line["grad_norm"] > 0
+        if line["kind"] == "episode":
+            assert len(line["support_loss_nats"]) == len(line["support_accuracy"]) == 11
+            assert 8 <= line["mask_position_tokens"] < 32
+    totals = [line["tokens_total"] for line in updates]
+    assert totals == sorted(totals)
+
+
+def test_training_lowers_the_heldout_loss(finished: Run):
+    first, *_, last = (line["heldout_loss_nats"] for line in finished.metrics() if line["kind"] == "heldout")
+    assert first == pytest.approx(np.log(2048), abs=0.1)  # untrained: uniform over the vocabulary
+    assert last < first - 0.1
+
+
+def test_result_and_provenance(finished: Run):
+    result, made = finished.result(), finished.provenance()
+    assert result["steps"] == 8
+    assert result["origin"]["parameters"] == 272_976
+    assert result["generated_data"] is True
+    assert result["heldout_perplexity"] == pytest.approx(np.exp(result["heldout_loss_nats"]))
+    assert made["fingerprints"]["corpus"] == result["origin"]["corpus_fingerprint"]
+    assert made["versions"]["torch"].startswith(torch.__version__.split("+")[0])
+
+
+def test_checkpoints_load_with_transformers(finished: Run):
+    folder = finished.checkpoint(8) / "model"
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    inputs = tokenizer("The old house stood by the river.", return_tensors="pt")
+    with torch.no_grad():
+        assert torch.isfinite(model(input_ids=inputs["input_ids"]).logits).all()
+    assert tokenizer.mask_token_id is not None
+    assert CheckpointFolders.problem(finished.checkpoint(8)) is None
+
+
+def test_a_finished_run_is_left_alone(finished: Run, nano_arguments: list[str]):
+    before = finished.result_file.stat().st_mtime_ns
+    again = pretrain(nano_arguments, finished.path, "objective=maml")
+    assert again.returncode == 0
+    assert "done already" in again.stdout
+    assert finished.result_file.stat().st_mtime_ns == before
+
+
+def test_vanilla_starts_from_the_same_weights(finished: Run, nano_arguments: list[str], tmp_path: Path):
+    run = Run(tmp_path / "vanilla")
+    assert pretrain(nano_arguments, run.path, "objective=vanilla", "train.max_steps=2").returncode == 0
+    mine, theirs = weights(run, 0), weights(finished, 0)
+    assert all(torch.equal(mine[name], theirs[name]) for name in theirs)
+
+
+@pytest.mark.parametrize("ds", ["zero0", "zero2"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_killed_and_resumed_equals_uninterrupted(
+    nano_arguments: list[str], tmp_path: Path, ds: str, precision: str
+):
+    words = ["objective=maml", f"ds={ds}", f"train.precision={precision}", "train.checkpoint_every=3"]
+    whole, killed = Run(tmp_path / "whole"), Run(tmp_path / "killed")
+    assert pretrain(nano_arguments, whole.path, *words).returncode == 0
+    command = [sys.executable, "-m", "metapt.pretrain", *nano_arguments, *words, f"run_dir={killed.path}"]
+    process = subprocess.Popen(command, cwd=REPO, stderr=subprocess.DEVNULL)
+    while not killed.checkpoint(3).exists():
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not killed.is_done
+    assert pretrain(nano_arguments, killed.path, *words).returncode == 0
+    assert same_weights(whole, killed)
+    timing = ("seconds", "seconds_total", "tokens_per_second")
+    one, other = (
+        [{key: value for key, value in line.items() if key not in timing} for line in run.metrics()]
+        for run in (whole, killed)
+    )
+    assert one == other
+
+
+def test_a_damaged_checkpoint_is_passed_over(nano_arguments: list[str], finished: Run, tmp_path: Path):
+    run = Run(tmp_path / "damaged")
+    words = ["objective=maml"]
+    assert pretrain(nano_arguments, run.path, *words).returncode == 0
+    run.result_file.unlink()
+    file = run.checkpoint(8) / "model" / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1] + b"\0")
+    again = pretrain(nano_arguments, run.path, *words)
+    assert again.returncode == 0
+    assert "checkpoint of step 8 is damaged" in again.stderr
+    assert same_weights(run, finished)
+
+
+def test_a_signal_leaves_a_checkpoint_and_a_telling_exit_code(
+    nano_arguments: list[str], finished: Run, tmp_path: Path
+):
+    run = Run(tmp_path / "stopped")
+    command = [
+        sys.executable,
+        "-m",
+        "metapt.pretrain",
+        *nano_arguments,
+        "objective=maml",
+        f"run_dir={run.path}",
+    ]
+    process = subprocess.Popen(command, cwd=REPO, stderr=subprocess.PIPE, text=True)
+    while not any(line["step"] > 0 for line in read_jsonl(run.metrics_file)):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGUSR2)
+    _, errors = process.communicate()
+    if process.returncode:  # else it had come to its end before it looked
+        assert process.returncode == EXIT_INTERRUPTED
+        assert "SIGUSR2" in errors
+        assert "Traceback" not in errors
+        last_update = max(line["step"] for line in run.metrics())
+        assert run.checkpoints()[-1][0] == last_update
+        assert pretrain(nano_arguments, run.path, "objective=maml").returncode == 0
+    assert same_weights(run, finished)
+
+
+def test_another_configuration_in_the_folder_is_refused(finished: Run, nano_arguments: list[str]):
+    result = finished.result_file.read_bytes()
+    finished.result_file.unlink()
+    refused = pretrain(nano_arguments, finished.path, "objective=maml", "train.seed=5", "meta.rho=0.4")
+    finished.result_file.write_bytes(result)
+    assert refused.returncode == 2
+    assert "train.seed: 0 there, 5 here" in refused.stderr
+    assert "meta.rho: 0.5 there, 0.4 here" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+@pytest.mark.parametrize("ds", ["zero0", "zero1", "zero2"])
+@pytest.mark.parametrize("objective", ["vanilla", "maml"])
+def test_two_ranks_learn_what_one_does(nano_arguments: list[str], tmp_path: Path, ds: str, objective: str):
+    """Same batches and episodes; weights agree to rounding."""
+    words = [
+        f"objective={objective}",
+        f"ds={ds}",
+        "train.max_steps=3",
+        "train.lr=1e-3",
+        "train.checkpoint_every=3",
+    ]
+    runs = {}
+    for ranks in (1, 2):
+        runs[ranks] = Run(tmp_path / f"ranks{ranks}")
+        done = pretrain(nano_arguments, runs[ranks].path, *words, ranks=ranks)
+        assert done.returncode == 0, done.stderr
+    one, two = (list(runs[ranks].metrics()) for ranks in (1, 2))
+    for left, right in zip(one, two, strict=True):
+        for name in (
+            "lm_loss_nats",
+            "query_loss_nats",
+            "heldout_loss_nats",
+            "grad_norm",
+            "mask_position_tokens",
+        ):
+            if name in left:
+                assert left[name] == pytest.approx(right[name], rel=1e-4), (left["step"], name)
+    single, double = weights(runs[1], 3), weights(runs[2], 3)
+    for name, value in single.items():
+        # Adam turns the sign of a gradient that is all rounding into a step of up to lr.
+        assert ((value - double[name]).abs() > 1e-5).float().mean() < 0.01, name
+
+
+def test_units_must_divide_by_the_ranks(nano_arguments: list[str], tmp_path: Path):
+    done = pretrain(nano_arguments, tmp_path / "odd", "train.accumulation=3", ranks=2)
+    assert "train.accumulation=3 must be a multiple of the number of ranks, 2" in done.stderr
+
+
+def test_a_tokenizer_too_large_for_the_model_is_refused(
+    tmp_path: Path, nano_arguments: list[str], finished: Run
+):
+    tokenizer = finished.checkpoint(8) / "model" / "tokenizer.json"
+    done = pretrain(nano_arguments, tmp_path / "run", f"data.tokenizer={tokenizer}", "model.vocab_size=1024")
+    assert done.returncode == 2
+    assert "model.vocab_size=1024; give model.vocab_size=2048" in done.stderr
+
+
+def test_two_processes_never_share_a_run(finished: Run, nano_arguments: list[str], tmp_path: Path):
+    run = Run(tmp_path / "claimed")
+    with run.claimed():
+        second = pretrain(nano_arguments, run.path)
+    assert second.returncode == 1
+    assert "another process is at work" in second.stderr
+
+
+def test_learning_rate_at_points_computed_by_hand():
+    train = TrainConfig(lr=1.0, warmup_steps=10, max_steps=110, min_lr_share=0.1)
+    assert learning_rate(train, 0) == pytest.approx(0.1)
+    assert learning_rate(train, 9) == pytest.approx(1.0)
+    assert learning_rate(train, 60) == pytest.approx(0.1 + 0.9 * 0.5)
+    assert learning_rate(train, 110) == pytest.approx(0.1)
+    train.schedule = "constant"
+    assert learning_rate(train, 100) == 1.0
