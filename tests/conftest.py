@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -57,14 +58,21 @@ def nano_arguments(corpus_cache: Path) -> list[str]:
     ]
 
 
-def run_module(
-    module: str, arguments: Sequence[str], ranks: int = 1, **kwargs: object
-) -> subprocess.CompletedProcess:
-    """`python -m module arguments`, under torchrun if there are several ranks; stdout and stderr are captured."""
+def run_module(module: str, arguments: Sequence[str], **kwargs: object) -> subprocess.CompletedProcess:
+    """`python -m module arguments`; stdout and stderr are captured."""
+    return _run(["-m", module, *arguments], **kwargs)
+
+
+def pretrain_many(runs: Sequence[Sequence[str]], ranks: int = 1) -> subprocess.CompletedProcess:
+    """`metapt.pretrain` for each list of arguments in one process, or under torchrun in several."""
     launcher = (
         ["-m", "torch.distributed.run", f"--nproc-per-node={ranks}", "--standalone"] if ranks > 1 else []
     )
-    command = [sys.executable, *launcher, "-m", module, *arguments]
+    return _run([*launcher, str(REPO / "tests" / "many.py"), json.dumps(runs)])
+
+
+def _run(words: Sequence[str], **kwargs: object) -> subprocess.CompletedProcess:
+    command = [sys.executable, *words]
     return subprocess.run(
-        command, cwd=REPO, capture_output=True, text=True, timeout=300, check=False, **kwargs
+        command, cwd=REPO, capture_output=True, text=True, timeout=600, check=False, **kwargs
     )

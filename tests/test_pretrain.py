@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import REPO, run_module
+from conftest import REPO, pretrain_many, run_module
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -21,8 +21,8 @@ from metapt.runs import CheckpointFolders, Run, read_jsonl
 from metapt.training.trainer import learning_rate
 
 
-def pretrain(arguments: list[str], run_dir: Path, *more: str, ranks: int = 1) -> subprocess.CompletedProcess:
-    return run_module("metapt.pretrain", [*arguments, f"run_dir={run_dir}", *more], ranks=ranks)
+def pretrain(arguments: list[str], run_dir: Path, *more: str) -> subprocess.CompletedProcess:
+    return run_module("metapt.pretrain", [*arguments, f"run_dir={run_dir}", *more])
 
 
 @pytest.fixture(scope="module")
@@ -103,29 +103,37 @@ def test_vanilla_starts_from_the_same_weights(finished: Run, nano_arguments: lis
     assert all(torch.equal(mine[name], theirs[name]) for name in theirs)
 
 
-@pytest.mark.parametrize("ds", ["zero0", "zero2"])
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_killed_and_resumed_equals_uninterrupted(
-    nano_arguments: list[str], tmp_path: Path, ds: str, precision: str
-):
-    words = ["objective=maml", f"ds={ds}", f"train.precision={precision}", "train.checkpoint_every=3"]
-    whole, killed = Run(tmp_path / "whole"), Run(tmp_path / "killed")
-    assert pretrain(nano_arguments, whole.path, *words).returncode == 0
-    command = [sys.executable, "-m", "metapt.pretrain", *nano_arguments, *words, f"run_dir={killed.path}"]
-    process = subprocess.Popen(command, cwd=REPO, stderr=subprocess.DEVNULL)
-    while not killed.checkpoint(3).exists():
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert not killed.is_done
-    assert pretrain(nano_arguments, killed.path, *words).returncode == 0
-    assert same_weights(whole, killed)
+RESUMED = [(ds, precision) for ds in ("zero0", "zero2") for precision in ("fp32", "bf16")]
+
+
+def test_killed_and_resumed_equals_uninterrupted(nano_arguments: list[str], tmp_path: Path):
+    """SIGKILL somewhere after the first checkpoint; the same command afterwards gives the same bits and lines."""
+    fixed = [*nano_arguments, "objective=maml", "train.checkpoint_every=3"]
+    kinds = {
+        f"{ds}-{precision}": [*fixed, f"ds={ds}", f"train.precision={precision}"] for ds, precision in RESUMED
+    }
+    whole = {name: Run(tmp_path / "whole" / name) for name in kinds}
+    killed = {name: Run(tmp_path / "killed" / name) for name in kinds}
+    done = pretrain_many([[*words, f"run_dir={whole[name].path}"] for name, words in kinds.items()])
+    assert done.returncode == 0, done.stderr
+    for name, words in kinds.items():
+        command = [sys.executable, "-m", "metapt.pretrain", *words, f"run_dir={killed[name].path}"]
+        process = subprocess.Popen(command, cwd=REPO, stderr=subprocess.DEVNULL)
+        while not killed[name].checkpoint(3).exists():
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert not killed[name].is_done
+    done = pretrain_many([[*words, f"run_dir={killed[name].path}"] for name, words in kinds.items()])
+    assert done.returncode == 0, done.stderr
     timing = ("seconds", "seconds_total", "tokens_per_second")
-    one, other = (
-        [{key: value for key, value in line.items() if key not in timing} for line in run.metrics()]
-        for run in (whole, killed)
-    )
-    assert one == other
+    for name in kinds:
+        assert same_weights(whole[name], killed[name]), name
+        one, other = (
+            [{key: value for key, value in line.items() if key not in timing} for line in run.metrics()]
+            for run in (whole[name], killed[name])
+        )
+        assert one == other, name
 
 
 def test_a_damaged_checkpoint_is_passed_over(nano_arguments: list[str], finished: Run, tmp_path: Path):
@@ -179,24 +187,27 @@ def test_another_configuration_in_the_folder_is_refused(finished: Run, nano_argu
     assert "Traceback" not in refused.stderr
 
 
-@pytest.mark.parametrize("ds", ["zero0", "zero1", "zero2"])
-@pytest.mark.parametrize("objective", ["vanilla", "maml"])
-def test_two_ranks_learn_what_one_does(nano_arguments: list[str], tmp_path: Path, ds: str, objective: str):
-    """Same batches and episodes; weights agree to rounding."""
-    words = [
-        f"objective={objective}",
-        f"ds={ds}",
-        "train.max_steps=3",
-        "train.lr=1e-3",
-        "train.checkpoint_every=3",
-    ]
-    runs = {}
-    for ranks in (1, 2):
-        runs[ranks] = Run(tmp_path / f"ranks{ranks}")
-        done = pretrain(nano_arguments, runs[ranks].path, *words, ranks=ranks)
+def test_two_ranks_learn_what_one_does(nano_arguments: list[str], tmp_path: Path):
+    """Same batches and episodes on any number of ranks, at every stage; weights agree to rounding."""
+    fixed = [*nano_arguments, "train.max_steps=3", "train.lr=1e-3", "train.checkpoint_every=3"]
+    kinds = [("vanilla", "zero2"), ("maml", "zero0"), ("maml", "zero1"), ("maml", "zero2")]
+    runs = {
+        ranks: {(objective, ds): Run(tmp_path / f"{objective}-{ds}-{ranks}") for objective, ds in kinds}
+        for ranks in (1, 2)
+    }
+    for ranks, chosen in runs.items():
+        commands = [
+            [*fixed, f"objective={objective}", f"ds={ds}", f"run_dir={run.path}"]
+            for (objective, ds), run in chosen.items()
+        ]
+        done = pretrain_many(commands, ranks)
         assert done.returncode == 0, done.stderr
-    one, two = (list(runs[ranks].metrics()) for ranks in (1, 2))
-    for left, right in zip(one, two, strict=True):
+    for kind in kinds:
+        compare_runs(runs[1][kind], runs[2][kind])
+
+
+def compare_runs(one: Run, other: Run) -> None:
+    for left, right in zip(one.metrics(), other.metrics(), strict=True):
         for name in (
             "lm_loss_nats",
             "query_loss_nats",
@@ -205,15 +216,15 @@ def test_two_ranks_learn_what_one_does(nano_arguments: list[str], tmp_path: Path
             "mask_position_tokens",
         ):
             if name in left:
-                assert left[name] == pytest.approx(right[name], rel=1e-4), (left["step"], name)
-    single, double = weights(runs[1], 3), weights(runs[2], 3)
-    for name, value in single.items():
+                assert left[name] == pytest.approx(right[name], rel=1e-4), (one.path, left["step"], name)
+    theirs = weights(other, 3)
+    for name, value in weights(one, 3).items():
         # Adam turns the sign of a gradient that is all rounding into a step of up to lr.
-        assert ((value - double[name]).abs() > 1e-5).float().mean() < 0.01, name
+        assert ((value - theirs[name]).abs() > 1e-5).float().mean() < 0.01, (one.path, name)
 
 
 def test_units_must_divide_by_the_ranks(nano_arguments: list[str], tmp_path: Path):
-    done = pretrain(nano_arguments, tmp_path / "odd", "train.accumulation=3", ranks=2)
+    done = pretrain_many([[*nano_arguments, f"run_dir={tmp_path / 'odd'}", "train.accumulation=3"]], ranks=2)
     assert "train.accumulation=3 must be a multiple of the number of ranks, 2" in done.stderr
 
 
