@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from metapt import commandline
 from metapt.config import FinetuneConfig
 from metapt.errors import run_command
+from metapt.training.interruption import StopRequest
 
 
 def main(argv: Sequence[str]) -> None:
@@ -16,11 +17,11 @@ def main(argv: Sequence[str]) -> None:
         UserError: a mistake in the arguments, the checkpoint or the data; or the folder holds another run.
         Interrupted: a signal came, and a checkpoint stands.
     """
+    stop = StopRequest().listen()  # before the slow imports, during which a signal would otherwise kill
     config: FinetuneConfig = commandline.load("finetune", argv)
     from metapt.ner.finetune import finetune  # imports torch: not before the arguments are known to be right
-    from metapt.training.interruption import StopRequest
 
-    finetune(config, StopRequest().listen())
+    finetune(config, stop)
 
 
 if __name__ == "__main__":
