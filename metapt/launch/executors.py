@@ -11,7 +11,7 @@ import signal
 import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Any, Protocol
 
 from metapt.config import ClusterConfig
 from metapt.errors import Interrupted
@@ -66,16 +66,16 @@ class InlineLauncher:
 
 
 class _LocalHandle:
-    def __init__(self, job: object):
+    def __init__(self, job: Any):
         self._job = job
 
     def is_over(self) -> bool:
-        return self._job.done()  # type: ignore[attr-defined]
+        return self._job.done()
 
     def stop(self) -> None:
         if not self.is_over():
             # to submitit's controller, which passes it on to the task (metapt.launch.task)
-            os.kill(int(self._job.job_id), signal.SIGTERM)  # type: ignore[attr-defined]
+            os.kill(int(self._job.job_id), signal.SIGTERM)
 
 
 class LocalLauncher:
