@@ -20,6 +20,8 @@ from metapt.errors import EXIT_INTERRUPTED
 from metapt.runs import CheckpointFolders, Run, read_jsonl
 from metapt.training.trainer import learning_rate
 
+pytestmark = pytest.mark.commands
+
 
 def pretrain(arguments: list[str], run_dir: Path, *more: str) -> subprocess.CompletedProcess:
     return run_module("metapt.pretrain", [*arguments, f"run_dir={run_dir}", *more])

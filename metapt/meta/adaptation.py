@@ -12,7 +12,7 @@ single ordinary backward pass of the query loss then accumulates the right gradi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -78,7 +78,7 @@ class _WithZeroGradients(torch.autograd.Function):
         return grad, *zeros
 
 
-def with_zero_gradients(loss: Tensor, unused: list[Tensor]) -> Tensor:
+def with_zero_gradients(loss: Tensor, unused: Sequence[Tensor]) -> Tensor:
     """The same loss, with gradient zero instead of none for parameters that it does not depend on.
 
     An optimizer that skips parameters without a gradient and one that sees a flat buffer of zeros (ZeRO) would

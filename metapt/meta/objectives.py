@@ -124,6 +124,7 @@ class _Trace:
 
 
 def _head_logits(learner: Learner, adapted: Parameters, side: _Side) -> Tensor:
+    assert learner.head is not None
     head = {name.removeprefix("head."): value for name, value in adapted.items()}
     return functional_call(learner.head, head, (side.states,))
 

@@ -75,7 +75,8 @@ class Engine:
         if (
             self._engine.zero_optimization_stage() == 0
         ):  # the one stage at which DeepSpeed does not tell the norm
-            norm = torch.nn.utils.get_total_norm(value.grad for value in self.learner.parameters())
+            gradients = (value.grad for value in self.learner.parameters())
+            norm = torch.nn.utils.get_total_norm([value for value in gradients if value is not None])
         self._engine.step()
         return float(self._engine.get_global_grad_norm() if norm is None else norm)
 

@@ -1,0 +1,45 @@
+# make demo     install, run the whole chain on the embedded default, show the report
+# make test     install, run the tests
+# make check    lint, format, types, fast tests
+# make nightly  the tests that take minutes
+# make bench    what is timed, as ratios (benchmarks/)
+# make golden   record the golden losses anew
+# make clean    remove what the above made
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV ?= .venv
+WORKERS ?= 2
+BIN = $(VENV)/bin
+INSTALLED = $(VENV)/.installed
+
+.PHONY: demo test check nightly bench golden clean
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev,report]"
+	touch $@
+
+demo: $(INSTALLED)
+	$(BIN)/python -m metapt.submit grid=demo cluster=local
+	$(BIN)/python analysis/report.py runs/demo
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) -m "not nightly"
+
+check: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) -m "not nightly and not commands and not slurm"
+
+nightly: $(INSTALLED)
+	$(BIN)/python -m pytest -m nightly
+
+bench: $(INSTALLED)
+	$(BIN)/python benchmarks/run.py
+
+golden: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python tests/golden.py
+
+clean:
+	rm -rf $(VENV) runs build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
