@@ -28,9 +28,10 @@ def _reason_to_skip() -> str | None:
     if not shutil.which("sbatch"):
         return "no sbatch here; slurm/dev_cluster.sh starts a Slurm on one machine"
     ping = subprocess.run(["scontrol", "ping"], capture_output=True, text=True)
-    return (
-        None if "UP" in ping.stdout else f"slurmctld does not answer: {(ping.stdout + ping.stderr).strip()}"
-    )
+    if " is UP" in ping.stdout:
+        return None
+    said = (ping.stdout + ping.stderr).strip().splitlines()
+    return f"slurmctld does not answer: {said[-1] if said else 'scontrol ping says nothing'}"
 
 
 REASON = _reason_to_skip()
