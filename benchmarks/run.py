@@ -1,0 +1,112 @@
+"""What is timed, against what: `make bench`. Two things are measured in turn in one run, and only ratios are told.
+
+The medians of interleaved repetitions; the machine is named, since a ratio belongs to it. The last table that
+was measured is benchmarks/README.md.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import torch
+from torch.nn.functional import cross_entropy
+
+from metapt import commandline
+from metapt.data.episodes import EpisodeSampler, WindowIndex
+from metapt.meta.objectives import episode
+from metapt.models.learner import build_learner
+from metapt.models.losses import linear_cross_entropy
+
+REPETITIONS = 7
+Case = tuple[str, Callable[[], object], str, Callable[[], object]]
+
+
+class Tokens:
+    """A token stream in memory."""
+
+    def __init__(self, tokens: np.ndarray):
+        self.tokens = tokens
+
+    def windows(self, starts: np.ndarray, length: int) -> np.ndarray:
+        return self.tokens[starts[:, None] + np.arange(length)]
+
+
+def output_layer(dtype: torch.dtype) -> Case:
+    """Loss and gradient of 2,048 tokens at the width of tiny and the paper's vocabulary."""
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(2048, 96, generator=generator).requires_grad_()
+    weight = (0.02 * torch.randn(50304, 96, generator=generator)).requires_grad_()
+    targets = torch.randint(0, 50304, (2048,), generator=generator)
+
+    def chunked() -> None:
+        torch.autograd.grad(linear_cross_entropy(hidden, weight, targets, dtype), [hidden, weight])
+
+    def plain() -> None:
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype is torch.bfloat16):
+            logits = hidden @ weight.T
+        torch.autograd.grad(cross_entropy(logits.float(), targets), [hidden, weight])
+
+    name = str(dtype).removeprefix("torch.")
+    return f"output layer and loss in chunks, {name}", chunked, "all logits at once", plain
+
+
+def support_states() -> Case:
+    """An 8-way episode of scope head at tiny, against scope full, which runs the decoder in every inner step."""
+    sides = []
+    for scope in ("head", "full"):
+        words = ["model=tiny", "objective=maml", f"meta.scope={scope}", "meta.n_way=8", "meta.max_share=1"]
+        config = commandline.load("pretrain", [*words, "meta.k_shot=2", "meta.q_query=2", "meta.window=64"])
+        tokens = np.random.default_rng(0).integers(2, 200, 40_000)
+        index = WindowIndex.build(tokens, 256, 64, config.meta.min_context)
+        task = EpisodeSampler(Tokens(tokens), index, config.meta, 0, 1, 0).episode(0, 0)  # type: ignore[arg-type]
+        learner = build_learner(config)
+
+        def run(learner=learner, task=task, meta=config.meta) -> None:  # type: ignore[no-untyped-def]
+            episode(learner, task, meta, 0, 0, 0).loss.backward()
+
+        sides.append(run)
+    return "episode, scope head (states once)", sides[0], "scope full (states in every inner step)", sides[1]
+
+
+def compare(ours: Callable[[], object], theirs: Callable[[], object]) -> float:
+    """Median over interleaved repetitions of the time of `ours` as a share of that of `theirs`."""
+    times: tuple[list[float], list[float]] = ([], [])
+    for _ in range(REPETITIONS + 1):
+        for run, kept in zip((ours, theirs), times, strict=True):
+            started = time.perf_counter()
+            run()
+            kept.append(time.perf_counter() - started)
+    return median(times[0][1:]) / median(times[1][1:])  # the first repetition warms up
+
+
+def machine() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else platform.processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+
+
+def main() -> None:
+    lines = [
+        f"Machine: {machine()}.",
+        "",
+        "| what | against | time of the first, share of the second |",
+        "|---|---|---|",
+    ]
+    for ours, run, theirs, other in (
+        output_layer(torch.float32),
+        output_layer(torch.bfloat16),
+        support_states(),
+    ):
+        lines.append(f"| {ours} | {theirs} | {compare(run, other):.2f} |")
+        print(lines[-1], flush=True)
+    head = "# Benchmarks\n\n`make bench` measured this; ratios of interleaved medians in one run.\n\n"
+    (Path(__file__).parent / "README.md").write_text(head + "\n".join(lines) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
