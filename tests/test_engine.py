@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -81,7 +83,7 @@ def test_accumulated_language_model_updates_equal_the_plain_sum(ds: str, precisi
         assert furthest(engine, expected) <= TOLERANCE
 
 
-@pytest.mark.parametrize("ds", ["zero0", "zero1", "zero2"])
+@pytest.mark.parametrize("ds", STAGES)
 def test_saved_state_is_restored_exactly(tmp_path, ds: str):
     config = configuration(ds)
     sequences = torch.randint(0, 2048, (4, 4, 33), generator=torch.Generator().manual_seed(0))
@@ -102,6 +104,29 @@ def test_saved_state_is_restored_exactly(tmp_path, ds: str):
         update(other, batch)
     for (name, left), right in zip(engine.weights().items(), other.weights().values(), strict=True):
         assert torch.equal(left, right), name
+
+
+class Touch:
+    """Unpickling one makes a file."""
+
+    def __init__(self, path: str):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (Path(self.path),)
+
+
+@pytest.mark.parametrize("ds", ["zero0", "zero2"])
+def test_a_checkpoint_cannot_run_code(tmp_path, ds: str):
+    config = configuration(ds)
+    engine = Engine(build_learner(config), config)
+    engine.save(tmp_path / "saved")
+    for file in (tmp_path / "saved").rglob("*.pt"):
+        content = torch.load(file, weights_only=False)
+        torch.save({**content, "more": Touch(str(tmp_path / "made"))}, file)
+    with pytest.raises(pickle.UnpicklingError):
+        engine.load(tmp_path / "saved")
+    assert not (tmp_path / "made").exists()
 
 
 def test_stage_3_is_refused_for_now():

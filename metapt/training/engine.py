@@ -27,11 +27,23 @@ logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
 os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
 
 import deepspeed  # noqa: E402  (reads the environment set above)
+from deepspeed.runtime.checkpoint_engine import TorchCheckpointEngine  # noqa: E402
+from deepspeed.runtime.fp16.loss_scaler import LossScaler  # noqa: E402
+from deepspeed.runtime.zero.config import ZeroStageEnum  # noqa: E402
+from deepspeed.utils.tensor_fragment import fragment_address  # noqa: E402
 
 # DeepSpeed would compile a shared-memory all-reduce for CPU ranks at start; gloo needs no C++ compiler.
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 TAG = "state"
+
+
+class _SafeCheckpoints(TorchCheckpointEngine):
+    """DeepSpeed's reader and writer, but one that unpickles nothing beyond tensors and three known classes."""
+
+    def load(self, path: str, map_location: Any = None) -> Any:
+        with torch.serialization.safe_globals([LossScaler, ZeroStageEnum, fragment_address]):
+            return torch.load(path, map_location=map_location, weights_only=True)
 
 
 class Engine:
@@ -59,6 +71,7 @@ class Engine:
             config=deepspeed_settings(config),
             dist_init_required=False,
         )
+        self._engine.checkpoint_engine = _SafeCheckpoints()
         self.learner: Learner = self._engine.module
         self.device: torch.device = self._engine.device
 
