@@ -13,10 +13,7 @@ from analysis.comparison import Comparison, averages, averages_table, comparison
 from analysis.figures import Figure
 from analysis.significance import Scores, average
 from analysis.tables import Cell, Column, Table
-
-GENERATED_NOTICE = (
-    "Generated text: runs in this report were trained or tuned on it. Its F1 is no finding about languages."
-)
+from metapt.data import DEMO_NOTICE
 
 
 @dataclass
@@ -69,7 +66,7 @@ def build(collection: Collection, resamples: int = significance.RESAMPLES) -> Re
         _left_out(collection),
         _definitions(),
     ]
-    notice = GENERATED_NOTICE if collection.generated else ""
+    notice = DEMO_NOTICE if collection.generated else ""
     title = "Zero-shot NER after meta-pretraining: " + ", ".join(
         root.resolve().name for root in collection.roots
     )

@@ -8,8 +8,10 @@ from contextlib import nullcontext
 
 from metapt import commandline
 from metapt.config import PretrainConfig, identity
+from metapt.data import DEMO_NOTICE
 from metapt.errors import UserError, run_command
 from metapt.runs import Run
+from metapt.training.interruption import StopRequest
 
 
 def main(argv: Sequence[str]) -> None:
@@ -31,10 +33,9 @@ def main(argv: Sequence[str]) -> None:
 
 def pretrain(config: PretrainConfig, run: Run) -> None:
     """Trains `run` to its end on this rank."""
+    stop = StopRequest().listen()  # before the slow imports, during which a signal would otherwise kill
     from metapt.data.corpus import prepare_corpus
-    from metapt.training.interruption import StopRequest
 
-    stop = StopRequest().listen()
     corpus = prepare_corpus(config.data)
     if corpus.tokenizer.size > config.model.vocab_size:
         raise UserError(
@@ -52,6 +53,8 @@ def pretrain(config: PretrainConfig, run: Run) -> None:
         print(
             f"{run.path}: held-out perplexity {result['heldout_perplexity']:.1f} after {result['steps']} updates"
         )
+        if result["generated_data"]:
+            print(DEMO_NOTICE)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from analysis_runs import write_finetuning, write_grid, write_pretraining
 
 from analysis import report as program
 from analysis.collect import collect, newest_grid
-from analysis.sections import GENERATED_NOTICE, build
+from analysis.sections import DEMO_NOTICE, build
 from metapt.errors import UserError
 
 SCRIPT = Path(program.__file__)
@@ -182,7 +182,7 @@ def test_generated_text_is_announced_in_every_file(
         *(path.read_text() for path in out.rglob("*") if path.suffix in (".html", ".md", ".tex", ".csv")),
     ]
     assert len(texts) > 20
-    assert {GENERATED_NOTICE in text for text in texts} == {generated}
+    assert {DEMO_NOTICE in text for text in texts} == {generated}
 
 
 def test_a_root_without_a_finished_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

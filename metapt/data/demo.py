@@ -18,6 +18,7 @@ from pathlib import Path
 
 from faker import VERSION
 
+from metapt.data import DEMO_NOTICE
 from metapt.data.demo_english import document
 from metapt.data.demo_english_forms import as_text
 from metapt.data.demo_grammar import Draws, Word
@@ -26,10 +27,6 @@ from metapt.data.demo_slovak import sentence as slovak_sentence
 from metapt.data.uner import Sentence, write_iob2
 from metapt.errors import UserError, run_command
 from metapt.runs import write_atomically
-
-DEMO_NOTICE = (
-    "The demo's text and labelled sets are generated from templates; its F1 is no finding about languages."
-)
 
 SEED = 0
 CORPUS_BYTES = 1_200_000

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from metapt.config import FinetuneConfig, identity
+from metapt.data import DEMO_NOTICE
 from metapt.data.uner import Collection, open_collection, source_sets
 from metapt.errors import UserError
 from metapt.ner.tuning import Tuning
@@ -47,6 +48,8 @@ def finetune(config: FinetuneConfig, stop: StopRequest) -> None:
         for _, checkpoint in run.checkpoints():
             CheckpointFolders.remove(checkpoint)
     print(f"{run.path}: dev F1 {result['dev_f1']:.3f} in epoch {result['best_epoch']} of {result['epochs']}")
+    if result["generated_data"]:
+        print(DEMO_NOTICE)
 
 
 def describe(tuning: Tuning) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""Adaptation on copies of parameters, and the two objectives."""

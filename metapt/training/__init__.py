@@ -1,0 +1,1 @@
+"""The pretraining loop: engine, trainer, checkpoints, signals, telemetry."""
