@@ -146,7 +146,7 @@ def _gain_panel(axis: Axes, means: Sequence[Average], sizes: dict[str, int]) -> 
     _with_intervals(axis, parameters, gains, "maml", line=True)
     axis.axhline(0, color=QUIET, linewidth=1)
     axis.yaxis.set_major_formatter(
-        FuncFormatter(lambda value, _: f"{100 * value:+.0f} %" if value else "0 %")
+        FuncFormatter(lambda value, _: f"{100 * value:+.3g} %" if value else "0 %")
     )
     axis.set_title("MAML relative to vanilla")
     _scale_axis(axis, parameters, [str(item.key[0]) for item in means])

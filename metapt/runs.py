@@ -33,7 +33,7 @@ import re
 import shutil
 import socket
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib import metadata
@@ -104,7 +104,7 @@ class Run:
             OperationalError: another process holds it.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.lock_file, timeout=0)
+        lock = FileLock(self.lock_file, timeout=1)  # whoever asks for the status holds it for a moment
         try:
             lock.acquire()
         except Timeout:
@@ -156,6 +156,15 @@ class Run:
             return []
         found = ((CHECKPOINT_NAME.match(path.name), path) for path in self.checkpoints_dir.iterdir())
         return sorted((int(match[1]), path) for match, path in found if match)
+
+    def newest_checkpoint(self, say: Callable[[str], None]) -> tuple[int, Path] | None:
+        """The newest intact checkpoint as (step, folder), if there is one; `say` is told of damaged ones."""
+        for step, folder in reversed(self.checkpoints()):
+            problem = CheckpointFolders.problem(folder)
+            if problem is None:
+                return step, folder
+            say(f"checkpoint of step {step} is damaged and passed over: {problem}")
+        return None
 
     def trim_metrics(self, last_step: int) -> None:
         """Drops the lines after `last_step`, which a resumed run is about to write again."""

@@ -220,17 +220,15 @@ class Tuning:
 
     def _restore(self) -> None:
         """Goes back to the newest intact checkpoint, if there is one."""
-        for step, folder in reversed(self.run.checkpoints()):
-            problem = CheckpointFolders.problem(folder)
-            if problem is not None:
-                _say(f"checkpoint of step {step} is damaged and passed over: {problem}")
-                continue
-            engine = folder / ENGINE_DIR
-            self.trained.load_state_dict(load_file(engine / WEIGHTS_FILE))
-            self.best = load_file(engine / BEST_FILE)
-            self.optimizer.load_state_dict(torch.load(engine / OPTIMIZER_FILE, weights_only=True))
-            self.state = State(**json.loads((folder / STATE_FILE).read_text(encoding="utf-8")))
+        found = self.run.newest_checkpoint(_say)
+        if found is None:
             return
+        folder = found[1]
+        engine = folder / ENGINE_DIR
+        self.trained.load_state_dict(load_file(engine / WEIGHTS_FILE))
+        self.best = load_file(engine / BEST_FILE)
+        self.optimizer.load_state_dict(torch.load(engine / OPTIMIZER_FILE, weights_only=True))
+        self.state = State(**json.loads((folder / STATE_FILE).read_text(encoding="utf-8")))
 
     def save_tagger(self) -> None:
         """Writes the tagger with its tokenizer into the run folder, whole or not at all."""

@@ -56,15 +56,17 @@ class Checkpoints:
 
     def restore(self) -> tuple[int, Totals]:
         """Loads the newest intact checkpoint. Returns its step and totals, or step 0 if there is none."""
-        for step, folder in reversed(self.run.checkpoints()):
-            problem = CheckpointFolders.problem(folder)
-            if problem is None:
-                state = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
-                self.engine.load(folder / ENGINE_DIR)
-                return state.pop("step"), Totals(**state)
-            if self.engine.rank == 0:
-                print(f"checkpoint of step {step} is damaged and passed over: {problem}", file=sys.stderr)
-        return 0, Totals()
+        found = self.run.newest_checkpoint(self._say)
+        if found is None:
+            return 0, Totals()
+        folder = found[1]
+        state = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
+        self.engine.load(folder / ENGINE_DIR)
+        return state.pop("step"), Totals(**state)
+
+    def _say(self, text: str) -> None:
+        if self.engine.rank == 0:
+            print(text, file=sys.stderr)
 
     def _export(self, folder: Path, weights: dict[str, Any], step: int) -> None:
         decoder = self.engine.learner.decoder
