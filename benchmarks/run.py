@@ -91,6 +91,7 @@ def machine() -> str:
 
 
 def main() -> None:
+    """Measures every case and writes benchmarks/README.md."""
     lines = [
         f"Machine: {machine()}.",
         "",

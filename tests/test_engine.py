@@ -122,8 +122,7 @@ def test_a_checkpoint_cannot_run_code(tmp_path, ds: str):
     engine = Engine(build_learner(config), config)
     engine.save(tmp_path / "saved")
     for file in (tmp_path / "saved").rglob("*.pt"):
-        content = torch.load(file, weights_only=False)
-        torch.save({**content, "more": Touch(str(tmp_path / "made"))}, file)
+        torch.save({"module": {}, "more": Touch(str(tmp_path / "made"))}, file)
     with pytest.raises(pickle.UnpicklingError):
         engine.load(tmp_path / "saved")
     assert not (tmp_path / "made").exists()

@@ -15,6 +15,8 @@ CHUNK_TOKENS = {"cpu": 256, "cuda": 4096}
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
+    """`linear_cross_entropy` with its gradients made in the forward pass."""
+
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, dtype: torch.dtype) -> Tensor:
         types = hidden.dtype, weight.dtype
