@@ -4,7 +4,7 @@
 # make nightly  the tests that take minutes
 # make bench    what is timed, as ratios (benchmarks/)
 # make golden   record the golden losses anew
-# make clean    remove what the above made
+# make clean    remove what the above made (other runs stay)
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
@@ -42,4 +42,4 @@ golden: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python tests/golden.py
 
 clean:
-	rm -rf $(VENV) runs build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) runs/demo build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

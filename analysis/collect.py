@@ -101,6 +101,10 @@ class LeftOut:
     reason: str
 
 
+def _source_sets(run: FinetuneRun) -> Sequence[str]:
+    return run.result.get("source_sets", run.setting.source.split("+"))
+
+
 @dataclass
 class Collection:
     roots: Sequence[Path]
@@ -122,7 +126,7 @@ class Collection:
     def target_sets(self) -> list[str]:
         """The sets that averages run over: those in the target languages; without any, those never tuned on."""
         names = self.set_names()
-        sources = {part for run in self.finetuning for part in run.setting.source.split("+")}
+        sources = {name for run in self.finetuning for name in _source_sets(run)}
         targets = [name for name in names if is_target(name)]
         return targets or [name for name in names if name not in sources] or names
 

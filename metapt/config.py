@@ -1,6 +1,6 @@
 """The whole typed configuration, and every check on it.
 
-Each command has one dataclass (PretrainConfig, FinetuneConfig, SubmitConfig, PrepareConfig). A field's metadata
+Each command has one dataclass (PretrainConfig, FinetuneConfig, SubmitConfig, StatusConfig). A field's metadata
 holds its help line, its allowed values (`choices`) or bounds (`low`, `above`, `high`), and whether it decides
 the outcome of a run (`identity`). Defaults live here; the YAML files under conf/ hold only what a choice
 (`model=tiny`, `objective=maml`) changes. metapt/commandline.py turns a command line into one of these.
@@ -8,6 +8,8 @@ the outcome of a run (`identity`). Defaults live here; the YAML files under conf
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
@@ -84,7 +86,7 @@ class CorpusConfig:
     hub_split: str = key("train", "split of the hub data set")
     hub_column: str = key("input_ids", "its column: token ids, or text")
     max_tokens: int | None = key(None, "stop reading the corpus after so many tokens", low=1)
-    tokenizer: str = key("train", "`train` (byte-level BPE), a tokenizer.json, or a hub name")
+    tokenizer: str = key("train", "`train` (byte-level BPE), a tokenizer.json, or a hub name", identity=False)
     vocab_size: int = key("${model.vocab_size}", "entries of the BPE that tokenizer=train makes", low=260)
     heldout_share: float = key(0.01, "share of the documents kept for perplexity", above=0, high=0.5)
     on_bad_input: str = key(
@@ -259,6 +261,33 @@ def deepspeed_file(name: str) -> Path:
     return Path(name) if name.endswith(".json") else DS_CONFIGS / f"{name}.json"
 
 
+def deepspeed_settings(name: str) -> dict[str, Any]:
+    """The content of the DeepSpeed file that `ds=name` means, as far as it may decide.
+
+    Batch sizes and clipping are told by train.*; parameters stay fp32 (models/learner.py).
+    Raises:
+        ValueError: it is not there, is no DeepSpeed configuration, or decides what metapt decides.
+    """
+    path = deepspeed_file(name)
+    if not path.is_file():
+        shipped = ", ".join(sorted(file.stem for file in DS_CONFIGS.glob("*.json")))
+        raise ValueError(f"no such DeepSpeed configuration; shipped are {shipped}, or give a .json file")
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(settings, dict):
+        raise ValueError(f"{path} holds no JSON object")
+    taken = [
+        part for part in ("bf16", "fp16", "optimizer", "scheduler", "torch_autocast") if part in settings
+    ]
+    if taken:
+        raise ValueError(
+            f"{path} sets {', '.join(taken)}, which train.precision, train.lr and their kin decide"
+        )
+    stage = settings.get("zero_optimization", {}).get("stage", 0)
+    if stage not in (0, 1, 2):
+        raise ValueError(f"{path}: ZeRO stage {stage} is not supported; 0, 1 and 2 are")
+    return {part: value for part, value in settings.items() if part != "train_batch_size"}
+
+
 def identity(config: Any) -> dict[str, Any]:
     """The part of a configuration that decides the outcome of a run, as nested dictionaries."""
     values = asdict(config)
@@ -291,8 +320,12 @@ def _check_fields(node: Any, prefix: str) -> Iterator[str]:
             yield from _check_fields(value, f"{path}.")
         elif value is None:
             continue
+        elif value == "" and item.default != "":
+            yield f"{path} must not be empty ({rule['help']})"
         elif "choices" in rule and value not in rule["choices"]:
             yield f"{path}={value}: must be one of {', '.join(rule['choices'])}"
+        elif isinstance(value, float) and not math.isfinite(value):
+            yield f"{path}={value}: must be a finite number"
         elif "low" in rule and value < rule["low"]:
             yield f"{path}={value}: must be at least {rule['low']}"
         elif "above" in rule and value <= rule["above"]:
@@ -303,6 +336,8 @@ def _check_fields(node: Any, prefix: str) -> Iterator[str]:
 
 def _check_pretrain(config: PretrainConfig) -> Iterator[str]:
     model, meta, data, train = config.model, config.meta, config.data, config.train
+    if model.num_heads < 1 or model.num_kv_heads < 1:
+        return  # told already, and nothing can be divided by them
     if model.hidden_size % model.num_heads:
         yield f"model.hidden_size={model.hidden_size}: must be a multiple of model.num_heads={model.num_heads}"
     elif (model.hidden_size // model.num_heads) % 2:
@@ -328,6 +363,7 @@ def _check_pretrain(config: PretrainConfig) -> Iterator[str]:
             yield f"meta.last_n={meta.last_n}: the model has only model.num_layers={model.num_layers}"
     if train.warmup_steps > train.max_steps:
         yield f"train.warmup_steps={train.warmup_steps}: exceeds train.max_steps={train.max_steps}"
-    if not deepspeed_file(config.ds).is_file():
-        shipped = ", ".join(sorted(path.stem for path in DS_CONFIGS.glob("*.json")))
-        yield f"ds={config.ds}: no such DeepSpeed configuration; shipped are {shipped}, or give a .json file"
+    try:
+        deepspeed_settings(config.ds)
+    except ValueError as error:
+        yield f"ds={config.ds}: {error}"

@@ -34,12 +34,21 @@ def run_command(main: Callable[[Sequence[str]], None]) -> None:
         sys.exit(_say(error, EXIT_USER))
     except Interrupted as error:
         sys.exit(_say(error, EXIT_INTERRUPTED, label="interrupted"))
+    except (
+        FileNotFoundError,
+        FileExistsError,
+        NotADirectoryError,
+        IsADirectoryError,
+        PermissionError,
+    ) as error:
+        path = f"{error.filename}: " if error.filename else ""
+        sys.exit(_say(f"{path}{error.strerror or error}", EXIT_USER))  # a path that cannot be used
     except (OperationalError, OSError) as error:
         sys.exit(_say(error, EXIT_FAILED))
     except KeyboardInterrupt:
         sys.exit(130)
 
 
-def _say(error: BaseException, code: int, label: str = "error") -> int:
+def _say(error: BaseException | str, code: int, label: str = "error") -> int:
     print(f"{label}: {error}", file=sys.stderr, flush=True)
     return code

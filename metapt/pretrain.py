@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import asdict
 
 from metapt import commandline
 from metapt.config import PretrainConfig, identity
@@ -26,6 +27,7 @@ def main(argv: Sequence[str]) -> None:
     leads = os.environ.get("RANK", "0") == "0"
     with run.claimed() if leads else nullcontext():
         if run.is_done:
+            run.refuse_another(identity(config))
             print(f"{run.path}: done already")
             return
         pretrain(config, run)
@@ -46,7 +48,7 @@ def pretrain(config: PretrainConfig, run: Run) -> None:
 
     trainer = Trainer(config, run, corpus, stop)
     if trainer.engine.rank == 0:
-        run.begin(identity(config), {"corpus": corpus.fingerprint})
+        run.begin(identity(config), {"corpus": corpus.fingerprint}, asdict(config))
     result = trainer.train()
     if trainer.engine.rank == 0:
         run.finish(result)

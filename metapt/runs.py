@@ -33,6 +33,7 @@ import re
 import shutil
 import socket
 import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -63,7 +64,7 @@ class Run:
     """One run folder. Making the object touches nothing on disk."""
 
     def __init__(self, path: str | Path):
-        self.path = Path(path)
+        self.path = Path(path).expanduser()
         self.config_file = self.path / "config.yaml"
         self.metrics_file = self.path / "metrics.jsonl"
         self.result_file = self.path / "result.json"
@@ -86,7 +87,10 @@ class Run:
         return self._recorded()["provenance"]
 
     def _recorded(self) -> dict[str, Any]:
-        return yaml.safe_load(self.config_file.read_text(encoding="utf-8"))
+        try:
+            return yaml.safe_load(self.config_file.read_text(encoding="utf-8"))
+        except yaml.YAMLError as error:
+            raise UserError(f"{self.config_file}: damaged ({str(error).splitlines()[0]})") from None
 
     def result(self) -> dict[str, Any]:
         return json.loads(self.result_file.read_text(encoding="utf-8"))
@@ -114,34 +118,52 @@ class Run:
         finally:
             lock.release()
 
-    def begin(self, config: Mapping[str, Any], fingerprints: Mapping[str, str]) -> None:
+    def begin(
+        self,
+        deciding: Mapping[str, Any],
+        fingerprints: Mapping[str, str],
+        config: Mapping[str, Any] | None = None,
+    ) -> None:
         """Writes config.yaml, or checks that the one that stands there says the same.
 
         Args:
-            config: what decides the outcome of the run (paths that do not are left out by the caller).
+            deciding: the part of the configuration that decides the outcome of the run.
             fingerprints: of the data, by name.
+            config: the complete configuration, which is what is written; absent: `deciding` is all of it.
         Raises:
             UserError: the folder holds a run with another configuration or other data.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         if self.config_file.exists():
-            recorded = self._recorded()
-            differing = differences(recorded["config"], config)
-            differing += differences(recorded["provenance"]["fingerprints"], fingerprints)
-            if differing:
-                lines = "\n".join(f"  {line}" for line in differing)
-                raise UserError(
-                    f"{self.path} holds a run with another configuration:\n{lines}\n"
-                    "give another run_dir, or delete that folder"
-                )
+            self.refuse_another(deciding, fingerprints)
         else:
-            text = yaml.safe_dump(
-                {"config": dict(config), "provenance": provenance(fingerprints)},
-                sort_keys=False,
-                allow_unicode=True,
-            )
-            write_atomically(self.config_file, text)
+            content = {"config": dict(config or deciding), "provenance": provenance(fingerprints)}
+            write_atomically(self.config_file, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
         self.error_file.unlink(missing_ok=True)
+
+    def refuse_another(
+        self, deciding: Mapping[str, Any], fingerprints: Mapping[str, str] | None = None
+    ) -> None:
+        """Raises UserError if the folder holds a run with another configuration, or made from other data."""
+        differing = self.differences(deciding)
+        if fingerprints is not None:
+            differing += differences(self.provenance()["fingerprints"], fingerprints)
+        if differing:
+            lines = "\n".join(f"  {line}" for line in differing)
+            raise UserError(
+                f"{self.path} holds a run with another configuration:\n{lines}\n"
+                "give another run_dir, or delete that folder"
+            )
+
+    def differences(self, deciding: Mapping[str, Any]) -> list[str]:
+        """Lines `path: old there, new here` for what decides the outcome and differs from what was recorded.
+
+        Raises:
+            UserError: there is no config.yaml.
+        """
+        if not self.config_file.exists():
+            raise UserError(f"{self.path} holds no {self.config_file.name}; give another run_dir")
+        return differences(_restricted(self.config(), deciding), deciding)
 
     def finish(self, result: Mapping[str, Any]) -> None:
         """Writes result.json; from here on the run is done."""
@@ -210,9 +232,10 @@ class CheckpointFolders:
         for path in files:
             _sync(path)
         write_json(staging / cls.MANIFEST, {"files": listing})
-        cls.remove(final)
+        replaced = _set_aside(final)
         staging.rename(final)
         _sync(final.parent)
+        shutil.rmtree(replaced, ignore_errors=True)
 
     @classmethod
     def problem(cls, folder: Path) -> str | None:
@@ -234,33 +257,40 @@ class CheckpointFolders:
     @staticmethod
     def remove(folder: Path) -> None:
         """Takes the name away first, so that a half-deleted checkpoint is never taken for a complete one."""
-        if folder.exists():
-            doomed = folder.with_name(folder.name + ".deleted")
-            shutil.rmtree(doomed, ignore_errors=True)
-            folder.rename(doomed)
-            shutil.rmtree(doomed)
+        shutil.rmtree(_set_aside(folder), ignore_errors=True)
 
 
 def model_folder(path: str | Path) -> Path:
-    """The folder that `from_pretrained` can load, for a model folder, a checkpoint or a run (its newest checkpoint).
+    """The folder that `from_pretrained` can load, for a model folder, a checkpoint, or a finished run (its newest).
 
     Raises:
-        UserError: nothing of the kind is there.
+        UserError: nothing of the kind is there, it is damaged, or the run is not finished.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     for folder in (path, path / MODEL_DIR):
         if (folder / "config.json").is_file():
+            checkpoint = folder.parent
+            if (checkpoint / CheckpointFolders.MANIFEST).exists():
+                problem = CheckpointFolders.problem(checkpoint)
+                if problem:
+                    raise UserError(problem)
             return folder
-    complete = Run(path).checkpoints()
-    if complete:
-        return complete[-1][1] / MODEL_DIR
-    raise UserError(f"{path}: neither a run with a complete checkpoint, nor a checkpoint, nor a model folder")
+    run = Run(path)
+    if run.checkpoints() and not run.is_done:
+        raise UserError(f"{path}: this run is not finished; wait for it, or name one of its checkpoints")
+    found = run.newest_checkpoint(lambda text: print(text, file=sys.stderr))
+    if found is None:
+        raise UserError(f"{path}: neither a finished run, nor a checkpoint, nor a model folder")
+    return found[1] / MODEL_DIR
 
 
 def model_origin(folder: Path) -> dict[str, Any]:
     """What is known of a model folder: its metapt.json, or its name alone if it was not made here."""
     file = folder / ORIGIN_FILE
-    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"model": folder.name}
+    try:
+        return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"model": folder.name}
+    except ValueError as error:
+        raise UserError(f"{file}: not JSON ({error})") from None
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -331,6 +361,25 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
         elif before != after:
             lines.append(f"{path}: {before!r} there, {after!r} here")
     return lines
+
+
+def _set_aside(folder: Path) -> Path:
+    """Renames a folder, if it is there, to what is to be deleted."""
+    doomed = folder.with_name(folder.name + ".deleted")
+    shutil.rmtree(doomed, ignore_errors=True)
+    if folder.exists():
+        folder.rename(doomed)
+    return doomed
+
+
+def _restricted(values: Mapping[str, Any], keys: Mapping[str, Any]) -> dict[str, Any]:
+    """The entries of nested dictionaries that `keys` has as well."""
+    kept = {}
+    for name, value in values.items():
+        if name in keys:
+            nested = isinstance(value, Mapping) and isinstance(keys[name], Mapping)
+            kept[name] = _restricted(value, keys[name]) if nested else value
+    return kept
 
 
 def _sync(path: Path) -> None:

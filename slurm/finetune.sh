@@ -17,7 +17,8 @@
 set -u
 export OMP_NUM_THREADS=$SLURM_CPUS_PER_TASK
 
-srun --cpus-per-task="$SLURM_CPUS_PER_TASK" "${PYTHON:-python}" -m metapt.finetune "$@"
+srun --cpus-per-task="$SLURM_CPUS_PER_TASK" bash -c 'trap "" USR1; exec "$@"' finetune \
+    "${PYTHON:-python}" -m metapt.finetune "$@"
 code=$?
-[ $code = 75 ] && exec scontrol requeue "$SLURM_JOB_ID"
+[ $code = 75 ] && [ "${SLURM_RESTART_COUNT:-0}" -lt 100 ] && exec scontrol requeue "$SLURM_JOB_ID"
 exit $code

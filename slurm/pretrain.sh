@@ -20,9 +20,10 @@ export MASTER_PORT=$((20000 + SLURM_JOB_ID % 40000))
 export WORLD_SIZE=$((SLURM_JOB_NUM_NODES * TASKS)) LOCAL_WORLD_SIZE=$TASKS
 export OMP_NUM_THREADS=$(((SLURM_CPUS_ON_NODE + TASKS - 1) / TASKS))
 
-# not torchrun, which keeps the signal to itself; --wait: when one process has died the others do not wait for it
+# Not torchrun, which keeps the signal to itself; --wait: when one process has died the others do not wait for it;
+# USR1 is ignored until the program listens, since its default is death.
 srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks-per-node="$TASKS" --cpus-per-task="$OMP_NUM_THREADS" --wait=600 \
-    bash -c 'RANK=$SLURM_PROCID LOCAL_RANK=$SLURM_LOCALID exec "$PYTHON" -m metapt.pretrain "$@"' pretrain "$@"
+    bash -c 'trap "" USR1; RANK=$SLURM_PROCID LOCAL_RANK=$SLURM_LOCALID exec "$PYTHON" -m metapt.pretrain "$@"' pretrain "$@"
 code=$?
-[ $code = 75 ] && exec scontrol requeue "$SLURM_JOB_ID"
+[ $code = 75 ] && [ "${SLURM_RESTART_COUNT:-0}" -lt 100 ] && exec scontrol requeue "$SLURM_JOB_ID"
 exit $code

@@ -191,6 +191,31 @@ def test_dropout_is_a_function_of_the_task(stream_of):
     assert losses[0] == losses[1] != losses[2]
 
 
+@pytest.mark.parametrize("scope", SCOPES)
+def test_adaptation_solves_what_the_context_tells(stream_of, scope: str):
+    """Where the token before the mask tells the class, ten inner steps bring the query from chance to near 1."""
+    draw = np.random.default_rng(0)
+    words = draw.integers(10, 50, 12_000)
+    parts = [
+        words + 100,
+        words,
+        *draw.integers(200, 260, (2, len(words))),
+    ]  # each word after a marker of its own
+    tokens = np.stack(parts, axis=1).ravel()
+    shape = {"n_way": 4, "k_shot": 8, "q_query": 8, "window": 4, "min_context": 1}
+    accuracy = {}
+    for rate in (1e-9, 0.05):
+        config = configuration(scope, inner_lr=rate, **shape)
+        index = WindowIndex.build(tokens, 512, 4, 1)
+        sampler = EpisodeSampler(stream_of(tokens), index, config.meta, 0, 1, 0)
+        sampler.eligible = np.arange(10, 50)
+        learner = build_learner(config)
+        outcomes = [episode(learner, sampler.episode(0, task), config.meta, 0, 0, task) for task in range(8)]
+        accuracy[rate] = np.mean([outcome.measures["query_accuracy"].item() for outcome in outcomes])
+    assert accuracy[1e-9] < 0.45
+    assert accuracy[0.05] > 0.8
+
+
 def test_branch_is_bernoulli_and_a_function_of_seed_and_step():
     meta = configuration().meta
     meta.rho = 0.3

@@ -9,7 +9,7 @@ import pytest
 from conftest import REPO, run_module
 
 from metapt import commandline
-from metapt.config import DS_CONFIGS, identity
+from metapt.config import DS_CONFIGS, deepspeed_settings, identity
 from metapt.errors import UserError
 
 SCALES = ("nano", "tiny", "small", "medium", "large")
@@ -113,6 +113,11 @@ def test_all_mistakes_are_told_at_once():
         (["data.vocab_size=4096"], "data.vocab_size=4096: the model has only"),
         (["train.max_steps=10"], "train.warmup_steps=30: exceeds"),
         (["ds=zero7"], "shipped are zero0, zero1, zero2, zero2_offload, zero3"),
+        (["ds=zero3"], "ZeRO stage 3 is not supported; 0, 1 and 2 are"),
+        (["model.num_heads=0"], "model.num_heads=0: must be at least 1"),
+        (["train.lr=nan"], "train.lr=nan: must be a finite number"),
+        (["train.grad_clip=inf"], "train.grad_clip=inf: must be a finite number"),
+        (["run_dir="], "run_dir must not be empty"),
         (["~train.lr"], "only key=value"),
         (["train.lr=1e-3,1e-4"], "only key=value"),
     ],
@@ -121,6 +126,37 @@ def test_checks_across_keys(arguments: list[str], part: str):
     with pytest.raises(UserError, match="mistake") as caught:
         commandline.load("pretrain", arguments)
     assert part in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "part"),
+    [
+        ("[]", "holds no JSON object"),
+        ("{", "Expecting"),
+        ('{"bf16": {"enabled": true}, "optimizer": {}}', "sets bf16, optimizer, which train.precision"),
+        ('{"zero_optimization": {"stage": "auto"}}', "ZeRO stage auto is not supported"),
+    ],
+)
+def test_a_users_deepspeed_file_is_checked(tmp_path: Path, content: str, part: str):
+    (tmp_path / "mine.json").write_text(content)
+    with pytest.raises(UserError) as caught:
+        commandline.load("pretrain", [f"ds={tmp_path / 'mine.json'}"])
+    assert part in str(caught.value)
+
+
+def test_a_users_deepspeed_file_is_used_without_its_batch_size(tmp_path: Path):
+    (tmp_path / "mine.json").write_text('{"train_batch_size": 7, "zero_optimization": {"stage": 1}}')
+    assert deepspeed_settings(str(tmp_path / "mine.json")) == {"zero_optimization": {"stage": 1}}
+
+
+@pytest.mark.parametrize("word", ["run_dir={file}", "data.cache_dir={file}", "run_dir={file}/below"])
+def test_a_path_that_cannot_be_used_is_the_users_mistake(tmp_path: Path, word: str):
+    (tmp_path / "file").write_text("here already")
+    words = [f"run_dir={tmp_path / 'run'}", word.format(file=tmp_path / "file")]
+    done = run_module("metapt.pretrain", words)
+    assert done.returncode == 2, done.stderr
+    assert str(tmp_path / "file") in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_required_keys_are_asked_for():

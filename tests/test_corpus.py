@@ -576,10 +576,28 @@ def test_a_text_column_of_the_hub(hub: SimpleNamespace, expected: Corpus, tmp_pa
 def test_a_tokenised_column_of_the_hub(hub: SimpleNamespace, expected: Corpus, tmp_path: Path) -> None:
     eos = expected.tokenizer.eos_id
     encoded = tokenizers.encode(tokenizers.load_tokenizer(expected.tokenizer_dir), DOCUMENTS)
-    hub.rows = [{"input_ids": [*ids, eos] if number % 2 else ids} for number, ids in enumerate(encoded)]
+    hub.rows = [{"input_ids": [*ids, eos]} for ids in encoded]
     corpus = prepare_corpus(hub_config(tmp_path, expected))
     assert corpus.fingerprint == expected.fingerprint
     assert {counts["bytes"] for counts in corpus.manifest["splits"].values()} == {0}
+
+
+def test_tokenised_rows_are_taken_as_they_are(hub: SimpleNamespace, expected: Corpus, tmp_path: Path) -> None:
+    """They are chunks of packed documents: an end-of-text of ours would stand in the middle of a sentence."""
+    encoded = tokenizers.encode(tokenizers.load_tokenizer(expected.tokenizer_dir), DOCUMENTS)
+    hub.rows = [{"input_ids": ids} for ids in encoded]
+    corpus = prepare_corpus(hub_config(tmp_path, expected))
+    stored = everything(corpus.train) + everything(corpus.heldout)
+    assert sorted(stored) == sorted(token for ids in encoded for token in ids)
+
+
+@pytest.mark.parametrize("value", [7, ["a"], [1.5], {"x": 1}])
+def test_a_column_of_something_else_is_refused(
+    value: Any, hub: SimpleNamespace, expected: Corpus, tmp_path: Path
+) -> None:
+    hub.rows = [{"input_ids": value}]
+    with pytest.raises(UserError, match=r"row 1: column 'input_ids'.*neither text nor lists of token ids"):
+        prepare_corpus(hub_config(tmp_path, expected))
 
 
 @pytest.mark.parametrize(
@@ -596,7 +614,8 @@ def test_bad_rows_of_a_tokenised_column(
     row: Any, reason: str, hub: SimpleNamespace, expected: Corpus, tmp_path: Path
 ) -> None:
     encoded = tokenizers.encode(tokenizers.load_tokenizer(expected.tokenizer_dir), DOCUMENTS)
-    hub.rows = [{"input_ids": ids} for ids in [*encoded, row]]
+    closed = [[*ids, expected.tokenizer.eos_id] for ids in encoded]
+    hub.rows = [{"input_ids": ids} for ids in [*closed, row]]
     with pytest.raises(UserError) as raised:
         prepare_corpus(hub_config(tmp_path, expected))
     assert str(raised.value).startswith(f"some/corpus[train] row 25: {reason};")

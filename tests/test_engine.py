@@ -13,7 +13,6 @@ import torch
 
 from metapt import commandline
 from metapt.data.episodes import Episode, EpisodeSampler, WindowIndex
-from metapt.errors import UserError
 from metapt.meta.objectives import autoregressive, episode
 from metapt.models.learner import build_learner
 from metapt.training.engine import Engine
@@ -126,9 +125,3 @@ def test_a_checkpoint_cannot_run_code(tmp_path, ds: str):
     with pytest.raises(pickle.UnpicklingError):
         engine.load(tmp_path / "saved")
     assert not (tmp_path / "made").exists()
-
-
-def test_stage_3_is_refused_for_now():
-    config = configuration("zero3")
-    with pytest.raises(UserError, match="stage 3"):
-        Engine(build_learner(config), config)

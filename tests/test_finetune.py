@@ -148,6 +148,7 @@ def test_the_result_is_as_documented(head_run: Run) -> None:
         "train_sentences",
         "train_sentences_cut",
         "generated_data",
+        "source_sets",
         "sets",
     }
     assert result.keys() == described

@@ -117,13 +117,14 @@ def test_every_shipped_grid_has_a_dry_run(
     cluster: str,
     counts: dict[str, int],
     tmp_path: Path,
+    uner_dir: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("METAPT_TEXT_DIR", "/data/the text, all=of it")
     monkeypatch.setenv("METAPT_TOKENIZER", "/data/tokenizer.json")
-    monkeypatch.setenv("METAPT_UNER_DIR", "/data/uner")
+    monkeypatch.setenv("METAPT_UNER_DIR", str(uner_dir))
     submit(commandline.load("submit", [f"grid={name}", f"cluster={cluster}", "dry_run=true"]))
     total = ", ".join(f"{count} {kind}" for kind, count in counts.items())
     assert f"grid {name}: {sum(counts.values())} jobs ({total})" in capsys.readouterr().out
@@ -343,10 +344,30 @@ def test_a_refused_submission_is_told_and_what_went_before_is_recorded(
     assert len(slurm.queued(Root(tmp_path / "r"))) == 2
 
 
+def test_episodes_must_divide_by_the_tasks_too() -> None:
+    words = ["grid=scales", "cluster=slurm", "cluster.gpus_per_node=4", "grid.gpus_per_size={large:8}"]
+    with pytest.raises(
+        UserError, match=r"large-maml-s0: meta.tasks_per_step=4 must be a multiple of its 8 tasks"
+    ):
+        planning.plan(commandline.load("submit", words))
+
+
+def test_an_unknown_source_is_told_before_anything_runs() -> None:
+    with pytest.raises(UserError, match="nope"):
+        submit(commandline.load("submit", ["grid=demo", "grid.sources=[nope]", "dry_run=true"]))
+
+
 def test_gpus_are_spread_over_nodes() -> None:
     cluster = ["cluster=slurm", "cluster.gpus_per_node=4"]
     config = commandline.load(
-        "submit", ["grid=scales", "grid.sources=[]", "grid.gpus_per_size={tiny:2,large:8}", *cluster]
+        "submit",
+        [
+            "grid=scales",
+            "grid.sources=[]",
+            "grid.gpus_per_size={tiny:2,large:8}",
+            *cluster,
+            'grid.per_size={large:["meta.tasks_per_step=8"]}',
+        ],
     )
     shapes = {job.id: (job.nodes, job.gpus_per_node) for job in planning.plan(config).jobs}
     assert shapes["pretrain/tiny-maml-s0"] == (1, 2)

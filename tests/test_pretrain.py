@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +36,15 @@ def finished(nano_arguments: list[str], tmp_path_factory: pytest.TempPathFactory
     done = pretrain(nano_arguments, run.path, "objective=maml")
     assert done.returncode == 0, done.stderr
     return run
+
+
+def wait_until(happened: Callable[[], bool], process: subprocess.Popen, seconds: float = 120) -> None:
+    """Waits while a process works towards something, and fails if it ends before."""
+    deadline = time.monotonic() + seconds
+    while not happened():
+        assert process.poll() is None, "the process has ended"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def weights(run: Run, step: int = 8) -> dict[str, torch.Tensor]:
@@ -121,8 +132,7 @@ def test_killed_and_resumed_equals_uninterrupted(nano_arguments: list[str], tmp_
     for name, words in kinds.items():
         command = [sys.executable, "-m", "metapt.pretrain", *words, f"run_dir={killed[name].path}"]
         process = subprocess.Popen(command, cwd=REPO, stderr=subprocess.DEVNULL)
-        while not killed[name].checkpoint(3).exists():
-            time.sleep(0.01)
+        wait_until(killed[name].checkpoint(3).exists, process)
         process.send_signal(signal.SIGKILL)
         process.wait()
         assert not killed[name].is_done
@@ -151,42 +161,86 @@ def test_a_damaged_checkpoint_is_passed_over(nano_arguments: list[str], finished
     assert same_weights(run, finished)
 
 
-def test_a_signal_leaves_a_checkpoint_and_a_telling_exit_code(
-    nano_arguments: list[str], finished: Run, tmp_path: Path
-):
+def test_a_signal_leaves_a_checkpoint_and_a_telling_exit_code(nano_arguments: list[str], tmp_path: Path):
     run = Run(tmp_path / "stopped")
-    command = [
-        sys.executable,
-        "-m",
-        "metapt.pretrain",
-        *nano_arguments,
-        "objective=maml",
-        f"run_dir={run.path}",
-    ]
+    words = [*nano_arguments, "objective=maml", "train.max_steps=3000", "train.checkpoint_every=3000"]
+    command = [sys.executable, "-m", "metapt.pretrain", *words, f"run_dir={run.path}"]
     process = subprocess.Popen(command, cwd=REPO, stderr=subprocess.PIPE, text=True)
-    while not any(line["step"] > 0 for line in read_jsonl(run.metrics_file)):
-        time.sleep(0.01)
+    wait_until(lambda: any(line["step"] > 0 for line in read_jsonl(run.metrics_file)), process)
     process.send_signal(signal.SIGUSR2)
     _, errors = process.communicate()
-    if process.returncode:  # else it had come to its end before it looked
-        assert process.returncode == EXIT_INTERRUPTED
-        assert "SIGUSR2" in errors
-        assert "Traceback" not in errors
-        last_update = max(line["step"] for line in run.metrics())
-        assert run.checkpoints()[-1][0] == last_update
-        assert pretrain(nano_arguments, run.path, "objective=maml").returncode == 0
+    assert process.returncode == EXIT_INTERRUPTED
+    assert "SIGUSR2" in errors
+    assert "Traceback" not in errors
+    assert run.checkpoints()[-1][0] == max(line["step"] for line in run.metrics()) < 3000
+    assert not run.is_done
+
+
+def test_leftovers_of_a_kill_are_no_checkpoints(nano_arguments: list[str], finished: Run, tmp_path: Path):
+    """What a kill while writing leaves: a staged folder, a half-deleted one, half a line of metrics."""
+    run = Run(tmp_path / "killed")
+    shutil.copytree(finished.path, run.path)
+    run.result_file.unlink()
+    run.checkpoint(8).rename(run.checkpoints_dir / "step_000008.tmp")
+    shutil.copytree(run.checkpoint(4), run.checkpoints_dir / "step_000002.deleted")
+    text = run.metrics_file.read_text()
+    run.metrics_file.write_text(text[: text.rindex("{") + 20])
+    assert [step for step, _ in run.checkpoints()] == [0, 4]
+    assert pretrain(nano_arguments, run.path, "objective=maml").returncode == 0
     assert same_weights(run, finished)
+    assert [line["step"] for line in run.metrics()] == [line["step"] for line in finished.metrics()]
 
 
-def test_another_configuration_in_the_folder_is_refused(finished: Run, nano_arguments: list[str]):
-    result = finished.result_file.read_bytes()
-    finished.result_file.unlink()
-    refused = pretrain(nano_arguments, finished.path, "objective=maml", "train.seed=5", "meta.rho=0.4")
-    finished.result_file.write_bytes(result)
-    assert refused.returncode == 2
-    assert "train.seed: 0 there, 5 here" in refused.stderr
-    assert "meta.rho: 0.5 there, 0.4 here" in refused.stderr
-    assert "Traceback" not in refused.stderr
+def test_the_newest_checkpoints_are_kept_and_a_damaged_one_never_instead_of_an_intact_one(
+    nano_arguments: list[str], finished: Run, tmp_path: Path
+):
+    run = Run(tmp_path / "kept")
+    shutil.copytree(finished.path, run.path)
+    run.result_file.unlink()
+    (run.checkpoint(8) / "state.json").write_text("{}")
+    words = ["objective=maml", "train.keep_checkpoints=1", "train.checkpoint_every=4"]
+    assert pretrain(nano_arguments, run.path, *words).returncode == 0
+    assert [step for step, _ in run.checkpoints()] == [8]
+    assert CheckpointFolders.problem(run.checkpoint(8)) is None
+
+
+def test_a_loss_that_is_not_finite_is_never_applied(nano_arguments: list[str], tmp_path: Path):
+    run = Run(tmp_path / "exploding")
+    words = ["objective=maml", "meta.rho=1", "meta.inner_lr=1e30", "train.checkpoint_every=1"]
+    done = pretrain(nano_arguments, run.path, *words)
+    assert done.returncode == 1
+    assert "is not finite, and the update was not made" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert all(torch.isfinite(value).all() for value in weights(run, run.checkpoints()[-1][0]).values())
+
+
+def test_another_configuration_in_the_folder_is_refused(
+    finished: Run, nano_arguments: list[str], tmp_path: Path
+):
+    unfinished = Run(tmp_path / "unfinished")
+    shutil.copytree(finished.path, unfinished.path)
+    unfinished.result_file.unlink()
+    for run in (finished, unfinished):
+        refused = pretrain(nano_arguments, run.path, "objective=maml", "train.seed=5", "meta.rho=0.4")
+        assert refused.returncode == 2
+        assert "train.seed: 0 there, 5 here" in refused.stderr
+        assert "meta.rho: 0.5 there, 0.4 here" in refused.stderr
+        assert "Traceback" not in refused.stderr
+
+
+def test_the_recorded_configuration_is_complete(finished: Run):
+    recorded = finished.config()
+    assert recorded["run_dir"] == str(finished.path)
+    assert {"cache_dir", "text_dir", "tokenizer"} <= recorded["data"].keys()
+
+
+def test_other_ranks_are_refused_on_resume(finished: Run, nano_arguments: list[str], tmp_path: Path):
+    run = Run(tmp_path / "ranks")
+    shutil.copytree(finished.path, run.path)
+    run.result_file.unlink()
+    done = pretrain_many([[*nano_arguments, "objective=maml", f"run_dir={run.path}"]], ranks=2)
+    assert done.returncode != 0
+    assert "made on 1 rank(s), and these are 2; resume on as many" in done.stderr
 
 
 def test_two_ranks_learn_what_one_does(nano_arguments: list[str], tmp_path: Path):
@@ -227,6 +281,7 @@ def compare_runs(one: Run, other: Run) -> None:
 
 def test_units_must_divide_by_the_ranks(nano_arguments: list[str], tmp_path: Path):
     done = pretrain_many([[*nano_arguments, f"run_dir={tmp_path / 'odd'}", "train.accumulation=3"]], ranks=2)
+    assert done.returncode != 0
     assert "train.accumulation=3 must be a multiple of the number of ranks, 2" in done.stderr
 
 

@@ -64,13 +64,25 @@ def test_progress_of_fine_tuning_is_counted_in_epochs(tmp_path: Path) -> None:
     run = begun(tmp_path, {"ner": {"max_epochs": 10}, "train": {"seed": 0}})
     metrics = MetricsWriter(run)
     for step in range(1, 8):
-        metrics.write(step, "train", loss_nats=1.0 / step, lr=1e-3, seconds_total=2.0 * step)
+        epoch = (step - 1) // 3 + 1
+        metrics.write(step, "train", epoch=epoch, loss_nats=1.0 / step, lr=1e-3, seconds_total=2.0 * step)
         if step in (3, 6):
             metrics.write(step, "dev", epoch=step // 3, f1=0.5)
     status = run_status(tmp_path)
     assert (status.step, status.max_steps, status.unit, status.loss) == (2, 10, "epoch", 1 / 7)
     assert status.seconds_left == pytest.approx(8 * 12.0 / 2)
     metrics.close()
+
+
+def test_epochs_longer_than_the_tail_are_counted_all_the_same(tmp_path: Path) -> None:
+    run = begun(tmp_path, {"ner": {"max_epochs": 10}, "train": {"seed": 0}})
+    metrics = MetricsWriter(run)
+    metrics.write(10, "dev", epoch=1, f1=0.5)
+    for step in range(11, 3000):
+        metrics.write(step, "train", epoch=2, loss_nats=1.0, lr=1e-3, seconds_total=0.1 * step)
+    metrics.close()
+    assert run.metrics_file.stat().st_size > 2 * TAIL_BYTES
+    assert (run_status(tmp_path).step, run_status(tmp_path).max_steps) == (1, 10)
 
 
 def test_failed_until_it_starts_again_and_done_in_the_end(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ from metapt.errors import UserError
 
 __all__ = ["Corpus", "TokenStream", "TokenizerInfo", "prepare_corpus"]
 
-FORMAT = 1
+FORMAT = 2
 SPLITS = ("train", "heldout")
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer"
@@ -69,7 +69,12 @@ class Corpus:
         Raises:
             UserError: a shard is missing or has another size than the manifest says.
         """
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        try:
+            manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        except ValueError:
+            raise UserError(
+                f"{folder / MANIFEST} is damaged: delete {folder}, and it is made again"
+            ) from None
         dtype = np.dtype(manifest["dtype"])
         streams = {}
         for split in SPLITS:
@@ -230,7 +235,11 @@ class _Build:
     def _encoded(
         self, tokenizer: PreTrainedTokenizerFast, info: TokenizerInfo
     ) -> Iterator[tuple[np.ndarray, int]]:
-        """The ids of each document, closed by end-of-text, and its size as text (0 if it came tokenised)."""
+        """The ids of each document, and its size as text (0 if it came tokenised).
+
+        Text is closed by end-of-text. Rows that came tokenised are taken as they are: they are chunks of packed
+        documents, which hold theirs already.
+        """
         for batch in self._batches():
             for document, ids in zip(batch, _ids(batch, tokenizer), strict=True):
                 if len(ids) == 0:
@@ -238,7 +247,7 @@ class _Build:
                 elif ids.min() < 0 or ids.max() >= info.size or (ids == info.mask_id).any():
                     self._faults.add(document.place, f"token id outside of {info.name}")
                 elif isinstance(document, Tokenised):
-                    yield ids if ids[-1] == info.eos_id else np.append(ids, info.eos_id), 0
+                    yield ids, 0
                 else:
                     yield np.append(ids, info.eos_id), document.bytes
 

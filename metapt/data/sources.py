@@ -116,8 +116,13 @@ class HubSource:
             value = row[column]
             if isinstance(value, str):
                 yield from reading.checked(value, place, faults)
-            elif value is None or len(value) == 0:
+            elif value is None or (isinstance(value, list) and not value):
                 faults.add(place, reading.EMPTY)
+            elif not isinstance(value, list) or not all(isinstance(entry, int) for entry in value):
+                raise UserError(
+                    f"{place}: column '{column}' (data.hub_column) holds neither text nor lists of token ids, "
+                    f"but {type(value[0] if isinstance(value, list) else value).__name__}"
+                )
             else:
                 yield Tokenised(value, place)
 

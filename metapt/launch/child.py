@@ -46,7 +46,9 @@ class Child:
         with ExitStack() as held:
             if not job.is_run:
                 self._run.path.mkdir(parents=True, exist_ok=True)
-                held.enter_context(FileLock(self._run.lock_file, timeout=0))
+                held.enter_context(
+                    FileLock(self._run.lock_file, timeout=1)
+                )  # a status look holds it for a moment
                 self._run.result_file.unlink(missing_ok=True)
             if rank == 0:
                 self._run.error_file.unlink(missing_ok=True)

@@ -224,10 +224,17 @@ def _gpu_complaints(cluster: ClusterConfig, pretrains: list[Job], configs: dict[
     complaints = []
     for job in pretrains:
         tasks = job.nodes * job.tasks_per_node
-        if job.id in configs and configs[job.id].train.accumulation % tasks:
-            complaints.append(
-                f"{job.id}: train.accumulation={configs[job.id].train.accumulation} must be a multiple of its {tasks} tasks"
-            )
+        config: PretrainConfig | None = configs.get(job.id)
+        if config is None:
+            continue
+        units = {"train.accumulation": config.train.accumulation}
+        if config.meta.rho > 0:
+            units["meta.tasks_per_step"] = config.meta.tasks_per_step
+        complaints += [
+            f"{job.id}: {name}={value} must be a multiple of its {tasks} tasks"
+            for name, value in units.items()
+            if value % tasks
+        ]
     if cluster.name != "slurm" and cluster.nodes > 1:
         complaints.append(f"cluster.nodes={cluster.nodes}: cluster={cluster.name} has one")
     return complaints

@@ -34,7 +34,11 @@ def hand_over(plan: Plan, todo: Sequence[Job], root: Root, cluster: ClusterConfi
     """
     numbers = dict(queued(root))
     before = len(numbers)
+    jobs = {job.id: job for job in plan.jobs}
     for job in todo:
+        lost = [name for name in job.needs if name not in numbers and not root.run(jobs[name]).is_done]
+        if lost and not job.runs_after_failures:
+            raise OperationalError(f"{job.id}: {lost[0]} has just left the queue unfinished; submit again")
         needs = [numbers[name] for name in job.needs if name in numbers]
         if job.id in numbers:  # an earlier report that waits for fewer runs: not both at once
             needs.append(numbers[job.id])

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from metapt.errors import UserError
 from metapt.runs import Run
 
 TAIL_BYTES = 64 * 1024
@@ -83,7 +84,7 @@ def _progress(run: Run, state: str) -> RunStatus:
     lines = _last_metrics(run.metrics_file)
     try:
         config = run.config()
-    except (OSError, KeyError):
+    except (OSError, KeyError, UserError):
         return RunStatus(state)
     if "ner" in config:
         return _finetune_progress(state, lines, config["ner"]["max_epochs"])
@@ -115,10 +116,12 @@ def _finetune_progress(state: str, lines: list[dict[str, Any]], max_epochs: int)
     """The number of steps is unknown before early stopping: counted in epochs, the time left is an upper bound."""
     steps = [line for line in lines if line["kind"] == "train"]
     epochs = [line for line in lines if line["kind"] == "dev"]
-    done = epochs[-1]["epoch"] if epochs else 0
-    loss = steps[-1]["loss_nats"] if steps else None
-    left = None
-    if done and steps:
-        before = [line["seconds_total"] for line in steps if line["step"] <= epochs[-1]["step"]]
-        left = (max_epochs - done) * before[-1] / done if before else None
-    return RunStatus(state, done, max_epochs, "epoch", loss, None, left)
+    if not steps:
+        return RunStatus(state, 0, max_epochs, "epoch")
+    last = steps[-1]
+    done = epochs[-1]["epoch"] if epochs else last["epoch"] - 1
+    before = [line["seconds_total"] for line in steps if epochs and line["step"] <= epochs[-1]["step"]]
+    # the end of the last epoch may lie before the tail: then the present one is taken for half done
+    spent, passed = (before[-1], done) if before else (last["seconds_total"], done + 0.5)
+    left = (max_epochs - done) * spent / passed if done else None
+    return RunStatus(state, done, max_epochs, "epoch", last["loss_nats"], None, left)

@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Mapping
 
 from metapt.config import SubmitConfig, identity
+from metapt.data import DEMO_NOTICE
+from metapt.data.uner import open_collection, source_sets
 from metapt.errors import OperationalError, UserError
 from metapt.launch import executors, slurm
 from metapt.launch.display import describe_plan, summary, view
@@ -14,7 +16,6 @@ from metapt.launch.grid import plan
 from metapt.launch.jobs import Job, Plan
 from metapt.launch.root import Root
 from metapt.launch.status import run_status
-from metapt.runs import differences
 
 NOTHING_TO_DO = ("done", "queued")
 
@@ -28,6 +29,7 @@ def submit(config: SubmitConfig) -> None:
         Interrupted: Ctrl-C; the same command goes on.
     """
     grid_plan, root = plan(config), Root(config.root)
+    _refuse_unknown_sources(grid_plan)
     _refuse_other_configurations(grid_plan, root)
     if config.dry_run:
         states = current_states(grid_plan, root)
@@ -47,6 +49,10 @@ def run_plan(grid_plan: Plan, root: Root, config: SubmitConfig) -> None:
         waiting = f", {counts['queued']} in Slurm's queue" if counts["queued"] else ""
         print(f"{root.path}: nothing to do: {counts['done']} of {len(grid_plan.jobs)} jobs are done{waiting}")
         return
+    if config.cluster.name != "slurm" and "queued" in states.values():
+        raise OperationalError(
+            f"{root.path}: jobs of this grid are in Slurm's queue; go on with cluster=slurm, or scancel them"
+        )
     if config.cluster.name == "slurm":
         print(slurm.hand_over(grid_plan, todo, root, config.cluster))
         return
@@ -57,6 +63,8 @@ def run_plan(grid_plan: Plan, root: Root, config: SubmitConfig) -> None:
     with view(root, grid_plan) as progress:
         schedule.run(progress)
     print(summary(grid_plan, schedule.states, root, time.monotonic() - started))
+    if any(each.data.name == "demo" for each in grid_plan.configs.values()):
+        print(DEMO_NOTICE)
     bad = Counter(state for state in schedule.states.values() if state != "done")
     if bad:
         raise OperationalError(
@@ -98,13 +106,27 @@ def _is_stale(report: Job, grid_plan: Plan, root: Root) -> bool:
     return any(result.stat().st_mtime_ns > made for result in results if result.exists())
 
 
+def _refuse_unknown_sources(grid_plan: Plan) -> None:
+    """Raises UserError for a source that the labelled data does not have: before pretraining, not after it."""
+    configs = [grid_plan.configs[job.id] for job in grid_plan.jobs if job.kind == "finetune"]
+    distinct = {(config.source, str(config.data)): config for config in configs}
+    complaints = []
+    for config in distinct.values():
+        try:
+            source_sets(open_collection(config.data), config.source)
+        except UserError as error:
+            complaints.append(str(error))
+    if complaints:
+        raise UserError("\n".join(dict.fromkeys(complaints)))
+
+
 def _refuse_other_configurations(grid_plan: Plan, root: Root) -> None:
     """Raises UserError if a run of the grid was begun with another configuration: it would be taken for this one."""
     complaints = []
     for job in grid_plan.jobs:
         run = root.run(job)
         if job.id in grid_plan.configs and run.config_file.exists():
-            differing = differences(run.config(), identity(grid_plan.configs[job.id]))
+            differing = run.differences(identity(grid_plan.configs[job.id]))
             complaints += [f"{run.path}: {line}" for line in differing]
     if complaints:
         listed = "".join(f"\n  {line}" for line in complaints)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ def finetune(config: FinetuneConfig, stop: StopRequest) -> None:
         Interrupted: `stop` was set, and a checkpoint stands.
     """
     folder = model_folder(config.checkpoint)
+    origin = model_origin(folder)
     collection = open_collection(config.data)
     tests = evaluated_sets(collection, config.data.eval_sets)
     parts = [(name, split) for name in source_sets(collection, config.source) for split in ("train", "dev")]
@@ -31,17 +33,19 @@ def finetune(config: FinetuneConfig, stop: StopRequest) -> None:
     fingerprints = {"weights": weights_sha256(folder), "sentences": collection.fingerprint(parts)}
     with run.claimed():
         if run.is_done:
-            run.begin(identity(config), fingerprints)
+            run.refuse_another(identity(config), fingerprints)
             print(f"{run.path}: done already")
             return
         tuning = Tuning(
             config, run, folder, collection, stop
         )  # first, so that a mistake leaves no config.yaml
-        run.begin(identity(config), fingerprints)
+        run.begin(identity(config), fingerprints, asdict(config))
         tuning.train()
         tuning.save_tagger()
         result = describe(tuning) | {
-            "origin": model_origin(folder),
+            "origin": origin,
+            "source_sets": source_sets(collection, config.source),
+            "generated_data": config.data.name == "demo" or origin.get("generated_data", False),
             "sets": {name: tuning.evaluate(name) for name in tests},
         }
         run.finish(result)
@@ -69,7 +73,6 @@ def describe(tuning: Tuning) -> dict[str, Any]:
         "seconds_total": state.seconds_total,
         "train_sentences": len(tuning.train_set.lengths),
         "train_sentences_cut": tuning.train_set.num_cut,
-        "generated_data": config.data.name == "demo",
     }
 
 

@@ -155,9 +155,10 @@ class Tuning:
         for chosen in batches[state.step - state.epoch * len(batches) :]:
             loss = self._step(chosen)
             state.seconds_total = time.monotonic() - started
-            metrics.write(state.step, "train", loss_nats=loss, lr=rate, seconds_total=state.seconds_total)
+            told = {"epoch": state.epoch + 1, "loss_nats": loss, "lr": rate}
+            metrics.write(state.step, "train", **told, seconds_total=state.seconds_total)
             progress.show(state, loss)
-            if self.stop:
+            if self.stop and state.step % len(batches):  # at the end of an epoch its score comes first
                 self._save()
                 raise Interrupted(
                     f"{self.run.path}: {self.stop.name} after step {state.step}; a checkpoint stands"
@@ -172,6 +173,10 @@ class Tuning:
             state.dev_f1, state.dev_loss_nats = f1, loss
             self.best = self._weights()
         self._save()
+        if self.stop and not self._finished:
+            raise Interrupted(
+                f"{self.run.path}: {self.stop.name} after epoch {state.epoch}; a checkpoint stands"
+            )
 
     def _step(self, chosen: np.ndarray) -> float:
         """One update on the chosen sentences. Returns their loss in nats: the mean of the NLL per word."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 from transformers.utils import logging as transformers_logging
 
+from metapt.errors import UserError
 from metapt.runs import ENGINE_DIR, MODEL_DIR, ORIGIN_FILE, STATE_FILE, CheckpointFolders, Run, write_json
 from metapt.training.engine import Engine
 from metapt.training.telemetry import Totals
@@ -47,7 +48,8 @@ class Checkpoints:
         weights = self.engine.weights()
         if self.engine.rank == 0:
             self._export(staging / MODEL_DIR, weights, step)
-            write_json(staging / STATE_FILE, {"step": step, **asdict(totals)})
+            state = {"step": step, "world_size": self.engine.world_size, **asdict(totals)}
+            write_json(staging / STATE_FILE, state)
         self.engine.barrier()
         if self.engine.rank == 0:
             CheckpointFolders.commit(staging, final)
@@ -59,10 +61,19 @@ class Checkpoints:
         found = self.run.newest_checkpoint(self._say)
         if found is None:
             return 0, Totals()
-        folder = found[1]
+        step, folder = found
         state = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
+        if state["world_size"] != self.engine.world_size:
+            raise UserError(
+                f"{folder} was made on {state['world_size']} rank(s), and these are {self.engine.world_size}; "
+                "resume on as many"
+            )
         self.engine.load(folder / ENGINE_DIR)
-        return state.pop("step"), Totals(**state)
+        self.engine.barrier()
+        if self.engine.rank == 0:
+            for _, damaged in [each for each in self.run.checkpoints() if each[0] > step]:
+                CheckpointFolders.remove(damaged)  # else `keep` would count it, and drop an intact one
+        return step, Totals(**{item.name: state[item.name] for item in fields(Totals)})
 
     def _say(self, text: str) -> None:
         if self.engine.rank == 0:

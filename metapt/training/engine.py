@@ -7,7 +7,6 @@ calls, ZeRO 1 and 2 keep only the last micro-batch), clipping is always explicit
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import socket
@@ -19,7 +18,7 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
-from metapt.config import PretrainConfig, TrainConfig, deepspeed_file
+from metapt.config import PretrainConfig, TrainConfig, deepspeed_settings
 from metapt.errors import UserError
 from metapt.models.learner import Learner
 
@@ -68,7 +67,7 @@ class Engine:
         self._engine, self._optimizer, _, _ = deepspeed.initialize(
             model=learner,
             optimizer=_adamw(learner, config.train),
-            config=deepspeed_settings(config),
+            config=_settings(config),
             dist_init_required=False,
         )
         self._engine.checkpoint_engine = _SafeCheckpoints()
@@ -123,22 +122,13 @@ class Engine:
             return {name: value.detach().to("cpu", copy=True) for name, value in named.items()}
 
 
-def deepspeed_settings(config: PretrainConfig) -> dict[str, Any]:
+def _settings(config: PretrainConfig) -> dict[str, Any]:
     """The DeepSpeed file of `ds=` with what the configuration decides: batch and clipping.
 
     Parameters are fp32 for DeepSpeed in either precision: the forward pass casts (models/learner.py), so that
     gradients accumulate in fp32 at every stage.
     """
-    path = deepspeed_file(config.ds)
-    try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path}: not JSON ({error})") from None
-    if settings.get("zero_optimization", {}).get("stage", 0) > 2:
-        raise UserError(
-            f"{path}: ZeRO stage 3 partitions the parameters, which the objectives do not support yet"
-        )
-    return settings | {
+    return deepspeed_settings(config.ds) | {
         "train_micro_batch_size_per_gpu": config.train.micro_batch,
         "gradient_accumulation_steps": 1,
         "gradient_clipping": config.train.grad_clip,

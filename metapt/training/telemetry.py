@@ -37,9 +37,12 @@ def flops_of_step(config: PretrainConfig, is_episode: bool) -> int:
     if not is_episode:
         cost = Cost.of(config.model, config.train.seq_len)
         return (1 + BACKWARD) * (cost.blocks + cost.output_layer) * tokens_of_step(config, False)
-    passes_over_support = 1 if meta.scope == "head" else meta.inner_steps * (1 + BACKWARD) + 1
+    share_adapted = {"head": 0.0, "full": 1.0, "last_n": meta.last_n / config.model.num_layers}[meta.scope]
+    inner_steps = 0 if meta.scope == "head" else meta.inner_steps
+    passes_over_support = 1 + inner_steps * (1 + BACKWARD * share_adapted)
     passes = meta.k_shot * passes_over_support + meta.q_query * (1 + BACKWARD)
-    return meta.tasks_per_step * meta.n_way * passes * meta.window * Cost.of(config.model, meta.window).blocks
+    tokens = meta.tasks_per_step * meta.n_way * meta.window
+    return round(tokens * passes * Cost.of(config.model, meta.window).blocks)
 
 
 class Telemetry:

@@ -13,7 +13,7 @@ from metapt.config import PretrainConfig, TrainConfig
 from metapt.data.batches import Batches, heldout_sequences
 from metapt.data.corpus import Corpus
 from metapt.data.episodes import EpisodeSampler, corpus_index
-from metapt.errors import Interrupted
+from metapt.errors import Interrupted, OperationalError
 from metapt.meta.objectives import Outcome, autoregressive, episode, is_episode
 from metapt.models.decoder import parameter_count
 from metapt.models.learner import build_learner
@@ -123,13 +123,17 @@ class Trainer:
             outcome = self._episode(step, unit) if is_task else self._autoregressive(step, unit)
             engine.backward(outcome.loss / len(units), last=unit == units[-1])
             measures.append(outcome.measures)
-        lr = learning_rate(train, step)
-        grad_norm = engine.step(lr)
         means = {
             name: torch.stack([unit[name].double() for unit in measures]).mean(dim=0) for name in measures[0]
         }
         values = {name: engine.mean(mean).tolist() for name, mean in means.items()}
-        return {**values, "grad_norm": grad_norm, "lr": lr}
+        if not all(np.isfinite(value).all() for value in values.values()):
+            raise OperationalError(
+                f"{self.run.path}: a loss of update {step + 1} is not finite, and the update was not made; "
+                "the checkpoints before it are intact"
+            )
+        lr = learning_rate(train, step)
+        return {**values, "grad_norm": engine.step(lr), "lr": lr}
 
     def evaluate(self) -> dict[str, float]:
         """Loss and perplexity on the held-out split. The mean is over tokens, whatever the number of ranks."""
