@@ -158,7 +158,7 @@ def test_the_result_is_as_documented(head_run: Run) -> None:
     metrics = list(head_run.metrics())
     train, dev = ([line for line in metrics if line["kind"] == kind] for kind in ("train", "dev"))
     assert [line["step"] for line in train] == list(range(1, 37))
-    assert all(line.keys() == {"step", "kind", "loss_nats", "lr", "seconds_total"} for line in train)
+    assert all(line.keys() == {"step", "kind", "epoch", "loss_nats", "lr", "seconds_total"} for line in train)
     assert [(line["step"], line["epoch"]) for line in dev] == [(6 * epoch, epoch) for epoch in range(1, 7)]
     assert result["dev_f1"] == max(line["f1"] for line in dev) == dev[result["best_epoch"] - 1]["f1"]
     assert not head_run.checkpoints()
