@@ -138,10 +138,12 @@ class Collection:
             }.values()
         )
 
-    def sizes(self) -> dict[str, int]:
-        """Parameters by scale, where known; the order of scales in every table."""
-        found = {run.setting.scale: run.parameters or 0 for run in self.finetuning}
-        found |= {run.scale: run.parameters for run in self.pretraining}
+    def sizes(self, label: str | None = None) -> dict[str, int]:
+        """Parameters by scale, where known, smallest first; of one variant (a vocabulary changes them), or of any."""
+        tuned = [run for run in self.finetuning if label in (None, run.setting.label)]
+        pretrained = [run for run in self.pretraining if label in (None, run.label)]
+        found = {run.setting.scale: run.parameters or 0 for run in tuned}
+        found |= {run.scale: run.parameters for run in pretrained}
         return dict(sorted(found.items(), key=lambda item: (item[1] or float("inf"), item[0])))
 
 

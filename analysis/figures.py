@@ -102,8 +102,8 @@ def svg(canvas: Canvas, name: str) -> str:
 def scale_curve(collection: Collection, found: Sequence[Comparison]) -> list[Figure]:
     """F1 by number of parameters for each regime, and the relative gain; one figure for each variant."""
     figures = []
-    sizes = collection.sizes()
     for label in _distinct(item.setting.label for item in found):
+        sizes = collection.sizes(label)
         chosen = [item for item in found if item.setting.label == label]
         regimes = _distinct(item.setting.regime for item in chosen)
         means = averages(chosen, lambda setting: (setting.regime, setting.scale))

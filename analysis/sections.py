@@ -143,8 +143,10 @@ def _differences(found: Sequence[Comparison]) -> Section:
 
 
 def _scale(collection: Collection, found: Sequence[Comparison]) -> Section:
-    sizes = collection.sizes()
-    means = averages(found, lambda setting: (setting.scale, setting.label, sizes[setting.scale]))
+    sizes = {label: collection.sizes(label) for label in {item.setting.label for item in found}}
+    means = averages(
+        found, lambda setting: (setting.scale, setting.label, sizes[setting.label][setting.scale])
+    )
     heads = [Column("scale"), Column("variant"), Column("parameters")]
     table = averages_table("by_scale", "Mean F1 on the target sets by scale", heads, means)
     return Section("scale", "Scale", figures=figures.scale_curve(collection, found), tables=[table])

@@ -81,7 +81,12 @@ def write_pretraining(
         "seed": seed,
         "step": steps,
     }
-    origin |= {"parameters": PARAMETERS[scale], "label": label, "data": "demo", "tokenizer": "train"}
+    origin |= {
+        "parameters": PARAMETERS[scale] + len(label),
+        "label": label,
+        "data": "demo",
+        "tokenizer": "train",
+    }
     origin |= {"generated_data": generated, "corpus_fingerprint": "c0"}
     lines: list[dict[str, Any]] = [
         {"step": 0, "kind": "heldout", "heldout_loss_nats": 7.0, "heldout_perplexity": float(np.exp(7))}

@@ -152,6 +152,10 @@ def test_variants_and_checkpoints_stay_apart(tmp_path: Path) -> None:
         for row in rows(out, "differences")
         if row["step"] == "60" and row["variant"] == "" and row["set"] != "en_ewt"
     ]
+    sizes = {row["variant"]: int(row["parameters"]) for row in rows(out, "by_scale")}
+    assert sizes["full-scope"] - sizes[""] == len(
+        "full-scope"
+    )  # as the fixture has it: each variant has its own
     by_scale = next(row for row in rows(out, "by_scale") if row["variant"] == "")
     assert float(by_scale["difference"]) == pytest.approx(np.mean([float(row["difference"]) for row in last]))
     page(out)
