@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from html import escape
 from typing import Any, Literal, TypeVar
 
 import matplotlib
@@ -68,6 +69,11 @@ class Figure:
     name: str
     caption: str
     svg: str
+
+    def to_svg(self, notice: str) -> str:
+        """The figure as a file; the notice, if there is one, is its description."""
+        head, rest = self.svg.split(">", 1)
+        return f"{head}>{f'<desc>{escape(notice)}</desc>' if notice else ''}{rest}\n"
 
 
 @contextmanager

@@ -61,7 +61,9 @@ def write(report: Report, out: Path) -> None:
     for table in report.tables:
         files[Path("tables", f"{table.name}.csv")] = table.to_csv(report.notice)
         files[Path("tables", f"{table.name}.tex")] = table.to_latex(report.notice)
-    files |= {Path("figures", f"{figure.name}.svg"): figure.svg + "\n" for figure in report.figures}
+    files |= {
+        Path("figures", f"{figure.name}.svg"): figure.to_svg(report.notice) for figure in report.figures
+    }
     for stale in [*out.glob("tables/*.csv"), *out.glob("tables/*.tex"), *out.glob("figures/*.svg")]:
         if stale.relative_to(out) not in files:
             stale.unlink()

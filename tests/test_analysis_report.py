@@ -183,7 +183,11 @@ def test_generated_text_is_announced_in_every_file(
     out = make(write_grid(tmp_path / "grid", generated=generated))
     texts = [
         capsys.readouterr().out,
-        *(path.read_text() for path in out.rglob("*") if path.suffix in (".html", ".md", ".tex", ".csv")),
+        *(
+            path.read_text()
+            for path in out.rglob("*")
+            if path.suffix in (".html", ".md", ".tex", ".csv", ".svg")
+        ),
     ]
     assert len(texts) > 20
     assert {DEMO_NOTICE in text for text in texts} == {generated}
