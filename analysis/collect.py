@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import yaml
 
-from analysis.spans import Span, count, micro_f1, spans
+from analysis.spans import Span, count, micro_f1
+from metapt.data.iob2 import spans
 from metapt.errors import UserError
 from metapt.runs import Run, read_jsonl
 
@@ -320,9 +321,9 @@ def _read_set(run: Run, name: str, values: Mapping[str, Any], shared: dict[Any, 
             raise ValueError(f"predictions/{path.name}, line {number}: not as many tags as words")
     ids = tuple(str(line["id"]) for line in lines)
     words = tuple(tuple(line["words"]) for line in lines)
-    gold_spans = tuple(spans(line["gold"]) for line in lines)
+    gold_spans = tuple(tuple(spans(line["gold"])) for line in lines)
     gold = shared.setdefault((name, ids, words, gold_spans), GoldSet(name, ids, words, gold_spans))
-    predicted = tuple(spans(line["predicted"]) for line in lines)
+    predicted = tuple(tuple(spans(line["predicted"])) for line in lines)
     counts = count(predicted, gold.spans)
     f1 = float(micro_f1(counts.sum(axis=0)))
     if abs(f1 - values["f1"]) > F1_TOLERANCE:

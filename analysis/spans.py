@@ -1,4 +1,4 @@
-"""Entity spans in strict IOB2, and what is counted of them."""
+"""What is counted of entity spans (metapt.data.iob2.spans)."""
 
 from __future__ import annotations
 
@@ -8,19 +8,6 @@ import numpy as np
 
 Span = tuple[str, int, int]
 """(type, first word, one past the last word)"""
-
-
-def spans(tags: Sequence[str]) -> tuple[Span, ...]:
-    """The spans of a sentence as seqeval's strict mode finds them: only B-X starts one, only I-X continues it."""
-    found: list[Span] = []
-    kind, start = "", 0
-    for index, tag in enumerate([*tags, "O"]):
-        if kind and tag == f"I-{kind}":
-            continue
-        if kind:
-            found.append((kind, start, index))
-        kind, start = (tag[2:], index) if tag.startswith("B-") else ("", index)
-    return tuple(found)
 
 
 def count(predicted: Sequence[Sequence[Span]], gold: Sequence[Sequence[Span]]) -> np.ndarray:

@@ -9,7 +9,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from metapt.data.uner import Sentence, write_iob2
+from metapt.data.iob2 import Sentence, write_iob2
 
 NAMES = {
     "PER": ("Juan Cruz", "Maria", "Ana Lim", "Pedro"),

@@ -12,7 +12,8 @@ from seqeval.scheme import IOB2, Entities
 
 from analysis.collect import Evaluation, GoldSet
 from analysis.errors import FATES, fate, is_spurious, tally
-from analysis.spans import count, micro_f1, spans
+from analysis.spans import count, micro_f1
+from metapt.data.iob2 import spans
 
 TAGS = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
 sentence_pairs = st.lists(
@@ -40,7 +41,7 @@ def test_micro_f1_is_that_of_seqeval(pairs: list[tuple[list[str], list[str]]]) -
 
 def test_every_gold_span_has_exactly_one_fate() -> None:
     """All pairs of tag sequences of four words, against the definitions spelt out one by one."""
-    sequences = [spans(tags) for tags in itertools.product(TAGS, repeat=4)]
+    sequences = [tuple(spans(tags)) for tags in itertools.product(TAGS, repeat=4)]
     distinct = sorted(set(sequences))
     for gold, predicted in itertools.product(distinct, repeat=2):
         for span in gold:

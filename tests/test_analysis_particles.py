@@ -9,13 +9,13 @@ import pytest
 
 from analysis.collect import GoldSet
 from analysis.particles import person_recall, persons, rule_f1, rule_spans
-from analysis.spans import spans
+from metapt.data.iob2 import spans
 
 
 def gold_set(*sentences: tuple[str, str]) -> GoldSet:
     """Sentences as (words, tags), each separated by blanks."""
     words = tuple(tuple(text.split()) for text, _ in sentences)
-    found = tuple(spans(tags.split()) for _, tags in sentences)
+    found = tuple(tuple(spans(tags.split())) for _, tags in sentences)
     return GoldSet("x", tuple(str(index) for index in range(len(sentences))), words, found)
 
 

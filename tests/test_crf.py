@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from metapt.data.uner import TAGS
+from metapt.data.iob2 import TAGS
 from metapt.models.crf import LinearChainCRF, SoftmaxHead, iob2_transitions
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from seqeval.metrics.v1 import classification_report, precision_recall_fscore_support
 from seqeval.scheme import IOB2
 
-from metapt.data.uner import TAGS, Sentence
+from metapt.data.iob2 import TAGS, Sentence
 from metapt.ner.evaluate import Annotation, span_figures, write_predictions
 
 tag_rows = st.lists(st.lists(st.sampled_from(TAGS), min_size=1, max_size=8), min_size=1, max_size=5)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from ner_world import NOTHING, labelled, make_tokenizer, write_checkpoint
 from transformers import AutoModel, BertConfig, BertModel, PreTrainedTokenizerFast
 
-from metapt.data.uner import TAGS, Sentence, read_iob2
+from metapt.data.iob2 import TAGS, Sentence, read_iob2
 from metapt.errors import UserError
 from metapt.models.crf import SoftmaxHead
 from metapt.models.tagger import Tagger, TagLayer, load_base, load_tagger, unpacked

@@ -11,20 +11,8 @@ from hypothesis import strategies as st
 from seqeval.scheme import IOB2, Entities
 
 from metapt.config import NerDataConfig
-from metapt.data.uner import (
-    ALL_SETS,
-    SOURCES,
-    TAGS,
-    TEST_ONLY,
-    TYPES,
-    Sentence,
-    open_collection,
-    read_iob2,
-    source_sets,
-    spans,
-    training_sentences,
-    write_iob2,
-)
+from metapt.data.iob2 import TAGS, TYPES, Sentence, read_iob2, spans, write_iob2
+from metapt.data.uner import ALL_SETS, SOURCES, TEST_ONLY, open_collection, source_sets, training_sentences
 from metapt.errors import OperationalError, UserError
 
 PLAIN = "1\tAna\tB-PER\t-\tx\n2\tslept\tO\t-\tx\n\n"

@@ -24,7 +24,7 @@ from metapt.data.demo_english_forms import as_text
 from metapt.data.demo_grammar import Draws, Word
 from metapt.data.demo_philippine import cebuano_sentence, tagalog_sentence
 from metapt.data.demo_slovak import sentence as slovak_sentence
-from metapt.data.uner import Sentence, write_iob2
+from metapt.data.iob2 import Sentence, write_iob2
 from metapt.errors import UserError, run_command
 from metapt.runs import write_atomically
 

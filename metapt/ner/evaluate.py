@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metapt.data.uner import TAGS, TYPES, Sentence, spans
+from metapt.data.iob2 import TAGS, TYPES, Sentence, spans
 from metapt.models.tagger import TagLayer, unpacked
 from metapt.ner.features import EncodedSet
 from metapt.runs import write_atomically

@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from metapt import randomness
-from metapt.data.uner import TAGS, Sentence
+from metapt.data.iob2 import TAGS, Sentence
 from metapt.errors import UserError
 from metapt.models.tagger import PieceBatch, Tagger
 

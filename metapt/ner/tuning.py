@@ -30,7 +30,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from metapt import randomness
 from metapt.config import FinetuneConfig
-from metapt.data.uner import TAGS, Collection, training_sentences
+from metapt.data.iob2 import TAGS
+from metapt.data.uner import Collection, training_sentences
 from metapt.errors import Interrupted, OperationalError, UserError
 from metapt.models.tagger import PieceBatch, Tagger, TagLayer, load_base
 from metapt.ner.evaluate import annotate, dev_figures, span_figures, write_predictions
