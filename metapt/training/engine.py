@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import os
-import socket
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -137,20 +136,16 @@ def _settings(config: PretrainConfig) -> dict[str, Any]:
 
 
 def start_process_group() -> None:
-    """Joins the ranks that torchrun, srun or submitit started, or makes a group of one."""
+    """Joins the ranks that torchrun, srun or submitit started, or makes a group of one in this process alone."""
     if dist.is_initialized():
         return
-    if "RANK" not in os.environ:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        alone = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        os.environ.update({name: str(value) for name, value in alone.items()})
+    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    local_rank = os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed insists on it
     if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
-    deepspeed.init_distributed(
-        "nccl" if torch.cuda.is_available() else "gloo", auto_mpi_discovery=False, verbose=False
-    )
+        torch.cuda.set_device(int(local_rank))
+    if "RANK" not in os.environ:
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+    deepspeed.init_distributed(backend, auto_mpi_discovery=False, verbose=False)
 
 
 def _adamw(learner: Learner, train: TrainConfig) -> torch.optim.AdamW:
