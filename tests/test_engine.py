@@ -36,7 +36,7 @@ def draw_tasks(stream_of, config, count: int) -> list[Episode]:
 
 def furthest(engine: Engine, learner: torch.nn.Module) -> float:
     weights = engine.weights()
-    return max(float((weights[name] - value).abs().max()) for name, value in learner.named_parameters())
+    return max((weights[name] - value).abs().max().item() for name, value in learner.named_parameters())
 
 
 @pytest.mark.parametrize("clip", [0.0, 1.0])
