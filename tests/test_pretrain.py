@@ -51,8 +51,8 @@ def weights(run: Run, step: int = 8) -> dict[str, torch.Tensor]:
     return load_file(run.checkpoint(step) / "model" / "model.safetensors")
 
 
-def same_weights(left: Run, right: Run) -> bool:
-    one, other = weights(left), weights(right)
+def same_weights(left: Run, right: Run, step: int = 8) -> bool:
+    one, other = weights(left, step), weights(right, step)
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
@@ -146,6 +146,29 @@ def test_killed_and_resumed_equals_uninterrupted(nano_arguments: list[str], tmp_
             for run in (whole[name], killed[name])
         )
         assert one == other, name
+
+
+@pytest.mark.nightly
+def test_killed_again_and_again_at_any_moment(nano_arguments: list[str], tmp_path: Path):
+    """SIGKILL after random times, whatever the run does then, until one attempt comes to the end."""
+    words = [*nano_arguments, "objective=maml", "ds=zero1", "train.max_steps=200", "train.checkpoint_every=5"]
+    whole, killed = Run(tmp_path / "whole"), Run(tmp_path / "killed")
+    assert pretrain(words, whole.path).returncode == 0
+    draw = np.random.default_rng(0)
+    command = [sys.executable, "-m", "metapt.pretrain", *words, f"run_dir={killed.path}"]
+    kills = 0
+    while not killed.is_done:
+        process = subprocess.Popen(command, cwd=REPO, stderr=subprocess.DEVNULL)
+        try:
+            process.wait(timeout=draw.uniform(4, 10))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            kills += 1
+            assert kills < 60, "the run gets nowhere"
+    assert kills > 0
+    assert same_weights(whole, killed, 200)
+    assert [line["step"] for line in whole.metrics()] == [line["step"] for line in killed.metrics()]
 
 
 def test_a_damaged_checkpoint_is_passed_over(nano_arguments: list[str], finished: Run, tmp_path: Path):
