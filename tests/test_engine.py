@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import pickle
 from pathlib import Path
 
@@ -103,6 +104,16 @@ def test_saved_state_is_restored_exactly(tmp_path, ds: str):
         update(other, batch)
     for (name, left), right in zip(engine.weights().items(), other.weights().values(), strict=True):
         assert torch.equal(left, right), name
+
+
+def test_a_process_alone_leaves_its_environment_as_it_was():
+    """Its children would take themselves for ranks."""
+    before = dict(os.environ)
+    config = configuration("zero1")
+    engine = Engine(build_learner(config), config)
+    assert (engine.rank, engine.world_size) == (0, 1)
+    changed = {name for name in os.environ if os.environ[name] != before.get(name)}
+    assert not changed & {"RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"}
 
 
 class Touch:

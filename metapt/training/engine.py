@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -63,12 +64,13 @@ class Engine:
                 raise UserError(
                     f"{name}={total} must be a multiple of the number of ranks, {self.world_size}"
                 )
-        self._engine, self._optimizer, _, _ = deepspeed.initialize(
-            model=learner,
-            optimizer=_adamw(learner, config.train),
-            config=_settings(config),
-            dist_init_required=False,
-        )
+        with _local_rank_set():
+            self._engine, self._optimizer, _, _ = deepspeed.initialize(
+                model=learner,
+                optimizer=_adamw(learner, config.train),
+                config=_settings(config),
+                dist_init_required=False,
+            )
         self._engine.checkpoint_engine = _SafeCheckpoints()
         self.learner: Learner = self._engine.module
         self.device: torch.device = self._engine.device
@@ -140,12 +142,23 @@ def start_process_group() -> None:
     if dist.is_initialized():
         return
     backend = "nccl" if torch.cuda.is_available() else "gloo"
-    local_rank = os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed insists on it
     if torch.cuda.is_available():
-        torch.cuda.set_device(int(local_rank))
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
     if "RANK" not in os.environ:
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
     deepspeed.init_distributed(backend, auto_mpi_discovery=False, verbose=False)
+
+
+@contextmanager
+def _local_rank_set() -> Iterator[None]:
+    """DeepSpeed insists on LOCAL_RANK; a process alone has none, and its children must not inherit one."""
+    alone = "LOCAL_RANK" not in os.environ
+    os.environ.setdefault("LOCAL_RANK", "0")
+    try:
+        yield
+    finally:
+        if alone:
+            del os.environ["LOCAL_RANK"]
 
 
 def _adamw(learner: Learner, train: TrainConfig) -> torch.optim.AdamW:
