@@ -256,6 +256,14 @@ COMMANDS: dict[str, type] = {
 }
 
 
+def uneven_units(config: PretrainConfig, ranks: int) -> list[str]:
+    """`key=value` for each number of units that an update deals out and that so many ranks cannot share evenly."""
+    units = {"train.accumulation": config.train.accumulation}
+    if config.meta.rho > 0:
+        units["meta.tasks_per_step"] = config.meta.tasks_per_step
+    return [f"{name}={value}" for name, value in units.items() if value % ranks]
+
+
 def deepspeed_file(name: str) -> Path:
     """The file that `ds=name` means: a shipped one by name, or a path."""
     return Path(name) if name.endswith(".json") else DS_CONFIGS / f"{name}.json"

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from metapt import commandline
-from metapt.config import ClusterConfig, GridConfig, PretrainConfig, SubmitConfig, identity
+from metapt.config import ClusterConfig, GridConfig, PretrainConfig, SubmitConfig, identity, uneven_units
 from metapt.errors import UserError
 from metapt.launch.jobs import Job, Plan
 from metapt.runs import Run
@@ -224,17 +224,8 @@ def _gpu_complaints(cluster: ClusterConfig, pretrains: list[Job], configs: dict[
     complaints = []
     for job in pretrains:
         tasks = job.nodes * job.tasks_per_node
-        config: PretrainConfig | None = configs.get(job.id)
-        if config is None:
-            continue
-        units = {"train.accumulation": config.train.accumulation}
-        if config.meta.rho > 0:
-            units["meta.tasks_per_step"] = config.meta.tasks_per_step
-        complaints += [
-            f"{job.id}: {name}={value} must be a multiple of its {tasks} tasks"
-            for name, value in units.items()
-            if value % tasks
-        ]
+        uneven = uneven_units(configs[job.id], tasks) if job.id in configs else []
+        complaints += [f"{job.id}: {each} must be a multiple of its {tasks} tasks" for each in uneven]
     if cluster.name != "slurm" and cluster.nodes > 1:
         complaints.append(f"cluster.nodes={cluster.nodes}: cluster={cluster.name} has one")
     return complaints

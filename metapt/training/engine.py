@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
-from metapt.config import PretrainConfig, TrainConfig, deepspeed_settings
+from metapt.config import PretrainConfig, TrainConfig, deepspeed_settings, uneven_units
 from metapt.errors import UserError
 from metapt.models.learner import Learner
 
@@ -56,14 +56,10 @@ class Engine:
     def __init__(self, learner: Learner, config: PretrainConfig):
         start_process_group()
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
-        for name, total in (
-            ("train.accumulation", config.train.accumulation),
-            ("meta.tasks_per_step", config.meta.tasks_per_step),
-        ):
-            if total % self.world_size and (name.startswith("train") or config.meta.rho > 0):
-                raise UserError(
-                    f"{name}={total} must be a multiple of the number of ranks, {self.world_size}"
-                )
+        if uneven := uneven_units(config, self.world_size):
+            raise UserError(
+                f"{', '.join(uneven)} must be a multiple of the number of ranks, {self.world_size}"
+            )
         with _local_rank_set():
             self._engine, self._optimizer, _, _ = deepspeed.initialize(
                 model=learner,
@@ -85,9 +81,7 @@ class Engine:
         for group in self._optimizer.param_groups:
             group["lr"] = lr
         norm = None
-        if (
-            self._engine.zero_optimization_stage() == 0
-        ):  # the one stage at which DeepSpeed does not tell the norm
+        if self._engine.zero_optimization_stage() == 0:  # where DeepSpeed does not tell the norm
             gradients = (value.grad for value in self.learner.parameters())
             norm = torch.nn.utils.get_total_norm([value for value in gradients if value is not None])
         self._engine.step()
