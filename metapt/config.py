@@ -50,6 +50,11 @@ class MetaConfig:
 
     objective: str = key(MISSING, "vanilla or maml; set by objective=", choices=("vanilla", "maml"))
     rho: float = key(0.0, "probability that a step is an episode", low=0, high=1)
+    rule: str = key(
+        "fomaml",
+        "outer gradient: first-order MAML; with learned inner rates; or Reptile",
+        choices=("fomaml", "meta_sgd", "reptile"),
+    )
     scope: str = key("head", "what the inner loop adapts", choices=("head", "full", "last_n"))
     last_n: int = key(1, "blocks adapted under scope last_n, from the top", low=1)
     n_way: int = key(32, "classes of an episode (N)", low=2)
@@ -258,10 +263,23 @@ COMMANDS: dict[str, type] = {
 
 def uneven_units(config: PretrainConfig, ranks: int) -> list[str]:
     """`key=value` for each number of units that an update deals out and that so many ranks cannot share evenly."""
-    units = {"train.accumulation": config.train.accumulation}
-    if config.meta.rho > 0:
-        units["meta.tasks_per_step"] = config.meta.tasks_per_step
+    meta, units = config.meta, {"train.accumulation": config.train.accumulation}
+    if meta.rho > 0 and work_together(config):
+        units["meta.n_way * meta.k_shot"] = meta.n_way * meta.k_shot
+        units["meta.n_way * meta.q_query"] = meta.n_way * meta.q_query
+    elif meta.rho > 0:
+        units["meta.tasks_per_step"] = meta.tasks_per_step
     return [f"{name}={value}" for name, value in units.items() if value % ranks]
+
+
+def work_together(config: PretrainConfig) -> bool:
+    """Whether all ranks share each episode (metapt/training/partitioned.py), instead of having episodes of their own."""
+    return zero_stage(config.ds) == 3 and config.meta.scope != "head"
+
+
+def zero_stage(name: str) -> int:
+    """The ZeRO stage of `ds=name`."""
+    return deepspeed_settings(name).get("zero_optimization", {}).get("stage", 0)
 
 
 def deepspeed_file(name: str) -> Path:
@@ -291,8 +309,10 @@ def deepspeed_settings(name: str) -> dict[str, Any]:
             f"{path} sets {', '.join(taken)}, which train.precision, train.lr and their kin decide"
         )
     stage = settings.get("zero_optimization", {}).get("stage", 0)
-    if stage not in (0, 1, 2):
-        raise ValueError(f"{path}: ZeRO stage {stage} is not supported; 0, 1 and 2 are")
+    if stage not in (0, 1, 2, 3):
+        raise ValueError(f"{path}: ZeRO has no stage {stage}; 0, 1, 2 and 3 are")
+    if stage == 3 and any("offload" in part for part in settings["zero_optimization"]):
+        raise ValueError(f"{path}: offload is supported at ZeRO stage 2, not at 3")
     return {part: value for part, value in settings.items() if part != "train_batch_size"}
 
 
@@ -369,6 +389,8 @@ def _check_pretrain(config: PretrainConfig) -> Iterator[str]:
             yield f"meta.min_context={meta.min_context}: must be less than meta.window={meta.window}"
         if meta.scope == "last_n" and meta.last_n > model.num_layers:
             yield f"meta.last_n={meta.last_n}: the model has only model.num_layers={model.num_layers}"
+        if meta.rule == "reptile" and meta.scope == "head":
+            yield "meta.rule=reptile: learns only what is adapted, with meta.scope=head nothing of the decoder; use full or last_n"
     if train.warmup_steps > train.max_steps:
         yield f"train.warmup_steps={train.warmup_steps}: exceeds train.max_steps={train.max_steps}"
     try:

@@ -20,58 +20,85 @@ def logits_and_labels(learner: Learner, examples: Examples) -> tuple[Tensor, Ten
     tokens, positions, labels = (
         torch.from_numpy(array) for array in (examples.tokens, examples.positions, examples.labels)
     )
-    states = learner.decoder.model(input_ids=tokens).last_hidden_state
+    with torch.autocast("cpu", torch.bfloat16, enabled=learner.dtype is torch.bfloat16):
+        states = learner.decoder.model(input_ids=tokens).last_hidden_state
     return learner.head(torch.stack([states[row, place] for row, place in enumerate(positions)])), labels
 
 
-def adapted(learner: Learner, task: Episode, meta: MetaConfig) -> tuple[Learner, list[float]]:
-    """A copy of the learner after the inner loop, and the support loss before each inner step."""
+def moved_by(learner: Learner, meta: MetaConfig) -> dict[str, Tensor]:
+    """What the inner loop moves, by the learner's names."""
+    names = {"head": ["head."], "full": ["head.", "decoder.model."]}.get(meta.scope)
+    if names is None:
+        blocks = len(learner.decoder.model.layers)
+        last = range(blocks - meta.last_n, blocks)
+        names = ["head.", "decoder.model.norm.", *(f"decoder.model.layers.{block}." for block in last)]
+    return {name: value for name, value in learner.named_parameters() if name.startswith(tuple(names))}
+
+
+def multiplier(learner: Learner, name: str, meta: MetaConfig) -> tuple[str, Tensor] | None:
+    """The Meta-SGD multiplier of a parameter, and its name."""
+    if learner.rates is None:
+        return None
+    own = f"rates.{(name.removeprefix('head.') if meta.scope == 'head' else name).replace('.', '/')}"
+    return own, dict(learner.named_parameters())[own]
+
+
+def adapted(
+    learner: Learner, task: Episode, meta: MetaConfig
+) -> tuple[Learner, list[float], dict[str, Tensor]]:
+    """A copy of the learner after the inner loop, the support loss before each inner step, the sum of gradients."""
     pupil = copy.deepcopy(learner)
-    blocks = len(pupil.decoder.model.layers)
-    moved = list(pupil.head.parameters())
-    if meta.scope == "full":
-        moved += list(pupil.decoder.model.parameters())
-    elif meta.scope == "last_n":
-        moved += [*pupil.decoder.model.norm.parameters()]
-        for block in range(blocks - meta.last_n, blocks):
-            moved += list(pupil.decoder.model.layers[block].parameters())
+    moved = moved_by(pupil, meta)
     losses = []
+    total = {name: torch.zeros_like(value) for name, value in moved.items()}
     for _ in range(meta.inner_steps):
         loss = cross_entropy(*logits_and_labels(pupil, task.support))
         losses.append(loss.item())
-        gradients = torch.autograd.grad(loss, moved)
+        gradients = torch.autograd.grad(loss, list(moved.values()))
         with torch.no_grad():
-            for value, gradient in zip(moved, gradients, strict=True):
-                value.sub_(gradient, alpha=meta.inner_lr)
-    return pupil, losses
+            for (name, value), gradient in zip(moved.items(), gradients, strict=True):
+                found = multiplier(learner, name, meta)
+                value.sub_(gradient if found is None else found[1] * gradient, alpha=meta.inner_lr)
+                total[name] += gradient
+    return pupil, losses, total
 
 
 def outer_gradient(learner: Learner, tasks: list[Episode], meta: MetaConfig) -> dict[str, Tensor]:
-    """Mean over tasks of the gradient of the query loss at the adapted parameters."""
-    total = {name: torch.zeros_like(value) for name, value in learner.named_parameters()}
+    """Mean over tasks of what `meta.rule` takes for the gradient."""
+    mean = {name: torch.zeros_like(value) for name, value in learner.named_parameters()}
     for task in tasks:
-        pupil, _ = adapted(learner, task, meta)
+        pupil, _, total = adapted(learner, task, meta)
+        if meta.rule == "reptile":
+            for name, value in moved_by(learner, meta).items():
+                step = (value - dict(pupil.named_parameters())[name]) / (meta.inner_lr * meta.inner_steps)
+                mean[name] += step.detach() / len(tasks)
+            continue
         pupil.zero_grad()
         cross_entropy(*logits_and_labels(pupil, task.query)).backward()
         for name, value in pupil.named_parameters():
             if value.grad is not None:
-                total[name] += value.grad / len(tasks)
-    return total
+                mean[name] += value.grad / len(tasks)
+        for name in total:
+            if found := multiplier(learner, name, meta):
+                gradient = dict(pupil.named_parameters())[name].grad
+                mean[found[0]] += -meta.inner_lr * total[name] * gradient / len(tasks)
+    return mean
 
 
 class Optimizer:
-    """torch's AdamW with clipping, decaying matrices only."""
+    """torch's AdamW with clipping, decaying matrices only, and no inner rates."""
 
     def __init__(self, learner: Learner, train: TrainConfig):
         self.learner, self.train = learner, train
-        groups = [
-            {
-                "params": [value for value in learner.parameters() if value.ndim > 1],
-                "weight_decay": train.weight_decay,
-            },
-            {"params": [value for value in learner.parameters() if value.ndim <= 1], "weight_decay": 0.0},
-        ]
-        self.adamw = torch.optim.AdamW(groups, lr=train.lr, betas=(train.beta1, train.beta2))
+        groups: dict[float, list[Tensor]] = {train.weight_decay: [], 0.0: []}
+        for name, value in learner.named_parameters():
+            decay = 0.0 if value.ndim <= 1 or name.startswith("rates.") else train.weight_decay
+            groups[decay].append(value)
+        self.adamw = torch.optim.AdamW(
+            [{"params": params, "weight_decay": decay} for decay, params in groups.items()],
+            lr=train.lr,
+            betas=(train.beta1, train.beta2),
+        )
 
     def step(self, gradient: dict[str, Tensor], lr: float) -> float:
         for name, value in self.learner.named_parameters():

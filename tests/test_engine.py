@@ -1,90 +1,134 @@
-"""What DeepSpeed makes of the objectives' gradients, at every stage, against the reference without DeepSpeed."""
+"""What DeepSpeed makes of the objectives' gradients, at every stage and on 1, 2 and 4 ranks, against plain PyTorch.
+
+The table in docs/design.md holds the bounds that are asserted here.
+"""
 
 from __future__ import annotations
 
-import copy
+import json
 import os
-import pickle
+import subprocess
+import sys
+from functools import cache
 from pathlib import Path
 
-import numpy as np
+import engine_cases
 import pytest
 import reference
 import torch
+from conftest import REPO
+from engine_cases import CASES, LR, STAGES, UNITS, UPDATES, Case
+from safetensors.torch import load_file
+from torch import Tensor
 
-from metapt import commandline
-from metapt.data.episodes import Episode, EpisodeSampler, WindowIndex
-from metapt.meta.objectives import autoregressive, episode
+from metapt.meta.objectives import autoregressive
 from metapt.models.learner import build_learner
 from metapt.training.engine import Engine
 
-STAGES = ["zero0", "zero1", "zero2", "zero2_offload"]
-TOLERANCE = 2e-7  # of parameters, after an update of 1e-3: rounding of the clipping factor
+SOON = ["autoregressive", "head", "full", "full-bf16"]  # of the cases, on several ranks in the ordinary suite
+RANKS_AND_CASES = [
+    pytest.param(1, list(CASES), id="1 rank"),
+    pytest.param(2, SOON, id="2 ranks"),
+    pytest.param(4, SOON, id="4 ranks", marks=pytest.mark.nightly),
+    pytest.param(
+        2, [name for name in CASES if name not in SOON], id="2 ranks, other cases", marks=pytest.mark.nightly
+    ),
+    pytest.param(
+        4, [name for name in CASES if name not in SOON], id="4 ranks, other cases", marks=pytest.mark.nightly
+    ),
+]
+# Largest relative error of AdamW's first moment (Frobenius norm, over all parameters) after two updates. In bf16
+# roundings flip ReLUs of the untrained head: there it may be so many times as far from fp32 as plain PyTorch is.
+FP32_BOUND, BF16_FACTOR = 1e-5, 1.25
+NORM_BOUNDS = {"fp32": 1e-5, "bf16": 0.1}
 
 
-def configuration(ds: str, scope: str = "head", precision: str = "fp32", clip: float = 1.0):
-    words = ["objective=maml", "meta.head_dropout=0", "meta.max_share=1", "meta.inner_steps=4"]
-    more = [f"ds={ds}", f"meta.scope={scope}", f"train.precision={precision}", f"train.grad_clip={clip}"]
-    return commandline.load("pretrain", words + more)
-
-
-def draw_tasks(stream_of, config, count: int) -> list[Episode]:
-    tokens = np.random.default_rng(0).integers(2, 50, 20_000)
-    index = WindowIndex.build(tokens, 64, config.meta.window, config.meta.min_context)
-    sampler = EpisodeSampler(stream_of(tokens), index, config.meta, 0, 1, 0)
-    return [sampler.episode(0, number) for number in range(count)]
-
-
-def furthest(engine: Engine, learner: torch.nn.Module) -> float:
-    weights = engine.weights()
-    return max((weights[name] - value).abs().max().item() for name, value in learner.named_parameters())
-
-
-@pytest.mark.parametrize("clip", [0.0, 1.0])
-@pytest.mark.parametrize("scope", ["head", "full", "last_n"])
-@pytest.mark.parametrize("ds", STAGES)
-def test_episode_updates_equal_the_reference(stream_of, ds: str, scope: str, clip: float):
-    """Two AdamW updates from two tasks each: the accumulated outer gradient, its clipping, the moments."""
-    config = configuration(ds, scope, clip=clip)
+@cache
+def expected(name: str) -> tuple[dict[str, Tensor], dict[str, Tensor], list[float]]:
+    """Weights, first moments and norms of gradients after the updates of a case, by one rank without DeepSpeed."""
+    case = CASES[name]
+    config = case.config("zero0")
     learner = build_learner(config)
-    expected = copy.deepcopy(learner)
-    optimizer = reference.Optimizer(expected, config.train)
-    engine = Engine(learner, config)
-    episodes = draw_tasks(stream_of, config, 4)
-    for pair in (episodes[:2], episodes[2:]):
-        for number, task in enumerate(pair):
-            outcome = episode(engine.learner, task, config.meta, 0, 0, number)
-            support = outcome.measures["support_loss_nats"]
-            assert support[-1] < support[0], "the inner loop moves nothing"
-            engine.backward(outcome.loss / 2, last=number == 1)
-        norm = optimizer.step(reference.outer_gradient(expected, pair, config.meta), 1e-3)
-        assert engine.step(1e-3) == pytest.approx(norm, rel=1e-5)
-        assert furthest(engine, expected) <= TOLERANCE
+    optimizer = reference.Optimizer(learner, config.train)
+    norms = []
+    for update in range(UPDATES):
+        if case.scope:
+            gradient = reference.outer_gradient(learner, engine_cases.tasks(config, update), config.meta)
+        else:
+            learner.zero_grad()
+            for micro_batch in engine_cases.batches(update):
+                (autoregressive(learner, micro_batch).loss / UNITS).backward()
+            gradient = {name: value.grad for name, value in learner.named_parameters()}
+        norms.append(optimizer.step(gradient, LR))
+    state = {name: optimizer.adamw.state[value] for name, value in learner.named_parameters()}
+    weights = {name: value.detach() for name, value in learner.named_parameters()}
+    return weights, {name: value["exp_avg"] for name, value in state.items()}, norms
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def saved(folder: Path) -> dict[str, Tensor]:
+    return {name: value for path in folder.glob("*.safetensors") for name, value in load_file(path).items()}
+
+
+def distance(found: dict[str, Tensor], right: dict[str, Tensor]) -> float:
+    """Relative error in the Frobenius norm, over all tensors."""
+    square = sum(float((found[name] - value).double().square().sum()) for name, value in right.items())
+    return (square / sum(float(value.double().square().sum()) for value in right.values())) ** 0.5
+
+
+@pytest.mark.parametrize(("ranks", "cases"), RANKS_AND_CASES)
+def test_updates_equal_the_reference(tmp_path: Path, ranks: int, cases: list[str]):
+    """Two updates of four units: accumulation, averaging over ranks, the outer gradient, its clipping, the moments."""
+    script = [str(REPO / "tests" / "engine_cases.py"), str(tmp_path), ",".join(STAGES), ",".join(cases)]
+    torchrun = (
+        ["-m", "torch.distributed.run", f"--nproc-per-node={ranks}", "--standalone"] if ranks > 1 else []
+    )
+    environment = {**os.environ, "PYTHONPATH": str(REPO)}
+    done = subprocess.run(
+        [sys.executable, *torchrun, *script],
+        cwd=REPO,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    wrong = [
+        text
+        for name in cases
+        for ds in STAGES
+        for text in complaints(tmp_path / f"{name}-{ds}", name, CASES[name])
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def complaints(folder: Path, name: str, case: Case) -> list[str]:
+    """What a run of a case has got wrong."""
+    weights, moments, norms = expected(name)
+    state, figures = saved(folder), json.loads((folder / "figures.json").read_text())
+    exact, bound = moments, FP32_BOUND
+    if case.precision == "bf16":
+        _, exact, _ = expected(name.removesuffix("-bf16"))
+        bound = BF16_FACTOR * distance(moments, exact)
+    error = distance({key: state[f"{key}:exp_avg"] for key in moments}, exact)
+    wrong = [f"{folder.name}: first moments are off by {error:.1e} > {bound:.1e}"] if error > bound else []
+    if figures["norms"] != pytest.approx(norms, rel=NORM_BOUNDS[case.precision]):
+        wrong.append(f"{folder.name}: norms {figures['norms']}, not {norms}")
+    # Adam turns the sign of a gradient that is all rounding into a whole step
+    far = sum(int(((state[key] - value).abs() > LR / 20).sum()) for key, value in weights.items())
+    if far > (0.001 if case.precision == "fp32" else 0.2) * sum(value.numel() for value in weights.values()):
+        wrong.append(f"{folder.name}: {far} weights are off")
+    support = [losses for update in figures["support"] for losses in update]
+    if not all(losses[-1] < losses[0] for losses in support):
+        wrong.append(f"{folder.name}: an inner loop moves nothing: {support}")
+    return wrong
+
+
+def configuration(ds: str):
+    return CASES["head"].config(ds)
+
+
 @pytest.mark.parametrize("ds", STAGES)
-def test_accumulated_language_model_updates_equal_the_plain_sum(ds: str, precision: str):
-    """Several backward calls before a step are summed (DeepSpeed by itself keeps the last at stages 1 and 2)."""
-    config = configuration(ds, precision=precision)
-    learner = build_learner(config)
-    expected = copy.deepcopy(learner)
-    optimizer = reference.Optimizer(expected, config.train)
-    engine = Engine(learner, config)
-    sequences = torch.randint(0, 2048, (2, 3, 4, 33), generator=torch.Generator().manual_seed(0))
-    for update in sequences:
-        expected.zero_grad()
-        for index, micro_batch in enumerate(update):
-            engine.backward(autoregressive(engine.learner, micro_batch).loss / 3, last=index == 2)
-            (autoregressive(expected, micro_batch).loss / 3).backward()
-        gradient = {name: value.grad for name, value in expected.named_parameters()}
-        norm = optimizer.step(gradient, 1e-3)
-        assert engine.step(1e-3) == pytest.approx(norm, rel=1e-5)
-        assert furthest(engine, expected) <= TOLERANCE
-
-
-@pytest.mark.parametrize("ds", STAGES)
-def test_saved_state_is_restored_exactly(tmp_path, ds: str):
+def test_saved_state_is_restored_exactly(tmp_path: Path, ds: str):
     config = configuration(ds)
     sequences = torch.randint(0, 2048, (4, 4, 33), generator=torch.Generator().manual_seed(0))
 
@@ -114,25 +158,3 @@ def test_a_process_alone_leaves_its_environment_as_it_was():
     assert (engine.rank, engine.world_size) == (0, 1)
     changed = {name for name in os.environ if os.environ[name] != before.get(name)}
     assert not changed & {"RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"}
-
-
-class Touch:
-    """Unpickling one makes a file."""
-
-    def __init__(self, path: str):
-        self.path = path
-
-    def __reduce__(self):
-        return Path.touch, (Path(self.path),)
-
-
-@pytest.mark.parametrize("ds", ["zero0", "zero2"])
-def test_a_checkpoint_cannot_run_code(tmp_path, ds: str):
-    config = configuration(ds)
-    engine = Engine(build_learner(config), config)
-    engine.save(tmp_path / "saved")
-    for file in (tmp_path / "saved").rglob("*.pt"):
-        torch.save({"module": {}, "more": Touch(str(tmp_path / "made"))}, file)
-    with pytest.raises(pickle.UnpicklingError):
-        engine.load(tmp_path / "saved")
-    assert not (tmp_path / "made").exists()

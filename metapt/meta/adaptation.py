@@ -1,18 +1,25 @@
-"""First-order adaptation: plain SGD on per-task copies of parameters, and the way back to the originals.
+"""First-order adaptation: SGD on per-task copies of parameters, and the ways back to the originals.
 
 The inner loop (Finn et al. 2017, equation 1; first-order variant, section 5.2)
 
     phi_0 = phi,    phi_t = phi_{t-1} - alpha * grad L_S(phi_{t-1})
 
 works on copies through torch.autograd.grad, so it neither reads nor leaves anything in `.grad`, whoever
-owns that. The outer gradient of a first-order episode is grad L_Q taken at phi_T and added to the gradient of
-phi. `at_adapted` states just that: its value is phi_T, its derivative with respect to phi is the identity. A
-single ordinary backward pass of the query loss then accumulates the right gradient under any engine.
+owns that. Three rules turn it into a gradient of the originals; each is stated as a tensor whose plain backward
+pass accumulates that gradient, under any engine:
+
+    fomaml     grad L_Q at phi_T, added to the gradient of phi: `at_adapted` has the value phi_T and, with respect
+               to phi, the derivative of the identity;
+    meta_sgd   as fomaml, with learned rates alpha * m, one m per parameter (Li et al. 2017, algorithm 1), whose
+               first-order gradient is grad L_Q(phi_T) * (-alpha * sum_t grad L_S(phi_t)): metapt/models/rates.py;
+    reptile    (phi - phi_T) / (alpha * T), the mean inner gradient (Nichol et al. 2018, section 3), which an
+               outer Adam takes as gradient: `with_gradients`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,12 +28,25 @@ from torch import Tensor
 Parameters = dict[str, Tensor]
 
 
+@dataclass
+class Adapted:
+    """Where the inner loop ended."""
+
+    values: Parameters
+    """phi_T by name, detached."""
+    moved: Parameters
+    """The sum over t of grad L_S(phi_t) by name; empty unless rates are learned."""
+
+
 def adapt(
     support_loss: Callable[[Parameters], Tensor],
     start: Mapping[str, Tensor],
     steps: int,
     rate: float,
-) -> Parameters:
+    *,
+    multipliers: Mapping[str, Tensor] | None = None,
+    before_step: Callable[[Parameters], None] = lambda values: None,
+) -> Adapted:
     """Adapted copies of parameters after `steps` SGD steps on the support loss.
 
     Args:
@@ -34,7 +54,8 @@ def adapt(
         start: the parameters phi by name; never written to.
         steps: number T of inner steps.
         rate: alpha.
-    Returns: phi_T, detached.
+        multipliers: m by name, where rates are learned (Meta-SGD).
+        before_step: called with the copies before each inner step; may raise to leave the loop.
     Raises:
         ValueError: a parameter is not fp32 (or finer); in bf16 a step of 1e-3 rounds away.
     """
@@ -43,18 +64,38 @@ def adapt(
         raise ValueError(f"inner updates need fp32 parameters; {coarse[0]} is {start[coarse[0]].dtype}")
     adapted = {name: value.detach().clone().requires_grad_() for name, value in start.items()}
     values = list(adapted.values())
+    scales = None if multipliers is None else [multipliers[name].detach() for name in adapted]
+    moved = [torch.zeros_like(value) for value in values] if scales else []
     for _ in range(steps):
+        before_step(adapted)
         with torch.enable_grad():
             gradients = torch.autograd.grad(support_loss(adapted), values)
         with torch.no_grad():
-            torch._foreach_sub_(values, gradients, alpha=rate)
-    return {name: value.detach() for name, value in adapted.items()}
+            descend(values, gradients, rate, scales, moved)
+    return Adapted(
+        {name: value.detach() for name, value in adapted.items()}, dict(zip(adapted, moved, strict=False))
+    )
+
+
+def descend(
+    values: list[Tensor],
+    gradients: list[Tensor] | tuple[Tensor, ...],
+    rate: float,
+    scales: list[Tensor] | None,
+    moved: list[Tensor],
+) -> None:
+    """One inner step in place: values -= rate * scales * gradients. With scales, gradients are added to `moved`."""
+    if scales is None:
+        torch._foreach_sub_(values, gradients, alpha=rate)
+        return
+    torch._foreach_add_(moved, gradients)
+    torch._foreach_addcmul_(values, scales, gradients, value=-rate)
 
 
 class _AtAdapted(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, original: Tensor, adapted: Tensor) -> Tensor:
-        return adapted.clone()
+        return adapted.view_as(adapted)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
@@ -66,22 +107,34 @@ def at_adapted(original: Mapping[str, Tensor], adapted: Mapping[str, Tensor]) ->
     return {name: _AtAdapted.apply(original[name], adapted[name]) for name in adapted}
 
 
-class _WithZeroGradients(torch.autograd.Function):
+class _WithGradients(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, loss: Tensor, *unused: Tensor) -> Tensor:
-        ctx.unused = [(value.shape, value.dtype, value.device) for value in unused]
+    def forward(ctx: Any, loss: Tensor, gradients: Sequence[Tensor | None], *parameters: Tensor) -> Tensor:
+        ctx.gradients = gradients
+        ctx.likes = [(value.shape, value.dtype, value.device) for value in parameters]
         return loss.clone()
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
-        zeros = (torch.zeros(shape, dtype=dtype, device=device) for shape, dtype, device in ctx.unused)
-        return grad, *zeros
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        given = zip(ctx.gradients, ctx.likes, strict=True)
+        return (
+            grad,
+            None,
+            *(
+                torch.zeros(shape, dtype=dtype, device=device) if gradient is None else grad * gradient
+                for gradient, (shape, dtype, device) in given
+            ),
+        )
 
 
-def with_zero_gradients(loss: Tensor, unused: Sequence[Tensor]) -> Tensor:
-    """The same loss, with gradient zero instead of none for parameters that it does not depend on.
+def with_gradients(
+    loss: Tensor, parameters: Sequence[Tensor], gradients: Sequence[Tensor | None] | None = None
+) -> Tensor:
+    """The same loss, whose derivative with respect to `parameters` is `gradients` in addition; None: zero.
 
-    An optimizer that skips parameters without a gradient and one that sees a flat buffer of zeros (ZeRO) would
-    otherwise decay moments and weights differently, and the stages would part.
+    A gradient of zero is not no gradient: an optimizer that skips parameters without one and one that sees a flat
+    buffer of zeros (ZeRO) would decay moments and weights differently, and the stages would part.
     """
-    return _WithZeroGradients.apply(loss, *unused) if unused else loss
+    if not parameters:
+        return loss
+    return _WithGradients.apply(loss, gradients or [None] * len(parameters), *parameters)

@@ -5,6 +5,8 @@ An objective knows neither the engine nor the rank; the trainer calls `backward`
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
 import torch
@@ -15,7 +17,7 @@ from torch.nn.functional import cross_entropy
 from metapt import randomness
 from metapt.config import MetaConfig
 from metapt.data.episodes import Episode, Examples
-from metapt.meta.adaptation import Parameters, adapt, at_adapted, with_zero_gradients
+from metapt.meta.adaptation import Adapted, Parameters, adapt, at_adapted, with_gradients
 from metapt.models.learner import Learner
 
 
@@ -35,64 +37,103 @@ def is_episode(meta: MetaConfig, seed: int, step: int) -> bool:
 def autoregressive(learner: Learner, sequences: Tensor) -> Outcome:
     """Next-token cross-entropy of sequences [n, T + 1]."""
     loss = learner.lm_loss(sequences)
-    unused = [] if learner.head is None else list(learner.head.parameters())
-    return Outcome(with_zero_gradients(loss, unused), {"lm_loss_nats": loss.detach()})
+    used = set(learner.decoder.parameters())
+    return Outcome(_idle(loss, learner, used), {"lm_loss_nats": loss.detach()})
 
 
-def adapted_names(learner: Learner, meta: MetaConfig) -> list[str]:
-    """Names of the parameters that the inner loop adapts, by scope; the output layer takes no part in an episode."""
-    names = [name for name, _ in learner.named_parameters() if not name.startswith("decoder.lm_head.")]
-    if meta.scope == "full":
-        return names
-    prefixes: tuple[str, ...] = ("head.",)
-    if meta.scope == "last_n":
-        blocks = len(learner.decoder.model.layers)
-        last = range(blocks - meta.last_n, blocks)
-        prefixes += ("decoder.model.norm.", *(f"decoder.model.layers.{block}." for block in last))
-    return [name for name in names if name.startswith(prefixes)]
-
-
-def episode(learner: Learner, task: Episode, meta: MetaConfig, seed: int, step: int, number: int) -> Outcome:
-    """A first-order MAML episode: the query loss at the adapted parameters, differentiable to the originals.
+def episode(
+    learner: Learner,
+    task: Episode,
+    meta: MetaConfig,
+    seed: int,
+    step: int,
+    number: int,
+    poll: Callable[[], None] = lambda: None,
+) -> Outcome:
+    """A first-order episode: the query loss at the adapted parameters; its backward pass follows `meta.rule`.
 
     Args:
         task: support and query examples.
         seed, step, number: name the episode, and with it its dropout masks.
+        poll: called before each inner step; may raise to leave the episode.
     Returns: the query loss in nats; support and query figures.
     """
-    parameters = dict(learner.named_parameters())
-    originals = {name: parameters[name] for name in adapted_names(learner, meta)}
     with randomness.torch_seed(seed, "episode dropout", step, number):
-        logits_of = _head_logits if meta.scope == "head" else _logits
-        support, query = (_Side.of(examples, learner) for examples in (task.support, task.query))
+        support, query = (Side.of(examples, learner) for examples in (task.support, task.query))
         if meta.scope == "head":
             # The decoder is constant during the inner loop: its states need computing once.
             with torch.no_grad():
                 support.states = learner.masked_states(support.tokens, support.positions)
             query.states = learner.masked_states(query.tokens, query.positions)
-        trace = _Trace()
+        trace = Trace()
 
-        def support_loss(adapted: Parameters) -> Tensor:
-            return trace.record(logits_of(learner, adapted, support), support.labels)
+        def support_loss(values: Parameters) -> Tensor:
+            return trace.record(_logits(learner, values, support), support.labels)
 
-        adapted = adapt(support_loss, originals, meta.inner_steps, meta.inner_lr)
+        parameters = learner.adaptable(meta)
+        multipliers = learner.rates.multipliers() if learner.rates else None
+        with learner.whole(parameters), learner.whole(multipliers or {}):
+            adapted = adapt(
+                support_loss,
+                parameters,
+                meta.inner_steps,
+                meta.inner_lr,
+                multipliers=multipliers,
+                before_step=lambda values: poll(),
+            )
         with torch.no_grad():
-            support_loss(adapted)
-        logits = logits_of(learner, at_adapted(originals, adapted), query)
-        loss = cross_entropy(logits, query.labels)
-    measures = {
-        "support_loss_nats": torch.stack(trace.losses),
-        "support_accuracy": torch.stack(trace.accuracies),
-        "query_loss_nats": loss.detach(),
-        "query_accuracy": _accuracy(logits, query.labels),
-        "mask_position_tokens": torch.cat([support.positions, query.positions]).float().mean(),
-    }
-    return Outcome(with_zero_gradients(loss, list(learner.decoder.lm_head.parameters())), measures)
+            support_loss(adapted.values)
+        loss, logits = _outer(learner, parameters, adapted, query, meta)
+    return Outcome(loss, trace.measures(support, query, loss, logits))
+
+
+def _outer(
+    learner: Learner, parameters: Mapping[str, Tensor], adapted: Adapted, query: Side, meta: MetaConfig
+) -> tuple[Tensor, Tensor]:
+    """The query loss at the adapted parameters, with the derivative that the rule gives it; and the logits."""
+    if meta.rule == "reptile":
+        with torch.no_grad():
+            logits = _logits(learner, adapted.values, query)
+            scale = 1 / (meta.inner_lr * meta.inner_steps)
+            moves = [(value - adapted.values[name]) * scale for name, value in parameters.items()]
+        loss = with_gradients(cross_entropy(logits, query.labels), list(parameters.values()), moves)
+        return _idle(loss, learner, set(parameters.values())), logits
+    along = learner.rates(adapted.moved, meta.inner_lr) if learner.rates else {}
+
+    def replace(originals: Mapping[str, Tensor]) -> Parameters:
+        values = at_adapted(originals, adapted.values)
+        return {name: value + along[name] for name, value in values.items()} if along else values
+
+    if query.states is not None:
+        assert learner.head is not None
+        logits = learner.head(query.states, replace)
+    else:
+        logits = _logits(learner, replace(parameters), query)
+    loss = cross_entropy(logits, query.labels)
+    return _idle(loss, learner, set(learner.parameters()) - set(learner.decoder.lm_head.parameters())), logits
+
+
+def _idle(loss: Tensor, learner: Learner, used: AbstractSet[Tensor]) -> Tensor:
+    """The loss with a gradient of zero for the parameters that it does not use.
+
+    Partitioned parameters need none: the engine starts from zeros there (metapt/training/partitioned.py).
+    """
+    if learner.partitioned:
+        return loss
+    return with_gradients(loss, [value for value in learner.parameters() if value not in used])
+
+
+def _logits(learner: Learner, values: Parameters, side: Side) -> Tensor:
+    """Class logits with adapted parameters: from the states, where these are constant, or from the tokens."""
+    if side.states is not None:
+        assert learner.head is not None
+        return learner.head.logits(side.states, values)
+    return functional_call(learner, values, (side.tokens, side.positions))
 
 
 @dataclass
-class _Side:
-    """Support or query examples as tensors on the learner's device."""
+class Side:
+    """Support or query examples as tensors on the learner's device; states [n, d] where they are constant."""
 
     tokens: Tensor
     positions: Tensor
@@ -100,7 +141,7 @@ class _Side:
     states: Tensor | None = None
 
     @classmethod
-    def of(cls, examples: Examples, learner: Learner) -> _Side:
+    def of(cls, examples: Examples, learner: Learner) -> Side:
         device = next(learner.parameters()).device
         tensors = (
             torch.from_numpy(array).to(device)
@@ -109,7 +150,7 @@ class _Side:
         return cls(*tensors)
 
 
-class _Trace:
+class Trace:
     """Loss and accuracy on the support set along the inner loop."""
 
     def __init__(self) -> None:
@@ -117,21 +158,23 @@ class _Trace:
         self.accuracies: list[Tensor] = []
 
     def record(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Cross-entropy of logits [n, N] against labels [n], which is remembered."""
         loss = cross_entropy(logits, labels)
         self.losses.append(loss.detach())
-        self.accuracies.append(_accuracy(logits, labels))
+        self.accuracies.append(accuracy(logits, labels))
         return loss
 
+    def measures(self, support: Side, query: Side, loss: Tensor, logits: Tensor) -> dict[str, Tensor]:
+        """What is logged of an episode."""
+        return {
+            "support_loss_nats": torch.stack(self.losses),
+            "support_accuracy": torch.stack(self.accuracies),
+            "query_loss_nats": loss.detach(),
+            "query_accuracy": accuracy(logits, query.labels),
+            "mask_position_tokens": torch.cat([support.positions, query.positions]).float().mean(),
+        }
 
-def _head_logits(learner: Learner, adapted: Parameters, side: _Side) -> Tensor:
-    assert learner.head is not None
-    head = {name.removeprefix("head."): value for name, value in adapted.items()}
-    return functional_call(learner.head, head, (side.states,))
 
-
-def _logits(learner: Learner, adapted: Parameters, side: _Side) -> Tensor:
-    return functional_call(learner, adapted, (side.tokens, side.positions))
-
-
-def _accuracy(logits: Tensor, labels: Tensor) -> Tensor:
+def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Share of rows of logits [n, N] whose largest one is the label's."""
     return (logits.detach().argmax(dim=-1) == labels).float().mean()

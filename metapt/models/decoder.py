@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.functional import dropout, linear, relu
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from metapt import randomness
 from metapt.config import ModelConfig
+from metapt.models.losses import OutputLayer
 
 
 def llama_config(model: ModelConfig, *, eos_id: int | None = None) -> LlamaConfig:
@@ -36,9 +39,11 @@ def llama_config(model: ModelConfig, *, eos_id: int | None = None) -> LlamaConfi
 def build_decoder(model: ModelConfig, seed: int, *, eos_id: int | None = None) -> LlamaForCausalLM:
     """A freshly initialised decoder in fp32. The weights are a function of (shape, seed) alone."""
     with randomness.torch_seed(seed, "decoder"):
-        return LlamaForCausalLM._from_config(
+        decoder = LlamaForCausalLM._from_config(
             llama_config(model, eos_id=eos_id), attn_implementation="sdpa", dtype=torch.float32
         )
+    decoder.lm_head = OutputLayer(decoder.lm_head.weight)
+    return decoder
 
 
 def load_decoder(folder: Path) -> LlamaForCausalLM:
@@ -77,20 +82,34 @@ class Cost:
 class EpisodeHead(nn.Module):
     """The MLP that the inner loop adapts: hidden states [..., d] to class logits [..., N].
 
-    METHOD: four linear layers, hidden width 128, dropout 0.1, Xavier initialisation.
+    METHOD: four linear layers, hidden width 128, dropout 0.1, Xavier initialisation. Its parameters are its own,
+    not those of modules inside it: a call of it is all that ZeRO 3 needs to see to make them whole.
     """
 
     def __init__(self, width: int, hidden: int, classes: int, layers: int, dropout: float, seed: int):
         super().__init__()
         widths = [width, *[hidden] * (layers - 1), classes]
-        modules: list[nn.Module] = []
+        self.num_layers, self.dropout = layers, dropout
         with randomness.torch_seed(seed, "episode head"):
             for index in range(layers):
-                linear = nn.Linear(widths[index], widths[index + 1])
-                nn.init.xavier_uniform_(linear.weight)
-                nn.init.zeros_(linear.bias)
-                modules += [linear] if index == layers - 1 else [linear, nn.ReLU(), nn.Dropout(dropout)]
-        self.layers = nn.Sequential(*modules)
+                layer = nn.Linear(widths[index], widths[index + 1])
+                nn.init.xavier_uniform_(layer.weight)
+                nn.init.zeros_(layer.bias)
+                for name, value in layer.named_parameters():
+                    self.register_parameter(f"{name}{index}", value)
 
-    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        return self.layers(hidden)
+    def forward(
+        self,
+        hidden: Tensor,
+        replace: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] = lambda own: own,
+    ) -> Tensor:
+        """Logits with the own parameters, or with what `replace` makes of them."""
+        return self.logits(hidden, replace(dict(self.named_parameters())))
+
+    def logits(self, hidden: Tensor, values: Mapping[str, Tensor]) -> Tensor:
+        """Logits with any parameters, by the names of the own ones."""
+        for index in range(self.num_layers):
+            hidden = linear(hidden, values[f"weight{index}"], values[f"bias{index}"])
+            if index < self.num_layers - 1:
+                hidden = dropout(relu(hidden), self.dropout, self.training)
+        return hidden

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from transformers import LlamaForCausalLM
 
-from metapt.config import PretrainConfig
+from metapt.config import MetaConfig, PretrainConfig
 from metapt.models.decoder import EpisodeHead, build_decoder
-from metapt.models.losses import linear_cross_entropy
+from metapt.models.rates import InnerRates
 
 
 class Learner(nn.Module):
@@ -25,7 +29,9 @@ class Learner(nn.Module):
         super().__init__()
         self.decoder = decoder
         self.head = head
+        self.rates: InnerRates | None = None
         self.dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
+        self._gather: Callable[[Sequence[Tensor]], AbstractContextManager[Any]] | None = None
 
     def states(self, tokens: Tensor) -> Tensor:
         """Last hidden states, fp32 [n, T, d], of token windows [n, T]."""
@@ -35,9 +41,7 @@ class Learner(nn.Module):
     def lm_loss(self, sequences: Tensor) -> Tensor:
         """Mean next-token cross-entropy, nats, of sequences [n, T + 1] (every token but the first is a target)."""
         states, targets = self.states(sequences[:, :-1]), sequences[:, 1:]
-        return linear_cross_entropy(
-            states.flatten(0, 1), self.decoder.lm_head.weight, targets.flatten(), self.dtype
-        )
+        return self.decoder.lm_head(states.flatten(0, 1), targets.flatten(), self.dtype)
 
     def masked_states(self, tokens: Tensor, positions: Tensor) -> Tensor:
         """States, fp32 [n, d], at one position of each window; tokens [n, T], positions [n]."""
@@ -49,6 +53,37 @@ class Learner(nn.Module):
             raise RuntimeError("a learner without an episode head cannot classify")
         return self.head(self.masked_states(tokens, positions))
 
+    def adaptable(self, meta: MetaConfig) -> dict[str, nn.Parameter]:
+        """The parameters that the inner loop adapts, by scope; the output layer takes no part in an episode.
+
+        Names are the head's own under scope head, the learner's otherwise.
+        """
+        if meta.scope == "head":
+            return dict(self.head.named_parameters()) if self.head else {}
+        prefixes: tuple[str, ...] = ("head.", "decoder.model.")
+        if meta.scope == "last_n":
+            blocks = len(self.decoder.model.layers)
+            last = range(blocks - meta.last_n, blocks)
+            prefixes = (
+                "head.",
+                "decoder.model.norm.",
+                *(f"decoder.model.layers.{block}." for block in last),
+            )
+        return {name: value for name, value in self.named_parameters() if name.startswith(prefixes)}
+
+    @property
+    def partitioned(self) -> bool:
+        """Whether parameters are empty but during the calls of their modules (ZeRO 3)."""
+        return self._gather is not None
+
+    def partition(self, gather: Callable[[Sequence[Tensor]], AbstractContextManager[Any]]) -> None:
+        """Tells that parameters are partitioned from now on; within `gather(parameters)` they are whole."""
+        self._gather = gather
+
+    def whole(self, parameters: Mapping[str, Tensor]) -> AbstractContextManager[Any]:
+        """Within this context the parameters have their values on every rank; all ranks enter it."""
+        return self._gather(list(parameters.values())) if self._gather and parameters else nullcontext()
+
 
 def build_learner(config: PretrainConfig, *, eos_id: int | None = None) -> Learner:
     """A freshly initialised learner; without an episode head if meta.rho is 0."""
@@ -58,4 +93,7 @@ def build_learner(config: PretrainConfig, *, eos_id: int | None = None) -> Learn
         head = EpisodeHead(
             model.hidden_size, meta.head_hidden, meta.n_way, meta.head_layers, meta.head_dropout, seed
         )
-    return Learner(build_decoder(model, seed, eos_id=eos_id), head, config.train.precision)
+    learner = Learner(build_decoder(model, seed, eos_id=eos_id), head, config.train.precision)
+    if meta.rho > 0 and meta.rule == "meta_sgd":
+        learner.rates = InnerRates(learner.adaptable(meta))
+    return learner

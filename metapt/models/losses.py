@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 CHUNK_TOKENS = {"cpu": 256, "cuda": 4096}
 
@@ -62,3 +62,22 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, dtype:
     Returns: fp32 scalar.
     """
     return _ChunkedCrossEntropy.apply(hidden, weight, targets, dtype)
+
+
+class OutputLayer(nn.Module):
+    """The decoder's last layer: logits, or the loss against targets without the logits.
+
+    A module of its own, since under ZeRO 3 its weight is whole only within a call of the module that has it.
+    """
+
+    def __init__(self, weight: nn.Parameter):
+        super().__init__()
+        self.weight = weight
+
+    def forward(
+        self, hidden: Tensor, targets: Tensor | None = None, dtype: torch.dtype | None = None
+    ) -> Tensor:
+        """Logits [..., vocabulary]; with targets [tokens], the mean loss of hidden [tokens, d] in nats."""
+        if targets is None:
+            return nn.functional.linear(hidden, self.weight)
+        return linear_cross_entropy(hidden, self.weight, targets, dtype or hidden.dtype)

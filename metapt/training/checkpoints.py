@@ -11,7 +11,6 @@ from typing import Any
 
 from transformers.utils import logging as transformers_logging
 
-from metapt.errors import UserError
 from metapt.runs import ENGINE_DIR, MODEL_DIR, ORIGIN_FILE, STATE_FILE, CheckpointFolders, Run, write_json
 from metapt.training.engine import Engine
 from metapt.training.telemetry import Totals
@@ -64,9 +63,9 @@ class Checkpoints:
         step, folder = found
         state = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
         if state["world_size"] != self.engine.world_size:
-            raise UserError(
-                f"{folder} was made on {state['world_size']} rank(s), and these are {self.engine.world_size}; "
-                "resume on as many"
+            self._say(
+                f"{folder} was made on {state['world_size']} rank(s), and these are {self.engine.world_size}: the same "
+                "data in the same order, sums rounded differently"
             )
         self.engine.load(folder / ENGINE_DIR)
         self.engine.barrier()

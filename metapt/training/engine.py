@@ -1,4 +1,4 @@
-"""DeepSpeed behind five verbs: backward, step, mean, save, load. The only module that imports deepspeed.
+"""DeepSpeed behind six verbs: backward, step, mean, save, load, weights. The only module that imports deepspeed.
 
 What is set here and not left to DeepSpeed's defaults, because they changed between versions or surprise:
 the accumulation boundary is told for every backward pass (with accumulation 1 in the file and several backward
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,31 +19,22 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
-from metapt.config import PretrainConfig, TrainConfig, deepspeed_settings, uneven_units
+from metapt.config import PretrainConfig, TrainConfig, deepspeed_settings, uneven_units, zero_stage
 from metapt.errors import UserError
 from metapt.models.learner import Learner
+from metapt.training.fragments import StateFiles, fragments
+from metapt.training.partitioned import SETTINGS as PARTITIONED_SETTINGS
+from metapt.training.partitioned import Shards
 
 logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+# DeepSpeed calls collectives of torch by names that are about to change
+warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed.c10d_logger")
 os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
 
 import deepspeed  # noqa: E402  (reads the environment set above)
-from deepspeed.runtime.checkpoint_engine import TorchCheckpointEngine  # noqa: E402
-from deepspeed.runtime.fp16.loss_scaler import LossScaler  # noqa: E402
-from deepspeed.runtime.zero.config import ZeroStageEnum  # noqa: E402
-from deepspeed.utils.tensor_fragment import fragment_address  # noqa: E402
 
 # DeepSpeed would compile a shared-memory all-reduce for CPU ranks at start; gloo needs no C++ compiler.
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-
-TAG = "state"
-
-
-class _SafeCheckpoints(TorchCheckpointEngine):
-    """DeepSpeed's reader and writer, but one that unpickles nothing beyond tensors and three known classes."""
-
-    def load(self, path: str, map_location: Any = None) -> Any:
-        with torch.serialization.safe_globals([LossScaler, ZeroStageEnum, fragment_address]):
-            return torch.load(path, map_location=map_location, weights_only=True)
 
 
 class Engine:
@@ -60,19 +52,26 @@ class Engine:
             raise UserError(
                 f"{', '.join(uneven)} must be a multiple of the number of ranks, {self.world_size}"
             )
+        adamw = _adamw(learner, config.train)
         with _local_rank_set():
             self._engine, self._optimizer, _, _ = deepspeed.initialize(
-                model=learner,
-                optimizer=_adamw(learner, config.train),
-                config=_settings(config),
-                dist_init_required=False,
+                model=learner, optimizer=adamw, config=_settings(config), dist_init_required=False
             )
-        self._engine.checkpoint_engine = _SafeCheckpoints()
         self.learner: Learner = self._engine.module
         self.device: torch.device = self._engine.device
+        self._stage: int = self._engine.zero_optimization_stage()
+        parameters = dict(self.learner.named_parameters())
+        places = fragments(parameters, self._stage, self._optimizer, self.rank)
+        self._state_files = StateFiles(parameters, places, adamw, replicated=self._stage == 0)
+        self.shards: Shards | None = None
+        if self._stage == 3:
+            self.learner.partition(deepspeed.zero.GatheredParameters)
+            self.shards = Shards(parameters, self._optimizer, places)
 
     def backward(self, loss: Tensor, *, last: bool) -> None:
         """Accumulates the gradient of `loss`; `last` tells that no more follow before `step`."""
+        if self.shards:
+            self.shards.accumulate()
         self._engine.set_gradient_accumulation_boundary(last)
         self._engine.backward(loss)
 
@@ -81,10 +80,13 @@ class Engine:
         for group in self._optimizer.param_groups:
             group["lr"] = lr
         norm = None
-        if self._engine.zero_optimization_stage() == 0:  # where DeepSpeed does not tell the norm
+        if self._stage == 0:  # where DeepSpeed does not tell the norm
             gradients = (value.grad for value in self.learner.parameters())
             norm = torch.nn.utils.get_total_norm([value for value in gradients if value is not None])
+        self._engine.set_gradient_accumulation_boundary(True)
         self._engine.step()
+        if self.shards:
+            self.shards.clear()
         return float(self._engine.get_global_grad_norm() if norm is None else norm)
 
     def mean(self, values: Tensor) -> Tensor:
@@ -103,18 +105,20 @@ class Engine:
         dist.barrier()
 
     def save(self, folder: Path) -> None:
-        """Writes weights and optimizer state; all ranks call it."""
-        self._engine.save_checkpoint(str(folder), tag=TAG, save_latest=False)
+        """Writes weights and optimizer state, as any number of ranks can read them; all ranks call it."""
+        self._state_files.save(folder)
 
     def load(self, folder: Path) -> None:
-        """Reads what `save` wrote, on the same number of ranks."""
-        self._engine.load_checkpoint(str(folder), tag=TAG)
+        """Reads what `save` wrote, on any number of ranks."""
+        self._state_files.load(folder)
 
     def weights(self) -> dict[str, Tensor]:
         """All parameters, fp32, on the CPU; all ranks call it."""
-        named = dict(self.learner.named_parameters())
-        with deepspeed.zero.GatheredParameters(list(named.values())):
-            return {name: value.detach().to("cpu", copy=True) for name, value in named.items()}
+        weights = {}
+        for name, value in self.learner.named_parameters():
+            with self.learner.whole({name: value}):
+                weights[name] = value.detach().to("cpu", copy=True)
+        return weights
 
 
 def _settings(config: PretrainConfig) -> dict[str, Any]:
@@ -123,7 +127,10 @@ def _settings(config: PretrainConfig) -> dict[str, Any]:
     Parameters are fp32 for DeepSpeed in either precision: the forward pass casts (models/learner.py), so that
     gradients accumulate in fp32 at every stage.
     """
-    return deepspeed_settings(config.ds) | {
+    settings = deepspeed_settings(config.ds)
+    if zero_stage(config.ds) == 3:
+        settings["zero_optimization"] = settings["zero_optimization"] | PARTITIONED_SETTINGS
+    return settings | {
         "train_micro_batch_size_per_gpu": config.train.micro_batch,
         "gradient_accumulation_steps": 1,
         "gradient_clipping": config.train.grad_clip,
@@ -156,12 +163,13 @@ def _local_rank_set() -> Iterator[None]:
 
 
 def _adamw(learner: Learner, train: TrainConfig) -> torch.optim.AdamW:
-    """AdamW; gains and biases (tensors of one dimension) are not decayed."""
-    matrices = [value for value in learner.parameters() if value.ndim > 1]
-    vectors = [value for value in learner.parameters() if value.ndim <= 1]
+    """AdamW; gains and biases (tensors of one dimension) and inner rates are not decayed."""
+    rates = set(learner.rates.parameters()) if learner.rates else set()
+    decayed = [value for value in learner.parameters() if value.ndim > 1 and value not in rates]
+    others = [value for value in learner.parameters() if value.ndim <= 1 or value in rates]
     groups: Sequence[dict[str, Any]] = [
-        {"params": matrices, "weight_decay": train.weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
+        {"params": decayed, "weight_decay": train.weight_decay},
+        {"params": others, "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(
         groups, lr=train.lr, betas=(train.beta1, train.beta2), fused=torch.cuda.is_available() or None

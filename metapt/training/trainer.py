@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from metapt.config import PretrainConfig, TrainConfig
+from metapt.config import PretrainConfig, TrainConfig, work_together
 from metapt.data.batches import Batches, heldout_sequences
 from metapt.data.corpus import Corpus
 from metapt.data.episodes import EpisodeSampler, corpus_index
@@ -21,6 +22,7 @@ from metapt.runs import Run
 from metapt.training.checkpoints import Checkpoints
 from metapt.training.engine import Engine
 from metapt.training.interruption import StopRequest
+from metapt.training.partitioned import episode_together
 from metapt.training.telemetry import Telemetry
 
 
@@ -39,7 +41,8 @@ class Trainer:
     """One pretraining run on this rank.
 
     Work is dealt to ranks in units whose number does not depend on them: `train.accumulation` micro-batches or
-    `meta.tasks_per_step` episodes an update. Rank r of W takes units r, r + W, ...
+    `meta.tasks_per_step` episodes an update. Rank r of W takes units r, r + W, ..., or its rows of every episode
+    where parameters are partitioned (metapt/training/partitioned.py).
     """
 
     def __init__(self, config: PretrainConfig, run: Run, corpus: Corpus, stop: StopRequest):
@@ -56,6 +59,7 @@ class Trainer:
                 corpus.train, index, config.meta, train.seed, tokenizer.mask_id, tokenizer.eos_id
             )
         self.engine = Engine(build_learner(config, eos_id=tokenizer.eos_id), config)
+        self.together = work_together(config)
         self.last_heldout: dict[str, float] | None = None
         self.checkpoints = Checkpoints(
             run, self.engine, self.origin(), corpus.tokenizer_dir, train.keep_checkpoints
@@ -67,6 +71,7 @@ class Trainer:
         return {
             "model": config.model.name,
             "objective": config.meta.objective,
+            "rule": config.meta.rule,
             "scope": config.meta.scope,
             "rho": config.meta.rho,
             "seed": config.train.seed,
@@ -117,9 +122,14 @@ class Trainer:
     def update(self, step: int, is_task: bool) -> dict[str, Any]:
         """One optimizer update. Returns what metrics.jsonl holds of it, averaged over units and ranks."""
         train, meta, engine = self.config.train, self.config.meta, self.engine
-        units = range(engine.rank, meta.tasks_per_step if is_task else train.accumulation, engine.world_size)
+        together = is_task and self.together
+        first, stride = (0, 1) if together else (engine.rank, engine.world_size)
+        units = range(first, meta.tasks_per_step if is_task else train.accumulation, stride)
         measures: list[dict[str, Tensor]] = []
         for unit in units:
+            if together:
+                measures.append(self._episode_together(step, unit))
+                continue
             outcome = self._episode(step, unit) if is_task else self._autoregressive(step, unit)
             engine.backward(outcome.loss / len(units), last=unit == units[-1])
             measures.append(outcome.measures)
@@ -172,6 +182,15 @@ class Trainer:
         assert self.sampler is not None
         meta, seed = self.config.meta, self.config.train.seed
         return episode(self.engine.learner, self.sampler.episode(step, unit), meta, seed, step, unit)
+
+    def _episode_together(self, step: int, unit: int) -> dict[str, Tensor]:
+        assert self.sampler is not None
+        assert self.engine.shards is not None
+        task, meta, seed = self.sampler.episode(step, unit), self.config.meta, self.config.train.seed
+        backward = partial(self.engine.backward, last=False)
+        return episode_together(
+            self.engine.shards, self.engine.learner, backward, task, meta, seed, step, unit
+        )
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         return torch.from_numpy(array).to(self.engine.device)

@@ -1,0 +1,133 @@
+"""Two updates of every kind under DeepSpeed, on as many ranks as run this, and what they give.
+
+usage: [torchrun ...] python tests/engine_cases.py OUT STAGE,... CASE,...
+
+OUT/CASE-STAGE gets the weights and AdamW's moments (Engine.save) and figures.json. test_engine.py compares them with
+the same updates on one rank without DeepSpeed.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metapt import commandline
+from metapt.config import PretrainConfig, work_together
+from metapt.data.episodes import Episode, EpisodeSampler, WindowIndex
+from metapt.meta.objectives import autoregressive, episode
+from metapt.models.learner import build_learner
+from metapt.training.engine import Engine
+from metapt.training.partitioned import episode_together
+
+STAGES = ["zero0", "zero1", "zero2", "zero2_offload", "zero3"]
+UPDATES, UNITS, LR = 2, 4, 1e-3
+
+
+@dataclass(frozen=True)
+class Case:
+    """A kind of update."""
+
+    scope: str | None = None
+    rule: str = "fomaml"
+    precision: str = "fp32"
+    clip: float = 1.0
+
+    def config(self, ds: str) -> PretrainConfig:
+        words = ["objective=maml", "meta.max_share=1", "meta.inner_steps=4", f"meta.tasks_per_step={UNITS}"]
+        more = [f"ds={ds}", f"train.precision={self.precision}", f"train.grad_clip={self.clip}"]
+        rule = [f"meta.rule={self.rule}", f"meta.scope={self.scope or 'head'}", "meta.head_dropout=0"]
+        return commandline.load("pretrain", [*words, *more, *rule])
+
+
+CASES = {
+    "autoregressive": Case(),
+    "autoregressive-unclipped": Case(clip=0.0),
+    "autoregressive-bf16": Case(precision="bf16"),
+    "head": Case("head"),
+    "full": Case("full"),
+    "full-unclipped": Case("full", clip=0.0),
+    "last_n": Case("last_n"),
+    "head-bf16": Case("head", precision="bf16"),
+    "full-bf16": Case("full", precision="bf16"),
+    "head-meta_sgd": Case("head", "meta_sgd"),
+    "full-meta_sgd": Case("full", "meta_sgd"),
+    "full-reptile": Case("full", "reptile"),
+}
+
+
+class Tokens:
+    """A token stream in memory."""
+
+    def __init__(self, tokens: np.ndarray):
+        self.tokens = tokens
+
+    def windows(self, starts: np.ndarray, length: int) -> np.ndarray:
+        return self.tokens[starts[:, None] + np.arange(length)]
+
+
+def tasks(config: PretrainConfig, update: int) -> list[Episode]:
+    """The episodes of an update."""
+    tokens = np.random.default_rng(0).integers(2, 50, 20_000)
+    index = WindowIndex.build(tokens, 64, config.meta.window, config.meta.min_context)
+    sampler = EpisodeSampler(Tokens(tokens), index, config.meta, 0, 1, 0)
+    return [sampler.episode(update, number) for number in range(UNITS)]
+
+
+def batches(update: int) -> Tensor:
+    """The micro-batches of an update."""
+    return torch.randint(0, 2048, (UNITS, 2, 33), generator=torch.Generator().manual_seed(update))
+
+
+def make_update(
+    engine: Engine, case: Case, config: PretrainConfig, update: int
+) -> tuple[float, list[Tensor]]:
+    """One update as the trainer makes it. Returns the norm, and the support losses of each of this rank's tasks."""
+    mine = range(engine.rank, UNITS, engine.world_size)
+    support: list[Tensor] = []
+    for number in mine if case.scope is None or not work_together(config) else range(UNITS):
+        if case.scope is None:
+            engine.backward(
+                autoregressive(engine.learner, batches(update)[number]).loss / len(mine),
+                last=number == mine[-1],
+            )
+            continue
+        task = tasks(config, update)[number]
+        if work_together(config):
+            backward = partial(engine.backward, last=False)
+            measures = episode_together(
+                engine.shards, engine.learner, backward, task, config.meta, 0, update, number
+            )
+        else:
+            outcome = episode(engine.learner, task, config.meta, 0, update, number)
+            engine.backward(outcome.loss / len(mine), last=number == mine[-1])
+            measures = outcome.measures
+        support.append(measures["support_loss_nats"])
+    return engine.step(LR), support
+
+
+def run(case: Case, ds: str, folder: Path) -> None:
+    config = case.config(ds)
+    engine = Engine(build_learner(config), config)
+    figures: dict[str, list] = {"norms": [], "support": []}
+    for update in range(UPDATES):
+        norm, support = make_update(engine, case, config, update)
+        figures["norms"].append(norm)
+        figures["support"].append([losses.tolist() for losses in support])
+    engine.save(folder)
+    if engine.rank == 0:
+        (folder / "figures.json").write_text(json.dumps(figures))
+    engine.barrier()
+
+
+if __name__ == "__main__":
+    out, stages, cases = sys.argv[1:]
+    for ds in stages.split(","):
+        for name in cases.split(","):
+            run(CASES[name], ds, Path(out) / f"{name}-{ds}")
