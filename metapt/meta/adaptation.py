@@ -26,6 +26,7 @@ def adapt(
     start: Mapping[str, Tensor],
     steps: int,
     rate: float,
+    before_step: Callable[[], None] = lambda: None,
 ) -> Parameters:
     """Adapted copies of parameters after `steps` SGD steps on the support loss.
 
@@ -34,6 +35,7 @@ def adapt(
         start: the parameters phi by name; never written to.
         steps: number T of inner steps.
         rate: alpha.
+        before_step: called before each step; what it raises ends the adaptation.
     Returns: phi_T, detached.
     Raises:
         ValueError: a parameter is not fp32 (or finer); in bf16 a step of 1e-3 rounds away.
@@ -44,6 +46,7 @@ def adapt(
     adapted = {name: value.detach().clone().requires_grad_() for name, value in start.items()}
     values = list(adapted.values())
     for _ in range(steps):
+        before_step()
         with torch.enable_grad():
             gradients = torch.autograd.grad(support_loss(adapted), values)
         with torch.no_grad():

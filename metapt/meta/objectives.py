@@ -5,6 +5,7 @@ An objective knows neither the engine nor the rank; the trainer calls `backward`
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -52,12 +53,21 @@ def adapted_names(learner: Learner, meta: MetaConfig) -> list[str]:
     return [name for name in names if name.startswith(prefixes)]
 
 
-def episode(learner: Learner, task: Episode, meta: MetaConfig, seed: int, step: int, number: int) -> Outcome:
+def episode(
+    learner: Learner,
+    task: Episode,
+    meta: MetaConfig,
+    seed: int,
+    step: int,
+    number: int,
+    before_inner_step: Callable[[], None] = lambda: None,
+) -> Outcome:
     """A first-order MAML episode: the query loss at the adapted parameters, differentiable to the originals.
 
     Args:
         task: support and query examples.
         seed, step, number: name the episode, and with it its dropout masks.
+        before_inner_step: see `adapt`.
     Returns: the query loss in nats; support and query figures.
     """
     parameters = dict(learner.named_parameters())
@@ -75,7 +85,7 @@ def episode(learner: Learner, task: Episode, meta: MetaConfig, seed: int, step: 
         def support_loss(adapted: Parameters) -> Tensor:
             return trace.record(logits_of(learner, adapted, support), support.labels)
 
-        adapted = adapt(support_loss, originals, meta.inner_steps, meta.inner_lr)
+        adapted = adapt(support_loss, originals, meta.inner_steps, meta.inner_lr, before_inner_step)
         with torch.no_grad():
             support_loss(adapted)
         logits = logits_of(learner, at_adapted(originals, adapted), query)

@@ -8,6 +8,7 @@ calls, ZeRO 1 and 2 keep only the last micro-batch), clipping is always explicit
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from torch import Tensor
 from torch import distributed as dist
 
 from metapt.config import PretrainConfig, TrainConfig, deepspeed_settings, uneven_units
-from metapt.errors import UserError
+from metapt.errors import OperationalError, UserError
 from metapt.models.learner import Learner
 
 logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
@@ -29,16 +30,36 @@ import deepspeed  # noqa: E402  (reads the environment set above)
 from deepspeed.runtime.checkpoint_engine import TorchCheckpointEngine  # noqa: E402
 from deepspeed.runtime.fp16.loss_scaler import LossScaler  # noqa: E402
 from deepspeed.runtime.zero.config import ZeroStageEnum  # noqa: E402
+from deepspeed.runtime.zero.utils import ZERO_SUPPORTED_OPTIMIZERS  # noqa: E402
 from deepspeed.utils.tensor_fragment import fragment_address  # noqa: E402
 
 # DeepSpeed would compile a shared-memory all-reduce for CPU ranks at start; gloo needs no C++ compiler.
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 TAG = "state"
+_flags: dist.ProcessGroup | None = None  # of all ranks, if there are several
 
 
 class _SafeCheckpoints(TorchCheckpointEngine):
-    """DeepSpeed's reader and writer, but one that unpickles nothing beyond tensors and three known classes."""
+    """DeepSpeed's reader and writer, but one that unpickles nothing beyond tensors and three known classes.
+
+    What goes wrong in writing is kept in `problem` instead of raised: DeepSpeed has barriers between the files, and
+    a rank that left would have the others wait there.
+    """
+
+    problem: Exception | None = None
+
+    def makedirs(self, path: str, exist_ok: bool = False) -> None:
+        try:
+            super().makedirs(path, exist_ok)
+        except OSError as error:
+            self.problem = self.problem or error
+
+    def save(self, state_dict: Any, path: str) -> None:
+        try:
+            super().save(state_dict, path)
+        except (OSError, RuntimeError) as error:  # torch raises RuntimeError when the disk is full
+            self.problem = self.problem or error
 
     def load(self, path: str, map_location: Any = None) -> Any:
         with torch.serialization.safe_globals([LossScaler, ZeroStageEnum, fragment_address]):
@@ -60,14 +81,16 @@ class Engine:
             raise UserError(
                 f"{', '.join(uneven)} must be a multiple of the number of ranks, {self.world_size}"
             )
+        self._adamw = _adamw(learner, config.train)
         with _local_rank_set():
             self._engine, self._optimizer, _, _ = deepspeed.initialize(
                 model=learner,
-                optimizer=_adamw(learner, config.train),
+                optimizer=self._adamw,
                 config=_settings(config),
                 dist_init_required=False,
             )
-        self._engine.checkpoint_engine = _SafeCheckpoints()
+        self._engine.checkpoint_engine = self._writer = _SafeCheckpoints()
+        self._engine._copy_recovery_script = lambda folder: None  # a script of DeepSpeed's, not needed here
         self.learner: Learner = self._engine.module
         self.device: torch.device = self._engine.device
 
@@ -76,16 +99,22 @@ class Engine:
         self._engine.set_gradient_accumulation_boundary(last)
         self._engine.backward(loss)
 
-    def step(self, lr: float) -> float:
-        """One AdamW update at rate `lr` with the gradient averaged over ranks. Returns its norm before clipping."""
+    def step(self, lr: float, apply: bool = True) -> float:
+        """One AdamW update at rate `lr` with the gradient averaged over ranks.
+
+        If `apply` is false or the gradient is not finite, it is dropped, and neither weights nor moments change.
+        Returns: the norm of the gradient before clipping, the same on all ranks.
+        """
         for group in self._optimizer.param_groups:
             group["lr"] = lr
         norm = None
         if self._engine.zero_optimization_stage() == 0:  # where DeepSpeed does not tell the norm
             gradients = (value.grad for value in self.learner.parameters())
-            norm = torch.nn.utils.get_total_norm([value for value in gradients if value is not None])
+            norm = float(torch.nn.utils.get_total_norm([value for value in gradients if value is not None]))
+        # DeepSpeed's own optimizers (stages 1 to 3) never get as far as AdamW with a norm that is not finite.
+        self._adamw.at_rest = not apply or (norm is not None and not math.isfinite(norm))
         self._engine.step()
-        return float(self._engine.get_global_grad_norm() if norm is None else norm)
+        return float(self._engine.get_global_grad_norm()) if norm is None else norm
 
     def mean(self, values: Tensor) -> Tensor:
         """Elementwise mean over ranks, in fp64, of a tensor that every rank has in the same shape."""
@@ -94,17 +123,22 @@ class Engine:
         return values / self.world_size
 
     def any(self, flag: bool) -> bool:
-        """Whether the flag is set on any rank."""
-        value = torch.tensor(int(flag), device=self.device)
-        dist.all_reduce(value, op=dist.ReduceOp.MAX)
-        return bool(value)
+        """Whether the flag is set on any rank; all ranks call it."""
+        return any_rank(flag)
 
     def barrier(self) -> None:
         dist.barrier()
 
     def save(self, folder: Path) -> None:
-        """Writes weights and optimizer state; all ranks call it."""
+        """Writes weights and optimizer state; all ranks call it.
+
+        Raises:
+            OperationalError: this rank could not write its part. The others are not told.
+        """
+        self._writer.problem = None
         self._engine.save_checkpoint(str(folder), tag=TAG, save_latest=False)
+        if self._writer.problem is not None:
+            raise OperationalError(f"{folder}: {str(self._writer.problem).splitlines()[0]}")
 
     def load(self, folder: Path) -> None:
         """Reads what `save` wrote, on the same number of ranks."""
@@ -133,6 +167,7 @@ def _settings(config: PretrainConfig) -> dict[str, Any]:
 
 def start_process_group() -> None:
     """Joins the ranks that torchrun, srun or submitit started, or makes a group of one in this process alone."""
+    global _flags
     if dist.is_initialized():
         return
     backend = "nccl" if torch.cuda.is_available() else "gloo"
@@ -141,6 +176,18 @@ def start_process_group() -> None:
     if "RANK" not in os.environ:
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
     deepspeed.init_distributed(backend, auto_mpi_discovery=False, verbose=False)
+    if dist.get_world_size() > 1:
+        _flags = dist.new_group(backend="gloo")
+
+
+def any_rank(flag: bool) -> bool:
+    """Whether the flag is set on any rank; all ranks call it. It goes over the CPUs: no host waits for its GPU."""
+    start_process_group()
+    if _flags is None:
+        return flag
+    value = torch.tensor(int(flag))
+    dist.all_reduce(value, op=dist.ReduceOp.MAX, group=_flags)
+    return bool(value)
 
 
 @contextmanager
@@ -155,7 +202,19 @@ def _local_rank_set() -> Iterator[None]:
             del os.environ["LOCAL_RANK"]
 
 
-def _adamw(learner: Learner, train: TrainConfig) -> torch.optim.AdamW:
+class _AdamW(torch.optim.AdamW):
+    """AdamW that can be told to do nothing, so that DeepSpeed's bookkeeping around a step goes on as usual."""
+
+    at_rest = False
+
+    def step(self, closure: Any = None) -> Any:
+        return None if self.at_rest else super().step(closure)
+
+
+ZERO_SUPPORTED_OPTIMIZERS.append(_AdamW)  # else DeepSpeed warns of an untested optimizer
+
+
+def _adamw(learner: Learner, train: TrainConfig) -> _AdamW:
     """AdamW; gains and biases (tensors of one dimension) are not decayed."""
     matrices = [value for value in learner.parameters() if value.ndim > 1]
     vectors = [value for value in learner.parameters() if value.ndim <= 1]
@@ -163,6 +222,6 @@ def _adamw(learner: Learner, train: TrainConfig) -> torch.optim.AdamW:
         {"params": matrices, "weight_decay": train.weight_decay},
         {"params": vectors, "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(
+    return _AdamW(
         groups, lr=train.lr, betas=(train.beta1, train.beta2), fused=torch.cuda.is_available() or None
     )
