@@ -118,6 +118,12 @@ class TrainConfig:
     beta1: float = key(0.9, "of AdamW", low=0, high=0.9999)
     beta2: float = key(0.999, "of AdamW", low=0, high=0.99999)
     grad_clip: float = key(1.0, "largest norm of the gradient; 0: no clipping", low=0)
+    max_skipped_in_row: int = key(
+        10,
+        "updates in a row skipped for numbers that are not finite, after which the run stops",
+        low=1,
+        identity=False,
+    )
     checkpoint_every: int = key(100, "updates", low=1)
     keep_checkpoints: int = key(0, "newest so many are kept; 0: all", low=0, identity=False)
     heldout_every: int = key(100, "updates between held-out perplexities", low=1)

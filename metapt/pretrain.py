@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 from metapt import commandline
 from metapt.config import PretrainConfig, identity
 from metapt.data import DEMO_NOTICE
-from metapt.errors import UserError, run_command
+from metapt.errors import Interrupted, UserError, run_command
 from metapt.runs import Run
-from metapt.training.interruption import StopRequest
+from metapt.training.interruption import StopAsked, StopRequest
+
+if TYPE_CHECKING:
+    from metapt.data.corpus import Corpus
 
 
 def main(argv: Sequence[str]) -> None:
@@ -20,8 +24,9 @@ def main(argv: Sequence[str]) -> None:
 
     Raises:
         UserError: a mistake in the arguments or the data; or the folder holds another run.
-        Interrupted: a signal came, and a checkpoint stands.
+        Interrupted: a signal came, and the last update, if there was one, stands in a checkpoint.
     """
+    stop = StopRequest().listen()
     config: PretrainConfig = commandline.load("pretrain", argv)
     run = Run(config.run_dir)
     leads = os.environ.get("RANK", "0") == "0"
@@ -30,15 +35,12 @@ def main(argv: Sequence[str]) -> None:
             run.refuse_another(identity(config))
             print(f"{run.path}: done already")
             return
-        pretrain(config, run)
+        pretrain(config, run, stop)
 
 
-def pretrain(config: PretrainConfig, run: Run) -> None:
-    """Trains `run` to its end on this rank."""
-    stop = StopRequest().listen()  # before the slow imports, during which a signal would otherwise kill
-    from metapt.data.corpus import prepare_corpus
-
-    corpus = prepare_corpus(config.data)
+def pretrain(config: PretrainConfig, run: Run, stop: StopRequest) -> None:
+    """Trains `run` to its end on this rank. Raises as `main`."""
+    corpus = prepare(config, stop)
     if corpus.tokenizer.size > config.model.vocab_size:
         raise UserError(
             f"the tokenizer has {corpus.tokenizer.size} entries, and model.vocab_size={config.model.vocab_size}; "
@@ -57,6 +59,31 @@ def pretrain(config: PretrainConfig, run: Run) -> None:
         )
         if result["generated_data"]:
             print(DEMO_NOTICE)
+
+
+def prepare(config: PretrainConfig, stop: StopRequest) -> Corpus:
+    """The corpus and its index of windows, made if they are not there.
+
+    A signal gives this up at once. The other ranks may not have had it: they are told when they have come as far.
+    Raises:
+        Interrupted: some rank was asked to stop.
+    """
+    from metapt.data.corpus import prepare_corpus
+    from metapt.data.episodes import corpus_index
+
+    corpus = None
+    with suppress(StopAsked), stop.at_once():
+        corpus = prepare_corpus(config.data)
+        if config.meta.rho > 0:
+            corpus_index(corpus, config.meta)
+    asked = corpus is None
+    if "RANK" in os.environ:
+        from metapt.training.engine import any_rank
+
+        asked = any_rank(asked)
+    if corpus is None or asked:
+        raise Interrupted(f"{config.run_dir}: {stop.name or 'a signal'} before the first update; resumable")
+    return corpus
 
 
 if __name__ == "__main__":

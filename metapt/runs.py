@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import platform
 import re
@@ -101,7 +102,8 @@ class Run:
 
     @contextmanager
     def claimed(self) -> Iterator[None]:
-        """Holds the folder for this process, so that no two processes ever work in one run.
+        """Holds the folder for this process, so that no two processes ever work in one run; leftovers of one that was
+        killed are removed.
 
         The lock goes with the process, however it dies.
         Raises:
@@ -114,6 +116,7 @@ class Run:
         except Timeout:
             raise OperationalError(f"{self.path}: another process is at work in this run") from None
         try:
+            CheckpointFolders.sweep(self)
             yield
         finally:
             lock.release()
@@ -188,10 +191,11 @@ class Run:
             say(f"checkpoint of step {step} is damaged and passed over: {problem}")
         return None
 
-    def trim_metrics(self, last_step: int) -> None:
-        """Drops the lines after `last_step`, which a resumed run is about to write again."""
+    def trim_metrics(self, last_step: int, again: str | None = None) -> None:
+        """Drops what a resumed run is about to write again: lines after `last_step`, and those of kind `again` at it."""
         if self.metrics_file.exists():
-            kept = [line for line in self.metrics() if line["step"] <= last_step]
+            lines = (line for line in self.metrics() if line["step"] <= last_step)
+            kept = [line for line in lines if (line["step"], line["kind"]) != (last_step, again)]
             write_atomically(self.metrics_file, "".join(json.dumps(line) + "\n" for line in kept))
 
 
@@ -202,7 +206,7 @@ class MetricsWriter:
         self._file = run.metrics_file.open("a", encoding="utf-8")
 
     def write(self, step: int, kind: str, **values: Any) -> None:
-        self._file.write(json.dumps({"step": step, "kind": kind, **values}) + "\n")
+        self._file.write(json.dumps(finite({"step": step, "kind": kind, **values}), allow_nan=False) + "\n")
         self._file.flush()
 
     def close(self) -> None:
@@ -229,12 +233,12 @@ class CheckpointFolders:
             str(path.relative_to(staging)): {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
             for path in files
         }
-        for path in files:
-            _sync(path)
         write_json(staging / cls.MANIFEST, {"files": listing})
+        for path in (staging, *staging.rglob("*")):
+            sync(path)
         replaced = _set_aside(final)
         staging.rename(final)
-        _sync(final.parent)
+        sync(final.parent)
         shutil.rmtree(replaced, ignore_errors=True)
 
     @classmethod
@@ -242,17 +246,25 @@ class CheckpointFolders:
         """What is wrong with a checkpoint folder, or None if every file is there and unchanged."""
         try:
             listing = json.loads((folder / cls.MANIFEST).read_text(encoding="utf-8"))["files"]
-        except (OSError, ValueError, KeyError):
+            expected = [(folder / name, item["bytes"], item["sha256"]) for name, item in listing.items()]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return f"{folder / cls.MANIFEST} is missing or unreadable"
-        for name, expected in listing.items():
-            path = folder / name
+        for path, size, checksum in expected:
             if not path.is_file():
                 return f"{path} is missing"
-            if path.stat().st_size != expected["bytes"]:
-                return f"{path} has {path.stat().st_size} bytes, not {expected['bytes']}"
-            if file_sha256(path) != expected["sha256"]:
+            if path.stat().st_size != size:
+                return f"{path} has {path.stat().st_size} bytes, not {size}"
+            if file_sha256(path) != checksum:
                 return f"{path} does not match its checksum"
         return None
+
+    @staticmethod
+    def sweep(run: Run) -> None:
+        """Removes what a kill in the middle of writing or deleting has left."""
+        for folder in (*run.checkpoints_dir.glob("step_*.tmp"), *run.checkpoints_dir.glob("step_*.deleted")):
+            shutil.rmtree(folder, ignore_errors=True)
+        for file in run.path.glob(".*.tmp"):  # of write_atomically
+            file.unlink(missing_ok=True)
 
     @staticmethod
     def remove(folder: Path) -> None:
@@ -299,14 +311,23 @@ def write_atomically(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         temporary.write_text(text, encoding="utf-8")
-        _sync(temporary)
+        sync(temporary)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any) -> None:
-    write_atomically(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+    write_atomically(path, json.dumps(finite(value), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def finite(value: Any) -> Any:
+    """The same JSON value with null for numbers that are not finite, which JSON does not have."""
+    if isinstance(value, Mapping):
+        return {name: finite(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
@@ -382,7 +403,7 @@ def _restricted(values: Mapping[str, Any], keys: Mapping[str, Any]) -> dict[str,
     return kept
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Asks the system to put a file or a folder's entries on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:

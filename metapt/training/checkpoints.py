@@ -5,13 +5,26 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from transformers.utils import logging as transformers_logging
 
-from metapt.runs import ENGINE_DIR, MODEL_DIR, ORIGIN_FILE, STATE_FILE, CheckpointFolders, Run, write_json
+from metapt.errors import OperationalError
+from metapt.runs import (
+    ENGINE_DIR,
+    MODEL_DIR,
+    ORIGIN_FILE,
+    STATE_FILE,
+    CheckpointFolders,
+    Run,
+    sync,
+    write_json,
+)
 from metapt.training.engine import Engine
 from metapt.training.telemetry import Totals
 
@@ -37,28 +50,39 @@ class Checkpoints:
         )
 
     def save(self, step: int, totals: Totals) -> None:
-        """Makes the checkpoint of `step`; all ranks call it, and it is complete for all when it returns."""
+        """Makes the checkpoint of `step`; all ranks call it, and it is complete for all when it returns.
+
+        Raises:
+            OperationalError: some rank could not write its part. What was written is removed; older ones stand.
+        """
         final = self.run.checkpoint(step)
         staging = final.with_name(final.name + ".tmp")
-        if self.engine.rank == 0:
-            CheckpointFolders.staging(final)
-        self.engine.barrier()
-        self.engine.save(staging / ENGINE_DIR)
-        weights = self.engine.weights()
-        if self.engine.rank == 0:
-            self._export(staging / MODEL_DIR, weights, step)
-            state = {"step": step, "world_size": self.engine.world_size, **asdict(totals)}
-            write_json(staging / STATE_FILE, state)
-        self.engine.barrier()
-        if self.engine.rank == 0:
-            CheckpointFolders.commit(staging, final)
-            self._forget_old()
-        self.engine.barrier()
+        leads = self.engine.rank == 0
+        try:
+            with self._agreed():
+                if leads:
+                    CheckpointFolders.staging(final)
+            with self._agreed():
+                self.engine.save(staging / ENGINE_DIR)
+            weights = self.engine.weights()
+            with self._agreed():
+                if leads:
+                    self._export(staging / MODEL_DIR, weights, step)
+                    state = {"step": step, "world_size": self.engine.world_size, **asdict(totals)}
+                    write_json(staging / STATE_FILE, state)
+                    sync(self.run.metrics_file)  # its lines up to here will not be written again
+                    CheckpointFolders.commit(staging, final)
+                    self._forget_old()
+        except OperationalError:
+            if leads:
+                CheckpointFolders.remove(staging)
+            raise
 
     def restore(self) -> tuple[int, Totals]:
         """Loads the newest intact checkpoint. Returns its step and totals, or step 0 if there is none."""
         found = self.run.newest_checkpoint(self._say)
         if found is None:
+            self._remove_after(-1)
             return 0, Totals()
         step, folder = found
         state = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
@@ -68,11 +92,28 @@ class Checkpoints:
                 "data in the same order, sums rounded differently"
             )
         self.engine.load(folder / ENGINE_DIR)
+        self._remove_after(step)
+        return step, Totals(**{item.name: state[item.name] for item in fields(Totals)})
+
+    def _remove_after(self, step: int) -> None:
+        """Removes checkpoints after `step`, all of them damaged: `keep` would count them, and drop an intact one."""
         self.engine.barrier()
         if self.engine.rank == 0:
             for _, damaged in [each for each in self.run.checkpoints() if each[0] > step]:
-                CheckpointFolders.remove(damaged)  # else `keep` would count it, and drop an intact one
-        return step, Totals(**{item.name: state[item.name] for item in fields(Totals)})
+                CheckpointFolders.remove(damaged)
+
+    @contextmanager
+    def _agreed(self) -> Iterator[None]:
+        """What one rank cannot write fails on all ranks, once all have come here, so that none waits for another."""
+        problem: Exception | None = None
+        try:
+            yield
+        except (OSError, SafetensorError, OperationalError) as error:
+            problem = error
+        if self.engine.any(problem is not None):
+            raise OperationalError(
+                f"no checkpoint could be written, the one before stands: {problem or 'another rank failed'}"
+            )
 
     def _say(self, text: str) -> None:
         if self.engine.rank == 0:

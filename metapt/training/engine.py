@@ -8,6 +8,7 @@ calls, ZeRO 1 and 2 keep only the last micro-batch), clipping is always explicit
 from __future__ import annotations
 
 import logging
+import math
 import os
 import warnings
 from collections.abc import Iterator, Sequence
@@ -32,9 +33,12 @@ warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distribu
 os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
 
 import deepspeed  # noqa: E402  (reads the environment set above)
+from deepspeed.runtime.zero.utils import ZERO_SUPPORTED_OPTIMIZERS  # noqa: E402
 
 # DeepSpeed would compile a shared-memory all-reduce for CPU ranks at start; gloo needs no C++ compiler.
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+_flags: dist.ProcessGroup | None = None  # of all ranks, if there are several
 
 
 class Engine:
@@ -52,17 +56,17 @@ class Engine:
             raise UserError(
                 f"{', '.join(uneven)} must be a multiple of the number of ranks, {self.world_size}"
             )
-        adamw = _adamw(learner, config.train)
+        self._adamw = _adamw(learner, config.train)
         with _local_rank_set():
             self._engine, self._optimizer, _, _ = deepspeed.initialize(
-                model=learner, optimizer=adamw, config=_settings(config), dist_init_required=False
+                model=learner, optimizer=self._adamw, config=_settings(config), dist_init_required=False
             )
         self.learner: Learner = self._engine.module
         self.device: torch.device = self._engine.device
         self._stage: int = self._engine.zero_optimization_stage()
         parameters = dict(self.learner.named_parameters())
         places = fragments(parameters, self._stage, self._optimizer, self.rank)
-        self._state_files = StateFiles(parameters, places, adamw, replicated=self._stage == 0)
+        self._state_files = StateFiles(parameters, places, self._adamw, replicated=self._stage == 0)
         self.shards: Shards | None = None
         if self._stage == 3:
             self.learner.partition(deepspeed.zero.GatheredParameters)
@@ -75,19 +79,25 @@ class Engine:
         self._engine.set_gradient_accumulation_boundary(last)
         self._engine.backward(loss)
 
-    def step(self, lr: float) -> float:
-        """One AdamW update at rate `lr` with the gradient averaged over ranks. Returns its norm before clipping."""
+    def step(self, lr: float, apply: bool = True) -> float:
+        """One AdamW update at rate `lr` with the gradient averaged over ranks.
+
+        If `apply` is false or the gradient is not finite, it is dropped, and neither weights nor moments change.
+        Returns: the norm of the gradient before clipping, the same on all ranks.
+        """
         for group in self._optimizer.param_groups:
             group["lr"] = lr
         norm = None
         if self._stage == 0:  # where DeepSpeed does not tell the norm
             gradients = (value.grad for value in self.learner.parameters())
-            norm = torch.nn.utils.get_total_norm([value for value in gradients if value is not None])
+            norm = float(torch.nn.utils.get_total_norm([value for value in gradients if value is not None]))
+        # DeepSpeed's own optimizers (stages 1 to 3) never get as far as AdamW with a norm that is not finite.
+        self._adamw.at_rest = not apply or (norm is not None and not math.isfinite(norm))
         self._engine.set_gradient_accumulation_boundary(True)
         self._engine.step()
         if self.shards:
             self.shards.clear()
-        return float(self._engine.get_global_grad_norm() if norm is None else norm)
+        return float(self._engine.get_global_grad_norm()) if norm is None else norm
 
     def mean(self, values: Tensor) -> Tensor:
         """Elementwise mean over ranks, in fp64, of a tensor that every rank has in the same shape."""
@@ -96,16 +106,18 @@ class Engine:
         return values / self.world_size
 
     def any(self, flag: bool) -> bool:
-        """Whether the flag is set on any rank."""
-        value = torch.tensor(int(flag), device=self.device)
-        dist.all_reduce(value, op=dist.ReduceOp.MAX)
-        return bool(value)
+        """Whether the flag is set on any rank; all ranks call it."""
+        return any_rank(flag)
 
     def barrier(self) -> None:
         dist.barrier()
 
     def save(self, folder: Path) -> None:
-        """Writes weights and optimizer state, as any number of ranks can read them; all ranks call it."""
+        """Writes weights and optimizer state, as any number of ranks can read them; all ranks call it.
+
+        Raises:
+            OperationalError: this rank could not write its part. The others are not told.
+        """
         self._state_files.save(folder)
 
     def load(self, folder: Path) -> None:
@@ -140,6 +152,7 @@ def _settings(config: PretrainConfig) -> dict[str, Any]:
 
 def start_process_group() -> None:
     """Joins the ranks that torchrun, srun or submitit started, or makes a group of one in this process alone."""
+    global _flags
     if dist.is_initialized():
         return
     backend = "nccl" if torch.cuda.is_available() else "gloo"
@@ -148,6 +161,18 @@ def start_process_group() -> None:
     if "RANK" not in os.environ:
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
     deepspeed.init_distributed(backend, auto_mpi_discovery=False, verbose=False)
+    if dist.get_world_size() > 1:
+        _flags = dist.new_group(backend="gloo")
+
+
+def any_rank(flag: bool) -> bool:
+    """Whether the flag is set on any rank; all ranks call it. It goes over the CPUs: no host waits for its GPU."""
+    start_process_group()
+    if _flags is None:
+        return flag
+    value = torch.tensor(int(flag))
+    dist.all_reduce(value, op=dist.ReduceOp.MAX, group=_flags)
+    return bool(value)
 
 
 @contextmanager
@@ -162,7 +187,19 @@ def _local_rank_set() -> Iterator[None]:
             del os.environ["LOCAL_RANK"]
 
 
-def _adamw(learner: Learner, train: TrainConfig) -> torch.optim.AdamW:
+class _AdamW(torch.optim.AdamW):
+    """AdamW that can be told to do nothing, so that DeepSpeed's bookkeeping around a step goes on as usual."""
+
+    at_rest = False
+
+    def step(self, closure: Any = None) -> Any:
+        return None if self.at_rest else super().step(closure)
+
+
+ZERO_SUPPORTED_OPTIMIZERS.append(_AdamW)  # else DeepSpeed warns of an untested optimizer
+
+
+def _adamw(learner: Learner, train: TrainConfig) -> _AdamW:
     """AdamW; gains and biases (tensors of one dimension) and inner rates are not decayed."""
     rates = set(learner.rates.parameters()) if learner.rates else set()
     decayed = [value for value in learner.parameters() if value.ndim > 1 and value not in rates]
@@ -171,6 +208,6 @@ def _adamw(learner: Learner, train: TrainConfig) -> torch.optim.AdamW:
         {"params": decayed, "weight_decay": train.weight_decay},
         {"params": others, "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(
+    return _AdamW(
         groups, lr=train.lr, betas=(train.beta1, train.beta2), fused=torch.cuda.is_available() or None
     )

@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from torch import distributed as dist
+
+from metapt.errors import OperationalError
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 UPDATES = "updates"  # AdamW's count, for its bias correction
@@ -101,17 +103,25 @@ class StateFiles:
         self.rank, self.ranks = dist.get_rank(), dist.get_world_size()
 
     def save(self, folder: Path) -> None:
-        """Writes one file after the other, each by one rank; all ranks call it."""
-        if self.rank == 0:
-            folder.mkdir(parents=True, exist_ok=True)
-        dist.barrier()
+        """Writes one file after the other, each by one rank; all ranks call it.
+
+        Raises:
+            OperationalError: this rank could not write; it has gone on with the others to the end all the same.
+        """
+        problem: Exception | None = None
         updates = self._updates()
         for number, names in enumerate(self._files()):
             writer = number % self.ranks
             whole = {key: value for name in names for key, value in self._whole(name, writer)}
             if self.rank == writer:
-                metadata = {UPDATES: str(updates)}
-                save_file(whole, folder / f"state_{number:03d}.safetensors", metadata=metadata)
+                try:
+                    folder.mkdir(parents=True, exist_ok=True)
+                    path = folder / f"state_{number:03d}.safetensors"
+                    save_file(whole, path, metadata={UPDATES: str(updates)})
+                except (OSError, SafetensorError) as error:
+                    problem = problem or error
+        if problem:
+            raise OperationalError(f"{folder}: {problem}")
 
     def load(self, folder: Path) -> None:
         """Reads what any number of ranks has written."""

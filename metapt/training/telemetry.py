@@ -21,6 +21,8 @@ class Totals:
     tokens_total: int = 0
     flops_total: int = 0
     seconds_total: float = 0.0
+    skipped_total: int = 0
+    skipped_in_row: int = 0
 
 
 def tokens_of_step(config: PretrainConfig, is_episode: bool) -> int:
@@ -56,6 +58,25 @@ class Telemetry:
 
     def update(self, step: int, is_episode: bool, **values: Any) -> None:
         """One optimizer update is done; `step` counts from 1."""
+        self.totals.skipped_in_row = 0
+        self._step(step, is_episode, "episode" if is_episode else "autoregressive", **values)
+
+    def skipped(self, step: int, is_episode: bool, not_finite: list[str], batch: dict[str, Any]) -> None:
+        """The update was not applied; its time and tokens are spent all the same.
+
+        Args:
+            not_finite: names of what was not.
+            batch: what identifies the data.
+        """
+        self.totals.skipped_total += 1
+        self.totals.skipped_in_row += 1
+        objective = "episode" if is_episode else "autoregressive"
+        self._step(step, is_episode, "skipped", objective=objective, not_finite=not_finite, batch=batch)
+        if self._writer:
+            names = ", ".join(not_finite)
+            print(f"update {step} ({objective}) is skipped: {names} not finite", file=sys.stderr, flush=True)
+
+    def _step(self, step: int, is_episode: bool, kind: str, **values: Any) -> None:
         now = time.perf_counter()
         seconds, self._started = now - self._started, now
         tokens = tokens_of_step(self.config, is_episode)
@@ -63,9 +84,7 @@ class Telemetry:
         self.totals.flops_total += flops_of_step(self.config, is_episode)
         self.totals.seconds_total += seconds
         rates = {"seconds": seconds, "tokens_per_second": tokens / seconds}
-        self._write(
-            step, "episode" if is_episode else "autoregressive", **values, **rates, **asdict(self.totals)
-        )
+        self._write(step, kind, **values, **rates, **asdict(self.totals))
 
     def heldout(self, step: int, **values: float) -> None:
         """A held-out evaluation; its time is not counted as training."""

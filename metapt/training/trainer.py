@@ -21,9 +21,9 @@ from metapt.models.learner import build_learner
 from metapt.runs import Run
 from metapt.training.checkpoints import Checkpoints
 from metapt.training.engine import Engine
-from metapt.training.interruption import StopRequest
+from metapt.training.interruption import StopAsked, StopRequest
 from metapt.training.partitioned import episode_together
-from metapt.training.telemetry import Telemetry
+from metapt.training.telemetry import Telemetry, Totals
 
 
 def learning_rate(train: TrainConfig, step: int) -> float:
@@ -60,7 +60,8 @@ class Trainer:
             )
         self.engine = Engine(build_learner(config, eos_id=tokenizer.eos_id), config)
         self.together = work_together(config)
-        self.last_heldout: dict[str, float] | None = None
+        self.done = self.saved = 0  # updates; those of the newest checkpoint
+        self.last_heldout: dict[str, float] = {}
         self.checkpoints = Checkpoints(
             run, self.engine, self.origin(), corpus.tokenizer_dir, train.keep_checkpoints
         )
@@ -88,45 +89,59 @@ class Trainer:
 
         Raises:
             Interrupted: a signal asked for it; a checkpoint of the last update stands.
+            OperationalError: a checkpoint could not be written, or too many updates in a row were not finite.
         """
         train = self.config.train
-        first, totals = self.checkpoints.restore()
+        self.done, totals = self.checkpoints.restore()
+        self.saved = self.done
         if self.engine.rank == 0:
-            self.run.trim_metrics(first if first else -1)
+            self.run.trim_metrics(self.done, again="heldout")  # measured again, in case that was broken off
         self.engine.barrier()
         telemetry = Telemetry(self.run, self.config, totals, self.engine.rank)
         try:
-            if first == 0:
-                telemetry.heldout(0, **self.evaluate())
-                self.checkpoints.save(0, totals)
-            for step in range(first, train.max_steps):
-                telemetry.restart_clock()
-                is_task = is_episode(self.config.meta, train.seed, step)
-                values = self.update(step, is_task)
-                telemetry.update(step + 1, is_task, **values)
-                self._after_update(step + 1, telemetry)
-            final = self.last_heldout or self.evaluate()
+            self._after_update(telemetry)
+            while self.done < train.max_steps:
+                self._next_update(telemetry)
+                self._after_update(telemetry)
+        except StopAsked:
+            self._save(totals)
+            asked = self.stop.name or "a signal to another rank"
+            raise Interrupted(f"{self.run.path}: {asked} after update {self.done}; resumable") from None
         finally:
             telemetry.close()
-        origin = {**self.origin(), "step": train.max_steps}
-        kept = {"data": self.config.data.name, "generated_data": origin["generated_data"]}
         return {
             "kind": "pretrain",
-            "origin": origin,
+            "origin": {**self.origin(), "step": train.max_steps},
             "steps": train.max_steps,
             **vars(totals),
-            **final,
-            **kept,
+            **self.last_heldout,
+            "data": self.config.data.name,
+            "generated_data": self.config.data.name == "demo",
         }
 
-    def update(self, step: int, is_task: bool) -> dict[str, Any]:
-        """One optimizer update. Returns what metrics.jsonl holds of it, averaged over units and ranks."""
+    def poll(self) -> None:
+        """A safe point to stop at; all ranks come by equally often.
+
+        Raises:
+            StopAsked: on all ranks, if any of them was asked to stop.
+        """
+        if self.engine.any(bool(self.stop)):
+            raise StopAsked
+
+    def update(self, step: int, is_task: bool) -> tuple[dict[str, Any], list[str]]:
+        """One optimizer update, which is not applied if anything about it is not finite.
+
+        Returns: what metrics.jsonl holds of it, averaged over units and ranks; and the names of what is not finite.
+        Raises:
+            StopAsked: as `poll`; no parameter has changed, and the gradients so far are of no use.
+        """
         train, meta, engine = self.config.train, self.config.meta, self.engine
         together = is_task and self.together
         first, stride = (0, 1) if together else (engine.rank, engine.world_size)
         units = range(first, meta.tasks_per_step if is_task else train.accumulation, stride)
         measures: list[dict[str, Tensor]] = []
         for unit in units:
+            self.poll()
             if together:
                 measures.append(self._episode_together(step, unit))
                 continue
@@ -136,40 +151,70 @@ class Trainer:
         means = {
             name: torch.stack([unit[name].double() for unit in measures]).mean(dim=0) for name in measures[0]
         }
-        values = {name: engine.mean(mean).tolist() for name, mean in means.items()}
-        if not all(np.isfinite(value).all() for value in values.values()):
-            raise OperationalError(
-                f"{self.run.path}: a loss of update {step + 1} is not finite, and the update was not made; "
-                "the checkpoints before it are intact"
-            )
+        values: dict[str, Any] = {name: engine.mean(mean).tolist() for name, mean in means.items()}
         lr = learning_rate(train, step)
-        return {**values, "grad_norm": engine.step(lr), "lr": lr}
+        losses_finite = all(np.isfinite(value).all() for value in values.values())
+        values |= {"grad_norm": engine.step(lr, apply=losses_finite), "lr": lr}
+        return values, [name for name, value in values.items() if not np.isfinite(value).all()]
+
+    def batch(self, step: int, is_task: bool) -> dict[str, Any]:
+        """What identifies the data of an update: its episodes, or its sequences and their rows in the corpus."""
+        train = self.config.train
+        if is_task:
+            return {"seed": train.seed, "step": step, "tasks": list(range(self.config.meta.tasks_per_step))}
+        count = train.accumulation * train.micro_batch
+        rows = self.batches.rows(step * count, count)
+        return {"first_sequence": step * count, "rows": rows.tolist()}
 
     def evaluate(self) -> dict[str, float]:
-        """Loss and perplexity on the held-out split. The mean is over tokens, whatever the number of ranks."""
+        """Loss and perplexity on the held-out split. The mean is over tokens, whatever the number of ranks.
+
+        Raises:
+            StopAsked: as `poll`.
+        """
         size, engine = self.config.train.micro_batch, self.engine
         total = torch.zeros((), dtype=torch.float64)
-        with torch.no_grad():
-            for start in range(engine.rank * size, len(self.heldout), engine.world_size * size):
-                sequences = self._tensor(self.heldout[start : start + size])
-                total += float(engine.learner.lm_loss(sequences)) * len(sequences)
+        for round_start in range(0, len(self.heldout), engine.world_size * size):
+            self.poll()
+            start = round_start + engine.rank * size
+            mine = self.heldout[start : start + size]
+            # a rank that has no sequences left in the last round goes on with the others (ZeRO 3 gathers weights)
+            sequences = self._tensor(mine if len(mine) else self.heldout[:1])
+            with torch.no_grad():
+                total += float(engine.learner.lm_loss(sequences)) * len(mine)
         loss = float(engine.mean(total)) * engine.world_size / len(self.heldout)
         return {"heldout_loss_nats": loss, "heldout_perplexity": math.exp(min(loss, 700.0))}
 
-    def _after_update(self, done: int, telemetry: Telemetry) -> None:
-        """Evaluation and checkpoint where they are due, and the stop where one was asked for."""
-        train = self.config.train
-        is_last = done == train.max_steps
-        if done % train.heldout_every == 0 or is_last:
-            self.last_heldout = self.evaluate()
-            telemetry.heldout(done, **self.last_heldout)
-        stop = self.engine.any(bool(self.stop))
-        if done % train.checkpoint_every == 0 or is_last or stop:
-            self.checkpoints.save(done, telemetry.totals)
-        if stop and not is_last:
-            raise Interrupted(
-                f"{self.run.path}: {self.stop.name or 'a signal'} after update {done}; resumable"
+    def _next_update(self, telemetry: Telemetry) -> None:
+        train, step = self.config.train, self.done
+        telemetry.restart_clock()
+        is_task = is_episode(self.config.meta, train.seed, step)
+        values, not_finite = self.update(step, is_task)
+        if not_finite:
+            telemetry.skipped(step + 1, is_task, not_finite, self.batch(step, is_task))
+        else:
+            telemetry.update(step + 1, is_task, **values)
+        self.done += 1
+        if telemetry.totals.skipped_in_row >= train.max_skipped_in_row:
+            raise OperationalError(
+                f"{self.run.path}: the last {telemetry.totals.skipped_in_row} updates up to {self.done} were not finite "
+                f"and not applied (train.max_skipped_in_row); the checkpoint of update {self.saved} stands"
             )
+
+    def _after_update(self, telemetry: Telemetry) -> None:
+        """Evaluation and checkpoint where they are due: of a fresh run before the first update, too."""
+        train = self.config.train
+        is_last = self.done == train.max_steps
+        if self.done % train.heldout_every == 0 or is_last:
+            self.last_heldout = self.evaluate()
+            telemetry.heldout(self.done, **self.last_heldout)
+        if self.done % train.checkpoint_every == 0 or is_last:
+            self._save(telemetry.totals)
+
+    def _save(self, totals: Totals) -> None:
+        if self.saved != self.done or self.done == 0:
+            self.checkpoints.save(self.done, totals)
+            self.saved = self.done
 
     def _autoregressive(self, step: int, unit: int) -> Outcome:
         train = self.config.train
@@ -181,7 +226,8 @@ class Trainer:
     def _episode(self, step: int, unit: int) -> Outcome:
         assert self.sampler is not None
         meta, seed = self.config.meta, self.config.train.seed
-        return episode(self.engine.learner, self.sampler.episode(step, unit), meta, seed, step, unit)
+        task = self.sampler.episode(step, unit)
+        return episode(self.engine.learner, task, meta, seed, step, unit, self.poll)
 
     def _episode_together(self, step: int, unit: int) -> dict[str, Tensor]:
         assert self.sampler is not None
@@ -189,7 +235,7 @@ class Trainer:
         task, meta, seed = self.sampler.episode(step, unit), self.config.meta, self.config.train.seed
         backward = partial(self.engine.backward, last=False)
         return episode_together(
-            self.engine.shards, self.engine.learner, backward, task, meta, seed, step, unit
+            self.engine.shards, self.engine.learner, backward, task, meta, seed, step, unit, self.poll
         )
 
     def _tensor(self, array: np.ndarray) -> Tensor:
