@@ -257,57 +257,6 @@ def test_the_recorded_configuration_is_complete(finished: Run):
     assert {"cache_dir", "text_dir", "tokenizer"} <= recorded["data"].keys()
 
 
-def test_other_ranks_are_refused_on_resume(finished: Run, nano_arguments: list[str], tmp_path: Path):
-    run = Run(tmp_path / "ranks")
-    shutil.copytree(finished.path, run.path)
-    run.result_file.unlink()
-    done = pretrain_many([[*nano_arguments, "objective=maml", f"run_dir={run.path}"]], ranks=2)
-    assert done.returncode != 0
-    assert "made on 1 rank(s), and these are 2; resume on as many" in done.stderr
-
-
-def test_two_ranks_learn_what_one_does(nano_arguments: list[str], tmp_path: Path):
-    """Same batches and episodes on any number of ranks, at every stage; weights agree to rounding."""
-    fixed = [*nano_arguments, "train.max_steps=3", "train.lr=1e-3", "train.checkpoint_every=3"]
-    kinds = [("vanilla", "zero2"), ("maml", "zero0"), ("maml", "zero1"), ("maml", "zero2")]
-    runs = {
-        ranks: {(objective, ds): Run(tmp_path / f"{objective}-{ds}-{ranks}") for objective, ds in kinds}
-        for ranks in (1, 2)
-    }
-    for ranks, chosen in runs.items():
-        commands = [
-            [*fixed, f"objective={objective}", f"ds={ds}", f"run_dir={run.path}"]
-            for (objective, ds), run in chosen.items()
-        ]
-        done = pretrain_many(commands, ranks)
-        assert done.returncode == 0, done.stderr
-    for kind in kinds:
-        compare_runs(runs[1][kind], runs[2][kind])
-
-
-def compare_runs(one: Run, other: Run) -> None:
-    for left, right in zip(one.metrics(), other.metrics(), strict=True):
-        for name in (
-            "lm_loss_nats",
-            "query_loss_nats",
-            "heldout_loss_nats",
-            "grad_norm",
-            "mask_position_tokens",
-        ):
-            if name in left:
-                assert left[name] == pytest.approx(right[name], rel=1e-4), (one.path, left["step"], name)
-    theirs = weights(other, 3)
-    for name, value in weights(one, 3).items():
-        # Adam turns the sign of a gradient that is all rounding into a step of up to lr.
-        assert ((value - theirs[name]).abs() > 1e-5).float().mean() < 0.01, (one.path, name)
-
-
-def test_units_must_divide_by_the_ranks(nano_arguments: list[str], tmp_path: Path):
-    done = pretrain_many([[*nano_arguments, f"run_dir={tmp_path / 'odd'}", "train.accumulation=3"]], ranks=2)
-    assert done.returncode != 0
-    assert "train.accumulation=3 must be a multiple of the number of ranks, 2" in done.stderr
-
-
 def test_a_tokenizer_too_large_for_the_model_is_refused(
     tmp_path: Path, nano_arguments: list[str], finished: Run
 ):
