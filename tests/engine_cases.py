@@ -40,7 +40,13 @@ class Case:
     clip: float = 1.0
 
     def config(self, ds: str) -> PretrainConfig:
-        words = ["objective=maml", "meta.max_share=1", "meta.inner_steps=4", f"meta.tasks_per_step={UNITS}"]
+        words = [
+            "objective=maml",
+            "meta.max_share=1",
+            "meta.inner_steps=4",
+            f"meta.tasks_per_step={UNITS}",
+            f"train.accumulation={UNITS}",
+        ]
         more = [f"ds={ds}", f"train.precision={self.precision}", f"train.grad_clip={self.clip}"]
         rule = [f"meta.rule={self.rule}", f"meta.scope={self.scope or 'head'}", "meta.head_dropout=0"]
         return commandline.load("pretrain", [*words, *more, *rule])
