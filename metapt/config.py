@@ -117,6 +117,9 @@ class TrainConfig:
     keep_checkpoints: int = key(0, "newest so many are kept; 0: all", low=0, identity=False)
     heldout_every: int = key(100, "updates between held-out perplexities", low=1)
     heldout_batches: int = key(16, "micro-batches of the held-out split", low=1)
+    dynamics_every: int = key(
+        100, "updates between measurements of learning dynamics; 0: never", low=0, identity=False
+    )
 
 
 @dataclass

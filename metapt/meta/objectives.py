@@ -90,6 +90,40 @@ def episode(learner: Learner, task: Episode, meta: MetaConfig, seed: int, step: 
     return Outcome(with_zero_gradients(loss, list(learner.decoder.lm_head.parameters())), measures)
 
 
+def probe(learner: Learner, task: Episode, meta: MetaConfig) -> dict[str, Tensor]:
+    """Loss (nats) and accuracy on support and query at every inner step 0..T of an episode; nothing is trained.
+
+    Without dropout, so that two measurements differ by the weights alone.
+    """
+    assert learner.head is not None
+    parameters = dict(learner.named_parameters())
+    originals = {name: parameters[name] for name in adapted_names(learner, meta)}
+    logits_of = _head_logits if meta.scope == "head" else _logits
+    sides = {"support": _Side.of(task.support, learner), "query": _Side.of(task.query, learner)}
+    traces = {name: _Trace() for name in sides}
+    was_training = learner.head.training
+    learner.head.eval()
+    if meta.scope == "head":
+        with torch.no_grad():
+            for side in sides.values():
+                side.states = learner.masked_states(side.tokens, side.positions)
+
+    def record(name: str, adapted: Parameters) -> Tensor:
+        return traces[name].record(logits_of(learner, adapted, sides[name]), sides[name].labels)
+
+    def support_loss(adapted: Parameters) -> Tensor:
+        with torch.no_grad():
+            record("query", adapted)
+        return record("support", adapted)
+
+    adapted = adapt(support_loss, originals, meta.inner_steps, meta.inner_lr)
+    with torch.no_grad():
+        support_loss(adapted)
+    learner.head.train(was_training)
+    losses = {f"{name}_loss_nats": torch.stack(trace.losses) for name, trace in traces.items()}
+    return losses | {f"{name}_accuracy": torch.stack(trace.accuracies) for name, trace in traces.items()}
+
+
 @dataclass
 class _Side:
     """Support or query examples as tensors on the learner's device."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ import deepspeed  # noqa: E402  (reads the environment set above)
 from deepspeed.runtime.checkpoint_engine import TorchCheckpointEngine  # noqa: E402
 from deepspeed.runtime.fp16.loss_scaler import LossScaler  # noqa: E402
 from deepspeed.runtime.zero.config import ZeroStageEnum  # noqa: E402
-from deepspeed.utils.tensor_fragment import fragment_address  # noqa: E402
+from deepspeed.utils.tensor_fragment import fragment_address, safe_get_full_grad  # noqa: E402
 
 # DeepSpeed would compile a shared-memory all-reduce for CPU ranks at start; gloo needs no C++ compiler.
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
@@ -86,6 +86,24 @@ class Engine:
             norm = torch.nn.utils.get_total_norm([value for value in gradients if value is not None])
         self._engine.step()
         return float(self._engine.get_global_grad_norm() if norm is None else norm)
+
+    def gradient_norms(self, groups: Mapping[str, Sequence[str]]) -> dict[str, float]:
+        """Norm of the gradient that `step` is about to use, before clipping, of each group of parameter names.
+
+        Between the last `backward` and `step`; all ranks call it.
+        """
+        named = dict(self.learner.named_parameters())
+
+        def norm(names: Sequence[str]) -> float:
+            gradients = (safe_get_full_grad(named[name]) for name in names)
+            norms = [
+                torch.linalg.vector_norm(value, dtype=torch.float64)
+                for value in gradients
+                if value is not None
+            ]
+            return float(torch.linalg.vector_norm(torch.stack(norms))) if norms else 0.0
+
+        return {group: norm(names) for group, names in groups.items()}
 
     def mean(self, values: Tensor) -> Tensor:
         """Elementwise mean over ranks, in fp64, of a tensor that every rank has in the same shape."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, TextIO
 
@@ -71,6 +73,18 @@ class Telemetry:
         """A held-out evaluation; its time is not counted as training."""
         self._write(step, "heldout", **values)
         self._started = time.perf_counter()
+
+    def dynamics(self, step: int, **values: Any) -> None:
+        """A measurement of learning dynamics; its time is not counted as training."""
+        self._write(step, "dynamics", **values)
+        self._started = time.perf_counter()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """What happens within the block is not counted as training."""
+        before = time.perf_counter()
+        yield
+        self._started += time.perf_counter() - before
 
     def restart_clock(self) -> None:
         """What happened since the last update (saving, say) is not counted as training."""

@@ -19,6 +19,7 @@ from metapt.models.decoder import parameter_count
 from metapt.models.learner import build_learner
 from metapt.runs import Run
 from metapt.training.checkpoints import Checkpoints
+from metapt.training.dynamics import Dynamics
 from metapt.training.engine import Engine
 from metapt.training.interruption import StopRequest
 from metapt.training.telemetry import Telemetry
@@ -56,6 +57,7 @@ class Trainer:
                 corpus.train, index, config.meta, train.seed, tokenizer.mask_id, tokenizer.eos_id
             )
         self.engine = Engine(build_learner(config, eos_id=tokenizer.eos_id), config)
+        self.dynamics = Dynamics(self.engine, config, torch.from_numpy(self.heldout), self.sampler)
         self.last_heldout: dict[str, float] | None = None
         self.checkpoints = Checkpoints(
             run, self.engine, self.origin(), corpus.tokenizer_dir, train.keep_checkpoints
@@ -93,11 +95,13 @@ class Trainer:
         try:
             if first == 0:
                 telemetry.heldout(0, **self.evaluate())
+                if self.dynamics.is_due(0):
+                    telemetry.dynamics(0, **self.dynamics.measure())
                 self.checkpoints.save(0, totals)
             for step in range(first, train.max_steps):
                 telemetry.restart_clock()
                 is_task = is_episode(self.config.meta, train.seed, step)
-                values = self.update(step, is_task)
+                values = self.update(step, is_task, telemetry)
                 telemetry.update(step + 1, is_task, **values)
                 self._after_update(step + 1, telemetry)
             final = self.last_heldout or self.evaluate()
@@ -114,7 +118,7 @@ class Trainer:
             **kept,
         }
 
-    def update(self, step: int, is_task: bool) -> dict[str, Any]:
+    def update(self, step: int, is_task: bool, telemetry: Telemetry) -> dict[str, Any]:
         """One optimizer update. Returns what metrics.jsonl holds of it, averaged over units and ranks."""
         train, meta, engine = self.config.train, self.config.meta, self.engine
         units = range(engine.rank, meta.tasks_per_step if is_task else train.accumulation, engine.world_size)
@@ -132,6 +136,9 @@ class Trainer:
                 f"{self.run.path}: a loss of update {step + 1} is not finite, and the update was not made; "
                 "the checkpoints before it are intact"
             )
+        if self.dynamics.is_due(step + 1):
+            with telemetry.paused():
+                self.dynamics.observe_gradients()
         lr = learning_rate(train, step)
         return {**values, "grad_norm": engine.step(lr), "lr": lr}
 
@@ -147,12 +154,14 @@ class Trainer:
         return {"heldout_loss_nats": loss, "heldout_perplexity": math.exp(min(loss, 700.0))}
 
     def _after_update(self, done: int, telemetry: Telemetry) -> None:
-        """Evaluation and checkpoint where they are due, and the stop where one was asked for."""
+        """Evaluation, dynamics and checkpoint where they are due, and the stop where one was asked for."""
         train = self.config.train
         is_last = done == train.max_steps
         if done % train.heldout_every == 0 or is_last:
             self.last_heldout = self.evaluate()
             telemetry.heldout(done, **self.last_heldout)
+        if self.dynamics.is_due(done):
+            telemetry.dynamics(done, **self.dynamics.measure())
         stop = self.engine.any(bool(self.stop))
         if done % train.checkpoint_every == 0 or is_last or stop:
             self.checkpoints.save(done, telemetry.totals)
