@@ -12,6 +12,7 @@ from metapt.config import PretrainConfig, identity
 from metapt.data import DEMO_NOTICE
 from metapt.errors import UserError, run_command
 from metapt.runs import Run
+from metapt.training import loggers
 from metapt.training.interruption import StopRequest
 
 
@@ -23,6 +24,7 @@ def main(argv: Sequence[str]) -> None:
         Interrupted: a signal came, and a checkpoint stands.
     """
     config: PretrainConfig = commandline.load("pretrain", argv)
+    loggers.require_packages(config.log)
     run = Run(config.run_dir)
     leads = os.environ.get("RANK", "0") == "0"
     with run.claimed() if leads else nullcontext():

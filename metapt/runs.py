@@ -9,6 +9,7 @@
     RUN/
       config.yaml                       {config, provenance}, written before the first step
       metrics.jsonl                     one JSON object a line: step, kind, values with the unit in the name
+      tensorboard/ , wandb/             copies of it for these tools, if asked for
       checkpoints/step_000100/          there under this name only when complete
         manifest.json                   size and SHA-256 of every file
         state.json                      step and running totals
@@ -73,6 +74,7 @@ class Run:
         self.checkpoints_dir = self.path / "checkpoints"
         self.predictions_dir = self.path / "predictions"
         self.tagger_dir = self.path / "tagger"
+        self.tensorboard_dir = self.path / "tensorboard"
 
     @property
     def is_done(self) -> bool:

@@ -91,7 +91,7 @@ class Trainer:
         if self.engine.rank == 0:
             self.run.trim_metrics(first if first else -1)
         self.engine.barrier()
-        telemetry = Telemetry(self.run, self.config, totals, self.engine.rank)
+        telemetry = Telemetry(self.run, self.config, totals, self.engine.rank, first)
         try:
             if first == 0:
                 telemetry.heldout(0, **self.evaluate())
