@@ -128,6 +128,25 @@ class TrainConfig:
     keep_checkpoints: int = key(0, "newest so many are kept; 0: all", low=0, identity=False)
     heldout_every: int = key(100, "updates between held-out perplexities", low=1)
     heldout_batches: int = key(16, "micro-batches of the held-out split", low=1)
+    dynamics_every: int = key(
+        100, "updates between measurements of learning dynamics; 0: never", low=0, identity=False
+    )
+
+
+@dataclass
+class LogConfig:
+    """Copies of the metrics for other tools; the report needs none of them."""
+
+    tensorboard: bool = key(
+        False, "write TensorBoard event files into the run folder (pip install tensorboard)", identity=False
+    )
+    wandb: str = key(
+        "off",
+        "log to Weights & Biases (pip install wandb)",
+        choices=("off", "online", "offline"),
+        identity=False,
+    )
+    wandb_project: str = key("metapt", "its project", identity=False)
 
 
 @dataclass
@@ -138,6 +157,7 @@ class PretrainConfig:
     meta: MetaConfig = field(default_factory=MetaConfig)
     data: CorpusConfig = field(default_factory=CorpusConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    log: LogConfig = field(default_factory=LogConfig)
     label: str = key("", "free name of a variant; shown in the report", identity=False)
     ds: str = key("zero0", "DeepSpeed configuration: a name under ds_configs/, or a .json file")
     run_dir: str = key(
@@ -331,7 +351,8 @@ def identity(config: Any) -> dict[str, Any]:
         for item in fields(schema):
             value = getattr(schema, item.name)
             if is_dataclass(value):
-                kept[item.name] = prune(value, node[item.name])
+                if part := prune(value, node[item.name]):
+                    kept[item.name] = part
             elif item.metadata.get("identity", True):
                 kept[item.name] = node[item.name]
         return kept

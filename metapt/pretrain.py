@@ -13,6 +13,7 @@ from metapt.config import PretrainConfig, identity
 from metapt.data import DEMO_NOTICE
 from metapt.errors import Interrupted, UserError, run_command
 from metapt.runs import Run
+from metapt.training import loggers
 from metapt.training.interruption import StopAsked, StopRequest
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ def main(argv: Sequence[str]) -> None:
     """
     stop = StopRequest().listen()
     config: PretrainConfig = commandline.load("pretrain", argv)
+    loggers.require_packages(config.log)
     run = Run(config.run_dir)
     leads = os.environ.get("RANK", "0") == "0"
     with run.claimed() if leads else nullcontext():

@@ -9,6 +9,7 @@
     RUN/
       config.yaml                       {config, provenance}, written before the first step
       metrics.jsonl                     one JSON object a line: step, kind, values with the unit in the name
+      tensorboard/ , wandb/             copies of it for these tools, if asked for
       checkpoints/step_000100/          there under this name only when complete
         manifest.json                   size and SHA-256 of every file
         state.json                      step and running totals
@@ -35,7 +36,7 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib import metadata
@@ -74,6 +75,7 @@ class Run:
         self.checkpoints_dir = self.path / "checkpoints"
         self.predictions_dir = self.path / "predictions"
         self.tagger_dir = self.path / "tagger"
+        self.tensorboard_dir = self.path / "tensorboard"
 
     @property
     def is_done(self) -> bool:
@@ -191,11 +193,11 @@ class Run:
             say(f"checkpoint of step {step} is damaged and passed over: {problem}")
         return None
 
-    def trim_metrics(self, last_step: int, again: str | None = None) -> None:
-        """Drops what a resumed run is about to write again: lines after `last_step`, and those of kind `again` at it."""
+    def trim_metrics(self, last_step: int, again: Collection[str] = ()) -> None:
+        """Drops what a resumed run is about to write again: lines after `last_step`, and those of kinds `again` at it."""
         if self.metrics_file.exists():
             lines = (line for line in self.metrics() if line["step"] <= last_step)
-            kept = [line for line in lines if (line["step"], line["kind"]) != (last_step, again)]
+            kept = [line for line in lines if line["step"] < last_step or line["kind"] not in again]
             write_atomically(self.metrics_file, "".join(json.dumps(line) + "\n" for line in kept))
 
 

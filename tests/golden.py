@@ -46,7 +46,8 @@ def losses(objective: str, folder: Path, cache: Path) -> list[dict[str, Any]]:
         "train.heldout_batches=2",
     ]
     main([f"objective={objective}", *schedule, f"run_dir={folder}", f"data.cache_dir={cache}"])
-    return [{name: line[name] for name in KEPT if name in line} for line in Run(folder).metrics()]
+    lines = (line for line in Run(folder).metrics() if line["kind"] != "dynamics")
+    return [{name: line[name] for name in KEPT if name in line} for line in lines]
 
 
 if __name__ == "__main__":

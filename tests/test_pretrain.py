@@ -58,9 +58,10 @@ def same_weights(left: Run, right: Run, step: int = 8) -> bool:
 
 def test_metrics_keep_the_objectives_apart(finished: Run):
     lines = list(finished.metrics())
-    updates = [line for line in lines if line["kind"] != "heldout"]
+    updates = [line for line in lines if line["kind"] not in ("heldout", "dynamics")]
     assert [line["step"] for line in updates] == list(range(1, 9))
     assert [line["step"] for line in lines if line["kind"] == "heldout"] == [0, 4, 8]
+    assert [line["step"] for line in lines if line["kind"] == "dynamics"] == [0, 8]
     kinds = {line["kind"] for line in updates}
     assert kinds == {"autoregressive", "episode"}
     for line in updates:

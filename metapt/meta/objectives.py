@@ -5,8 +5,9 @@ An objective knows neither the engine nor the rank; the trainer calls `backward`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -18,6 +19,7 @@ from metapt import randomness
 from metapt.config import MetaConfig
 from metapt.data.episodes import Episode, Examples
 from metapt.meta.adaptation import Adapted, Parameters, adapt, at_adapted, with_gradients
+from metapt.models.decoder import EpisodeHead
 from metapt.models.learner import Learner
 
 
@@ -129,6 +131,60 @@ def _logits(learner: Learner, values: Parameters, side: Side) -> Tensor:
         assert learner.head is not None
         return learner.head.logits(side.states, values)
     return functional_call(learner, values, (side.tokens, side.positions))
+
+
+def probe(learner: Learner, task: Episode, meta: MetaConfig) -> dict[str, Tensor]:
+    """Loss (nats) and accuracy on support and query at every inner step 0..T of an episode; nothing is trained.
+
+    Without dropout, so that two measurements differ by the weights alone.
+    """
+    assert learner.head is not None
+    sides = {"support": Side.of(task.support, learner), "query": Side.of(task.query, learner)}
+    traces = {name: Trace() for name in sides}
+    parameters = learner.adaptable(meta)
+    multipliers = learner.rates.multipliers() if learner.rates else None
+    if meta.scope == "head":
+        with torch.no_grad():
+            for side in sides.values():
+                side.states = learner.masked_states(side.tokens, side.positions)
+
+    def record(name: str, values: Parameters) -> Tensor:
+        return traces[name].record(_logits(learner, values, sides[name]), sides[name].labels)
+
+    def record_query(values: Parameters) -> None:
+        with torch.no_grad():
+            record("query", values)
+
+    with without_dropout(learner.head), learner.whole(parameters), learner.whole(multipliers or {}):
+        adapted = adapt(
+            lambda values: record("support", values),
+            parameters,
+            meta.inner_steps,
+            meta.inner_lr,
+            multipliers=multipliers,
+            before_step=record_query,
+        )
+        with torch.no_grad():
+            record("support", adapted.values)
+        record_query(adapted.values)
+    return curves(traces)
+
+
+def curves(traces: Mapping[str, Trace]) -> dict[str, Tensor]:
+    """What is logged of the traces of a probe, by side; tensors [T + 1]."""
+    losses = {f"{side}_loss_nats": torch.stack(trace.losses) for side, trace in traces.items()}
+    return losses | {f"{side}_accuracy": torch.stack(trace.accuracies) for side, trace in traces.items()}
+
+
+@contextmanager
+def without_dropout(head: EpisodeHead) -> Iterator[None]:
+    """Within it the head is in evaluation mode."""
+    was_training = head.training
+    head.eval()
+    try:
+        yield
+    finally:
+        head.train(was_training)
 
 
 @dataclass

@@ -11,7 +11,7 @@ import logging
 import math
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else
 
 import deepspeed  # noqa: E402  (reads the environment set above)
 from deepspeed.runtime.zero.utils import ZERO_SUPPORTED_OPTIMIZERS  # noqa: E402
+from deepspeed.utils import safe_get_full_grad  # noqa: E402
 
 # DeepSpeed would compile a shared-memory all-reduce for CPU ranks at start; gloo needs no C++ compiler.
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
@@ -98,6 +99,24 @@ class Engine:
         if self.shards:
             self.shards.clear()
         return float(self._engine.get_global_grad_norm()) if norm is None else norm
+
+    def gradient_norms(self, groups: Mapping[str, Sequence[str]]) -> dict[str, float]:
+        """Norm of the gradient that `step` is about to use, before clipping, of each group of parameter names.
+
+        Between the last `backward` and `step`; all ranks call it.
+        """
+        named = dict(self.learner.named_parameters())
+
+        def norm(names: Sequence[str]) -> float:
+            gradients = (safe_get_full_grad(named[name]) for name in names)
+            norms = [
+                torch.linalg.vector_norm(value, dtype=torch.float64)
+                for value in gradients
+                if value is not None
+            ]
+            return float(torch.linalg.vector_norm(torch.stack(norms))) if norms else 0.0
+
+        return {group: norm(names) for group, names in groups.items()}
 
     def mean(self, values: Tensor) -> Tensor:
         """Elementwise mean over ranks, in fp64, of a tensor that every rank has in the same shape."""

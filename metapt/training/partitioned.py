@@ -26,7 +26,7 @@ from metapt import randomness
 from metapt.config import MetaConfig
 from metapt.data.episodes import Episode
 from metapt.meta.adaptation import descend
-from metapt.meta.objectives import Side, Trace
+from metapt.meta.objectives import Side, Trace, curves, without_dropout
 from metapt.models.learner import Learner
 from metapt.training.fragments import Fragment
 
@@ -126,6 +126,39 @@ def _logits(learner: Learner, side: Side) -> Tensor:
     return learner.head(_AllRows.apply(states))
 
 
+class _Task:
+    """The parameters that a task adapts, as shards, and one inner step on them."""
+
+    def __init__(self, shards: Shards, learner: Learner, meta: MetaConfig):
+        self.shards, self.meta = shards, meta
+        names = list(learner.adaptable(meta))
+        self.adapted = [shards.by_name[name] for name in names]
+        multipliers = learner.rates.shard_names() if learner.rates else {}
+        self.rates = [shards.by_name[f"rates.{multipliers[name]}"] for name in names] if multipliers else []
+        self.moved = [torch.zeros_like(shard.value) for shard in self.adapted] if self.rates else []
+
+    def descend(self) -> None:
+        """An inner step along the gradient that a backward pass has left, which is cleared."""
+        self.shards.release()
+        values = [shard.value for shard in self.adapted]
+        gradients = [shard.gradient for shard in self.adapted]
+        scales = [shard.value for shard in self.rates] if self.rates else None
+        descend(values, gradients, self.meta.inner_lr, scales, self.moved)
+        self.shards.clear()
+
+    def move_for_gradient(self, share: float) -> None:
+        """Reptile: the gradient is `share` of what the inner loop has moved, per inner step and rate."""
+        scale = share / (self.meta.inner_lr * self.meta.inner_steps)
+        for shard in self.adapted:
+            torch.sub(shard.kept, shard.value, out=shard.gradient).mul_(scale)
+
+    def gradient_of_rates(self) -> None:
+        """Meta-SGD: what follows for the multipliers from the query gradient of the adapted parameters."""
+        if self.rates:
+            for rate, moved, shard in zip(self.rates, self.moved, self.adapted, strict=True):
+                torch.mul(moved, shard.gradient, out=rate.gradient).mul_(-self.meta.inner_lr)
+
+
 def episode_together(
     shards: Shards,
     learner: Learner,
@@ -147,38 +180,47 @@ def episode_together(
     Returns: what is logged of it, the same on every rank.
     """
     support, query = (Side.of(examples, learner) for examples in (task.support, task.query))
-    names = list(learner.adaptable(meta))
-    adapted = [shards.by_name[name] for name in names]
-    multipliers = learner.rates.shard_names() if learner.rates else {}
-    rates = [shards.by_name[f"rates.{multipliers[name]}"] for name in names] if multipliers else []
-    moved = [torch.zeros_like(shard.value) for shard in adapted] if rates else []
-    scales = [shard.value for shard in rates] if rates else None
-    values = [shard.value for shard in adapted]
-    gradients = [shard.gradient for shard in adapted]
-    trace, share = Trace(), 1 / meta.tasks_per_step
+    work, trace, share = _Task(shards, learner, meta), Trace(), 1 / meta.tasks_per_step
     with (
         randomness.torch_seed(seed, "episode dropout", step, number),
         shards.borrowed_gradients(),
-        shards.adapting(adapted),
+        shards.adapting(work.adapted),
     ):
         for _ in range(meta.inner_steps):
             poll()
             backward(trace.record(_logits(learner, support), support.labels))
-            shards.release()
-            descend(values, gradients, meta.inner_lr, scales, moved)
-            shards.clear()
+            work.descend()
         with torch.no_grad():
             trace.record(_logits(learner, support), support.labels)
         with torch.set_grad_enabled(meta.rule != "reptile"):
             logits = _logits(learner, query)
             loss = cross_entropy(logits, query.labels)
         if meta.rule == "reptile":
-            scale = share / (meta.inner_lr * meta.inner_steps)
-            for shard in adapted:
-                torch.sub(shard.kept, shard.value, out=shard.gradient).mul_(scale)
+            work.move_for_gradient(share)
         else:
             backward(loss * share)
-        if rates:
-            for rate, total, gradient in zip(rates, moved, gradients, strict=True):
-                torch.mul(total, gradient, out=rate.gradient).mul_(-meta.inner_lr)
+        work.gradient_of_rates()
     return trace.measures(support, query, loss, logits)
+
+
+def probe_together(
+    shards: Shards, learner: Learner, backward: Callable[[Tensor], None], task: Episode, meta: MetaConfig
+) -> dict[str, Tensor]:
+    """`metapt.meta.objectives.probe` by all ranks; between updates, when no gradient is there to be kept."""
+    assert learner.head is not None
+    sides = {"support": Side.of(task.support, learner), "query": Side.of(task.query, learner)}
+    traces, work = {name: Trace() for name in sides}, _Task(shards, learner, meta)
+
+    def record(name: str) -> Tensor:
+        return traces[name].record(_logits(learner, sides[name]), sides[name].labels)
+
+    with without_dropout(learner.head), shards.adapting(work.adapted):
+        for _ in range(meta.inner_steps):
+            with torch.no_grad():
+                record("query")
+            backward(record("support"))
+            work.descend()
+        with torch.no_grad():
+            record("support")
+            record("query")
+    return curves(traces)

@@ -10,6 +10,7 @@ from typing import Any, TextIO
 from metapt.config import PretrainConfig
 from metapt.models.decoder import Cost
 from metapt.runs import MetricsWriter, Run
+from metapt.training.loggers import open_loggers
 
 BACKWARD = 2  # a backward pass costs twice a forward pass (Kaplan et al. 2020, section 2.1)
 
@@ -48,12 +49,17 @@ def flops_of_step(config: PretrainConfig, is_episode: bool) -> int:
 
 
 class Telemetry:
-    """Writes metrics and shows progress; on ranks other than 0 it only counts."""
+    """Writes metrics and shows progress; on ranks other than 0 it only counts.
 
-    def __init__(self, run: Run, config: PretrainConfig, totals: Totals, rank: int):
+    Args:
+        done: updates that the run has made before, in `totals`.
+    """
+
+    def __init__(self, run: Run, config: PretrainConfig, totals: Totals, rank: int, done: int):
         self.config, self.totals = config, totals
         self._writer = MetricsWriter(run) if rank == 0 else None
         self._progress = Progress(config.train.max_steps) if rank == 0 else None
+        self._loggers = open_loggers(run, config, done) if rank == 0 else None
         self._started = time.perf_counter()
 
     def update(self, step: int, is_episode: bool, **values: Any) -> None:
@@ -91,19 +97,25 @@ class Telemetry:
         self._write(step, "heldout", **values)
         self._started = time.perf_counter()
 
+    def dynamics(self, step: int, **values: Any) -> None:
+        """A measurement of learning dynamics; its time is not counted as training."""
+        self._write(step, "dynamics", **values)
+        self._started = time.perf_counter()
+
     def restart_clock(self) -> None:
         """What happened since the last update (saving, say) is not counted as training."""
         self._started = time.perf_counter()
 
     def close(self) -> None:
-        if self._writer and self._progress:
-            self._writer.close()
-            self._progress.close()
+        for part in (self._writer, self._progress, self._loggers):
+            if part:
+                part.close()
 
     def _write(self, step: int, kind: str, **values: Any) -> None:
-        if self._writer and self._progress:
+        if self._writer and self._progress and self._loggers:
             self._writer.write(step, kind, **values)
             self._progress.show(step, values)
+            self._loggers.write(step, kind, values)
 
 
 class Progress:

@@ -20,6 +20,7 @@ from metapt.models.decoder import parameter_count
 from metapt.models.learner import build_learner
 from metapt.runs import Run
 from metapt.training.checkpoints import Checkpoints
+from metapt.training.dynamics import Dynamics, parameter_groups
 from metapt.training.engine import Engine
 from metapt.training.interruption import StopAsked, StopRequest
 from metapt.training.partitioned import episode_together
@@ -60,6 +61,9 @@ class Trainer:
             )
         self.engine = Engine(build_learner(config, eos_id=tokenizer.eos_id), config)
         self.together = work_together(config)
+        self.dynamics = Dynamics(
+            self.engine, config, torch.from_numpy(self.heldout), self.sampler, poll=self.poll
+        )
         self.done = self.saved = 0  # updates; those of the newest checkpoint
         self.last_heldout: dict[str, float] = {}
         self.checkpoints = Checkpoints(
@@ -95,9 +99,10 @@ class Trainer:
         self.done, totals = self.checkpoints.restore()
         self.saved = self.done
         if self.engine.rank == 0:
-            self.run.trim_metrics(self.done, again="heldout")  # measured again, in case that was broken off
+            # measured again, in case that was broken off
+            self.run.trim_metrics(self.done, again=("heldout", "dynamics"))
         self.engine.barrier()
-        telemetry = Telemetry(self.run, self.config, totals, self.engine.rank)
+        telemetry = Telemetry(self.run, self.config, totals, self.engine.rank, self.done)
         try:
             self._after_update(telemetry)
             while self.done < train.max_steps:
@@ -154,8 +159,12 @@ class Trainer:
         values: dict[str, Any] = {name: engine.mean(mean).tolist() for name, mean in means.items()}
         lr = learning_rate(train, step)
         losses_finite = all(np.isfinite(value).all() for value in values.values())
+        by_part = {}
+        if self.dynamics.is_due(step + 1):
+            by_part = {"gradient_norms": engine.gradient_norms(parameter_groups(engine.learner))}
         values |= {"grad_norm": engine.step(lr, apply=losses_finite), "lr": lr}
-        return values, [name for name, value in values.items() if not np.isfinite(value).all()]
+        not_finite = [name for name, value in values.items() if not np.isfinite(value).all()]
+        return values | by_part, not_finite
 
     def batch(self, step: int, is_task: bool) -> dict[str, Any]:
         """What identifies the data of an update: its episodes, or its sequences and their rows in the corpus."""
@@ -202,12 +211,14 @@ class Trainer:
             )
 
     def _after_update(self, telemetry: Telemetry) -> None:
-        """Evaluation and checkpoint where they are due: of a fresh run before the first update, too."""
+        """Evaluation, dynamics and checkpoint where they are due: of a fresh run before the first update, too."""
         train = self.config.train
         is_last = self.done == train.max_steps
         if self.done % train.heldout_every == 0 or is_last:
             self.last_heldout = self.evaluate()
             telemetry.heldout(self.done, **self.last_heldout)
+        if self.dynamics.is_due(self.done):
+            telemetry.dynamics(self.done, **self.dynamics.measure())
         if self.done % train.checkpoint_every == 0 or is_last:
             self._save(telemetry.totals)
 
