@@ -127,7 +127,7 @@ class WeightsAndBiases:
             id=run_id(run),
             name=run.path.name,
             dir=str(run.path),
-            mode=config.log.wandb,  # type: ignore[arg-type]  (its choices are checked)
+            mode=config.log.wandb,  # type: ignore[arg-type]
             resume="allow",
             config=asdict(config),
             settings=wandb.Settings(console="off", silent=True),
