@@ -8,6 +8,7 @@ from statistics import median
 
 import numpy as np
 import torch
+from tokens import Tokens
 
 from metapt import commandline
 from metapt.config import PretrainConfig
@@ -21,16 +22,6 @@ REPETITIONS = 3
 Row = tuple[str, str, float]
 
 
-class Tokens:
-    """A token stream in memory."""
-
-    def __init__(self, tokens: np.ndarray):
-        self.tokens = tokens
-
-    def windows(self, starts: np.ndarray, length: int) -> np.ndarray:
-        return self.tokens[starts[:, None] + np.arange(length)]
-
-
 def shares(model: str) -> list[Row]:
     """(what, against, share) at the defaults of a scale, without and with episodes.
 
@@ -40,12 +31,16 @@ def shares(model: str) -> list[Row]:
     """
     rows = []
     for objective in ("vanilla", "maml"):
-        config = commandline.load("pretrain", [f"model={model}", f"objective={objective}", "meta.max_share=1"])
+        config = commandline.load(
+            "pretrain", [f"model={model}", f"objective={objective}", "meta.max_share=1"]
+        )
         measure, micro_batch, task = _times(config)
         train, meta = config.train, config.meta
         update = (1 - meta.rho) * train.accumulation * micro_batch + meta.rho * meta.tasks_per_step * task
         updates = f"{train.dynamics_every} updates at {model}, objective={objective}"
-        rows.append(("a measurement of learning dynamics", updates, measure / (train.dynamics_every * update)))
+        rows.append(
+            ("a measurement of learning dynamics", updates, measure / (train.dynamics_every * update))
+        )
     return rows
 
 
@@ -53,7 +48,9 @@ def _times(config: PretrainConfig) -> tuple[float, float, float]:
     """Seconds of a measurement, of a micro-batch, and of an episode (0 without), medians in turn."""
     train, meta = config.train, config.meta
     draw = np.random.default_rng(0)
-    sequences = torch.from_numpy(draw.integers(0, config.model.vocab_size, (train.micro_batch, train.seq_len + 1)))
+    sequences = torch.from_numpy(
+        draw.integers(0, config.model.vocab_size, (train.micro_batch, train.seq_len + 1))
+    )
     sampler = None
     if meta.rho > 0:
         tokens = draw.integers(2, 1000, 1_000_000)
@@ -74,7 +71,11 @@ def _times(config: PretrainConfig) -> tuple[float, float, float]:
             outcome = episode(engine.learner, sampler.episode(0, 0), meta, train.seed, 0, 0)
             engine.backward(outcome.loss, last=True)
 
-    runs: list[Callable[[], None]] = [micro_batch, task, measure]  # the gradient that is observed is there then
+    runs: list[Callable[[], None]] = [
+        micro_batch,
+        task,
+        measure,
+    ]  # the gradient that is observed is there then
     times: list[list[float]] = [[], [], []]
     for _ in range(REPETITIONS + 1):
         for run, kept in zip(runs, times, strict=True):
