@@ -12,6 +12,7 @@ from analysis.tables import Cell, Column, Table
 
 BUDGETS = {"updates": "step", "tokens": "tokens_total", "FLOPs": "flops_total", "seconds": "seconds_total"}
 EDGE_SHARE = 0.10
+FEED_FORWARD = ("gate", "up", "down")
 
 DEFINITION = (
     "Pretraining: the language-model loss is that of autoregressive steps alone (an episode's loss is another quantity and "
@@ -109,3 +110,25 @@ def episodes_table(collection: Collection) -> Table:
             rows.append([*cells, *query, 1 / run.config["meta"]["n_way"]])
     note = "Before and after the inner loop; losses in nats."
     return Table("episodes", "Episodes", columns, rows, note).without_constant("variant", "seed")
+
+
+def measurements_table(collection: Collection) -> Table:
+    """Effective ranks, attention entropy and the probe episode at the first and the last measurement of each run."""
+    columns = [Column("scale"), Column("variant"), Column("objective"), Column("seed"), Column("step")]
+    columns += [Column("effective rank, attention"), Column("effective rank, feed-forward")]
+    columns += [Column("attention entropy"), Column("probe support accuracy"), Column("probe query accuracy")]
+    rows: list[list[Cell]] = []
+    for run in collection.pretraining:
+        lines = run.lines("dynamics")
+        for line in (lines[0], lines[-1]) if lines else ():
+            ranks = line["effective_rank"]
+            cells: list[Cell] = [run.scale, run.label, run.objective, run.seed, line["step"]]
+            cells += [float(np.mean([ranks[kind] for kind in kinds])) for kinds in ("qkvo", FEED_FORWARD)]
+            cells.append(float(np.mean(line["attention_entropy_share"])))
+            probes = (line.get(f"probe_{side}_accuracy") for side in ("support", "query"))
+            rows.append([*cells, *(probe[-1] if probe else None for probe in probes)])
+    note = (
+        "Means over blocks, heads and kinds of matrix. The proportional effective rank is 1 where all directions count alike; "
+        "the entropy is a share of that of uniform attention; the probe is one episode, never trained on, after adaptation."
+    )
+    return Table("dynamics", "Learning dynamics", columns, rows, note).without_constant("variant", "seed")

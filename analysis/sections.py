@@ -196,7 +196,11 @@ def _convergence(collection: Collection) -> Section:
 
 
 def _pretraining(collection: Collection) -> Section:
-    tables = [dynamics.budgets_table(collection), dynamics.episodes_table(collection)]
+    tables = [
+        dynamics.budgets_table(collection),
+        dynamics.episodes_table(collection),
+        dynamics.measurements_table(collection),
+    ]
     drawn = [*figures.pretraining(collection), *figures.episodes(collection)]
     return Section("pretraining", "Pretraining", figures=drawn, tables=tables)
 

@@ -12,8 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
+import dynamics
 import numpy as np
 import torch
+from tokens import Tokens
 from torch.nn.functional import cross_entropy
 
 from metapt import commandline
@@ -24,16 +26,6 @@ from metapt.models.losses import linear_cross_entropy
 
 REPETITIONS = 7
 Case = tuple[str, Callable[[], object], str, Callable[[], object]]
-
-
-class Tokens:
-    """A token stream in memory."""
-
-    def __init__(self, tokens: np.ndarray):
-        self.tokens = tokens
-
-    def windows(self, starts: np.ndarray, length: int) -> np.ndarray:
-        return self.tokens[starts[:, None] + np.arange(length)]
 
 
 def output_layer(dtype: torch.dtype) -> Case:
@@ -105,6 +97,19 @@ def main() -> None:
     ):
         lines.append(f"| {ours} | {theirs} | {compare(run, other):.2f} |")
         print(lines[-1], flush=True)
+    lines += [
+        "",
+        "What measuring the learning dynamics costs at the defaults of a scale. The share is the time of one measurement, of that",
+        "of train.dynamics_every updates as train.accumulation times that of one micro-batch, or meta.tasks_per_step",
+        "times that of one episode, each as often as meta.rho says; the optimizer's step is left out. Bound: 0.03.",
+        "",
+        "| what | against | share |",
+        "|---|---|---|",
+    ]
+    for model in ("nano", "tiny"):
+        for ours, theirs, share in dynamics.shares(model):
+            lines.append(f"| {ours} | {theirs} | {share:.1g} |")
+            print(lines[-1], flush=True)
     head = "# Benchmarks\n\n`make bench` measured this; ratios of interleaved medians in one run.\n\n"
     (Path(__file__).parent / "README.md").write_text(head + "\n".join(lines) + "\n", encoding="utf-8")
 

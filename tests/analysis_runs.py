@@ -60,6 +60,16 @@ def predictions(gold: Sequence[str], skill: float, draw: np.random.Generator) ->
     ]
 
 
+def measurement(rank: float, objective: str) -> dict[str, Any]:
+    """A measurement of learning dynamics in which attention matrices have this effective rank, and others half of it."""
+    shares = {kind: [rank, rank] for kind in "qkvo"}
+    shares |= {kind: [rank / 2, rank / 2] for kind in ("gate", "up", "down")}
+    values: dict[str, Any] = {"effective_rank": shares, "attention_entropy_share": [[0.9, 0.7], [0.5, 0.7]]}
+    if objective == "maml":
+        values |= {"probe_support_accuracy": [0.1, 0.4, 0.6], "probe_query_accuracy": [0.1, 0.2, 0.3]}
+    return values
+
+
 def write_pretraining(
     root: Path,
     scale: str = "nano",
@@ -123,6 +133,7 @@ def write_pretraining(
                     "heldout_perplexity": float(np.exp(level)),
                 }
             )
+            lines.append({"step": step, "kind": "dynamics", **measurement(1 - 0.5 * step / steps, objective)})
     result = {
         "kind": "pretrain",
         "origin": origin,

@@ -280,6 +280,22 @@ def test_equal_budgets_interpolate_to_the_shorter_run(tmp_path: Path) -> None:
         assert float(row["ratio"]) == pytest.approx(1)
 
 
+def test_learning_dynamics_at_the_first_and_the_last_measurement(tmp_path: Path) -> None:
+    root = tmp_path / "grid"
+    for objective in ("vanilla", "maml"):
+        write_pretraining(root, objective=objective, steps=40)
+    found = rows(make(root), "dynamics")
+    assert [(row["objective"], row["step"]) for row in found] == [
+        (objective, step) for objective in ("vanilla", "maml") for step in ("10", "40")
+    ]
+    for row in found:
+        rank = 1 - 0.5 * int(row["step"]) / 40
+        assert float(row["effective rank, attention"]) == pytest.approx(rank)
+        assert float(row["effective rank, feed-forward"]) == pytest.approx(rank / 2)
+        assert float(row["attention entropy"]) == pytest.approx(0.7)
+        assert row["probe query accuracy"] == ("0.3" if row["objective"] == "maml" else "")
+
+
 def test_a_report_is_a_function_of_the_runs(tmp_path: Path) -> None:
     root = write_grid(tmp_path / "grid", regimes=("head",))
     first = {path: path.read_bytes() for path in make(root).rglob("*") if path.is_file()}

@@ -132,11 +132,14 @@ def effective_rank(matrix: Tensor) -> float:
 
 
 def parameter_groups(learner: Learner) -> dict[str, list[str]]:
-    """Names of all parameters by part of the model: embedding, block_0 .., output_layer (with the last norm), episode_head."""
+    """Names of all parameters by part of the model: embedding, block_0 .., output_layer (with the last norm), episode_head,
+    inner_rates."""
     groups: dict[str, list[str]] = {}
     for name, _ in learner.named_parameters():
         if name.startswith("head."):
             group = "episode_head"
+        elif name.startswith("rates."):
+            group = "inner_rates"
         elif name.startswith("decoder.model.embed_tokens."):
             group = "embedding"
         elif name.startswith("decoder.model.layers."):
