@@ -25,7 +25,7 @@ DEFINITION = (
 
 def heldout(run: PretrainRun) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """(budget name to its value, loss in nats per token) at every held-out measurement, both [measurements]."""
-    updates = run.lines("autoregressive") + run.lines("episode")
+    updates = run.lines("autoregressive") + run.lines("episode") + run.lines("skipped")
     totals: dict[int, Mapping[str, Any]] = {line["step"]: line for line in updates}
     zero = dict.fromkeys(BUDGETS.values(), 0)
     lines = [line for line in run.lines("heldout") if line["step"] == 0 or line["step"] in totals]

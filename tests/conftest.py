@@ -6,11 +6,12 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+from forks import Forks
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -67,6 +68,25 @@ def nano_arguments(corpus_cache: Path) -> list[str]:
         "train.heldout_every=4",
         "train.heldout_batches=2",
     ]
+
+
+@pytest.fixture(scope="session")
+def forks() -> Iterator[Forks]:
+    """Runs without the seconds that a start of Python takes."""
+    with Forks() as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def small_arguments(corpus_cache: Path) -> list[str]:
+    """Arguments of a pretraining run of a second: nine updates of a decoder of 35,000 parameters."""
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_layers": 1, "num_heads": 2, "num_kv_heads": 1}
+    train = {"seq_len": 32, "micro_batch": 2, "accumulation": 4, "max_steps": 9, "warmup_steps": 2}
+    train |= {"checkpoint_every": 3, "heldout_every": 4, "heldout_batches": 3}
+    meta = {"n_way": 4, "inner_steps": 3, "head_hidden": 16, "head_layers": 2}
+    sections = {"model": sizes, "train": train, "meta": meta}
+    keys = [f"{name}.{key}={value}" for name, values in sections.items() for key, value in values.items()]
+    return ["model=nano", "data=demo", f"data.cache_dir={corpus_cache}", *keys]
 
 
 def run_module(module: str, arguments: Sequence[str], **kwargs: object) -> subprocess.CompletedProcess:

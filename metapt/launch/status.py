@@ -100,7 +100,7 @@ def _last_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def _pretrain_progress(state: str, lines: list[dict[str, Any]], max_steps: int) -> RunStatus:
-    updates = [line for line in lines if line["kind"] in ("autoregressive", "episode")]
+    updates = [line for line in lines if line["kind"] in ("autoregressive", "episode", "skipped")]
     if not updates:
         return RunStatus(state, 0, max_steps)
     step = updates[-1]["step"]

@@ -1,0 +1,193 @@
+"""Losses and gradients that are not finite: never applied, counted, told, and not for ever."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from forks import Fault, Forks, Outcome
+from safetensors.torch import load_file
+
+from analysis.collect import PretrainRun
+from analysis.dynamics import heldout
+from metapt import commandline
+from metapt.data.batches import Batches
+from metapt.data.corpus import prepare_corpus
+from metapt.errors import EXIT_FAILED
+from metapt.launch.status import run_status
+from metapt.meta.objectives import autoregressive, is_episode
+from metapt.models.learner import build_learner
+from metapt.runs import Run, finite
+from metapt.training.engine import Engine
+
+STAGES = ["zero0", "zero1", "zero2", "zero2_offload"]
+EXPLODING = ["objective=maml", "meta.inner_lr=1e30"]
+
+
+def backward(engine: Engine, update: torch.Tensor, spoiled: int | None = None) -> None:
+    """Gradients of some micro-batches, one of which may have a finite loss and a gradient that is not."""
+    for number, sequences in enumerate(update):
+        loss = autoregressive(engine.learner, sequences).loss / len(update)
+        if number == spoiled:
+            loss.register_hook(lambda gradient: gradient * float("nan"))
+        assert torch.isfinite(loss)
+        engine.backward(loss, last=number == len(update) - 1)
+
+
+@pytest.mark.parametrize("clip", [0.0, 1.0])
+@pytest.mark.parametrize("ds", STAGES)
+def test_a_skipped_update_changes_nothing(ds: str, clip: float):
+    """Nor does it later: moments and leftover gradients would show in the updates after it."""
+    words = ["objective=vanilla", f"ds={ds}", f"train.grad_clip={clip}", "model.num_layers=1"]
+    config = commandline.load("pretrain", words)
+    updates = torch.randint(0, 2048, (3, 2, 2, 17), generator=torch.Generator().manual_seed(0))
+    other = updates.flip(-1)
+    plain, disturbed = (Engine(build_learner(config), config) for _ in range(2))
+    for update in updates:
+        before = disturbed.weights()
+        for spoiled, apply in ((0, True), (1, True), (None, False), (0, False)):
+            backward(disturbed, other[0], spoiled)
+            assert np.isfinite(disturbed.step(1e-3, apply=apply)) == (spoiled is None)
+            same(before, disturbed.weights())
+        for engine in (plain, disturbed):
+            backward(engine, update)
+            assert 0 < engine.step(1e-3) < 100
+        same(plain.weights(), disturbed.weights())
+        assert not torch.equal(before["decoder.lm_head.weight"], plain.weights()["decoder.lm_head.weight"])
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        assert torch.equal(value, other[name]), name
+
+
+@pytest.fixture
+def pretrain(forks: Forks, small_arguments: list[str], tmp_path: Path):
+    def make(*words: str, **more: Any) -> tuple[Run, Outcome]:
+        run = Run(tmp_path / "run")
+        outcome = forks.run([*small_arguments, *words, f"run_dir={run.path}"], **more)
+        assert not outcome.hung
+        assert not any("Traceback" in text for text in outcome.errors)
+        return run, outcome
+
+    return make
+
+
+def lines_of(run: Run) -> list[dict[str, Any]]:
+    """The lines of updates, each of them strictly JSON, without a gap."""
+
+    def refuse(name: str) -> None:
+        raise AssertionError(f"{name} is not JSON")
+
+    text = run.metrics_file.read_text()
+    lines = [json.loads(line, parse_constant=refuse) for line in text.splitlines()]
+    updates = [line for line in lines if line["kind"] != "heldout"]
+    assert [line["step"] for line in updates] == list(range(1, len(updates) + 1))
+    return updates
+
+
+def weights(run: Run, step: int) -> dict[str, torch.Tensor]:
+    found = load_file(run.checkpoint(step) / "model" / "model.safetensors")
+    assert all(torch.isfinite(value).all() for value in found.values())
+    return found
+
+
+@pytest.mark.commands
+@pytest.mark.parametrize("ds", STAGES)
+def test_a_gradient_of_one_of_two_ranks(pretrain, small_arguments: list[str], ds: str):
+    """In an autoregressive update: the loss is finite, its gradient is not, and only on the second rank."""
+    words = ["objective=vanilla", f"ds={ds}"]
+    run, outcome = pretrain(*words, ranks=2, faults=[Fault("backward", "NAN", 5, rank=1)])
+    assert outcome.codes == [0, 0], outcome.errors
+    updates = lines_of(run)
+    assert [line["step"] for line in updates if line["kind"] == "skipped"] == [3]
+    skipped, last = updates[2], updates[-1]
+    assert (skipped["objective"], skipped["not_finite"]) == ("autoregressive", ["grad_norm"])
+    assert (last["skipped_total"], skipped["skipped_in_row"], last["skipped_in_row"]) == (1, 1, 0)
+    assert last["tokens_total"] == 9 * 8 * 32
+    assert run.result()["skipped_total"] == 1
+    assert "update 3 (autoregressive) is skipped: grad_norm not finite" in outcome.errors[0]
+    weights(run, 9)
+    config = commandline.load("pretrain", [*small_arguments, *words])
+    rows = Batches(prepare_corpus(config.data).train, 32, 0).rows(16, 8)
+    assert skipped["batch"] == {"first_sequence": 16, "rows": rows.tolist()}
+
+
+@pytest.mark.commands
+def test_episodes_that_explode_leave_the_other_updates_alone(pretrain):
+    run, outcome = pretrain(*EXPLODING)
+    assert outcome.codes == [0], outcome.errors
+    updates = lines_of(run)
+    meta = commandline.load("pretrain", EXPLODING).meta
+    expected = ["skipped" if is_episode(meta, 0, step) else "autoregressive" for step in range(9)]
+    assert [line["kind"] for line in updates] == expected
+    assert set(expected) == {"skipped", "autoregressive"}
+    for line in updates:
+        if line["kind"] == "skipped":
+            assert line["objective"] == "episode"
+            assert "query_loss_nats" in line["not_finite"]
+            assert line["batch"] == {"seed": 0, "step": line["step"] - 1, "tasks": [0, 1]}
+    assert updates[-1]["skipped_total"] == expected.count("skipped")
+    before, after = weights(run, 0), weights(run, 9)
+    assert not torch.equal(before["lm_head.weight"], after["lm_head.weight"])
+
+
+@pytest.mark.commands
+def test_a_run_of_skipped_updates_ends(pretrain):
+    """Also if it was interrupted in between; it goes on when more is allowed, and nothing was lost."""
+    words = [*EXPLODING, "meta.rho=1"]
+    run, outcome = pretrain(*words, "train.max_skipped_in_row=5", faults=[Fault("backward", "USR1", 3)])
+    assert [line["kind"] for line in lines_of(run)] == ["skipped"] * 1
+    for _ in range(2):  # the checkpoint before stands, and its count
+        run, outcome = pretrain(*words, "train.max_skipped_in_row=5")
+        assert outcome.codes == [EXIT_FAILED]
+        assert "the last 5 updates up to 5 were not finite and not applied" in outcome.errors[0]
+        assert [line["kind"] for line in lines_of(run)] == ["skipped"] * 5
+        assert [step for step, _ in run.checkpoints()] == [0, 1, 3]
+    run, outcome = pretrain(*words, "train.max_skipped_in_row=10")
+    assert outcome.codes == [0], outcome.errors
+    assert [line["skipped_in_row"] for line in lines_of(run)] == list(range(1, 10))
+    same(weights(run, 0), weights(run, 9))
+
+
+def test_json_has_no_numbers_that_are_not_finite():
+    value = {"a": float("nan"), "b": [1.0, float("-inf")], "c": ("x", {"d": np.float64("inf")})}
+    assert finite(value) == {"a": None, "b": [1.0, None], "c": ["x", {"d": None}]}
+
+
+SKIPPED = {
+    "step": 2,
+    "kind": "skipped",
+    "objective": "episode",
+    "tokens_total": 20,
+    "flops_total": 200,
+    "seconds_total": 2.0,
+    "seconds": 1.0,
+    "tokens_per_second": 10.0,
+}
+
+
+def test_the_status_counts_skipped_updates(tmp_path: Path):
+    run = Run(tmp_path)
+    run.begin({"train": {"max_steps": 10}}, {})
+    run.metrics_file.write_text(json.dumps(SKIPPED) + "\n")
+    status = run_status(tmp_path)
+    assert (status.step, status.loss, status.tokens_per_second) == (2, None, 10.0)
+
+
+def test_the_report_keeps_what_was_measured_after_a_skipped_update(tmp_path: Path):
+    measured = {"step": 2, "kind": "heldout", "heldout_loss_nats": 3.0}
+    origin = ("nano", "", "maml", 0, 1, "corpus", {}, {}, {})
+    axes, losses = heldout(PretrainRun(tmp_path, *origin, [SKIPPED, measured]))
+    assert losses.tolist() == [3.0]
+    assert {name: values.tolist() for name, values in axes.items()} == {
+        "updates": [2],
+        "tokens": [20],
+        "FLOPs": [200],
+        "seconds": [2],
+    }
