@@ -30,14 +30,14 @@ PLACES = {
     "backward": "metapt.training.engine:Engine.backward",
     "step": "metapt.training.engine:Engine.step",
     "mean": "metapt.training.engine:Engine.mean",
-    "inner loss": "metapt.meta.objectives:_Trace.record",
+    "inner loss": "metapt.meta.objectives:Trace.record",
     "evaluation": "metapt.training.trainer:Trainer.evaluate",
     "metrics": "metapt.runs:MetricsWriter.write",
     "trimming": "metapt.runs:Run.trim_metrics",
     "checkpoint": "metapt.training.checkpoints:Checkpoints.save",
     "staging": "metapt.runs:CheckpointFolders.staging",
     "engine": "metapt.training.engine:Engine.__init__",
-    "engine file": "torch:save",
+    "engine file": "metapt.training.fragments:save_file",
     "loss": "metapt.models.learner:Learner.lm_loss",
     "export": "metapt.training.checkpoints:Checkpoints._export",
     "atomic write": "metapt.runs:write_atomically",
@@ -136,6 +136,9 @@ def import_everything() -> None:
         importlib.import_module(place.split(":")[0])
     for name in ("metapt.pretrain", "metapt.data.demo", "deepspeed.runtime.zero.muon.muon_optimizer"):
         importlib.import_module(name)
+    from metapt.training import fragments
+
+    fragments.FILE_BYTES = 2**16  # several files, written by all ranks
     from transformers import LlamaConfig, LlamaForCausalLM
 
     sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}

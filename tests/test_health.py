@@ -24,7 +24,7 @@ from metapt.models.learner import build_learner
 from metapt.runs import Run, finite
 from metapt.training.engine import Engine
 
-STAGES = ["zero0", "zero1", "zero2", "zero2_offload"]
+STAGES = ["zero0", "zero1", "zero2", "zero2_offload", "zero3"]
 EXPLODING = ["objective=maml", "meta.inner_lr=1e30"]
 
 

@@ -22,7 +22,7 @@ from metapt.runs import CheckpointFolders, Run
 
 pytestmark = pytest.mark.commands
 
-STAGES = ["zero0", "zero1", "zero2", "zero2_offload"]
+STAGES = ["zero0", "zero1", "zero2", "zero2_offload", "zero3"]
 STEPS = [0, 3, 6, 9]  # with a checkpoint
 TIMING = ("seconds", "seconds_total", "tokens_per_second")
 ON_ANY_RANK = ["unit", "backward", "step", "mean", "loss", "evaluation", "checkpoint"]
@@ -113,6 +113,8 @@ def scene(forks: Forks, small_arguments: list[str], tmp_path_factory: pytest.Tem
         key = (ds, str(ranks), objective, precision)
         if key not in made:
             words = [*small_arguments, f"ds={ds}", f"objective={objective}", f"train.precision={precision}"]
+            if ds == "zero3" and objective == "maml":
+                words.append("meta.scope=full")  # which adapts the shards in place
             made[key] = Scene(forks, words, ranks, tmp_path_factory.mktemp("-".join(key)))
         return made[key]
 
@@ -155,7 +157,8 @@ def kill_often(scene: Scene, kills: int, seed: int) -> Counter[str]:
 
 
 @pytest.mark.parametrize(
-    ("ds", "ranks", "precision", "seed"), [("zero0", 1, "bf16", 1), ("zero2", 2, "fp32", 2)]
+    ("ds", "ranks", "precision", "seed"),
+    [("zero0", 1, "bf16", 1), ("zero2", 2, "fp32", 2), ("zero3", 2, "fp32", 3)],
 )
 def test_killed_and_resumed_equals_uninterrupted(
     scene: SceneMaker, ds: str, ranks: int, precision: str, seed: int
@@ -241,7 +244,7 @@ def newest_file(run: Run, pattern: str) -> Path:
 
 
 def truncate(run: Run) -> None:
-    file = newest_file(run, "engine/*/*.pt")
+    file = newest_file(run, "engine/*.safetensors")
     os.truncate(file, file.stat().st_size // 2)
 
 
@@ -250,7 +253,7 @@ def empty(run: Run) -> None:
 
 
 def flip(run: Run) -> None:
-    file = newest_file(run, "engine/*/*.pt")
+    file = newest_file(run, "engine/*.safetensors")
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
     file.write_bytes(content)
