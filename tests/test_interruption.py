@@ -163,6 +163,18 @@ def test_killed_and_resumed_equals_uninterrupted(
     kill_often(scene(ds, ranks, precision=precision), 5, seed)
 
 
+def test_what_a_kill_leaves_is_no_checkpoint_and_is_removed(scene: SceneMaker):
+    here = scene()
+    run = here.copy_of_whole("leftovers")
+    run.checkpoint(9).rename(run.checkpoints_dir / "step_000009.tmp")
+    shutil.copytree(run.checkpoint(6), run.checkpoints_dir / "step_000002.deleted")
+    (run.path / f".{run.metrics_file.name}.1.tmp").write_text("{")
+    text = run.metrics_file.read_text()
+    run.metrics_file.write_text(text[: text.rindex("{") + 20])
+    assert [step for step, _ in run.checkpoints()] == [0, 3, 6]
+    here.finish(run)
+
+
 @pytest.mark.nightly
 @pytest.mark.parametrize(("ds", "ranks", "objective"), list(product(STAGES, (1, 2), ("vanilla", "maml"))))
 def test_killed_at_thirty_moments(scene: SceneMaker, ds: str, ranks: int, objective: str):
