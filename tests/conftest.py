@@ -82,7 +82,7 @@ def small_arguments(corpus_cache: Path) -> list[str]:
     """Arguments of a pretraining run of a second: nine updates of a decoder of 35,000 parameters."""
     sizes = {"hidden_size": 16, "intermediate_size": 32, "num_layers": 1, "num_heads": 2, "num_kv_heads": 1}
     train = {"seq_len": 32, "micro_batch": 2, "accumulation": 4, "max_steps": 9, "warmup_steps": 2}
-    train |= {"checkpoint_every": 3, "heldout_every": 4, "heldout_batches": 3}
+    train |= {"checkpoint_every": 3, "heldout_every": 4, "dynamics_every": 4, "heldout_batches": 3}
     meta = {"n_way": 4, "inner_steps": 3, "head_hidden": 16, "head_layers": 2}
     sections = {"model": sizes, "train": train, "meta": meta}
     keys = [f"{name}.{key}={value}" for name, values in sections.items() for key, value in values.items()]

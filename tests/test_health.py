@@ -86,7 +86,7 @@ def lines_of(run: Run) -> list[dict[str, Any]]:
 
     text = run.metrics_file.read_text()
     lines = [json.loads(line, parse_constant=refuse) for line in text.splitlines()]
-    updates = [line for line in lines if line["kind"] != "heldout"]
+    updates = [line for line in lines if line["kind"] not in ("heldout", "dynamics")]
     assert [line["step"] for line in updates] == list(range(1, len(updates) + 1))
     return updates
 

@@ -166,6 +166,18 @@ def test_killed_and_resumed_equals_uninterrupted(
     kill_often(scene(ds, ranks, precision=precision), 5, seed)
 
 
+def test_what_a_kill_leaves_is_no_checkpoint_and_is_removed(scene: SceneMaker):
+    here = scene()
+    run = here.copy_of_whole("leftovers")
+    run.checkpoint(9).rename(run.checkpoints_dir / "step_000009.tmp")
+    shutil.copytree(run.checkpoint(6), run.checkpoints_dir / "step_000002.deleted")
+    (run.path / f".{run.metrics_file.name}.1.tmp").write_text("{")
+    text = run.metrics_file.read_text()
+    run.metrics_file.write_text(text[: text.rindex("{") + 20])
+    assert [step for step, _ in run.checkpoints()] == [0, 3, 6]
+    here.finish(run)
+
+
 @pytest.mark.nightly
 @pytest.mark.parametrize(("ds", "ranks", "objective"), list(product(STAGES, (1, 2), ("vanilla", "maml"))))
 def test_killed_at_thirty_moments(scene: SceneMaker, ds: str, ranks: int, objective: str):
@@ -181,7 +193,8 @@ def test_killed_at_thirty_moments(scene: SceneMaker, ds: str, ranks: int, object
     ("place", "call"),
     [
         ("loss", 1),  # in the evaluation before the first update
-        ("inner loss", 10),  # in an episode
+        ("inner loss", 4),  # in the probe episode before the first update
+        ("inner loss", 18),  # in an episode
         ("backward", 8),  # between the units of an update
     ],
 )
@@ -195,10 +208,10 @@ def test_a_signal_ends_the_run_before_the_next_piece_of_work(
     assert stopped.codes == [EXIT_INTERRUPTED] * ranks, stopped.errors
     assert "SIGUSR2" in stopped.errors[ranks - 1]
     assert not any("Traceback" in text for text in stopped.errors)
-    done = [line["step"] for line in run.metrics() if line["kind"] != "heldout"]
+    done = [line["step"] for line in run.metrics() if line["kind"] not in ("heldout", "dynamics")]
     assert run.checkpoints()[-1][0] == len(done)  # none for half an update
     assert CheckpointFolders.problem(run.checkpoints()[-1][1]) is None
-    assert (len(done) == 0) == (place == "loss")
+    assert (len(done) == 0) == ((place, call) in (("loss", 1), ("inner loss", 4)))
     here.finish(run, also=[len(done)])
 
 

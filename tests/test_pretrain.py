@@ -1,25 +1,20 @@
-"""`python -m metapt.pretrain` as a user meets it: runs, resumes, refuses, stops, exports."""
+"""`python -m metapt.pretrain` as a user meets it: runs, refuses, exports. How it stops: test_interruption.py."""
 
 from __future__ import annotations
 
 import shutil
-import signal
 import subprocess
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import REPO, pretrain_many, run_module
+from conftest import run_module
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from metapt.config import TrainConfig
-from metapt.errors import EXIT_INTERRUPTED
-from metapt.runs import CheckpointFolders, Run, read_jsonl
+from metapt.runs import CheckpointFolders, Run
 from metapt.training.trainer import learning_rate
 
 pytestmark = pytest.mark.commands
@@ -38,22 +33,8 @@ def finished(nano_arguments: list[str], tmp_path_factory: pytest.TempPathFactory
     return run
 
 
-def wait_until(happened: Callable[[], bool], process: subprocess.Popen, seconds: float = 120) -> None:
-    """Waits while a process works towards something, and fails if it ends before."""
-    deadline = time.monotonic() + seconds
-    while not happened():
-        assert process.poll() is None, "the process has ended"
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 def weights(run: Run, step: int = 8) -> dict[str, torch.Tensor]:
     return load_file(run.checkpoint(step) / "model" / "model.safetensors")
-
-
-def same_weights(left: Run, right: Run, step: int = 8) -> bool:
-    one, other = weights(left, step), weights(right, step)
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
 def test_metrics_keep_the_objectives_apart(finished: Run):
@@ -117,104 +98,6 @@ def test_vanilla_starts_from_the_same_weights(finished: Run, nano_arguments: lis
     assert all(torch.equal(mine[name], theirs[name]) for name in theirs)
 
 
-RESUMED = [(ds, precision) for ds in ("zero0", "zero2") for precision in ("fp32", "bf16")]
-
-
-def test_killed_and_resumed_equals_uninterrupted(nano_arguments: list[str], tmp_path: Path):
-    """SIGKILL somewhere after the first checkpoint; the same command afterwards gives the same bits and lines."""
-    fixed = [*nano_arguments, "objective=maml", "train.checkpoint_every=3"]
-    kinds = {
-        f"{ds}-{precision}": [*fixed, f"ds={ds}", f"train.precision={precision}"] for ds, precision in RESUMED
-    }
-    whole = {name: Run(tmp_path / "whole" / name) for name in kinds}
-    killed = {name: Run(tmp_path / "killed" / name) for name in kinds}
-    done = pretrain_many([[*words, f"run_dir={whole[name].path}"] for name, words in kinds.items()])
-    assert done.returncode == 0, done.stderr
-    for name, words in kinds.items():
-        command = [sys.executable, "-m", "metapt.pretrain", *words, f"run_dir={killed[name].path}"]
-        process = subprocess.Popen(command, cwd=REPO, stderr=subprocess.DEVNULL)
-        wait_until(killed[name].checkpoint(3).exists, process)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        assert not killed[name].is_done
-    done = pretrain_many([[*words, f"run_dir={killed[name].path}"] for name, words in kinds.items()])
-    assert done.returncode == 0, done.stderr
-    timing = ("seconds", "seconds_total", "tokens_per_second")
-    for name in kinds:
-        assert same_weights(whole[name], killed[name]), name
-        one, other = (
-            [{key: value for key, value in line.items() if key not in timing} for line in run.metrics()]
-            for run in (whole[name], killed[name])
-        )
-        assert one == other, name
-
-
-@pytest.mark.nightly
-def test_killed_again_and_again_at_any_moment(nano_arguments: list[str], tmp_path: Path):
-    """SIGKILL after random times, whatever the run does then, until one attempt comes to the end."""
-    words = [*nano_arguments, "objective=maml", "ds=zero1", "train.max_steps=200", "train.checkpoint_every=5"]
-    whole, killed = Run(tmp_path / "whole"), Run(tmp_path / "killed")
-    assert pretrain(words, whole.path).returncode == 0
-    draw = np.random.default_rng(0)
-    command = [sys.executable, "-m", "metapt.pretrain", *words, f"run_dir={killed.path}"]
-    kills = 0
-    while not killed.is_done:
-        process = subprocess.Popen(command, cwd=REPO, stderr=subprocess.DEVNULL)
-        try:
-            process.wait(timeout=draw.uniform(4, 10))
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-            kills += 1
-            assert kills < 60, "the run gets nowhere"
-    assert kills > 0
-    assert same_weights(whole, killed, 200)
-    assert [line["step"] for line in whole.metrics()] == [line["step"] for line in killed.metrics()]
-
-
-def test_a_damaged_checkpoint_is_passed_over(nano_arguments: list[str], finished: Run, tmp_path: Path):
-    run = Run(tmp_path / "damaged")
-    words = ["objective=maml"]
-    assert pretrain(nano_arguments, run.path, *words).returncode == 0
-    run.result_file.unlink()
-    file = run.checkpoint(8) / "model" / "model.safetensors"
-    file.write_bytes(file.read_bytes()[:-1] + b"\0")
-    again = pretrain(nano_arguments, run.path, *words)
-    assert again.returncode == 0
-    assert "checkpoint of step 8 is damaged" in again.stderr
-    assert same_weights(run, finished)
-
-
-def test_a_signal_leaves_a_checkpoint_and_a_telling_exit_code(nano_arguments: list[str], tmp_path: Path):
-    run = Run(tmp_path / "stopped")
-    words = [*nano_arguments, "objective=maml", "train.max_steps=3000", "train.checkpoint_every=3000"]
-    command = [sys.executable, "-m", "metapt.pretrain", *words, f"run_dir={run.path}"]
-    process = subprocess.Popen(command, cwd=REPO, stderr=subprocess.PIPE, text=True)
-    wait_until(lambda: any(line["step"] > 0 for line in read_jsonl(run.metrics_file)), process)
-    process.send_signal(signal.SIGUSR2)
-    _, errors = process.communicate()
-    assert process.returncode == EXIT_INTERRUPTED
-    assert "SIGUSR2" in errors
-    assert "Traceback" not in errors
-    assert run.checkpoints()[-1][0] == max(line["step"] for line in run.metrics()) < 3000
-    assert not run.is_done
-
-
-def test_leftovers_of_a_kill_are_no_checkpoints(nano_arguments: list[str], finished: Run, tmp_path: Path):
-    """What a kill while writing leaves: a staged folder, a half-deleted one, half a line of metrics."""
-    run = Run(tmp_path / "killed")
-    shutil.copytree(finished.path, run.path)
-    run.result_file.unlink()
-    run.checkpoint(8).rename(run.checkpoints_dir / "step_000008.tmp")
-    shutil.copytree(run.checkpoint(4), run.checkpoints_dir / "step_000002.deleted")
-    text = run.metrics_file.read_text()
-    run.metrics_file.write_text(text[: text.rindex("{") + 20])
-    assert [step for step, _ in run.checkpoints()] == [0, 4]
-    assert pretrain(nano_arguments, run.path, "objective=maml").returncode == 0
-    assert same_weights(run, finished)
-    assert [line["step"] for line in run.metrics()] == [line["step"] for line in finished.metrics()]
-
-
 def test_the_newest_checkpoints_are_kept_and_a_damaged_one_never_instead_of_an_intact_one(
     nano_arguments: list[str], finished: Run, tmp_path: Path
 ):
@@ -226,16 +109,6 @@ def test_the_newest_checkpoints_are_kept_and_a_damaged_one_never_instead_of_an_i
     assert pretrain(nano_arguments, run.path, *words).returncode == 0
     assert [step for step, _ in run.checkpoints()] == [8]
     assert CheckpointFolders.problem(run.checkpoint(8)) is None
-
-
-def test_a_loss_that_is_not_finite_is_never_applied(nano_arguments: list[str], tmp_path: Path):
-    run = Run(tmp_path / "exploding")
-    words = ["objective=maml", "meta.rho=1", "meta.inner_lr=1e30", "train.checkpoint_every=1"]
-    done = pretrain(nano_arguments, run.path, *words)
-    assert done.returncode == 1
-    assert "is not finite, and the update was not made" in done.stderr
-    assert "Traceback" not in done.stderr
-    assert all(torch.isfinite(value).all() for value in weights(run, run.checkpoints()[-1][0]).values())
 
 
 def test_another_configuration_in_the_folder_is_refused(

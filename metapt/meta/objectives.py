@@ -133,10 +133,12 @@ def _logits(learner: Learner, values: Parameters, side: Side) -> Tensor:
     return functional_call(learner, values, (side.tokens, side.positions))
 
 
-def probe(learner: Learner, task: Episode, meta: MetaConfig) -> dict[str, Tensor]:
+def probe(
+    learner: Learner, task: Episode, meta: MetaConfig, poll: Callable[[], None] = lambda: None
+) -> dict[str, Tensor]:
     """Loss (nats) and accuracy on support and query at every inner step 0..T of an episode; nothing is trained.
 
-    Without dropout, so that two measurements differ by the weights alone.
+    Without dropout, so that two measurements differ by the weights alone. `poll` as in `episode`.
     """
     assert learner.head is not None
     sides = {"support": Side.of(task.support, learner), "query": Side.of(task.query, learner)}
@@ -152,6 +154,7 @@ def probe(learner: Learner, task: Episode, meta: MetaConfig) -> dict[str, Tensor
         return traces[name].record(_logits(learner, values, sides[name]), sides[name].labels)
 
     def record_query(values: Parameters) -> None:
+        poll()
         with torch.no_grad():
             record("query", values)
 

@@ -81,12 +81,11 @@ class Dynamics:
         return {**values, "seconds": time.perf_counter() - started}
 
     def _probe(self, task: Episode) -> dict[str, Tensor]:
-        self.poll()
         engine, meta = self.engine, self.config.meta
         if engine.shards and work_together(self.config):
             backward = partial(engine.backward, last=False)
-            return probe_together(engine.shards, engine.learner, backward, task, meta)
-        return probe(engine.learner, task, meta)
+            return probe_together(engine.shards, engine.learner, backward, task, meta, self.poll)
+        return probe(engine.learner, task, meta, self.poll)
 
     def _effective_ranks(self) -> dict[str, list[float]]:
         """By kind of matrix, one for each block. The matrices are dealt to the ranks, one each in a round."""

@@ -204,7 +204,12 @@ def episode_together(
 
 
 def probe_together(
-    shards: Shards, learner: Learner, backward: Callable[[Tensor], None], task: Episode, meta: MetaConfig
+    shards: Shards,
+    learner: Learner,
+    backward: Callable[[Tensor], None],
+    task: Episode,
+    meta: MetaConfig,
+    poll: Callable[[], None] = lambda: None,
 ) -> dict[str, Tensor]:
     """`metapt.meta.objectives.probe` by all ranks; between updates, when no gradient is there to be kept."""
     assert learner.head is not None
@@ -216,6 +221,7 @@ def probe_together(
 
     with without_dropout(learner.head), shards.adapting(work.adapted):
         for _ in range(meta.inner_steps):
+            poll()
             with torch.no_grad():
                 record("query")
             backward(record("support"))
