@@ -78,7 +78,7 @@ def prepare(config: PretrainConfig, stop: StopRequest) -> Corpus:
         corpus = prepare_corpus(config.data)
         if config.meta.rho > 0:
             corpus_index(corpus, config.meta)
-    asked = corpus is None
+    asked = bool(stop)
     if "RANK" in os.environ:
         from metapt.training.engine import any_rank
 
