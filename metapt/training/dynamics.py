@@ -54,7 +54,7 @@ class Dynamics:
     ):
         self.engine, self.config = engine, config
         self.sequences = heldout[:ATTENTION_SEQUENCES, :-1].to(engine.device)
-        self.probe_task = sampler.episode(PROBE_STEP, 0) if sampler else None
+        self.probe_task = sampler.episode(PROBE_STEP, 0) if sampler and config.train.dynamics_every else None
         self._gradients: dict[str, Any] = {}
 
     def is_due(self, done: int) -> bool:
