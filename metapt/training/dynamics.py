@@ -62,7 +62,7 @@ class Dynamics:
     ):
         self.engine, self.config, self.poll = engine, config, poll
         self.sequences = heldout[:ATTENTION_SEQUENCES, :-1].to(engine.device)
-        self.probe_task = sampler.episode(PROBE_STEP, 0) if sampler else None
+        self.probe_task = sampler.episode(PROBE_STEP, 0) if sampler and config.train.dynamics_every else None
 
     def is_due(self, done: int) -> bool:
         """Whether to measure after `done` updates: every so many, and at both ends."""
