@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -156,13 +156,20 @@ def _local_rank_set() -> Iterator[None]:
 
 
 def _adamw(learner: Learner, train: TrainConfig) -> torch.optim.AdamW:
-    """AdamW; gains and biases (tensors of one dimension) are not decayed."""
-    matrices = [value for value in learner.parameters() if value.ndim > 1]
+    """AdamW; gains and biases (tensors of one dimension) are not decayed.
+
+    One group per block: ZeRO 1 and 2 flatten the gradients of a group and step it by itself, so that what lives for
+    the time of a step is as large as a block, not as the model. The vectors come first, since all gradients lie in
+    one buffer, which goes when the last group lets go of it.
+    """
+    decoder = learner.decoder
+    parts = [decoder.model.embed_tokens, *decoder.model.layers, decoder.lm_head, learner.head]
     vectors = [value for value in learner.parameters() if value.ndim <= 1]
-    groups: Sequence[dict[str, Any]] = [
-        {"params": matrices, "weight_decay": train.weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
-    ]
+    groups: list[dict[str, Any]] = [{"params": vectors, "weight_decay": 0.0}]
+    for part in parts:
+        if part is not None:
+            matrices = [value for value in part.parameters() if value.ndim > 1]
+            groups.append({"params": matrices, "weight_decay": train.weight_decay})
     return torch.optim.AdamW(
         groups, lr=train.lr, betas=(train.beta1, train.beta2), fused=torch.cuda.is_available() or None
     )
