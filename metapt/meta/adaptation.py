@@ -48,13 +48,14 @@ def adapt(
             gradients = torch.autograd.grad(support_loss(adapted), values)
         with torch.no_grad():
             torch._foreach_sub_(values, gradients, alpha=rate)
+        del gradients  # else they live beside the next step's
     return {name: value.detach() for name, value in adapted.items()}
 
 
 class _AtAdapted(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, original: Tensor, adapted: Tensor) -> Tensor:
-        return adapted.clone()
+        return adapted.detach()  # the same memory: nobody writes to either
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
