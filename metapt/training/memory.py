@@ -12,6 +12,7 @@ tensors of a few megabytes. Units are bytes.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from itertools import pairwise
 
 from metapt.config import ModelConfig, PretrainConfig, deepspeed_settings
 from metapt.models.cost import CHUNK_TOKENS, block_matrices, parameter_count
@@ -70,7 +71,9 @@ def moments(config: PretrainConfig, kind: str, ranks: Ranks) -> dict[str, Memory
     at_rest = sharding.at_rest()
     output = FP32 * config.model.vocab_size * config.model.hidden_size
     # The output layer's gradient comes first (of an episode: zeros), beside its copy in the bucket or that of the loss.
-    first = Memory(activations=saved, working=output * (1 if kind == "episode" and sharding.stage == 0 else 2))
+    first = Memory(
+        activations=saved, working=output * (1 if kind == "episode" and sharding.stage == 0 else 2)
+    )
     last = Memory(working=FP32 * _largest(config.model))
     if ranks.device == "cuda":  # buffers are taken at once there; the CPU's pages come as they are written
         first = replace(first, gradients=sharding.reducing)
@@ -160,6 +163,7 @@ def _block_working(model: ModelConfig, tokens: int) -> int:
 class _Sharding:
     """What DeepSpeed keeps on a rank, by stage."""
 
+    device: str
     stage: int
     offload: bool
     parameters: int  # bytes of all, fp32
@@ -175,16 +179,13 @@ class _Sharding:
         parameters = FP32 * all_parameters(config)
         shard = -(-parameters // ranks.count)
         largest = FP32 * _largest(config.model)
-        bucket = int(zero.get("reduce_bucket_size", 500_000_000)) if stage else STAGE_0_BUCKET
-        buckets = 2 if zero.get("overlap_comm") else 1
-        allocated = parameters if ranks.device == "cpu" or not stage else FP32 * bucket
-        # AdamW on the CPU makes two temporaries of a group, the flat gradient is a third; the norm is taken in fp64.
-        block = FP32 * block_matrices(config.model) // ranks.count
-        copies = 3 if ranks.device == "cpu" else 1
-        fused = ranks.device == "cuda"
-        stepping = max(2 * largest, copies * block) if stage else (0 if fused else 2 * largest)
+        bucket = FP32 * (int(zero.get("reduce_bucket_size", 500_000_000)) if stage else STAGE_0_BUCKET)
+        if not stage or ranks.device == "cpu":  # of a bucket only what is filled counts there
+            bucket = min(bucket, parameters)
+        if zero.get("overlap_comm"):
+            bucket *= 2
         return cls(
-            stage, offload, parameters, shard, buckets * min(FP32 * bucket, allocated), largest, stepping
+            ranks.device, stage, offload, parameters, shard, bucket, largest, _stepping(config, ranks, stage)
         )
 
     def at_rest(self) -> Memory:
@@ -194,9 +195,9 @@ class _Sharding:
         if not self.offload:
             return Memory(parameters=self.parameters, optimizer=3 * self.shard)
         # Master copy, two moments, gradient and a buffer on the way back; the largest parameter on either side.
-        return Memory(
-            parameters=self.parameters, gradients=self.largest, host=5 * self.shard + self.largest
-        )
+        kept = 5 * self.shard + self.largest
+        rest = Memory(parameters=self.parameters, gradients=self.largest)
+        return replace(rest, host=kept) if self.device == "cuda" else replace(rest, optimizer=kept)
 
     @property
     def accumulated(self) -> int:
@@ -218,6 +219,15 @@ class _Sharding:
         if self.stage == 0:
             return self.parameters
         return 0 if self.offload else self.shard
+
+
+def _stepping(config: PretrainConfig, ranks: Ranks, stage: int) -> int:
+    """Temporaries of a step: AdamW's two of a group on the CPU (fused, it has none), the flat gradient of a group,
+    the norm's copy of a gradient in fp64 with ZeRO."""
+    largest, block = (FP32 * size for size in (_largest(config.model), block_matrices(config.model)))
+    if stage == 0:
+        return 2 * largest if ranks.device == "cpu" else 0
+    return max(2 * largest, (3 if ranks.device == "cpu" else 1) * block // ranks.count)
 
 
 def _sum(*parts: Memory) -> Memory:
@@ -242,4 +252,4 @@ def _head_parameters(config: PretrainConfig) -> int:
     if not meta.rho:
         return 0
     widths = [config.model.hidden_size, *[meta.head_hidden] * (meta.head_layers - 1), meta.n_way]
-    return sum((into + 1) * out for into, out in zip(widths, widths[1:], strict=False))
+    return sum((into + 1) * out for into, out in pairwise(widths))
