@@ -128,8 +128,11 @@ def _autoregressive(config: PretrainConfig, ranks: Ranks) -> tuple[dict[str, Mem
     size = FP32 if train.precision == "fp32" else 2
     output = model.vocab_size * model.hidden_size
     chunk = min(tokens, CHUNK_TOKENS[ranks.device])
-    # Of a chunk the logits and their gradient; of the layer its gradient and a chunk's share of it, in bf16 its cast.
-    layer = output * (FP32 + size + (size if size < FP32 else 0))
+    # Of the layer its gradient and a chunk's share of it, in bf16 its cast, and on the CPU that share in fp32 as well;
+    # of a chunk the logits and their gradient.
+    layer = output * (FP32 + size)
+    if size < FP32:
+        layer += output * (size + (FP32 if ranks.device == "cpu" else 0))
     logits = chunk * model.vocab_size * (FP32 + (size if size < FP32 else 0))
     states = tokens * model.hidden_size * 2 * FP32
     return {"loss": Memory(activations=saved, working=layer + logits + states)}, saved + states
