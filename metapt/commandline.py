@@ -28,13 +28,14 @@ from metapt import config as schema
 from metapt.errors import UserError
 
 CONF = Path(__file__).parent / "conf"
+SAME_CHOICES = {"plan": "pretrain"}  # commands that take those of another one
 
 
 def load(command: str, arguments: Sequence[str]) -> Any:
     """The checked configuration of `command` for its command line arguments.
 
     Args:
-        command: one of `config.COMMANDS`; its YAML files are under conf/COMMAND/.
+        command: one of `config.COMMANDS`; its YAML files are under conf/COMMAND/ (or another's).
         arguments: `key=value` words, as after `python -m metapt.COMMAND`.
     Returns: the command's dataclass, filled in.
     Raises:
@@ -110,7 +111,7 @@ def _compose(command: str, overrides: Sequence[str]) -> Any:
 @cache
 def _composed(command: str, chosen: tuple[str, ...]) -> DictConfig:
     ConfigStore.instance().store(name="schema", node=schema.COMMANDS[command])
-    with initialize_config_dir(config_dir=str(CONF / command), version_base="1.3"):
+    with initialize_config_dir(config_dir=str(_folder(command)), version_base="1.3"):
         return compose("config", overrides=list(chosen))
 
 
@@ -175,8 +176,12 @@ def _scratch(command: str) -> Any:
 @cache
 def choices(command: str) -> dict[str, list[str]]:
     """The configuration groups of a command and their options."""
-    folders = sorted(path for path in (CONF / command).iterdir() if path.is_dir())
+    folders = sorted(path for path in _folder(command).iterdir() if path.is_dir())
     return {folder.name: sorted(path.stem for path in folder.glob("*.yaml")) for folder in folders}
+
+
+def _folder(command: str) -> Path:
+    return CONF / SAME_CHOICES.get(command, command)
 
 
 @cache

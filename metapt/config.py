@@ -1,6 +1,6 @@
 """The whole typed configuration, and every check on it.
 
-Each command has one dataclass (PretrainConfig, FinetuneConfig, SubmitConfig, StatusConfig). A field's metadata
+Each command has one dataclass (PretrainConfig, PlanConfig, FinetuneConfig, SubmitConfig, StatusConfig). A field's metadata
 holds its help line, its allowed values (`choices`) or bounds (`low`, `above`, `high`), and whether it decides
 the outcome of a run (`identity`). Defaults live here; the YAML files under conf/ hold only what a choice
 (`model=tiny`, `objective=maml`) changes. metapt/commandline.py turns a command line into one of these.
@@ -166,6 +166,22 @@ class PretrainConfig:
 
 
 @dataclass
+class PlanConfig(PretrainConfig):
+    """python -m metapt.plan"""
+
+    nodes: int = key(1, "nodes", low=1)
+    gpus: int = key(1, "GPUs per node, one rank each; 0: one rank per node on its CPU", low=0)
+    gpu_memory_gb: float | None = key(
+        None, "memory of a GPU (of a rank, without GPUs), GB; absent: no micro-batch is searched", above=0
+    )
+    headroom: float = key(0.1, "share of it for the context, NCCL, libraries and fragments", low=0, high=0.9)
+    gpu_tflops: float | None = key(
+        None, "peak of a GPU at train.precision, TFLOP/s; absent: no hours are told", above=0
+    )
+    mfu: float = key(0.3, "share of that peak which is reached", above=0, high=1)
+
+
+@dataclass
 class NerConfig:
     """The tagger and how it is tuned."""
 
@@ -258,6 +274,9 @@ class ClusterConfig:
     qos: str | None = key(None, "quality of service (slurm)")
     signal_delay_s: int = key(120, "warning before the time limit, seconds (slurm)", low=1)
     max_requeues: int = key(50, "how often a job that ran out of time is queued again", low=0)
+    gpu_memory_gb: float | None = key(None, "memory of a GPU, for the dry run", above=0)
+    gpu_tflops: float | None = key(None, "peak of a GPU, TFLOP/s, for the dry run", above=0)
+    mfu: float = key(0.3, "share of that peak which is reached, for the dry run", above=0, high=1)
     extra: dict[str, str] = key({}, "further sbatch options, by long name (slurm)")
     setup: list[str] = key([], "shell lines before the job, such as `module load cuda` (slurm)")
 
@@ -281,6 +300,7 @@ class SubmitConfig:
 
 COMMANDS: dict[str, type] = {
     "pretrain": PretrainConfig,
+    "plan": PlanConfig,
     "finetune": FinetuneConfig,
     "submit": SubmitConfig,
     "status": StatusConfig,
@@ -365,6 +385,12 @@ def check(config: Any) -> list[str]:
     complaints = list(_check_fields(config, ""))
     if isinstance(config, PretrainConfig):
         complaints += _check_pretrain(config)
+    if isinstance(config, PlanConfig):
+        ranks = config.nodes * max(1, config.gpus)
+        complaints += [
+            f"{each}: must be a multiple of the number of ranks, {ranks}"
+            for each in uneven_units(config, ranks)
+        ]
     return complaints
 
 

@@ -11,7 +11,8 @@ from transformers import LlamaForCausalLM
 
 from metapt import commandline
 from metapt.models import losses
-from metapt.models.decoder import Cost, build_decoder, llama_config, parameter_count
+from metapt.models.cost import Cost, parameter_count
+from metapt.models.decoder import build_decoder, llama_config
 from metapt.models.learner import build_learner
 
 EXACT = {"tiny": 11_282_784, "small": 64_595_328, "medium": 181_095_168, "large": 569_808_384}

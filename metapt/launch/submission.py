@@ -14,6 +14,7 @@ from metapt.launch import executors, slurm
 from metapt.launch.display import describe_plan, summary, view
 from metapt.launch.grid import plan
 from metapt.launch.jobs import Job, Plan
+from metapt.launch.requirements import requirements
 from metapt.launch.root import Root
 from metapt.launch.status import run_status
 
@@ -34,6 +35,7 @@ def submit(config: SubmitConfig) -> None:
     if config.dry_run:
         states = current_states(grid_plan, root)
         print(describe_plan(grid_plan, states, to_do(grid_plan, states, root)))
+        print("\n".join(["", *requirements(grid_plan, config.cluster)]))
         return
     with root.claimed():
         run_plan(grid_plan, root, config)

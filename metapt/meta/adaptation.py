@@ -72,6 +72,7 @@ def adapt(
             gradients = torch.autograd.grad(support_loss(adapted), values)
         with torch.no_grad():
             descend(values, gradients, rate, scales, moved)
+        del gradients  # else they live beside the next step's
     return Adapted(
         {name: value.detach() for name, value in adapted.items()}, dict(zip(adapted, moved, strict=False))
     )
@@ -95,7 +96,7 @@ def descend(
 class _AtAdapted(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, original: Tensor, adapted: Tensor) -> Tensor:
-        return adapted.view_as(adapted)
+        return adapted.detach()  # the same memory: nobody writes to either
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:

@@ -1,9 +1,8 @@
-"""LLaMA-style decoders: transformers' LlamaForCausalLM at the project's scales, its size and its cost."""
+"""LLaMA-style decoders: transformers' LlamaForCausalLM at the project's scales, and the episode head."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -49,34 +48,6 @@ def build_decoder(model: ModelConfig, seed: int, *, eos_id: int | None = None) -
 def load_decoder(folder: Path) -> LlamaForCausalLM:
     """A decoder from a model folder (safetensors), in fp32."""
     return LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
-
-
-def parameter_count(model: ModelConfig) -> int:
-    """Exact number of parameters of the decoder, in closed form."""
-    d, head = model.hidden_size, model.hidden_size // model.num_heads
-    attention = 2 * d * d + 2 * d * head * model.num_kv_heads
-    feed_forward = 3 * d * model.intermediate_size
-    return 2 * model.vocab_size * d + model.num_layers * (attention + feed_forward + 2 * d) + d
-
-
-@dataclass(frozen=True)
-class Cost:
-    """Floating point operations of one forward pass over one token: 2 per multiply-add in matrix products.
-
-    The usual count (Kaplan et al. 2020, section 2.1; PaLM, appendix B): embeddings look-ups, norms and
-    activations are left out; attention scores are counted for the causal half of the window.
-    """
-
-    blocks: int
-    output_layer: int
-
-    @classmethod
-    def of(cls, model: ModelConfig, length: int) -> Cost:
-        """Cost per token in a sequence of `length` tokens."""
-        d, head = model.hidden_size, model.hidden_size // model.num_heads
-        weights = 2 * d * d + 2 * d * head * model.num_kv_heads + 3 * d * model.intermediate_size
-        scores = 2 * d * (length + 1) // 2
-        return cls(blocks=2 * model.num_layers * (weights + scores), output_layer=2 * d * model.vocab_size)
 
 
 class EpisodeHead(nn.Module):

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-CHUNK_TOKENS = {"cpu": 256, "cuda": 4096}
+from metapt.models.cost import CHUNK_TOKENS
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
@@ -36,9 +36,11 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                 # d loss / d logits = (softmax - one-hot) / tokens
                 grad = logits.sub_(log_z).exp_()
                 grad[torch.arange(len(grad), device=grad.device), targets[part]] -= 1.0
-                grad = (grad / len(hidden)).to(dtype)
+                grad = grad.div_(len(hidden)).to(dtype)
                 grad_hidden[part] = grad @ weight
                 grad_weight += grad.T @ hidden[part]
+                del grad
+            del logits  # else the next chunk's logits are made beside these
         if wants_gradient:
             ctx.save_for_backward(grad_hidden.to(types[0]), grad_weight)
         return total / len(hidden)

@@ -219,14 +219,21 @@ ZERO_SUPPORTED_OPTIMIZERS.append(_AdamW)  # else DeepSpeed warns of an untested 
 
 
 def _adamw(learner: Learner, train: TrainConfig) -> _AdamW:
-    """AdamW; gains and biases (tensors of one dimension) and inner rates are not decayed."""
+    """AdamW; gains and biases (tensors of one dimension) and inner rates are not decayed.
+
+    One group per block: ZeRO 1 and 2 flatten the gradients of a group and step it by itself, so that what lives for
+    the time of a step is as large as a block, not as the model. The vectors come first, since all gradients lie in
+    one buffer, which goes when the last group lets go of it.
+    """
+    decoder = learner.decoder
+    parts = [decoder.model.embed_tokens, *decoder.model.layers, decoder.lm_head, learner.head]
     rates = set(learner.rates.parameters()) if learner.rates else set()
-    decayed = [value for value in learner.parameters() if value.ndim > 1 and value not in rates]
     others = [value for value in learner.parameters() if value.ndim <= 1 or value in rates]
-    groups: Sequence[dict[str, Any]] = [
-        {"params": decayed, "weight_decay": train.weight_decay},
-        {"params": others, "weight_decay": 0.0},
-    ]
+    groups: list[dict[str, Any]] = [{"params": others, "weight_decay": 0.0}]
+    for part in parts:
+        if part is not None:
+            matrices = [value for value in part.parameters() if value.ndim > 1]
+            groups.append({"params": matrices, "weight_decay": train.weight_decay})
     return _AdamW(
         groups, lr=train.lr, betas=(train.beta1, train.beta2), fused=torch.cuda.is_available() or None
     )

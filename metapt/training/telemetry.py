@@ -8,11 +8,9 @@ from dataclasses import asdict, dataclass
 from typing import Any, TextIO
 
 from metapt.config import PretrainConfig
-from metapt.models.decoder import Cost
+from metapt.models.cost import flops_of_step, tokens_of_step
 from metapt.runs import MetricsWriter, Run
 from metapt.training.loggers import open_loggers
-
-BACKWARD = 2  # a backward pass costs twice a forward pass (Kaplan et al. 2020, section 2.1)
 
 
 @dataclass
@@ -24,28 +22,6 @@ class Totals:
     seconds_total: float = 0.0
     skipped_total: int = 0
     skipped_in_row: int = 0
-
-
-def tokens_of_step(config: PretrainConfig, is_episode: bool) -> int:
-    """Tokens that a step reads, over all ranks."""
-    train, meta = config.train, config.meta
-    if is_episode:
-        return meta.tasks_per_step * meta.n_way * (meta.k_shot + meta.q_query) * meta.window
-    return train.micro_batch * train.accumulation * train.seq_len
-
-
-def flops_of_step(config: PretrainConfig, is_episode: bool) -> int:
-    """Floating point operations of a step, over all ranks; the episode head is left out as negligible."""
-    meta = config.meta
-    if not is_episode:
-        cost = Cost.of(config.model, config.train.seq_len)
-        return (1 + BACKWARD) * (cost.blocks + cost.output_layer) * tokens_of_step(config, False)
-    share_adapted = {"head": 0.0, "full": 1.0, "last_n": meta.last_n / config.model.num_layers}[meta.scope]
-    inner_steps = 0 if meta.scope == "head" else meta.inner_steps
-    passes_over_support = 1 + inner_steps * (1 + BACKWARD * share_adapted)
-    passes = meta.k_shot * passes_over_support + meta.q_query * (1 + BACKWARD)
-    tokens = meta.tasks_per_step * meta.n_way * meta.window
-    return round(tokens * passes * Cost.of(config.model, meta.window).blocks)
 
 
 class Telemetry:

@@ -16,7 +16,7 @@ from metapt.data.corpus import Corpus
 from metapt.data.episodes import EpisodeSampler, corpus_index
 from metapt.errors import Interrupted, OperationalError
 from metapt.meta.objectives import Outcome, autoregressive, episode, is_episode
-from metapt.models.decoder import parameter_count
+from metapt.models.cost import parameter_count
 from metapt.models.learner import build_learner
 from metapt.runs import Run
 from metapt.training.checkpoints import Checkpoints
