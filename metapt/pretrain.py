@@ -78,13 +78,14 @@ def prepare(config: PretrainConfig, stop: StopRequest) -> Corpus:
         corpus = prepare_corpus(config.data)
         if config.meta.rho > 0:
             corpus_index(corpus, config.meta)
-    asked = bool(stop)
+    stops = bool(stop)
     if "RANK" in os.environ:
         from metapt.training.engine import any_rank
 
-        asked = any_rank(asked)
-    if corpus is None or asked:
-        raise Interrupted(f"{config.run_dir}: {stop.name or 'a signal'} before the first update; resumable")
+        stops = any_rank(stops)
+    if corpus is None or stops:
+        asked = stop.name or "a signal to another rank"
+        raise Interrupted(f"{config.run_dir}: {asked} while the corpus was made ready; resumable")
     return corpus
 
 
