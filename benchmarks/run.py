@@ -99,9 +99,9 @@ def main() -> None:
         print(lines[-1], flush=True)
     lines += [
         "",
-        "What measuring the learning dynamics costs at the defaults of a scale. The share is the time of one measurement, of that",
-        "of train.dynamics_every updates as train.accumulation times that of one micro-batch, or meta.tasks_per_step",
-        "times that of one episode, each as often as meta.rho says; the optimizer's step is left out. Bound: 0.03.",
+        "What measuring the learning dynamics costs at the defaults of a scale: the time of one measurement as a share of that",
+        "of train.dynamics_every updates. An update is taken as train.accumulation times a micro-batch or meta.tasks_per_step",
+        "times an episode, each as often as meta.rho says, without the optimizer's step. The bound is 0.03.",
         "",
         "| what | against | share |",
         "|---|---|---|",
