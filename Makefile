@@ -2,7 +2,7 @@
 # make test     install, run the tests
 # make check    lint, format, types, fast tests
 # make nightly  the tests that take minutes
-# make bench    what is timed, as ratios (benchmarks/)
+# make bench    what is timed, as ratios, and memory against what is told (benchmarks/)
 # make golden   record the golden losses anew
 # make clean    remove what the above made (other runs stay)
 
@@ -37,6 +37,7 @@ nightly: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/run.py
+	$(BIN)/python benchmarks/memory.py
 
 golden: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python tests/golden.py

@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from typing import Any
 from memory import status_bytes
 
 from metapt import commandline
-from metapt.errors import EXIT_INTERRUPTED
+from metapt.errors import EXIT_INTERRUPTED, OperationalError, run_command
 from metapt.runs import MODEL_DIR, Run
 from metapt.training.memory import KINDS, Ranks, peak
 
@@ -77,7 +78,7 @@ def watched(command: list[str], log: Path, stop_when: Path | None = None) -> tup
     Args:
         stop_when: TERM is sent as soon as this metrics file has the line of an update.
     Raises:
-        MemoryError: the machine has less than LEAST_AVAILABLE left; the process was killed.
+        OperationalError: the machine has less than LEAST_AVAILABLE left; the process was killed.
     """
     highest, told = 0, stop_when is None
     with log.open("ab") as out:
@@ -88,7 +89,9 @@ def watched(command: list[str], log: Path, stop_when: Path | None = None) -> tup
             if available() < LEAST_AVAILABLE:
                 process.kill()
                 process.wait()
-                raise MemoryError(f"{available() / GIB:.1f} GiB left in the machine; {' '.join(command)}")
+                raise OperationalError(
+                    f"{available() / GIB:.1f} GiB left in the machine; {' '.join(command)}"
+                )
             if not told and stop_when is not None and has_update(stop_when):
                 process.send_signal(signal.SIGTERM)
                 told = True
@@ -112,15 +115,15 @@ def measure(size: str, scope: str, folder: Path) -> dict[str, Any]:
     command = [sys.executable, "-m", "metapt.pretrain", *words(size, scope, folder)]
     code, first = watched(command, log, stop_when=run.metrics_file)
     if code != EXIT_INTERRUPTED:
-        raise RuntimeError(f"exit code {code} where {EXIT_INTERRUPTED} was due; see {log}")
+        raise OperationalError(f"exit code {code} where {EXIT_INTERRUPTED} was due; see {log}")
     code, second = watched(command, log)
     if code:
-        raise RuntimeError(f"exit code {code} after resuming; see {log}")
+        raise OperationalError(f"exit code {code} after resuming; see {log}")
     step, checkpoint = run.checkpoints()[-1]
     model = checkpoint / MODEL_DIR
     code, loading = watched([sys.executable, "-c", LOAD, str(model)], log)
     if code or step != 3:
-        raise RuntimeError(f"the export of step {step} does not load; see {log}")
+        raise OperationalError(f"the export of step {step} does not load; see {log}")
     updates = [line for line in run.metrics() if line["kind"] in KINDS]
     assert [line["step"] for line in updates] == [1, 2, 3]
     size_on_disk = sum(file.stat().st_size for file in checkpoint.rglob("*") if file.is_file()) / GIB
@@ -158,7 +161,8 @@ def report(size: str, results: dict[str, Any], folder: Path) -> str:
     return "\n".join(lines) + "\n"
 
 
-def main(size: str) -> None:
+def main(argv: Sequence[str]) -> None:
+    size = argv[0] if argv else "large"
     folder = Path("runs") / f"benchmark-{size}"
     folder.mkdir(parents=True, exist_ok=True)
     kept = folder / "measured.json"
@@ -174,4 +178,4 @@ def main(size: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1] if len(sys.argv) > 1 else "large")
+    run_command(main)

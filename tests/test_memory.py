@@ -8,6 +8,7 @@ import torch
 from benchmarks import memory as measuring
 from metapt import commandline
 from metapt.models.learner import build_learner
+from metapt.training import memory
 from metapt.training.memory import Ranks, all_parameters, moments, peak, saved_activations
 
 TOLERANCE = 0.15
@@ -82,3 +83,13 @@ def test_the_peak_grows_with_what_must_be_kept():
     full, last = (["ds=zero2", f"meta.scope={scope}"] for scope in ("full", "last_n"))
     assert largest(*full, kind="episode") > largest(*last, kind="episode")
     assert largest("ds=zero2", ranks=8) < largest("ds=zero2", ranks=2)
+
+
+def test_stage_3_keeps_shards_of_everything_but_what_it_gathers(monkeypatch: pytest.MonkeyPatch):
+    config = commandline.load("pretrain", ["model=large", "objective=maml", "meta.scope=full"])
+    parameters = 4 * all_parameters(config)
+    zero = {"stage": 3, "stage3_max_live_parameters": 100_000_000}
+    monkeypatch.setattr(memory, "deepspeed_settings", lambda name: {"zero_optimization": zero})
+    told = moments(config, "episode", Ranks(8, "cuda"))
+    assert told["step"].parameters == parameters // 8 + 4 * 100_000_000
+    assert told["query"].adapted < parameters // 4  # the accumulated shard

@@ -18,7 +18,7 @@ from metapt.config import ModelConfig, PretrainConfig, deepspeed_settings
 from metapt.models.cost import CHUNK_TOKENS, block_matrices, parameter_count
 
 FP32 = 4
-STAGE_0_BUCKET = 500_000_000  # elements that DeepSpeed reduces at once without ZeRO; not a setting
+BUCKET = 500_000_000  # elements that DeepSpeed reduces at once by default; without ZeRO it is not a setting
 KINDS = ("autoregressive", "episode")
 
 
@@ -63,31 +63,29 @@ def moments(config: PretrainConfig, kind: str, ranks: Ranks) -> dict[str, Memory
     sharding = _Sharding.of(config, ranks)
     if kind == "episode":
         units = config.meta.tasks_per_step // ranks.count
-        passes, saved = _episode(config, ranks)
+        passes, saved = _episode(config, sharding)
     else:
         units = config.train.accumulation // ranks.count
         passes, saved = _autoregressive(config, ranks)
-    held = sharding.accumulated if units > 1 else 0
+    held = sharding.accumulated(units)
     at_rest = sharding.at_rest()
     output = FP32 * config.model.vocab_size * config.model.hidden_size
     # The output layer's gradient comes first (of an episode: zeros), beside its copy in the bucket or that of the loss.
-    first = Memory(
-        activations=saved, working=output * (1 if kind == "episode" and sharding.stage == 0 else 2)
-    )
-    last = Memory(working=FP32 * _largest(config.model))
-    if ranks.device == "cuda":  # buffers are taken at once there; the CPU's pages come as they are written
-        first = replace(first, gradients=sharding.reducing)
+    copies = 1 if kind == "episode" and sharding.stage == 0 else 2
+    first = Memory(gradients=sharding.begun(held), activations=saved, working=copies * output)
+    last = Memory(gradients=sharding.reduced(held), working=FP32 * _largest(config.model))
     return {
         **{name: _sum(at_rest, Memory(gradients=held), what) for name, what in passes.items()},
-        "backward begins": _sum(at_rest, Memory(gradients=held), first),
-        "backward ends": _sum(at_rest, Memory(gradients=held + sharding.reducing), last),
-        "step": _sum(at_rest, Memory(gradients=sharding.gradients, working=sharding.stepping)),
+        "backward begins": _sum(at_rest, first),
+        "backward ends": _sum(at_rest, last),
+        "step": _sum(at_rest, Memory(gradients=sharding.stepped(), working=sharding.stepping)),
     }
 
 
 def all_parameters(config: PretrainConfig) -> int:
-    """Parameters of the decoder and of the episode head."""
-    return parameter_count(config.model) + _head_parameters(config)
+    """Parameters of the decoder, of the episode head, and the inner rates of Meta-SGD."""
+    rates = adapted_parameters(config) if config.meta.rho and config.meta.rule == "meta_sgd" else 0
+    return parameter_count(config.model) + _head_parameters(config) + rates
 
 
 def adapted_parameters(config: PretrainConfig) -> int:
@@ -138,21 +136,31 @@ def _autoregressive(config: PretrainConfig, ranks: Ranks) -> tuple[dict[str, Mem
     return {"loss": Memory(activations=saved, working=layer + logits + states)}, saved + states
 
 
-def _episode(config: PretrainConfig, ranks: Ranks) -> tuple[dict[str, Memory], int]:
+def _episode(config: PretrainConfig, sharding: _Sharding) -> tuple[dict[str, Memory], int]:
     model, meta, precision = config.model, config.meta, config.train.precision
     support, query = (
         saved_activations(model, meta.n_way * shots, meta.window, precision)
         for shots in (meta.k_shot, meta.q_query)
     )
     copy = FP32 * adapted_parameters(config)
+    gradients = copy if meta.rule == "meta_sgd" else 0  # their sum over the inner steps
     if meta.scope == "head":
         once = _cast_weights(model, precision) + _block_working(model, meta.n_way * meta.k_shot * meta.window)
         passes = {"support": Memory(working=once), "query": Memory(adapted=copy, activations=query)}
+    elif sharding.stage == 3:  # of each task a rank's rows; the shard of the gradient of the tasks before
+        shards = (2 if meta.rule == "meta_sgd" else 1) * copy // sharding.ranks.count
+        support, query = (saved // sharding.ranks.count for saved in (support, query))
+        inner = Memory(adapted=shards, gradients=sharding.bucket, working=FP32 * _largest(model))
+        passes = {
+            "inner step begins": Memory(adapted=shards, activations=support),
+            "inner step ends": inner,
+            "query": Memory(adapted=shards, activations=query),
+        }
     else:
         passes = {
-            "inner step begins": Memory(adapted=copy, activations=support),
-            "inner step ends": Memory(adapted=2 * copy, working=FP32 * _largest(model)),
-            "query": Memory(adapted=copy, activations=query),
+            "inner step begins": Memory(adapted=copy + gradients, activations=support),
+            "inner step ends": Memory(adapted=2 * copy + gradients, working=FP32 * _largest(model)),
+            "query": Memory(adapted=copy + 2 * gradients, activations=query),
         }
     return passes, query
 
@@ -166,10 +174,11 @@ def _block_working(model: ModelConfig, tokens: int) -> int:
 class _Sharding:
     """What DeepSpeed keeps on a rank, by stage."""
 
-    device: str
+    ranks: Ranks
     stage: int
     offload: bool
     parameters: int  # bytes of all, fp32
+    gathered: int  # that stage 3 may hold at once
     shard: int  # of a rank's partition
     bucket: int
     largest: int  # of the largest parameter
@@ -179,45 +188,57 @@ class _Sharding:
     def of(cls, config: PretrainConfig, ranks: Ranks) -> _Sharding:
         zero = deepspeed_settings(config.ds).get("zero_optimization", {})
         stage, offload = zero.get("stage", 0), "offload_optimizer" in zero
-        parameters = FP32 * all_parameters(config)
-        shard = -(-parameters // ranks.count)
-        largest = FP32 * _largest(config.model)
-        bucket = FP32 * (int(zero.get("reduce_bucket_size", 500_000_000)) if stage else STAGE_0_BUCKET)
+        parameters, largest = FP32 * all_parameters(config), FP32 * _largest(config.model)
+        bucket = FP32 * (int(zero.get("reduce_bucket_size", BUCKET)) if stage else BUCKET)
         if not stage or ranks.device == "cpu":  # of a bucket only what is filled counts there
             bucket = min(bucket, parameters)
-        if zero.get("overlap_comm"):
-            bucket *= 2
         return cls(
-            ranks.device, stage, offload, parameters, shard, bucket, largest, _stepping(config, ranks, stage)
+            ranks,
+            stage,
+            offload,
+            parameters,
+            gathered=min(parameters, max(largest, FP32 * int(zero.get("stage3_max_live_parameters", 1e9)))),
+            shard=-(-parameters // ranks.count),
+            bucket=2 * bucket if zero.get("overlap_comm", stage == 3) else bucket,
+            largest=largest,
+            stepping=_stepping(config, ranks, stage),
         )
 
     def at_rest(self) -> Memory:
-        """What lives all the time."""
+        """What lives all the time, gradients left out."""
+        parameters = self.shard + self.gathered if self.stage == 3 else self.parameters
         if self.stage == 0:
-            return Memory(parameters=self.parameters, optimizer=2 * self.parameters)
+            return Memory(parameters=parameters, optimizer=2 * self.parameters)
         if not self.offload:
-            return Memory(parameters=self.parameters, optimizer=3 * self.shard)
+            return Memory(parameters=parameters, optimizer=3 * self.shard)
         # Master copy, two moments, gradient and a buffer on the way back; the largest parameter on either side.
         kept = 5 * self.shard + self.largest
-        rest = Memory(parameters=self.parameters, gradients=self.largest)
-        return replace(rest, host=kept) if self.device == "cuda" else replace(rest, optimizer=kept)
+        rest = Memory(parameters=parameters, gradients=self.largest)
+        return replace(rest, host=kept) if self.ranks.device == "cuda" else replace(rest, optimizer=kept)
 
-    @property
-    def accumulated(self) -> int:
-        """Gradients that an update's earlier micro-batches leave on the device."""
+    def accumulated(self, units: int) -> int:
+        """Gradients that the earlier ones of a rank's units of an update leave on the device."""
+        if self.offload and self.stage >= 2:
+            return 0
+        if self.stage == 3:
+            return self.shard  # a buffer that always stands
+        if units == 1:
+            return 0
+        return self.shard if self.stage == 2 else self.parameters
+
+    def begun(self, held: int) -> int:
+        """Gradients and buffers as the last backward pass begins. The CPU's pages come only as they are written."""
+        if self.stage == 0 or self.ranks.device == "cpu":
+            return held
+        return held + self.bucket if self.stage == 1 else self.reduced(held)
+
+    def reduced(self, held: int) -> int:
+        """Gradients and buffers as it ends."""
         if self.stage < 2:
-            return self.parameters
-        return 0 if self.offload else self.shard
+            return self.parameters + self.bucket + (self.shard if self.stage == 1 else 0)
+        return held + self.bucket + (self.shard if self.stage == 2 and not self.offload else 0)
 
-    @property
-    def reducing(self) -> int:
-        """What the backward pass of the last micro-batch adds to them."""
-        if self.stage < 2:
-            return self.bucket
-        return self.bucket + (0 if self.offload else self.shard)
-
-    @property
-    def gradients(self) -> int:
+    def stepped(self) -> int:
         """Gradients at the time of the step."""
         if self.stage == 0:
             return self.parameters
@@ -230,7 +251,8 @@ def _stepping(config: PretrainConfig, ranks: Ranks, stage: int) -> int:
     largest, block = (FP32 * size for size in (_largest(config.model), block_matrices(config.model)))
     if stage == 0:
         return 2 * largest if ranks.device == "cpu" else 0
-    return max(2 * largest, (3 if ranks.device == "cpu" else 1) * block // ranks.count)
+    group = FP32 * all_parameters(config) if stage == 3 else block
+    return max(2 * largest, (3 if ranks.device == "cpu" else 1) * group // ranks.count)
 
 
 def _sum(*parts: Memory) -> Memory:
