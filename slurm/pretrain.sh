@@ -15,13 +15,14 @@
 set -u
 TASKS=${SLURM_GPUS_ON_NODE:-1}
 export PYTHON=${PYTHON:-python}
-export MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
-export MASTER_PORT=$((20000 + SLURM_JOB_ID % 40000))
+MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+export MASTER_ADDR MASTER_PORT=$((20000 + SLURM_JOB_ID % 40000))
 export WORLD_SIZE=$((SLURM_JOB_NUM_NODES * TASKS)) LOCAL_WORLD_SIZE=$TASKS
 export OMP_NUM_THREADS=$(((SLURM_CPUS_ON_NODE + TASKS - 1) / TASKS))
 
 # Not torchrun, which keeps the signal to itself; --wait: when one process has died the others do not wait for it;
 # USR1 is ignored until the program listens, since its default is death.
+# shellcheck disable=SC2016 # RANK and LOCAL_RANK are each process's own
 srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks-per-node="$TASKS" --cpus-per-task="$OMP_NUM_THREADS" --wait=600 \
     bash -c 'trap "" USR1; RANK=$SLURM_PROCID LOCAL_RANK=$SLURM_LOCALID exec "$PYTHON" -m metapt.pretrain "$@"' pretrain "$@"
 code=$?

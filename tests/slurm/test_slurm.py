@@ -1,4 +1,4 @@
-"""On a real Slurm: `slurm/dev_cluster.sh up DIR; . DIR/env.sh` makes one. Waits on squeue and files, never on sacct."""
+"""On a real Slurm: `make slurm-test` makes one. Waits on squeue and files, never on sacct."""
 
 from __future__ import annotations
 
@@ -85,7 +85,8 @@ def test_a_warned_job_saves_is_queued_again_and_goes_on(tmp_path: Path) -> None:
     run_fake(tmp_path, CLUSTER, {"pretrain/a": "stoppable"})
     wait_until((tmp_path / "pretrain/a/started").exists)
     number = slurm.queued(Root(tmp_path))["pretrain/a"]
-    subprocess.run(["scancel", "--full", f"--signal={signal.SIGUSR2.name[3:]}", number], check=True)
+    # as Slurm before the time limit: to the processes, not to the batch shell, which would die of it
+    subprocess.run(["scancel", f"--signal={signal.SIGUSR2.name[3:]}", number], check=True)
     wait_until((tmp_path / "pretrain/a/saved").exists)
     assert slurm.queued(Root(tmp_path))["pretrain/a"] == number
     wait_for_the_queue(tmp_path)
