@@ -241,6 +241,9 @@ class StatusConfig:
     """python -m metapt.status"""
 
     root: str = key(MISSING, "folder of a submitted grid")
+    watch: bool = key(False, "look again and again until every job is done, or Ctrl-C (also: --watch)")
+    every_s: float = key(10.0, "seconds between two looks; each asks squeue once", low=1)
+    json: bool = key(False, "print JSON, one line a look (also: --json)")
 
 
 @dataclass

@@ -243,6 +243,11 @@ def slurm_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+def pending(number: int) -> str:
+    """A line of squeue, in the format in which it is asked."""
+    return f"{number}|PENDING|Priority\n"
+
+
 def directives(script: Path) -> dict[str, str]:
     lines = [
         line.removeprefix("#SBATCH --")
@@ -307,10 +312,10 @@ def test_jobs_in_slurms_queue_are_not_submitted_again(tmp_path: Path, slurm_comm
     words = ["grid=demo", "cluster=slurm", f"root={tmp_path / 'r'}"]
     submit(commandline.load("submit", words))
     assert len(list(slurm_commands.glob("batch_*"))) == 12
-    (slurm_commands / "queue").write_text("".join(f"{100 + n}\n" for n in range(12)))
+    (slurm_commands / "queue").write_text("".join(pending(100 + n) for n in range(12)))
     submit(commandline.load("submit", words))
     assert len(list(slurm_commands.glob("batch_*"))) == 12
-    (slurm_commands / "queue").write_text("".join(f"{100 + n}\n" for n in range(12) if n not in (0, 2)))
+    (slurm_commands / "queue").write_text("".join(pending(100 + n) for n in range(12) if n not in (0, 2)))
     submit(
         commandline.load("submit", words)
     )  # pretrain/nano-maml-s0 (102) has left the queue without a result
@@ -340,7 +345,7 @@ def test_a_refused_submission_is_told_and_what_went_before_is_recorded(
     script.write_text(script.read_text().replace("n=$(", f"{refusing}n=$("))
     with pytest.raises(OperationalError, match="Invalid account"):
         submit(commandline.load("submit", ["grid=demo", "cluster=slurm", f"root={tmp_path / 'r'}"]))
-    (slurm_commands / "queue").write_text("100\n101\n")
+    (slurm_commands / "queue").write_text(pending(100) + pending(101))
     assert len(slurm.queued(Root(tmp_path / "r"))) == 2
 
 

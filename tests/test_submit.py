@@ -13,10 +13,9 @@ import launch_fakes
 import pytest
 from launch_fakes import SHAPE, fake_plan, run_fake, starts
 
-from metapt import commandline
+from metapt import commandline, status
 from metapt.config import ClusterConfig
 from metapt.errors import EXIT_INTERRUPTED, STOP_SIGNALS, OperationalError, UserError
-from metapt.launch.display import print_status
 from metapt.launch.root import Root
 from metapt.launch.status import run_status
 from metapt.launch.submission import current_states, submit
@@ -162,8 +161,7 @@ def test_status_prints_progress_and_errors(tmp_path: Path, capsys: pytest.Captur
             tmp_path, INLINE, {"finetune/a": "fail", "pretrain/b": "stoppable"} | {"pretrain/b": "killed"}
         )
     capsys.readouterr()
-    root = Root(tmp_path)
-    print_status(root.read_plan(), current_states(root.read_plan(), root), root)
+    status.main([f"root={tmp_path}"])
     printed = capsys.readouterr().out
     assert "3 of 6 done" in printed
     assert "failed  finetune/a: something is wrong with the data" in printed

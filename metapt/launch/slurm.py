@@ -12,6 +12,7 @@ import json
 import shutil
 import subprocess
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -50,16 +51,25 @@ def hand_over(plan: Plan, todo: Sequence[Job], root: Root, cluster: ClusterConfi
     )
 
 
-def queued(root: Root) -> dict[str, str]:
-    """Slurm's numbers of the jobs of a grid that are queued or running now, by job id.
+@dataclass(frozen=True)
+class Entry:
+    """What squeue says of a job."""
+
+    number: str
+    state: str  # PENDING, RUNNING, COMPLETING, ...
+    reason: str  # why it waits: Dependency, Priority, Resources, ...
+
+
+def queue(root: Root) -> dict[str, Entry]:
+    """The jobs of a grid that are queued or running now, by job id.
 
     Raises:
         OperationalError: jobs were handed to Slurm and squeue does not say what became of them.
     """
-    recorded = {line["job"]: line["slurm_id"] for line in read_jsonl(root.submitted_file)}
-    if not recorded:
+    numbers = recorded(root)
+    if not numbers:
         return {}
-    command = ["squeue", "--me", "--noheader", "--format=%A"]
+    command = ["squeue", "--me", "--noheader", "--array", "--format=%i|%T|%r"]
     try:
         answer = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
     except (OSError, subprocess.SubprocessError) as error:
@@ -67,8 +77,19 @@ def queued(root: Root) -> dict[str, str]:
         raise OperationalError(
             f"{root.submitted_file}: cannot ask squeue about these jobs: {reason}"
         ) from None
-    present = set(answer.split())
-    return {name: number for name, number in recorded.items() if number in present}
+    entries = [Entry(*line.strip().split("|", 2)) for line in answer.splitlines() if line.count("|") >= 2]
+    present = {entry.number: entry for entry in entries}
+    return {name: present[number] for name, number in numbers.items() if number in present}
+
+
+def queued(root: Root) -> dict[str, str]:
+    """Slurm's numbers of the jobs of a grid that are queued or running now, by job id. Raises as `queue`."""
+    return {name: entry.number for name, entry in queue(root).items()}
+
+
+def recorded(root: Root) -> dict[str, str]:
+    """The number under which each job was handed to Slurm last, by job id."""
+    return {line["job"]: line["slurm_id"] for line in read_jsonl(root.submitted_file)}
 
 
 def executor(job: Job, needs: Sequence[str], root: Root, cluster: ClusterConfig) -> submitit.SlurmExecutor:
