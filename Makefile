@@ -1,6 +1,7 @@
 # make demo     install, run the whole chain on the embedded default, show the report
 # make test     install, run the tests
 # make check    lint, format, types, fast tests
+# make slurm-test  the tests on a real Slurm, which is started on this machine and stopped again (Debian, root)
 # make nightly  the tests that take minutes
 # make bench    what is timed, as ratios, and memory against what is told (benchmarks/)
 # make golden   record the golden losses anew
@@ -9,10 +10,11 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 WORKERS ?= 2
+SLURM_DIR ?= /tmp/metapt-slurm
 BIN = $(VENV)/bin
 INSTALLED = $(VENV)/.installed
 
-.PHONY: demo test check nightly bench golden clean
+.PHONY: demo test check slurm-test nightly bench golden clean
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -31,6 +33,11 @@ check: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) -m "not nightly and not commands and not slurm"
+
+slurm-test: SHELL = /bin/bash
+slurm-test: $(INSTALLED)
+	trap 'slurm/dev_cluster.sh stop $(SLURM_DIR)' EXIT; slurm/dev_cluster.sh start $(SLURM_DIR) \
+		&& . $(SLURM_DIR)/env.sh && $(BIN)/python -m pytest tests/slurm
 
 nightly: $(INSTALLED)
 	$(BIN)/python -m pytest -m nightly

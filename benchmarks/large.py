@@ -51,9 +51,10 @@ def words(size: str, scope: str, folder: Path) -> list[str]:
         "train.checkpoint_every=3",
     ]
     settings += [f"meta.scope={scope}", "meta.window=128", "meta.n_way=4", "meta.k_shot=1", "meta.q_query=1"]
-    settings += ["meta.tasks_per_step=1", "train.keep_checkpoints=1", f"train.seed={seed()}"]
+    settings += ["meta.tasks_per_step=1", "train.keep_checkpoints=1", "train.dynamics_every=0"]
     return [
         *settings,
+        f"train.seed={seed()}",
         commandline.word("data.cache_dir", folder / "corpus"),
         commandline.word("run_dir", folder / scope),
     ]

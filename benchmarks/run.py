@@ -6,9 +6,14 @@ was measured is benchmarks/README.md.
 
 from __future__ import annotations
 
+import json
 import platform
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from statistics import median
 
@@ -20,9 +25,12 @@ from torch.nn.functional import cross_entropy
 
 from metapt import commandline
 from metapt.data.episodes import EpisodeSampler, WindowIndex
+from metapt.launch.jobs import Job, Plan
+from metapt.launch.root import Root
 from metapt.meta.objectives import episode
 from metapt.models.learner import build_learner
 from metapt.models.losses import linear_cross_entropy
+from metapt.runs import Run
 
 REPETITIONS = 7
 Case = tuple[str, Callable[[], object], str, Callable[[], object]]
@@ -65,6 +73,35 @@ def support_states() -> Case:
     return "episode, scope head (states once)", sides[0], "scope full (states in every inner step)", sides[1]
 
 
+def status_of_a_grid(folder: Path, runs: int = 500) -> Case:
+    """`metapt.status` of runs that are all begun, with 2,000 updates each, against a process that imports torch."""
+    names = [f"pretrain/{number}" for number in range(runs)]
+    root = Root(folder)
+    root.write_plan(Plan("many", tuple(Job(name, "pretrain", (), (), name) for name in names)))
+    config = asdict(commandline.load("pretrain", ["model=tiny", "objective=maml", "data=demo"]))
+    values = (
+        "lm_loss_nats",
+        "seconds",
+        "tokens_per_second",
+        "grad_norm",
+        "lr",
+        "flops_total",
+        "seconds_total",
+    )
+    update = {"kind": "autoregressive", "tokens_total": 10**9, **dict.fromkeys(values, 0.123456789)}
+    metrics = "".join(json.dumps({"step": step, **update}) + "\n" for step in range(1, 2001))
+    for name in names:
+        run = Run(folder / name)
+        run.begin(config, {})
+        run.metrics_file.write_text(metrics)
+
+    def process(*words: str) -> Callable[[], object]:
+        return lambda: subprocess.run([sys.executable, *words], check=True, stdout=subprocess.DEVNULL)
+
+    status = process("-m", "metapt.status", f"root={folder}")
+    return f"metapt.status of {runs} runs", status, "python -c 'import torch'", process("-c", "import torch")
+
+
 def compare(ours: Callable[[], object], theirs: Callable[[], object]) -> float:
     """Median over interleaved repetitions of the time of `ours` as a share of that of `theirs`."""
     times: tuple[list[float], list[float]] = ([], [])
@@ -90,13 +127,15 @@ def main() -> None:
         "| what | against | time of the first, share of the second |",
         "|---|---|---|",
     ]
-    for ours, run, theirs, other in (
-        output_layer(torch.float32),
-        output_layer(torch.bfloat16),
-        support_states(),
-    ):
-        lines.append(f"| {ours} | {theirs} | {compare(run, other):.2f} |")
-        print(lines[-1], flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        for ours, run, theirs, other in (
+            output_layer(torch.float32),
+            output_layer(torch.bfloat16),
+            support_states(),
+            status_of_a_grid(Path(folder)),
+        ):
+            lines.append(f"| {ours} | {theirs} | {compare(run, other):.2f} |")
+            print(lines[-1], flush=True)
     lines += [
         "",
         "What measuring the learning dynamics costs at the defaults of a scale: the time of one measurement as a share of that",

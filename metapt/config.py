@@ -252,7 +252,15 @@ class GridConfig:
     per_size: dict[str, list[str]] = key({}, "size: further pretraining overrides")
     finetune_per_regime: dict[str, list[str]] = key({}, "regime: further fine-tuning overrides")
     per_objective: dict[str, list[str]] = key({}, "objective: further pretraining overrides")
-    gpus_per_size: dict[str, int] = key({}, "size: GPUs of its pretraining job on a cluster")
+    gpus_per_size: dict[str, int] = key(
+        {}, "size: GPUs of its pretraining job on a cluster, spread over nodes"
+    )
+    hours_per_size: dict[str, float] = key(
+        {}, "size: time limit of its pretraining job; else cluster.timeout_min"
+    )
+    mem_gb_per_size: dict[str, int] = key(
+        {}, "size: memory per node of its pretraining job; else cluster.mem_gb"
+    )
 
 
 @dataclass
@@ -263,10 +271,11 @@ class ClusterConfig:
     max_parallel: int = key(1, "jobs at once (local)", low=1)
     threads: int | None = key(None, "CPU threads per job; absent: cores / max_parallel", low=1)
     timeout_min: int = key(60 * 24, "time limit of a job, minutes", low=1)
-    nodes: int = key(1, "nodes of a pretraining job (slurm)", low=1)
+    nodes: int = key(1, "nodes of a pretraining job, unless grid.gpus_per_size tells (slurm)", low=1)
     gpus_per_node: int = key(
         0, "GPUs per node of a pretraining job, one task each; fine-tuning takes one", low=0
     )
+    max_running: int | None = key(None, "of jobs that are one array, at most so many at once (slurm)", low=1)
     cpus_per_task: int = key(4, "CPUs per task (slurm)", low=1)
     mem_gb: int | None = key(None, "memory per node, GB (slurm)", low=1)
     partition: str | None = key(None, "partition (slurm)")
@@ -286,6 +295,9 @@ class StatusConfig:
     """python -m metapt.status"""
 
     root: str = key(MISSING, "folder of a submitted grid")
+    watch: bool = key(False, "look again and again until every job is done, or Ctrl-C (also: --watch)")
+    every_s: float = key(10.0, "seconds between two looks; each asks squeue once", low=1)
+    json: bool = key(False, "print JSON, one line a look (also: --json)")
 
 
 @dataclass

@@ -6,12 +6,14 @@ command (sysexits.h EX_TEMPFAIL); 1: anything else.
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable, Sequence
 
 EXIT_FAILED = 1
 EXIT_USER = 2
 EXIT_INTERRUPTED = 75
+STOP_SIGNALS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM)  # ask a run to save and end with 75
 
 
 class UserError(Exception):
@@ -33,6 +35,9 @@ def run_command(main: Callable[[Sequence[str]], None]) -> None:
     except UserError as error:
         sys.exit(_say(error, EXIT_USER))
     except Interrupted as error:
+        # Slurm's warning comes twice, from it and from the launcher: the second must not turn 75 into death by signal
+        for number in STOP_SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
         sys.exit(_say(error, EXIT_INTERRUPTED, label="interrupted"))
     except (
         FileNotFoundError,

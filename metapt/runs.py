@@ -50,6 +50,9 @@ from metapt.errors import OperationalError, UserError
 
 ENGINE_DIR, MODEL_DIR, STATE_FILE, ORIGIN_FILE = "engine", "model", "state.json", "metapt.json"
 CHECKPOINT_NAME = re.compile(r"^step_(\d{6,})$")
+LENGTH = re.compile(
+    r"^ +max_(step|epoch)s: (\d+)$", re.MULTILINE
+)  # in config.yaml: of pretraining, of fine-tuning
 LIBRARIES = (
     "torch",
     "deepspeed",
@@ -84,6 +87,17 @@ class Run:
     def config(self) -> dict[str, Any]:
         """The resolved configuration of the run, as nested dictionaries."""
         return self._recorded()["config"]
+
+    def length(self) -> tuple[int, str] | None:
+        """How long the run is at most, and in what: (6000, "step") or (10, "epoch"); None if it has not begun.
+
+        Found without reading the YAML, which takes seconds for hundreds of runs.
+        """
+        try:
+            found = LENGTH.search(self.config_file.read_text(encoding="utf-8"))
+        except OSError:
+            return None
+        return (int(found[2]), found[1]) if found else None
 
     def provenance(self) -> dict[str, Any]:
         """Commit, library versions, host and data fingerprints of the run."""

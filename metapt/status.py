@@ -1,25 +1,64 @@
-"""python -m metapt.status root=PATH: what of a grid is done, running, waiting or failed, and how far."""
+"""python -m metapt.status root=PATH [--watch] [--json]: what of a grid is done, running, waiting or failed, and how far."""
 
 from __future__ import annotations
 
+import sys
+import time
 from collections.abc import Sequence
 
+from rich.console import Console
+from rich.live import Live
+
 from metapt import commandline
+from metapt.config import StatusConfig
 from metapt.errors import run_command
-from metapt.launch.display import print_status
+from metapt.launch.display import status_view
+from metapt.launch.overview import Overview, overview
 from metapt.launch.root import Root
-from metapt.launch.submission import current_states
+
+WORDS = {"--watch": "watch=true", "--json": "json=true"}
+ROWS_BESIDE_THE_TABLE = 12  # header, counts, errors
 
 
 def main(argv: Sequence[str]) -> None:
-    """Prints a table of the jobs of ROOT/plan.json.
+    """Shows the jobs of ROOT/plan.json: once, or again and again until all are done or Ctrl-C.
 
     Raises:
         UserError: the folder holds no plan.
     """
-    root = Root(commandline.load("status", argv).root)
-    plan = root.read_plan()
-    print_status(plan, current_states(plan, root), root)
+    config: StatusConfig = commandline.load("status", [WORDS.get(word, word) for word in argv])
+    root = Root(config.root)
+    if not config.watch:
+        _print(overview(root), config.json)
+        return
+    try:
+        _watch(root, config)
+    except KeyboardInterrupt:
+        return
+
+
+def _watch(root: Root, config: StatusConfig) -> None:
+    console = Console()
+    if config.json or not console.is_terminal:
+        while not _print(overview(root), config.json).is_finished:
+            time.sleep(config.every_s)
+        return
+    with Live(console=console, auto_refresh=False) as live:
+        while True:
+            seen = overview(root)
+            rows = max(1, console.height - ROWS_BESIDE_THE_TABLE)
+            live.update(status_view(seen, rows), refresh=True)
+            if seen.is_finished:
+                return
+            time.sleep(config.every_s)
+
+
+def _print(seen: Overview, as_json: bool) -> Overview:
+    if as_json:
+        print(seen.to_json(), flush=True)
+    else:
+        Console(width=None if sys.stdout.isatty() else 160, highlight=False).print(status_view(seen))
+    return seen
 
 
 if __name__ == "__main__":

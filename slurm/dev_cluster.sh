@@ -2,8 +2,9 @@
 # A real Slurm of several pretended nodes on this one machine, on 127.0.0.1 only: for trying the suite out where there
 # is no cluster, and for tests/slurm. Debian or Ubuntu; root; installs munge, slurmctld, slurmd and slurm-client.
 #
-#   slurm/dev_cluster.sh up   [DIR]     start it, state and logs in DIR (default: /tmp/metapt-slurm); starts anew if it runs
-#   slurm/dev_cluster.sh down [DIR]     stop it; configuration and logs stay in DIR
+#   slurm/dev_cluster.sh start  [DIR]   start it, state and logs in DIR (default: /tmp/metapt-slurm); anew if it runs
+#   slurm/dev_cluster.sh stop   [DIR]   end its jobs and stop it; configuration and logs stay in DIR
+#   slurm/dev_cluster.sh status [DIR]   nodes and jobs; exit code 3 if it does not run
 #   . DIR/env.sh                        lets sbatch, squeue and metapt.submit cluster=slurm use it
 #
 # Environment: NODES (2), CPUS of each (2), GPUS of each, pretended (2; 0: none), PORT, the first of NODES + 1 (16817).
@@ -12,25 +13,26 @@ set -u
 COMMAND=${1:-} DIR=$(realpath -m "${2:-/tmp/metapt-slurm}")
 NODES=${NODES:-2} CPUS=${CPUS:-2} GPUS=${GPUS:-2} PORT=${PORT:-16817}
 MARK="# metapt slurm in <$DIR>"
-unset ${!SLURM_@} ${!SBATCH_@} ${!SRUN_@} # of another cluster or job
+unset "${!SLURM_@}" "${!SBATCH_@}" "${!SRUN_@}" # of another cluster or job
 export SLURM_CONF=$DIR/etc/slurm.conf
 
 fail() { echo "dev_cluster: $*" >&2; exit 1; }
 
 # ---- daemons: known by pid and start time, so that a recycled pid is never signalled ------------------------
-start_time() { # PID: the 22nd field of its stat; its name, the 2nd, may hold spaces
-    local stat; stat=$(cat "/proc/$1/stat" 2>/dev/null) || return 1
-    set -- ${stat##*) }; echo "${20}"
+start_time() { # PID: the 22nd field of its stat; its name, the 2nd, may hold spaces. Fails for a zombie
+    local stat fields; stat=$(cat "/proc/$1/stat" 2>/dev/null) || return 1
+    read -ra fields <<<"${stat##*) }"
+    [ "${fields[0]}" != Z ] && echo "${fields[19]}"
 }
 alive() { # NAME
     local pid started; read -r pid started 2>/dev/null <"$DIR/pids/$1" && [ "$(start_time "$pid")" = "$started" ]
 }
-start() { # NAME COMMAND...    (in the foreground)
+start_daemon() { # NAME COMMAND...    (in the foreground)
     local name=$1; shift
     setsid "$@" >"$DIR/log/$name.out" 2>&1 </dev/null &
     echo "$! $(start_time $!)" >"$DIR/pids/$name"
 }
-stop() { # NAME: TERM, after ten seconds KILL
+stop_daemon() { # NAME: TERM, after ten seconds KILL
     local pid; alive "$1" || return 0
     read -r pid _ <"$DIR/pids/$1"
     kill -TERM "$pid"
@@ -42,13 +44,13 @@ wait_until() { # SECONDS WHAT COMMAND...
     until "$@" >/dev/null 2>&1; do
         if [ $SECONDS -ge $end ]; then
             tail -n 20 "$DIR"/log/* >&2
-            down; fail "$what: not within the time allowed"
+            stop; fail "$what: not within the time allowed"
         fi
         sleep 0.2
     done
 }
 
-# ---- up -----------------------------------------------------------------------------------------------------
+# ---- start -------------------------------------------------------------------------------------------------
 install_packages() {
     local need=() pair made
     for pair in munged:munge slurmctld:slurmctld slurmd:slurmd sbatch:slurm-client; do
@@ -125,12 +127,19 @@ make_names_resolve() { # MASTER_ADDR is the name of the first node; the file may
         mkdir -p /etc/slurm && ln -sfn "$SLURM_CONF" /etc/slurm/slurm.conf
     fi
 }
+refuse_taken_ports() { # another cluster's daemons would answer for these
+    local port
+    for port in $(seq "$PORT" $((PORT + NODES))); do
+        (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null && fail "port $port is taken; set PORT"
+    done
+}
 nodes_idle() { [ "$(sinfo -h -N -p main -t idle -o %N | wc -l)" = "$NODES" ]; }
-up() {
+start() {
     [ "$(id -u)" = 0 ] || fail "run it as root"
     [ ${#DIR} -le 70 ] || fail "$DIR is too long for the name of a socket"
     [ -e "$DIR/slurm.conf.is.here" ] || [ -z "$(ls -A "$DIR" 2>/dev/null)" ] || fail "$DIR is not empty and not a cluster's"
-    down
+    stop
+    refuse_taken_ports
     (cd "$DIR" 2>/dev/null && rm -rf etc log run pids state spool munge dev)
     mkdir -p "$DIR"/{etc,log,run,pids,state,spool,munge,dev} && touch "$DIR/slurm.conf.is.here"
     chmod 755 "$DIR" "$DIR/munge" && chmod 700 "$DIR/state"
@@ -138,43 +147,52 @@ up() {
     write_configuration
     make_names_resolve
     (umask 077 && head -c 128 /dev/urandom >"$DIR/munge/munge.key")
-    start munged munged -F --key-file="$DIR/munge/munge.key" --socket="$DIR/munge/munge.sock" \
+    start_daemon munged munged -F --key-file="$DIR/munge/munge.key" --socket="$DIR/munge/munge.sock" \
         --pid-file="$DIR/munge/munged.pid" --log-file="$DIR/log/munged.log" --seed-file="$DIR/munge/munged.seed"
     wait_until 15 munged munge -n -S "$DIR/munge/munge.sock"
-    start slurmctld slurmctld -D -c
+    start_daemon slurmctld slurmctld -D -c
     wait_until 30 slurmctld scontrol ping
     local number
     for number in $(seq "$NODES"); do
         mkdir -p "$DIR/spool/node$number"
-        start "slurmd-node$number" slurmd -D -N "node$number"
+        start_daemon "slurmd-node$number" slurmd -D -N "node$number"
     done
     wait_until 60 "idle nodes" nodes_idle
     sinfo
-    echo "dev_cluster: ready; use it with  . $DIR/env.sh  and stop it with  $0 down $DIR"
+    echo "dev_cluster: ready; use it with  . $DIR/env.sh  and stop it with  $0 stop $DIR"
 }
 
-# ---- down ---------------------------------------------------------------------------------------------------
-down() {
+# ---- stop and status ----------------------------------------------------------------------------------------
+runs() { alive slurmctld && alive munged; }
+end_jobs() { # by Slurm itself
+    local jobs; mapfile -t jobs < <(timeout 10 squeue -h -a -o %A | sort -u)
+    [ ${#jobs[@]} = 0 ] || timeout 10 scancel "${jobs[@]}"
+    for _ in $(seq 100); do
+        [ -z "$(timeout 10 squeue -h -a -t running,completing -o %A)" ] && break
+        sleep 0.2
+    done
+}
+stop() {
     [ -d "$DIR/pids" ] || return 0
-    local name jobs
-    if alive slurmctld && alive munged; then # Slurm itself ends the jobs
-        jobs=$(timeout 10 squeue -h -a -o %A | sort -u)
-        [ -n "$jobs" ] && timeout 10 scancel $jobs
-        for _ in $(seq 100); do
-            [ -z "$(timeout 10 squeue -h -a -t running,completing -o %A)" ] && break
-            sleep 0.2
-        done
-    fi
-    for name in $(cd "$DIR/pids" && ls | grep '^slurmd-') slurmctld munged; do stop "$name"; done
+    local file hosts
+    runs && end_jobs
+    for file in "$DIR"/pids/slurmd-*; do stop_daemon "${file##*/}"; done
+    stop_daemon slurmctld
+    stop_daemon munged
     [ "$(readlink /etc/slurm/slurm.conf)" = "$SLURM_CONF" ] && rm -f /etc/slurm/slurm.conf
     if grep -qF "$MARK" /etc/hosts; then
-        name=$(grep -vF "$MARK" /etc/hosts); printf '%s\n' "$name" >/etc/hosts
+        hosts=$(grep -vF "$MARK" /etc/hosts); printf '%s\n' "$hosts" >/etc/hosts
     fi
     rm -rf "$DIR/pids"
 }
+status() {
+    runs || { echo "dev_cluster: no cluster runs in $DIR"; exit 3; }
+    sinfo && echo && squeue
+}
 
 case $COMMAND in
-    up) up ;;
-    down) down && echo "dev_cluster: the cluster in $DIR is stopped" ;;
-    *) sed -n '2,12s/^# \{0,1\}//p' "$0"; exit 2 ;;
+    start) start ;;
+    stop) stop && echo "dev_cluster: the cluster in $DIR is stopped" ;;
+    status) status ;;
+    *) sed -n '2,13s/^# \{0,1\}//p' "$0"; exit 2 ;;
 esac

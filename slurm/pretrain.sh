@@ -1,10 +1,11 @@
 #!/bin/bash
-# One pretraining run on as many nodes and GPUs as sbatch is told, one process per GPU (without GPUs: per node):
+# One pretraining run on as many nodes and GPUs as sbatch is told, one process per GPU:
 #
 #   sbatch --nodes=2 --gpus-per-node=4 slurm/pretrain.sh model=large objective=maml run_dir=runs/large
 #
-# Before the time limit Slurm sends USR1; the run saves and exits with 75, and this job is queued again. Submit it
-# from a folder in which `python -m metapt.pretrain` works; PYTHON names another interpreter.
+# Where GPUs are not told to Slurm, --ntasks-per-node says how many processes a node gets; with neither it is one.
+# Before the time limit Slurm sends USR1 to all of them; the run saves and exits with 75, and this job is queued again.
+# What a site needs is in slurm/site.env; see slurm/site.env.example.
 #SBATCH --job-name=metapt-pretrain
 #SBATCH --cpus-per-gpu=4
 #SBATCH --time=24:00:00
@@ -12,18 +13,34 @@
 #SBATCH --requeue
 #SBATCH --open-mode=append
 #SBATCH --output=slurm-%j.out
-set -u
-TASKS=${SLURM_GPUS_ON_NODE:-1}
-export PYTHON=${PYTHON:-python}
-export MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
-export MASTER_PORT=$((20000 + SLURM_JOB_ID % 40000))
+MODULE=metapt.pretrain
+# On each node. Not SLURM_NTASKS_PER_NODE, which may be that of a job around sbatch.
+TASKS=${SLURM_GPUS_ON_NODE:-${SLURM_TASKS_PER_NODE%%(*}}
+
+# ---- the same in pretrain.sh and finetune.sh: sbatch hands over one file alone, so they can share none -------
+LAUNCH=() # what each process is started with: a container, for example
+SITE=${METAPT_SITE:-$SLURM_SUBMIT_DIR/slurm/site.env}
+if [ -r "$SITE" ]; then
+    # shellcheck source=/dev/null
+    . "$SITE"
+elif [ -n "${METAPT_SITE:-}" ]; then
+    echo "METAPT_SITE=$METAPT_SITE: no such file" >&2
+    exit 2
+fi
+set -u # not before: what loads modules and environments often reads unset variables
+MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+export MASTER_ADDR MASTER_PORT=$((20000 + SLURM_JOB_ID % 40000))
 export WORLD_SIZE=$((SLURM_JOB_NUM_NODES * TASKS)) LOCAL_WORLD_SIZE=$TASKS
-export OMP_NUM_THREADS=$(((SLURM_CPUS_ON_NODE + TASKS - 1) / TASKS))
+export OMP_NUM_THREADS=$((SLURM_CPUS_ON_NODE < TASKS ? 1 : SLURM_CPUS_ON_NODE / TASKS))
+unset SLURM_CPUS_PER_GPU # with it srun wants GPUs also where Slurm knows of none; --cpus-per-task says the same
 
 # Not torchrun, which keeps the signal to itself; --wait: when one process has died the others do not wait for it;
 # USR1 is ignored until the program listens, since its default is death.
-srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks-per-node="$TASKS" --cpus-per-task="$OMP_NUM_THREADS" --wait=600 \
-    bash -c 'trap "" USR1; RANK=$SLURM_PROCID LOCAL_RANK=$SLURM_LOCALID exec "$PYTHON" -m metapt.pretrain "$@"' pretrain "$@"
+# shellcheck disable=SC2016 # RANK and LOCAL_RANK are each process's own
+srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$WORLD_SIZE" --ntasks-per-node="$TASKS" \
+    --cpus-per-task="$OMP_NUM_THREADS" --wait=600 \
+    bash -c 'trap "" USR1; RANK=$SLURM_PROCID LOCAL_RANK=$SLURM_LOCALID exec "$@"' "$MODULE" \
+    "${LAUNCH[@]}" "${PYTHON:-python}" -m "$MODULE" "$@"
 code=$?
 [ $code = 75 ] && [ "${SLURM_RESTART_COUNT:-0}" -lt 100 ] && exec scontrol requeue "$SLURM_JOB_ID"
 exit $code

@@ -16,7 +16,7 @@ from metapt.pretrain import main
 from metapt.runs import Run
 
 FILE = Path(__file__).parent / "golden" / "nano.json"
-STEPS = 20
+STEPS = 50
 KEPT = (
     "kind",
     "step",

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from metapt.errors import EXIT_INTERRUPTED, run_command
+from metapt.errors import Interrupted, run_command
 from metapt.launch.jobs import Job, Plan
 from metapt.runs import MetricsWriter, Run
 
@@ -103,7 +103,7 @@ def _work_until_told(run: Run) -> None:
     while not told:
         time.sleep(0.02)
     (run.path / "saved").touch()
-    sys.exit(EXIT_INTERRUPTED)
+    raise Interrupted("saved")
 
 
 def main(argv: list[str]) -> None:

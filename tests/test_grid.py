@@ -109,6 +109,8 @@ def test_one_corpus_is_prepared_for_all_runs_that_read_it_and_no_other() -> None
         ("first", "slurm", {"prepare": 2, "pretrain": 4, "finetune": 16, "report": 1}),
         ("scales", "local", {"prepare": 1, "pretrain": 8, "finetune": 160, "report": 1}),
         ("paper", "slurm", {"prepare": 1, "pretrain": 8, "finetune": 160, "report": 1}),
+        ("seeds", "slurm", {"prepare": 1, "pretrain": 20, "finetune": 80, "report": 1}),
+        ("ablation", "slurm", {"prepare": 1, "pretrain": 11, "finetune": 22, "report": 1}),
         ("checkpoints", "slurm", {"prepare": 1, "pretrain": 2, "finetune": 122, "report": 1}),
     ],
 )
@@ -172,6 +174,8 @@ def test_all_mistakes_of_a_grid_are_told_at_once() -> None:
             "train.accumulation=2 must be a multiple of its 3 tasks",
         ),
         (["cluster.nodes=2"], "cluster.nodes=2: cluster=local has one"),
+        (["grid.hours_per_size={nano:0}"], "grid.hours_per_size.nano=0.0: must be above 0"),
+        (["grid.mem_gb_per_size={nanno:8}"], "grid.mem_gb_per_size.nanno: must be one of"),
     ],
 )
 def test_mistakes_of_a_grid(words: list[str], said: str) -> None:
@@ -243,6 +247,11 @@ def slurm_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+def pending(number: str) -> str:
+    """A line of squeue, in the format in which it is asked."""
+    return f"{number}|PENDING|Priority\n"
+
+
 def directives(script: Path) -> dict[str, str]:
     lines = [
         line.removeprefix("#SBATCH --")
@@ -272,17 +281,18 @@ def test_what_slurm_is_told(tmp_path: Path, slurm_commands: Path) -> None:
         "cluster.extra={constraint:a100}",
         'cluster.setup=["module load cuda"]',
     ]
-    words += ["cluster.gpus_per_node=1"]
+    words += ["cluster.gpus_per_node=1", "grid.hours_per_size={nano:2.5}", "grid.mem_gb_per_size={nano:32}"]
     submit(commandline.load("submit", words))
-    prepare, vanilla, maml, tuned, _, report = (directives(slurm_commands / f"batch_{n}") for n in range(6))
+    prepare, pretrains, vanilla, maml, report = (directives(slurm_commands / f"batch_{n}") for n in range(5))
     pretraining = {
-        "job-name": "pretrain/nano-vanilla-s0",
+        "job-name": "demo/pretrain",
+        "array": "0-1%2",
         "nodes": "2",
         "ntasks-per-node": "1",
         "gpus-per-node": "1",
         "cpus-per-task": "4",
-        "mem": "64GB",
-        "time": "600",
+        "mem": "32GB",
+        "time": "150",
         "partition": "main",
         "account": "nlp",
         "qos": "long",
@@ -292,35 +302,62 @@ def test_what_slurm_is_told(tmp_path: Path, slurm_commands: Path) -> None:
         "kill-on-invalid-dep": "yes",
         "open-mode": "append",
     }
-    assert {name: vanilla[name] for name in pretraining} == pretraining
+    assert {name: pretrains[name] for name in pretraining} == pretraining
     assert "gpus-per-node" not in prepare
     assert "dependency" not in prepare
-    assert (tuned["nodes"], tuned["gpus-per-node"], tuned["dependency"]) == ("1", "1", "afterok:101")
-    assert maml["dependency"] == "afterok:100"
-    assert report["dependency"] == "afterany:100:101:102:103:104"
+    tuning = {"nodes": "1", "gpus-per-node": "1", "mem": "64GB", "time": "600", "dependency": "afterok:101_0"}
+    assert {name: vanilla[name] for name in tuning} == tuning
+    assert maml["dependency"] == "afterok:101_1"
+    assert report["dependency"] == "afterany:100:101:102:103"
     text = (slurm_commands / "batch_1").read_text()
     assert text.index("module load cuda") < text.index("srun --unbuffered")
     assert "--cpus-per-task=4" in text[text.index("srun") :]
 
 
+def test_an_array_has_jobs_that_are_alike_and_a_limit(tmp_path: Path, slurm_commands: Path) -> None:
+    words = [
+        "grid=demo",
+        "cluster=slurm",
+        f"root={tmp_path / 'r'}",
+        "grid.sizes=[nano,tiny]",
+        "grid.seeds=[0,1,2]",
+    ]
+    words += ["grid.hours_per_size={tiny:9}", "cluster.max_running=3", "grid.sources=[en_demo]"]
+    submit(commandline.load("submit", words))
+    scripts = [
+        directives(slurm_commands / f"batch_{n}") for n in range(len(list(slurm_commands.glob("batch_*"))))
+    ]
+    arrays = Counter((script["job-name"], script["time"], script.get("array")) for script in scripts)
+    assert arrays["demo/pretrain", "1440", "0-5%3"] == 1  # nano: 2 objectives x 3 seeds
+    assert arrays["demo/pretrain", "540", "0-5%3"] == 1  # tiny
+    assert arrays["demo/finetune", "1440", "0-1%2"] == 12  # of each, head and full
+    assert arrays["report", "1440", None] == 1
+
+
 def test_jobs_in_slurms_queue_are_not_submitted_again(tmp_path: Path, slurm_commands: Path) -> None:
     words = ["grid=demo", "cluster=slurm", f"root={tmp_path / 'r'}"]
     submit(commandline.load("submit", words))
-    assert len(list(slurm_commands.glob("batch_*"))) == 12
-    (slurm_commands / "queue").write_text("".join(f"{100 + n}\n" for n in range(12)))
+    assert len(list(slurm_commands.glob("batch_*"))) == 5
+    numbers = [
+        "100",
+        "101_0",
+        "101_1",
+        *(f"{array}_{task}" for array in (102, 103) for task in range(4)),
+        "104",
+    ]
+    (slurm_commands / "queue").write_text("".join(map(pending, numbers)))
     submit(commandline.load("submit", words))
-    assert len(list(slurm_commands.glob("batch_*"))) == 12
-    (slurm_commands / "queue").write_text("".join(f"{100 + n}\n" for n in range(12) if n not in (0, 2)))
-    submit(
-        commandline.load("submit", words)
-    )  # pretrain/nano-maml-s0 (102) has left the queue without a result
-    scripts = [directives(slurm_commands / f"batch_{n}") for n in range(12, 15)]
+    assert len(list(slurm_commands.glob("batch_*"))) == 5
+    left = [number for number in numbers if number not in ("100", "101_1")]
+    (slurm_commands / "queue").write_text("".join(map(pending, left)))
+    submit(commandline.load("submit", words))  # pretrain/nano-maml-s0 has left the queue without a result
+    scripts = [directives(slurm_commands / f"batch_{n}") for n in range(5, 8)]
     assert [script["job-name"] for script in scripts] == [
         "prepare/" + scripts[0]["job-name"][8:],
         "pretrain/nano-maml-s0",
         "report",
     ]
-    assert "111" in scripts[-1]["dependency"]  # not at the same time as the report that is queued
+    assert "104" in scripts[-1]["dependency"]  # not at the same time as the report that is queued
 
 
 def test_without_squeue_nothing_is_submitted_twice(tmp_path: Path, slurm_commands: Path) -> None:
@@ -329,7 +366,7 @@ def test_without_squeue_nothing_is_submitted_twice(tmp_path: Path, slurm_command
     (slurm_commands / "squeue").write_text("#!/bin/bash\necho the controller is away >&2; exit 1\n")
     with pytest.raises(OperationalError, match="the controller is away"):
         submit(commandline.load("submit", words))
-    assert len(list(slurm_commands.glob("batch_*"))) == 12
+    assert len(list(slurm_commands.glob("batch_*"))) == 5
 
 
 def test_a_refused_submission_is_told_and_what_went_before_is_recorded(
@@ -340,8 +377,8 @@ def test_a_refused_submission_is_told_and_what_went_before_is_recorded(
     script.write_text(script.read_text().replace("n=$(", f"{refusing}n=$("))
     with pytest.raises(OperationalError, match="Invalid account"):
         submit(commandline.load("submit", ["grid=demo", "cluster=slurm", f"root={tmp_path / 'r'}"]))
-    (slurm_commands / "queue").write_text("100\n101\n")
-    assert len(slurm.queued(Root(tmp_path / "r"))) == 2
+    (slurm_commands / "queue").write_text("".join(map(pending, ["100", "101_0", "101_1"])))
+    assert len(slurm.queued(Root(tmp_path / "r"))) == 3
 
 
 def test_episodes_must_divide_by_the_tasks_too() -> None:

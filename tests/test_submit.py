@@ -13,10 +13,9 @@ import launch_fakes
 import pytest
 from launch_fakes import SHAPE, fake_plan, run_fake, starts
 
-from metapt import commandline
+from metapt import commandline, status
 from metapt.config import ClusterConfig
-from metapt.errors import OperationalError, UserError
-from metapt.launch.display import print_status
+from metapt.errors import EXIT_INTERRUPTED, STOP_SIGNALS, OperationalError, UserError
 from metapt.launch.root import Root
 from metapt.launch.status import run_status
 from metapt.launch.submission import current_states, submit
@@ -162,8 +161,7 @@ def test_status_prints_progress_and_errors(tmp_path: Path, capsys: pytest.Captur
             tmp_path, INLINE, {"finetune/a": "fail", "pretrain/b": "stoppable"} | {"pretrain/b": "killed"}
         )
     capsys.readouterr()
-    root = Root(tmp_path)
-    print_status(root.read_plan(), current_states(root.read_plan(), root), root)
+    status.main([f"root={tmp_path}"])
     printed = capsys.readouterr().out
     assert "3 of 6 done" in printed
     assert "failed  finetune/a: something is wrong with the data" in printed
@@ -206,3 +204,20 @@ def test_status_without_a_plan_is_the_users_mistake(tmp_path: Path) -> None:
     ended = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY)
     assert ended.returncode == 2
     assert "plan.json: no such file" in ended.stderr
+
+
+@pytest.mark.parametrize("number", STOP_SIGNALS, ids=lambda number: number.name)
+def test_a_second_signal_does_not_kill_a_program_that_ends_as_interrupted(number: signal.Signals) -> None:
+    """Python takes its handlers away while it ends: the default of these signals is death."""
+    script = (
+        "import os\n"
+        "from metapt.errors import Interrupted, run_command\n"
+        "def stop(argv):\n"
+        "    raise Interrupted('saved')\n"
+        "try:\n"
+        "    run_command(stop)\n"
+        "finally:\n"
+        f"    os.kill(os.getpid(), {number:d})\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (EXIT_INTERRUPTED, "interrupted: saved\n")

@@ -2,27 +2,41 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from shlex import join
+from typing import TYPE_CHECKING
 
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from metapt.launch.executors import View
 from metapt.launch.jobs import Job, Plan
+from metapt.launch.overview import JobStatus, Overview
 from metapt.launch.root import Root
 from metapt.launch.status import RunStatus, run_status
+
+if TYPE_CHECKING:
+    from metapt.launch.executors import View
 
 LINE_SECONDS = 10.0
 TERMINAL_SECONDS = 1.0
 COLUMNS = ("job", "state", "at", "loss", "tokens/s", "left")
+URGENCY = (
+    "failed",
+    "lost",
+    "running",
+    "interrupted",
+    "queued",
+    "blocked",
+    "waiting",
+    "done",
+)  # what is shown where not all fits
 
 
 def describe_plan(plan: Plan, states: Mapping[str, str], todo: Collection[Job]) -> str:
@@ -51,32 +65,56 @@ def failures(plan: Plan, states: Mapping[str, str], root: Root) -> list[str]:
     lines = []
     for job in plan.jobs:
         if states[job.id] == "failed":
-            lines.append(f"failed  {job.id}: {run_status(root.run(job).path).last_error_line}")
-            lines.append(f"        all of it: {root.log_file(job, 'err')}")
+            lines += _failed(job, run_status(root.run(job).path), root.log_file(job, "err"))
         elif states[job.id] == "blocked":
-            lines.append(f"blocked {job.id}: a job that it needs is not done")
+            lines.append(_blocked(job))
     return lines
 
 
-def status_table(plan: Plan, states: Mapping[str, str], statuses: Mapping[str, RunStatus]) -> Table:
-    """One row per job with its progress."""
-    table = Table(*COLUMNS, box=None, pad_edge=False, header_style="bold")
-    for job in plan.jobs:
-        table.add_row(*_row(job, states[job.id], statuses[job.id]))
-    return table
+def _failed(job: Job, run: RunStatus, log: Path) -> list[str]:
+    return [f"failed  {job.id}: {run.last_error_line}", f"        all of it: {log}"]
 
 
-def print_status(plan: Plan, states: Mapping[str, str], root: Root) -> None:
-    """What `python -m metapt.status` prints."""
-    statuses = {job.id: run_status(root.run(job).path) for job in plan.jobs}
-    running = {name: "running" for name, status in statuses.items() if status.state == "running"}
-    states = {**states, **running}  # Slurm's queue holds those as well
-    console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
-    console.print(status_table(plan, states, statuses))
-    counts = Counter(states.values())
-    console.print(f"\n{counts['done']} of {len(plan.jobs)} done" + _others(counts))
-    for line in failures(plan, states, root):
-        console.print(Text(line))
+def _blocked(job: Job) -> str:
+    return f"blocked {job.id}: a job that it needs is not done"
+
+
+def status_view(overview: Overview, rows: int | None = None) -> RenderableType:
+    """What `python -m metapt.status` shows: a table of the jobs, the counts, and the errors.
+
+    With `rows`, only so many jobs, those first that need a look or are at work.
+    """
+    jobs = list(overview.jobs)
+    if rows is not None and rows < len(jobs):
+        jobs = sorted(jobs, key=lambda status: URGENCY.index(status.state))[:rows]
+    in_queue = any(status.entry for status in jobs)
+    table = Table(*COLUMNS, *(["slurm"] if in_queue else []), box=None, pad_edge=False, header_style="bold")
+    for status in jobs:
+        table.add_row(
+            *_row(status.job, status.state, status.run), *([Text(_place(status))] if in_queue else [])
+        )
+    counts = Counter(status.state for status in overview.jobs)
+    total = f"{counts['done']} of {len(overview.jobs)} done{_others(counts)}"
+    more = len(overview.jobs) - len(jobs)
+    lines = ["", total + (f" ({more} not shown)" if more else "")]
+    for status in jobs:
+        if status.state == "failed":
+            lines += _failed(status.job, status.run, status.log)
+        elif status.state == "blocked":
+            lines.append(_blocked(status.job))
+        elif status.state == "lost":
+            lines.append(f"lost    {status.job.id}: it left Slurm's queue before it began; submit again")
+    lines.append(f"the log of a job: {overview.logs}")
+    lines += [overview.queue_error] if overview.queue_error else []
+    return Group(table, Text("\n".join(lines)))
+
+
+def _place(status: JobStatus) -> str:
+    """Number and reason in Slurm's queue."""
+    if status.entry is None:
+        return ""
+    reason = "" if status.entry.reason in ("None", "") else f" ({status.entry.reason})"
+    return status.entry.number + reason
 
 
 @contextmanager
@@ -150,9 +188,11 @@ def _others(counts: Mapping[str, int]) -> str:
     return "".join(f", {count} {state}" for state, count in counts.items() if state != "done")
 
 
-def _row(job: Job, state: str, status: RunStatus) -> list[str | Text]:
-    style = {"done": "green", "failed": "red", "blocked": "red", "running": "cyan"}.get(state, "")
-    return [job.id, Text(state, style=style), *_cells(status)]
+def _row(job: Job, state: str, status: RunStatus) -> list[Text]:
+    style = {"done": "green", "failed": "red", "lost": "red", "blocked": "red", "running": "cyan"}.get(
+        state, ""
+    )
+    return [Text(job.id), Text(state, style=style), *map(Text, _cells(status))]
 
 
 def _cells(status: RunStatus) -> list[str]:

@@ -87,6 +87,8 @@ def _pretrains(grid: GridConfig, cluster: ClusterConfig, root: Path) -> Iterator
             label=variant,
             nodes=nodes,
             gpus_per_node=gpus,
+            hours=grid.hours_per_size.get(size),
+            mem_gb=grid.mem_gb_per_size.get(size),
         )
 
 
@@ -169,12 +171,18 @@ def _complaints(grid: GridConfig) -> Iterator[str]:
     keyed = {
         "per_size": options["model"],
         "gpus_per_size": options["model"],
+        "hours_per_size": options["model"],
+        "mem_gb_per_size": options["model"],
         "per_objective": options["objective"],
         "finetune_per_regime": ["head", "full"],
     }
     for name, known in keyed.items():
         for value in set(getattr(grid, name)) - set(known):
             yield f"grid.{name}.{value}: must be one of {', '.join(known)}"
+    for name in ("gpus_per_size", "hours_per_size", "mem_gb_per_size"):
+        for size, value in getattr(grid, name).items():
+            if value <= 0:
+                yield f"grid.{name}.{size}={value}: must be above 0"
     yield from _reserved(grid)
 
 

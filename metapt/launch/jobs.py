@@ -20,6 +20,8 @@ class Job:
     label: str = ""
     nodes: int = 1
     gpus_per_node: int = 0
+    hours: float | None = None  # time limit; None: what the cluster says
+    mem_gb: int | None = None  # memory per node; None: what the cluster says
 
     @property
     def command(self) -> list[str]:

@@ -23,6 +23,7 @@ from filelock import FileLock, Timeout
 
 from metapt.errors import OperationalError, UserError
 from metapt.launch.jobs import Job, Plan
+from metapt.launch.status import is_held
 from metapt.runs import Run, write_json
 
 
@@ -82,6 +83,11 @@ class Root:
         finally:
             self._holder_file.unlink(missing_ok=True)
             lock.release()
+
+    @property
+    def is_claimed(self) -> bool:
+        """Whether a submitter is at work."""
+        return is_held(self._lock_file)
 
     def _holder(self) -> str:
         try:

@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from metapt.errors import UserError
 from metapt.runs import Run
 
-TAIL_BYTES = 64 * 1024
+TAIL_BYTES = 16 * 1024
 ERROR_BYTES = 4 * 1024
 
 
@@ -22,6 +21,7 @@ class RunStatus:
 
     `state` is waiting (nothing there), running (a process holds the run), interrupted (begun, nobody at work),
     failed (error.txt) or done (result.json). `step` counts updates of `max_steps`, or epochs when `unit` is epoch.
+    `loss` is the last of training; of a finished pretraining run, the held-out one.
     """
 
     state: str
@@ -43,7 +43,7 @@ def run_status(run_dir: str | Path) -> RunStatus:
     """The status of the run in a folder, which need not exist. Reads only the ends of files; takes no lock."""
     run = Run(run_dir)
     if run.is_done:
-        return RunStatus("done")
+        return _of_result(run)
     if is_held(run.lock_file):
         return _progress(run, "running")
     error = tail(run.error_file, ERROR_BYTES)
@@ -80,15 +80,29 @@ def tail(path: Path, size: int, start: int = 0) -> str:
         return ""
 
 
+def _of_result(run: Run) -> RunStatus:
+    """What is left to say of a finished run; of a job that is no run, that it is done."""
+    try:
+        result = run.result()
+    except ValueError:
+        return RunStatus("done")
+    seconds, tokens = result.get("seconds_total"), result.get("tokens_total")
+    rate = tokens / seconds if tokens and seconds else None
+    if result.get("kind") == "finetune":
+        return RunStatus("done", result.get("epochs"), result.get("epochs"), "epoch")
+    steps = result.get("steps")
+    return RunStatus("done", steps, steps, "step", result.get("heldout_loss_nats"), rate)
+
+
 def _progress(run: Run, state: str) -> RunStatus:
     lines = _last_metrics(run.metrics_file)
-    try:
-        config = run.config()
-    except (OSError, KeyError, UserError):
+    length = run.length()
+    if length is None:
         return RunStatus(state)
-    if "ner" in config:
-        return _finetune_progress(state, lines, config["ner"]["max_epochs"])
-    return _pretrain_progress(state, lines, config["train"]["max_steps"])
+    most, unit = length
+    return (
+        _finetune_progress(state, lines, most) if unit == "epoch" else _pretrain_progress(state, lines, most)
+    )
 
 
 def _last_metrics(path: Path) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-SIGNALS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM)
+from metapt.errors import STOP_SIGNALS
 
 
 class StopAsked(Exception):
@@ -23,7 +23,7 @@ class StopRequest:
 
     def listen(self) -> StopRequest:
         """Replaces the process' handlers of these signals; call it in the main thread."""
-        for number in SIGNALS:
+        for number in STOP_SIGNALS:
             signal.signal(number, self._remember)
         return self
 

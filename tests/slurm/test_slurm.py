@@ -1,19 +1,17 @@
-"""On a real Slurm: `slurm/dev_cluster.sh up DIR; . DIR/env.sh` makes one. Waits on squeue and files, never on sacct."""
+"""Grids on a real Slurm; `make slurm-test` makes one."""
 
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from launch_fakes import SHAPE, fake_plan, run_fake, starts
+from real_slurm import MARKS, wait_until
 
 from metapt.config import ClusterConfig
 from metapt.launch import slurm
@@ -24,30 +22,12 @@ REPOSITORY = Path(__file__).parents[2]
 CLUSTER = ClusterConfig(name="slurm", timeout_min=30, cpus_per_task=1, mem_gb=1)
 
 
-def _reason_to_skip() -> str | None:
-    if not shutil.which("sbatch"):
-        return "no sbatch here; slurm/dev_cluster.sh starts a Slurm on one machine"
-    ping = subprocess.run(["scontrol", "ping"], capture_output=True, text=True)
-    if " is UP" in ping.stdout:
-        return None
-    said = (ping.stdout + ping.stderr).strip().splitlines()
-    return f"slurmctld does not answer: {said[-1] if said else 'scontrol ping says nothing'}"
-
-
-REASON = _reason_to_skip()
-pytestmark = [pytest.mark.slurm, pytest.mark.skipif(REASON is not None, reason=REASON or "")]
+pytestmark = MARKS
 
 
 @pytest.fixture(autouse=True)
 def _jobs_find_metapt(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "tests")]))
-
-
-def wait_until(what: Callable[[], object], seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < deadline, subprocess.check_output(["squeue"], text=True)
-        time.sleep(0.3)
 
 
 def wait_for_the_queue(root: Path) -> None:
@@ -85,7 +65,8 @@ def test_a_warned_job_saves_is_queued_again_and_goes_on(tmp_path: Path) -> None:
     run_fake(tmp_path, CLUSTER, {"pretrain/a": "stoppable"})
     wait_until((tmp_path / "pretrain/a/started").exists)
     number = slurm.queued(Root(tmp_path))["pretrain/a"]
-    subprocess.run(["scancel", "--full", f"--signal={signal.SIGUSR2.name[3:]}", number], check=True)
+    # as Slurm before the time limit: to the processes, not to the batch shell, which would die of it
+    subprocess.run(["scancel", f"--signal={signal.SIGUSR2.name[3:]}", number], check=True)
     wait_until((tmp_path / "pretrain/a/saved").exists)
     assert slurm.queued(Root(tmp_path))["pretrain/a"] == number
     wait_for_the_queue(tmp_path)
@@ -110,35 +91,6 @@ def test_a_job_on_two_nodes_has_one_process_per_gpu_with_its_rank(tmp_path: Path
     found = [(folder / str(rank)).read_text().split() for rank in range(4)]
     assert [line[:3] for line in found] == [[str(rank), "4", str(rank % 2)] for rank in range(4)]
     assert len({tuple(line[3:]) for line in found}) == 1
-
-
-def test_the_batch_script_starts_one_process_per_gpu_and_queues_itself_again(tmp_path: Path) -> None:
-    """slurm/pretrain.sh with a stand-in for the interpreter that ends with 75 the first time."""
-    interpreter = tmp_path / "python"
-    interpreter.write_text(
-        "#!/bin/bash\n"
-        f'echo "$RANK/$WORLD_SIZE $MASTER_ADDR $*" >> {tmp_path}/run$SLURM_RESTART_COUNT.txt\n'
-        '[ -n "${SLURM_RESTART_COUNT:-}" ] || exit 75\n'
-    )
-    interpreter.chmod(0o755)
-    command = [
-        "sbatch",
-        "--parsable",
-        "--nodes=2",
-        "--gpus-per-node=2",
-        "--cpus-per-gpu=1",
-        "--time=5",
-        "--mem=500",
-    ]
-    command += [str(REPOSITORY / "slurm/pretrain.sh"), "model=large", "objective=maml"]
-    environment = {**os.environ, "PYTHON": str(interpreter)}
-    number = subprocess.check_output(command, text=True, cwd=tmp_path, env=environment).strip()
-    wait_until(
-        lambda: number not in subprocess.check_output(["squeue", "-h", "--format=%A"], text=True).split()
-    )
-    expected = sorted(f"{rank}/4 node1 -m metapt.pretrain model=large objective=maml" for rank in range(4))
-    assert sorted((tmp_path / "run.txt").read_text().splitlines()) == expected
-    assert sorted((tmp_path / "run1.txt").read_text().splitlines()) == expected
 
 
 def test_cancelling_stops_the_process_and_does_not_queue_again(tmp_path: Path) -> None:

@@ -1,0 +1,130 @@
+"""slurm/pretrain.sh and slurm/finetune.sh on a real Slurm: processes, ranks, site settings, signals, requeue, training."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from real_slurm import MARKS, wait_for_the_end, wait_until
+
+from metapt.runs import Run
+
+REPOSITORY = Path(__file__).parents[2]
+pytestmark = MARKS
+
+STAND_IN = f"""#!{sys.executable}
+import json, os, pathlib, signal, sys, time
+folder, rank = pathlib.Path(os.environ["FOLDER"]), os.environ["RANK"]
+told = []
+signal.signal(signal.SIGUSR1, lambda number, frame: told.append(number))
+names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "MARK")
+seen = [*map(os.environ.get, names), *sys.argv[1:]]
+start = os.environ.get("SLURM_RESTART_COUNT", "0")
+(folder / f"start{{start}}.{{rank}}").write_text(json.dumps(seen))
+while start == "0" and not told:
+    time.sleep(0.05)
+sys.exit(75 if told else 0)
+"""
+
+
+def sbatch(script: Path, options: list[str], words: list[str], folder: Path, **environment: str) -> str:
+    command = ["sbatch", "--parsable", "--time=10", "--mem=1000", *options, str(script), *words]
+    variables = {**os.environ, **environment}
+    return subprocess.check_output(command, text=True, cwd=folder, env=variables).strip()
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Path:
+    """A repository in a folder with a space, whose site.env names the stand-in as interpreter."""
+    clone = tmp_path / "a clone"
+    shutil.copytree(REPOSITORY / "slurm", clone / "slurm", ignore=shutil.ignore_patterns("site.env"))
+    (clone / "slurm/python").write_text(STAND_IN)
+    (clone / "slurm/python").chmod(0o755)
+    lines = [f"PYTHON='{clone}/slurm/python'", "LAUNCH=(env 'MARK=of the site')", f"export FOLDER='{clone}'"]
+    (clone / "slurm/site.env").write_text("\n".join([*lines, "[ -n $UNSET_AT_THIS_SITE ]", ""]))
+    return clone
+
+
+CASES = {  # script, options, processes on each node, how many nodes, whether it is called in the clone
+    "gpus, elsewhere": ("pretrain", ["--nodes=2", "--gpus-per-node=2", "--cpus-per-gpu=1"], 2, 2, False),
+    "ntasks": ("pretrain", ["--nodes=1", "--ntasks-per-node=2", "--cpus-per-gpu=1"], 2, 1, True),
+    "finetune": ("finetune", ["--gpus-per-node=2", "--cpus-per-task=1"], 1, 1, True),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_process_has_its_rank_is_warned_and_starts_again(
+    case: str, clone: Path, tmp_path: Path
+) -> None:
+    name, options, per_node, nodes, in_clone = CASES[case]
+    elsewhere = tmp_path / "else where"
+    elsewhere.mkdir()
+    # what a job around this one would leave in the environment
+    variables = {"SLURM_NTASKS_PER_NODE": "3", "SLURM_NTASKS": "7", "SLURM_GPUS_ON_NODE": "7"}
+    if not in_clone:
+        variables["METAPT_SITE"] = str(clone / "slurm/site.env")
+    words = ["model=large", "run_dir=runs/a b"]
+    folder = clone if in_clone else elsewhere
+    number = sbatch(clone / f"slurm/{name}.sh", options, words, folder, **variables)
+    world = per_node * nodes
+    wait_until(lambda: len(list(clone.glob("start0.*"))) == world)
+    subprocess.run(["scancel", "--signal=USR1", number], check=True)  # as Slurm before the time limit
+    wait_for_the_end(number)
+    for start in ("start0", "start1"):
+        seen = [json.loads((clone / f"{start}.{rank}").read_text()) for rank in range(world)]
+        assert [line[:3] for line in seen] == [
+            [str(rank), str(world), str(rank % per_node)] for rank in range(world)
+        ]
+        assert len({tuple(line[3:5]) for line in seen}) == 1  # all meet at one address
+        assert {tuple(line[5:]) for line in seen} == {("of the site", "-m", f"metapt.{name}", *words)}
+    assert len(list(clone.glob("start*"))) == 2 * world
+    assert (folder / f"slurm-{number}.out").exists()
+
+
+def test_training_on_two_nodes_that_is_warned_ends_like_one_that_is_not(tmp_path: Path) -> None:
+    """ZeRO-2 on 2 nodes x 2 processes, real training: the warned job saves, is queued again, goes on to the same bits."""
+    site = tmp_path / "site.env"
+    site.write_text(f"PYTHON='{sys.executable}'\nexport GLOO_SOCKET_IFNAME=lo PYTHONPATH='{REPOSITORY}'\n")
+    words = ["model=nano", "objective=maml", "data=demo", "ds=zero2", "data.cache_dir=corpus"]
+    words += ["train.max_steps=30", "train.accumulation=4", "train.micro_batch=2", "train.seq_len=32"]
+    words += [
+        "meta.tasks_per_step=4",
+        "meta.n_way=4",
+        "train.heldout_every=1000",
+        "train.checkpoint_every=1000",
+    ]
+    options = ["--nodes=2", "--gpus-per-node=2", "--cpus-per-gpu=1", "--time=30"]
+    script = REPOSITORY / "slurm/pretrain.sh"
+    warned, whole = Run(tmp_path / "warned"), Run(tmp_path / "whole")
+
+    def start(run: Run) -> str:
+        return sbatch(script, options, [*words, f"run_dir={run.path.name}"], tmp_path, METAPT_SITE=str(site))
+
+    first = start(warned)
+    wait_until(lambda: any(line["step"] >= 3 for line in warned.metrics()), seconds=300)
+    subprocess.run(["scancel", "--signal=USR1", first], check=True)
+    second = start(whole)
+    wait_for_the_end(first, second)
+
+    log = (tmp_path / f"slurm-{first}.out").read_text()
+    assert log.count("interrupted: ") == 4, log
+    assert len(warned.checkpoints()) == 3  # of the first step, of the warning, of the last step
+    assert [step for step, _ in whole.checkpoints()] == [0, 30]
+    assert losses(warned) == losses(whole)
+    assert weights(warned) == weights(whole)
+
+
+def losses(run: Run) -> list[object]:
+    names = ("step", "kind", "lm_loss_nats", "query_loss_nats", "grad_norm", "heldout_loss_nats")
+    return [[line.get(name) for name in names] for line in run.metrics()]
+
+
+def weights(run: Run) -> str:
+    """The checksum of the last model."""
+    manifest = json.loads((run.checkpoint(30) / "manifest.json").read_text())
+    return manifest["files"]["model/model.safetensors"]["sha256"]
