@@ -234,7 +234,9 @@ class Tuning:
         self.trained.load_state_dict(load_file(engine / WEIGHTS_FILE))
         self.best = load_file(engine / BEST_FILE)
         self.optimizer.load_state_dict(torch.load(engine / OPTIMIZER_FILE, weights_only=True))
-        self.state = State(**json.loads((folder / STATE_FILE).read_text(encoding="utf-8")))
+        values = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
+        # null stands for what is not finite: the loss before the first score, as it is in a new state
+        self.state = State(**{name: value for name, value in values.items() if value is not None})
 
     def save_tagger(self) -> None:
         """Writes the tagger with its tokenizer into the run folder, whole or not at all."""
