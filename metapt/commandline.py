@@ -25,6 +25,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from metapt import config as schema
+from metapt.checks import check
 from metapt.errors import UserError
 
 CONF = Path(__file__).parent / "conf"
@@ -57,7 +58,7 @@ def load(command: str, arguments: Sequence[str]) -> Any:
         composed = _compose(command, good)
         complaints += _fill_missing(command, composed)
         config = OmegaConf.to_object(composed)
-        complaints += schema.check(config)
+        complaints += check(config)
     except (HydraException, OmegaConfBaseException) as error:
         complaints.append(_first_line(error))
     if complaints:
