@@ -30,6 +30,16 @@ from metapt.errors import UserError
 
 CONF = Path(__file__).parent / "conf"
 SAME_CHOICES = {"plan": "pretrain"}  # commands that take those of another one
+TEXTS = {  # commands that take texts beside their keys, and what --help says of them
+    "tag": """ ["a sentence" ...]
+
+A word of the command line is a setting if it begins with a name and =, else a sentence; after -- all are sentences:
+  python -m metapt.tag checkpoint=runs/ner "Pumunta si Maria sa Cebu."
+  python -m metapt.tag checkpoint=runs/ner format=json -- x=1 "y = 2"
+  cat lines.txt | python -m metapt.tag checkpoint=runs/ner format=iob2"""
+}
+HELP = {"-h", "--help"}
+SETTING = re.compile(r"[A-Za-z_][\w.]*=")
 
 
 def load(command: str, arguments: Sequence[str]) -> Any:
@@ -43,7 +53,7 @@ def load(command: str, arguments: Sequence[str]) -> Any:
         UserError: with every mistake that was found, one a line.
         SystemExit: after printing the keys, if `--help` is asked for.
     """
-    if {"-h", "--help"} & set(arguments):
+    if HELP & set(arguments):
         print(usage(command))
         raise SystemExit(0)
     complaints: list[str] = []
@@ -67,11 +77,24 @@ def load(command: str, arguments: Sequence[str]) -> Any:
     return config
 
 
+def parted(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Command line words of a command of TEXTS: its settings (and `--help`), and its texts.
+
+    A mistyped key is a setting too, so that it is told and not taken for a text.
+    """
+    words = list(arguments)
+    begin = words.index("--") if "--" in words else len(words)
+    settings = [word for word in words[:begin] if SETTING.match(word) or word in HELP]
+    texts = [word for word in words[:begin] if word not in settings]
+    return settings, texts + words[begin + 1 :]
+
+
 def usage(command: str) -> str:
     """What `--help` prints: groups with their options, then every key with its default and meaning."""
-    lines = [f"python -m metapt.{command} key=value ...", "", "choices:"]
-    lines += [f"  {group}={'|'.join(options)}" for group, options in choices(command).items()]
-    lines += ["", "keys:"]
+    lines = [f"python -m metapt.{command} key=value ...{TEXTS.get(command, '')}", ""]
+    if groups := choices(command):
+        lines += ["choices:", *(f"  {group}={'|'.join(options)}" for group, options in groups.items()), ""]
+    lines += ["keys:"]
     for path, item in _leaves(schema.COMMANDS[command]):
         default = "" if item.default in (schema.MISSING, None) else f" [{item.default}]"
         if item.default_factory.__class__ is type and not default:
@@ -157,7 +180,8 @@ def _examine_key(command: str, override: Override) -> str | None:
         close = difflib.get_close_matches(name, [*known, *choices(command)], n=3, cutoff=0.5)
         close = close or [path for path in known if path.split(".")[-1] == name.split(".")[-1]]
         hint = f"did you mean {' or '.join(close)}?" if close else f"see python -m metapt.{command} --help"
-        return f"{name}: no such key; {hint}"
+        also = "; after -- it would be a text" if command in TEXTS else ""
+        return f"{name}: no such key; {hint}{also}"
     value = override.value()
     if isinstance(value, str) and "${" in value:
         return None

@@ -1,6 +1,6 @@
 """The whole typed configuration. metapt/checks.py checks it.
 
-Each command has one dataclass (PretrainConfig, PlanConfig, FinetuneConfig, SubmitConfig, StatusConfig). A field's metadata
+Each command has one dataclass (PretrainConfig, PlanConfig, FinetuneConfig, TagConfig, SubmitConfig, StatusConfig). A field's metadata
 holds its help line, its allowed values (`choices`) or bounds (`low`, `above`, `high`), and whether it decides
 the outcome of a run (`identity`). Defaults live here; the YAML files under conf/ hold only what a choice
 (`model=tiny`, `objective=maml`) changes. metapt/commandline.py turns a command line into one of these.
@@ -234,6 +234,26 @@ class FinetuneConfig:
 
 
 @dataclass
+class TagConfig:
+    """python -m metapt.tag"""
+
+    checkpoint: str = key(MISSING, "a finished fine-tuning run, or its tagger folder")
+    format: str = key("text", "what is printed", choices=("text", "json", "iob2"))
+    input: str | None = key(None, "a file to tag, or - for stdin; without it and sentences, stdin")
+    input_format: str = key(
+        "auto",
+        "text: a sentence a line; iob2: a word a line, a blank line after a sentence; auto: iob2 for .iob2, .conll, .conllu",
+        choices=("auto", "text", "iob2"),
+    )
+    word_column: int = key(2, "column of the word in iob2 input, from 1", low=1)
+    precision: str = key(
+        "fp32", "of the decoder; bf16 takes half the memory; the CRF is always fp32", choices=("fp32", "bf16")
+    )
+    device: str = key("cpu", "of torch: cpu, cuda, cuda:1")
+    batch_size: int = key(64, "sentences read at once, at most", low=1)
+
+
+@dataclass
 class GridConfig:
     """A grid: the product of sizes, objectives, seeds and variants, each tuned on sources under regimes."""
 
@@ -312,6 +332,7 @@ COMMANDS: dict[str, type] = {
     "pretrain": PretrainConfig,
     "plan": PlanConfig,
     "finetune": FinetuneConfig,
+    "tag": TagConfig,
     "submit": SubmitConfig,
     "status": StatusConfig,
 }

@@ -16,14 +16,14 @@ from accelerate.state import AcceleratorState
 from conftest import run_module
 from ner_world import write_checkpoint, write_collection
 from safetensors.torch import load_file
-from transformers import AutoTokenizer
 
 from metapt import commandline
 from metapt.errors import Interrupted, UserError
-from metapt.models.tagger import load_base, load_tagger
+from metapt.models.tagger import load_base
 from metapt.ner import tuning as tuning_module
 from metapt.ner.features import EncodedSet, word_vectors
 from metapt.ner.finetune import finetune
+from metapt.ner.folder import load_tagger
 from metapt.ner.tuning import Tuning
 from metapt.runs import Run
 from metapt.training.interruption import StopRequest
@@ -78,11 +78,7 @@ def outcome(run: Run) -> tuple[dict[str, Any], list[dict[str, Any]], dict[str, t
     metrics = [
         {name: value for name, value in line.items() if name != "seconds_total"} for line in run.metrics()
     ]
-    weights = {
-        **load_file(run.tagger_dir / "model.safetensors"),
-        **load_file(run.tagger_dir / "tag_layer.safetensors"),
-    }
-    return result, metrics, weights
+    return result, metrics, load_tagger(run.tagger_dir)[0].state_dict()
 
 
 def assert_same(one: Run, other: Run) -> None:
@@ -115,7 +111,10 @@ def test_full_tuning_learns_the_sentences(full_run: Run) -> None:
 def test_head_only_learns_and_leaves_the_decoder_alone(world: Path, tmp_path: Path, head: str) -> None:
     run = tune(world, tmp_path / "run", f"ner.head={head}", "ner.max_epochs=6", "ner.piece=last")
     assert run.result()["dev_f1"] > 0.6
-    before, after = load_base(world / "model").state_dict(), load_tagger(run.tagger_dir).decoder.state_dict()
+    before, after = (
+        load_base(world / "model").state_dict(),
+        load_tagger(run.tagger_dir)[0].decoder.state_dict(),
+    )
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
 
@@ -123,7 +122,7 @@ def test_head_only_learns_and_leaves_the_decoder_alone(world: Path, tmp_path: Pa
 def test_full_tuning_changes_the_decoder(world: Path, full_run: Run) -> None:
     before, after = (
         load_base(world / "model").state_dict(),
-        load_tagger(full_run.tagger_dir).decoder.state_dict(),
+        load_tagger(full_run.tagger_dir)[0].decoder.state_dict(),
     )
     assert not any(torch.equal(before[name], after[name]) for name in before if "proj" in name)
 
@@ -172,7 +171,7 @@ def test_the_first_loss_is_that_of_the_untrained_tagger(world: Path, head_run: R
 
 def test_predictions_are_those_of_the_saved_tagger(world: Path, head_run: Run) -> None:
     """Read back with nothing but the tagger's folder, one sentence at a time."""
-    tagger, tokenizer = load_tagger(head_run.tagger_dir), AutoTokenizer.from_pretrained(head_run.tagger_dir)
+    tagger, tokenizer, _ = load_tagger(head_run.tagger_dir)
     lines = [
         json.loads(line) for line in (head_run.predictions_dir / "aa_one.jsonl").read_text().splitlines()
     ]
@@ -302,8 +301,8 @@ def test_early_stopping_keeps_the_best_epoch(
     assert result["sets"].keys() == {"bb_two"}
     monkeypatch.setattr(tuning_module, "dev_figures", lambda *_: (0.5, 1.0))
     assert torch.equal(
-        outcome(tune(world, tmp_path / "short", "ner.max_epochs=1"))[2]["linear.weight"],
-        outcome(tune(world, tmp_path / "flat", "ner.patience=2"))[2]["linear.weight"],
+        outcome(tune(world, tmp_path / "short", "ner.max_epochs=1"))[2]["layer.linear.weight"],
+        outcome(tune(world, tmp_path / "flat", "ner.patience=2"))[2]["layer.linear.weight"],
     )
 
 

@@ -4,32 +4,23 @@
 
 Words are packed: the M words of B sentences one after the other, with `lengths` [B] saying where each ends. The
 part after the word vectors is a module of its own (`TagLayer`), since it is all that a frozen decoder needs trained.
-
-A tagger's folder: the decoder as `AutoModel` loads it (config.json, model.safetensors), tag_layer.safetensors, and
-tagger.json (tags, head, piece, dropout).
+Saving and loading: metapt/ner/folder.py.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedModel
-from transformers.utils import SAFE_WEIGHTS_NAME
 from transformers.utils import logging as transformers_logging
 
 from metapt.errors import UserError
 from metapt.models.crf import LinearChainCRF, SoftmaxHead, iob2_transitions
-from metapt.runs import write_json
-
-SETTINGS_FILE = "tagger.json"
-LAYER_FILE = "tag_layer.safetensors"
 
 
 @dataclass(frozen=True)
@@ -116,40 +107,6 @@ class Tagger(nn.Module):
         """Negative log-likelihood per word of each sentence, as in TagLayer. [B]."""
         return self.layer(self.word_vectors(batch), tags, lengths)
 
-    def save(self, folder: Path) -> None:
-        """Writes the tagger, decoder included, into an existing folder."""
-        self.decoder.config.architectures = [type(self.decoder).__name__]
-        self.decoder.config.save_pretrained(folder)
-        # not decoder.save_pretrained, which imports deepspeed to see whether the model is wrapped in it
-        save_file(self.decoder.state_dict(), folder / SAFE_WEIGHTS_NAME, metadata={"format": "pt"})
-        save_file(self.layer.state_dict(), folder / LAYER_FILE)
-        layer = self.layer
-        settings = {
-            "tags": layer.tags,
-            "head": layer.head_name,
-            "piece": self.piece,
-            "dropout": layer.dropout.p,
-        }
-        write_json(folder / SETTINGS_FILE, settings)
-
-
-def load_tagger(folder: str | Path) -> Tagger:
-    """A tagger that `Tagger.save` wrote, in evaluation mode.
-
-    Raises:
-        UserError: the folder is none.
-    """
-    folder = Path(folder)
-    try:
-        settings = json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))
-        state = load_file(folder / LAYER_FILE)
-    except (OSError, ValueError, SafetensorError) as error:
-        raise UserError(f"{folder}: not a tagger's folder ({error})") from None
-    decoder = load_base(folder)
-    layer = TagLayer(decoder.config.hidden_size, settings["tags"], settings["head"], settings["dropout"])
-    layer.load_state_dict(state)
-    return Tagger(decoder, layer, settings["piece"]).eval()
-
 
 def load_base(folder: Path) -> PreTrainedModel:
     """The decoder of a model folder without its output layer, in fp32, from safetensors.
@@ -157,21 +114,30 @@ def load_base(folder: Path) -> PreTrainedModel:
     Raises:
         UserError: it cannot be loaded, or is no causal language model.
     """
+    model = load_model(folder, torch.float32)
+    if not _is_causal(model):
+        raise UserError(f"{folder}: {type(model).__name__} is no causal decoder")
+    return model
+
+
+def load_model(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
+    """The model of a folder without its output layer, from safetensors.
+
+    Raises:
+        UserError: it cannot be loaded.
+    """
     transformers_logging.set_verbosity_error()  # it would warn that the output layer is left out, as is meant
     transformers_logging.disable_progress_bar()
     try:
-        model = AutoModel.from_pretrained(
+        return AutoModel.from_pretrained(
             folder,
-            dtype=torch.float32,
+            dtype=dtype,
             attn_implementation="sdpa",
             use_safetensors=True,
             local_files_only=True,
         )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise UserError(f"{folder}: cannot be loaded as a model ({str(error).splitlines()[0]})") from None
-    if not _is_causal(model):
-        raise UserError(f"{folder}: {type(model).__name__} is no causal decoder")
-    return model
 
 
 @torch.no_grad()

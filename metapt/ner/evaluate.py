@@ -72,7 +72,7 @@ def annotate(layer: TagLayer, vectors: Tensor, encoded: EncodedSet, batch_size: 
         batch_size: sentences.
     """
     found: dict[int, Annotation] = {}
-    for numbers, emissions, tags, lengths in _batches(layer, vectors, encoded, batch_size):
+    for numbers, emissions, tags, lengths in batches(layer, vectors, encoded, batch_size):
         decoded = layer.sequence.decode(emissions, lengths)
         gold = (
             layer.sequence.log_marginals(emissions, lengths).gather(2, tags[:, :, None]).squeeze(2).tolist()
@@ -90,7 +90,7 @@ def dev_figures(
     gold: list[list[str]] = []
     predicted: list[list[str]] = []
     loss = 0.0
-    for _, emissions, tags, lengths in _batches(layer, vectors, encoded, batch_size):
+    for _, emissions, tags, lengths in batches(layer, vectors, encoded, batch_size):
         loss -= float((layer.sequence.log_likelihood(emissions, tags, lengths) / lengths).sum())
         rows = zip(tags.tolist(), lengths.tolist(), strict=True)
         gold += [[TAGS[tag] for tag in row[:length]] for row, length in rows]
@@ -98,7 +98,7 @@ def dev_figures(
     return span_figures(gold, predicted)["f1"], loss / len(encoded.lengths)
 
 
-def _batches(
+def batches(
     layer: TagLayer, vectors: Tensor, encoded: EncodedSet, batch_size: int
 ) -> Iterator[tuple[list[int], Tensor, Tensor, Tensor]]:
     """Sentences of like length together: their numbers, emissions [B, T, C], gold tags [B, T] and lengths [B]."""

@@ -8,25 +8,40 @@ is longer than a window is read in the window that gives it most left context; w
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from metapt import randomness
 from metapt.data.iob2 import TAGS, Sentence
 from metapt.errors import UserError
 from metapt.models.tagger import PieceBatch, Tagger
 
+REMEMBERED = 200_000  # words, so that a stream of text without end fills no memory
 POOL_BATCHES = 64  # so many batches are sorted by length together, and then shuffled
 TAG_INDEX = {tag: index for index, tag in enumerate(TAGS)}
 
 
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model folder.
+
+    Raises:
+        UserError: there is none.
+    """
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{folder}: no tokenizer could be loaded ({str(error).splitlines()[0]})") from None
+
+
 class WordPieces:
-    """Pieces of words, each word by itself; remembers every word it has seen.
+    """Pieces of words, each word by itself; remembers the words it has seen.
 
     A word without a piece (a lone control character, say) gets the end-of-text or unknown piece, so that there is
     always a state to read for it.
@@ -49,6 +64,8 @@ class WordPieces:
 
     def __call__(self, words: Sequence[str]) -> list[list[int]]:
         """The pieces of each word: at least one, at most `most`."""
+        if len(self._known) > REMEMBERED:
+            self._known.clear()
         new = list(dict.fromkeys(word for word in words if word not in self._known))
         if new:
             texts = [self._prefix + word for word in new]
@@ -159,8 +176,14 @@ def epoch_batches(encoded: EncodedSet, batch_size: int, seed: int, epoch: int) -
 
 
 @torch.no_grad()
-def word_vectors(tagger: Tagger, encoded: EncodedSet, batch_size: int, accelerator: Accelerator) -> Tensor:
-    """The decoder's vector of every word of a set, in fp32 on the CPU. [M, d]."""
+def word_vectors(
+    tagger: Tagger, encoded: EncodedSet, batch_size: int, accelerator: Accelerator | None = None
+) -> Tensor:
+    """The decoder's vector of every word of a set, in fp32 on the CPU. [M, d].
+
+    Args:
+        accelerator: for its mixed precision; absent: the decoder computes in the type that it has.
+    """
     tagger.eval()
     sizes = np.array([len(window.pieces) for window in encoded.windows])
     counts = np.array([len(window.firsts) for window in encoded.windows])
@@ -169,8 +192,8 @@ def word_vectors(tagger: Tagger, encoded: EncodedSet, batch_size: int, accelerat
     order = np.argsort(sizes, kind="stable")
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
-        batch = collate([encoded.windows[index] for index in chosen]).to(accelerator.device)
-        with accelerator.autocast():
+        batch = collate([encoded.windows[index] for index in chosen]).to(tagger.decoder.device)
+        with accelerator.autocast() if accelerator else nullcontext():
             found = tagger.word_vectors(batch).cpu()
         where = np.concatenate([np.arange(begins[index], begins[index] + counts[index]) for index in chosen])
         vectors[torch.from_numpy(where)] = found

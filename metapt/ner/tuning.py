@@ -26,7 +26,6 @@ from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from metapt import randomness
 from metapt.config import FinetuneConfig
@@ -35,7 +34,16 @@ from metapt.data.uner import Collection, training_sentences
 from metapt.errors import Interrupted, OperationalError, UserError
 from metapt.models.tagger import PieceBatch, Tagger, TagLayer, load_base
 from metapt.ner.evaluate import annotate, dev_figures, span_figures, write_predictions
-from metapt.ner.features import EncodedSet, WordPieces, collate, encode, epoch_batches, word_vectors
+from metapt.ner.features import (
+    EncodedSet,
+    WordPieces,
+    collate,
+    encode,
+    epoch_batches,
+    load_tokenizer,
+    word_vectors,
+)
+from metapt.ner.folder import Reading, save_tagger
 from metapt.runs import ENGINE_DIR, STATE_FILE, CheckpointFolders, MetricsWriter, Run, write_json
 from metapt.training.interruption import StopRequest
 
@@ -241,8 +249,8 @@ class Tuning:
     def save_tagger(self) -> None:
         """Writes the tagger with its tokenizer into the run folder, whole or not at all."""
         staging = CheckpointFolders.staging(self.run.tagger_dir)
-        self.tagger.save(staging)
-        self.tokenizer.save_pretrained(staging)
+        reading = Reading(self.ner.prefix_space, self.ner.max_len)
+        save_tagger(staging, self.tagger, self.tokenizer, reading)
         CheckpointFolders.commit(staging, self.run.tagger_dir)
 
     def evaluate(self, name: str, split: str = "test") -> dict[str, Any]:
@@ -292,15 +300,3 @@ class Progress:
 
 def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
-
-
-def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model folder.
-
-    Raises:
-        UserError: there is none.
-    """
-    try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{folder}: no tokenizer could be loaded ({str(error).splitlines()[0]})") from None
