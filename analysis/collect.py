@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 import yaml
 
-from analysis.spans import Span, count, micro_f1
 from metapt.data.iob2 import spans
 from metapt.errors import UserError
+from metapt.ner.resampling import micro_f1
+from metapt.ner.scoring import Span, conlleval_spans, count, span_figures
 from metapt.runs import Run, read_jsonl
 
 TARGET_LANGUAGES = ("tl", "ceb")
@@ -55,6 +56,7 @@ class Evaluation:
     gold: GoldSet
     predicted: tuple[tuple[Span, ...], ...]
     counts: np.ndarray
+    conlleval_f1: float
     per_type: Mapping[str, Mapping[str, float]]
 
 
@@ -328,7 +330,10 @@ def _read_set(run: Run, name: str, values: Mapping[str, Any], shared: dict[Any, 
     f1 = float(micro_f1(counts.sum(axis=0)))
     if abs(f1 - values["f1"]) > F1_TOLERANCE:
         raise ValueError(f"predictions/{path.name} give F1 {f1:.4f}, result.json says {values['f1']:.4f}")
-    return Evaluation(gold, predicted, counts, values["per_type"])
+    lax = span_figures(
+        [line["gold"] for line in lines], [line["predicted"] for line in lines], conlleval_spans
+    )
+    return Evaluation(gold, predicted, counts, lax["f1"], values["per_type"])
 
 
 def _one_line(text: str) -> str:

@@ -33,7 +33,7 @@ from metapt.data.iob2 import TAGS
 from metapt.data.uner import Collection, training_sentences
 from metapt.errors import Interrupted, OperationalError, UserError
 from metapt.models.tagger import PieceBatch, Tagger, TagLayer, load_base
-from metapt.ner.evaluate import annotate, dev_figures, span_figures, write_predictions
+from metapt.ner.evaluate import annotate, dev_figures
 from metapt.ner.features import (
     EncodedSet,
     WordPieces,
@@ -44,6 +44,7 @@ from metapt.ner.features import (
     word_vectors,
 )
 from metapt.ner.folder import Reading, save_tagger
+from metapt.ner.scoring import scored, write_predictions
 from metapt.runs import ENGINE_DIR, STATE_FILE, CheckpointFolders, MetricsWriter, Run, write_json
 from metapt.training.interruption import StopRequest
 
@@ -268,10 +269,7 @@ class Tuning:
         encoded = encode(sentences, self.pieces, self.ner.max_len, cut=False)
         annotations = annotate(self.tagger.layer, self._vectors(encoded), encoded, self.ner.eval_batch_size)
         write_predictions(self.run.predictions_dir / f"{name}.jsonl", sentences, annotations)
-        figures = span_figures(
-            [sentence.tags for sentence in sentences], [each.predicted for each in annotations]
-        )
-        return {"split": split, "sentences": len(sentences), "words": len(encoded.tags), **figures}
+        return scored(name, split, sentences, [each.predicted for each in annotations])
 
 
 class Progress:
