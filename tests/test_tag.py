@@ -117,6 +117,14 @@ def test_the_tags_are_those_that_the_run_predicted(run_dir: Path, tagger: Entity
     assert [list(each.tags) for each in found] == [line["predicted"] for line in lines]
 
 
+def test_the_taggers_folder_has_a_card_with_the_runs_figures(run_dir: Path) -> None:
+    result = json.loads((run_dir / "result.json").read_text(encoding="utf-8"))
+    card = (run_dir / "tagger" / "README.md").read_text(encoding="utf-8")
+    for name, figures in result["sets"].items():
+        low, high = figures["f1_interval"]
+        assert f"| {name} | {figures['f1']:.3f} | {low:.3f} to {high:.3f} |" in card
+
+
 def test_given_words_are_kept_and_lone_sentences_are_as_in_a_batch(tagger: EntityTagger) -> None:
     sentences = [list(each.words) for each in labelled(12, 5)] + [[], ["a b", "Maria"]]
     together = tagger.tag(sentences)

@@ -101,7 +101,7 @@ class LinearChainCRF(nn.Module):
         _inside(emissions, lengths)
         scores, _, transitions, end = self._scores(emissions)
         beta = _backward(scores, lengths, transitions, end).transpose(0, 1)
-        return transitions + (scores[:, 1:] + beta[:, 1:])[:, :, None, :] - beta[:, :-1, :, None]
+        return (transitions + (scores + beta)[:, 1:, None, :]).log_softmax(dim=3)
 
     @torch.no_grad()
     def decode(self, emissions: Tensor, lengths: Tensor) -> list[list[int]]:

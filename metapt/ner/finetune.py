@@ -11,6 +11,7 @@ from metapt.config import FinetuneConfig, identity
 from metapt.data import DEMO_NOTICE
 from metapt.data.uner import Collection, open_collection, source_sets
 from metapt.errors import UserError
+from metapt.ner.card import model_card
 from metapt.ner.tuning import Tuning
 from metapt.runs import CheckpointFolders, Run, file_sha256, model_folder, model_origin
 from metapt.training.interruption import StopRequest
@@ -41,13 +42,13 @@ def finetune(config: FinetuneConfig, stop: StopRequest) -> None:
         )  # first, so that a mistake leaves no config.yaml
         run.begin(identity(config), fingerprints, asdict(config))
         tuning.train()
-        tuning.save_tagger()
         result = describe(tuning) | {
             "origin": origin,
             "source_sets": source_sets(collection, config.source),
             "generated_data": config.data.name == "demo" or origin.get("generated_data", False),
             "sets": {name: tuning.evaluate(name) for name in tests},
         }
+        tuning.save_tagger(model_card(result, asdict(config.ner)))
         run.finish(result)
         for _, checkpoint in run.checkpoints():
             CheckpointFolders.remove(checkpoint)

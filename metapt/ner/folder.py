@@ -32,6 +32,8 @@ from metapt.models.tagger import Tagger, TagLayer, load_model
 from metapt.ner.features import load_tokenizer
 from metapt.runs import Run
 
+CARD_FILE = "README.md"
+
 
 @dataclass(frozen=True)
 class Reading:

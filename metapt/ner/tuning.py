@@ -43,7 +43,7 @@ from metapt.ner.features import (
     load_tokenizer,
     word_vectors,
 )
-from metapt.ner.folder import Reading, save_tagger
+from metapt.ner.folder import CARD_FILE, Reading, save_tagger
 from metapt.ner.scoring import scored, write_predictions
 from metapt.runs import ENGINE_DIR, STATE_FILE, CheckpointFolders, MetricsWriter, Run, write_json
 from metapt.training.interruption import StopRequest
@@ -247,11 +247,12 @@ class Tuning:
         # null stands for what is not finite: the loss before the first score, as it is in a new state
         self.state = State(**{name: value for name, value in values.items() if value is not None})
 
-    def save_tagger(self) -> None:
-        """Writes the tagger with its tokenizer into the run folder, whole or not at all."""
+    def save_tagger(self, card: str) -> None:
+        """Writes the tagger with its tokenizer and its card into the run folder, whole or not at all."""
         staging = CheckpointFolders.staging(self.run.tagger_dir)
         reading = Reading(self.ner.prefix_space, self.ner.max_len)
         save_tagger(staging, self.tagger, self.tokenizer, reading)
+        (staging / CARD_FILE).write_text(card, encoding="utf-8")
         CheckpointFolders.commit(staging, self.run.tagger_dir)
 
     def evaluate(self, name: str, split: str = "test") -> dict[str, Any]:
