@@ -38,7 +38,8 @@ from metapt.data.iob2 import TAGS
 from metapt.data.tokenizers import train_tokenizer
 from metapt.models.decoder import build_decoder
 from metapt.models.tagger import Tagger, TagLayer
-from metapt.ner.folder import Reading, save_tagger
+from metapt.ner.features import Reading
+from metapt.ner.folder import save_tagger
 
 SIZES = ("nano", "tiny", "small")
 PRECISIONS = ("fp32", "bf16")

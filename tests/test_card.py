@@ -21,7 +21,8 @@ from metapt.data.licences import SETS, shared_licence
 from metapt.data.uner import ALL_SETS
 from metapt.models.tagger import Tagger, TagLayer, load_base
 from metapt.ner.card import model_card
-from metapt.ner.folder import Reading, save_tagger
+from metapt.ner.features import Reading
+from metapt.ner.folder import save_tagger
 from metapt.ner.scoring import scored
 
 WORDS = '["Pumunta", "si", "Maria", "sa", "Cebu", "."]'  # in the code of the card
@@ -57,7 +58,7 @@ def result_of(sources: list[str], tests: list[str], **more: Any) -> dict[str, An
 
 
 def card_of(result: dict[str, Any], **ner: Any) -> tuple[ModelCard, str]:
-    text = model_card(result, asdict(NerConfig(**ner)))
+    text = model_card(result, asdict(NerConfig(**ner)), is_causal=True)
     return ModelCard(text), text
 
 
@@ -113,7 +114,7 @@ def test_what_is_generated_or_not_known_is_said_to_be() -> None:
     card, text = card_of(result_of(["my_news"], ["my_news"], origin={"model": "folder"}))
     assert "| my_news | tuned on and scored on | not recorded | not recorded |" in text
     assert "`folder`, of which nothing else is recorded" in text
-    assert "pretraining text is not recorded" in text
+    assert "text of pretraining is not recorded" in text
     assert (card.data.license, card.data.language) == ("other", None)
 
 

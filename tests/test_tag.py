@@ -25,8 +25,9 @@ from metapt.data.iob2 import TAGS, read_iob2
 from metapt.errors import UserError
 from metapt.models.tagger import Tagger, TagLayer, load_base
 from metapt.ner import features, tagging
+from metapt.ner.features import Reading
 from metapt.ner.finetune import finetune
-from metapt.ner.folder import Reading, save_tagger
+from metapt.ner.folder import save_tagger
 from metapt.ner.rendering import bracketed, coloured
 from metapt.ner.streams import column_sentences, lines_as_they_come, text_sentences
 from metapt.ner.tagging import EntityTagger

@@ -19,7 +19,7 @@ from metapt.ner.resampling import LEVEL, RESAMPLES
 FEW_SPANS = 100  # a set with fewer gold spans is called small
 READ_PIECE = {
     "first": "emissions = logits[starts]",
-    "last": "emissions = logits[starts + [len(each) - 1 for each in pieces]]",
+    "last": "emissions = logits[np.add(starts, [len(each) - 1 for each in pieces])]",
     "mean": "emissions = np.add.reduceat(logits, starts) / [[len(each)] for each in pieces]",
 }
 VITERBI = """\
@@ -35,12 +35,13 @@ for pointer in reversed(pointers):
 ARGMAX = "path = emissions.argmax(axis=1).tolist()"
 
 
-def model_card(result: Mapping[str, Any], ner: Mapping[str, Any]) -> str:
+def model_card(result: Mapping[str, Any], ner: Mapping[str, Any], *, is_causal: bool) -> str:
     """README.md of a tagger's folder, with the hub's YAML header.
 
     Args:
         result: what result.json holds of the fine-tuning run.
         ner: the keys of metapt.config.NerConfig that the tagger was made with.
+        is_causal: whether what is tuned reads from left to right.
     """
     parts = [
         f"---\n{_header(result).to_yaml()}\n---\n\n# {_name(result)}",
@@ -56,7 +57,7 @@ def model_card(result: Mapping[str, Any], ner: Mapping[str, Any]) -> str:
         "## Data and licences",
         *_data(result),
         "## Limits",
-        "\n".join(f"- {line}" for line in _limits(result, ner)),
+        "\n".join(f"- {line}" for line in _limits(result, ner, is_causal)),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -64,7 +65,7 @@ def model_card(result: Mapping[str, Any], ner: Mapping[str, Any]) -> str:
 def _name(result: Mapping[str, Any]) -> str:
     origin = result["origin"]
     words = (origin["model"], origin.get("objective"), result["source"], result["regime"])
-    return "-".join(["metapt", *(word for word in words if word)])
+    return "-".join(["metapt", *(word.replace("/", "-") for word in words if word)])
 
 
 def _header(result: Mapping[str, Any]) -> ModelCardData:
@@ -102,7 +103,7 @@ def _header(result: Mapping[str, Any]) -> ModelCardData:
 
 def _origin(origin: Mapping[str, Any]) -> str:
     if "objective" not in origin:
-        return f"the decoder `{origin['model']}`, of which nothing else is recorded"
+        return f"the model `{origin['model']}`, of which nothing else is recorded"
     label = f", variant {origin['label']}" if origin.get("label") else ""
     return (
         f"a decoder of {origin['parameters']:,} parameters (`{origin['model']}`) pretrained with "
@@ -133,10 +134,12 @@ def _use(ner: Mapping[str, Any]) -> Iterator[str]:
         "model = AutoModelForTokenClassification.from_pretrained(folder).eval()",
         "tokenizer = AutoTokenizer.from_pretrained(folder)",
         'words = ["Pumunta", "si", "Maria", "sa", "Cebu", "."]',
-        f"pieces = [tokenizer({prefix}word, add_special_tokens=False).input_ids for word in words]",
-        "starts = np.cumsum([0, *map(len, pieces)])[:-1]  # each word's first piece",
+        "as_text = {'add_special_tokens': False, 'split_special_tokens': True}",
+        f"pieces = [tokenizer({prefix}word, **as_text).input_ids for word in words]",
+        "*starts, count = np.cumsum([0, *map(len, pieces)])  # each word's first piece, and how many there are",
+        "before, after = model.config.tagger['before'], model.config.tagger['after']  # special pieces of an encoder",
         "with torch.no_grad():",
-        "    logits = model(torch.tensor([sum(pieces, [])])).logits[0].float().numpy()",
+        "    logits = model(torch.tensor([before + sum(pieces, []) + after])).logits[0].float().numpy()[len(before):][:count]",
         READ_PIECE[ner["piece"]],
         VITERBI if ner["head"] == "crf" else ARGMAX,
         "tags = [model.config.id2label[tag] for tag in path]",
@@ -197,7 +200,7 @@ def _data(result: Mapping[str, Any]) -> Iterator[str]:
         lines.append(f"| {' | '.join((name, use, *facts))} |")
     yield "\n".join(lines)
     yield (
-        "The licence in the header is that of the sets it was tuned on, where they share one. The decoder's pretraining text "
+        "The licence in the header is that of the sets it was tuned on, where they share one. The text of pretraining "
         f"{_text_licence(result['origin'])}. Whoever passes the weights on has to judge what follows for them."
     )
     if non_commercial := [name for name in result["sets"] if name in SETS and SETS[name].is_non_commercial]:
@@ -210,7 +213,7 @@ def _text_licence(origin: Mapping[str, Any]) -> str:
     return f"(`data={origin['data']}`) has licences of its own" if "data" in origin else "is not recorded"
 
 
-def _limits(result: Mapping[str, Any], ner: Mapping[str, Any]) -> Iterator[str]:
+def _limits(result: Mapping[str, Any], ner: Mapping[str, Any], is_causal: bool) -> Iterator[str]:
     sets = result["sets"]
     yield f"It knows {', '.join(TYPES)} and no other type, and no entity within another."
     yield "Languages, domains and kinds of names other than those of the table were not measured."
@@ -221,10 +224,9 @@ def _limits(result: Mapping[str, Any], ner: Mapping[str, Any]) -> Iterator[str]:
     if small := [name for name, figures in sets.items() if figures["gold_spans"] < FEW_SPANS]:
         yield f"Fewer than {FEW_SPANS} gold spans, so that their F1 says little: {', '.join(small)}."
     yield "One run with one seed; another seed gives other figures."
-    yield (
-        "The decoder reads from left to right: what follows a word is not seen by its emission"
-        + (", only by the CRF's transitions." if ner["head"] == "crf" else ".")
-    )
+    if is_causal:
+        but = ", only by the CRF's transitions." if ner["head"] == "crf" else "."
+        yield f"The decoder reads from left to right: what follows a word is not seen by its emission{but}"
     yield "Scores are for given words. Running text is split by rules that fit white space; Chinese is split into characters."
     if result["train_sentences_cut"]:
         yield f"{result['train_sentences_cut']:,} training sentences were cut at {ner['max_len']} pieces."

@@ -25,7 +25,7 @@ def finetune(config: FinetuneConfig, stop: StopRequest) -> None:
         Interrupted: `stop` was set, and a checkpoint stands.
     """
     folder = model_folder(config.checkpoint)
-    origin = model_origin(folder)
+    origin = model_origin(folder, config.checkpoint)
     collection = open_collection(config.data)
     tests = evaluated_sets(collection, config.data.eval_sets)
     parts = [(name, split) for name in source_sets(collection, config.source) for split in ("train", "dev")]
@@ -48,7 +48,7 @@ def finetune(config: FinetuneConfig, stop: StopRequest) -> None:
             "generated_data": config.data.name == "demo" or origin.get("generated_data", False),
             "sets": {name: tuning.evaluate(name) for name in tests},
         }
-        tuning.save_tagger(model_card(result, asdict(config.ner)))
+        tuning.save_tagger(model_card(result, asdict(config.ner), is_causal=tuning.tagger.causal))
         run.finish(result)
         for _, checkpoint in run.checkpoints():
             CheckpointFolders.remove(checkpoint)

@@ -7,7 +7,7 @@
 
 `AutoModelForTokenClassification` loads it without code of ours, and its logits are the emissions at each piece: those at a word's
 first or last piece, or their mean over its pieces (`piece`). The entry `tagger` of config.json holds `head`, `piece`, `prefix_space`,
-`max_len`, and for a CRF `crf`: `start` [C], `transitions` [C, C] (from, to), `end` [C], and what IOB2 allows,
+`max_len`, `before` and `after` (special pieces around a window), and for a CRF `crf`: `start` [C], `transitions` [C, C] (from, to), `end` [C], and what IOB2 allows,
 `allowed_first` [C] and `allowed_pairs` [C, C]. Numbers in JSON have as many digits as give back the same fp32.
 """
 
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from copy import deepcopy
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -28,19 +28,11 @@ from transformers.utils import SAFE_WEIGHTS_NAME
 
 from metapt.errors import UserError
 from metapt.models.crf import LinearChainCRF
-from metapt.models.tagger import Tagger, TagLayer, load_model
-from metapt.ner.features import load_tokenizer
+from metapt.models.tagger import Tagger, TagLayer, load_base
+from metapt.ner.features import Reading, load_tokenizer
 from metapt.runs import Run
 
 CARD_FILE = "README.md"
-
-
-@dataclass(frozen=True)
-class Reading:
-    """How words are read: `prefix_space` and `max_len` of metapt.config.NerConfig."""
-
-    prefix_space: bool
-    max_len: int
 
 
 def tagger_folder(path: str | Path) -> Path:
@@ -93,7 +85,7 @@ def load_tagger(
     Raises:
         UserError: the folder is none of a tagger.
     """
-    decoder = load_model(folder, dtype)
+    decoder = load_base(folder, dtype)
     settings = getattr(decoder.config, "tagger", None)
     if not isinstance(settings, Mapping):
         raise UserError(f"{folder}: not a tagger's folder (its config.json has no entry `tagger`)")
@@ -106,7 +98,8 @@ def load_tagger(
         if isinstance(layer.sequence, LinearChainCRF):
             own = dict(layer.sequence.named_parameters())
             layer.sequence.load_state_dict({name: torch.tensor(settings["crf"][name]) for name in own})
-        reading = Reading(settings["prefix_space"], settings["max_len"])
+        before, after = tuple(settings["before"]), tuple(settings["after"])
+        reading = Reading(settings["prefix_space"], settings["max_len"], before, after)
         tagger = Tagger(decoder, layer, settings["piece"]).eval()
     except (KeyError, AttributeError, ValueError, TypeError, RuntimeError, OSError, SafetensorError) as error:
         raise UserError(

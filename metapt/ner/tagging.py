@@ -76,8 +76,7 @@ class EntityTagger:
         if precision not in PRECISIONS:
             raise UserError(f"precision={precision}: must be one of {', '.join(PRECISIONS)}")
         tagger, tokenizer, reading = load_tagger(tagger_folder(path), PRECISIONS[precision])
-        pieces = WordPieces(tokenizer, reading.prefix_space, reading.max_len // 2)
-        return cls(tagger.to(device), pieces, reading.max_len, batch_size)
+        return cls(tagger.to(device), reading.word_pieces(tokenizer), reading.max_len, batch_size)
 
     @property
     def tags(self) -> tuple[str, ...]:

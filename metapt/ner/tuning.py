@@ -36,14 +36,15 @@ from metapt.models.tagger import PieceBatch, Tagger, TagLayer, load_base
 from metapt.ner.evaluate import annotate, dev_figures
 from metapt.ner.features import (
     EncodedSet,
-    WordPieces,
+    Reading,
     collate,
     encode,
     epoch_batches,
     load_tokenizer,
+    special_pieces,
     word_vectors,
 )
-from metapt.ner.folder import CARD_FILE, Reading, save_tagger
+from metapt.ner.folder import CARD_FILE, save_tagger
 from metapt.ner.scoring import scored, write_predictions
 from metapt.runs import ENGINE_DIR, STATE_FILE, CheckpointFolders, MetricsWriter, Run, write_json
 from metapt.training.interruption import StopRequest
@@ -80,8 +81,9 @@ class Tuning:
         if self.accelerator.num_processes > 1:
             raise UserError("fine-tuning runs in one process; start one run for each GPU")
         self.tokenizer = load_tokenizer(folder)
-        self.pieces = WordPieces(self.tokenizer, self.ner.prefix_space, self.ner.max_len // 2)
         self.tagger = self._build(folder)
+        self.reading = self._reading()
+        self.pieces = self.reading.word_pieces(self.tokenizer)
         self.train_set, self.dev_set = self._encode("train"), self._encode("dev")
         self.head_only = config.regime == "head"
         self.trained: nn.Module = self.tagger.layer if self.head_only else self.tagger
@@ -97,7 +99,10 @@ class Tuning:
             raise UserError(
                 f"{folder}: the tokenizer has {len(self.tokenizer)} pieces, the model {decoder.config.vocab_size}"
             )
-        positions = getattr(decoder.config, "max_position_embeddings", self.ner.max_len)
+        positions = min(
+            getattr(decoder.config, "max_position_embeddings", self.ner.max_len),
+            self.tokenizer.model_max_length,  # of some encoders less, which begin to count at 2
+        )
         if self.ner.max_len > positions:
             raise UserError(
                 f"ner.max_len={self.ner.max_len}: {folder} was made for at most {positions} pieces"
@@ -106,6 +111,11 @@ class Tuning:
             layer = TagLayer(decoder.config.hidden_size, TAGS, self.ner.head, self.ner.dropout)
         decoder.requires_grad_(self.config.regime == "full")
         return Tagger(decoder, layer, self.ner.piece).to(self.accelerator.device)
+
+    def _reading(self) -> Reading:
+        """How words are read as the model expects them: an encoder's windows stand between its special pieces."""
+        before, after = ((), ()) if self.tagger.causal else special_pieces(self.tokenizer)
+        return Reading(self.ner.prefix_space, self.ner.max_len, tuple(before), tuple(after))
 
     def _encode(self, split: str) -> EncodedSet:
         """The train or dev sentences of the source. Training sentences are cut, dev sentences are not."""
@@ -250,8 +260,7 @@ class Tuning:
     def save_tagger(self, card: str) -> None:
         """Writes the tagger with its tokenizer and its card into the run folder, whole or not at all."""
         staging = CheckpointFolders.staging(self.run.tagger_dir)
-        reading = Reading(self.ner.prefix_space, self.ner.max_len)
-        save_tagger(staging, self.tagger, self.tokenizer, reading)
+        save_tagger(staging, self.tagger, self.tokenizer, self.reading)
         (staging / CARD_FILE).write_text(card, encoding="utf-8")
         CheckpointFolders.commit(staging, self.run.tagger_dir)
 
