@@ -147,6 +147,8 @@ def test_the_result_is_as_documented(head_run: Run) -> None:
         "seconds_total",
         "train_sentences",
         "train_sentences_cut",
+        "train_words",
+        "train_words_cut",
         "generated_data",
         "source_sets",
         "sets",
@@ -203,6 +205,7 @@ def test_frozen_features_give_the_same_steps_as_recomputing(
             [self.train_set.windows[number] for number in chosen],
             self.train_set.tags[rows],
             self.train_set.lengths[torch.from_numpy(chosen)],
+            0,
             0,
         )
         self.train_vectors = torch.full((len(self.train_set.tags), 32), torch.nan)
@@ -332,11 +335,16 @@ def test_another_configuration_other_weights_or_other_data_are_refused(
             tune(world, head_run.path, "ner.max_epochs=6", change)
 
 
-def test_training_sentences_are_limited_and_cut_and_counted(world: Path, tmp_path: Path) -> None:
+def test_training_sentences_are_limited_and_cut_and_counted(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = tune(world, tmp_path / "run", "ner.max_epochs=1", "data.max_train_sentences=20", "ner.max_len=8")
     result = run.result()
     assert (result["train_sentences"], result["steps"]) == (20, 3)
     assert 0 < result["train_sentences_cut"] < 20
+    assert result["train_words_cut"] >= result["train_sentences_cut"]
+    told = capsys.readouterr().out
+    assert f"{result['train_sentences_cut']} of 20 sentences, {result['train_words_cut']} words" in told
     assert result["sets"]["aa_one"]["words"] == sum(
         len(json.loads(line)["words"])
         for line in (run.predictions_dir / "aa_one.jsonl").read_text().splitlines()
@@ -369,7 +377,7 @@ def test_bf16_trains(world: Path, tmp_path: Path) -> None:
         ("checkpoint=/nowhere", "nowhere"),
         ("ner.max_len=512", "at most 256 pieces"),
         ("source=zz_none", "zz_none"),
-        ("source=bb_two", "no train and dev split"),
+        ("source=bb_two", "no train split"),
         ("data.eval_sets=[aa_one,cc_three]", "cc_three"),
     ],
 )

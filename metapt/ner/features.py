@@ -97,13 +97,15 @@ class EncodedSet:
     """Labelled sentences as the tagger reads them. Words are packed: numbered through, sentence after sentence.
 
     windows: in the order of the words they are read for (one for each sentence if `cut`);
-    tags: int64 [M]; lengths: int64 [S], words of each sentence; num_cut: sentences that were shortened.
+    tags: int64 [M]; lengths: int64 [S], words of each sentence; num_cut: sentences that were shortened, and
+    words_cut: words that they lost.
     """
 
     windows: list[Window]
     tags: Tensor
     lengths: Tensor
     num_cut: int
+    words_cut: int
 
     def words(self, chosen: np.ndarray) -> Tensor:
         """Numbers of all words of the chosen sentences, in their order. int64 [sum of their lengths]."""
@@ -125,8 +127,10 @@ def encode(sentences: Sequence[Sentence], pieces: WordPieces, max_len: int, *, c
         found += mine
         lengths.append(sum(len(window.firsts) for window in mine))
         tags += [TAG_INDEX[tag] for tag in sentence.tags[: lengths[-1]]]
-    shortened = sum(length < len(sentence.words) for length, sentence in zip(lengths, sentences, strict=True))
-    return EncodedSet(found, torch.tensor(tags), torch.tensor(lengths), shortened)
+    lost = [len(sentence.words) - length for length, sentence in zip(lengths, sentences, strict=True)]
+    return EncodedSet(
+        found, torch.tensor(tags), torch.tensor(lengths), sum(words > 0 for words in lost), sum(lost)
+    )
 
 
 def collate(chosen: Sequence[Window]) -> PieceBatch:

@@ -263,6 +263,8 @@ class Tuning:
         figures = span_figures(
             [sentence.tags for sentence in sentences], [each.predicted for each in annotations]
         )
+        if not figures["gold_spans"]:
+            _say(f"{name} {split} has no entity: its F1 says nothing")
         return {"split": split, "sentences": len(sentences), "words": len(encoded.tags), **figures}
 
 
