@@ -202,7 +202,7 @@ class NerConfig:
 
 
 @dataclass
-class NerDataConfig:
+class SetsConfig:
     """Where the labelled sentences come from."""
 
     name: str = key(
@@ -224,6 +224,12 @@ class NerDataConfig:
         low=0,
         high=0.5,
     )
+
+
+@dataclass
+class NerDataConfig(SetsConfig):
+    """Which of them a run uses."""
+
     eval_sets: list[str] = key([], "sets to evaluate; empty: every set that is found")
     max_train_sentences: int | None = key(None, "use only so many training sentences", low=1)
 
@@ -252,7 +258,7 @@ class FinetuneConfig:
 class DescribeConfig:
     """python -m metapt.data describe"""
 
-    data: NerDataConfig = field(default_factory=NerDataConfig)
+    data: SetsConfig = field(default_factory=SetsConfig)
     sets: list[str] = key([], "sets to describe; empty: every one that is found")
     tokenizer: str | None = key(
         None, "a tokenizer.json, a folder with one, or a hub name; absent: no figures of pieces"

@@ -1,7 +1,5 @@
-"""Labelled sentences: the format's traps one by one, collections, and Universal NER's published counts."""
+"""Labelled sentences: the format's traps one by one, and collections."""
 
-import json
-import os
 from pathlib import Path
 
 import datasets
@@ -11,7 +9,7 @@ from hypothesis import strategies as st
 from seqeval.scheme import IOB2, Entities
 
 from metapt.config import NerDataConfig
-from metapt.data.iob2 import TAGS, TYPES, Sentence, read_iob2, spans, write_iob2
+from metapt.data.iob2 import TAGS, Sentence, read_iob2, spans, write_iob2
 from metapt.data.uner import (
     ALL_SETS,
     SOURCES,
@@ -401,39 +399,3 @@ def test_a_data_set_of_another_shape_is_refused(monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset", lambda *args, **keywords: other)
     with pytest.raises(UserError, match="no column idx, ner_tags, tokens; it has text"):
         open_collection(NerDataConfig(name="uner")).load("da_ddt", "dev")
-
-
-# --- the real sets ----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.real_data
-def test_published_counts_are_reproduced():
-    root = os.environ.get("METAPT_UNER_DIR")
-    if not root or not (Path(root) / "COUNTS.json").is_file():
-        pytest.skip("METAPT_UNER_DIR names no folder of IOB2 files with a COUNTS.json")
-    counts = json.loads((Path(root) / "COUNTS.json").read_text())
-    collection = open_collection(NerDataConfig(name="uner", uner_dir=root))
-    there = {f"{name}/{split}" for split in ("train", "dev", "test") for name in collection.sets(split)}
-    assert there
-    for part in sorted(there & set(counts)):
-        assert figures(collection.load(*part.split("/"))) == {
-            key: counts[part][key]
-            for key in ("sents", "tokens", *TYPES, "single", "sents_with_entity", "max_len")
-        }, part
-    assert there <= set(counts)
-
-
-def figures(sentences: list[Sentence]) -> dict[str, object]:
-    found = [span for sentence in sentences for span in spans(sentence.tags)]
-    by_type = {kind: [end - start for what, start, end in found if what == kind] for kind in TYPES}
-    return {
-        "sents": len(sentences),
-        "tokens": sum(len(sentence.words) for sentence in sentences),
-        **{kind: len(lengths) for kind, lengths in by_type.items()},
-        "single": {
-            kind: round(100 * lengths.count(1) / len(lengths), 1) if lengths else None
-            for kind, lengths in by_type.items()
-        },
-        "sents_with_entity": sum(bool(spans(sentence.tags)) for sentence in sentences),
-        "max_len": max(len(sentence.words) for sentence in sentences),
-    }

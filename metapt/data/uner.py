@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from metapt import randomness
-from metapt.config import NerDataConfig
+from metapt.config import SetsConfig
 from metapt.data.described import SPLITS, open_described
 from metapt.data.hub import HUB_SPLITS, HubTable, read_hub
 from metapt.data.iob2 import TAGS, UNER_TYPES, Sentence, read_iob2
@@ -85,7 +85,7 @@ class Collection:
         return digest.hexdigest()
 
 
-def open_collection(data: NerDataConfig) -> Collection:
+def open_collection(data: SetsConfig) -> Collection:
     """The collection that a configuration names: its own sets, those of `data.corpora` beside them, dev splits held out.
 
     Raises:
@@ -147,7 +147,7 @@ def training_sentences(collection: Collection, source: str, split: str) -> list[
     return [sentence for name in source_sets(collection, source) for sentence in collection.load(name, split)]
 
 
-def _own_collection(data: NerDataConfig) -> Collection:
+def _own_collection(data: SetsConfig) -> Collection:
     if data.name == "demo":
         from metapt.data import demo
 
