@@ -29,7 +29,7 @@ class WordPieces:
     """Pieces of words, each word by itself; remembers every word it has seen.
 
     A word without a piece (a lone control character, say) gets the end-of-text or unknown piece, so that there is
-    always a state to read for it.
+    always a state to read for it. A word that spells a special token is text like any other.
 
     Args:
         tokenizer: of the decoder.
@@ -52,7 +52,9 @@ class WordPieces:
         new = list(dict.fromkeys(word for word in words if word not in self._known))
         if new:
             texts = [self._prefix + word for word in new]
-            found = self._tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"]
+            found = self._tokenizer(
+                texts, add_special_tokens=False, split_special_tokens=True, return_attention_mask=False
+            )["input_ids"]
             for word, pieces in zip(new, found, strict=True):
                 self._known[word] = pieces[: self._most] or self._fallback
         return [self._known[word] for word in words]
