@@ -351,6 +351,32 @@ def test_training_sentences_are_limited_and_cut_and_counted(
     )
 
 
+def test_tuned_on_one_collection_and_evaluated_on_described_corpora_too(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A set without an entity is tagged and scored as any other, and said to say nothing."""
+    (tmp_path / "news.conll").write_text("Maria I-person\nlives O\n\nin O\nDavao S-LOC\n")
+    (tmp_path / "quiet.conll").write_text("it O\nrained O\n")
+    files = [f"{tmp_path / name}.yaml" for name in ("news", "quiet")]
+    for name, file in zip(("news", "quiet"), files, strict=True):
+        Path(file).write_text(
+            f"name: {name}\nlicence: none\nfolder: .\nfiles: {{test: {name}.conll}}\ncolumns: [word, tag]\n"
+            "separator: space\ntypes: {person: PER}\n"
+        )
+    run = tune(world, tmp_path / "run", "ner.max_epochs=1", f"data.corpora=[{','.join(files)}]", "source=all")
+    result = run.result()
+    assert result["source_sets"] == ["aa_one"]
+    counts = {name: (each["words"], each["gold_spans"]) for name, each in result["sets"].items()}
+    assert counts.keys() == {"aa_one", "bb_two", "news", "quiet"}
+    assert (counts["news"], counts["quiet"]) == ((4, 2), (2, 0))
+    assert result["sets"]["quiet"]["f1"] == 0
+    told = capsys.readouterr().err
+    assert "quiet test has no entity" in told
+    assert "news test has no entity" not in told
+    with pytest.raises(UserError, match=r"data\.corpora: 1 mistake"):
+        tune(world, tmp_path / "wrong", "data.corpora=[cebuano]")
+
+
 @pytest.fixture
 def fresh_accelerate() -> Iterator[None]:
     """accelerate keeps the precision of a process' first Accelerator for all later ones."""
