@@ -7,7 +7,14 @@ from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-from metapt.config import PlanConfig, PretrainConfig, deepspeed_settings, uneven_units
+from metapt.config import (
+    DescribeConfig,
+    FinetuneConfig,
+    PlanConfig,
+    PretrainConfig,
+    deepspeed_settings,
+    uneven_units,
+)
 
 
 def check(config: Any) -> list[str]:
@@ -15,6 +22,10 @@ def check(config: Any) -> list[str]:
     complaints = list(_check_fields(config, ""))
     if isinstance(config, PretrainConfig):
         complaints += _check_pretrain(config)
+    if isinstance(config, FinetuneConfig | DescribeConfig):
+        data = config.data
+        if data.name == "described" and not data.corpora:
+            complaints.append("data.corpora is required with data=described (presets or .yaml files)")
     if isinstance(config, PlanConfig):
         ranks = config.nodes * max(1, config.gpus)
         complaints += [

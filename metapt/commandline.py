@@ -11,7 +11,7 @@ import difflib
 import re
 from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from metapt.checks import check
 from metapt.errors import UserError
 
 CONF = Path(__file__).parent / "conf"
-SAME_CHOICES = {"plan": "pretrain"}  # commands that take those of another one
+SAME_CHOICES = {"plan": "pretrain", "data describe": "finetune"}  # commands that take those of another one
 TEXTS = {  # commands that take texts beside their keys, and what --help says of them
     "tag": """ ["a sentence" ...]
 
@@ -97,7 +97,7 @@ def usage(command: str) -> str:
     lines += ["keys:"]
     for path, item in _leaves(schema.COMMANDS[command]):
         default = "" if item.default in (schema.MISSING, None) else f" [{item.default}]"
-        if item.default_factory.__class__ is type and not default:
+        if item.default is MISSING:
             default = " [empty]"
         options = f" ({'|'.join(item.metadata['choices'])})" if "choices" in item.metadata else ""
         lines.append(f"  {path + '=':28} {item.metadata['help']}{options}{default}")

@@ -1,6 +1,7 @@
 """The whole typed configuration. metapt/checks.py checks it.
 
-Each command has one dataclass (PretrainConfig, PlanConfig, FinetuneConfig, TagConfig, SubmitConfig, StatusConfig). A field's metadata
+Each command has one dataclass (PretrainConfig, PlanConfig, FinetuneConfig, TagConfig, DescribeConfig, SubmitConfig,
+StatusConfig). A field's metadata
 holds its help line, its allowed values (`choices`) or bounds (`low`, `above`, `high`), and whether it decides
 the outcome of a run (`identity`). Defaults live here; the YAML files under conf/ hold only what a choice
 (`model=tiny`, `objective=maml`) changes. metapt/commandline.py turns a command line into one of these.
@@ -202,13 +203,34 @@ class NerConfig:
 
 
 @dataclass
-class NerDataConfig:
+class SetsConfig:
     """Where the labelled sentences come from."""
 
-    name: str = key(MISSING, "uner or demo; set by data=", choices=("uner", "demo"))
+    name: str = key(
+        MISSING,
+        "uner, demo, or described: data.corpora only; set by data=",
+        choices=("uner", "demo", "described"),
+    )
     uner_dir: str | None = key(None, "folder of <set>/<split>.iob2; absent: the hub", identity=False)
     hub_name: str = key("universalner/universal_ner", "read through its Parquet conversion")
     hub_revision: str = key("refs/convert/parquet", "branch of it; main for a copy that is itself in Parquet")
+    corpora: list[str] = key(
+        [],
+        "further sets: presets (cebuaner, tlunified_ner) or .yaml files, each with :FOLDER if its files need one",
+        identity=False,
+    )
+    dev_share: float = key(
+        0.0,
+        "share of the train sentences held out where a set has no dev split; 0: such sets are no sources",
+        low=0,
+        high=0.5,
+    )
+
+
+@dataclass
+class NerDataConfig(SetsConfig):
+    """Which of them a run uses."""
+
     eval_sets: list[str] = key([], "sets to evaluate; empty: every set that is found")
     max_train_sentences: int | None = key(None, "use only so many training sentences", low=1)
 
@@ -253,6 +275,18 @@ class TagConfig:
     )
     device: str = key("cpu", "of torch: cpu, cuda, cuda:1")
     batch_size: int = key(64, "sentences read at once, at most", low=1)
+
+
+@dataclass
+class DescribeConfig:
+    """python -m metapt.data describe"""
+
+    data: SetsConfig = field(default_factory=SetsConfig)
+    sets: list[str] = key([], "sets to describe; empty: every one that is found")
+    tokenizer: str | None = key(
+        None, "a tokenizer.json, a folder with one, or a hub name; absent: no figures of pieces"
+    )
+    json: bool = key(False, "print JSON (also: --json)")
 
 
 @dataclass
@@ -335,6 +369,7 @@ COMMANDS: dict[str, type] = {
     "plan": PlanConfig,
     "finetune": FinetuneConfig,
     "tag": TagConfig,
+    "data describe": DescribeConfig,
     "submit": SubmitConfig,
     "status": StatusConfig,
 }

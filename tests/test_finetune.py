@@ -146,6 +146,8 @@ def test_the_result_is_as_documented(head_run: Run) -> None:
         "seconds_total",
         "train_sentences",
         "train_sentences_cut",
+        "train_words",
+        "train_words_cut",
         "generated_data",
         "source_sets",
         "sets",
@@ -202,6 +204,7 @@ def test_frozen_features_give_the_same_steps_as_recomputing(
             [self.train_set.windows[number] for number in chosen],
             self.train_set.tags[rows],
             self.train_set.lengths[torch.from_numpy(chosen)],
+            0,
             0,
         )
         self.train_vectors = torch.full((len(self.train_set.tags), 32), torch.nan)
@@ -331,15 +334,46 @@ def test_another_configuration_other_weights_or_other_data_are_refused(
             tune(world, head_run.path, "ner.max_epochs=6", change)
 
 
-def test_training_sentences_are_limited_and_cut_and_counted(world: Path, tmp_path: Path) -> None:
+def test_training_sentences_are_limited_and_cut_and_counted(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = tune(world, tmp_path / "run", "ner.max_epochs=1", "data.max_train_sentences=20", "ner.max_len=8")
     result = run.result()
     assert (result["train_sentences"], result["steps"]) == (20, 3)
     assert 0 < result["train_sentences_cut"] < 20
+    assert result["train_words_cut"] >= result["train_sentences_cut"]
+    told = capsys.readouterr().out
+    assert f"{result['train_sentences_cut']} of 20 sentences, {result['train_words_cut']} words" in told
     assert result["sets"]["aa_one"]["words"] == sum(
         len(json.loads(line)["words"])
         for line in (run.predictions_dir / "aa_one.jsonl").read_text().splitlines()
     )
+
+
+def test_tuned_on_one_collection_and_evaluated_on_described_corpora_too(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A set without an entity is tagged and scored as any other, and said to say nothing."""
+    (tmp_path / "news.conll").write_text("Maria I-person\nlives O\n\nin O\nDavao S-LOC\n")
+    (tmp_path / "quiet.conll").write_text("it O\nrained O\n")
+    files = [f"{tmp_path / name}.yaml" for name in ("news", "quiet")]
+    for name, file in zip(("news", "quiet"), files, strict=True):
+        Path(file).write_text(
+            f"name: {name}\nlicence: none\nfolder: .\nfiles: {{test: {name}.conll}}\ncolumns: [word, tag]\n"
+            "separator: space\ntypes: {person: PER}\n"
+        )
+    run = tune(world, tmp_path / "run", "ner.max_epochs=1", f"data.corpora=[{','.join(files)}]", "source=all")
+    result = run.result()
+    assert result["source_sets"] == ["aa_one"]
+    counts = {name: (each["words"], each["gold_spans"]) for name, each in result["sets"].items()}
+    assert counts.keys() == {"aa_one", "bb_two", "news", "quiet"}
+    assert (counts["news"], counts["quiet"]) == ((4, 2), (2, 0))
+    assert result["sets"]["quiet"]["f1"] == 0
+    told = capsys.readouterr().err
+    assert "quiet test has no entity" in told
+    assert "news test has no entity" not in told
+    with pytest.raises(UserError, match=r"data\.corpora: 1 mistake"):
+        tune(world, tmp_path / "wrong", "data.corpora=[cebuano]")
 
 
 @pytest.fixture
@@ -368,7 +402,7 @@ def test_bf16_trains(world: Path, tmp_path: Path) -> None:
         ("checkpoint=/nowhere", "nowhere"),
         ("ner.max_len=512", "at most 256 pieces"),
         ("source=zz_none", "zz_none"),
-        ("source=bb_two", "no train and dev split"),
+        ("source=bb_two", "no train split"),
         ("data.eval_sets=[aa_one,cc_three]", "cc_three"),
     ],
 )

@@ -44,7 +44,7 @@ class WordPieces:
     """Pieces of words, each word by itself; remembers the words it has seen.
 
     A word without a piece (a lone control character, say) gets the end-of-text or unknown piece, so that there is
-    always a state to read for it.
+    always a state to read for it. A word that spells a special token is text like any other.
 
     Args:
         tokenizer: of the decoder.
@@ -77,7 +77,9 @@ class WordPieces:
         new = list(dict.fromkeys(word for word in words if word not in self._known))
         if new:
             texts = [self._prefix + word for word in new]
-            found = self._tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"]
+            found = self._tokenizer(
+                texts, add_special_tokens=False, split_special_tokens=True, return_attention_mask=False
+            )["input_ids"]
             for word, pieces in zip(new, found, strict=True):
                 self._known[word] = pieces[: self._most] or self._fallback
         return [self._known[word] for word in words]
@@ -144,13 +146,15 @@ class EncodedSet:
     """Labelled sentences as the tagger reads them. Words are packed: numbered through, sentence after sentence.
 
     windows: in the order of the words they are read for (one for each sentence if `cut`);
-    tags: int64 [M]; lengths: int64 [S], words of each sentence; num_cut: sentences that were shortened.
+    tags: int64 [M]; lengths: int64 [S], words of each sentence; num_cut: sentences that were shortened, and
+    words_cut: words that they lost.
     """
 
     windows: list[Window]
     tags: Tensor
     lengths: Tensor
     num_cut: int
+    words_cut: int
 
     def words(self, chosen: np.ndarray) -> Tensor:
         """Numbers of all words of the chosen sentences, in their order. int64 [sum of their lengths]."""
@@ -178,8 +182,10 @@ def encode(sentences: Sequence[Sentence], pieces: WordPieces, max_len: int, *, c
         found += [_framed(window, before, after) for window in mine]
         lengths.append(sum(len(window.firsts) for window in mine))
         tags += [TAG_INDEX[tag] for tag in sentence.tags[: lengths[-1]]]
-    shortened = sum(length < len(sentence.words) for length, sentence in zip(lengths, sentences, strict=True))
-    return EncodedSet(found, torch.tensor(tags), torch.tensor(lengths), shortened)
+    lost = [len(sentence.words) - length for length, sentence in zip(lengths, sentences, strict=True)]
+    return EncodedSet(
+        found, torch.tensor(tags), torch.tensor(lengths), sum(words > 0 for words in lost), sum(lost)
+    )
 
 
 def _framed(window: Window, before: Sequence[int], after: Sequence[int]) -> Window:

@@ -9,7 +9,7 @@ from typing import Any
 
 from metapt.config import FinetuneConfig, identity
 from metapt.data import DEMO_NOTICE
-from metapt.data.uner import Collection, open_collection, source_sets
+from metapt.data.uner import Collection, check_entities, open_collection, source_sets
 from metapt.errors import UserError
 from metapt.ner.card import model_card
 from metapt.ner.tuning import Tuning
@@ -28,7 +28,9 @@ def finetune(config: FinetuneConfig, stop: StopRequest) -> None:
     origin = model_origin(folder, config.checkpoint)
     collection = open_collection(config.data)
     tests = evaluated_sets(collection, config.data.eval_sets)
-    parts = [(name, split) for name in source_sets(collection, config.source) for split in ("train", "dev")]
+    sources = source_sets(collection, config.source)
+    check_entities(collection, sources)
+    parts = [(name, split) for name in sources for split in ("train", "dev")]
     parts += [(name, "test") for name in tests]
     run = Run(config.run_dir)
     fingerprints = {"weights": weights_sha256(folder), "sentences": collection.fingerprint(parts)}
@@ -44,7 +46,7 @@ def finetune(config: FinetuneConfig, stop: StopRequest) -> None:
         tuning.train()
         result = describe(tuning) | {
             "origin": origin,
-            "source_sets": source_sets(collection, config.source),
+            "source_sets": sources,
             "generated_data": config.data.name == "demo" or origin.get("generated_data", False),
             "sets": {name: tuning.evaluate(name) for name in tests},
         }
@@ -53,6 +55,10 @@ def finetune(config: FinetuneConfig, stop: StopRequest) -> None:
         for _, checkpoint in run.checkpoints():
             CheckpointFolders.remove(checkpoint)
     print(f"{run.path}: dev F1 {result['dev_f1']:.3f} in epoch {result['best_epoch']} of {result['epochs']}")
+    print(
+        f"cut in training at ner.max_len={config.ner.max_len}: {result['train_sentences_cut']} of "
+        f"{result['train_sentences']} sentences, {result['train_words_cut']} words ({result['train_words']} were read)"
+    )
     if result["generated_data"]:
         print(DEMO_NOTICE)
 
@@ -74,6 +80,8 @@ def describe(tuning: Tuning) -> dict[str, Any]:
         "seconds_total": state.seconds_total,
         "train_sentences": len(tuning.train_set.lengths),
         "train_sentences_cut": tuning.train_set.num_cut,
+        "train_words": len(tuning.train_set.tags),
+        "train_words_cut": tuning.train_set.words_cut,
     }
 
 

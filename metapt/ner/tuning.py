@@ -279,7 +279,10 @@ class Tuning:
         encoded = encode(sentences, self.pieces, self.ner.max_len, cut=False)
         annotations = annotate(self.tagger.layer, self._vectors(encoded), encoded, self.ner.eval_batch_size)
         write_predictions(self.run.predictions_dir / f"{name}.jsonl", sentences, annotations)
-        return scored(name, split, sentences, [each.predicted for each in annotations])
+        figures = scored(name, split, sentences, [each.predicted for each in annotations])
+        if not figures["gold_spans"]:
+            _say(f"{name} {split} has no entity: its F1 says nothing")
+        return figures
 
 
 class Progress:
