@@ -199,6 +199,14 @@ class NerConfig:
     precision: str = key("fp32", "of the decoder; the CRF is always fp32", choices=("bf16", "fp32"))
     dropout: float = key(0.1, "before the emission layer", low=0, high=0.99)
     eval_batch_size: int = key(64, "sentences", low=1)
+    cache_dir: str | None = key(
+        None,
+        "where word vectors of a frozen decoder are kept for other runs; absent: nowhere",
+        identity=False,
+    )
+    cache_gb: float = key(
+        50.0, "size of it, GB; what was not used for longest is deleted", above=0, identity=False
+    )
 
 
 @dataclass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
@@ -14,13 +15,14 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 from conftest import run_module
-from ner_world import write_checkpoint, write_collection
+from ner_world import labelled, write_checkpoint, write_collection
 from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
 from metapt import commandline
+from metapt.data.iob2 import write_iob2
 from metapt.errors import Interrupted, UserError
-from metapt.models.tagger import load_base, load_tagger
+from metapt.models.tagger import Tagger, load_base, load_tagger
 from metapt.ner import tuning as tuning_module
 from metapt.ner.features import EncodedSet, word_vectors
 from metapt.ner.finetune import finetune
@@ -56,7 +58,8 @@ def words(world: Path, run_dir: Path, *more: str) -> list[str]:
 
 
 def tune(world: Path, run_dir: Path, *more: str, stop: StopRequest | None = None) -> Run:
-    finetune(commandline.load("finetune", words(world, run_dir, *more)), stop or StopRequest())
+    stop = StopRequest() if stop is None else stop
+    finetune(commandline.load("finetune", words(world, run_dir, *more)), stop)
     return Run(run_dir)
 
 
@@ -240,14 +243,116 @@ def test_killed_and_resumed_is_as_uninterrupted(
     assert_same(tune(world, tmp_path / "run", *more), head_run if regime == "head" else full_run)
 
 
-def test_a_signal_saves_in_the_middle_of_an_epoch(world: Path, head_run: Run, tmp_path: Path) -> None:
-    stop = StopRequest()
-    stop.name = "SIGTERM"
+def stop_at(monkeypatch: pytest.MonkeyPatch, name: str) -> StopRequest:
+    """A request to stop that comes when `name` is called in the module of the loop."""
+    stop, real = StopRequest(), getattr(tuning_module, name)
+
+    def told(*args: Any, **kwargs: Any) -> Any:
+        stop._remember(signal.SIGTERM, None)
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(tuning_module, name, told)
+    return stop
+
+
+def test_a_signal_saves_in_the_middle_of_an_epoch(
+    world: Path, head_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for step in (1, 2):
-        with pytest.raises(Interrupted, match=f"step {step}"):
-            tune(world, tmp_path / "run", "ner.max_epochs=6", stop=stop)
+        with monkeypatch.context() as patch:
+            stop = stop_at(patch, "epoch_batches")
+            with pytest.raises(Interrupted, match=f"step {step}"):
+                tune(world, tmp_path / "run", "ner.max_epochs=6", stop=stop)
         assert [done for done, _ in Run(tmp_path / "run").checkpoints()] == [step]
     assert_same(tune(world, tmp_path / "run", "ner.max_epochs=6"), head_run)
+
+
+def test_a_signal_ends_the_computing_of_frozen_features(
+    world: Path, head_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    more = ("ner.max_epochs=6", f"ner.cache_dir={tmp_path / 'cache'}")
+    with monkeypatch.context() as patch:
+        stop = stop_at(patch, "word_vectors")
+        with pytest.raises(Interrupted, match="word vectors"):
+            tune(world, tmp_path / "run", *more, stop=stop)
+    assert not list((tmp_path / "cache").glob("*/"))
+    assert_same(tune(world, tmp_path / "run", *more), head_run)
+
+
+def count_calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The number of words of each set whose vectors are computed from now on."""
+    counts: list[int] = []
+
+    def counted(tagger: Tagger, encoded: EncodedSet, *more: Any) -> torch.Tensor:
+        counts.append(len(encoded.tags))
+        return word_vectors(tagger, encoded, *more)
+
+    monkeypatch.setattr(tuning_module, "word_vectors", counted)
+    return counts
+
+
+def test_a_cache_changes_no_bit_and_saves_the_decoder(
+    world: Path, head_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the train, dev and two test sets each is computed once: not for another seed, rate or head, nor after a kill."""
+    counts = count_calls(monkeypatch)
+    cached = ("ner.max_epochs=6", f"ner.cache_dir={tmp_path / 'cache'}")
+    with monkeypatch.context() as patch:
+        die_after(patch, 8)
+        with pytest.raises(Killed):
+            tune(world, tmp_path / "first", *cached)
+    assert_same(tune(world, tmp_path / "first", *cached), head_run)
+    assert len(counts) == 4
+    assert_same(tune(world, tmp_path / "second", *cached), head_run)
+    tune(world, tmp_path / "third", *cached, "train.seed=1", "ner.lr=0.01", "ner.head=softmax")
+    assert len(counts) == 4
+    plain = tune(world, tmp_path / "plain", "ner.max_epochs=1", "data.max_train_sentences=20")
+    few = tune(world, tmp_path / "few", *cached, "ner.max_epochs=1", "data.max_train_sentences=20")
+    assert_same(few, plain)
+    assert len(counts) == 4 + 4 + 1
+
+
+def test_mixed_sources_share_the_vectors_of_their_sets(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(world / "uner", tmp_path / "uner")
+    for split, count, seed in (("train", 30, 8), ("dev", 11, 9)):
+        write_iob2(tmp_path / "uner" / "bb_two" / f"{split}.iob2", labelled(count, seed))
+    counts = count_calls(monkeypatch)
+    more = ("ner.max_epochs=2", f"data.uner_dir={tmp_path / 'uner'}", f"ner.cache_dir={tmp_path / 'cache'}")
+    mixed = tune(world, tmp_path / "mixed", *more, "source=bb_two+aa_one")
+    assert mixed.result()["train_sentences"] == 78
+    assert len(counts) == 6
+    for source in ("aa_one", "bb_two", "all"):
+        tune(world, tmp_path / source, *more, f"source={source}")
+    assert len(counts) == 6
+    again = tune(world, tmp_path / "again", *more, "source=bb_two+aa_one", "ner.cache_dir=null")
+    assert_same(again, mixed)
+
+
+@pytest.mark.usefixtures("fresh_accelerate")
+def test_cached_vectors_are_never_stale(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the vectors depend on is part of the key; what only the tag layer depends on is not."""
+    cached = ("ner.max_epochs=1", f"ner.cache_dir={tmp_path / 'cache'}", "data.eval_sets=[bb_two]")
+    tune(world, tmp_path / "first", *cached)
+    other, config = tmp_path / "other", tmp_path / "config"
+    write_checkpoint(other, seed=9)
+    shutil.copytree(world / "model", config)
+    settings = json.loads((config / "config.json").read_text())
+    (config / "config.json").write_text(json.dumps({**settings, "rms_norm_eps": 0.01}))
+    shutil.copytree(world / "uner", tmp_path / "uner")
+    file = tmp_path / "uner" / "bb_two" / "test.iob2"
+    file.write_text(file.read_text(encoding="utf-8").replace("\t.\t", "\t!\t"), encoding="utf-8")
+    changes = {f"checkpoint={other}": 3, f"checkpoint={config}": 3, f"data.uner_dir={tmp_path / 'uner'}": 1}
+    changes |= {"ner.piece=mean": 3, "ner.prefix_space=false": 3, "ner.eval_batch_size=3": 3}
+    changes |= {"ner.max_len=8": 3, "ner.precision=bf16": 3}
+    for number, (change, expected) in enumerate(changes.items()):
+        AcceleratorState._reset_state(reset_partial_state=True)
+        with monkeypatch.context() as patch:
+            counts = count_calls(patch)
+            run = tune(world, tmp_path / f"cached{number}", *cached, change)
+            assert len(counts) == expected, change
+            assert_same(tune(world, tmp_path / f"plain{number}", *cached, change, "ner.cache_dir=null"), run)
 
 
 def test_killed_while_evaluating_trains_nothing_again(

@@ -12,7 +12,7 @@ from seqeval.scheme import IOB2, Entities
 
 from metapt.config import NerDataConfig
 from metapt.data.iob2 import TAGS, TYPES, Sentence, read_iob2, spans, write_iob2
-from metapt.data.uner import ALL_SETS, SOURCES, TEST_ONLY, open_collection, source_sets, training_sentences
+from metapt.data.uner import ALL_SETS, SOURCES, TEST_ONLY, open_collection, source_sets
 from metapt.errors import OperationalError, UserError
 
 PLAIN = "1\tAna\tB-PER\t-\tx\n2\tslept\tO\t-\tx\n\n"
@@ -214,9 +214,6 @@ def test_a_folder_lists_what_is_there(collection):
 )
 def test_sources_are_one_set_several_or_all(collection, source, expected):
     assert source_sets(collection, source) == expected
-    assert [sentence.id for sentence in training_sentences(collection, source, "dev")] == [
-        f"{s}/dev" for s in expected
-    ]
 
 
 @pytest.mark.parametrize(
@@ -232,7 +229,7 @@ def test_sources_are_one_set_several_or_all(collection, source, expected):
 )
 def test_a_wrong_source_is_refused_and_what_exists_is_listed(collection, source, message):
     with pytest.raises(UserError, match=message):
-        training_sentences(collection, source, "train")
+        source_sets(collection, source)
 
 
 @pytest.mark.parametrize(

@@ -118,11 +118,6 @@ def source_sets(collection: Collection, source: str) -> list[str]:
     return names
 
 
-def training_sentences(collection: Collection, source: str, split: str) -> list[Sentence]:
-    """The sentences of one split of every set of a source (`source_sets`), one set after the other."""
-    return [sentence for name in source_sets(collection, source) for sentence in collection.load(name, split)]
-
-
 def _folder_collection(folder: Path) -> Collection:
     if not folder.is_dir():
         raise UserError(f"data.uner_dir={folder}: no such folder")

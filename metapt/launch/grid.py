@@ -102,6 +102,7 @@ def _finetunes(grid: GridConfig, cluster: ClusterConfig, root: Path, pretrain: J
         )
         run_dir = f"finetune/{name}"
         argv = merged(
+            [commandline.word("ner.cache_dir", root / "features")],
             grid.finetune,
             grid.finetune_per_regime.get(regime, []),
             [commandline.word("checkpoint", run.path if step is None else run.checkpoint(step))],

@@ -180,7 +180,8 @@ def _forward(
     """
     by_time = scores.transpose(0, 1)
     going = (torch.arange(len(by_time), device=scores.device)[:, None] < lengths)[:, :, None]
-    alpha, shifts = [], []
+    alpha: list[Tensor] = []
+    shifts: list[Tensor] = []
     value = start + by_time[0]
     for time in range(len(by_time)):
         if time:

@@ -36,9 +36,8 @@ def finetune(config: FinetuneConfig, stop: StopRequest) -> None:
             run.refuse_another(identity(config), fingerprints)
             print(f"{run.path}: done already")
             return
-        tuning = Tuning(
-            config, run, folder, collection, stop
-        )  # first, so that a mistake leaves no config.yaml
+        # first, so that a mistake leaves no config.yaml
+        tuning = Tuning(config, run, folder, collection, stop, fingerprints["weights"])
         run.begin(identity(config), fingerprints, asdict(config))
         tuning.train()
         tuning.save_tagger()

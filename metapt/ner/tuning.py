@@ -1,7 +1,7 @@
 """The training loop of a tagger: steps, dev scores, early stopping, checkpoints, and the tagging of test sets.
 
 Head-only (`regime=head`): the decoder is frozen, so the word vectors of a set are computed once and every epoch
-reuses them. Full (`regime=full`): everything is trained. What a step does depends on (seed, step, epoch) alone, and
+reuses them; with `ner.cache_dir` every other run on the same decoder and set, too. Full (`regime=full`): everything is trained. What a step does depends on (seed, step, epoch) alone, and
 a checkpoint holds the rest, so a run that was killed ends with the same weights as one that was not.
 
 The best epoch is that of the highest dev micro-F1, and among equals that of the lowest dev loss: F1 stays at zero
@@ -14,7 +14,8 @@ import json
 import math
 import sys
 import time
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -22,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import transformers
 from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
 from safetensors.torch import load_file, save_file
@@ -31,13 +33,22 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from metapt import randomness
 from metapt.config import FinetuneConfig
 from metapt.data.iob2 import TAGS
-from metapt.data.uner import Collection, training_sentences
+from metapt.data.uner import Collection, source_sets
 from metapt.errors import Interrupted, OperationalError, UserError
 from metapt.models.tagger import PieceBatch, Tagger, TagLayer, load_base
+from metapt.ner.cache import VectorCache
 from metapt.ner.evaluate import annotate, dev_figures, span_figures, write_predictions
-from metapt.ner.features import EncodedSet, WordPieces, collate, encode, epoch_batches, word_vectors
-from metapt.runs import ENGINE_DIR, STATE_FILE, CheckpointFolders, MetricsWriter, Run, write_json
-from metapt.training.interruption import StopRequest
+from metapt.ner.features import (
+    EncodedSet,
+    WordPieces,
+    WordVectors,
+    collate,
+    encode,
+    epoch_batches,
+    word_vectors,
+)
+from metapt.runs import ENGINE_DIR, STATE_FILE, CheckpointFolders, MetricsWriter, Run, file_sha256, write_json
+from metapt.training.interruption import StopAsked, StopRequest
 
 PROGRESS_SECONDS = 5.0
 WEIGHTS_FILE, BEST_FILE, OPTIMIZER_FILE = "weights.safetensors", "best.safetensors", "optimizer.pt"
@@ -63,7 +74,13 @@ class Tuning:
     """One fine-tuning at work. `trained` is the module that learns: the whole tagger, or only its TagLayer."""
 
     def __init__(
-        self, config: FinetuneConfig, run: Run, folder: Path, collection: Collection, stop: StopRequest
+        self,
+        config: FinetuneConfig,
+        run: Run,
+        folder: Path,
+        collection: Collection,
+        stop: StopRequest,
+        weights_sha256: str,
     ):
         self.config, self.ner, self.run = config, config.ner, run
         self.collection, self.stop = collection, stop
@@ -73,13 +90,20 @@ class Tuning:
         self.tokenizer = load_tokenizer(folder)
         self.pieces = WordPieces(self.tokenizer, self.ner.prefix_space, self.ner.max_len // 2)
         self.tagger = self._build(folder)
-        self.train_set, self.dev_set = self._encode("train"), self._encode("dev")
         self.head_only = config.regime == "head"
+        self.cache = (
+            VectorCache(self.ner.cache_dir, self.ner.cache_gb)
+            if self.head_only and self.ner.cache_dir
+            else None
+        )
+        self.decoder_key = self._decoder_key(folder, weights_sha256)
+        self.train_parts, self.dev_parts = self._encode("train"), self._encode("dev")
+        self.train_set, self.dev_set = map(EncodedSet.joined, (self.train_parts, self.dev_parts))
         self.trained: nn.Module = self.tagger.layer if self.head_only else self.tagger
         self.forward = self.accelerator.prepare_model(self.trained)
         self.optimizer = self._optimizer()
-        self.train_vectors: Tensor | None = None  # head-only: computed when training begins
-        self.dev_vectors: Tensor | None = None
+        self.train_vectors: WordVectors | None = None  # head-only: computed when training begins
+        self.dev_vectors: WordVectors | None = None
         self.state, self.best = State(), self._weights()
 
     def _build(self, folder: Path) -> Tagger:
@@ -98,16 +122,27 @@ class Tuning:
         decoder.requires_grad_(self.config.regime == "full")
         return Tagger(decoder, layer, self.ner.piece).to(self.accelerator.device)
 
-    def _encode(self, split: str) -> EncodedSet:
-        """The train or dev sentences of the source. Training sentences are cut, dev sentences are not."""
-        sentences = training_sentences(self.collection, self.config.source, split)
-        most = self.config.data.max_train_sentences
-        if split == "train" and most is not None and most < len(sentences):
+    def _encode(self, split: str) -> list[EncodedSet]:
+        """The train or dev sentences of each set of the source. Training sentences are cut, dev sentences are not."""
+        sets = [
+            self.collection.load(name, split) for name in source_sets(self.collection, self.config.source)
+        ]
+        ends = np.cumsum([len(sentences) for sentences in sets])
+        chosen, most = np.arange(ends[-1]), self.config.data.max_train_sentences
+        if split == "train" and most is not None and most < len(chosen):
             draw = randomness.generator(self.config.train.seed, "training sentences")
-            sentences = [
-                sentences[index] for index in sorted(draw.choice(len(sentences), most, replace=False))
-            ]
-        return encode(sentences, self.pieces, self.ner.max_len, cut=split == "train")
+            chosen = np.sort(draw.choice(len(chosen), most, replace=False))
+        numbers = np.split(chosen, np.searchsorted(chosen, ends[:-1]))
+        return [
+            encode(
+                [sentences[number - (end - len(sentences))] for number in mine],
+                self.pieces,
+                self.ner.max_len,
+                cut=split == "train",
+            )
+            for sentences, end, mine in zip(sets, ends, numbers, strict=True)
+            if len(mine)
+        ]
 
     def _optimizer(self) -> AcceleratedOptimizer:
         groups = [{"params": list(self.tagger.layer.parameters()), "lr": self.ner.head_lr or self.ner.lr}]
@@ -117,8 +152,45 @@ class Tuning:
             torch.optim.AdamW(groups, weight_decay=self.ner.weight_decay, fused=True)
         )
 
+    def _decoder_key(self, folder: Path, weights_sha256: str) -> dict[str, Any]:
+        """All that word vectors are a function of, besides the encoded set; the batch and the device round differently."""
+        device = self.accelerator.device
+        return {
+            "weights": weights_sha256,
+            "config": file_sha256(folder / "config.json"),
+            "piece": self.ner.piece,
+            "precision": self.ner.precision,
+            "batch_size": self.ner.eval_batch_size,
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+            "libraries": [torch.__version__, transformers.__version__],
+        }
+
     def _vectors(self, encoded: EncodedSet) -> Tensor:
-        return word_vectors(self.tagger, encoded, self.ner.eval_batch_size, self.accelerator)
+        """The vectors of the words of a set; those of a frozen decoder from the cache, if there is one."""
+
+        def compute() -> Tensor:
+            return word_vectors(self.tagger, encoded, self.ner.eval_batch_size, self.accelerator)
+
+        if self.cache is None:
+            return compute()
+        return self.cache.get({**self.decoder_key, "set": encoded.sha256()}, compute)
+
+    def _frozen_vectors(self) -> None:
+        """The vectors of what is trained and scored on. A signal ends this at once."""
+        count = len(self.train_set.lengths) + len(self.dev_set.lengths)
+        _say(f"word vectors of {count} sentences, for all epochs")
+        with self._at_once("word vectors were computed"):
+            self.train_vectors = WordVectors([self._vectors(part) for part in self.train_parts])
+            self.dev_vectors = WordVectors([self._vectors(part) for part in self.dev_parts])
+
+    @contextmanager
+    def _at_once(self, doing: str) -> Iterator[None]:
+        """Within it a signal ends the run wherever it is. Raises Interrupted."""
+        try:
+            with self.stop.at_once():
+                yield
+        except StopAsked:
+            raise Interrupted(f"{self.run.path}: {self.stop.name} while {doing}; resumable") from None
 
     def train(self) -> None:
         """Trains until an epoch is the last, going on where a run in the folder ended; the best weights are loaded.
@@ -129,9 +201,7 @@ class Tuning:
         self._restore()
         self.run.trim_metrics(self.state.step)
         if self.head_only and not self._finished:
-            count = len(self.train_set.lengths) + len(self.dev_set.lengths)
-            _say(f"word vectors of {count} sentences, for all epochs")
-            self.train_vectors, self.dev_vectors = self._vectors(self.train_set), self._vectors(self.dev_set)
+            self._frozen_vectors()
         progress = Progress(self.ner.max_epochs, self._steps_per_epoch, self.state.step)
         with closing(MetricsWriter(self.run)) as metrics:
             while not self._finished:
@@ -251,14 +321,12 @@ class Tuning:
         Raises:
             Interrupted: a signal came; the checkpoint of the last epoch still stands.
         """
-        if self.stop:
-            raise Interrupted(
-                f"{self.run.path}: {self.stop.name} before {name} was tagged; a checkpoint stands"
-            )
         sentences = self.collection.load(name, split)
         _say(f"tagging {name} {split}, {len(sentences)} sentences")
         encoded = encode(sentences, self.pieces, self.ner.max_len, cut=False)
-        annotations = annotate(self.tagger.layer, self._vectors(encoded), encoded, self.ner.eval_batch_size)
+        with self._at_once(f"{name} was tagged"):
+            vectors = self._vectors(encoded)
+            annotations = annotate(self.tagger.layer, vectors, encoded, self.ner.eval_batch_size)
         write_predictions(self.run.predictions_dir / f"{name}.jsonl", sentences, annotations)
         figures = span_figures(
             [sentence.tags for sentence in sentences], [each.predicted for each in annotations]
