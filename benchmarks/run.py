@@ -20,6 +20,7 @@ from statistics import median
 import dynamics
 import numpy as np
 import torch
+import tuning
 from tokens import Tokens
 from torch.nn.functional import cross_entropy
 
@@ -132,7 +133,8 @@ def main() -> None:
             output_layer(torch.float32),
             output_layer(torch.bfloat16),
             support_states(),
-            status_of_a_grid(Path(folder)),
+            status_of_a_grid(Path(folder, "grid")),
+            *tuning.head_only(Path(folder, "tuning")),
         ):
             lines.append(f"| {ours} | {theirs} | {compare(run, other):.2f} |")
             print(lines[-1], flush=True)

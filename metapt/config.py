@@ -16,6 +16,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
+REGIMES = ("head", "full", "lora")
 DS_CONFIGS = Path(__file__).parents[1] / "ds_configs"
 
 
@@ -190,6 +191,8 @@ class NerConfig:
     max_len: int = key(128, "pieces of a window; training sentences are cut to one", low=4)
     lr: float = key(3e-5, "of AdamW", above=0)
     head_lr: float | None = key(None, "of the CRF head; absent: as lr", above=0)
+    lora_rank: int = key(8, "rank of the adapters of regime=lora", low=1)
+    lora_alpha: float = key(16.0, "their product is scaled by this / lora_rank", above=0)
     weight_decay: float = key(0.01, "of AdamW", low=0)
     batch_size: int = key(16, "sentences", low=1)
     max_epochs: int = key(10, "at most", low=1)
@@ -200,6 +203,14 @@ class NerConfig:
     precision: str = key("fp32", "of the decoder; the CRF is always fp32", choices=("bf16", "fp32"))
     dropout: float = key(0.1, "before the emission layer", low=0, high=0.99)
     eval_batch_size: int = key(64, "sentences", low=1)
+    cache_dir: str | None = key(
+        None,
+        "where word vectors of a frozen decoder are kept for other runs; absent: nowhere",
+        identity=False,
+    )
+    cache_gb: float = key(
+        50.0, "size of it, GB; what was not used for longest is deleted", above=0, identity=False
+    )
 
 
 @dataclass
@@ -250,7 +261,11 @@ class FinetuneConfig:
         identity=False,
     )
     source: str = key(MISSING, "the set to tune on, several joined by +, or all")
-    regime: str = key("head", "head: the decoder is frozen; full: all is tuned", choices=("head", "full"))
+    regime: str = key(
+        "head",
+        "head: the decoder is frozen; full: all is tuned; lora: low-rank adapters of it (pip install peft)",
+        choices=REGIMES,
+    )
     data: NerDataConfig = field(default_factory=NerDataConfig)
     ner: NerConfig = field(default_factory=NerConfig)
     train: FinetuneTrainConfig = field(default_factory=FinetuneTrainConfig)
@@ -326,8 +341,9 @@ class ClusterConfig:
     threads: int | None = key(None, "CPU threads per job; absent: cores / max_parallel", low=1)
     timeout_min: int = key(60 * 24, "time limit of a job, minutes", low=1)
     nodes: int = key(1, "nodes of a pretraining job, unless grid.gpus_per_size tells (slurm)", low=1)
-    gpus_per_node: int = key(
-        0, "GPUs per node of a pretraining job, one task each; fine-tuning takes one", low=0
+    gpus_per_node: int = key(0, "GPUs per node of a pretraining job, one task each", low=0)
+    finetune_gpus: int = key(
+        1, "GPUs of a fine-tuning job, one task each, at most those of a node; regime=head takes one", low=1
     )
     max_running: int | None = key(None, "of jobs that are one array, at most so many at once (slurm)", low=1)
     cpus_per_task: int = key(4, "CPUs per task (slurm)", low=1)

@@ -3,6 +3,7 @@
     ROOT/                               a grid
       plan.json                         the jobs, and what each waits for
       corpus/                           token shards, shared by the runs of the grid
+      features/                         word vectors of frozen decoders, likewise (metapt/ner/cache.py)
       pretrain/RUN/ , finetune/RUN/     runs, as below
       report/                           what analysis/report.py writes
 

@@ -1,13 +1,13 @@
 #!/bin/bash
-# One fine-tuning run, one process:
+# One fine-tuning run, in one process, or (regime=full, lora) in as many on a node as --ntasks-per-node says, one per GPU:
 #
 #   sbatch --gpus-per-node=1 slurm/finetune.sh checkpoint=runs/large source=en_ewt regime=full run_dir=runs/large-en
 #
-# Before the time limit Slurm sends USR1; the run saves and exits with 75, and this job is queued again.
+# Before the time limit Slurm sends USR1 to all of them; the run saves and exits with 75, and this job is queued again.
 # What a site needs is in slurm/site.env; see slurm/site.env.example.
 #SBATCH --job-name=metapt-finetune
 #SBATCH --nodes=1
-#SBATCH --ntasks=1
+#SBATCH --ntasks-per-node=1
 #SBATCH --cpus-per-task=4
 #SBATCH --time=12:00:00
 #SBATCH --signal=USR1@120
@@ -15,7 +15,7 @@
 #SBATCH --open-mode=append
 #SBATCH --output=slurm-%j.out
 MODULE=metapt.finetune
-TASKS=1
+TASKS=${SLURM_TASKS_PER_NODE%%(*} # on a node
 
 # ---- the same in pretrain.sh and finetune.sh: sbatch hands over one file alone, so they can share none -------
 LAUNCH=() # what each process is started with: a container, for example

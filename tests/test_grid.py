@@ -79,6 +79,22 @@ def test_every_run_is_planned_once_and_after_what_it_needs(grid: GridConfig) -> 
     assert Plan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
 
 
+def test_the_runs_of_a_grid_share_a_cache_unless_they_are_told_another() -> None:
+    for words, folder in (
+        ([], "runs/demo/features"),
+        (['grid.finetune=["data=demo","ner.cache_dir=null"]'], None),
+    ):
+        jobs = [job for job in planned("grid=demo", *words).jobs if job.kind == "finetune"]
+        assert {commandline.load("finetune", job.argv).ner.cache_dir for job in jobs} == {folder}
+
+
+def test_only_what_tunes_a_decoder_takes_several_gpus() -> None:
+    words = ["cluster.gpus_per_node=4", "cluster.finetune_gpus=2", "grid.regimes=[head,full,lora]"]
+    jobs = [job for job in planned("grid=demo", *words).jobs if job.kind == "finetune"]
+    gpus = {(commandline.load("finetune", job.argv).regime, job.gpus_per_node) for job in jobs}
+    assert gpus == {("head", 1), ("full", 2), ("lora", 2)}
+
+
 def test_ids_do_not_depend_on_the_rest_of_the_grid() -> None:
     small = planned("grid=demo")
     large = planned(

@@ -17,7 +17,6 @@ from metapt.data.uner import (
     check_entities,
     open_collection,
     source_sets,
-    training_sentences,
 )
 from metapt.errors import OperationalError, UserError
 
@@ -236,9 +235,6 @@ def test_a_folder_lists_what_is_there(collection):
 )
 def test_sources_are_one_set_several_or_all(collection, source, expected):
     assert source_sets(collection, source) == expected
-    assert [sentence.id for sentence in training_sentences(collection, source, "dev")] == [
-        f"{s}/dev" for s in expected
-    ]
 
 
 @pytest.mark.parametrize(
@@ -255,7 +251,7 @@ def test_sources_are_one_set_several_or_all(collection, source, expected):
 )
 def test_a_wrong_source_is_refused_and_what_exists_is_listed(collection, source, message):
     with pytest.raises(UserError, match=message):
-        training_sentences(collection, source, "train")
+        source_sets(collection, source)
 
 
 @pytest.mark.parametrize(

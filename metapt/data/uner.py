@@ -142,11 +142,6 @@ def check_entities(collection: Collection, names: Sequence[str]) -> None:
             raise UserError(f"source={'+'.join(names)}: its {split} split has no entity at all")
 
 
-def training_sentences(collection: Collection, source: str, split: str) -> list[Sentence]:
-    """The sentences of one split of every set of a source (`source_sets`), one set after the other."""
-    return [sentence for name in source_sets(collection, source) for sentence in collection.load(name, split)]
-
-
 def _own_collection(data: SetsConfig) -> Collection:
     if data.name == "demo":
         from metapt.data import demo

@@ -17,7 +17,15 @@ from pathlib import Path
 from typing import Any
 
 from metapt import commandline
-from metapt.config import ClusterConfig, GridConfig, PretrainConfig, SubmitConfig, identity, uneven_units
+from metapt.config import (
+    REGIMES,
+    ClusterConfig,
+    GridConfig,
+    PretrainConfig,
+    SubmitConfig,
+    identity,
+    uneven_units,
+)
 from metapt.errors import UserError
 from metapt.launch.jobs import Job, Plan
 from metapt.runs import Run
@@ -102,6 +110,7 @@ def _finetunes(grid: GridConfig, cluster: ClusterConfig, root: Path, pretrain: J
         )
         run_dir = f"finetune/{name}"
         argv = merged(
+            [commandline.word("ner.cache_dir", root / "features")],
             grid.finetune,
             grid.finetune_per_regime.get(regime, []),
             [commandline.word("checkpoint", run.path if step is None else run.checkpoint(step))],
@@ -116,7 +125,7 @@ def _finetunes(grid: GridConfig, cluster: ClusterConfig, root: Path, pretrain: J
             run_dir,
             (pretrain.id,),
             pretrain.label,
-            gpus_per_node=min(1, cluster.gpus_per_node),
+            gpus_per_node=min(1 if regime == "head" else cluster.finetune_gpus, cluster.gpus_per_node),
         )
 
 
@@ -174,7 +183,7 @@ def _complaints(grid: GridConfig) -> Iterator[str]:
         "hours_per_size": options["model"],
         "mem_gb_per_size": options["model"],
         "per_objective": options["objective"],
-        "finetune_per_regime": ["head", "full"],
+        "finetune_per_regime": REGIMES,
     }
     for name, known in keyed.items():
         for value in set(getattr(grid, name)) - set(known):

@@ -10,12 +10,14 @@ from torch import Tensor
 
 from metapt.data.iob2 import TAGS
 from metapt.models.tagger import TagLayer, unpacked
-from metapt.ner.features import EncodedSet
+from metapt.ner.features import EncodedSet, WordVectors
 from metapt.ner.scoring import Annotation, span_figures
 
 
 @torch.no_grad()
-def annotate(layer: TagLayer, vectors: Tensor, encoded: EncodedSet, batch_size: int) -> list[Annotation]:
+def annotate(
+    layer: TagLayer, vectors: Tensor | WordVectors, encoded: EncodedSet, batch_size: int
+) -> list[Annotation]:
     """Tags every sentence of a set.
 
     Args:
@@ -36,7 +38,7 @@ def annotate(layer: TagLayer, vectors: Tensor, encoded: EncodedSet, batch_size: 
 
 @torch.no_grad()
 def dev_figures(
-    layer: TagLayer, vectors: Tensor, encoded: EncodedSet, batch_size: int
+    layer: TagLayer, vectors: Tensor | WordVectors, encoded: EncodedSet, batch_size: int
 ) -> tuple[float, float]:
     """Micro-F1, and the mean over sentences of the negative log-likelihood per word in nats; arguments as above."""
     gold: list[list[str]] = []
@@ -51,7 +53,7 @@ def dev_figures(
 
 
 def batches(
-    layer: TagLayer, vectors: Tensor, encoded: EncodedSet, batch_size: int
+    layer: TagLayer, vectors: Tensor | WordVectors, encoded: EncodedSet, batch_size: int
 ) -> Iterator[tuple[list[int], Tensor, Tensor, Tensor]]:
     """Sentences of like length together: their numbers, emissions [B, T, C], gold tags [B, T] and lengths [B]."""
     layer.eval()

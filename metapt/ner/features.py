@@ -7,6 +7,7 @@ is longer than a window is read in the window that gives it most left context; w
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -162,6 +163,43 @@ class EncodedSet:
         begins = (self.lengths.cumsum(0) - self.lengths)[torch.from_numpy(chosen)]
         shift = begins - (lengths.cumsum(0) - lengths)
         return torch.arange(int(lengths.sum())) + torch.repeat_interleave(shift, lengths)
+
+    def sha256(self) -> str:
+        """Of all that the decoder's word vectors are a function of: the pieces, and where the words stand among them."""
+        digest = hashlib.sha256()
+        for window in self.windows:
+            for values in (window.pieces, window.firsts, window.lasts):
+                digest.update(np.array([len(values), *values], dtype="<i8").tobytes())
+        return digest.hexdigest()
+
+    @staticmethod
+    def joined(parts: Sequence[EncodedSet]) -> EncodedSet:
+        """Several sets, one after the other, as one."""
+        windows = [window for part in parts for window in part.windows]
+        tags, lengths = (torch.cat([getattr(part, name) for part in parts]) for name in ("tags", "lengths"))
+        cut = (sum(getattr(part, name) for part in parts) for name in ("num_cut", "words_cut"))
+        return EncodedSet(windows, tags, lengths, *cut)
+
+
+class WordVectors:
+    """Matrices of word vectors, one below the other, read by row as if they were one; they may be memory maps.
+
+    Args:
+        parts: fp32 [M_i, d].
+    """
+
+    def __init__(self, parts: Sequence[Tensor]):
+        self._parts = parts
+        self._ends = torch.tensor([len(part) for part in parts]).cumsum(0)
+
+    def __getitem__(self, rows: Tensor) -> Tensor:
+        """int64 [n] to fp32 [n, d]."""
+        found = torch.empty(len(rows), self._parts[0].shape[1])
+        owners = torch.bucketize(rows, self._ends, right=True)
+        for owner in owners.unique().tolist():
+            here, part = owners == owner, self._parts[owner]
+            found[here] = part[rows[here] - (self._ends[owner] - len(part))]
+        return found
 
 
 def encode(sentences: Sequence[Sentence], pieces: WordPieces, max_len: int, *, cut: bool) -> EncodedSet:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from metapt.data import DEMO_NOTICE
 from metapt.data.uner import Collection, check_entities, open_collection, source_sets
 from metapt.errors import UserError
 from metapt.ner.card import model_card
+from metapt.ner.ranks import leads
 from metapt.ner.tuning import Tuning
 from metapt.runs import CheckpointFolders, Run, file_sha256, model_folder, model_origin
 from metapt.training.interruption import StopRequest
@@ -34,26 +36,29 @@ def finetune(config: FinetuneConfig, stop: StopRequest) -> None:
     parts += [(name, "test") for name in tests]
     run = Run(config.run_dir)
     fingerprints = {"weights": weights_sha256(folder), "sentences": collection.fingerprint(parts)}
-    with run.claimed():
+    with run.claimed() if leads() else nullcontext():
         if run.is_done:
             run.refuse_another(identity(config), fingerprints)
             print(f"{run.path}: done already")
             return
-        tuning = Tuning(
-            config, run, folder, collection, stop
-        )  # first, so that a mistake leaves no config.yaml
-        run.begin(identity(config), fingerprints, asdict(config))
+        # first, so that a mistake leaves no config.yaml
+        tuning = Tuning(config, run, folder, collection, stop, fingerprints["weights"])
+        if tuning.ranks.leads:
+            run.begin(identity(config), fingerprints, asdict(config))
         tuning.train()
         result = describe(tuning) | {
             "origin": origin,
             "source_sets": sources,
             "generated_data": config.data.name == "demo" or origin.get("generated_data", False),
-            "sets": {name: tuning.evaluate(name) for name in tests},
+            "sets": tuning.evaluate(tests),
         }
         tuning.save_tagger(model_card(result, asdict(config.ner), is_causal=tuning.tagger.causal))
-        run.finish(result)
-        for _, checkpoint in run.checkpoints():
-            CheckpointFolders.remove(checkpoint)
+        if tuning.ranks.leads:
+            run.finish(result)
+            for _, checkpoint in run.checkpoints():
+                CheckpointFolders.remove(checkpoint)
+    if not tuning.ranks.leads:
+        return
     print(f"{run.path}: dev F1 {result['dev_f1']:.3f} in epoch {result['best_epoch']} of {result['epochs']}")
     print(
         f"cut in training at ner.max_len={config.ner.max_len}: {result['train_sentences_cut']} of "

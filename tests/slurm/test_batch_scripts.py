@@ -54,6 +54,7 @@ CASES = {  # script, options, processes on each node, how many nodes, whether it
     "gpus, elsewhere": ("pretrain", ["--nodes=2", "--gpus-per-node=2", "--cpus-per-gpu=1"], 2, 2, False),
     "ntasks": ("pretrain", ["--nodes=1", "--ntasks-per-node=2", "--cpus-per-gpu=1"], 2, 1, True),
     "finetune": ("finetune", ["--gpus-per-node=2", "--cpus-per-task=1"], 1, 1, True),
+    "finetune on two": ("finetune", ["--ntasks-per-node=2", "--cpus-per-task=1"], 2, 1, True),
 }
 
 
