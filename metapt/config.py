@@ -280,7 +280,9 @@ class ClusterConfig:
     account: str | None = key(None, "account (slurm)")
     qos: str | None = key(None, "quality of service (slurm)")
     signal_delay_s: int = key(120, "warning before the time limit, seconds (slurm)", low=1)
-    max_requeues: int = key(50, "how often a job that ran out of time is queued again", low=0)
+    max_requeues_without_progress: int = key(
+        5, "a job that is queued again more often in a row without a new checkpoint is given up", low=0
+    )
     gpu_memory_gb: float | None = key(None, "memory of a GPU, for the dry run", above=0)
     gpu_tflops: float | None = key(None, "peak of a GPU, TFLOP/s, for the dry run", above=0)
     mfu: float = key(0.3, "share of that peak which is reached, for the dry run", above=0, high=1)

@@ -20,6 +20,7 @@
       predictions/<set>.jsonl           (fine-tuning) one sentence a line
       result.json                       written last: its presence is what "done" means
       error.txt                         the last failure; gone when the run starts again
+      requeues.json                     (on a cluster) since when it has no new checkpoint
 
 This module imports neither torch nor anything of metapt that trains, so that the analysis may use it.
 """
@@ -74,6 +75,7 @@ class Run:
         self.metrics_file = self.path / "metrics.jsonl"
         self.result_file = self.path / "result.json"
         self.error_file = self.path / "error.txt"
+        self.requeues_file = self.path / "requeues.json"
         self.lock_file = self.path / ".lock"
         self.checkpoints_dir = self.path / "checkpoints"
         self.predictions_dir = self.path / "predictions"

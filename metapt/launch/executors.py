@@ -19,7 +19,7 @@ from metapt.launch.child import Child, default_threads
 from metapt.launch.jobs import Job, Plan
 from metapt.launch.root import Root
 from metapt.launch.status import RunStatus, run_status
-from metapt.launch.task import Task
+from metapt.launch.task import ANY_NUMBER_OF_TIMEOUTS, Task
 from metapt.runs import write_atomically
 
 POLL_SECONDS = 0.2
@@ -85,9 +85,10 @@ class LocalLauncher:
         import submitit
 
         self._root, self._threads = root, threads
-        self._executor = submitit.LocalExecutor(root.submitit_dir, max_num_timeout=cluster.max_requeues)
+        self._executor = submitit.LocalExecutor(root.submitit_dir, max_num_timeout=ANY_NUMBER_OF_TIMEOUTS)
         self._limits = {"timeout_min": cluster.timeout_min, "signal_delay_s": cluster.signal_delay_s}
         self._setup = cluster.setup
+        self._max_requeues = cluster.max_requeues_without_progress
 
     def start(self, job: Job) -> Handle:
         self._executor.update_parameters(
@@ -97,7 +98,8 @@ class LocalLauncher:
             setup=self._setup,
         )
         with _ignored_ctrl_c():
-            return _LocalHandle(self._executor.submit(Task(self._root.path, job, self._threads)))
+            task = Task(self._root.path, job, self._threads, self._max_requeues)
+            return _LocalHandle(self._executor.submit(task))
 
 
 @contextmanager

@@ -117,6 +117,8 @@ def executor(
     """submitit's executor for jobs that are alike, with all that each of them asks for."""
     import submitit
 
+    from metapt.launch.task import ANY_NUMBER_OF_TIMEOUTS
+
     if not shutil.which("sbatch"):
         raise UserError("cluster=slurm: there is no sbatch here; cluster=local runs on this machine")
     job, size = array[0], len(array)
@@ -141,7 +143,7 @@ def executor(
         "srun_args": [f"--cpus-per-task={cluster.cpus_per_task}"],
         "additional_parameters": {"kill-on-invalid-dep": "yes", **cluster.extra},
     }
-    made = submitit.SlurmExecutor(root.submitit_dir, max_num_timeout=cluster.max_requeues)
+    made = submitit.SlurmExecutor(root.submitit_dir, max_num_timeout=ANY_NUMBER_OF_TIMEOUTS)
     made.update_parameters(**{name: value for name, value in options.items() if value is not None})
     return made
 
@@ -155,7 +157,8 @@ def _submit(
     from metapt.launch.task import Task
 
     threads = cluster.threads or cluster.cpus_per_task
-    tasks = [Task(root.path, job, threads) for job in array]
+    most = cluster.max_requeues_without_progress
+    tasks = [Task(root.path, job, threads, most) for job in array]
     try:
         return [made.job_id for made in executor(array, needs, grid, root, cluster).submit_array(tasks)]
     except FailedJobError as error:

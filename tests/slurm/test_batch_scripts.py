@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from real_slurm import MARKS, wait_for_the_end, wait_until
+from real_slurm import MARKS, losses, wait_for_the_end, wait_until, weights
 
 from metapt.runs import Run
 
@@ -19,12 +19,16 @@ pytestmark = MARKS
 
 STAND_IN = f"""#!{sys.executable}
 import json, os, pathlib, signal, sys, time
-folder, rank = pathlib.Path(os.environ["FOLDER"]), os.environ["RANK"]
+folder = pathlib.Path(os.environ["FOLDER"])
+start = os.environ.get("SLURM_RESTART_COUNT", "0")
+if sys.argv[2] == "metapt.launch.requeues":
+    (folder / f"asked{{start}}").write_text(json.dumps(sys.argv[3:]))
+    sys.exit(0)
+rank = os.environ["RANK"]
 told = []
 signal.signal(signal.SIGUSR1, lambda number, frame: told.append(number))
 names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "MARK")
 seen = [*map(os.environ.get, names), *sys.argv[1:]]
-start = os.environ.get("SLURM_RESTART_COUNT", "0")
 (folder / f"start{{start}}.{{rank}}").write_text(json.dumps(seen))
 while start == "0" and not told:
     time.sleep(0.05)
@@ -75,8 +79,9 @@ def test_every_process_has_its_rank_is_warned_and_starts_again(
     wait_until(lambda: len(list(clone.glob("start0.*"))) == world)
     subprocess.run(["scancel", "--signal=USR1", number], check=True)  # as Slurm before the time limit
     wait_for_the_end(number)
-    for start in ("start0", "start1"):
-        seen = [json.loads((clone / f"{start}.{rank}").read_text()) for rank in range(world)]
+    for start in (0, 1):
+        assert json.loads((clone / f"asked{start}").read_text()) == [f"metapt.{name}", *words]
+        seen = [json.loads((clone / f"start{start}.{rank}").read_text()) for rank in range(world)]
         assert [line[:3] for line in seen] == [
             [str(rank), str(world), str(rank % per_node)] for rank in range(world)
         ]
@@ -117,14 +122,3 @@ def test_training_on_two_nodes_that_is_warned_ends_like_one_that_is_not(tmp_path
     assert [step for step, _ in whole.checkpoints()] == [0, 30]
     assert losses(warned) == losses(whole)
     assert weights(warned) == weights(whole)
-
-
-def losses(run: Run) -> list[object]:
-    names = ("step", "kind", "lm_loss_nats", "query_loss_nats", "grad_norm", "heldout_loss_nats")
-    return [[line.get(name) for name in names] for line in run.metrics()]
-
-
-def weights(run: Run) -> str:
-    """The checksum of the last model."""
-    manifest = json.loads((run.checkpoint(30) / "manifest.json").read_text())
-    return manifest["files"]["model/model.safetensors"]["sha256"]
