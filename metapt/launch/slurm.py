@@ -139,9 +139,11 @@ def executor(
         "dependency": f"{condition}:{':'.join(needs)}" if needs else None,
         "array_parallelism": min(size, cluster.max_running or size),
         "setup": cluster.setup or None,
-        # since Slurm 22.05 srun does not take this over from sbatch
-        "srun_args": [f"--cpus-per-task={cluster.cpus_per_task}"],
-        "additional_parameters": {"kill-on-invalid-dep": "yes", **cluster.extra},
+        # since Slurm 22.05 srun does not take the first over from sbatch; --wait: the seconds that a dead process is survived
+        # by the others, longer than Slurm takes to see that a node has failed, whose jobs it queues again
+        "srun_args": [f"--cpus-per-task={cluster.cpus_per_task}", "--wait=600"],
+        # a site may have set that jobs are not queued again unless they say so
+        "additional_parameters": {"kill-on-invalid-dep": "yes", "requeue": True, **cluster.extra},
     }
     made = submitit.SlurmExecutor(root.submitit_dir, max_num_timeout=ANY_NUMBER_OF_TIMEOUTS)
     made.update_parameters(**{name: value for name, value in options.items() if value is not None})

@@ -1,0 +1,19 @@
+#!/bin/bash
+
+# Parameters
+#SBATCH --cpus-per-task=2
+#SBATCH --error='/the root/logs/submitit/%j_0_log.err'
+#SBATCH --job-name=prepare/demo-c81c8e
+#SBATCH --kill-on-invalid-dep=yes
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=1
+#SBATCH --open-mode=append
+#SBATCH --output='/the root/logs/submitit/%j_0_log.out'
+#SBATCH --requeue
+#SBATCH --signal=USR2@120
+#SBATCH --time=1440
+#SBATCH --wckey=submitit
+
+# command
+export SUBMITIT_EXECUTOR=slurm
+srun --unbuffered --output '/the root/logs/submitit/%j_%t_log.out' --error '/the root/logs/submitit/%j_%t_log.err' --cpus-per-task=2 --wait=600 /bin/python -u -m submitit.core._submit '/the root/logs/submitit'
