@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import run_module
 from real_slurm import MARKS, losses, wait_for_the_end, wait_until, weights
 
 from metapt.runs import Run
@@ -91,10 +92,16 @@ def test_every_process_has_its_rank_is_warned_and_starts_again(
     assert (folder / f"slurm-{number}.out").exists()
 
 
+def this_site(folder: Path) -> Path:
+    """A site.env for programs that are to work."""
+    site = folder / "site.env"
+    site.write_text(f"PYTHON='{sys.executable}'\nexport GLOO_SOCKET_IFNAME=lo PYTHONPATH='{REPOSITORY}'\n")
+    return site
+
+
 def test_training_on_two_nodes_that_is_warned_ends_like_one_that_is_not(tmp_path: Path) -> None:
     """ZeRO-2 on 2 nodes x 2 processes, real training: the warned job saves, is queued again, goes on to the same bits."""
-    site = tmp_path / "site.env"
-    site.write_text(f"PYTHON='{sys.executable}'\nexport GLOO_SOCKET_IFNAME=lo PYTHONPATH='{REPOSITORY}'\n")
+    site = this_site(tmp_path)
     words = ["model=nano", "objective=maml", "data=demo", "ds=zero2", "data.cache_dir=corpus"]
     words += ["train.max_steps=30", "train.accumulation=4", "train.micro_batch=2", "train.seq_len=32"]
     words += [
@@ -122,3 +129,27 @@ def test_training_on_two_nodes_that_is_warned_ends_like_one_that_is_not(tmp_path
     assert [step for step, _ in whole.checkpoints()] == [0, 30]
     assert losses(warned) == losses(whole)
     assert weights(warned) == weights(whole)
+
+
+def test_tuning_that_is_warned_ends_like_one_without_slurm(tmp_path: Path, nano_arguments: list[str]) -> None:
+    model = tmp_path / "model"
+    assert run_module("metapt.pretrain", [*nano_arguments, f"run_dir={model}"]).returncode == 0
+    words = [f"checkpoint={model}", "source=en_demo", "regime=full", "data=demo", "ner.lr=1e-3"]
+    words += ["ner.max_epochs=3", "data.max_train_sentences=400"]
+    warned, whole = Run(tmp_path / "warned"), Run(tmp_path / "whole")
+    site = this_site(tmp_path)
+    script, options = REPOSITORY / "slurm/finetune.sh", ["--time=30", "--cpus-per-task=1"]
+    number = sbatch(script, options, [*words, "run_dir=warned"], tmp_path, METAPT_SITE=str(site))
+    wait_until(lambda: any(line["step"] >= 5 for line in warned.metrics()), seconds=300)
+    subprocess.run(["scancel", "--signal=USR1", number], check=True)
+    assert run_module("metapt.finetune", [*words, f"run_dir={whole.path}"]).returncode == 0
+    wait_for_the_end(number)
+
+    log = (tmp_path / f"slurm-{number}.out").read_text()
+    assert log.count("interrupted: ") == 1, log
+    assert {**warned.result(), "seconds_total": 0} == {**whole.result(), "seconds_total": 0}
+    for part in ("predictions", "tagger"):
+        files = [path.name for path in (whole.path / part).iterdir()]
+        assert len(files) > 2
+        for name in files:
+            assert (warned.path / part / name).read_bytes() == (whole.path / part / name).read_bytes(), name
