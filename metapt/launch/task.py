@@ -21,6 +21,7 @@ from submitit.helpers import TorchDistributedEnvironment
 
 from metapt.errors import EXIT_INTERRUPTED
 from metapt.launch.child import Child
+from metapt.launch.code import require_own_code
 from metapt.launch.jobs import Job
 from metapt.launch.root import Root
 
@@ -38,12 +39,15 @@ class Task:
     root: Path
     job: Job
     threads: int
+    patience_s: int = 0  # for inputs to be visible on this node
 
     def __call__(self) -> None:
         environment = submitit.JobEnvironment()
         if environment.num_tasks > 1:
             # every process sees all GPUs of its node and takes the one of its LOCAL_RANK
             TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
+        require_own_code()
+        Root(self.root).wait_for_inputs(self.job, self.patience_s)
         queue_again: Any = signal.getsignal(signal.SIGUSR2)  # submitit's
         child = Child(Root(self.root), self.job, self.threads, environment.global_rank)
         signal.signal(signal.SIGUSR2, lambda *_: child.warn())
