@@ -15,6 +15,7 @@ from metapt import commandline
 from metapt.config import ClusterConfig, GridConfig, SubmitConfig
 from metapt.errors import UserError
 from metapt.launch import grid as planning
+from metapt.launch import slurm
 from metapt.launch.jobs import Job, Plan
 from metapt.launch.submission import submit
 
@@ -261,6 +262,22 @@ def test_gpus_are_spread_over_nodes() -> None:
     assert shapes["pretrain/small-maml-s0"] == (1, 4)
     assert shapes["pretrain/large-maml-s0"] == (2, 4)
     assert shapes["report"] == (1, 0)
+
+
+def test_the_paper_is_160_tuning_runs_and_asks_by_size() -> None:
+    jobs = planning.plan(commandline.load("submit", ["grid=paper", "cluster=slurm"])).jobs
+    tuned = Counter(bare(need) for job in jobs if job.kind == "finetune" for need in job.needs)
+    sizes = ("tiny", "small", "medium", "large")
+    assert tuned == {f"pretrain/{size}-{kind}-s0": 20 for size in sizes for kind in ("vanilla", "maml")}
+    asked = {
+        (job.nodes, job.gpus_per_node, job.hours)
+        for job in jobs
+        if "large" in job.id and job.kind == "pretrain"
+    }
+    assert asked == {(1, 4, 24)}
+    arrays = Counter((array[0].kind, len(array)) for array in slurm.alike(jobs))
+    assert arrays == {("prepare", 1): 1, ("pretrain", 2): 4, ("finetune", 20): 8, ("report", 1): 1}
+    assert [len(array) for array in slurm.alike([jobs[-2]] * 2001)] == [1000, 1000, 1]
 
 
 def test_a_checkpoint_of_the_grid_is_named_in_run_and_command() -> None:

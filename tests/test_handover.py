@@ -102,7 +102,7 @@ def test_what_slurm_is_told(tmp_path: Path, slurm_commands: Path) -> None:
         "open-mode": "append",
     }
     assert {name: pretrains[name] for name in pretraining} == pretraining
-    assert "gpus-per-node" not in prepare
+    assert not {"gpus-per-node", "wckey"} & set(prepare)
     assert "dependency" not in prepare
     tuning = {"nodes": "1", "gpus-per-node": "1", "mem": "64GB", "time": "600", "dependency": "afterok:101_0"}
     assert {name: vanilla[name] for name in tuning} == tuning

@@ -22,7 +22,7 @@ from metapt.launch.status import RunStatus, run_status
 @dataclass(frozen=True)
 class JobStatus:
     """One job. `state` is that of its folder (RunStatus), or one of: queued (it waits in Slurm's queue), blocked (a job
-    that it needs is failed, lost or blocked), lost (Slurm had it, has it no longer, and it never began)."""
+    that it needs is failed, lost or blocked, or was interrupted and is not queued again), lost (Slurm had it, has it no longer, and it never began)."""
 
     job: Job
     state: str
@@ -104,7 +104,8 @@ def _look(
             state = "blocked"
     elif state == "waiting" and not entry:
         needed = {before[name].state for name in job.needs}
-        if needed & {"failed", "lost", "blocked"} and not job.runs_after_failures:
+        is_settled = {"failed", "lost", "blocked", *(["interrupted"] if number else [])}
+        if needed & is_settled and not job.runs_after_failures:
             state = "blocked"
         elif number and needed <= {"done"}:
             state, log = "lost", root.submitit_dir / f"{number}_0_log.err"

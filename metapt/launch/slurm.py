@@ -177,7 +177,8 @@ def executor(
         },
     }
     made = Executor(root.submitit_dir, max_num_timeout=cluster.max_requeues)
-    made.update_parameters(**{name: value for name, value in options.items() if value is not None})
+    given = {name: value for name, value in options.items() if value is not None}
+    made.update_parameters(**given, wckey=None)  # submitit's own would be refused where such keys are enforced
     return made
 
 

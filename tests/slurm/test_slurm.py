@@ -156,6 +156,9 @@ def test_cancelling_stops_the_process_and_does_not_queue_again(tmp_path: Path) -
     subprocess.run(["scancel", numbers_in_queue(tmp_path)["pretrain/a"]], check=True)
     wait_for_the_queue(tmp_path)
     assert states(tmp_path)["pretrain/a"] == "interrupted"
+    assert (
+        next(seen.state for seen in overview(Root(tmp_path)).jobs if seen.job.id == "finetune/a") == "blocked"
+    )
     assert starts(tmp_path).count("pretrain/a") == 1
     assert "finetune/a" not in starts(tmp_path)
 
