@@ -177,6 +177,11 @@ def test_all_mistakes_of_a_grid_are_told_at_once() -> None:
             "train.accumulation=2 must be a multiple of its 3 tasks",
         ),
         (["cluster.nodes=2"], "cluster.nodes=2: cluster=local has one"),
+        (["cluster=slurm", "cluster.gpu_request=constraint"], "cluster.gpu_type is required"),
+        (["cluster=slurm", "cluster.gpu_request=none", "cluster.gpu_type=a100"], "asks for no GPUs"),
+        (["cluster=slurm", "root=/a%b"], "root=/a%b: Slurm takes % in a path for a pattern"),
+        (["dry_run=test"], "dry_run=test: asks sbatch, and cluster=local has none"),
+        (["dry_run=perhaps"], "dry_run=perhaps: must be one of false, true, test"),
         (["grid.hours_per_size={nano:0}"], "grid.hours_per_size.nano=0.0: must be above 0"),
         (["grid.mem_gb_per_size={nanno:8}"], "grid.mem_gb_per_size.nanno: must be one of"),
     ],
@@ -207,6 +212,11 @@ def test_mappings_are_given_on_the_command_line() -> None:
 def test_a_mapping_with_a_value_of_the_wrong_type_is_refused() -> None:
     with pytest.raises(UserError, match=r"grid\.gpus_per_size"):
         commandline.load("submit", ["grid.gpus_per_size={tiny:many}"])
+
+
+def test_where_text_is_expected_true_is_a_word() -> None:
+    assert commandline.load("pretrain", ["label=true"]).label == "true"
+    assert commandline.load("submit", ["dry_run=true"]).dry_run == "true"
 
 
 @settings(max_examples=60, deadline=None)

@@ -178,7 +178,9 @@ def executor(
     }
     made = Executor(root.submitit_dir, max_num_timeout=cluster.max_requeues)
     given = {name: value for name, value in options.items() if value is not None}
-    made.update_parameters(**given, wckey=None)  # submitit's own would be refused where such keys are enforced
+    made.update_parameters(
+        **given, wckey=None
+    )  # submitit's own would be refused where such keys are enforced
     return made
 
 
