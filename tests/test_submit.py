@@ -238,6 +238,19 @@ def test_a_job_waits_until_its_inputs_are_visible(tmp_path: Path, capsys: pytest
     assert "not visible here after 0.1 s: pretrain/a" in capsys.readouterr().err
 
 
+def test_the_report_waits_for_the_ends_of_jobs_whatever_they_are(tmp_path: Path) -> None:
+    root, *jobs, report = Root(tmp_path), *fake_plan(tmp_path).jobs
+    for job in jobs:  # a fine-tuning run has no checkpoint of its last step
+        root.run(job).finish({"kind": job.kind, "steps": 4})
+    failed = root.run(jobs[-1])
+    failed.result_file.unlink()
+    failed.error_file.write_text("OSError: no space left\n")
+    began = time.monotonic()
+    root.wait_for_inputs(report, 30)
+    assert time.monotonic() - began < 15
+    assert list(root.results(report.needs)) == [job.id for job in jobs[:-1]]
+
+
 def test_a_dry_run_says_everything_and_writes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

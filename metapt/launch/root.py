@@ -87,20 +87,28 @@ class Root:
 
         On a shared file system another node's files may appear later than Slurm says that its job is over.
         """
+        is_visible = self._has_ended if job.runs_after_failures else self._can_be_used
         end = time.monotonic() + seconds
-        while (
-            missing := [name for name in job.needs if not self._is_visible(name)]
-        ) and time.monotonic() < end:
+        while (missing := [name for name in job.needs if not is_visible(name)]) and time.monotonic() < end:
             time.sleep(min(1.0, seconds))
         if missing and not job.runs_after_failures:
             print(f"not visible here after {seconds} s: {', '.join(missing)}", file=sys.stderr, flush=True)
 
-    def _is_visible(self, name: str) -> bool:
+    def _has_ended(self, name: str) -> bool:
+        run = Run(self.path / name)
+        return run.is_done or run.error_file.exists()
+
+    def _can_be_used(self, name: str) -> bool:
+        """Whether a job is done; if it has pretrained, whether its last checkpoint is there too, not only earlier ones."""
         run = Run(self.path / name)
         if not run.is_done:
-            return run.error_file.exists()
-        steps = run.result().get("steps")
-        return steps is None or not run.checkpoints_dir.exists() or run.checkpoint(steps).exists()
+            return False
+        result = run.result()
+        return (
+            result.get("kind") != "pretrain"
+            or "steps" not in result
+            or run.checkpoint(result["steps"]).exists()
+        )
 
     @contextmanager
     def claimed(self) -> Iterator[None]:

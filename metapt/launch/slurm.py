@@ -27,9 +27,8 @@ if TYPE_CHECKING:
     import submitit
 
 MOST_IN_AN_ARRAY = 1000  # Slurm's MaxArraySize, where a site has not set it
-Hand = Callable[
-    [Sequence[Job], Sequence[str]], Sequence[str]
-]  # jobs that are alike, numbers they need -> theirs
+# takes jobs that are alike and the numbers of the jobs that they wait for, and gives their own
+Hand = Callable[[Sequence[Job], Sequence[str]], Sequence[str]]
 
 
 def hand_over(plan: Plan, todo: Sequence[Job], root: Root, cluster: ClusterConfig, code: Code) -> str:
