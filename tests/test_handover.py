@@ -204,6 +204,12 @@ def test_what_a_killed_submitter_has_submitted_is_cancelled_by_the_next(
     assert queue.strays(Root(tmp_path / "r")) == set()
 
 
+def test_a_second_shell_hands_nothing_over(tmp_path: Path, slurm_commands: Path) -> None:
+    with Root(tmp_path / "r").claimed(), pytest.raises(OperationalError, match=f"process {os.getpid()} on"):
+        run_fake(tmp_path / "r", CLUSTER)
+    assert not list(slurm_commands.glob("batch_*"))
+
+
 def failed(root: Root, name: str) -> None:
     run = Run(root.path / name)
     run.begin({"train": {"max_steps": 1}}, {})
