@@ -103,8 +103,16 @@ def _compose(command: str, overrides: Sequence[str]) -> Any:
         name = item.key_or_group
         if name not in chosen:
             is_mapping = name.startswith(_mappings(command))
-            OmegaConf.update(config, name, item.value(), merge=not is_mapping, force_add=is_mapping)
+            OmegaConf.update(config, name, _value(command, item), merge=not is_mapping, force_add=is_mapping)
     return config
+
+
+def _value(command: str, item: Override) -> Any:
+    """What an override sets; where the key takes text, `true` is a word like any other."""
+    value = item.value()
+    types = {path: leaf.type for path, leaf in _leaves(schema.COMMANDS[command])}
+    takes_text = types.get(item.key_or_group) in ("str", "str | None")
+    return str(item.input_line).partition("=")[2] if isinstance(value, bool) and takes_text else value
 
 
 @cache

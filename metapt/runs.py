@@ -1,9 +1,10 @@
 """The run folder: its names, files and markers. No other module spells a file name of a run.
 
     ROOT/                               a grid
-      plan.json                         the jobs, and what each waits for
+      plan.json                         the jobs of the present plan, and what each waits for
+      code/                             copies of the source that jobs run
       corpus/                           token shards, shared by the runs of the grid
-      pretrain/RUN/ , finetune/RUN/     runs, as below
+      pretrain/RUN/ , finetune/RUN/     runs, as below; RUN ends with a hash of its configuration
       report/                           what analysis/report.py writes
 
     RUN/
@@ -50,6 +51,7 @@ from filelock import FileLock, Timeout
 from metapt.errors import OperationalError, UserError
 
 ENGINE_DIR, MODEL_DIR, STATE_FILE, ORIGIN_FILE = "engine", "model", "state.json", "metapt.json"
+COMMIT_FILE = "COMMIT"  # beside the package in a copy of the source
 CHECKPOINT_NAME = re.compile(r"^step_(\d{6,})$")
 LENGTH = re.compile(
     r"^ +max_(step|epoch)s: (\d+)$", re.MULTILINE
@@ -376,8 +378,13 @@ def provenance(fingerprints: Mapping[str, str]) -> dict[str, Any]:
 
 
 def git_commit() -> str:
-    """The commit of the checkout, `+changes` where tracked files differ from it, or `unknown` outside of one."""
+    """The commit of the source, `+changes` where tracked files differ from it, or `unknown` outside of a checkout.
+
+    A copy of the source that a grid made (metapt/launch/code.py) has it in a file.
+    """
     folder = Path(__file__).parent
+    if (recorded := folder.parent / COMMIT_FILE).exists():
+        return recorded.read_text(encoding="utf-8").strip()
     commands = (["git", "rev-parse", "HEAD"], ["git", "status", "--porcelain", "--untracked-files=no"])
     try:
         head, changes = (

@@ -26,6 +26,7 @@ from submitit.helpers import TorchDistributedEnvironment
 
 from metapt.errors import EXIT_INTERRUPTED
 from metapt.launch.child import GRACE_SECONDS, Child
+from metapt.launch.code import require_own_code
 from metapt.launch.jobs import Job
 from metapt.launch.requeues import refuse_fruitless_requeues
 from metapt.launch.root import Root
@@ -47,6 +48,7 @@ class Task:
     job: Job
     threads: int
     max_requeues: int  # in a row, without a new checkpoint
+    patience_s: int = 0  # for inputs to be visible on this node
     restarts: int = 0  # by submitit; Slurm has its own count of all
 
     def __call__(self) -> None:
@@ -62,6 +64,8 @@ class Task:
         if environment.num_tasks > 1:
             # every process sees all GPUs of its node and takes the one of its LOCAL_RANK
             TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
+        require_own_code()
+        root.wait_for_inputs(self.job, self.patience_s)
         queue_again: Any = signal.getsignal(signal.SIGUSR2)  # submitit's
         child = Child(root, self.job, self.threads, rank)
         signal.signal(signal.SIGUSR2, lambda *_: child.warn())
