@@ -74,8 +74,9 @@ def scripts(folder: Path) -> dict[str, str]:
 
 
 def _normalised(text: str, root: Path) -> str:
-    """Without what belongs to a machine: the interpreter and the folders."""
-    return text.replace(str(root.resolve()), "/the root").replace(sys.executable, "/bin/python")
+    """Without what belongs to a machine or a version: the interpreter, the folders, hashes of source and configuration."""
+    text = text.replace(str(root.resolve()), "/the root").replace(sys.executable, "/bin/python")
+    return re.sub(r"(/code/|-)[0-9a-f]{6}([0-9a-f]{6})?(?![\w-])", r"\1HASH", text)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 # Parameters
 #SBATCH --account=nlp
 #SBATCH --array=0-1%1
+#SBATCH --comment='metapt /the root'
 #SBATCH --constraint=a100
 #SBATCH --cpus-per-task=4
 #SBATCH --dependency=afterok:100
@@ -20,10 +21,13 @@
 #SBATCH --requeue
 #SBATCH --signal=USR2@300
 #SBATCH --time=150
-#SBATCH --wckey=submitit
 
 # setup
 module load cuda
+export METAPT_CODE='/the root/code/HASH' PYTHONSAFEPATH=1
+export PYTHONPATH="$METAPT_CODE${PYTHONPATH:+:$PYTHONPATH}"
+for _ in $(seq 90); do [ -e "$METAPT_CODE/COMMIT" ] && break; sleep 1; done
+[ -e "$METAPT_CODE/COMMIT" ] || { echo "error: $METAPT_CODE is not visible here" >&2; exit 1; }
 
 # command
 export SUBMITIT_EXECUTOR=slurm

@@ -1,10 +1,11 @@
 #!/bin/bash
 
 # Parameters
+#SBATCH --comment='metapt /the root'
 #SBATCH --cpus-per-task=2
 #SBATCH --dependency=afterok:100
 #SBATCH --error='/the root/logs/submitit/%j_0_log.err'
-#SBATCH --job-name=pretrain/nano-maml-s0
+#SBATCH --job-name=pretrain/nano-maml-s0-HASH
 #SBATCH --kill-on-invalid-dep=yes
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1
@@ -13,7 +14,12 @@
 #SBATCH --requeue
 #SBATCH --signal=USR2@120
 #SBATCH --time=1440
-#SBATCH --wckey=submitit
+
+# setup
+export METAPT_CODE='/the root/code/HASH' PYTHONSAFEPATH=1
+export PYTHONPATH="$METAPT_CODE${PYTHONPATH:+:$PYTHONPATH}"
+for _ in $(seq 90); do [ -e "$METAPT_CODE/COMMIT" ] && break; sleep 1; done
+[ -e "$METAPT_CODE/COMMIT" ] || { echo "error: $METAPT_CODE is not visible here" >&2; exit 1; }
 
 # command
 export SUBMITIT_EXECUTOR=slurm

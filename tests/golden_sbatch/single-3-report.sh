@@ -1,6 +1,7 @@
 #!/bin/bash
 
 # Parameters
+#SBATCH --comment='metapt /the root'
 #SBATCH --cpus-per-task=2
 #SBATCH --dependency=afterany:100:101:102
 #SBATCH --error='/the root/logs/submitit/%j_0_log.err'
@@ -13,7 +14,12 @@
 #SBATCH --requeue
 #SBATCH --signal=USR2@120
 #SBATCH --time=1440
-#SBATCH --wckey=submitit
+
+# setup
+export METAPT_CODE='/the root/code/HASH' PYTHONSAFEPATH=1
+export PYTHONPATH="$METAPT_CODE${PYTHONPATH:+:$PYTHONPATH}"
+for _ in $(seq 90); do [ -e "$METAPT_CODE/COMMIT" ] && break; sleep 1; done
+[ -e "$METAPT_CODE/COMMIT" ] || { echo "error: $METAPT_CODE is not visible here" >&2; exit 1; }
 
 # command
 export SUBMITIT_EXECUTOR=slurm

@@ -6,7 +6,9 @@ The undisturbed runs are made without Slurm.
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 import subprocess
 from collections.abc import Callable
 from functools import partial
@@ -17,7 +19,8 @@ from conftest import pretrain_many
 from real_slurm import MARKS, losses, wait_until, weights
 
 from metapt.config import ClusterConfig
-from metapt.launch import slurm
+from metapt.launch import queue, slurm
+from metapt.launch.code import code
 from metapt.launch.jobs import Job, Plan
 from metapt.launch.root import Root
 from metapt.launch.status import run_status
@@ -61,12 +64,16 @@ def requeue(number: str) -> None:
 
 def fail_last_node(number: str) -> None:
     """What Slurm does when it hears no more of a node. The job is run again on the others, or when it is back."""
-    nodes = subprocess.check_output(["squeue", "--noheader", f"--jobs={number}", "--format=%N"], text=True)
-    last = subprocess.check_output(["scontrol", "show", "hostnames", nodes.strip()], text=True).split()[-1]
+    node = last_node(number)
     for state in ("down", "resume"):
         subprocess.run(
-            ["scontrol", "update", f"nodename={last}", f"state={state}", "reason=test"], check=True
+            ["scontrol", "update", f"nodename={node}", f"state={state}", "reason=test"], check=True
         )
+
+
+def last_node(number: str) -> str:
+    nodes = subprocess.check_output(["squeue", "--noheader", f"--jobs={number}", "--format=%N"], text=True)
+    return subprocess.check_output(["scontrol", "show", "hostnames", nodes.strip()], text=True).split()[-1]
 
 
 INTERRUPTIONS = {
@@ -105,8 +112,8 @@ def hand_over(root: Root, words: list[str], nodes: int) -> tuple[Run, str]:
     run_dir = "pretrain/a"
     argv = (*words, f"run_dir={root.path / run_dir}")
     job = Job(run_dir, "pretrain", ("-m", "metapt.pretrain"), argv, run_dir, nodes=nodes, gpus_per_node=1)
-    slurm.hand_over(Plan("one", (job,)), [job], root, CLUSTER)
-    return root.run(job), slurm.queued(root)[job.id]
+    slurm.hand_over(Plan("one", (job,)), [job], root, CLUSTER, code(root.path, is_copied=True))
+    return root.run(job), queue.entries(root)[job.id].number
 
 
 def restarts(number: str) -> int:
@@ -125,7 +132,7 @@ def disturb(root: Root, run: Run, number: str, kinds: list[str]) -> None:
     for count, kind in enumerate(kinds):
         wait_until(partial(is_at_work, run, number, count, last_step(run) + 2), seconds=300)
         INTERRUPTIONS[kind](number)
-    wait_until(lambda: not slurm.queued(root), seconds=400)
+    wait_until(lambda: not queue.entries(root), seconds=400)
 
 
 def is_at_work(run: Run, number: str, times: int, step: int) -> bool:
@@ -162,3 +169,38 @@ def test_each_way_of_stopping(
     run, number = hand_over(root, [*WORDS, f"data.cache_dir={corpus_cache}"], nodes)
     disturb(root, run, number, [kind])
     check(run, whole, root, [kind])
+
+
+@pytest.mark.nightly
+def test_a_job_outlives_a_node_that_dies_at_once(
+    tmp_path: Path, corpus_cache: Path, undisturbed: Callable[[int], Run]
+) -> None:
+    """Without a signal. The other rank fails of it, long before Slurm knows; the job is there still and is run again."""
+    root, whole = Root(tmp_path), undisturbed(2)
+    words = [*WORDS, f"data.cache_dir={corpus_cache}", "train.checkpoint_every=3"]
+    run, number = hand_over(root, words, nodes=2)
+    wait_until(partial(is_at_work, run, number, 0, 5), seconds=300)
+    for process in processes(number, last_node(number)):
+        os.kill(process, signal.SIGKILL)
+    wait_until(run.error_file.exists, seconds=300)
+    fail_last_node(number)
+    wait_until(lambda: not queue.entries(root), seconds=400)
+    assert run_status(run.path).state == "done"
+    assert json.loads(run.requeues_file.read_text())["start"] == 1
+    assert losses(run) == losses(whole)
+    assert weights(run) == weights(whole)
+
+
+def processes(number: str, node: str) -> set[int]:
+    """Of a job on a pretended node of this machine, and what Slurm has started there to watch over them."""
+    marks, found = {f"SLURM_JOB_ID={number}", f"SLURMD_NODENAME={node}"}, set()
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            environment = (folder / "environ").read_text(errors="replace").split("\0")
+            parent = int((folder / "stat").read_text().rsplit(") ", 1)[1].split()[1])
+            watcher = [parent] if "slurmstepd" in Path(f"/proc/{parent}/cmdline").read_text() else []
+        except OSError:  # it has ended
+            continue
+        if marks <= set(environment):
+            found |= {*watcher, int(folder.name)}
+    return found

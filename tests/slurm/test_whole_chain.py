@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from real_slurm import MARKS, wait_until
 
-from metapt.launch import slurm
+from metapt.launch import queue
 from metapt.launch.root import Root
 
 REPOSITORY = Path(__file__).parents[2]
@@ -49,7 +49,7 @@ def submit(root: Path, cluster: str, words: list[str]) -> None:
 def test_the_report_is_number_for_number_that_of_one_machine(words: list[str], tmp_path: Path) -> None:
     submit(tmp_path / "slurm", "slurm", words)
     submit(tmp_path / "inline", "inline", words)
-    wait_until(lambda: not slurm.queued(Root(tmp_path / "slurm")), seconds=600)
+    wait_until(lambda: not queue.entries(Root(tmp_path / "slurm")), seconds=600)
     tables = {cluster: numbers(tmp_path / cluster / "report/tables") for cluster in ("slurm", "inline")}
     assert len(tables["inline"]["f1"]) > 1
     assert tables["slurm"] == tables["inline"]
