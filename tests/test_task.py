@@ -5,12 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from fake_slurm import KILL_WAIT, LIMIT, WARNING, Slurm
+from fake_slurm import JOB, KILL_WAIT, LIMIT, WARNING, Slurm
 from filelock import FileLock
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from metapt.errors import OperationalError
+from metapt.launch.requeues import refuse_fruitless_requeues
+from metapt.launch.root import Root
 from metapt.launch.status import run_status
+from metapt.launch.task import Task
 
 
 @pytest.fixture
@@ -139,3 +143,16 @@ def test_in_whatever_way_it_is_stopped_it_ends_done_or_is_given_up(
     steps = [step for step, _ in slurm.program.run.checkpoints()]
     in_vain = len(slurm.program.starts) - 1 - len(steps)
     assert in_vain >= 3 if given_up else in_vain <= 3 * (1 + len(steps))
+
+
+def test_the_local_executor_counts_by_the_task_that_it_queues_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has no count of Slurm's; one of a job around it means nothing."""
+    variables = {"SUBMITIT_EXECUTOR": "local", "SUBMITIT_LOCAL_JOB_ID": "5", "SLURM_RESTART_COUNT": "0"}
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    run, again = Root(tmp_path).run(JOB), Task(tmp_path, JOB, 1, max_requeues=0).checkpoint().function
+    refuse_fruitless_requeues(run, "5", 0, most=0)
+    with pytest.raises(OperationalError, match="queued again 1 times in a row"):
+        again()

@@ -112,7 +112,9 @@ def hand_over(root: Root, words: list[str], nodes: int) -> tuple[Run, str]:
     run_dir = "pretrain/a"
     argv = (*words, f"run_dir={root.path / run_dir}")
     job = Job(run_dir, "pretrain", ("-m", "metapt.pretrain"), argv, run_dir, nodes=nodes, gpus_per_node=1)
-    slurm.hand_over(Plan("one", (job,)), [job], root, CLUSTER, code(root.path, is_copied=True))
+    source = code(root.path, is_copied=True)
+    source.write()
+    slurm.hand_over(Plan("one", (job,)), [job], root, CLUSTER, source)
     return root.run(job), queue.entries(root)[job.id].number
 
 
