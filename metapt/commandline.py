@@ -16,8 +16,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
-from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
 from hydra.errors import HydraException
@@ -46,7 +44,7 @@ def load(command: str, arguments: Sequence[str]) -> Any:
     """The checked configuration of `command` for its command line arguments.
 
     Args:
-        command: one of `config.COMMANDS`; its YAML files are under conf/COMMAND/ (or another's).
+        command: one of `config.COMMANDS`; its YAML files, if it has choices, are under conf/COMMAND/ (or another's).
         arguments: `key=value` words, as after `python -m metapt.COMMAND`.
     Returns: the command's dataclass, filled in.
     Raises:
@@ -128,12 +126,26 @@ def _compose(command: str, overrides: Sequence[str]) -> Any:
         name = item.key_or_group
         if name not in chosen:
             is_mapping = name.startswith(_mappings(command))
-            OmegaConf.update(config, name, item.value(), merge=not is_mapping, force_add=is_mapping)
+            OmegaConf.update(config, name, _value(command, item), merge=not is_mapping, force_add=is_mapping)
     return config
+
+
+def _value(command: str, item: Override) -> Any:
+    """What an override sets; where the key takes text, `true` is a word like any other."""
+    value = item.value()
+    types = {path: leaf.type for path, leaf in _leaves(schema.COMMANDS[command])}
+    takes_text = types.get(item.key_or_group) in ("str", "str | None")
+    return str(item.input_line).partition("=")[2] if isinstance(value, bool) and takes_text else value
 
 
 @cache
 def _composed(command: str, chosen: tuple[str, ...]) -> DictConfig:
+    if not choices(command):
+        return OmegaConf.structured(schema.COMMANDS[command])
+    # here: they take a while to import, and metapt.status is asked often
+    from hydra import compose, initialize_config_dir
+    from hydra.core.config_store import ConfigStore
+
     ConfigStore.instance().store(name="schema", node=schema.COMMANDS[command])
     with initialize_config_dir(config_dir=str(_folder(command)), version_base="1.3"):
         return compose("config", overrides=list(chosen))
@@ -201,7 +213,7 @@ def _scratch(command: str) -> Any:
 @cache
 def choices(command: str) -> dict[str, list[str]]:
     """The configuration groups of a command and their options."""
-    folders = sorted(path for path in _folder(command).iterdir() if path.is_dir())
+    folders = sorted(path for path in _folder(command).glob("*") if path.is_dir())
     return {folder.name: sorted(path.stem for path in folder.glob("*.yaml")) for folder in folders}
 
 

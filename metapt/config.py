@@ -345,6 +345,12 @@ class ClusterConfig:
     finetune_gpus: int = key(
         1, "GPUs of a fine-tuning job, one task each, at most those of a node; regime=head takes one", low=1
     )
+    gpu_request: str = key(
+        "gpus_per_node",
+        "how GPUs are asked for: --gpus-per-node, --gres, --constraint (of cluster.gpu_type), or not at all (slurm)",
+        choices=("gpus_per_node", "gres", "constraint", "none"),
+    )
+    gpu_type: str | None = key(None, "type of GPU asked for, such as a100 (slurm)")
     max_running: int | None = key(None, "of jobs that are one array, at most so many at once (slurm)", low=1)
     cpus_per_task: int = key(4, "CPUs per task (slurm)", low=1)
     mem_gb: int | None = key(None, "memory per node, GB (slurm)", low=1)
@@ -352,7 +358,12 @@ class ClusterConfig:
     account: str | None = key(None, "account (slurm)")
     qos: str | None = key(None, "quality of service (slurm)")
     signal_delay_s: int = key(120, "warning before the time limit, seconds (slurm)", low=1)
-    max_requeues: int = key(50, "how often a job that ran out of time is queued again", low=0)
+    visible_within_s: int = key(
+        90, "so long a job waits for the results that it needs to appear on its node (slurm)", low=0
+    )
+    max_requeues_without_progress: int = key(
+        5, "a job that is queued again more often in a row without a new checkpoint is given up", low=0
+    )
     gpu_memory_gb: float | None = key(None, "memory of a GPU, for the dry run", above=0)
     gpu_tflops: float | None = key(None, "peak of a GPU, TFLOP/s, for the dry run", above=0)
     mfu: float = key(0.3, "share of that peak which is reached, for the dry run", above=0, high=1)
@@ -377,7 +388,16 @@ class SubmitConfig:
     grid: GridConfig = field(default_factory=GridConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     root: str = key("runs/${grid.name}", "folder of the grid")
-    dry_run: bool = key(False, "print the plan and do nothing")
+    code: str = key(
+        "snapshot",
+        "jobs run a copy of the source made now, or the source itself",
+        choices=("snapshot", "live"),
+    )
+    dry_run: str = key(
+        "false",
+        "true: print the plan (slurm: and the batch scripts) and do nothing; test: and ask sbatch --test-only",
+        choices=("false", "true", "test"),
+    )
 
 
 COMMANDS: dict[str, type] = {

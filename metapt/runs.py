@@ -1,10 +1,11 @@
 """The run folder: its names, files and markers. No other module spells a file name of a run.
 
     ROOT/                               a grid
-      plan.json                         the jobs, and what each waits for
+      plan.json                         the jobs of the present plan, and what each waits for
+      code/                             copies of the source that jobs run
       corpus/                           token shards, shared by the runs of the grid
       features/                         word vectors of frozen decoders, likewise (metapt/ner/cache.py)
-      pretrain/RUN/ , finetune/RUN/     runs, as below
+      pretrain/RUN/ , finetune/RUN/     runs, as below; RUN ends with a hash of its configuration
       report/                           what analysis/report.py writes
 
     RUN/
@@ -21,6 +22,7 @@
       predictions/<set>.jsonl           (fine-tuning) one sentence a line
       result.json                       written last: its presence is what "done" means
       error.txt                         the last failure; gone when the run starts again
+      requeues.json                     (on a cluster) since when it has no new checkpoint
 
 This module imports neither torch nor anything of metapt that trains, so that the analysis may use it.
 """
@@ -51,6 +53,7 @@ from metapt.errors import OperationalError, UserError
 
 ENGINE_DIR, MODEL_DIR, STATE_FILE, ORIGIN_FILE = "engine", "model", "state.json", "metapt.json"
 HUB_PREFIX = "hub:"
+COMMIT_FILE = "COMMIT"  # beside the package in a copy of the source
 CHECKPOINT_NAME = re.compile(r"^step_(\d{6,})$")
 LENGTH = re.compile(
     r"^ +max_(step|epoch)s: (\d+)$", re.MULTILINE
@@ -76,6 +79,7 @@ class Run:
         self.metrics_file = self.path / "metrics.jsonl"
         self.result_file = self.path / "result.json"
         self.error_file = self.path / "error.txt"
+        self.requeues_file = self.path / "requeues.json"
         self.lock_file = self.path / ".lock"
         self.checkpoints_dir = self.path / "checkpoints"
         self.predictions_dir = self.path / "predictions"
@@ -401,8 +405,13 @@ def provenance(fingerprints: Mapping[str, str]) -> dict[str, Any]:
 
 
 def git_commit() -> str:
-    """The commit of the checkout, `+changes` where tracked files differ from it, or `unknown` outside of one."""
+    """The commit of the source, `+changes` where tracked files differ from it, or `unknown` outside of a checkout.
+
+    A copy of the source that a grid made (metapt/launch/code.py) has it in a file.
+    """
     folder = Path(__file__).parent
+    if (recorded := folder.parent / COMMIT_FILE).exists():
+        return recorded.read_text(encoding="utf-8").strip()
     commands = (["git", "rev-parse", "HEAD"], ["git", "status", "--porcelain", "--untracked-files=no"])
     try:
         head, changes = (
