@@ -46,6 +46,7 @@ nightly: $(INSTALLED)
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/run.py
 	$(BIN)/python benchmarks/memory.py
+	$(BIN)/python benchmarks/tagging.py
 
 golden: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python tests/golden.py
