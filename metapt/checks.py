@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
+from importlib.util import find_spec
 from typing import Any
 
-from metapt.config import PlanConfig, PretrainConfig, deepspeed_settings, uneven_units
+from metapt.config import BaselineConfig, PlanConfig, PretrainConfig, deepspeed_settings, uneven_units
+from metapt.ner.baselines import BASELINES
 
 
 def check(config: Any) -> list[str]:
@@ -21,7 +23,19 @@ def check(config: Any) -> list[str]:
             f"{each}: must be a multiple of the number of ranks, {ranks}"
             for each in uneven_units(config, ranks)
         ]
+    if isinstance(config, BaselineConfig) and config.name in BASELINES:
+        complaints += _check_baseline(config)
     return complaints
+
+
+def _check_baseline(config: BaselineConfig) -> Iterator[str]:
+    learns = BASELINES[config.name].learns
+    if learns and config.source is None:
+        yield f"source is required with name={config.name}, which learns"
+    if not learns and config.source is not None:
+        yield f"source={config.source}: name={config.name} is a rule and learns nothing"
+    if config.name == "crf" and find_spec("pycrfsuite") is None:
+        yield "name=crf needs python-crfsuite (pip install python-crfsuite)"
 
 
 def _check_fields(node: Any, prefix: str) -> Iterator[str]:

@@ -29,7 +29,7 @@ from metapt.checks import check
 from metapt.errors import UserError
 
 CONF = Path(__file__).parent / "conf"
-SAME_CHOICES = {"plan": "pretrain"}  # commands that take those of another one
+SAME_CHOICES = {"plan": "pretrain", "baseline": "finetune"}  # commands that take those of another one
 
 
 def load(command: str, arguments: Sequence[str]) -> Any:

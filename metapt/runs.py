@@ -3,7 +3,7 @@
     ROOT/                               a grid
       plan.json                         the jobs, and what each waits for
       corpus/                           token shards, shared by the runs of the grid
-      pretrain/RUN/ , finetune/RUN/     runs, as below
+      pretrain/RUN/ , finetune/RUN/ , baseline/RUN/     runs, as below
       report/                           what analysis/report.py writes
 
     RUN/
@@ -17,7 +17,8 @@
         model/                          loads with AutoModelForCausalLM and AutoTokenizer
           metapt.json                   its origin: scale, objective, seed, step, data
       tagger/                           (fine-tuning) the best weights
-      predictions/<set>.jsonl           (fine-tuning) one sentence a line
+      predictions/<set>.jsonl           (fine-tuning, baselines) one sentence a line
+      crf.crfsuite                      (the baseline crf) its model
       result.json                       written last: its presence is what "done" means
       error.txt                         the last failure; gone when the run starts again
 
@@ -79,6 +80,7 @@ class Run:
         self.checkpoints_dir = self.path / "checkpoints"
         self.predictions_dir = self.path / "predictions"
         self.tagger_dir = self.path / "tagger"
+        self.crf_file = self.path / "crf.crfsuite"
         self.tensorboard_dir = self.path / "tensorboard"
 
     @property

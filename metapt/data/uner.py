@@ -15,6 +15,7 @@ from typing import Any
 from metapt.config import NerDataConfig
 from metapt.data.iob2 import TAGS, Sentence, known_tag, read_iob2, repaired
 from metapt.errors import OperationalError, UserError
+from metapt.randomness import generator
 
 SPLITS = ("train", "dev", "test")
 SOURCES = (
@@ -116,6 +117,29 @@ def source_sets(collection: Collection, source: str) -> list[str]:
     if not names:
         raise UserError(f"source={source}: {collection.where} has no set with both a train and a dev split")
     return names
+
+
+def evaluated_sets(collection: Collection, wanted: Sequence[str]) -> list[str]:
+    """The sets with a test split, or those of them that are wanted.
+
+    Raises:
+        UserError: a wanted set has no test split.
+    """
+    known = collection.sets("test")
+    missing = [name for name in wanted if name not in known]
+    if missing:
+        raise UserError(
+            f"data.eval_sets: no test split of {', '.join(missing)}; there are {', '.join(known)}"
+        )
+    return [name for name in known if name in wanted or not wanted]
+
+
+def drawn(sentences: list[Sentence], most: int | None, seed: int) -> list[Sentence]:
+    """So many of the sentences (None: all), drawn as a function of the seed, in their order."""
+    if most is None or most >= len(sentences):
+        return sentences
+    chosen = generator(seed, "training sentences").choice(len(sentences), most, replace=False)
+    return [sentences[index] for index in sorted(chosen)]
 
 
 def training_sentences(collection: Collection, source: str, split: str) -> list[Sentence]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from metapt.config import FinetuneConfig, identity
 from metapt.data import DEMO_NOTICE
-from metapt.data.uner import Collection, open_collection, source_sets
+from metapt.data.uner import evaluated_sets, open_collection, source_sets
 from metapt.errors import UserError
 from metapt.ner.tuning import Tuning
 from metapt.runs import CheckpointFolders, Run, file_sha256, model_folder, model_origin
@@ -74,21 +73,6 @@ def describe(tuning: Tuning) -> dict[str, Any]:
         "train_sentences": len(tuning.train_set.lengths),
         "train_sentences_cut": tuning.train_set.num_cut,
     }
-
-
-def evaluated_sets(collection: Collection, wanted: Sequence[str]) -> list[str]:
-    """The sets with a test split, or those of them that are wanted.
-
-    Raises:
-        UserError: a wanted set has no test split.
-    """
-    known = collection.sets("test")
-    missing = [name for name in wanted if name not in known]
-    if missing:
-        raise UserError(
-            f"data.eval_sets: no test split of {', '.join(missing)}; there are {', '.join(known)}"
-        )
-    return [name for name in known if name in wanted or not wanted]
 
 
 def weights_sha256(folder: Path) -> str:

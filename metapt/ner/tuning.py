@@ -31,7 +31,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from metapt import randomness
 from metapt.config import FinetuneConfig
 from metapt.data.iob2 import TAGS
-from metapt.data.uner import Collection, training_sentences
+from metapt.data.uner import Collection, drawn, training_sentences
 from metapt.errors import Interrupted, OperationalError, UserError
 from metapt.models.tagger import PieceBatch, Tagger, TagLayer, load_base
 from metapt.ner.evaluate import annotate, dev_figures
@@ -119,12 +119,8 @@ class Tuning:
     def _encode(self, split: str) -> EncodedSet:
         """The train or dev sentences of the source. Training sentences are cut, dev sentences are not."""
         sentences = training_sentences(self.collection, self.config.source, split)
-        most = self.config.data.max_train_sentences
-        if split == "train" and most is not None and most < len(sentences):
-            draw = randomness.generator(self.config.train.seed, "training sentences")
-            sentences = [
-                sentences[index] for index in sorted(draw.choice(len(sentences), most, replace=False))
-            ]
+        if split == "train":
+            sentences = drawn(sentences, self.config.data.max_train_sentences, self.config.train.seed)
         return encode(sentences, self.pieces, self.ner.max_len, cut=split == "train")
 
     def _optimizer(self) -> AcceleratedOptimizer:
