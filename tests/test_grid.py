@@ -104,7 +104,7 @@ def test_one_corpus_is_prepared_for_all_runs_that_read_it_and_no_other() -> None
 def test_baselines_and_further_models_are_jobs_beside_the_grids_own() -> None:
     plan = planned(
         "grid=demo", "grid.baselines=[particle,majority]", "grid.models=['hub:some/encoder',/models/b]",
-        "grid.seeds=[0,1]", "grid.regimes=[full]", "grid.finetune=[data=demo,'data.eval_sets=[tl_demo]',ner.max_len=64]",
+        "grid.seeds=[0,1]", "grid.regimes=[full]", 'grid.finetune=["data=demo","data.eval_sets=[tl_demo]","ner.max_len=64"]',
     )  # fmt: skip
     jobs = {job.id: job for job in plan.jobs}
     found = sorted(name for name in jobs if name.startswith("baseline/"))
@@ -294,6 +294,7 @@ def test_what_slurm_is_told(tmp_path: Path, slurm_commands: Path) -> None:
         f"root={tmp_path / 'r'}",
         "grid.gpus_per_size={nano:2}",
         "grid.sources=[en_demo]",
+        "grid.baselines=[]",
     ]
     words += [
         "grid.regimes=[head]",
@@ -361,7 +362,7 @@ def test_an_array_has_jobs_that_are_alike_and_a_limit(tmp_path: Path, slurm_comm
 
 
 def test_jobs_in_slurms_queue_are_not_submitted_again(tmp_path: Path, slurm_commands: Path) -> None:
-    words = ["grid=demo", "cluster=slurm", f"root={tmp_path / 'r'}"]
+    words = ["grid=demo", "grid.baselines=[]", "cluster=slurm", f"root={tmp_path / 'r'}"]
     submit(commandline.load("submit", words))
     assert len(list(slurm_commands.glob("batch_*"))) == 5
     numbers = [
@@ -387,7 +388,7 @@ def test_jobs_in_slurms_queue_are_not_submitted_again(tmp_path: Path, slurm_comm
 
 
 def test_without_squeue_nothing_is_submitted_twice(tmp_path: Path, slurm_commands: Path) -> None:
-    words = ["grid=demo", "cluster=slurm", f"root={tmp_path / 'r'}"]
+    words = ["grid=demo", "grid.baselines=[]", "cluster=slurm", f"root={tmp_path / 'r'}"]
     submit(commandline.load("submit", words))
     (slurm_commands / "squeue").write_text("#!/bin/bash\necho the controller is away >&2; exit 1\n")
     with pytest.raises(OperationalError, match="the controller is away"):
