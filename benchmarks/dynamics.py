@@ -15,7 +15,7 @@ from metapt.config import PretrainConfig
 from metapt.data.episodes import EpisodeSampler, WindowIndex
 from metapt.meta.objectives import autoregressive, episode
 from metapt.models.learner import build_learner
-from metapt.training.dynamics import Dynamics
+from metapt.training.dynamics import Dynamics, parameter_groups
 from metapt.training.engine import Engine
 
 REPETITIONS = 3
@@ -44,6 +44,11 @@ def shares(model: str) -> list[Row]:
     return rows
 
 
+def unit_seconds(config: PretrainConfig) -> float:
+    """Seconds of one micro-batch with its backward pass."""
+    return _times(config)[1]
+
+
 def _times(config: PretrainConfig) -> tuple[float, float, float]:
     """Seconds of a measurement, of a micro-batch, and of an episode (0 without), medians in turn."""
     train, meta = config.train, config.meta
@@ -57,10 +62,10 @@ def _times(config: PretrainConfig) -> tuple[float, float, float]:
         index = WindowIndex.build(tokens, 1024, meta.window, meta.min_context)
         sampler = EpisodeSampler(Tokens(tokens), index, meta, train.seed, 1, 0)  # type: ignore[arg-type]
     engine = Engine(build_learner(config), config)
-    dynamics = Dynamics(engine, config, sequences, sampler)
+    dynamics, groups = Dynamics(engine, config, sequences, sampler), parameter_groups(engine.learner)
 
     def measure() -> None:
-        dynamics.observe_gradients()
+        engine.gradient_norms(groups)
         dynamics.measure()
 
     def micro_batch() -> None:

@@ -77,6 +77,13 @@ def test_effective_rank_at_its_bounds():
     assert dynamics.effective_rank(torch.zeros(8, 8)) == 0
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_effective_rank_of_what_is_not_finite_is_not_a_number(value: float):
+    matrix = torch.ones(8, 8)
+    matrix[3, 5] = value
+    assert math.isnan(dynamics.effective_rank(matrix))
+
+
 # --- attention
 
 

@@ -11,6 +11,7 @@ The norms of the gradient by part of the model stand in the line of the update a
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -121,7 +122,12 @@ def singular_values(matrix: Tensor) -> Tensor:
 
 
 def effective_rank(matrix: Tensor) -> float:
-    """Proportional effective rank of a matrix [m, n]: exp(H(s / sum s)) / min(m, n), in (0, 1]; 0 for the zero matrix."""
+    """Proportional effective rank of a matrix [m, n]: exp(H(s / sum s)) / min(m, n), in (0, 1]; 0 for the zero matrix.
+
+    NaN if a weight is not finite (no eigenvalues are found then).
+    """
+    if not matrix.isfinite().all():
+        return math.nan
     values = singular_values(matrix)
     total = values.sum()
     if total == 0:
