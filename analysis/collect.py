@@ -82,7 +82,7 @@ class PretrainRun:
 
 @dataclass(frozen=True, eq=False)
 class FinetuneRun:
-    """`losses` is [steps], nats per word; `seeds` is (pretraining, fine-tuning)."""
+    """A tuned model, or a baseline. `losses` is [steps], nats per word; `seeds` is (pretraining, fine-tuning)."""
 
     path: Path
     objective: str
@@ -94,6 +94,11 @@ class FinetuneRun:
     result: Mapping[str, Any]
     losses: np.ndarray
     sets: Mapping[str, Evaluation]
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether a baseline made it: its scale is then the baseline's name, and it may have no source."""
+        return self.objective == "baseline"
 
 
 @dataclass(frozen=True)
@@ -182,14 +187,16 @@ def collect(roots: Sequence[Path]) -> Collection:
         if not root.is_dir():
             raise UserError(f"{root}: no such folder; give the folder of a grid")
         if not list(_run_folders(root)):
-            raise UserError(f"{root} holds no run; a grid has folders pretrain/RUN or finetune/RUN")
+            raise UserError(
+                f"{root} holds no run; a grid has folders pretrain/RUN, finetune/RUN or baseline/RUN"
+            )
         others = _not_planned(root)
         reason = "superseded, or of another selection of the grid"
         collection.left_out += [LeftOut(path, "not of the present plan", reason) for path in others]
         for path in _run_folders(root, "pretrain"):
             if path not in others:
                 _add(collection.pretraining, collection.left_out, path, _read_pretraining)
-        for path in _run_folders(root, "finetune"):
+        for path in _run_folders(root, "finetune", "baseline"):
             if path not in others:
                 _add(
                     collection.finetuning,
@@ -229,7 +236,7 @@ def _seeds(run: FinetuneRun) -> tuple[int, int]:
 
 
 def _run_folders(root: Path, *kinds: str) -> Iterator[Path]:
-    for kind in kinds or ("pretrain", "finetune"):
+    for kind in kinds or ("pretrain", "finetune", "baseline"):
         if (root / kind).is_dir():
             yield from sorted(
                 path for path in (root / kind).iterdir() if path.is_dir() and path.name[0] != "."

@@ -33,6 +33,10 @@ class Group:
     OPTIONAL: ClassVar = ("variant", "step")
 
     @property
+    def is_baseline(self) -> bool:
+        return self.runs[0].is_baseline
+
+    @property
     def cells(self) -> list[Cell]:
         """The cells under HEADS."""
         return [*setting_cells(self.setting), NAMES.get(self.objective, self.objective), len(self.runs)]

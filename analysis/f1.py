@@ -41,7 +41,7 @@ def f1_table(collection: Collection, scores: Scores, found: Sequence[Comparison]
             tinted.add(len(rows))
             values = [item.difference.value if item else None for item in items]
             rows.append([*group.cells[:-2], "difference", seeds, *values])
-    if rows:
+    if rows and not any(run.setting.scale == "particle" for run in collection.finetuning if run.is_baseline):
         rule = [rule_f1(collection.gold_sets(name)[0]) for name in names]
         rows.append([RULE_NAME, None, None, "", "", "", None, *rule])
     note = "Number of gold spans in brackets. Difference: MAML minus vanilla, paired by seed."

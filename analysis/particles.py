@@ -1,7 +1,6 @@
 """Case particles: the rule baseline, and persons after a particle against persons elsewhere.
 
-Tagalog and Cebuano mark a name by the word before it: si and ni stand before the name of a person. The rule needs
-no training: the word after si or ni is a person of one word. Words are compared in lower case.
+The rule is that of metapt/ner/baselines.py: the word after si or ni is a person of one word. Words are compared in lower case.
 """
 
 from __future__ import annotations
@@ -11,7 +10,9 @@ from collections.abc import Sequence
 from analysis.collect import Collection, GoldSet
 from analysis.comparison import Group, groups
 from analysis.tables import Cell, Column, Table
+from metapt.data.iob2 import spans
 from metapt.data.particles import CASE_PARTICLES, RULE_PARTICLES, follows_particle
+from metapt.ner.baselines import after_particle
 from metapt.ner.resampling import micro_f1
 from metapt.ner.scoring import Span, count
 
@@ -25,13 +26,8 @@ DEFINITION = (
 
 
 def rule_spans(words: Sequence[str]) -> tuple[Span, ...]:
-    """What the rule predicts for a sentence. A particle is never itself the person."""
-    lower = [word.lower() for word in words]
-    return tuple(
-        ("PER", index, index + 1)
-        for index in range(1, len(words))
-        if lower[index - 1] in RULE_PARTICLES and lower[index] not in RULE_PARTICLES
-    )
+    """What the rule predicts for a sentence."""
+    return tuple(spans(after_particle(RULE_PARTICLES)(words)))
 
 
 def rule_f1(gold: GoldSet) -> float:

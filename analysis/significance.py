@@ -31,7 +31,7 @@ DEFINITION = (
     "The sentences of a set are drawn with replacement and micro-F1 is computed from their summed span counts; a resample "
     "without any span has F1 0. Two systems are scored on the same draws (paired); sets are drawn independently. Where there are "
     "several training seeds, these are drawn too, independently of the sentences (the pigeonhole bootstrap, Owen 2007), n - 1 of n so that the "
-    "variance over few is unbiased (Rao and Wu 1988), the same for both systems of a pair and for all settings of a scale; with fewer than about five seeds the "
+    "variance over few is unbiased (Rao and Wu 1988), the same for both systems of a pair and for all settings of a scale; with two or three seeds the "
     "interval is still too narrow. With one seed, an interval tells only how much a figure depends on which sentences are in the set. "
     "p: approximate randomisation test (Noreen 1989; Yeh 2000), two-sided: the outputs of the two systems are swapped on each sentence with probability "
     f"1/2, for all seeds together, {RESAMPLES:,} times; p is (1 + the number of differences at least as large) / (1 + {RESAMPLES:,}). It takes "

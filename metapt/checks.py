@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
+from importlib.util import find_spec
 from typing import Any
 
 from metapt.config import (
+    BaselineConfig,
     DescribeConfig,
     FinetuneConfig,
     PlanConfig,
@@ -16,6 +18,7 @@ from metapt.config import (
     deepspeed_settings,
     uneven_units,
 )
+from metapt.ner.baselines import BASELINES
 
 
 def check(config: Any) -> list[str]:
@@ -35,6 +38,8 @@ def check(config: Any) -> list[str]:
         ]
     if isinstance(config, SubmitConfig):
         complaints += _check_submit(config)
+    if isinstance(config, BaselineConfig) and config.name in BASELINES:
+        complaints += _check_baseline(config)
     return complaints
 
 
@@ -48,6 +53,16 @@ def _check_submit(config: SubmitConfig) -> Iterator[str]:
         yield f"dry_run=test: asks sbatch, and cluster={cluster.name} has none; give cluster=slurm or dry_run=true"
     if cluster.name == "slurm" and "%" in config.root:
         yield f"root={config.root}: Slurm takes % in a path for a pattern"
+
+
+def _check_baseline(config: BaselineConfig) -> Iterator[str]:
+    learns = BASELINES[config.name].learns
+    if learns and config.source is None:
+        yield f"source is required with name={config.name}, which learns"
+    if not learns and config.source is not None:
+        yield f"source={config.source}: name={config.name} is a rule and learns nothing"
+    if config.name == "crf" and find_spec("pycrfsuite") is None:
+        yield "name=crf needs python-crfsuite (pip install python-crfsuite)"
 
 
 def _check_fields(node: Any, prefix: str) -> Iterator[str]:

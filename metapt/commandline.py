@@ -27,7 +27,11 @@ from metapt.checks import check
 from metapt.errors import UserError
 
 CONF = Path(__file__).parent / "conf"
-SAME_CHOICES = {"plan": "pretrain", "data describe": "finetune"}  # commands that take those of another one
+SAME_CHOICES = {
+    "plan": "pretrain",
+    "data describe": "finetune",
+    "baseline": "finetune",
+}  # commands that take those of another one
 TEXTS = {  # commands that take texts beside their keys, and what --help says of them
     "tag": """ ["a sentence" ...]
 

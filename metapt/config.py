@@ -1,7 +1,7 @@
 """The whole typed configuration. metapt/checks.py checks it.
 
-Each command has one dataclass (PretrainConfig, PlanConfig, FinetuneConfig, TagConfig, DescribeConfig, SubmitConfig,
-StatusConfig). A field's metadata
+Each command has one dataclass (PretrainConfig, PlanConfig, FinetuneConfig, BaselineConfig, TagConfig, DescribeConfig,
+SubmitConfig, StatusConfig). A field's metadata
 holds its help line, its allowed values (`choices`) or bounds (`low`, `above`, `high`), and whether it decides
 the outcome of a run (`identity`). Defaults live here; the YAML files under conf/ hold only what a choice
 (`model=tiny`, `objective=maml`) changes. metapt/commandline.py turns a command line into one of these.
@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import MISSING
+
+from metapt.ner.baselines import BASELINES
 
 REGIMES = ("head", "full", "lora")
 DS_CONFIGS = Path(__file__).parents[1] / "ds_configs"
@@ -227,7 +229,7 @@ class SetsConfig:
     hub_revision: str = key("refs/convert/parquet", "branch of it; main for a copy that is itself in Parquet")
     corpora: list[str] = key(
         [],
-        "further sets: presets (cebuaner, tlunified_ner) or .yaml files, each with :FOLDER if its files need one",
+        "further sets: presets (tl_tlunified, ceb_cebuaner) or .yaml files, each with :FOLDER if its files need one",
         identity=False,
     )
     dev_share: float = key(
@@ -305,6 +307,19 @@ class DescribeConfig:
 
 
 @dataclass
+class BaselineConfig:
+    """python -m metapt.baseline"""
+
+    name: str = key(MISSING, "what tags the words", choices=tuple(BASELINES))
+    source: str | None = key(None, "what it learns from (majority, crf): as in fine-tuning; a rule has none")
+    data: NerDataConfig = field(default_factory=NerDataConfig)
+    c1: float = key(0.1, "L1 penalty of the CRF", low=0)
+    c2: float = key(0.1, "L2 penalty of the CRF", low=0)
+    max_iterations: int = key(100, "of the CRF's L-BFGS", low=1)
+    run_dir: str = key(MISSING, "the run folder", identity=False)
+
+
+@dataclass
 class GridConfig:
     """A grid: the product of sizes, objectives, seeds and variants, each tuned on sources under regimes."""
 
@@ -320,6 +335,8 @@ class GridConfig:
     finetune: list[str] = key([], "overrides for every fine-tuning run")
     per_size: dict[str, list[str]] = key({}, "size: further pretraining overrides")
     finetune_per_regime: dict[str, list[str]] = key({}, "regime: further fine-tuning overrides")
+    baselines: list[str] = key([], "baselines (metapt.baseline); those that learn, on every source")
+    models: list[str] = key([], "further models, tuned like the grid's: folders, or hub:NAME; also encoders")
     per_objective: dict[str, list[str]] = key({}, "objective: further pretraining overrides")
     gpus_per_size: dict[str, int] = key(
         {}, "size: GPUs of its pretraining job on a cluster, spread over nodes"
@@ -406,6 +423,7 @@ COMMANDS: dict[str, type] = {
     "finetune": FinetuneConfig,
     "tag": TagConfig,
     "data describe": DescribeConfig,
+    "baseline": BaselineConfig,
     "submit": SubmitConfig,
     "status": StatusConfig,
 }

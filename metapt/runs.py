@@ -5,7 +5,7 @@
       code/                             copies of the source that jobs run
       corpus/                           token shards, shared by the runs of the grid
       features/                         word vectors of frozen decoders, likewise (metapt/ner/cache.py)
-      pretrain/RUN/ , finetune/RUN/     runs, as below; RUN ends with a hash of its configuration
+      pretrain/RUN/ , finetune/RUN/ , baseline/RUN/     runs, as below; RUN ends with a hash of its configuration
       report/                           what analysis/report.py writes
 
     RUN/
@@ -19,7 +19,8 @@
         model/                          loads with AutoModelForCausalLM and AutoTokenizer
           metapt.json                   its origin: scale, objective, seed, step, data
       tagger/                           (fine-tuning) the best weights
-      predictions/<set>.jsonl           (fine-tuning) one sentence a line
+      predictions/<set>.jsonl           (fine-tuning, baselines) one sentence a line
+      crf.crfsuite                      (the baseline crf) its model
       result.json                       written last: its presence is what "done" means
       error.txt                         the last failure; gone when the run starts again
       requeues.json                     (on a cluster) since when it has no new checkpoint
@@ -84,6 +85,7 @@ class Run:
         self.checkpoints_dir = self.path / "checkpoints"
         self.predictions_dir = self.path / "predictions"
         self.tagger_dir = self.path / "tagger"
+        self.crf_file = self.path / "crf.crfsuite"
         self.tensorboard_dir = self.path / "tensorboard"
 
     @property

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from analysis_runs import write_finetuning, write_grid, write_pretraining
+from analysis_runs import write_baseline, write_finetuning, write_grid, write_pretraining
 
+from analysis import particles
 from analysis import report as program
 from analysis.collect import collect, newest_grid
 from analysis.sections import DEMO_NOTICE, build
@@ -223,6 +224,31 @@ def test_a_model_from_elsewhere_is_a_row(tmp_path: Path) -> None:
     (row,) = (row for row in rows(out, "f1") if row["scale"] == "some-model")
     assert row["objective"] == "other"
     page(out)
+
+
+def test_baselines_are_rows_and_models_are_compared_with_them(tmp_path: Path) -> None:
+    root = write_grid(tmp_path / "grid", seeds=(0, 1), sources=("en_ewt", "sk_snk"), regimes=("head",))
+    for name, source in (("particle", ""), ("crf", "en_ewt"), ("crf", "sk_snk")):
+        write_baseline(root, name, source)
+    out = make(root)
+    f1 = rows(out, "f1")
+    kept = {(row["scale"], row["source"]): row for row in f1 if row["objective"] == "baseline"}
+    assert list(kept) == [("crf", "en_ewt"), ("crf", "sk_snk"), ("particle", "")]
+    assert not any(row["scale"] == particles.RULE_NAME for row in f1)
+    models = {(row["objective"], row["source"]): row for row in f1 if row["scale"] == "nano"}
+    found = rows(out, "baselines")
+    assert len(found) == 2 * 2 * 2 * 2  # objectives, sources, baselines that fit, target sets
+    for row in found:
+        head = f"{row['set']} ({row['gold spans']})"
+        rival = kept[row["baseline"], "" if row["baseline"] == "particle" else row["source"]]
+        values = (float(models[row["objective"], row["source"]][head]), float(rival[head]))
+        assert (float(row["model F1"]), float(row["baseline F1"])) == pytest.approx(values)
+        assert float(row["difference"]) == pytest.approx(values[0] - values[1])
+        assert row["seeds"] == "2"
+    text = page(out).text
+    assert "4 pretraining and 8 fine-tuning runs are finished" in text
+    assert {row["run"] for row in rows(out, "runs_finetuning")} >= {"particle", "crf-en_ewt"}
+    assert not any(row["objective"] == "baseline" for row in rows(out, "convergence"))
 
 
 def test_broken_runs_are_named_and_left_out(tmp_path: Path) -> None:

@@ -120,14 +120,41 @@ def test_one_corpus_is_prepared_for_all_runs_that_read_it_and_no_other() -> None
     assert commandline.load("pretrain", prepare.argv).data.cache_dir == "runs/demo/corpus"
 
 
+def test_baselines_and_further_models_are_jobs_beside_the_grids_own() -> None:
+    plan = planned(
+        "grid=demo", "grid.baselines=[particle,majority]", "grid.models=['hub:some/encoder',/models/b]",
+        "grid.seeds=[0,1]", "grid.regimes=[full]", 'grid.finetune=["data=demo","data.eval_sets=[tl_demo]","ner.max_len=64"]',
+    )  # fmt: skip
+    jobs = {job.id: job for job in plan.jobs}
+    configs = {name.rpartition("-")[0]: config for name, config in plan.configs.items()}  # without the hash
+    found = sorted(name for name in configs if name.startswith("baseline/"))
+    assert found == ["baseline/majority-en_demo", "baseline/majority-sk_demo", "baseline/particle"]
+    config = configs["baseline/majority-sk_demo"]
+    assert (config.source, config.data.eval_sets) == ("sk_demo", ["tl_demo"])
+    models = [
+        job for name, job in jobs.items() if name.startswith(("finetune/some_encoder-", "finetune/models_b-"))
+    ]
+    assert len(models) == 2 * 2 * 2
+    assert all(job.needs == () for job in models)
+    tuned = configs["finetune/some_encoder-sk_demo-full-s1"]
+    assert (tuned.checkpoint, tuned.source, tuned.regime) == ("hub:some/encoder", "sk_demo", "full")
+    assert (tuned.train.seed, tuned.ner.max_len, tuned.ner.lr) == (1, 64, 1e-3)
+    assert set(jobs) - {"report"} == set(jobs["report"].needs)
+    assert not any(job.kind == "baseline" for job in planned("grid=demo", "grid.sources=[]").jobs)
+    with pytest.raises(UserError, match="'best' must be one of particle"):
+        planned("grid=demo", "grid.baselines=[best]")
+    with pytest.raises(UserError, match="crf stands there twice"):
+        planned("grid=demo", "grid.baselines=[crf,crf]")
+
+
 @pytest.mark.parametrize(
     ("name", "cluster", "counts"),
     [
-        ("demo", "local", {"prepare": 1, "pretrain": 2, "finetune": 8, "report": 1}),
-        ("demo", "slurm", {"prepare": 1, "pretrain": 2, "finetune": 8, "report": 1}),
-        ("first", "slurm", {"prepare": 2, "pretrain": 4, "finetune": 16, "report": 1}),
-        ("scales", "local", {"prepare": 1, "pretrain": 8, "finetune": 160, "report": 1}),
-        ("paper", "slurm", {"prepare": 1, "pretrain": 8, "finetune": 160, "report": 1}),
+        ("demo", "local", {"prepare": 1, "pretrain": 2, "finetune": 8, "baseline": 4, "report": 1}),
+        ("demo", "slurm", {"prepare": 1, "pretrain": 2, "finetune": 8, "baseline": 4, "report": 1}),
+        ("first", "slurm", {"prepare": 2, "pretrain": 4, "finetune": 16, "baseline": 7, "report": 1}),
+        ("scales", "local", {"prepare": 1, "pretrain": 8, "finetune": 160, "baseline": 13, "report": 1}),
+        ("paper", "slurm", {"prepare": 1, "pretrain": 8, "finetune": 160, "baseline": 13, "report": 1}),
         ("seeds", "slurm", {"prepare": 1, "pretrain": 20, "finetune": 80, "report": 1}),
         ("ablation", "slurm", {"prepare": 1, "pretrain": 11, "finetune": 22, "report": 1}),
         ("checkpoints", "slurm", {"prepare": 1, "pretrain": 2, "finetune": 122, "report": 1}),

@@ -258,7 +258,7 @@ def test_a_dry_run_says_everything_and_writes_nothing(
     submit(commandline.load("submit", ["grid=demo", "cluster=local", "dry_run=true"]))
     printed = capsys.readouterr().out
     assert "python -m metapt.finetune" in printed
-    assert "12 jobs (1 prepare, 2 pretrain, 8 finetune, 1 report); 12 to do" in printed
+    assert "16 jobs (1 prepare, 2 pretrain, 8 finetune, 4 baseline, 1 report); 16 to do" in printed
     assert list(tmp_path.iterdir()) == []
 
 

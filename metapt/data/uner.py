@@ -11,6 +11,8 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from metapt import randomness
 from metapt.config import SetsConfig
 from metapt.data.described import SPLITS, open_described
@@ -152,6 +154,33 @@ def _own_collection(data: SetsConfig) -> Collection:
     if data.uner_dir is not None:
         return _folder_collection(Path(data.uner_dir).expanduser())
     return _hub_collection(data.hub_name, data.hub_revision)
+
+
+def evaluated_sets(collection: Collection, wanted: Sequence[str]) -> list[str]:
+    """The sets with a test split, or those of them that are wanted.
+
+    Raises:
+        UserError: a wanted set has no test split.
+    """
+    known = collection.sets("test")
+    missing = [name for name in wanted if name not in known]
+    if missing:
+        raise UserError(
+            f"data.eval_sets: no test split of {', '.join(missing)}; there are {', '.join(known)}"
+        )
+    return [name for name in known if name in wanted or not wanted]
+
+
+def drawn(count: int, most: int | None, seed: int) -> np.ndarray:
+    """Numbers of the sentences, so many of them (None: all) drawn as a function of the seed. int64, ascending."""
+    if most is None or most >= count:
+        return np.arange(count)
+    return np.sort(randomness.generator(seed, "training sentences").choice(count, most, replace=False))
+
+
+def training_sentences(collection: Collection, source: str, split: str) -> list[Sentence]:
+    """The sentences of one split of every set of a source (`source_sets`), one set after the other."""
+    return [sentence for name in source_sets(collection, source) for sentence in collection.load(name, split)]
 
 
 def _folder_collection(folder: Path) -> Collection:

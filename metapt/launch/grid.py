@@ -2,6 +2,7 @@
 
 prepare (one per corpus) -> pretrain (size x objective x seed x variant)
                          -> finetune (pretrain x source x regime x checkpoint) -> report
+finetune (further model x source x regime x seed), baseline (x source, if it learns) -> report
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ from metapt.config import (
 from metapt.errors import UserError
 from metapt.launch import naming
 from metapt.launch.jobs import Job, Plan
-from metapt.runs import Run
+from metapt.ner.baselines import BASELINES
+from metapt.runs import HUB_PREFIX, Run
 
 SET_BY_THE_GRID = {
     "pretrain": {"model", "objective", "train.seed", "label", "data.cache_dir", "run_dir"},
@@ -46,14 +48,16 @@ def plan(config: SubmitConfig) -> Plan:
         raise _mistakes(grid, complaints)
     pretrains = list(_pretrains(grid, config.cluster, root))
     finetunes = [job for pretrain in pretrains for job in _finetunes(grid, config.cluster, root, pretrain)]
-    configs, complaints = _load([*pretrains, *finetunes])
+    finetunes += _model_finetunes(grid, config.cluster, root)
+    baselines = list(_baselines(grid, root))
+    configs, complaints = _load([*pretrains, *finetunes, *baselines])
     complaints += _checkpoint_complaints(grid, pretrains, configs)
     complaints += _gpu_complaints(config.cluster, pretrains, configs)
     if complaints:
         raise _mistakes(grid, complaints)
-    pretrains, finetunes, configs = _identified(pretrains, finetunes, configs, root)
+    (pretrains, finetunes, baselines), configs = _identified(pretrains, finetunes, baselines, configs, root)
     prepares, pretrains = _with_prepares(pretrains, configs)
-    before = [*prepares, *pretrains, *finetunes]
+    before = [*prepares, *pretrains, *finetunes, *baselines]
     needs = tuple(job.id for job in before)
     report = Job("report", "report", ("-m", "analysis.report"), (str(root),), "report", needs)
     return Plan(grid.name, (*before, report), configs)
@@ -105,30 +109,62 @@ def _finetunes(grid: GridConfig, cluster: ClusterConfig, root: Path, pretrain: J
         name = "-".join(
             [Path(pretrain.run_dir).name, source, regime, *([] if step is None else [f"step{step:06d}"])]
         )
-        run_dir = f"finetune/{name}"
-        argv = merged(
-            [commandline.word("ner.cache_dir", root / "features")],
-            grid.finetune,
-            grid.finetune_per_regime.get(regime, []),
-            [commandline.word("checkpoint", run.path if step is None else run.checkpoint(step))],
-            [commandline.word("source", source), commandline.word("regime", regime), seed],
-            [commandline.word("run_dir", root / run_dir)],
-        )
-        yield Job(
-            run_dir,
-            "finetune",
-            ("-m", "metapt.finetune"),
-            tuple(argv),
-            run_dir,
-            (pretrain.id,),
-            pretrain.label,
-            gpus_per_node=min(1 if regime == "head" else cluster.finetune_gpus, cluster.gpus_per_node),
-        )
+        checkpoint = run.path if step is None else run.checkpoint(step)
+        job = _finetune(grid, cluster, root, name, checkpoint, source, regime, seed)
+        yield replace(job, needs=(pretrain.id,), label=pretrain.label)
+
+
+def _model_finetunes(grid: GridConfig, cluster: ClusterConfig, root: Path) -> Iterator[Job]:
+    """Models that the grid does not pretrain, tuned as its own are."""
+    for model, source, regime, seed in product(grid.models, grid.sources, grid.regimes, grid.seeds):
+        name = "-".join([folder_name(model), source, regime, f"s{seed}"])
+        word = commandline.word("train.seed", seed)
+        yield _finetune(grid, cluster, root, name, model, source, regime, word)
+
+
+def folder_name(model: str) -> str:
+    """A model's path or name on the hub as part of a folder's name."""
+    return re.sub(r"[^\w.]+", "_", model.removeprefix(HUB_PREFIX), flags=re.ASCII).strip("_")
+
+
+def _finetune(
+    grid: GridConfig,
+    cluster: ClusterConfig,
+    root: Path,
+    name: str,
+    checkpoint: str | Path,
+    source: str,
+    regime: str,
+    seed: str,
+) -> Job:
+    """The job that tunes one checkpoint on one source; `seed` is a word of its command line."""
+    run_dir = f"finetune/{name}"
+    argv = merged(
+        [commandline.word("ner.cache_dir", root / "features")],
+        grid.finetune,
+        grid.finetune_per_regime.get(regime, []),
+        [commandline.word("checkpoint", checkpoint)],
+        [commandline.word("source", source), commandline.word("regime", regime), seed],
+        [commandline.word("run_dir", root / run_dir)],
+    )
+    gpus = min(1 if regime == "head" else cluster.finetune_gpus, cluster.gpus_per_node)
+    return Job(run_dir, "finetune", ("-m", "metapt.finetune"), tuple(argv), run_dir, gpus_per_node=gpus)
+
+
+def _baselines(grid: GridConfig, root: Path) -> Iterator[Job]:
+    """Each baseline on the data of the fine-tuning runs, if there are any; those that learn, on every source."""
+    data = [word for word in grid.finetune if word.startswith(("data=", "data."))]
+    for name in grid.baselines if grid.sources else []:
+        for source in grid.sources if BASELINES[name].learns else [None]:
+            run_dir = "-".join(filter(None, (f"baseline/{name}", source)))
+            argv = [*data, commandline.word("name", name), commandline.word("run_dir", root / run_dir)]
+            argv += [commandline.word("source", source)] if source else []
+            yield Job(run_dir, "baseline", ("-m", "metapt.baseline"), tuple(argv), run_dir)
 
 
 def _identified(
-    pretrains: list[Job], finetunes: list[Job], configs: dict[str, Any], root: Path
-) -> tuple[list[Job], list[Job], dict[str, Any]]:
+    pretrains: list[Job], finetunes: list[Job], baselines: list[Job], configs: dict[str, Any], root: Path
+) -> tuple[list[list[Job]], dict[str, Any]]:
     """The runs and their configurations under their final names, which end with the hash of what they are."""
     final: dict[str, Job] = {}
     named: dict[str, Any] = {}
@@ -146,14 +182,18 @@ def _identified(
         digests[job.id] = naming.of_pretraining(configs[job.id])
         rename(job, digests[job.id])
     for job in finetunes:
+        config = configs[job.id]
+        if not job.needs:
+            rename(job, naming.of_tagging(config, checkpoint=config.checkpoint))
+            continue
         (needed,) = job.needs
-        below = Path(configs[job.id].checkpoint).relative_to(
-            root / needed
-        )  # which checkpoint, if not the last
-        digest = naming.of_finetuning(configs[job.id], digests[needed], str(below))
+        below = Path(config.checkpoint).relative_to(root / needed)  # which checkpoint, if not the last
+        digest = naming.of_tagging(config, pretraining=digests[needed], checkpoint=str(below))
         renamed = rename(job, digest, checkpoint=root / final[needed].id / below)
         final[job.id] = replace(renamed, needs=(final[needed].id,))
-    return [final[job.id] for job in pretrains], [final[job.id] for job in finetunes], named
+    for job in baselines:
+        rename(job, naming.of_tagging(configs[job.id]))
+    return [[final[job.id] for job in jobs] for jobs in (pretrains, finetunes, baselines)], named
 
 
 def _with_prepares(pretrains: list[Job], configs: dict[str, Any]) -> tuple[list[Job], list[Job]]:
@@ -195,13 +235,16 @@ def _load(jobs: Sequence[Job]) -> tuple[dict[str, Any], list[str]]:
 
 
 def _complaints(grid: GridConfig) -> Iterator[str]:
-    for name in ("sizes", "objectives", "seeds", "sources", "regimes", "checkpoints"):
+    for name in ("sizes", "objectives", "seeds", "sources", "regimes", "checkpoints", "baselines", "models"):
         repeated = [str(value) for value, count in Counter(getattr(grid, name)).items() if count > 1]
         if repeated:
             yield f"grid.{name}: {', '.join(repeated)} stands there twice"
     for name in ("sizes", "objectives", "seeds", *(["regimes"] if grid.sources else [])):
         if not getattr(grid, name):
             yield f"grid.{name} is empty: the grid has no runs"
+    for name in grid.baselines:
+        if name not in BASELINES:
+            yield f"grid.baselines: {name!r} must be one of {', '.join(BASELINES)}"
     options = commandline.choices("pretrain")
     keyed = {
         "per_size": options["model"],

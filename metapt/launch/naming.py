@@ -11,7 +11,7 @@ import hashlib
 import json
 from typing import Any
 
-from metapt.config import FinetuneConfig, PretrainConfig, identity
+from metapt.config import BaselineConfig, FinetuneConfig, PretrainConfig, identity
 
 
 def corpus_settings(config: PretrainConfig) -> dict[str, Any]:
@@ -28,10 +28,10 @@ def of_pretraining(config: PretrainConfig) -> str:
     return _digest({**identity(config), "data": corpus_settings(config)})
 
 
-def of_finetuning(config: FinetuneConfig, pretraining: str, checkpoint: str) -> str:
-    """Args: the identity of the pretraining run, and which checkpoint of it."""
-    inputs = {"uner_dir": config.data.uner_dir, "pretraining": pretraining, "checkpoint": checkpoint}
-    return _digest({**identity(config), "inputs": inputs})
+def of_tagging(config: FinetuneConfig | BaselineConfig, **inputs: str) -> str:
+    """Args: inputs: what is tuned: the identity of the pretraining run and which checkpoint of it, or another model."""
+    sets = {"uner_dir": config.data.uner_dir, "corpora": config.data.corpora}
+    return _digest({**identity(config), "inputs": {**sets, **inputs}})
 
 
 def _digest(value: Any) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 from metapt.config import FinetuneConfig, identity
 from metapt.data import DEMO_NOTICE
-from metapt.data.uner import Collection, check_entities, open_collection, source_sets
+from metapt.data.uner import check_entities, evaluated_sets, open_collection, source_sets
 from metapt.errors import UserError
 from metapt.ner.card import model_card
 from metapt.ner.ranks import leads
@@ -88,21 +87,6 @@ def describe(tuning: Tuning) -> dict[str, Any]:
         "train_words": len(tuning.train_set.tags),
         "train_words_cut": tuning.train_set.words_cut,
     }
-
-
-def evaluated_sets(collection: Collection, wanted: Sequence[str]) -> list[str]:
-    """The sets with a test split, or those of them that are wanted.
-
-    Raises:
-        UserError: a wanted set has no test split.
-    """
-    known = collection.sets("test")
-    missing = [name for name in wanted if name not in known]
-    if missing:
-        raise UserError(
-            f"data.eval_sets: no test split of {', '.join(missing)}; there are {', '.join(known)}"
-        )
-    return [name for name in known if name in wanted or not wanted]
 
 
 def weights_sha256(folder: Path) -> str:

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from metapt import randomness
 from metapt.config import FinetuneConfig
 from metapt.data.iob2 import TAGS
-from metapt.data.uner import Collection, source_sets
+from metapt.data.uner import Collection, drawn, source_sets
 from metapt.errors import Interrupted, OperationalError, UserError
 from metapt.models.tagger import PieceBatch, Tagger, TagLayer, load_base
 from metapt.ner.cache import VectorCache
@@ -144,21 +144,19 @@ class Tuning:
 
     def _encode(self, split: str) -> list[EncodedSet]:
         """The train or dev sentences of each set of the source. Training sentences are cut, dev sentences are not."""
+        is_train, data = split == "train", self.config.data
         sets = [
             self.collection.load(name, split) for name in source_sets(self.collection, self.config.source)
         ]
         ends = np.cumsum([len(sentences) for sentences in sets])
-        chosen, most = np.arange(ends[-1]), self.config.data.max_train_sentences
-        if split == "train" and most is not None and most < len(chosen):
-            draw = randomness.generator(self.config.train.seed, "training sentences")
-            chosen = np.sort(draw.choice(len(chosen), most, replace=False))
+        chosen = drawn(int(ends[-1]), data.max_train_sentences if is_train else None, self.config.train.seed)
         numbers = np.split(chosen, np.searchsorted(chosen, ends[:-1]))
         return [
             encode(
                 [sentences[number - (end - len(sentences))] for number in mine],
                 self.pieces,
                 self.ner.max_len,
-                cut=split == "train",
+                cut=is_train,
             )
             for sentences, end, mine in zip(sets, ends, numbers, strict=True)
             if len(mine)
