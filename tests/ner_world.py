@@ -95,16 +95,16 @@ def write_checkpoint(folder: Path, seed: int = 0) -> Path:
 
 
 def make_encoder_tokenizer() -> PreTrainedTokenizerFast:
-    """A Unigram model with XLM-R's special pieces, at its places and around each text."""
-    tokenizer = Tokenizer(models.Unigram())
+    """A Unigram model of letters and some words, with XLM-R's special pieces, at its places and around each text."""
+    words = sorted({word for each in labelled(50, 0) for word in each.words})
+    special = ["<s>", "<pad>", "</s>", "<unk>"]
+    letters = ["▁", *sorted(set("".join(words)))]
+    vocabulary = [(piece, 0.0) for piece in special]
+    vocabulary += [(letter, -6.0) for letter in letters] + [(f"▁{word}", -3.0) for word in words[::2]]
+    tokenizer = Tokenizer(models.Unigram(vocabulary, unk_id=3))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace()]
     )
-    special = ["<s>", "<pad>", "</s>", "<unk>"]
-    trainer = trainers.UnigramTrainer(
-        vocab_size=120, special_tokens=special, unk_token="<unk>", show_progress=False
-    )
-    tokenizer.train_from_iterator((" ".join(each.words) for each in labelled(50, 0)), trainer)
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
     )

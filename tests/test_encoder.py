@@ -108,7 +108,7 @@ def test_an_encoder_is_tuned_like_a_decoder(world: Path, tmp_path: Path) -> None
     )
     result = run.result()
     assert result["origin"] == {"model": "model"}
-    assert result["dev_f1"] > 0.9
+    assert result["dev_f1"] > 0.8
     tagger, _, _ = load_tagger(run.tagger_dir)
     sentences = labelled(9, 3)  # the test split of aa_one
     encoded = encode(sentences, pieces_of(run.tagger_dir, 64), 64, cut=False)

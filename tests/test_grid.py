@@ -329,7 +329,13 @@ def test_the_paper_is_160_tuning_runs_and_asks_by_size() -> None:
     }
     assert asked == {(1, 4, 24)}
     arrays = Counter((array[0].kind, len(array)) for array in slurm.alike(jobs))
-    assert arrays == {("prepare", 1): 1, ("pretrain", 2): 4, ("finetune", 20): 8, ("report", 1): 1}
+    assert arrays == {
+        ("prepare", 1): 1,
+        ("pretrain", 2): 4,
+        ("finetune", 20): 8,
+        ("baseline", 13): 1,
+        ("report", 1): 1,
+    }
     assert [len(array) for array in slurm.alike([jobs[-2]] * 2001)] == [1000, 1000, 1]
 
 

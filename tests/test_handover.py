@@ -63,6 +63,7 @@ def directives(script: Path) -> dict[str, str]:
 def test_what_slurm_is_told(tmp_path: Path, slurm_commands: Path) -> None:
     words = [
         "grid=demo",
+        "grid.baselines=[]",
         "cluster=slurm",
         f"root={tmp_path / 'r'}",
         "grid.gpus_per_size={nano:2}",
@@ -116,6 +117,7 @@ def test_what_slurm_is_told(tmp_path: Path, slurm_commands: Path) -> None:
 def test_an_array_has_jobs_that_are_alike_and_a_limit(tmp_path: Path, slurm_commands: Path) -> None:
     words = [
         "grid=demo",
+        "grid.baselines=[]",
         "cluster=slurm",
         f"root={tmp_path / 'r'}",
         "grid.sizes=[nano,tiny]",
@@ -134,7 +136,7 @@ def test_an_array_has_jobs_that_are_alike_and_a_limit(tmp_path: Path, slurm_comm
 
 
 def test_jobs_in_slurms_queue_are_not_submitted_again(tmp_path: Path, slurm_commands: Path) -> None:
-    words = ["grid=demo", "cluster=slurm", f"root={tmp_path / 'r'}"]
+    words = ["grid=demo", "grid.baselines=[]", "cluster=slurm", f"root={tmp_path / 'r'}"]
     submit(commandline.load("submit", words))
     assert len(list(slurm_commands.glob("batch_*"))) == 5
     numbers = [
@@ -166,7 +168,7 @@ def test_jobs_in_slurms_queue_are_not_submitted_again(tmp_path: Path, slurm_comm
 
 
 def test_without_squeue_nothing_is_submitted_twice(tmp_path: Path, slurm_commands: Path) -> None:
-    words = ["grid=demo", "cluster=slurm", f"root={tmp_path / 'r'}"]
+    words = ["grid=demo", "grid.baselines=[]", "cluster=slurm", f"root={tmp_path / 'r'}"]
     submit(commandline.load("submit", words))
     (slurm_commands / "squeue").write_text("#!/bin/bash\necho the controller is away >&2; exit 1\n")
     with pytest.raises(OperationalError, match="the controller is away"):
@@ -330,7 +332,7 @@ def test_a_job_around_the_submission_leaves_no_trace(
 def test_what_submitit_pickles_is_the_configuration_and_nothing_else(
     tmp_path: Path, slurm_commands: Path
 ) -> None:
-    words = ["grid=demo", "cluster=slurm", f"root={tmp_path / 'r'}"]
+    words = ["grid=demo", "grid.baselines=[]", "cluster=slurm", f"root={tmp_path / 'r'}"]
     submit(commandline.load("submit", words))
     pickles = list((tmp_path / "r/logs/submitit").glob("*.pkl"))
     assert len(pickles) == 12
