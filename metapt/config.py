@@ -286,7 +286,9 @@ class TagConfig:
     )
     word_column: int = key(2, "column of the word in iob2 input, from 1", low=1)
     precision: str = key(
-        "fp32", "of the decoder; bf16 takes half the memory; the CRF is always fp32", choices=("fp32", "bf16")
+        "fp32",
+        "of the decoder (bf16 saved no peak memory where it was measured); the CRF is always fp32",
+        choices=("fp32", "bf16"),
     )
     device: str = key("cpu", "of torch: cpu, cuda, cuda:1")
     batch_size: int = key(64, "sentences read at once, at most", low=1)
