@@ -14,7 +14,7 @@ from analysis.collect import is_target
 from metapt import commandline
 from metapt.config import NerDataConfig
 from metapt.data.described import open_described, presets, read_description
-from metapt.data.iob2 import OWN_TYPES, TAGS, Layout, Sentence, read_iob2, spans, to_iob2, write_iob2
+from metapt.data.iob2 import OWN_TYPES, TAGS, Layout, Sentence, read_iob2, repaired, spans, write_iob2
 from metapt.data.uner import open_collection, source_sets
 from metapt.errors import UserError
 
@@ -131,19 +131,19 @@ def test_every_scheme_is_read_to_the_same_spans(found: list[tuple[str | None, in
         if kind:
             expected.append((kind, position, position + length))
         position += length
-    assert spans(to_iob2(written(found, scheme), OWN_TYPES)) == expected
+    assert spans(repaired(written(found, scheme), OWN_TYPES)) == expected
 
 
 @given(stretches(), st.sampled_from([("iobes", IOBES), ("bilou", BILOU)]))
 def test_schemes_agree_with_seqeval(found: list[tuple[str | None, int]], scheme: tuple[str, type]) -> None:
     tags = written(found, scheme[0])
     entities = [(one.tag, one.start, one.end) for one in Entities([tags], scheme[1]).entities[0]]
-    assert spans(to_iob2(tags, OWN_TYPES)) == entities
+    assert spans(repaired(tags, OWN_TYPES)) == entities
 
 
 def test_types_of_two_names_do_not_run_into_each_other() -> None:
     types = {**OWN_TYPES, "GPE": "LOC"}
-    assert to_iob2(["B-LOC", "I-GPE", "I-GPE"], types) == ("B-LOC", "B-LOC", "I-LOC")
+    assert repaired(["B-LOC", "I-GPE", "I-GPE"], types) == ("B-LOC", "B-LOC", "I-LOC")
 
 
 # --- descriptions -----------------------------------------------------------------------------------------------
