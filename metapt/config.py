@@ -227,7 +227,7 @@ class SetsConfig:
     hub_revision: str = key("refs/convert/parquet", "branch of it; main for a copy that is itself in Parquet")
     corpora: list[str] = key(
         [],
-        "further sets: presets (cebuaner, tlunified_ner) or .yaml files, each with :FOLDER if its files need one",
+        "further sets: presets (ceb_cebuaner, tl_tlunified) or .yaml files, each with :FOLDER if its files need one",
         identity=False,
     )
     dev_share: float = key(
