@@ -18,7 +18,7 @@ def load_tagger(
 
     Args:
         path: a finished fine-tuning run, or its tagger folder.
-        precision: of the decoder, `fp32` or `bf16` (half the memory); the CRF is always fp32.
+        precision: of the decoder, `fp32` or `bf16`; the CRF is always fp32.
         device: of torch.
         batch_size: sentences that are read at once.
     Raises:

@@ -229,7 +229,7 @@ class SetsConfig:
     hub_revision: str = key("refs/convert/parquet", "branch of it; main for a copy that is itself in Parquet")
     corpora: list[str] = key(
         [],
-        "further sets: presets (tl_tlunified, ceb_cebuaner) or .yaml files, each with :FOLDER if its files need one",
+        "further sets: presets (ceb_cebuaner, tl_tlunified) or .yaml files, each with :FOLDER if its files need one",
         identity=False,
     )
     dev_share: float = key(
@@ -288,7 +288,9 @@ class TagConfig:
     )
     word_column: int = key(2, "column of the word in iob2 input, from 1", low=1)
     precision: str = key(
-        "fp32", "of the decoder; bf16 takes half the memory; the CRF is always fp32", choices=("fp32", "bf16")
+        "fp32",
+        "of the decoder (bf16 saved no peak memory where it was measured); the CRF is always fp32",
+        choices=("fp32", "bf16"),
     )
     device: str = key("cpu", "of torch: cpu, cuda, cuda:1")
     batch_size: int = key(64, "sentences read at once, at most", low=1)

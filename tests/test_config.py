@@ -32,7 +32,7 @@ def test_every_shipped_configuration_parses(
 ):
     for variable in ("METAPT_TEXT_DIR", "METAPT_UNER_DIR", "METAPT_TOKENIZER"):
         monkeypatch.setenv(variable, "/somewhere")
-    extra = {"text": ["data.text_dir=/somewhere"], "described": ["data.corpora=[tlunified_ner]"]}
+    extra = {"text": ["data.text_dir=/somewhere"], "described": ["data.corpora=[tl_tlunified]"]}
     commandline.load(command, [*REQUIRED[command], f"{group}={choice}", *extra.get(choice, [])])
 
 

@@ -13,10 +13,12 @@ from conftest import REPO, run_module
 from ner_world import make_tokenizer
 from seqeval.scheme import IOB2, Entities
 
+from metapt.config import SetsConfig
 from metapt.data import demo
 from metapt.data.__main__ import main
 from metapt.data.iob2 import TYPES, Sentence, write_iob2
 from metapt.data.statistics import piece_figures, read_tokenizer, set_figures
+from metapt.data.uner import SOURCES, open_collection, source_sets
 from metapt.errors import UserError
 
 HAND = [
@@ -105,6 +107,8 @@ def test_published_figures(capsys: pytest.CaptureFixture[str]) -> None:
                 share = each["spans"][kind]["single_word_share"]
                 assert each["spans"][kind]["count"] == expected[kind], name
                 assert (None if share is None else round(100 * share, 1)) == expected["single"][kind], name
+    sources = source_sets(open_collection(SetsConfig(name="uner", uner_dir=root)), "all")
+    assert sources == [name for name in SOURCES if name in figures]
     slovak = figures["sk_snk"]["train"]["spans"]
     shares = {
         kind: (slovak[kind]["count"], round(100 * slovak[kind]["single_word_share"], 1)) for kind in TYPES

@@ -10,10 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from seqeval.scheme import BILOU, IOBES, Entities
 
+from analysis.collect import is_target
 from metapt import commandline
 from metapt.config import NerDataConfig
 from metapt.data.described import open_described, presets, read_description
-from metapt.data.iob2 import OWN_TYPES, TAGS, Layout, Sentence, read_iob2, spans, to_iob2, write_iob2
+from metapt.data.iob2 import OWN_TYPES, TAGS, Layout, Sentence, read_iob2, repaired, spans, write_iob2
 from metapt.data.uner import open_collection, source_sets
 from metapt.errors import UserError
 
@@ -130,19 +131,19 @@ def test_every_scheme_is_read_to_the_same_spans(found: list[tuple[str | None, in
         if kind:
             expected.append((kind, position, position + length))
         position += length
-    assert spans(to_iob2(written(found, scheme), OWN_TYPES)) == expected
+    assert spans(repaired(written(found, scheme), OWN_TYPES)) == expected
 
 
 @given(stretches(), st.sampled_from([("iobes", IOBES), ("bilou", BILOU)]))
 def test_schemes_agree_with_seqeval(found: list[tuple[str | None, int]], scheme: tuple[str, type]) -> None:
     tags = written(found, scheme[0])
     entities = [(one.tag, one.start, one.end) for one in Entities([tags], scheme[1]).entities[0]]
-    assert spans(to_iob2(tags, OWN_TYPES)) == entities
+    assert spans(repaired(tags, OWN_TYPES)) == entities
 
 
 def test_types_of_two_names_do_not_run_into_each_other() -> None:
     types = {**OWN_TYPES, "GPE": "LOC"}
-    assert to_iob2(["B-LOC", "I-GPE", "I-GPE"], types) == ("B-LOC", "B-LOC", "I-LOC")
+    assert repaired(["B-LOC", "I-GPE", "I-GPE"], types) == ("B-LOC", "B-LOC", "I-LOC")
 
 
 # --- descriptions -----------------------------------------------------------------------------------------------
@@ -221,12 +222,14 @@ def test_a_description_may_have_a_byte_order_mark_and_windows_line_ends(news: Pa
 def test_wrong_entries_are_told_at_once_with_what_exists(news: Path, tmp_path: Path) -> None:
     (tmp_path / "files/test.conll").unlink()
     with pytest.raises(UserError) as caught:
-        open_described(["cebuano", "cebuaner", f"cebuaner:{tmp_path}/gone", str(news), "a b", "gone.yaml"])
+        open_described(
+            ["cebuano", "ceb_cebuaner", f"ceb_cebuaner:{tmp_path}/gone", str(news), "a b", "gone.yaml"]
+        )
     told = str(caught.value)
     for message in (
         "6 mistake(s)",
-        "'cebuano': no such preset; there are cebuaner, tlunified_ner",
-        "cebuaner: its files have no folder; give a folder of them as data.corpora=[cebuaner:FOLDER]",
+        "'cebuano': no such preset; there are ceb_cebuaner, tl_tlunified",
+        "ceb_cebuaner: its files have no folder; give their folder after its name or file",
         "gone: no such folder",
         "has no test.conll; it has all.conll",
         "'a b': neither NAME nor FILE.yaml",
@@ -248,8 +251,9 @@ def test_a_range_beyond_the_end_is_refused(news: Path, tmp_path: Path) -> None:
 
 
 def test_presets_are_sound_and_tell_their_licence_and_what_was_not_verified() -> None:
-    assert presets() == ["cebuaner", "tlunified_ner"]
+    assert presets() == ["ceb_cebuaner", "tl_tlunified"]
     for name in presets():
+        assert is_target(name)  # so that the report averages over it
         path = Path(read_description.__code__.co_filename).parent / "corpora" / f"{name}.yaml"
         description = read_description(path)
         assert description.name == name
@@ -263,7 +267,7 @@ def test_cebuaner_as_its_repository_has_it(tmp_path: Path) -> None:
     file.parent.mkdir(parents=True)
     block = "si -X- _ O\nRoel -X- _ B-PER\nDegamo. -X- _ I-PER\nASF -X- _ B-OTHER\n\n"
     file.write_text("-DOCSTART- -X- O\n" + block * 4000)
-    (one,) = open_described([f"cebuaner:{tmp_path}"])
+    (one,) = open_described([f"ceb_cebuaner:{tmp_path}"])
     assert {split: len(one.read(split)) for split in one.splits} == {"train": 2980, "dev": 169, "test": 851}
     assert one.read("test")[0].tags == ("O", "B-PER", "I-PER", "O")
 
@@ -283,7 +287,7 @@ def hub_rows(tags: list[object], feature: object) -> datasets.Dataset:
     return datasets.Dataset.from_list(rows, features=features)
 
 
-def test_tlunified_ner_from_the_hub_and_from_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_tlunified_from_the_hub_and_from_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     asked = []
 
     def load_dataset(*args: object, **keywords: object) -> datasets.Dataset:
@@ -291,13 +295,13 @@ def test_tlunified_ner_from_the_hub_and_from_files(monkeypatch: pytest.MonkeyPat
         return hub_rows([0, 1], datasets.ClassLabel(names=list(TAGS)))
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    (one,) = open_described(["tlunified_ner"])
+    (one,) = open_described(["tl_tlunified"])
     assert one.read("dev") == [Sentence("0", ("Si", "Juan"), ("O", "B-PER"))]
     keywords = {"data_dir": None, "split": "validation", "revision": "main"}
     assert asked == [(("ljvmiranda921/tlunified-ner", "default"), keywords)]
     for split in ("train", "dev", "test"):
         (tmp_path / f"{split}.iob").write_text("-DOCSTART-\tO\n\nSi\tO\nJuan\tB-PER\n\n")
-    (files,) = open_described([f"tlunified_ner:{tmp_path}"])
+    (files,) = open_described([f"tl_tlunified:{tmp_path}"])
     assert files.read("dev") == [Sentence("1", ("Si", "Juan"), ("O", "B-PER"))]
 
 
@@ -363,11 +367,11 @@ def test_on_the_command_line() -> None:
         "checkpoint=x",
         "source=en_ewt",
         "run_dir=r",
-        "data.corpora=[tlunified_ner,cebuaner:/data/Cebua-NER,./a.yaml:b]",
+        "data.corpora=[tl_tlunified,ceb_cebuaner:/data/Cebua-NER,./a.yaml:b]",
     ]
     assert commandline.load("finetune", words).data.corpora == [
-        "tlunified_ner",
-        "cebuaner:/data/Cebua-NER",
+        "tl_tlunified",
+        "ceb_cebuaner:/data/Cebua-NER",
         "./a.yaml:b",
     ]
     with pytest.raises(UserError, match=r"data\.corpora is required with data=described"):

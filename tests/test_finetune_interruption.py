@@ -199,7 +199,7 @@ def test_killed_and_resumed_equals_uninterrupted(
 
 
 @pytest.mark.nightly
-@pytest.mark.parametrize(("regime", "ranks"), [("head", 1), ("full", 1), ("full", 2)])
+@pytest.mark.parametrize(("regime", "ranks"), [("head", 1), ("full", 1), ("full", 2), ("lora", 2)])
 def test_killed_at_thirty_moments(scene: SceneMaker, regime: str, ranks: int) -> None:
     places = kill_often(scene(regime, ranks), regime, 30, seed=100)
     assert len(places) >= 10, places
@@ -211,9 +211,9 @@ def test_killed_at_thirty_moments(scene: SceneMaker, regime: str, ranks: int) ->
 @pytest.mark.parametrize(
     ("place", "call", "step"),
     [
-        ("tuning", 3, 3),
+        pytest.param("tuning", 3, 3, marks=pytest.mark.nightly),
         pytest.param("tuning", 6, 6, marks=pytest.mark.nightly),
-        pytest.param("dev score", 2, 12, marks=pytest.mark.nightly),
+        ("dev score", 2, 12),
         ("test set", 1, 24),
     ],
 )
@@ -228,6 +228,8 @@ def test_a_signal_to_one_rank_ends_all(
     assert not any("Traceback" in text for text in stopped.errors)
     assert [done for done, _ in run.checkpoints()] == [step]
     assert CheckpointFolders.problem(run.checkpoint(step)) is None
+    if step == 12:  # the score is told, and the process dies before it is part of a checkpoint
+        assert here.run(run, Fault("tuning save", "KILL")).killed
     here.finish(run)
 
 

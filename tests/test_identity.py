@@ -10,7 +10,13 @@ from metapt import commandline
 from metapt.launch import grid as planning
 from metapt.launch.jobs import Job
 
-WORDS = ["cluster=local", "grid=demo", "grid.sources=[en_demo]", "grid.regimes=[head]", "grid.baselines=[particle]"]
+WORDS = [
+    "cluster=local",
+    "grid=demo",
+    "grid.sources=[en_demo]",
+    "grid.regimes=[head]",
+    "grid.baselines=[particle]",
+]
 ORDER = ("prepare", "vanilla", "vanilla tuned", "maml", "maml tuned")
 
 

@@ -16,7 +16,7 @@ from seqeval.metrics.sequence_labeling import (
 from seqeval.metrics.v1 import classification_report, precision_recall_fscore_support
 from seqeval.scheme import IOB2
 
-from metapt.data.iob2 import OWN_TYPES, TAGS, Sentence, spans, to_iob2
+from metapt.data.iob2 import OWN_TYPES, TAGS, Sentence, repaired, spans
 from metapt.ner.resampling import micro_f1
 from metapt.ner.scoring import Annotation, conlleval_spans, count, scored, span_figures, write_predictions
 
@@ -24,7 +24,7 @@ from metapt.ner.scoring import Annotation, conlleval_spans, count, scored, span_
 def rows_like(size: int, valid: bool) -> st.SearchStrategy[list[str]]:
     """Tags of a sentence: any at all (a softmax head may predict them), or valid IOB2."""
     rows = st.lists(st.sampled_from(TAGS), min_size=size, max_size=size)
-    return rows.map(lambda tags: list(to_iob2(tags, OWN_TYPES))) if valid else rows
+    return rows.map(lambda tags: list(repaired(tags, OWN_TYPES))) if valid else rows
 
 
 @st.composite
@@ -75,7 +75,7 @@ def test_each_type_equals_seqeval(pair: tuple[list[list[str]], list[list[str]]])
 @settings(max_examples=100, deadline=None)
 @given(tagged())
 def test_on_valid_tags_the_two_scores_are_one(pair: tuple[list[list[str]], list[list[str]]]) -> None:
-    gold, predicted = ([to_iob2(tags, OWN_TYPES) for tags in side] for side in pair)
+    gold, predicted = ([repaired(tags, OWN_TYPES) for tags in side] for side in pair)
     assert span_figures(gold, predicted) == span_figures(gold, predicted, conlleval_spans)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from metapt.data.iob2 import OWN_TYPES, Sentence, check_tag, distinct_ids, to_iob2
+from metapt.data.iob2 import OWN_TYPES, Sentence, check_tag, distinct_ids, repaired
 from metapt.errors import OperationalError, UserError
 
 HUB_SPLITS = {"train": "train", "dev": "validation", "test": "test"}  # our names, and those of most data sets
@@ -85,7 +85,7 @@ def _sentence(
             raise UserError(f"{where}: class id {tag}, but {len(labels)} labels are known")
         spelled.append(labels[tag] if isinstance(tag, int) else tag)
         check_tag(spelled[-1], table.types, where)
-    return Sentence(identifier, tuple(words), to_iob2(spelled, table.types))
+    return Sentence(identifier, tuple(words), repaired(spelled, table.types))
 
 
 def _labels(feature: Any, table: HubTable) -> Sequence[str]:

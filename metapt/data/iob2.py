@@ -87,8 +87,8 @@ def check_tag(tag: str, types: Mapping[str, str], where: str) -> None:
         raise UserError(f"{where}: unknown tag {tag!r}; tags are O, and B- or I- (or {others}) with {known}")
 
 
-def to_iob2(tags: Iterable[str], types: Mapping[str, str]) -> tuple[str, ...]:
-    """Checked tags (`check_tag`) of IOB1, IOB2, IOBES, BILOU or BMES as IOB2 with the types that `types` says.
+def repaired(tags: Iterable[str], types: Mapping[str, str] = OWN_TYPES) -> tuple[str, ...]:
+    """Checked tags (`check_tag`) of IOB1, IOB2, IOBES, BILOU or BMES as valid IOB2 with the types that `types` says.
 
     Their prefixes tell these schemes apart well enough to read them all by one rule: what continues no open span of its
     type starts one. So an I-X that continues no X is read as B-X, which is what IOB1 means by it; in IOB2, where it is a
@@ -130,7 +130,7 @@ def read_iob2(path: Path, layout: Layout = UNER) -> list[Sentence]:
     A byte order mark is dropped; line ends may be LF or CRLF; the last blank line may be missing. Between tabs a line
     that starts with `#` and holds no tab is a comment (a form may be or begin with `#`), and a form may hold spaces.
     A line that begins with -DOCSTART- ends a sentence and holds no word. A sentence is called by its comment
-    `# sent_id = `, or by its number; of two equal ids the second is changed (`distinct_ids`). `to_iob2` says how tags are read.
+    `# sent_id = `, or by its number; of two equal ids the second is changed (`distinct_ids`). `repaired` says how tags are read.
 
     Raises:
         UserError: with file and line: not UTF-8, a wrong number of columns, an empty form, an unknown tag, no sentence.
@@ -164,7 +164,7 @@ def _sentences(path: Path, layout: Layout) -> Iterator[Sentence]:
         if not line.strip(" " if layout.separator == "tab" else " \t") or line.startswith(DOCUMENT):
             if words:
                 count += 1
-                yield Sentence(identifier or str(count), tuple(words), to_iob2(tags, layout.types))
+                yield Sentence(identifier or str(count), tuple(words), repaired(tags, layout.types))
             identifier, words, tags = "", [], []
         elif _is_comment(line, layout):
             if match := SENT_ID.match(line):

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from metapt.data.iob2 import OWN_TYPES, TYPES, Sentence, spans, to_iob2
+from metapt.data.iob2 import OWN_TYPES, TYPES, Sentence, repaired, spans
 from metapt.ner.resampling import f1_samples, percentile_interval
 from metapt.runs import write_atomically
 
@@ -26,7 +26,7 @@ Span = tuple[str, int, int]
 
 def conlleval_spans(tags: Sequence[str]) -> list[Span]:
     """Entity spans as conlleval finds them: an I-X after O, or after another type, starts one."""
-    return spans(to_iob2(tags, OWN_TYPES))
+    return spans(repaired(tags, OWN_TYPES))
 
 
 def count(predicted: Sequence[Sequence[Span]], gold: Sequence[Sequence[Span]]) -> np.ndarray:

@@ -212,7 +212,8 @@ class Tuning:
             Interrupted: a signal came; a checkpoint stands.
         """
         self._restore()
-        self.ranks.alone(lambda: self.run.trim_metrics(self.state.step))
+        unscored = self.state.step > self.state.epoch * self._steps_per_epoch
+        self.ranks.alone(lambda: self.run.trim_metrics(self.state.step, again=["dev"] if unscored else []))
         if self.head_only and not self._finished:
             self._frozen_vectors()
         progress = Progress(self.ner.max_epochs, self._steps_per_epoch, self.state.step)
@@ -245,14 +246,10 @@ class Tuning:
                 told = {"epoch": state.epoch + 1, "loss_nats": loss, "lr": rate}
                 metrics.write(state.step, "train", **told, seconds_total=state.seconds_total)
                 progress.show(state.epoch, state.step, loss, state.best_so_far)
-            if asked and state.step % len(batches):  # at the end of an epoch its score comes first
+            if asked:
                 self._save()
                 raise self._interrupted(f"after step {state.step}; a checkpoint stands")
-        vectors = self._vectors(self.dev_set) if self.dev_vectors is None else self.dev_vectors
-        figures = dev_figures(self.tagger.layer, vectors, self.dev_set, self.ner.eval_batch_size)
-        f1, loss = self.ranks.of_lead(
-            figures
-        )  # another rank's last bits must not make it stop at another epoch
+        f1, loss = self._scored()
         state.epoch += 1
         state.seconds_total = time.monotonic() - started
         if metrics:
@@ -262,8 +259,21 @@ class Tuning:
             state.dev_f1, state.dev_loss_nats = f1, loss
             self.best = self._weights()
         self._save()
-        if self.ranks.any(bool(self.stop)) and not self._finished:
-            raise self._interrupted(f"after epoch {state.epoch}; a checkpoint stands")
+
+    def _scored(self) -> tuple[float, float]:
+        """F1 and loss on the dev set, of the first rank: another's last bits must not make it stop at another epoch.
+
+        Raises:
+            Interrupted: a signal came; a checkpoint of the epoch that is not scored yet stands.
+        """
+        figures = (0.0, 0.0)
+        with suppress(StopAsked), self.stop.at_once():
+            vectors = self._vectors(self.dev_set) if self.dev_vectors is None else self.dev_vectors
+            figures = dev_figures(self.tagger.layer, vectors, self.dev_set, self.ner.eval_batch_size)
+        if self.ranks.any(bool(self.stop)):
+            self._save()
+            raise self._interrupted(f"before epoch {self.state.epoch + 1} was scored; a checkpoint stands")
+        return self.ranks.of_lead(figures)
 
     def _step(self, chosen: np.ndarray) -> tuple[float, bool]:
         """One update on the chosen sentences, which the ranks share.
