@@ -5,6 +5,7 @@
 # make nightly  the tests that take minutes
 # make bench    what is timed, as ratios, and memory against what is told (benchmarks/)
 # make golden   record the golden losses anew
+# make golden-sbatch  record the scripts for sbatch anew
 # make clean    remove what the above made (other runs stay)
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -14,7 +15,7 @@ SLURM_DIR ?= /tmp/metapt-slurm
 BIN = $(VENV)/bin
 INSTALLED = $(VENV)/.installed
 
-.PHONY: demo test check slurm-test nightly bench golden clean
+.PHONY: demo test check slurm-test nightly bench golden golden-sbatch clean
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -45,9 +46,13 @@ nightly: $(INSTALLED)
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/run.py
 	$(BIN)/python benchmarks/memory.py
+	$(BIN)/python benchmarks/tagging.py
 
 golden: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python tests/golden.py
+
+golden-sbatch: $(INSTALLED)
+	$(BIN)/python tests/golden_sbatch.py
 
 clean:
 	rm -rf $(VENV) runs/demo build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

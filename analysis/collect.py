@@ -14,9 +14,11 @@ from typing import Any
 import numpy as np
 import yaml
 
-from analysis.spans import Span, count, micro_f1
 from metapt.data.iob2 import spans
 from metapt.errors import UserError
+from metapt.launch.root import Root
+from metapt.ner.resampling import micro_f1
+from metapt.ner.scoring import Span, conlleval_spans, count, span_figures
 from metapt.runs import Run, read_jsonl
 
 TARGET_LANGUAGES = ("tl", "ceb")
@@ -55,6 +57,7 @@ class Evaluation:
     gold: GoldSet
     predicted: tuple[tuple[Span, ...], ...]
     counts: np.ndarray
+    conlleval_f1: float
     per_type: Mapping[str, Mapping[str, float]]
 
 
@@ -168,7 +171,7 @@ def newest_grid(folder: Path) -> Path:
 
 
 def collect(roots: Sequence[Path]) -> Collection:
-    """Reads every run under the roots.
+    """Reads every run under the roots; of a grid's folder, those that its present plan has.
 
     Raises:
         UserError: a root does not exist, or holds no run folder.
@@ -180,10 +183,20 @@ def collect(roots: Sequence[Path]) -> Collection:
             raise UserError(f"{root}: no such folder; give the folder of a grid")
         if not list(_run_folders(root)):
             raise UserError(f"{root} holds no run; a grid has folders pretrain/RUN or finetune/RUN")
+        others = _not_planned(root)
+        reason = "superseded, or of another selection of the grid"
+        collection.left_out += [LeftOut(path, "not of the present plan", reason) for path in others]
         for path in _run_folders(root, "pretrain"):
-            _add(collection.pretraining, collection.left_out, path, _read_pretraining)
+            if path not in others:
+                _add(collection.pretraining, collection.left_out, path, _read_pretraining)
         for path in _run_folders(root, "finetune"):
-            _add(collection.finetuning, collection.left_out, path, lambda run: _read_finetuning(run, shared))
+            if path not in others:
+                _add(
+                    collection.finetuning,
+                    collection.left_out,
+                    path,
+                    lambda run: _read_finetuning(run, shared),
+                )
     order = {scale: index for index, scale in enumerate(collection.sizes())}
     collection.pretraining = _unique(collection.pretraining, collection.left_out, pretraining_key)
     collection.finetuning = _unique(collection.finetuning, collection.left_out, finetuning_key)
@@ -221,6 +234,14 @@ def _run_folders(root: Path, *kinds: str) -> Iterator[Path]:
             yield from sorted(
                 path for path in (root / kind).iterdir() if path.is_dir() and path.name[0] != "."
             )
+
+
+def _not_planned(root: Path) -> list[Path]:
+    """The run folders that the plan of a grid's folder does not have; none where there is no plan."""
+    grid = Root(root)
+    if not grid.plan_file.exists():
+        return []
+    return [root / name for name in grid.other_runs(grid.read_plan())]
 
 
 def _times(root: Path) -> Iterator[float]:
@@ -328,7 +349,10 @@ def _read_set(run: Run, name: str, values: Mapping[str, Any], shared: dict[Any, 
     f1 = float(micro_f1(counts.sum(axis=0)))
     if abs(f1 - values["f1"]) > F1_TOLERANCE:
         raise ValueError(f"predictions/{path.name} give F1 {f1:.4f}, result.json says {values['f1']:.4f}")
-    return Evaluation(gold, predicted, counts, values["per_type"])
+    lax = span_figures(
+        [line["gold"] for line in lines], [line["predicted"] for line in lines], conlleval_spans
+    )
+    return Evaluation(gold, predicted, counts, lax["f1"], values["per_type"])
 
 
 def _one_line(text: str) -> str:

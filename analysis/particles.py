@@ -10,11 +10,11 @@ from collections.abc import Sequence
 
 from analysis.collect import Collection, GoldSet
 from analysis.comparison import Group, groups
-from analysis.spans import Span, count, micro_f1
 from analysis.tables import Cell, Column, Table
+from metapt.data.particles import CASE_PARTICLES, RULE_PARTICLES, follows_particle
+from metapt.ner.resampling import micro_f1
+from metapt.ner.scoring import Span, count
 
-RULE_PARTICLES = frozenset({"si", "ni"})
-CASE_PARTICLES = frozenset({"si", "ni", "ang", "ng", "sa"})
 RULE_NAME = "rule: word after si/ni"
 
 DEFINITION = (
@@ -40,15 +40,10 @@ def rule_f1(gold: GoldSet) -> float:
     return float(micro_f1(counts.sum(axis=0))) if gold.gold_spans else float("nan")
 
 
-def follows_particle(span: Span, words: Sequence[str]) -> bool:
-    """Whether the word directly before the span is a case particle."""
-    return span[1] > 0 and words[span[1] - 1].lower() in CASE_PARTICLES
-
-
 def persons(gold: GoldSet) -> tuple[int, int]:
     """Gold spans of persons: (those after a particle, all)."""
     after = [
-        follows_particle(span, words)
+        follows_particle(span[1], words)
         for found, words in zip(gold.spans, gold.words, strict=True)
         for span in found
         if span[0] == "PER"
@@ -62,7 +57,7 @@ def person_recall(gold: GoldSet, predicted: Sequence[Sequence[Span]]) -> dict[bo
     for true, found, words in zip(gold.spans, predicted, gold.words, strict=True):
         for span in true:
             if span[0] == "PER":
-                place = tally[follows_particle(span, words)]
+                place = tally[follows_particle(span[1], words)]
                 place[0] += span in found
                 place[1] += 1
     return {after: (found, total) for after, (found, total) in tally.items()}

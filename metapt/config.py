@@ -1,6 +1,7 @@
 """The whole typed configuration. metapt/checks.py checks it.
 
-Each command has one dataclass (PretrainConfig, PlanConfig, FinetuneConfig, SubmitConfig, StatusConfig). A field's metadata
+Each command has one dataclass (PretrainConfig, PlanConfig, FinetuneConfig, TagConfig, DescribeConfig, SubmitConfig,
+StatusConfig). A field's metadata
 holds its help line, its allowed values (`choices`) or bounds (`low`, `above`, `high`), and whether it decides
 the outcome of a run (`identity`). Defaults live here; the YAML files under conf/ hold only what a choice
 (`model=tiny`, `objective=maml`) changes. metapt/commandline.py turns a command line into one of these.
@@ -213,13 +214,34 @@ class NerConfig:
 
 
 @dataclass
-class NerDataConfig:
+class SetsConfig:
     """Where the labelled sentences come from."""
 
-    name: str = key(MISSING, "uner or demo; set by data=", choices=("uner", "demo"))
+    name: str = key(
+        MISSING,
+        "uner, demo, or described: data.corpora only; set by data=",
+        choices=("uner", "demo", "described"),
+    )
     uner_dir: str | None = key(None, "folder of <set>/<split>.iob2; absent: the hub", identity=False)
     hub_name: str = key("universalner/universal_ner", "read through its Parquet conversion")
     hub_revision: str = key("refs/convert/parquet", "branch of it; main for a copy that is itself in Parquet")
+    corpora: list[str] = key(
+        [],
+        "further sets: presets (cebuaner, tlunified_ner) or .yaml files, each with :FOLDER if its files need one",
+        identity=False,
+    )
+    dev_share: float = key(
+        0.0,
+        "share of the train sentences held out where a set has no dev split; 0: such sets are no sources",
+        low=0,
+        high=0.5,
+    )
+
+
+@dataclass
+class NerDataConfig(SetsConfig):
+    """Which of them a run uses."""
+
     eval_sets: list[str] = key([], "sets to evaluate; empty: every set that is found")
     max_train_sentences: int | None = key(None, "use only so many training sentences", low=1)
 
@@ -234,7 +256,9 @@ class FinetuneConfig:
     """python -m metapt.finetune"""
 
     checkpoint: str = key(
-        MISSING, "a pretraining run, a checkpoint of it, or any model folder", identity=False
+        MISSING,
+        "a pretraining run, a checkpoint of it, any model folder (of an encoder, too), or hub:NAME",
+        identity=False,
     )
     source: str = key(MISSING, "the set to tune on, several joined by +, or all")
     regime: str = key(
@@ -246,6 +270,38 @@ class FinetuneConfig:
     ner: NerConfig = field(default_factory=NerConfig)
     train: FinetuneTrainConfig = field(default_factory=FinetuneTrainConfig)
     run_dir: str = key(MISSING, "the run folder", identity=False)
+
+
+@dataclass
+class TagConfig:
+    """python -m metapt.tag"""
+
+    checkpoint: str = key(MISSING, "a finished fine-tuning run, or its tagger folder")
+    format: str = key("text", "what is printed", choices=("text", "json", "iob2"))
+    input: str | None = key(None, "a file to tag, or - for stdin; without it and sentences, stdin")
+    input_format: str = key(
+        "auto",
+        "text: a sentence a line; iob2: a word a line, a blank line after a sentence; auto: iob2 for .iob2, .conll, .conllu",
+        choices=("auto", "text", "iob2"),
+    )
+    word_column: int = key(2, "column of the word in iob2 input, from 1", low=1)
+    precision: str = key(
+        "fp32", "of the decoder; bf16 takes half the memory; the CRF is always fp32", choices=("fp32", "bf16")
+    )
+    device: str = key("cpu", "of torch: cpu, cuda, cuda:1")
+    batch_size: int = key(64, "sentences read at once, at most", low=1)
+
+
+@dataclass
+class DescribeConfig:
+    """python -m metapt.data describe"""
+
+    data: SetsConfig = field(default_factory=SetsConfig)
+    sets: list[str] = key([], "sets to describe; empty: every one that is found")
+    tokenizer: str | None = key(
+        None, "a tokenizer.json, a folder with one, or a hub name; absent: no figures of pieces"
+    )
+    json: bool = key(False, "print JSON (also: --json)")
 
 
 @dataclass
@@ -289,6 +345,12 @@ class ClusterConfig:
     finetune_gpus: int = key(
         1, "GPUs of a fine-tuning job, one task each, at most those of a node; regime=head takes one", low=1
     )
+    gpu_request: str = key(
+        "gpus_per_node",
+        "how GPUs are asked for: --gpus-per-node, --gres, --constraint (of cluster.gpu_type), or not at all (slurm)",
+        choices=("gpus_per_node", "gres", "constraint", "none"),
+    )
+    gpu_type: str | None = key(None, "type of GPU asked for, such as a100 (slurm)")
     max_running: int | None = key(None, "of jobs that are one array, at most so many at once (slurm)", low=1)
     cpus_per_task: int = key(4, "CPUs per task (slurm)", low=1)
     mem_gb: int | None = key(None, "memory per node, GB (slurm)", low=1)
@@ -296,7 +358,12 @@ class ClusterConfig:
     account: str | None = key(None, "account (slurm)")
     qos: str | None = key(None, "quality of service (slurm)")
     signal_delay_s: int = key(120, "warning before the time limit, seconds (slurm)", low=1)
-    max_requeues: int = key(50, "how often a job that ran out of time is queued again", low=0)
+    visible_within_s: int = key(
+        90, "so long a job waits for the results that it needs to appear on its node (slurm)", low=0
+    )
+    max_requeues_without_progress: int = key(
+        5, "a job that is queued again more often in a row without a new checkpoint is given up", low=0
+    )
     gpu_memory_gb: float | None = key(None, "memory of a GPU, for the dry run", above=0)
     gpu_tflops: float | None = key(None, "peak of a GPU, TFLOP/s, for the dry run", above=0)
     mfu: float = key(0.3, "share of that peak which is reached, for the dry run", above=0, high=1)
@@ -321,13 +388,24 @@ class SubmitConfig:
     grid: GridConfig = field(default_factory=GridConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     root: str = key("runs/${grid.name}", "folder of the grid")
-    dry_run: bool = key(False, "print the plan and do nothing")
+    code: str = key(
+        "snapshot",
+        "jobs run a copy of the source made now, or the source itself",
+        choices=("snapshot", "live"),
+    )
+    dry_run: str = key(
+        "false",
+        "true: print the plan (slurm: and the batch scripts) and do nothing; test: and ask sbatch --test-only",
+        choices=("false", "true", "test"),
+    )
 
 
 COMMANDS: dict[str, type] = {
     "pretrain": PretrainConfig,
     "plan": PlanConfig,
     "finetune": FinetuneConfig,
+    "tag": TagConfig,
+    "data describe": DescribeConfig,
     "submit": SubmitConfig,
     "status": StatusConfig,
 }

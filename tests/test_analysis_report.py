@@ -19,6 +19,8 @@ from analysis import report as program
 from analysis.collect import collect, newest_grid
 from analysis.sections import DEMO_NOTICE, build
 from metapt.errors import UserError
+from metapt.launch.jobs import Job, Plan
+from metapt.launch.root import Root
 
 SCRIPT = Path(program.__file__)
 VOID = {"meta", "br", "hr", "img", "input", "link", "path", "use", "rect", "circle", "line"}
@@ -126,6 +128,9 @@ def test_differences_are_those_of_the_f1_table(tmp_path: Path) -> None:
         low, high = float(row["95 % interval low"]), float(row["95 % interval high"])
         assert low < gap < high
         assert row["leaves out 0"] == str(low > 0 or high < 0)
+        assert 1 / 10_001 <= float(row["p"]) <= 1
+        assert (high - low) / 2 < float(row["detectable"]) < high - low  # 2.8 standard errors, of about 3.9
+        assert row["seeds"] == "2"
 
 
 def test_only_runs_of_equal_seed_are_paired(tmp_path: Path) -> None:
@@ -244,6 +249,20 @@ def test_broken_runs_are_named_and_left_out(tmp_path: Path) -> None:
     assert "'regime'" in found[runs[6]][1]
     assert len(collection.finetuning) == 1
     page(make(root))
+
+
+def test_a_run_that_the_present_plan_does_not_have_is_named_and_in_no_table(tmp_path: Path) -> None:
+    root = write_grid(tmp_path / "grid", regimes=("head",))
+    superseded, *present = sorted((root / "finetune").iterdir())
+    names = [f"pretrain/{path.name}" for path in (root / "pretrain").iterdir()]
+    names += [f"finetune/{path.name}" for path in present]
+    jobs = [Job(name, name.split("/")[0], (), (), name) for name in names]
+    Root(root).write_plan(Plan("grid", tuple(jobs)))
+    collection = collect([root])
+    assert [(item.path, item.state) for item in collection.left_out] == [
+        (superseded, "not of the present plan")
+    ]
+    assert {run.path for run in collection.finetuning} == set(present)
 
 
 def test_the_same_setting_in_two_roots_is_counted_once(tmp_path: Path) -> None:

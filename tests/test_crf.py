@@ -77,6 +77,29 @@ def test_equals_brute_force(batch: tuple[LinearChainCRF, Tensor, Tensor]) -> Non
             torch.testing.assert_close(found, score - expected[None])
 
 
+@settings(max_examples=30, deadline=None)
+@given(batches(), st.booleans())
+def test_the_tags_are_a_markov_chain_of_the_conditionals(
+    batch: tuple[LinearChainCRF, Tensor, Tensor], is_softmax: bool
+) -> None:
+    crf, emissions, lengths = batch
+    head = SoftmaxHead() if is_softmax else crf
+    marginals, steps = head.log_marginals(emissions, lengths), head.log_conditionals(emissions, lengths)
+    for row, length in enumerate(lengths.tolist()):
+        allowed = list(all_paths(crf, emissions[row, :length]))
+        tags = torch.zeros(len(allowed), emissions.shape[1], dtype=torch.long)
+        tags[:, :length] = torch.tensor(allowed)
+        same = emissions[row].expand(len(allowed), -1, -1), lengths[row].expand(len(allowed))
+        chain = torch.stack(
+            [
+                marginals[row, 0, path[0]]
+                + sum(steps[row, t, path[t], path[t + 1]] for t in range(length - 1))
+                for path in allowed
+            ]
+        )
+        torch.testing.assert_close(chain, head.log_likelihood(same[0], tags, same[1]), atol=1e-8, rtol=1e-8)
+
+
 def as_torchcrf(crf: LinearChainCRF) -> CRF:
     """pytorch-crf's, which knows no constraints: what is forbidden gets a score that is too low to matter."""
     other = CRF(crf.start.numel(), batch_first=True).double()

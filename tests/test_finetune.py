@@ -17,15 +17,15 @@ from accelerate.state import AcceleratorState
 from conftest import run_module
 from ner_world import labelled, write_checkpoint, write_collection
 from safetensors.torch import load_file
-from transformers import AutoTokenizer
 
 from metapt import commandline
 from metapt.data.iob2 import write_iob2
 from metapt.errors import Interrupted, UserError
-from metapt.models.tagger import Tagger, load_base, load_tagger
+from metapt.models.tagger import Tagger, load_base
 from metapt.ner import tuning as tuning_module
 from metapt.ner.features import EncodedSet, word_vectors
 from metapt.ner.finetune import finetune
+from metapt.ner.folder import load_tagger
 from metapt.ner.lora import merged, with_adapters
 from metapt.ner.tuning import Tuning
 from metapt.runs import Run
@@ -82,11 +82,7 @@ def outcome(run: Run) -> tuple[dict[str, Any], list[dict[str, Any]], dict[str, t
     metrics = [
         {name: value for name, value in line.items() if name != "seconds_total"} for line in run.metrics()
     ]
-    weights = {
-        **load_file(run.tagger_dir / "model.safetensors"),
-        **load_file(run.tagger_dir / "tag_layer.safetensors"),
-    }
-    return result, metrics, weights
+    return result, metrics, load_tagger(run.tagger_dir)[0].state_dict()
 
 
 def assert_same(one: Run, other: Run) -> None:
@@ -119,7 +115,10 @@ def test_full_tuning_learns_the_sentences(full_run: Run) -> None:
 def test_head_only_learns_and_leaves_the_decoder_alone(world: Path, tmp_path: Path, head: str) -> None:
     run = tune(world, tmp_path / "run", f"ner.head={head}", "ner.max_epochs=6", "ner.piece=last")
     assert run.result()["dev_f1"] > 0.6
-    before, after = load_base(world / "model").state_dict(), load_tagger(run.tagger_dir).decoder.state_dict()
+    before, after = (
+        load_base(world / "model").state_dict(),
+        load_tagger(run.tagger_dir)[0].decoder.state_dict(),
+    )
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
 
@@ -136,7 +135,7 @@ def test_lora_learns_low_rank_changes_and_saves_an_ordinary_decoder(world: Path,
     losses = [line["loss_nats"] for line in lora_run.metrics() if line["kind"] == "train"]
     assert losses[-1] < losses[0] / 3
     before = load_base(world / "model").state_dict()
-    after = load_tagger(lora_run.tagger_dir).decoder.state_dict()
+    after = load_tagger(lora_run.tagger_dir)[0].decoder.state_dict()
     assert before.keys() == after.keys()
     for name, value in before.items():
         rank = int(torch.linalg.matrix_rank(after[name] - value, atol=1e-4)) if value.ndim == 2 else 0
@@ -184,7 +183,7 @@ def test_lora_without_peft_is_a_mistake_told(
 def test_full_tuning_changes_the_decoder(world: Path, full_run: Run) -> None:
     before, after = (
         load_base(world / "model").state_dict(),
-        load_tagger(full_run.tagger_dir).decoder.state_dict(),
+        load_tagger(full_run.tagger_dir)[0].decoder.state_dict(),
     )
     assert not any(torch.equal(before[name], after[name]) for name in before if "proj" in name)
 
@@ -208,6 +207,8 @@ def test_the_result_is_as_documented(head_run: Run) -> None:
         "seconds_total",
         "train_sentences",
         "train_sentences_cut",
+        "train_words",
+        "train_words_cut",
         "generated_data",
         "source_sets",
         "sets",
@@ -233,7 +234,7 @@ def test_the_first_loss_is_that_of_the_untrained_tagger(world: Path, head_run: R
 
 def test_predictions_are_those_of_the_saved_tagger(world: Path, head_run: Run) -> None:
     """Read back with nothing but the tagger's folder, one sentence at a time."""
-    tagger, tokenizer = load_tagger(head_run.tagger_dir), AutoTokenizer.from_pretrained(head_run.tagger_dir)
+    tagger, tokenizer, _ = load_tagger(head_run.tagger_dir)
     lines = [
         json.loads(line) for line in (head_run.predictions_dir / "aa_one.jsonl").read_text().splitlines()
     ]
@@ -264,6 +265,7 @@ def test_frozen_features_give_the_same_steps_as_recomputing(
             [self.train_set.windows[number] for number in chosen],
             self.train_set.tags[rows],
             self.train_set.lengths[torch.from_numpy(chosen)],
+            0,
             0,
         )
         self.train_vectors = torch.full((len(self.train_set.tags), 32), torch.nan)
@@ -465,8 +467,8 @@ def test_early_stopping_keeps_the_best_epoch(
     assert result["sets"].keys() == {"bb_two"}
     monkeypatch.setattr(tuning_module, "dev_figures", lambda *_: (0.5, 1.0))
     assert torch.equal(
-        outcome(tune(world, tmp_path / "short", "ner.max_epochs=1"))[2]["linear.weight"],
-        outcome(tune(world, tmp_path / "flat", "ner.patience=2"))[2]["linear.weight"],
+        outcome(tune(world, tmp_path / "short", "ner.max_epochs=1"))[2]["layer.linear.weight"],
+        outcome(tune(world, tmp_path / "flat", "ner.patience=2"))[2]["layer.linear.weight"],
     )
 
 
@@ -495,15 +497,46 @@ def test_another_configuration_other_weights_or_other_data_are_refused(
             tune(world, head_run.path, "ner.max_epochs=6", change)
 
 
-def test_training_sentences_are_limited_and_cut_and_counted(world: Path, tmp_path: Path) -> None:
+def test_training_sentences_are_limited_and_cut_and_counted(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = tune(world, tmp_path / "run", "ner.max_epochs=1", "data.max_train_sentences=20", "ner.max_len=8")
     result = run.result()
     assert (result["train_sentences"], result["steps"]) == (20, 3)
     assert 0 < result["train_sentences_cut"] < 20
+    assert result["train_words_cut"] >= result["train_sentences_cut"]
+    told = capsys.readouterr().out
+    assert f"{result['train_sentences_cut']} of 20 sentences, {result['train_words_cut']} words" in told
     assert result["sets"]["aa_one"]["words"] == sum(
         len(json.loads(line)["words"])
         for line in (run.predictions_dir / "aa_one.jsonl").read_text().splitlines()
     )
+
+
+def test_tuned_on_one_collection_and_evaluated_on_described_corpora_too(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A set without an entity is tagged and scored as any other, and said to say nothing."""
+    (tmp_path / "news.conll").write_text("Maria I-person\nlives O\n\nin O\nDavao S-LOC\n")
+    (tmp_path / "quiet.conll").write_text("it O\nrained O\n")
+    files = [f"{tmp_path / name}.yaml" for name in ("news", "quiet")]
+    for name, file in zip(("news", "quiet"), files, strict=True):
+        Path(file).write_text(
+            f"name: {name}\nlicence: none\nfolder: .\nfiles: {{test: {name}.conll}}\ncolumns: [word, tag]\n"
+            "separator: space\ntypes: {person: PER}\n"
+        )
+    run = tune(world, tmp_path / "run", "ner.max_epochs=1", f"data.corpora=[{','.join(files)}]", "source=all")
+    result = run.result()
+    assert result["source_sets"] == ["aa_one"]
+    counts = {name: (each["words"], each["gold_spans"]) for name, each in result["sets"].items()}
+    assert counts.keys() == {"aa_one", "bb_two", "news", "quiet"}
+    assert (counts["news"], counts["quiet"]) == ((4, 2), (2, 0))
+    assert result["sets"]["quiet"]["f1"] == 0
+    told = capsys.readouterr().err
+    assert "quiet test has no entity" in told
+    assert "news test has no entity" not in told
+    with pytest.raises(UserError, match=r"data\.corpora: 1 mistake"):
+        tune(world, tmp_path / "wrong", "data.corpora=[cebuano]")
 
 
 @pytest.fixture
@@ -532,7 +565,7 @@ def test_bf16_trains(world: Path, tmp_path: Path) -> None:
         ("checkpoint=/nowhere", "nowhere"),
         ("ner.max_len=512", "at most 256 pieces"),
         ("source=zz_none", "zz_none"),
-        ("source=bb_two", "no train and dev split"),
+        ("source=bb_two", "no train split"),
         ("data.eval_sets=[aa_one,cc_three]", "cc_three"),
     ],
 )

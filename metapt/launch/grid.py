@@ -6,8 +6,6 @@ prepare (one per corpus) -> pretrain (size x objective x seed x variant)
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -23,14 +21,13 @@ from metapt.config import (
     GridConfig,
     PretrainConfig,
     SubmitConfig,
-    identity,
     uneven_units,
 )
 from metapt.errors import UserError
+from metapt.launch import naming
 from metapt.launch.jobs import Job, Plan
 from metapt.runs import Run
 
-REPORT_SCRIPT = Path(__file__).parents[2] / "analysis" / "report.py"
 SET_BY_THE_GRID = {
     "pretrain": {"model", "objective", "train.seed", "label", "data.cache_dir", "run_dir"},
     "finetune": {"checkpoint", "source", "regime", "train.seed", "run_dir"},
@@ -54,11 +51,11 @@ def plan(config: SubmitConfig) -> Plan:
     complaints += _gpu_complaints(config.cluster, pretrains, configs)
     if complaints:
         raise _mistakes(grid, complaints)
+    pretrains, finetunes, configs = _identified(pretrains, finetunes, configs, root)
     prepares, pretrains = _with_prepares(pretrains, configs)
     before = [*prepares, *pretrains, *finetunes]
-    report = Job(
-        "report", "report", (str(REPORT_SCRIPT),), (str(root),), "report", tuple(job.id for job in before)
-    )
+    needs = tuple(job.id for job in before)
+    report = Job("report", "report", ("-m", "analysis.report"), (str(root),), "report", needs)
     return Plan(grid.name, (*before, report), configs)
 
 
@@ -129,14 +126,43 @@ def _finetunes(grid: GridConfig, cluster: ClusterConfig, root: Path, pretrain: J
         )
 
 
+def _identified(
+    pretrains: list[Job], finetunes: list[Job], configs: dict[str, Any], root: Path
+) -> tuple[list[Job], list[Job], dict[str, Any]]:
+    """The runs and their configurations under their final names, which end with the hash of what they are."""
+    final: dict[str, Job] = {}
+    named: dict[str, Any] = {}
+    digests: dict[str, str] = {}
+
+    def rename(job: Job, digest: str, **paths: Path) -> Job:
+        name = f"{job.id}-{digest}"
+        paths["run_dir"] = root / name
+        argv = merged(job.argv, (commandline.word(key, path) for key, path in paths.items()))
+        named[name] = replace(configs[job.id], **{key: str(path) for key, path in paths.items()})
+        final[job.id] = replace(job, id=name, run_dir=name, argv=tuple(argv))
+        return final[job.id]
+
+    for job in pretrains:
+        digests[job.id] = naming.of_pretraining(configs[job.id])
+        rename(job, digests[job.id])
+    for job in finetunes:
+        (needed,) = job.needs
+        below = Path(configs[job.id].checkpoint).relative_to(
+            root / needed
+        )  # which checkpoint, if not the last
+        digest = naming.of_finetuning(configs[job.id], digests[needed], str(below))
+        renamed = rename(job, digest, checkpoint=root / final[needed].id / below)
+        final[job.id] = replace(renamed, needs=(final[needed].id,))
+    return [final[job.id] for job in pretrains], [final[job.id] for job in finetunes], named
+
+
 def _with_prepares(pretrains: list[Job], configs: dict[str, Any]) -> tuple[list[Job], list[Job]]:
     """One job per distinct corpus, and the pretraining jobs, each waiting for its own."""
     prepares: dict[str, Job] = {}
     waiting = []
     for job in pretrains:
-        corpus = {**identity(configs[job.id])["data"], "text_dir": configs[job.id].data.text_dir}
-        digest = hashlib.sha256(json.dumps(corpus, sort_keys=True).encode()).hexdigest()[:6]
-        name = f"prepare/{corpus['name']}-{digest}"
+        config: PretrainConfig = configs[job.id]
+        name = f"prepare/{config.data.name}-{naming.of_corpus(config)}"
         argv = tuple(word for word in job.argv if word.partition("=")[0] not in ("run_dir", "label"))
         prepares.setdefault(name, Job(name, "prepare", ("-m", "metapt.prepare"), argv, name))
         waiting.append(replace(job, needs=(name,)))

@@ -11,7 +11,7 @@ from typing import Any
 class Job:
     """One process (on a cluster: one per GPU) that turns the results of other jobs into one more."""
 
-    id: str
+    id: str  # also its folder below the root; of a run, it ends with the hash of metapt/launch/naming.py
     kind: str  # prepare, pretrain, finetune or report
     program: tuple[str, ...]  # what follows `python`: ("-m", "metapt.pretrain")
     argv: tuple[str, ...]

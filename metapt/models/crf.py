@@ -1,7 +1,7 @@
 """Sequence heads over per-word emissions: a linear-chain CRF with forbidden transitions, and a softmax per word.
 
-Both have the same three methods over right-padded batches (emissions [B, T, C], lengths [B]): `log_likelihood`,
-`log_marginals` and `decode`. They compute in fp32 whatever the emissions' type (float64 stays float64).
+Both have the same methods over right-padded batches (emissions [B, T, C], lengths [B]): `log_likelihood`,
+`log_marginals`, `log_conditionals` and `decode`. They compute in fp32 whatever the emissions' type (float64 stays float64).
 
 The CRF (Lafferty et al. 2001; Sutton and McCallum 2012, section 4.1):
   log p(y | x) = s(y) - log Z,  s(y) = start[y_1] + sum_t emissions[t, y_t] + sum_t transitions[y_t, y_t+1] + end[y_T]
@@ -91,6 +91,18 @@ class LinearChainCRF(nn.Module):
         return (alpha + beta).log_softmax(dim=2).transpose(0, 1).masked_fill(~inside[:, :, None], 0)
 
     @torch.no_grad()
+    def log_conditionals(self, emissions: Tensor, lengths: Tensor) -> Tensor:
+        """log p(y_t+1 = c' | y_t = c, emissions), in nats; what stands in the padding means nothing. [B, T - 1, C, C].
+
+        Given the emissions, the tags are a Markov chain: with `log_marginals` of the first word of a stretch this tells the
+        probability of any tags on it.
+        """
+        _inside(emissions, lengths)
+        scores, _, transitions, end = self._scores(emissions)
+        beta = _backward(scores, lengths, transitions, end).transpose(0, 1)
+        return (transitions + (scores + beta)[:, 1:, None, :]).log_softmax(dim=3)
+
+    @torch.no_grad()
     def decode(self, emissions: Tensor, lengths: Tensor) -> list[list[int]]:
         """The most likely tag sequence of each sentence (Viterbi); among equals the lowest tag, from the end."""
         _inside(emissions, lengths)
@@ -132,6 +144,12 @@ class SoftmaxHead(nn.Module):
     def log_marginals(self, emissions: Tensor, lengths: Tensor) -> Tensor:
         """log softmax(emissions), 0 in the padding. [B, T, C]."""
         return _log_softmax(emissions).masked_fill(~_inside(emissions, lengths)[:, :, None], 0)
+
+    @torch.no_grad()
+    def log_conditionals(self, emissions: Tensor, lengths: Tensor) -> Tensor:
+        """log p(y_t+1 = c'), which does not depend on y_t. [B, T - 1, C, C]."""
+        marginals = self.log_marginals(emissions, lengths)
+        return marginals[:, 1:, None, :].expand(-1, -1, emissions.shape[2], -1)
 
     @torch.no_grad()
     def decode(self, emissions: Tensor, lengths: Tensor) -> list[list[int]]:

@@ -25,7 +25,6 @@ import transformers
 from accelerate.optimizer import AcceleratedOptimizer
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from metapt import randomness
 from metapt.config import FinetuneConfig
@@ -34,19 +33,23 @@ from metapt.data.uner import Collection, source_sets
 from metapt.errors import Interrupted, OperationalError, UserError
 from metapt.models.tagger import PieceBatch, Tagger, TagLayer, load_base
 from metapt.ner.cache import VectorCache
-from metapt.ner.evaluate import annotate, dev_figures, span_figures, write_predictions
+from metapt.ner.evaluate import annotate, dev_figures
 from metapt.ner.features import (
     EncodedSet,
-    WordPieces,
+    Reading,
     WordVectors,
     collate,
     encode,
     epoch_batches,
+    load_tokenizer,
+    special_pieces,
     word_vectors,
 )
+from metapt.ner.folder import CARD_FILE, save_tagger
 from metapt.ner.lora import merged, with_adapters
 from metapt.ner.progress import Progress, say
 from metapt.ner.ranks import Ranks
+from metapt.ner.scoring import scored, write_predictions
 from metapt.runs import ENGINE_DIR, STATE_FILE, CheckpointFolders, MetricsWriter, Run, file_sha256, write_json
 from metapt.training.interruption import StopAsked, StopRequest
 
@@ -90,8 +93,9 @@ class Tuning:
         self.ranks = Ranks(self.ner.precision)
         self.accelerator = self.ranks.accelerator
         self.tokenizer = load_tokenizer(folder)
-        self.pieces = WordPieces(self.tokenizer, self.ner.prefix_space, self.ner.max_len // 2)
         self.tagger = self._build(folder)
+        self.reading = self._reading()
+        self.pieces = self.reading.word_pieces(self.tokenizer)
         self.head_only = config.regime == "head"
         if self.head_only and self.ranks.count > 1:
             raise UserError(
@@ -118,7 +122,10 @@ class Tuning:
             raise UserError(
                 f"{folder}: the tokenizer has {len(self.tokenizer)} pieces, the model {decoder.config.vocab_size}"
             )
-        positions = getattr(decoder.config, "max_position_embeddings", self.ner.max_len)
+        positions = min(
+            getattr(decoder.config, "max_position_embeddings", self.ner.max_len),
+            self.tokenizer.model_max_length,  # of some encoders less, which begin to count at 2
+        )
         if self.ner.max_len > positions:
             raise UserError(
                 f"ner.max_len={self.ner.max_len}: {folder} was made for at most {positions} pieces"
@@ -129,6 +136,11 @@ class Tuning:
         if self.config.regime == "lora":
             decoder = with_adapters(decoder, self.ner.lora_rank, self.ner.lora_alpha, self.config.train.seed)
         return Tagger(decoder, layer, self.ner.piece).to(self.accelerator.device)
+
+    def _reading(self) -> Reading:
+        """How words are read as the model expects them: an encoder's windows stand between its special pieces."""
+        before, after = ((), ()) if self.tagger.causal else special_pieces(self.tokenizer)
+        return Reading(self.ner.prefix_space, self.ner.max_len, tuple(before), tuple(after))
 
     def _encode(self, split: str) -> list[EncodedSet]:
         """The train or dev sentences of each set of the source. Training sentences are cut, dev sentences are not."""
@@ -357,13 +369,13 @@ class Tuning:
         # null stands for what is not finite: the loss before the first score, as it is in a new state
         self.state = State(**{name: value for name, value in values.items() if value is not None})
 
-    def save_tagger(self) -> None:
-        """Writes the tagger with its tokenizer into the run folder, whole or not at all."""
+    def save_tagger(self, card: str) -> None:
+        """Writes the tagger with its tokenizer and its card into the run folder, whole or not at all."""
 
         def write() -> None:
             staging = CheckpointFolders.staging(self.run.tagger_dir)
-            self.tagger.save(staging)
-            self.tokenizer.save_pretrained(staging)
+            save_tagger(staging, self.tagger, self.tokenizer, self.reading)
+            (staging / CARD_FILE).write_text(card, encoding="utf-8")
             CheckpointFolders.commit(staging, self.run.tagger_dir)
 
         self.ranks.alone(write)
@@ -392,19 +404,7 @@ class Tuning:
         vectors = self._vectors(encoded)
         annotations = annotate(self.tagger.layer, vectors, encoded, self.ner.eval_batch_size)
         write_predictions(self.run.predictions_dir / f"{name}.jsonl", sentences, annotations)
-        figures = span_figures(
-            [sentence.tags for sentence in sentences], [each.predicted for each in annotations]
-        )
-        return {"split": split, "sentences": len(sentences), "words": len(encoded.tags), **figures}
-
-
-def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model folder.
-
-    Raises:
-        UserError: there is none.
-    """
-    try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{folder}: no tokenizer could be loaded ({str(error).splitlines()[0]})") from None
+        figures = scored(name, split, sentences, [each.predicted for each in annotations])
+        if not figures["gold_spans"]:
+            say(f"{name} {split} has no entity: its F1 says nothing")
+        return figures
