@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from metapt.data.iob2 import OWN_TYPES, TAGS, Sentence, to_iob2
+from metapt.data.iob2 import TAGS, Sentence, repaired
 from metapt.data.particles import RULE_PARTICLES
 from metapt.ner.scoring import Annotation
 
@@ -71,7 +71,7 @@ def after_particle(particles: frozenset[str]) -> Tags:
 def capitals(words: Sequence[str]) -> list[str]:
     """Each longest run of capitalised words is a person; the first word, which is capitalised anyway, belongs to none."""
     found = ["I-PER" if place and word[0].isupper() else "O" for place, word in enumerate(words)]
-    return list(to_iob2(found, OWN_TYPES))
+    return list(repaired(found))
 
 
 def majority(training: Training) -> Callable[[Sentence], Annotation]:
@@ -84,9 +84,7 @@ def majority(training: Training) -> Callable[[Sentence], Annotation]:
         for word, tag in zip(sentence.words, sentence.tags, strict=True):
             counts.setdefault(word, Counter())[tag] += 1
     best = {word: max(TAGS, key=lambda tag: found[tag]) for word, found in counts.items()}
-    return lambda sentence: Annotation(
-        list(to_iob2([best.get(word, "O") for word in sentence.words], OWN_TYPES)), None
-    )
+    return lambda sentence: Annotation(list(repaired([best.get(word, "O") for word in sentence.words])), None)
 
 
 def crf(training: Training) -> Callable[[Sentence], Annotation]:
