@@ -19,10 +19,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from analysis.collect import Collection, FinetuneRun, PretrainRun, Setting
+from analysis.collect import Collection
 from analysis.comparison import NAMES, Average, Comparison, averages, pairs
 from analysis.convergence import measure, smoothed
 from analysis.dynamics import BUDGETS, edges, heldout, language_model_loss
+from analysis.records import FinetuneRun, PretrainRun, Setting
 from analysis.significance import Estimate
 
 WIDTH = 9.4
@@ -264,26 +265,26 @@ def episodes(collection: Collection) -> list[Figure]:
     """Support loss over the inner steps, support and query accuracy over training; one figure for each scale and variant."""
     figures = []
     for (scale, label), runs in _by_model(
-        [run for run in collection.pretraining if run.lines("episode")]
+        [run for run in collection.pretraining if len(run.episodes["step"])]
     ).items():
         with drawing(1, 2, 2.9) as (canvas, axes):
             for run in runs:
-                lines = run.lines("episode")
-                for (part, chosen), style in zip(edges(lines).items(), (":", "-"), strict=True):
-                    curve = np.mean([line["support_loss_nats"] for line in chosen], axis=0)
+                steps = run.episodes["step"]
+                for (part, chosen), style in zip(edges(len(steps)).items(), (":", "-"), strict=True):
+                    curve = run.episodes["support_loss_nats"][chosen].mean(axis=0)
                     axes[0, 0].plot(curve, style, color=COLOURS["maml"], label=f"{part} of training")
-                steps = np.array([line["step"] for line in lines])
-                after = np.array([line["support_accuracy"][-1] for line in lines])
-                query = np.array([line["query_accuracy"] for line in lines])
+                after = run.episodes["support_accuracy"][:, -1]
                 axes[0, 1].plot(
                     *_thinned(steps, smoothed(after)),
                     color=OTHER_COLOUR,
                     label="support, after the inner loop",
                 )
-                axes[0, 1].plot(*_thinned(steps, smoothed(query)), color=COLOURS["maml"], label="query")
-                axes[0, 1].axhline(
-                    1 / run.config["meta"]["n_way"], color=QUIET, linestyle="--", linewidth=1, label="chance"
+                axes[0, 1].plot(
+                    *_thinned(steps, smoothed(run.episodes["query_accuracy"])),
+                    color=COLOURS["maml"],
+                    label="query",
                 )
+                axes[0, 1].axhline(1 / run.n_way, color=QUIET, linestyle="--", linewidth=1, label="chance")
             axes[0, 0].set(xlabel="inner step", ylabel="support loss (nats)")
             axes[0, 0].xaxis.set_major_locator(MaxNLocator(integer=True))
             axes[0, 1].set(xlabel="updates", ylabel="accuracy")

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from analysis.collect import Collection, GoldSet
+from analysis.collect import Collection
 from analysis.comparison import Group, groups
+from analysis.records import GoldSet
 from analysis.spans import Span, count, micro_f1
 from analysis.tables import Cell, Column, Table
 

@@ -43,7 +43,7 @@ def main(argv: Sequence[str]) -> None:
     arguments = parser.parse_args(argv)
     roots = arguments.roots or [newest_grid(RUNS)]
     out = arguments.out or roots[0] / "report"
-    report = build(collect(roots))
+    report = build(collect(roots, out))
     write(report, out)
     if report.notice:
         print(f"{report.notice}\n")
@@ -102,5 +102,10 @@ def to_markdown(report: Report) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """`metapt-report`, as pip installs it."""
     run_command(main)
+
+
+if __name__ == "__main__":
+    command()

@@ -8,9 +8,10 @@ from statistics import median
 from typing import Any
 
 from analysis import comparison, convergence, dynamics, errors, f1, figures, particles, significance
-from analysis.collect import Collection, FinetuneRun, PretrainRun
+from analysis.collect import Collection
 from analysis.comparison import Comparison, averages, averages_table, comparisons, last_steps
 from analysis.figures import Figure
+from analysis.records import FinetuneRun, PretrainRun
 from analysis.significance import Scores, average
 from analysis.tables import Cell, Column, Table
 from metapt.data import DEMO_NOTICE

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from analysis.collect import FinetuneRun, GoldSet
+from analysis.records import FinetuneRun, GoldSet
 from analysis.spans import micro_f1
 from metapt.randomness import generator
 
