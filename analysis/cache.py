@@ -17,13 +17,14 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from analysis import reading, records, spans
+from analysis import reading, records
 from analysis.reading import Pool, Record, read, stamp
 from analysis.records import GoldSet
 from metapt.data import iob2
+from metapt.ner import scoring
 
 PART = 100  # folders that a process reads at a time
-MADE_BY = (reading, records, spans, iob2)  # a record is a function of the run's files and of these
+MADE_BY = (reading, records, iob2, scoring)  # a record is a function of the run's files and of these
 ADMITTED = {("numpy", "ndarray"), ("numpy", "dtype")}
 ADMITTED |= {(f"numpy.{core}.multiarray", "_reconstruct") for core in ("core", "_core")}
 ADMITTED |= {(f"numpy.{core}.numeric", "_frombuffer") for core in ("core", "_core")}

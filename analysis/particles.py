@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from analysis.collect import Collection
 from analysis.comparison import Group, groups
 from analysis.records import GoldSet
-from analysis.spans import Span, count, micro_f1
 from analysis.tables import Cell, Column, Table
+from metapt.ner.resampling import micro_f1
+from metapt.ner.scoring import Span, count
 
 RULE_PARTICLES = frozenset({"si", "ni"})
 CASE_PARTICLES = frozenset({"si", "ni", "ang", "ng", "sa"})

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,9 @@ from analysis.records import (
     Setting,
     is_target,
 )
-from analysis.spans import Span, count, micro_f1
 from metapt.data.iob2 import spans
+from metapt.ner.resampling import micro_f1
+from metapt.ner.scoring import Span, conlleval_spans, count
 from metapt.runs import Run
 
 KINDS = ("pretrain", "finetune")
@@ -50,7 +51,7 @@ class Pool:
 
     def __init__(self) -> None:
         self._found: dict[Any, Any] = {}
-        self._spans: dict[tuple[str, ...], tuple[Span, ...]] = {}
+        self._spans: dict[tuple[Any, ...], tuple[Span, ...]] = {}
 
     def gold(self, key: tuple[Any, ...]) -> GoldSet:
         """The gold set of (name, ids, words, spans)."""
@@ -62,11 +63,16 @@ class Pool:
 
     def spans(self, tags: Iterable[Sequence[str]]) -> tuple[tuple[Span, ...], ...]:
         """The spans of each sentence; sentences are tagged alike again and again, so each tagging is looked at once."""
-        return tuple(self._spans_of(tuple(sentence)) for sentence in tags)
+        return tuple(self._spans_of(tuple(sentence), spans) for sentence in tags)
 
-    def _spans_of(self, tags: tuple[str, ...]) -> tuple[Span, ...]:
-        found = self._spans.get(tags)
-        return found if found is not None else self._spans.setdefault(tags, self.same(tuple(spans(tags))))
+    def conlleval_spans(self, tags: Iterable[Sequence[str]]) -> tuple[tuple[Span, ...], ...]:
+        return tuple(self._spans_of(tuple(sentence), conlleval_spans) for sentence in tags)
+
+    def _spans_of(self, tags: tuple[str, ...], find: Callable[[Sequence[str]], Sequence[Span]]) -> tuple[Span, ...]:  # fmt: skip
+        found = self._spans.get((tags, find))
+        if found is None:
+            found = self._spans[tags, find] = self.same(tuple(find(tags)))
+        return found
 
 
 def stamp(path: Path) -> Stamp:
@@ -192,7 +198,9 @@ def _read_set(run: Run, name: str, values: Mapping[str, Any], pool: Pool) -> Eva
         raise ValueError(f"predictions/{path.name} give F1 {f1:.4f}, result.json says {values['f1']:.4f}")
     per_type = {sys.intern(kind): {"f1": found["f1"]} for kind, found in values["per_type"].items()}
     logprobs = [value for line in lines for value in line["gold_logprob"]] if is_target(name) else []
-    return Evaluation(gold, predicted, counts, per_type, np.array(logprobs, dtype=np.float32))
+    lax = [pool.conlleval_spans(line[side] for line in lines) for side in ("predicted", "gold")]
+    lax_f1 = f1 if lax == [predicted, gold.spans] else float(micro_f1(count(*lax).sum(axis=0)))
+    return Evaluation(gold, predicted, counts, lax_f1, per_type, np.array(logprobs, dtype=np.float32))
 
 
 def _lines(path: Path) -> list[Mapping[str, Any]]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from analysis.spans import Span
+from metapt.ner.scoring import Span
 
 TARGET_LANGUAGES = ("tl", "ceb")
 Columns = Mapping[str, np.ndarray]
@@ -72,6 +72,7 @@ class Evaluation:
     gold: GoldSet
     predicted: tuple[tuple[Span, ...], ...]
     counts: np.ndarray
+    conlleval_f1: float
     per_type: Mapping[str, Mapping[str, float]]
     logprobs: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
 

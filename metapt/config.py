@@ -223,7 +223,9 @@ class FinetuneConfig:
     """python -m metapt.finetune"""
 
     checkpoint: str = key(
-        MISSING, "a pretraining run, a checkpoint of it, or any model folder", identity=False
+        MISSING,
+        "a pretraining run, a checkpoint of it, any model folder (of an encoder, too), or hub:NAME",
+        identity=False,
     )
     source: str = key(MISSING, "the set to tune on, several joined by +, or all")
     regime: str = key("head", "head: the decoder is frozen; full: all is tuned", choices=("head", "full"))

@@ -49,6 +49,7 @@ from filelock import FileLock, Timeout
 from metapt.errors import OperationalError, UserError
 
 ENGINE_DIR, MODEL_DIR, STATE_FILE, ORIGIN_FILE = "engine", "model", "state.json", "metapt.json"
+HUB_PREFIX = "hub:"
 CHECKPOINT_NAME = re.compile(r"^step_(\d{6,})$")
 LENGTH = re.compile(
     r"^ +max_(step|epoch)s: (\d+)$", re.MULTILINE
@@ -289,11 +290,13 @@ class CheckpointFolders:
 
 
 def model_folder(path: str | Path) -> Path:
-    """The folder that `from_pretrained` can load, for a model folder, a checkpoint, or a finished run (its newest).
+    """The folder that `from_pretrained` can load, for a model folder, a checkpoint, a finished run (its newest), or hub:NAME.
 
     Raises:
         UserError: nothing of the kind is there, it is damaged, or the run is not finished.
     """
+    if str(path).startswith(HUB_PREFIX):
+        return _from_hub(str(path).removeprefix(HUB_PREFIX))
     path = Path(path).expanduser()
     for folder in (path, path / MODEL_DIR):
         if (folder / "config.json").is_file():
@@ -312,11 +315,34 @@ def model_folder(path: str | Path) -> Path:
     return found[1] / MODEL_DIR
 
 
-def model_origin(folder: Path) -> dict[str, Any]:
-    """What is known of a model folder: its metapt.json, or its name alone if it was not made here."""
-    file = folder / ORIGIN_FILE
+def _from_hub(name: str) -> Path:
+    """A folder with the weights, configuration and tokenizer of a model of the hub, fetched unless it stands in the cache.
+
+    Raises:
+        UserError: there is no such model, or the hub cannot be reached.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    wanted = ["*.safetensors", "*.json", "*.txt", "*.model"]
     try:
-        return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"model": folder.name}
+        return Path(snapshot_download(name, allow_patterns=wanted, ignore_patterns=["*/*"]))
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        raise UserError(
+            f"{HUB_PREFIX}{name}: cannot be fetched ({type(error).__name__}: {str(error).splitlines()[0]})"
+        ) from None
+
+
+def model_origin(folder: Path, name: str = "") -> dict[str, Any]:
+    """What is known of a model folder: its metapt.json, or its name alone if it was not made here.
+
+    Args:
+        name: that of a model of the hub, with its prefix; otherwise a model is called as its folder.
+    """
+    file = folder / ORIGIN_FILE
+    called = name.removeprefix(HUB_PREFIX) if name.startswith(HUB_PREFIX) else folder.name
+    try:
+        return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"model": called}
     except ValueError as error:
         raise UserError(f"{file}: not JSON ({error})") from None
 

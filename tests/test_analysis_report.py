@@ -131,6 +131,9 @@ def test_differences_are_those_of_the_f1_table(tmp_path: Path) -> None:
         low, high = float(row["95 % interval low"]), float(row["95 % interval high"])
         assert low < gap < high
         assert row["leaves out 0"] == str(low > 0 or high < 0)
+        assert 1 / 10_001 <= float(row["p"]) <= 1
+        assert (high - low) / 2 < float(row["detectable"]) < high - low  # 2.8 standard errors, of about 3.9
+        assert row["seeds"] == "2"
 
 
 def test_only_runs_of_equal_seed_are_paired(tmp_path: Path) -> None:

@@ -35,11 +35,19 @@ class WordPieces:
         tokenizer: of the decoder.
         prefix_space: tokenise ` word` in place of `word`, as a byte-level BPE sees words inside a text.
         most: a word's pieces beyond so many are left out.
+        frame: special pieces that stand before and after each window (`special_pieces`); a decoder has none.
     Raises:
         UserError: the tokenizer has neither an end-of-text nor an unknown piece.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, prefix_space: bool, most: int):
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        prefix_space: bool,
+        most: int,
+        frame: tuple[Sequence[int], Sequence[int]] = ((), ()),
+    ):
+        self.frame = frame
         self._tokenizer, self._prefix, self._most = tokenizer, " " if prefix_space else "", most
         fallback = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.unk_token_id
         if fallback is None:
@@ -56,6 +64,13 @@ class WordPieces:
             for word, pieces in zip(new, found, strict=True):
                 self._known[word] = pieces[: self._most] or self._fallback
         return [self._known[word] for word in words]
+
+
+def special_pieces(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
+    """The special pieces that a tokenizer puts before and after a text, such as [CLS] and [SEP]."""
+    bare, framed = (tokenizer("a", add_special_tokens=special)["input_ids"] for special in (False, True))
+    begin = next(start for start in range(len(framed)) if framed[start : start + len(bare)] == bare)
+    return framed[:begin], framed[begin + len(bare) :]
 
 
 @dataclass(frozen=True)
@@ -114,30 +129,44 @@ class EncodedSet:
 
 
 def encode(sentences: Sequence[Sentence], pieces: WordPieces, max_len: int, *, cut: bool) -> EncodedSet:
-    """Encodes sentences, longer ones in overlapping windows, or (`cut`) only the words that fit into one window."""
+    """Encodes sentences, longer ones in overlapping windows, or (`cut`) only the words that fit into one window.
+
+    Args:
+        max_len: pieces of a window, special ones among them.
+    """
+    before, after = pieces.frame
+    room = max_len - len(before) - len(after)
     pieces([word for sentence in sentences for word in sentence.words])  # one call to the tokenizer for all
     found: list[Window] = []
     tags: list[int] = []
     lengths = []
     for sentence in sentences:
-        mine = windows(pieces(sentence.words), max_len)
+        mine = windows(pieces(sentence.words), room)
         mine = mine[:1] if cut else mine
-        found += mine
+        found += [_framed(window, before, after) for window in mine]
         lengths.append(sum(len(window.firsts) for window in mine))
         tags += [TAG_INDEX[tag] for tag in sentence.tags[: lengths[-1]]]
     shortened = sum(length < len(sentence.words) for length, sentence in zip(lengths, sentences, strict=True))
     return EncodedSet(found, torch.tensor(tags), torch.tensor(lengths), shortened)
 
 
+def _framed(window: Window, before: Sequence[int], after: Sequence[int]) -> Window:
+    if not before and not after:
+        return window
+    pieces = np.concatenate([before, window.pieces, after]).astype(np.int64)
+    return Window(pieces, window.firsts + len(before), window.lasts + len(before))
+
+
 def collate(chosen: Sequence[Window]) -> PieceBatch:
     """One batch of windows, padded on the right with piece 0, which nothing reads."""
-    pieces = np.zeros((len(chosen), max(len(window.pieces) for window in chosen)), dtype=np.int64)
+    sizes = np.array([len(window.pieces) for window in chosen])
+    pieces = np.zeros((len(chosen), sizes.max()), dtype=np.int64)
     for row, window in enumerate(chosen):
         pieces[row, : len(window.pieces)] = window.pieces
     rows = np.repeat(np.arange(len(chosen)), [len(window.firsts) for window in chosen])
     firsts = np.concatenate([window.firsts for window in chosen])
     lasts = np.concatenate([window.lasts for window in chosen])
-    return PieceBatch(*map(torch.from_numpy, (pieces, rows, firsts, lasts)))
+    return PieceBatch(*map(torch.from_numpy, (pieces, sizes, rows, firsts, lasts)))
 
 
 def epoch_batches(encoded: EncodedSet, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:

@@ -24,7 +24,7 @@ def finetune(config: FinetuneConfig, stop: StopRequest) -> None:
         Interrupted: `stop` was set, and a checkpoint stands.
     """
     folder = model_folder(config.checkpoint)
-    origin = model_origin(folder)
+    origin = model_origin(folder, config.checkpoint)
     collection = open_collection(config.data)
     tests = evaluated_sets(collection, config.data.eval_sets)
     parts = [(name, split) for name in source_sets(collection, config.source) for split in ("train", "dev")]

@@ -34,8 +34,17 @@ from metapt.data.iob2 import TAGS
 from metapt.data.uner import Collection, training_sentences
 from metapt.errors import Interrupted, OperationalError, UserError
 from metapt.models.tagger import PieceBatch, Tagger, TagLayer, load_base
-from metapt.ner.evaluate import annotate, dev_figures, span_figures, write_predictions
-from metapt.ner.features import EncodedSet, WordPieces, collate, encode, epoch_batches, word_vectors
+from metapt.ner.evaluate import annotate, dev_figures
+from metapt.ner.features import (
+    EncodedSet,
+    WordPieces,
+    collate,
+    encode,
+    epoch_batches,
+    special_pieces,
+    word_vectors,
+)
+from metapt.ner.scoring import scored, write_predictions
 from metapt.runs import ENGINE_DIR, STATE_FILE, CheckpointFolders, MetricsWriter, Run, write_json
 from metapt.training.interruption import StopRequest
 
@@ -71,8 +80,8 @@ class Tuning:
         if self.accelerator.num_processes > 1:
             raise UserError("fine-tuning runs in one process; start one run for each GPU")
         self.tokenizer = load_tokenizer(folder)
-        self.pieces = WordPieces(self.tokenizer, self.ner.prefix_space, self.ner.max_len // 2)
         self.tagger = self._build(folder)
+        self.pieces = self._word_pieces()
         self.train_set, self.dev_set = self._encode("train"), self._encode("dev")
         self.head_only = config.regime == "head"
         self.trained: nn.Module = self.tagger.layer if self.head_only else self.tagger
@@ -88,7 +97,10 @@ class Tuning:
             raise UserError(
                 f"{folder}: the tokenizer has {len(self.tokenizer)} pieces, the model {decoder.config.vocab_size}"
             )
-        positions = getattr(decoder.config, "max_position_embeddings", self.ner.max_len)
+        positions = min(
+            getattr(decoder.config, "max_position_embeddings", self.ner.max_len),
+            self.tokenizer.model_max_length,  # of some encoders less, which begin to count at 2
+        )
         if self.ner.max_len > positions:
             raise UserError(
                 f"ner.max_len={self.ner.max_len}: {folder} was made for at most {positions} pieces"
@@ -97,6 +109,12 @@ class Tuning:
             layer = TagLayer(decoder.config.hidden_size, TAGS, self.ner.head, self.ner.dropout)
         decoder.requires_grad_(self.config.regime == "full")
         return Tagger(decoder, layer, self.ner.piece).to(self.accelerator.device)
+
+    def _word_pieces(self) -> WordPieces:
+        """Pieces of words as the model expects them: an encoder's windows stand between its special pieces."""
+        frame = ((), ()) if self.tagger.causal else special_pieces(self.tokenizer)
+        room = self.ner.max_len - sum(map(len, frame))
+        return WordPieces(self.tokenizer, self.ner.prefix_space, room // 2, frame)
 
     def _encode(self, split: str) -> EncodedSet:
         """The train or dev sentences of the source. Training sentences are cut, dev sentences are not."""
@@ -260,10 +278,7 @@ class Tuning:
         encoded = encode(sentences, self.pieces, self.ner.max_len, cut=False)
         annotations = annotate(self.tagger.layer, self._vectors(encoded), encoded, self.ner.eval_batch_size)
         write_predictions(self.run.predictions_dir / f"{name}.jsonl", sentences, annotations)
-        figures = span_figures(
-            [sentence.tags for sentence in sentences], [each.predicted for each in annotations]
-        )
-        return {"split": split, "sentences": len(sentences), "words": len(encoded.tags), **figures}
+        return scored(name, split, sentences, [each.predicted for each in annotations])
 
 
 class Progress:
