@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.cache import Cache
-from analysis.reading import FILES, KINDS, stamp
+from analysis.reading import KINDS, MARKS, stamp
 from analysis.records import FinetuneRun, GoldSet, LeftOut, PretrainRun, Setting, is_target
 from metapt.errors import UserError
 
@@ -153,7 +153,7 @@ def run_folders(root: Path) -> Iterator[Path]:
         status = path.stat()
         if (status.st_dev, status.st_ino) in seen:
             folders.clear()
-        elif path.parent.name in KINDS or not FILES.isdisjoint(files):
+        elif path.parent.name in KINDS or not MARKS.isdisjoint(files):
             folders.clear()
             yield path
         else:

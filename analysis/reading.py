@@ -37,6 +37,9 @@ FILES = frozenset(
     for run in [Run(".")]
     for file in (run.config_file, run.metrics_file, run.result_file, run.error_file)
 )
+MARKS = frozenset(
+    file.name for file in (Run(".").config_file, Run(".").metrics_file)
+)  # of a run folder anywhere
 F1_TOLERANCE = 1e-4
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the one in C is ten times as fast
 TOTALS = ("step", "tokens_total", "flops_total", "seconds_total")

@@ -90,6 +90,8 @@ def test_runs_are_found_at_any_depth_and_once(tmp_path: Path) -> None:
     root = tmp_path / "all"
     write_grid(root / "2026" / "one", regimes=("head",))
     write_finetuning(root / "two", {"model": "elsewhere"})
+    (root / "report").mkdir()
+    (root / "report" / "result.json").write_text("{}")  # of a job that is no run
     (root / "link").symlink_to(root / "two")
     (root / "two" / "loop").symlink_to(root)
     collection = collect([root, root / "two"])
