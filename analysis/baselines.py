@@ -5,6 +5,7 @@ from __future__ import annotations
 from analysis.collect import Collection
 from analysis.comparison import DIFFERENCE_COLUMNS, Group, difference_cells, groups
 from analysis.significance import Scores, comparable
+from analysis.study import Section, Study
 from analysis.tables import Cell, Column, Table
 from metapt.ner.baselines import BASELINES
 
@@ -16,6 +17,16 @@ DEFINITION = (
     + ". A model is compared with a baseline that learns only where both learnt from the same source. Differences are model "
     "minus baseline, each seed of the model against the same run of the baseline."
 )
+
+
+def section(study: Study) -> Section:
+    table = baselines_table(study.collection, study.scores)
+    text = (
+        []
+        if table.rows
+        else ["Needed: runs of baselines (grid.baselines) beside tuned models, on the same sets."]
+    )
+    return Section("baselines", "Baselines", text, tables=[table])
 
 
 def baselines_table(collection: Collection, scores: Scores) -> Table:

@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from analysis.collect import Collection, FinetuneRun, Setting, finetuning_key, setting_order
+from analysis.collect import Collection, finetuning_key, setting_order
+from analysis.records import FinetuneRun, Setting
 from analysis.significance import Difference, Estimate, Scores, average_difference, comparable
 from analysis.tables import Cell, Column, Table
 

@@ -7,6 +7,7 @@ steps; a straight line stays what it is except within half a window of its ends.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,10 +15,13 @@ import numpy as np
 from analysis.collect import Collection
 from analysis.comparison import Group, groups, pairs, setting_cells
 from analysis.tables import Cell, Column, Table
+from metapt.ner.resampling import LEVEL, RESAMPLES, SEED, percentile_interval
+from metapt.randomness import generator
 
 REACHED = 0.90
 WINDOW_SHARE = 0.05
 INITIAL_SHARE = 0.10
+LEAST_SOURCES = 3
 
 DEFINITION = (
     f"Convergence: the loss of every step (nats per word, mean of a batch) is smoothed by a centred moving average over "
@@ -26,7 +30,9 @@ DEFINITION = (
     "Area: the mean over steps of the smoothed loss divided by its first value (1: no progress; smaller: faster). "
     f"Initial slope: least-squares line through the raw losses of the first {INITIAL_SHARE:.0%} of the steps (at least two), nats per step. "
     "Early stopping gives the two runs of a pair different lengths, and t90 is relative to a curve's own end; so for a "
-    "pair both curves are first cut to the shorter one's length."
+    "pair both curves are first cut to the shorter one's length. "
+    f"Intervals of means: {LEVEL:.0%} percentile bootstrap, {RESAMPLES:,} resamples, in which the sources are drawn and then the pairs of each; "
+    f"with fewer than {LEAST_SOURCES} sources there is none."
 )
 
 
@@ -119,6 +125,46 @@ def pairs_table(collection: Collection) -> Table:
         rows.append(["mean", None, None, "", "", None, *means])
     title = "Fine-tuning speed: MAML minus vanilla"
     return Table("convergence_pairs", title, columns, rows, tinted=tinted).without_constant(*Group.OPTIONAL)
+
+
+def means_table(collection: Collection) -> Table:
+    """MAML minus vanilla by scale and regime: mean over sources and seeds, with bootstrap intervals over both."""
+    columns = [Column("scale"), Column("variant"), Column("step"), Column("regime"), Column("sources"), Column("pairs")]  # fmt: skip
+    columns += [Column("Δ t90 (steps)", digits=1, signed=True), Column("95 % Δ t90", digits=1, signed=True, interval=True)]  # fmt: skip
+    columns += [Column("Δ t90 relative", digits=1, signed=True, percent=True)]
+    columns += [Column("Δ area", digits=4, signed=True), Column("95 % Δ area", digits=4, signed=True, interval=True)]  # fmt: skip
+    columns += [Column("Δ slope", signed=True, significant=True), Column("95 % Δ slope", signed=True, significant=True, interval=True)]  # fmt: skip
+    groups: dict[tuple[Cell, ...], dict[str, list[tuple[float, ...]]]] = {}
+    for setting, both in pairs(collection).items():
+        scale, label, step, regime, source = setting_cells(setting)
+        for maml, vanilla in both:
+            steps = min(len(maml.losses), len(vanilla.losses))
+            new, old = measure(maml.losses[:steps]), measure(vanilla.losses[:steps])
+            gaps = (new.t90 - old.t90, new.area - old.area, new.slope - old.slope, old.t90)
+            groups.setdefault((scale, label, step, regime), {}).setdefault(str(source), []).append(gaps)
+    rows: list[list[Cell]] = []
+    for key, by_source in groups.items():
+        values = np.array([np.nanmean(gaps, axis=0) for gaps in by_source.values()])  # [sources, measures]
+        t90, area, slope, old_t90 = (_mean(list(part)) for part in values.T)
+        cells: list[Cell] = [*key, len(by_source), sum(map(len, by_source.values()))]
+        relative = t90 / old_t90 if t90 is not None and old_t90 else None
+        cells += [t90, _interval(by_source, 0), relative, area, _interval(by_source, 1), slope]
+        rows.append([*cells, _interval(by_source, 2)])
+    title = "Fine-tuning speed: MAML minus vanilla, mean over sources"
+    note = f"Intervals need at least {LEAST_SOURCES} sources; below that there is none, and no difference can be claimed."
+    return Table("convergence_means", title, columns, rows, note).without_constant("variant", "step")
+
+
+def _interval(by_source: Mapping[str, Sequence[tuple[float, ...]]], index: int) -> tuple[float, float]:
+    """Percentile bootstrap of a mean: sources are drawn, then the pairs within each; (NaN, NaN) for too few."""
+    found = [np.array([gaps[index] for gaps in pairs]) for pairs in by_source.values()]
+    found = [values[~np.isnan(values)] for values in found if not np.isnan(values).all()]
+    if len(found) < LEAST_SOURCES:
+        return (np.nan, np.nan)
+    draw = generator(SEED, "bootstrap/convergence", index)
+    means = np.stack([values[draw.integers(0, len(values), (RESAMPLES, len(values)))].mean(axis=1) for values in found])  # fmt: skip
+    chosen = draw.integers(0, len(found), (RESAMPLES, len(found)))
+    return percentile_interval(means[chosen, np.arange(RESAMPLES)[:, None]].mean(axis=1))
 
 
 def _shape_columns(signed: bool) -> list[Column]:

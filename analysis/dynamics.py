@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
-
 import numpy as np
 
-from analysis.collect import Collection, PretrainRun, pretraining_key
+from analysis.collect import Collection, pretraining_key
+from analysis.records import PretrainRun
 from analysis.tables import Cell, Column, Table
 
 BUDGETS = {"updates": "step", "tokens": "tokens_total", "FLOPs": "flops_total", "seconds": "seconds_total"}
@@ -25,24 +23,29 @@ DEFINITION = (
 
 def heldout(run: PretrainRun) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """(budget name to its value, loss in nats per token) at every held-out measurement, both [measurements]."""
-    updates = run.lines("autoregressive") + run.lines("episode") + run.lines("skipped")
-    totals: dict[int, Mapping[str, Any]] = {line["step"]: line for line in updates}
-    zero = dict.fromkeys(BUDGETS.values(), 0)
-    lines = [line for line in run.lines("heldout") if line["step"] == 0 or line["step"] in totals]
-    at = [zero if line["step"] == 0 else totals[line["step"]] for line in lines]
-    axes = {
-        name: np.array([total[field] for total in at], dtype=np.float64) for name, field in BUDGETS.items()
+    totals = budgets(run)
+    steps = run.heldout["step"]
+    at = np.searchsorted(totals["updates"], steps)
+    known = np.isin(steps, totals["updates"])
+    axes = {name: values[at[known]] for name, values in totals.items()}
+    return axes, run.heldout["heldout_loss_nats"][known]
+
+
+def budgets(run: PretrainRun) -> dict[str, np.ndarray]:
+    """What had been spent, by budget name, after each update [1 + updates]; before the first one nothing."""
+    kinds = (run.autoregressive, run.episodes, run.skipped)
+    steps = np.concatenate([[0.0], *(kind["step"] for kind in kinds)])
+    order = np.argsort(steps, kind="stable")
+    return {
+        name: np.concatenate([[0.0], *(kind[field] for kind in kinds)])[order]
+        for name, field in BUDGETS.items()
     }
-    return axes, np.array([line["heldout_loss_nats"] for line in lines], dtype=np.float64)
 
 
 def language_model_loss(run: PretrainRun) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """(budget name to its value, loss in nats per token) at every autoregressive step, both [steps]."""
-    lines = run.lines("autoregressive")
-    axes = {
-        name: np.array([line[field] for line in lines], dtype=np.float64) for name, field in BUDGETS.items()
-    }
-    return axes, np.array([line["lm_loss_nats"] for line in lines], dtype=np.float64)
+    axes = {name: run.autoregressive[field] for name, field in BUDGETS.items()}
+    return axes, run.autoregressive["lm_loss_nats"]
 
 
 def pretraining_pairs(collection: Collection) -> list[tuple[PretrainRun, PretrainRun]]:
@@ -82,10 +85,10 @@ def budgets_table(collection: Collection) -> Table:
     return Table("equal_budgets", title, columns, rows, note).without_constant("variant", "seed")
 
 
-def edges(lines: Sequence[Mapping[str, Any]]) -> dict[str, Sequence[Mapping[str, Any]]]:
-    """The first and the last tenth of the lines (at least one each)."""
-    size = max(1, int(EDGE_SHARE * len(lines)))
-    return {"start": lines[:size], "end": lines[-size:]}
+def edges(count: int) -> dict[str, slice]:
+    """The first and the last tenth of `count` lines (at least one each)."""
+    size = max(1, int(EDGE_SHARE * count))
+    return {"start": slice(0, size), "end": slice(count - size, count)}
 
 
 def episodes_table(collection: Collection) -> Table:
@@ -97,17 +100,14 @@ def episodes_table(collection: Collection) -> Table:
     columns += [Column("query loss"), Column("query accuracy"), Column("chance")]
     rows: list[list[Cell]] = []
     for run in collection.pretraining:
-        lines = run.lines("episode")
-        for part, chosen in edges(lines).items() if lines else ():
-            losses = np.mean([line["support_loss_nats"] for line in chosen], axis=0)
-            accuracies = np.mean([line["support_accuracy"] for line in chosen], axis=0)
-            query = [
-                float(np.mean([line[key] for line in chosen]))
-                for key in ("query_loss_nats", "query_accuracy")
-            ]
-            cells: list[Cell] = [run.scale, run.label, run.seed, part, len(chosen)]
-            cells += [float(losses[0]), float(losses[-1]), float(accuracies[0]), float(accuracies[-1])]
-            rows.append([*cells, *query, 1 / run.config["meta"]["n_way"]])
+        count = len(run.episodes["step"])
+        for part, chosen in edges(count).items() if count else ():
+            means = {field: values[chosen].mean(axis=0) for field, values in run.episodes.items()}
+            cells: list[Cell] = [run.scale, run.label, run.seed, part, len(range(count)[chosen])]
+            for field in ("support_loss_nats", "support_accuracy"):
+                cells += [float(means[field][0]), float(means[field][-1])]
+            cells += [float(means["query_loss_nats"]), float(means["query_accuracy"]), 1 / run.n_way]
+            rows.append(cells)
     note = "Before and after the inner loop; losses in nats."
     return Table("episodes", "Episodes", columns, rows, note).without_constant("variant", "seed")
 
@@ -119,7 +119,7 @@ def measurements_table(collection: Collection) -> Table:
     columns += [Column("attention entropy"), Column("probe support accuracy"), Column("probe query accuracy")]
     rows: list[list[Cell]] = []
     for run in collection.pretraining:
-        lines = run.lines("dynamics")
+        lines = run.dynamics
         for line in (lines[0], lines[-1]) if lines else ():
             ranks = line["effective_rank"]
             cells: list[Cell] = [run.scale, run.label, run.objective, run.seed, line["step"]]

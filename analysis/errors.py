@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from analysis.collect import Collection, Evaluation
+from analysis.collect import Collection
 from analysis.comparison import Group, groups
+from analysis.records import Evaluation
 from analysis.tables import Cell, Column, Table
 from metapt.ner.scoring import Span
 

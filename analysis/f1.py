@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from analysis.collect import Collection, FinetuneRun
+from analysis.collect import Collection
 from analysis.comparison import Comparison, Group, groups
 from analysis.particles import RULE_NAME, rule_f1
+from analysis.records import FinetuneRun
 from analysis.significance import Scores
 from analysis.tables import Cell, Column, Table
 

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from analysis.collect import Collection, GoldSet
+from analysis.collect import Collection
 from analysis.comparison import Group, groups
+from analysis.records import GoldSet
 from analysis.tables import Cell, Column, Table
 from metapt.data.iob2 import spans
 from metapt.data.particles import CASE_PARTICLES, RULE_PARTICLES, follows_particle

@@ -1,12 +1,16 @@
 """python analysis/report.py [ROOT ...] [--out DIR]: from run folders to one page, tables and figures.
 
-Writes index.html (self-contained), report.md, tables/*.csv, tables/*.tex and figures/*.svg. Without a ROOT it takes
+Writes index.html (self-contained), report.md, report.json, references.bib, every table as CSV, LaTeX (booktabs) and
+Parquet, and every figure as SVG and as PDF at the width of a column or of the text. Without a ROOT it takes
 the newest grid under runs/; without --out it writes into ROOT/report of the first root.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
+import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,14 +20,18 @@ sys.path.insert(
 )  # as a script, only this folder would be on the path
 
 import jinja2
+import pyarrow
 from markupsafe import Markup
+from pyarrow import parquet
 
 from analysis.collect import collect, newest_grid
 from analysis.sections import Report, build
+from analysis.tables import Cell, Table
 from metapt.errors import run_command
-from metapt.runs import write_atomically
+from metapt.runs import finite
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
+REFERENCES = TEMPLATES / "references.bib"
 RUNS = Path("runs")
 
 
@@ -40,10 +48,11 @@ def main(argv: Sequence[str]) -> None:
         "roots", nargs="*", type=Path, metavar="ROOT", help="a grid's folder [the newest under runs/]"
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help="where the report is written [ROOT/report]")
+    parser.add_argument("--uner", type=Path, metavar="DIR", default=os.environ.get("METAPT_UNER_DIR"), help="SET/train.iob2, for statistics of the training data [METAPT_UNER_DIR]")  # fmt: skip
     arguments = parser.parse_args(argv)
     roots = arguments.roots or [newest_grid(RUNS)]
     out = arguments.out or roots[0] / "report"
-    report = build(collect(roots))
+    report = build(collect(roots, out), uner=arguments.uner and Path(arguments.uner))
     write(report, out)
     if report.notice:
         print(f"{report.notice}\n")
@@ -57,18 +66,78 @@ def main(argv: Sequence[str]) -> None:
 
 def write(report: Report, out: Path) -> None:
     """Writes every file of the report, and removes tables and figures of an earlier one that are no longer made."""
-    files = {Path("index.html"): to_html(report), Path("report.md"): to_markdown(report)}
-    for table in report.tables:
-        files[Path("tables", f"{table.name}.csv")] = table.to_csv(report.notice)
-        files[Path("tables", f"{table.name}.tex")] = table.to_latex(report.notice)
-    files |= {
-        Path("figures", f"{figure.name}.svg"): figure.to_svg(report.notice) for figure in report.figures
+    files: dict[Path, bytes] = {
+        Path("index.html"): to_html(report).encode(),
+        Path("report.md"): to_markdown(report).encode(),
+        Path("report.json"): to_json(report).encode(),
+        Path("references.bib"): REFERENCES.read_bytes(),
     }
-    for stale in [*out.glob("tables/*.csv"), *out.glob("tables/*.tex"), *out.glob("figures/*.svg")]:
-        if stale.relative_to(out) not in files:
-            stale.unlink()
-    for name, text in files.items():
-        write_atomically(out / name, text)
+    for table in report.tables:
+        files[Path("tables", f"{table.name}.csv")] = table.to_csv(report.notice).encode()
+        files[Path("tables", f"{table.name}.tex")] = table.to_latex(report.notice).encode()
+        files[Path("tables", f"{table.name}.parquet")] = to_parquet(table, report.notice)
+    for figure in report.figures:
+        files[Path("figures", f"{figure.name}.svg")] = figure.to_svg(report.notice).encode()
+        files[Path("figures", f"{figure.name}.pdf")] = figure.pdf
+    endings = {path.suffix for path in files}
+    stale = [
+        path
+        for folder in ("tables", "figures")
+        for path in (out / folder).glob("*")
+        if path.suffix in endings
+    ]
+    for path in stale:
+        if path.relative_to(out) not in files:
+            path.unlink()
+    for name, content in files.items():
+        write_bytes_atomically(out / name, content)
+
+
+def write_bytes_atomically(path: Path, content: bytes) -> None:
+    """Readers see the old file or the new one. Not synced: a report can be made again."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_bytes(content)
+    temporary.replace(path)
+
+
+def to_parquet(table: Table, notice: str) -> bytes:
+    """The table with the columns of its CSV, typed; title, note and notice are metadata of the file."""
+    heads = [head for column in table.columns for head in column.csv_heads]
+    rows = table.flat_rows()
+    columns = {head: _array([row[index] for row in rows]) for index, head in enumerate(heads)}
+    about = {"title": table.title, "note": table.note, "notice": notice}
+    file = io.BytesIO()
+    parquet.write_table(pyarrow.table(columns).replace_schema_metadata(about), file)
+    return file.getvalue()
+
+
+def _array(values: Sequence[Cell]) -> pyarrow.Array:
+    """One type for a column: numbers as they are, anything mixed as text."""
+    kinds = {type(value) for value in values if value is not None}
+    if kinds <= {int, float} or len(kinds) == 1:
+        return pyarrow.array(values, from_pandas=True)
+    return pyarrow.array([None if value is None else str(value) for value in values], pyarrow.string())
+
+
+def to_json(report: Report) -> str:
+    """For machines: the words of the report and every table, with each cell under the head of its column in the CSV."""
+    tables = {}
+    for table in report.tables:
+        heads = [head for column in table.columns for head in column.csv_heads]
+        tables[table.name] = {"title": table.title, "note": table.note, "columns": heads, "rows": table.flat_rows()}  # fmt: skip
+    sections = [
+        {
+            "name": section.name,
+            "title": section.title,
+            "paragraphs": list(section.paragraphs),
+            "figures": [{"name": figure.name, "caption": figure.caption} for figure in section.figures],
+            "tables": [table.name for table in section.tables],
+        }
+        for section in report.sections
+    ]
+    content = {"title": report.title, "notice": report.notice, "summary": list(report.summary), "sections": sections, "tables": tables}  # fmt: skip
+    return json.dumps(finite(content), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def to_html(report: Report) -> str:
@@ -102,5 +171,10 @@ def to_markdown(report: Report) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """`metapt-report`, as pip installs it."""
     run_command(main)
+
+
+if __name__ == "__main__":
+    command()

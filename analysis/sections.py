@@ -2,39 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from statistics import median
-from typing import Any
 
 from analysis import (
     baselines,
+    cases,
+    checkpoints,
     comparison,
+    confidence,
     convergence,
+    corpora,
     dynamics,
     errors,
     f1,
     figures,
     particles,
+    published,
+    runs,
     significance,
-)
-from analysis.collect import Collection, FinetuneRun, PretrainRun
-from analysis.comparison import Comparison, averages, averages_table, comparisons, last_steps
-from analysis.figures import Figure
-from analysis.significance import Scores, average
-from analysis.tables import Cell, Column, Table
+    sources,
+)  # fmt: skip
+from analysis.collect import Collection
+from analysis.comparison import Comparison, averages, averages_table
+from analysis.drawing import Figure
+from analysis.significance import average
+from analysis.study import Section, Study
+from analysis.tables import Column, Table
 from metapt.data import DEMO_NOTICE
-
-
-@dataclass
-class Section:
-    """A part of the report. A table or figure without content is left out where the section is made."""
-
-    name: str
-    title: str
-    paragraphs: Sequence[str] = ()
-    figures: Sequence[Figure] = ()
-    tables: Sequence[Table] = ()
 
 
 @dataclass
@@ -52,41 +49,21 @@ class Report:
         self.figures = [figure for section in self.sections for figure in section.figures]
 
 
-def build(collection: Collection, resamples: int = significance.RESAMPLES) -> Report:
-    """Computes everything."""
-    scores = Scores(collection.finetuning, resamples)
-    found = comparisons(collection, scores)
-    targets = set(collection.target_sets())
-    on_targets = [item for item in found if item.set_name in targets]
-    last = last_steps(on_targets)
-    table = f1.f1_table(collection, scores, found)
-    sections = [
-        Section("f1", "F1", tables=[table, f1.intervals_table(collection, scores)]),
-        _differences(found),
-        Section("baselines", "Baselines", tables=[baselines.baselines_table(collection, scores)]),
-        _scale(collection, last),
-        _regime(last),
-        _source(collection, last),
-        _steps(collection, on_targets),
-        _particles(collection),
-        Section("types", "By entity type", tables=[f1.types_table(collection)]),
-        _errors(collection),
-        _convergence(collection),
-        _pretraining(collection),
-        _runs(collection),
-        _left_out(collection),
-        _definitions(),
-    ]
+def build(
+    collection: Collection, resamples: int = significance.RESAMPLES, uner: Path | None = None
+) -> Report:
+    """Computes everything.
+
+    Args:
+        uner: a folder SET/train.iob2, for statistics of the training data.
+    """
+    study = Study(collection, resamples, uner)
     notice = DEMO_NOTICE if collection.generated else ""
-    title = "Zero-shot NER after meta-pretraining: " + ", ".join(
-        root.resolve().name for root in collection.roots
-    )
-    kept = [
-        section
-        for section in map(_pruned, sections)
-        if section.paragraphs or section.figures or section.tables
-    ]
-    return Report(title, notice, _summary(collection, found, on_targets), kept, table)
+    title = "Zero-shot NER after meta-pretraining: " + ", ".join(root.resolve().name for root in collection.roots)  # fmt: skip
+    sections = [_pruned(analysis(study)) for analysis in ANALYSES]
+    kept = [part for part in sections if part.paragraphs or part.figures or part.tables or part.blocks]
+    table = f1.f1_table(collection, study.scores, study.found)
+    return Report(title, notice, _summary(collection, study.found, study.on_targets), kept, table)
 
 
 def _pruned(section: Section) -> Section:
@@ -97,6 +74,7 @@ def _pruned(section: Section) -> Section:
         section.paragraphs,
         section.figures,
         [table for table in section.tables if table.rows],
+        section.blocks,
     )
 
 
@@ -105,19 +83,23 @@ def _summary(
 ) -> list[str]:
     """What the numbers say, and how little."""
     tuned = sum(not run.is_baseline for run in collection.finetuning)
-    runs = f"{len(collection.pretraining)} pretraining and {tuned} fine-tuning runs are finished"
-    runs += (
+    found_runs = f"{len(collection.pretraining)} pretraining and {tuned} fine-tuning runs are finished"
+    found_runs += (
         f"; {len(collection.left_out)} more are in no table and listed at the end."
         if collection.left_out
         else "."
     )
     if not on_targets:
         return [
-            runs,
+            found_runs,
             "There is no pair of a MAML run and a vanilla run that are otherwise identical, so no difference can be given.",
         ]
     gap = average(item.difference for item in on_targets)
     low, high = gap.interval
+    if low > 0 or high < 0:
+        verdict = f"MAML is {'better' if low > 0 else 'worse'} than vanilla there, as far as these sentences and seeds tell."
+    else:
+        verdict = "The interval holds 0: no difference can be claimed."
     above = sum(item.difference.interval[0] > 0 for item in on_targets)
     below = sum(item.difference.interval[1] < 0 for item in on_targets)
     names = sorted({item.set_name for item in on_targets})
@@ -142,195 +124,124 @@ def _summary(
             if len(seeds) > 1
             else f"Every comparison rests on {max(seeds)} seeds."
         )
-    return [runs, text, caution]
+    return [found_runs, f"{text} {verdict}", *_by_scale(on_targets), caution]
+
+
+def _by_scale(on_targets: Sequence[Comparison]) -> list[str]:
+    """Where there are several scales, a clause for each: does the difference change with size?"""
+    means = averages(on_targets, lambda setting: (setting.scale,))
+    if len(means) < 2:
+        return []
+    clauses = []
+    for item in means:
+        gap = item.maml - item.vanilla
+        low, high = gap.interval
+        claim = "" if gap.excludes_zero else "; no difference can be claimed"
+        clauses.append(
+            f"{item.key[0]} {_points(gap.value)} points ({_points(low)} to {_points(high)}{claim})"
+        )
+    return [f"By scale: {', '.join(clauses)}."]
 
 
 def _points(share: float) -> str:
     return f"{100 * share:+.1f}".replace("-", "−")
 
 
-def _differences(found: Sequence[Comparison]) -> Section:
-    text = [] if found else ["No two runs differ in the objective only."]
-    return Section("differences", "MAML minus vanilla", text, tables=[comparison.differences_table(found)])
+def _f1(study: Study) -> Section:
+    collection = study.collection
+    tables = [
+        f1.f1_table(collection, study.scores, study.found),
+        f1.intervals_table(collection, study.scores),
+    ]
+    return Section("f1", "F1", tables=tables)
 
 
-def _scale(collection: Collection, found: Sequence[Comparison]) -> Section:
-    sizes = {label: collection.sizes(label) for label in {item.setting.label for item in found}}
+def _differences(study: Study) -> Section:
+    text = [] if study.found else ["No two runs differ in the objective only."]
+    tables = [comparison.differences_table(study.found)]
+    return Section("differences", "MAML minus vanilla", text, tables=tables)
+
+
+def _scale(study: Study) -> Section:
+    sizes = {label: study.collection.sizes(label) for label in {item.setting.label for item in study.last}}
     means = averages(
-        found, lambda setting: (setting.scale, setting.label, sizes[setting.label][setting.scale])
+        study.last, lambda setting: (setting.scale, setting.label, sizes[setting.label][setting.scale])
     )
     heads = [Column("scale"), Column("variant"), Column("parameters")]
     table = averages_table("by_scale", "Mean F1 on the target sets by scale", heads, means)
-    return Section("scale", "Scale", figures=figures.scale_curve(collection, found), tables=[table])
+    scales = len({item.setting.scale for item in study.last})
+    text = [f"A curve over scales needs at least two; there {'is one' if scales else 'is none'} with a pair of runs."] if scales < 2 else []  # fmt: skip
+    return Section("scale", "Scale", text, figures.scale_curve(study.collection, study.last), [table])
 
 
-def _regime(found: Sequence[Comparison]) -> Section:
-    means = averages(found, lambda setting: (setting.scale, setting.label, setting.regime))
+def _regime(study: Study) -> Section:
+    means = averages(study.last, lambda setting: (setting.scale, setting.label, setting.regime))
     heads = [Column("scale"), Column("variant"), Column("regime")]
-    return Section(
-        "regime",
-        "Regime",
-        tables=[averages_table("by_regime", "Mean F1 on the target sets by regime", heads, means)],
-    )
+    table = averages_table("by_regime", "Mean F1 on the target sets by regime", heads, means)
+    regimes = {item.setting.regime for item in study.last}
+    text = [f"Needed to compare regimes: pairs under both; there are some under {', '.join(sorted(regimes)) or 'none'} only."] if len(regimes) < 2 else []  # fmt: skip
+    return Section("regime", "Regime", text, tables=[table])
 
 
-def _source(collection: Collection, found: Sequence[Comparison]) -> Section:
-    means = averages(found, lambda setting: (setting.scale, setting.label, setting.source))
-    heads = [Column("scale"), Column("variant"), Column("source")]
-    table = averages_table("by_source", "Mean F1 on the target sets by fine-tuning source", heads, means)
-    return Section(
-        "source", "Fine-tuning source", figures=figures.by_source(collection, found), tables=[table]
-    )
-
-
-def _steps(collection: Collection, found: Sequence[Comparison]) -> Section:
-    """Only where several checkpoints of a model were tuned."""
-    drawn = figures.by_step(collection, found)
-    means = averages(found, lambda setting: (setting.scale, setting.label, setting.step)) if drawn else []
-    heads = [Column("scale"), Column("variant"), Column("step")]
-    table = averages_table("by_step", "Mean F1 on the target sets by pretraining step", heads, means)
-    return Section("steps", "Pretraining checkpoints", figures=drawn, tables=[table])
-
-
-def _particles(collection: Collection) -> Section:
-    tables = [particles.data_table(collection), particles.recall_table(collection)]
+def _particles(study: Study) -> Section:
+    tables = [particles.data_table(study.collection), particles.recall_table(study.collection)]
     return Section("particles", "Case particles", tables=tables)
 
 
-def _errors(collection: Collection) -> Section:
-    tables = [errors.errors_table(collection), errors.errors_by_set_table(collection)]
+def _types(study: Study) -> Section:
+    return Section("types", "By entity type", tables=[f1.types_table(study.collection)])
+
+
+def _errors(study: Study) -> Section:
+    tables = [errors.errors_table(study.collection), errors.errors_by_set_table(study.collection)]
     return Section("errors", "Errors", tables=tables)
 
 
-def _convergence(collection: Collection) -> Section:
-    tables = [convergence.pairs_table(collection), convergence.runs_table(collection)]
-    return Section("convergence", "Fine-tuning speed", figures=figures.finetuning(collection), tables=tables)
-
-
-def _pretraining(collection: Collection) -> Section:
-    tables = [
-        dynamics.budgets_table(collection),
-        dynamics.episodes_table(collection),
-        dynamics.measurements_table(collection),
-    ]
-    drawn = [*figures.pretraining(collection), *figures.episodes(collection)]
-    return Section("pretraining", "Pretraining", figures=drawn, tables=tables)
-
-
-def _runs(collection: Collection) -> Section:
-    return Section("runs", "Runs", tables=[_pretraining_runs(collection), _finetuning_runs(collection)])
-
-
-def _made(provenance: Mapping[str, Any]) -> list[Cell]:
-    """Commit, start, host and library versions of a run."""
-    versions = ", ".join(f"{name} {version}" for name, version in provenance["versions"].items())
-    commit, _, changes = provenance["git_commit"].partition("+")
-    return [
-        commit[:10] + (f"+{changes}" if changes else ""),
-        provenance["started"],
-        provenance["host"],
-        versions,
-    ]
-
-
-MADE = [Column(head) for head in ("commit", "started", "host", "versions")]
-
-
-def _pretraining_runs(collection: Collection) -> Table:
-    heads = ("run", "scale", "variant", "objective")
-    columns = [
-        *(Column(head) for head in heads),
-        Column("seed"),
-        Column("parameters"),
-        Column("corpus"),
-        Column("updates"),
-    ]
-    columns += [Column("tokens"), Column("FLOPs", digits=3, significant=True), Column("seconds", digits=0)]
-    columns += [Column("held-out perplexity", digits=2), *MADE]
-    return Table(
-        "runs_pretraining",
-        "Pretraining runs",
-        columns,
-        [_pretraining_row(run) for run in collection.pretraining],
+def _convergence(study: Study) -> Section:
+    means = convergence.means_table(study.collection)
+    tables = [means, convergence.pairs_table(study.collection), convergence.runs_table(study.collection)]
+    text = (
+        []
+        if means.rows
+        else ["Needed: a MAML and a vanilla run tuned alike, with their losses at every step."]
     )
+    return Section("convergence", "Fine-tuning speed", text, figures.finetuning(study.collection), tables)
 
 
-def _pretraining_row(run: PretrainRun) -> list[Cell]:
-    result = run.result
-    cells: list[Cell] = [
-        run.path.name,
-        run.scale,
-        run.label,
-        run.objective,
-        run.seed,
-        run.parameters,
-        result["data"],
-    ]
-    cells += [
-        result["steps"],
-        result["tokens_total"],
-        float(result["flops_total"]),
-        float(result["seconds_total"]),
-    ]
-    return [*cells, float(result["heldout_perplexity"]), *_made(run.provenance)]
+def _pretraining(study: Study) -> Section:
+    collection = study.collection
+    tables = [dynamics.budgets_table(collection), dynamics.episodes_table(collection), dynamics.measurements_table(collection)]  # fmt: skip
+    drawn = [*figures.pretraining(collection), *figures.episodes(collection), *figures.dynamics(collection)]
+    skipped = {run.path.name: len(run.skipped["step"]) for run in collection.pretraining if len(run.skipped["step"])}  # fmt: skip
+    text = [f"Skipped updates, whose loss or gradient was not finite: {', '.join(f'{count} in {name}' for name, count in skipped.items()) or 'none'}."] if collection.pretraining else ["Needed: a finished pretraining run."]  # fmt: skip
+    if not any(len(run.dynamics) > 1 for run in collection.pretraining):
+        text.append("Learning dynamics need runs with train.dynamics_every; none has two measurements.")
+    return Section("pretraining", "Pretraining and learning dynamics", text, drawn, tables)
 
 
-def _finetuning_runs(collection: Collection) -> Table:
-    heads = (
-        "run",
-        "scale",
-        "variant",
-        "step",
-        "objective",
-        "regime",
-        "source",
-        "pretraining seed",
-        "seed",
-        "head",
-    )
-    columns = [*(Column(head) for head in heads), Column("updates"), Column("epochs"), Column("dev F1")]
-    columns += [Column("sentences"), Column("of them cut"), Column("seconds", digits=0), *MADE]
-    return Table(
-        "runs_finetuning",
-        "Fine-tuning runs",
-        columns,
-        [_finetuning_row(run) for run in collection.finetuning],
-    )
-
-
-def _finetuning_row(run: FinetuneRun) -> list[Cell]:
-    result, setting = run.result, run.setting
-    cells: list[Cell] = [
-        run.path.name,
-        setting.scale,
-        setting.label,
-        setting.step,
-        run.objective,
-        setting.regime,
-    ]
-    cells += [
-        setting.source,
-        *run.seeds,
-        *(result.get(name) for name in ("ner_head", "steps", "epochs", "dev_f1")),
-    ]
-    cells += [result["train_sentences"], result.get("train_sentences_cut"), float(result["seconds_total"])]
-    return [*cells, *_made(run.provenance)]
-
-
-def _left_out(collection: Collection) -> Section:
-    rows: list[list[Cell]] = [
-        [item.path.name, item.path.parent.name, item.state, item.reason] for item in collection.left_out
-    ]
-    columns = [Column("run"), Column("kind"), Column("state"), Column("what is known")]
-    text = [] if rows else ["None: every run folder that was found is in the tables."]
-    return Section(
-        "left_out",
-        "Unfinished, failed and unreadable runs",
-        text,
-        tables=[Table("left_out", "Not in any table", columns, rows)],
-    )
-
-
-def _definitions() -> Section:
-    parts = (f1, comparison, significance, baselines, particles, errors, convergence, dynamics)
+def _definitions(_: Study) -> Section:
+    parts = (f1, comparison, significance, baselines, checkpoints, confidence, cases, particles, errors, convergence, corpora, dynamics)  # fmt: skip
     return Section("definitions", "How each figure was computed", [part.DEFINITION for part in parts])
+
+
+ANALYSES: Sequence[Callable[[Study], Section]] = (
+    _f1,
+    published.section,
+    _differences,
+    baselines.section,
+    _scale,
+    _regime,
+    sources.section,
+    checkpoints.section,
+    confidence.section,
+    cases.section,
+    _particles,
+    _types,
+    _errors,
+    _convergence,
+    corpora.section,
+    _pretraining,
+    runs.section,
+    runs.left_out,
+    _definitions,
+)

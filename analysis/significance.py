@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from analysis.collect import FinetuneRun, GoldSet
+from analysis.records import FinetuneRun, GoldSet
 from metapt.ner.resampling import (
     LEVEL,
     POWER,

@@ -133,16 +133,27 @@ class Table:
         values = [row[index] for row in self.rows if row[index] is not None]
         return all(isinstance(value, int | float | tuple) and not isinstance(value, bool) for value in values)
 
+    def flat_rows(self) -> list[list[Cell]]:
+        """The rows under the heads of CSV: an interval is two cells, NaN is None."""
+        flat = (
+            [value for cell in row for value in (cell if isinstance(cell, tuple) else (cell,))]
+            for row in self.rows
+        )
+        return [
+            [None if isinstance(value, float) and math.isnan(value) else value for value in row]
+            for row in flat
+        ]
+
     def to_csv(self, notice: str = "") -> str:
         """Full precision, one head line; a notice becomes a last column, so that any reader keeps it."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         heads = [name for column in self.columns for name in column.csv_heads]
         writer.writerow(heads + (["notice"] if notice else []))
-        for row in self.rows:
-            cells = [value for cell in row for value in (cell if isinstance(cell, tuple) else (cell,))]
-            cells = ["" if isinstance(value, float) and math.isnan(value) else value for value in cells]
-            writer.writerow(cells + ([notice] if notice else []))
+        for cells in self.flat_rows():
+            writer.writerow(
+                ["" if value is None else value for value in cells] + ([notice] if notice else [])
+            )
         return text.getvalue()
 
     def to_markdown(self) -> str:

@@ -228,12 +228,15 @@ def write_finetuning(
 
 
 def write_baseline(root: Path, name: str, source: str = "", skill: float = 0.4) -> Path:
-    """A finished run of a baseline."""
+    """A finished run of a baseline; none but the CRF tells probabilities."""
     tuned = write_finetuning(root, {"model": name, "objective": "baseline"}, source, "", skill, steps=1)
     folder = root / "baseline" / "-".join(filter(None, [name, source]))
     folder.parent.mkdir(exist_ok=True)
     tuned.rename(folder)
     (folder / "metrics.jsonl").unlink()
+    for file in (folder / "predictions").glob("*.jsonl") if name != "crf" else ():
+        lines = [{**json.loads(line), "gold_logprob": None} for line in file.read_text().splitlines()]
+        file.write_text("".join(json.dumps(line) + "\n" for line in lines))
     result = json.loads((folder / "result.json").read_text())
     for absent in ("ner_head", "steps", "epochs", "best_epoch", "best_step", "train_sentences_cut"):
         del result[absent]

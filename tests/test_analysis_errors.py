@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from seqeval.metrics import f1_score
 from seqeval.scheme import IOB2, Entities
 
-from analysis.collect import Evaluation, GoldSet
 from analysis.errors import FATES, fate, is_spurious, tally
+from analysis.records import Evaluation, GoldSet
 from metapt.data.iob2 import spans
 from metapt.ner.resampling import micro_f1
 from metapt.ner.scoring import count

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from analysis.collect import GoldSet
 from analysis.particles import person_recall, persons, rule_f1, rule_spans
+from analysis.records import GoldSet
 from metapt.data.iob2 import spans
 
 

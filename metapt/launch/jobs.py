@@ -6,6 +6,8 @@ import sys
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+RUN_KINDS = ("pretrain", "finetune", "baseline")
+
 
 @dataclass(frozen=True)
 class Job:
@@ -30,7 +32,7 @@ class Job:
     @property
     def is_run(self) -> bool:
         """Whether the job itself writes a run folder with a result.json."""
-        return self.kind in ("pretrain", "finetune", "baseline")
+        return self.kind in RUN_KINDS
 
     @property
     def runs_after_failures(self) -> bool:

@@ -26,7 +26,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from metapt.errors import OperationalError, UserError
-from metapt.launch.jobs import Job, Plan
+from metapt.launch.jobs import RUN_KINDS, Job, Plan
 from metapt.launch.status import is_held
 from metapt.runs import Run, file_sha256, write_json
 
@@ -70,9 +70,8 @@ class Root:
     def other_runs(self, plan: Plan) -> list[str]:
         """Runs below this folder that the plan does not have: superseded ones, or of another selection."""
         planned = {job.run_dir for job in plan.jobs}
-        kinds = sorted({job.kind for job in plan.jobs if job.is_run} | {"pretrain", "finetune"})
         folders = (
-            path for kind in kinds for path in sorted((self.path / kind).glob("[!.]*")) if path.is_dir()
+            path for kind in RUN_KINDS for path in sorted((self.path / kind).glob("[!.]*")) if path.is_dir()
         )
         found = [str(path.relative_to(self.path)) for path in folders]
         return [name for name in found if name not in planned]

@@ -1,0 +1,131 @@
+"""What is kept of a run folder: a few arrays and names, small enough that ten thousand of them fit into memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from metapt.ner.scoring import Span
+
+TARGET_LANGUAGES = ("tl", "ceb")
+BASELINE = "baseline"
+"""the objective in the record of a baseline"""
+Columns = Mapping[str, np.ndarray]
+"""field of metrics.jsonl to its values [lines], or [lines, inner steps]"""
+
+
+def is_target(set_name: str) -> bool:
+    """Whether a set is in Tagalog or Cebuano, the languages that no corpus and no source has."""
+    return not set(TARGET_LANGUAGES).isdisjoint(set_name.split("_"))
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What the two runs of a pair share, seeds and data aside."""
+
+    scale: str
+    label: str
+    step: int | None
+    regime: str
+    source: str
+
+
+@dataclass(frozen=True, eq=False)
+class GoldSet:
+    """The labelled sentences of an evaluation set. Runs that saw the same ones share one object."""
+
+    name: str
+    ids: tuple[str, ...]
+    words: tuple[tuple[str, ...], ...]
+    spans: tuple[tuple[Span, ...], ...]
+
+    @property
+    def gold_spans(self) -> int:
+        return sum(len(found) for found in self.spans)
+
+    @cached_property
+    def starts(self) -> np.ndarray:
+        """Where each sentence begins among all words of the set, and their number: [sentences + 1]."""
+        return np.concatenate([[0], np.cumsum([len(words) for words in self.words], dtype=np.int64)])
+
+    @cached_property
+    def in_span(self) -> np.ndarray:
+        """Whether a word belongs to a gold span, [words]."""
+        inside = np.zeros(self.starts[-1], dtype=bool)
+        for start, found in zip(self.starts, self.spans, strict=False):
+            for _, first, end in found:
+                inside[start + first : start + end] = True
+        return inside
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """What one run predicted on one set.
+
+    `counts` is [sentences, (correct, predicted, gold)]. `logprobs` is [words], the natural logarithm of the probability
+    of each word's gold tag, over all sentences in turn; empty for sets that are no target
+    and taggers without probabilities.
+    """
+
+    gold: GoldSet
+    predicted: tuple[tuple[Span, ...], ...]
+    counts: np.ndarray
+    conlleval_f1: float
+    per_type: Mapping[str, Mapping[str, float]]
+    logprobs: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
+
+
+@dataclass(frozen=True, eq=False)
+class PretrainRun:
+    """`autoregressive`, `episodes`, `skipped` and `heldout` hold the lines of these kinds by step; `dynamics` whole lines."""
+
+    path: Path
+    scale: str
+    label: str
+    objective: str
+    seed: int
+    parameters: int
+    corpus: str
+    n_way: int
+    provenance: Mapping[str, Any]
+    result: Mapping[str, Any]
+    autoregressive: Columns
+    episodes: Columns
+    skipped: Columns
+    heldout: Columns
+    dynamics: Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True, eq=False)
+class FinetuneRun:
+    """A tuned model, or a baseline. `losses` is [steps], nats per word; `seeds` is (pretraining, fine-tuning)."""
+
+    path: Path
+    objective: str
+    setting: Setting
+    seeds: tuple[int | None, int]
+    parameters: int | None
+    corpus: str
+    provenance: Mapping[str, Any]
+    result: Mapping[str, Any]
+    losses: np.ndarray
+    sets: Mapping[str, Evaluation]
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether a baseline made it: its scale is then the baseline's name, and it may have no source."""
+        return self.objective == BASELINE
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A run folder that is in no table, and why."""
+
+    path: Path
+    state: str
+    reason: str

@@ -1,0 +1,133 @@
+"""How each run was made and where its folder is, and the folders that are in no table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from analysis.collect import Collection
+from analysis.records import FinetuneRun, PretrainRun
+from analysis.study import Section, Study
+from analysis.tables import Cell, Column, Table
+
+
+def section(study: Study) -> Section:
+    text = ["Every figure of this report is computed from the folders below; the heads of a row of any table (scale, variant, step, regime, source, objective) find its runs here, one a seed."]  # fmt: skip
+    tables = [_pretraining_runs(study.collection), _finetuning_runs(study.collection)]
+    return Section("runs", "Runs", text, tables=tables)
+
+
+def left_out(study: Study) -> Section:
+    rows: list[list[Cell]] = [
+        [item.path.name, str(item.path), item.path.parent.name, item.state, item.reason]
+        for item in study.collection.left_out
+    ]
+    columns = [Column("run"), Column("folder"), Column("kind"), Column("state"), Column("what is known")]
+    text = [] if rows else ["None: every run folder that was found is in the tables."]
+    return Section(
+        "left_out",
+        "Unfinished, failed and unreadable runs",
+        text,
+        tables=[Table("left_out", "Not in any table", columns, rows)],
+    )
+
+
+def _made(provenance: Mapping[str, Any]) -> list[Cell]:
+    """Commit, start, host and library versions of a run."""
+    versions = ", ".join(f"{name} {version}" for name, version in provenance["versions"].items())
+    commit, _, changes = provenance["git_commit"].partition("+")
+    return [
+        commit[:10] + (f"+{changes}" if changes else ""),
+        provenance["started"],
+        provenance["host"],
+        versions,
+    ]
+
+
+MADE = [Column(head) for head in ("commit", "started", "host", "versions")]
+
+
+def _pretraining_runs(collection: Collection) -> Table:
+    heads = ("run", "folder", "scale", "variant", "objective")
+    columns = [
+        *(Column(head) for head in heads),
+        Column("seed"),
+        Column("parameters"),
+        Column("corpus"),
+        Column("updates"),
+        Column("skipped"),
+    ]
+    columns += [Column("tokens"), Column("FLOPs", digits=3, significant=True), Column("seconds", digits=0)]
+    columns += [Column("held-out perplexity", digits=2), *MADE]
+    return Table(
+        "runs_pretraining",
+        "Pretraining runs",
+        columns,
+        [_pretraining_row(run) for run in collection.pretraining],
+    )
+
+
+def _pretraining_row(run: PretrainRun) -> list[Cell]:
+    result = run.result
+    cells: list[Cell] = [
+        run.path.name,
+        str(run.path),
+        run.scale,
+        run.label,
+        run.objective,
+        run.seed,
+        run.parameters,
+        result["data"],
+    ]
+    cells += [
+        result["steps"],
+        len(run.skipped["step"]),
+        result["tokens_total"],
+        float(result["flops_total"]),
+        float(result["seconds_total"]),
+    ]
+    return [*cells, float(result["heldout_perplexity"]), *_made(run.provenance)]
+
+
+def _finetuning_runs(collection: Collection) -> Table:
+    heads = (
+        "run",
+        "folder",
+        "scale",
+        "variant",
+        "step",
+        "objective",
+        "regime",
+        "source",
+        "pretraining seed",
+        "seed",
+        "head",
+    )
+    columns = [*(Column(head) for head in heads), Column("updates"), Column("epochs"), Column("dev F1")]
+    columns += [Column("sentences"), Column("of them cut"), Column("seconds", digits=0), *MADE]
+    return Table(
+        "runs_finetuning",
+        "Fine-tuning runs",
+        columns,
+        [_finetuning_row(run) for run in collection.finetuning],
+    )
+
+
+def _finetuning_row(run: FinetuneRun) -> list[Cell]:
+    result, setting = run.result, run.setting
+    cells: list[Cell] = [
+        run.path.name,
+        str(run.path),
+        setting.scale,
+        setting.label,
+        setting.step,
+        run.objective,
+        setting.regime,
+    ]
+    cells += [
+        setting.source,
+        *run.seeds,
+        *(result.get(name) for name in ("ner_head", "steps", "epochs", "dev_f1")),
+    ]
+    cells += [result["train_sentences"], result.get("train_sentences_cut"), float(result["seconds_total"])]
+    return [*cells, *_made(run.provenance)]

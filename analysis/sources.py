@@ -1,0 +1,67 @@
+"""Which language to tune on: a heat map of sources and sets, for each objective and for their difference."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from analysis import figures
+from analysis.comparison import Comparison, averages, averages_table, last_steps
+from analysis.drawing import DIVERGING, Figure, distinct, drawing, finished, heat_map, plt, slug, title
+from analysis.study import Section, Study, counted
+from analysis.tables import Column
+
+SIDES = {
+    "vanilla": lambda item: item.vanilla.value,
+    "MAML": lambda item: item.maml.value,
+    "MAML minus vanilla": lambda item: item.difference.value,
+}
+
+
+def section(study: Study) -> Section:
+    means = averages(study.last, lambda setting: (setting.scale, setting.label, setting.source))
+    heads = [Column("scale"), Column("variant"), Column("source")]
+    table = averages_table("by_source", "Mean F1 on the target sets by fine-tuning source", heads, means)
+    drawn = [*heat_maps(last_steps(study.found)), *figures.by_source(study.collection, study.last)]
+    text = [] if drawn else ["Needed: a MAML and a vanilla run tuned on the same source."]
+    return Section("source", "Fine-tuning source", text, drawn, [table])
+
+
+def heat_maps(found: Sequence[Comparison]) -> list[Figure]:
+    """F1 by source and set, mean over regimes and seeds; one figure for each scale and variant."""
+    drawn = []
+    for scale, label in distinct((item.setting.scale, item.setting.label) for item in found):
+        chosen = [item for item in found if (item.setting.scale, item.setting.label) == (scale, label)]
+        sources = distinct(item.setting.source for item in chosen)
+        sets = distinct(item.set_name for item in chosen)
+        grids = {side: _grid(chosen, sources, sets, side) for side in SIDES}
+        high = max(0.01, *(float(np.nanmax(grids[side])) for side in ("vanilla", "MAML")))
+        gap = max(0.01, float(np.nanmax(np.abs(grids["MAML minus vanilla"]))))
+        with drawing(1, 3, 2.0 + 0.3 * len(sources), sharey=True) as (canvas, axes):
+            for axis, (side, grid) in zip(axes[0], grids.items(), strict=True):
+                signed = side == "MAML minus vanilla"
+                limits = (-100 * gap, 100 * gap) if signed else (0.0, 100 * high)
+                form = "+.0f" if signed else ".0f"
+                heat_map(axis, 100 * grid, sources, sets, limits, DIVERGING if signed else plt.get_cmap("cividis"), form)  # fmt: skip
+                axis.set_title(side)
+            name = slug("source_heat", scale, label)
+            seeds = sorted({item.seeds for item in chosen})
+            runs = sum({item.setting: item.seeds for item in chosen}.values())
+            caption = (
+                f"Micro-F1 in points by fine-tuning source (rows) and evaluation set (columns), {title(scale, label)}: mean over regimes, "
+                f"from {counted(runs, 'pair')} of runs with {' to '.join(map(str, seeds[:: max(1, len(seeds) - 1)]))} seed(s) each. "
+                "No interval is shown: a single cell rests on few spans, see the table of differences."
+            )
+            drawn.append(finished(canvas, name, caption))
+    return drawn
+
+
+def _grid(found: Sequence[Comparison], sources: Sequence[str], sets: Sequence[str], side: str) -> np.ndarray:
+    grid = np.full((len(sources), len(sets)), np.nan)
+    for row, source in enumerate(sources):
+        for column, name in enumerate(sets):
+            cell = [SIDES[side](i) for i in found if (i.setting.source, i.set_name) == (source, name)]
+            if cell:
+                grid[row, column] = np.mean(cell)
+    return grid

@@ -1,0 +1,146 @@
+"""Every analysis on one grid of synthetic runs, in every format of the report."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from analysis_runs import write_finetuning, write_grid, write_pretraining
+from pyarrow import parquet
+
+from analysis import report as program
+from analysis.cases import CHOSEN
+from analysis.collect import collect
+from analysis.confidence import frequent
+from analysis.convergence import means_table
+from analysis.records import GoldSet
+from analysis.sections import build
+
+HOSTILE = ("</span><script>alert(1)</script>", "{{ 7*7 }}", "&amp;", "$x_1$")
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("page") / "grid"
+    write_grid(
+        root, sources=("en_ewt", "sk_snk", "hr_set"), regimes=("head",), steps=(20, 40, 60), words=HOSTILE
+    )
+    program.main([str(root)])
+    return root / "report"
+
+
+def test_all_analyses_are_drawn_with_the_runs_they_are_from(out: Path) -> None:
+    content = json.loads((out / "report.json").read_text())
+    captions = {figure["name"]: figure["caption"] for section in content["sections"] for figure in section["figures"]}  # fmt: skip
+    for name in ("scale_curve", "source_heat-nano", "by_step-nano", "fan-nano-head-en_ewt", "finals-nano-head-en_ewt", "types-nano-head-en_ewt", "confidence-nano-head-en_ewt-tl_trg", "finetuning-nano", "pretraining-nano", "episodes-nano", "dynamics-nano"):  # fmt: skip
+        assert name in captions, sorted(captions)
+    assert "3 checkpoints" in captions["fan-nano-head-en_ewt"]
+    assert "3 pairs of runs" in captions["source_heat-nano"]
+    assert {"data", "errors", "convergence_means", "confidence", "published"} <= set(content["tables"])
+    published = content["tables"]["published"]
+    assert all(dict(zip(published["columns"], row, strict=True))["source"] for row in published["rows"])
+
+
+def test_the_text_of_the_data_is_no_markup(out: Path) -> None:
+    page = (out / "index.html").read_text()
+    assert page.count("<script") == 1
+    assert "&lt;/span&gt;&lt;script&gt;alert(1)&lt;/script&gt;" in page
+    assert "{{ 7*7 }}" in page
+    assert "&amp;amp;" in page
+
+
+def test_every_number_is_the_same_in_every_format(out: Path) -> None:
+    content = json.loads((out / "report.json").read_text())["tables"]
+    assert len(content) > 15
+    for name, table in content.items():
+        with (out / "tables" / f"{name}.csv").open() as file:
+            lines = list(csv.reader(file))
+        typed = parquet.read_table(out / "tables" / f"{name}.parquet")
+        assert lines[0] == typed.column_names == table["columns"]
+        assert len(lines) - 1 == typed.num_rows == len(table["rows"])
+        for line, row in zip(lines[1:], table["rows"], strict=True):
+            assert line == ["" if cell is None else str(cell) for cell in row]
+        for head, column in zip(table["columns"], zip(*table["rows"], strict=True), strict=True):
+            values = typed.column(head).to_pylist()
+            assert [str(value) for value in values] == [str(value) for value in column]
+        assert "\\toprule" in (out / "tables" / f"{name}.tex").read_text()
+
+
+def test_pdf_figures_have_their_fonts_and_a_papers_width(out: Path) -> None:
+    figures = list((out / "figures").glob("*.pdf"))
+    assert len(figures) > 15
+    for path in figures:
+        content = path.read_bytes()
+        assert b"/FontFile2" in content
+        assert b"/Type3" not in content
+        width = float(re.search(rb"/MediaBox \[ 0 0 ([\d.]+)", content)[1]) / 72  # type: ignore[index]
+        assert width == pytest.approx(3.3, abs=0.1) or width == pytest.approx(6.8, abs=0.1)
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+def test_in_a_browser_without_errors(out: Path) -> None:
+    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--dump-dom", str(out / "index.html")]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
+    assert "CONSOLE" not in done.stderr
+    heads = re.findall(r"<th .*?</th>", done.stdout)
+    assert heads
+    assert all('<button type="button">' in head for head in heads)  # the script ran to its end
+    assert "theme" in done.stdout
+
+
+def test_case_studies_show_chosen_sentences_and_extremes(tmp_path: Path) -> None:
+    root = tmp_path / "grid"
+    words = CHOSEN[1].split()
+    paths = {o: write_finetuning(root, write_pretraining(root, objective=o), sets=("tl_trg",), words=words) for o in ("vanilla", "maml")}  # fmt: skip
+    file = paths["maml"] / "predictions" / "tl_trg.jsonl"
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    lines[0]["gold_logprob"] = [-0.3] * len(words)  # the chosen one loses 0.2
+    lines[5]["gold_logprob"] = [-0.05] * len(lines[5]["words"])
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (table,) = (table for table in build(collect([root]), resamples=10).tables if table.name == "cases")
+    found = {(row[1], row[2]): row[5] for row in table.rows}
+    assert found["tl_trg-0", "chosen"] == found["tl_trg-0", "largest loss"] == pytest.approx(-0.2)
+    assert found["tl_trg-5", "largest gain"] == pytest.approx(0.05)
+    assert len(found) == 3
+
+
+def test_frequent_words_within_entities_and_outside() -> None:
+    gold = GoldSet("tl_trg", ("1", "2"), (("si", "Ana"), ("Ana", "si")), ((("PER", 1, 2),), ()))
+    found = {
+        inside: {word: list(at) for word, at in words.items()} for inside, words in frequent(gold).items()
+    }
+    assert found == {True: {"Ana": [1]}, False: {"si": [0, 3], "Ana": [2]}}
+
+
+def test_speed_intervals_need_three_sources(tmp_path: Path) -> None:
+    for sources in (("en_ewt", "sk_snk"), ("en_ewt", "sk_snk", "hr_set")):
+        root = write_grid(tmp_path / str(len(sources)), sources=sources, regimes=("head",))
+        table = means_table(collect([root]))
+        (row,) = table.rows
+        cells = dict(zip([column.head for column in table.columns], row, strict=True))
+        low, high = cells["95 % Δ area"]
+        assert np.isnan(low) == (len(sources) < 3)
+        if len(sources) == 3:
+            assert low < cells["Δ area"] < high
+        assert cells["Δ area"] < 0  # as the fixture has it, MAML is the faster one
+
+
+def test_statistics_of_training_data(tmp_path: Path) -> None:
+    root = write_grid(tmp_path / "grid", regimes=("head",))
+    folder = tmp_path / "uner" / "en_ewt"
+    folder.mkdir(parents=True)
+    words = [("si", "O"), ("Maria", "B-PER"), ("Santos", "I-PER"), ("Juan", "B-PER")]
+    rows = "".join(f"{n}\t{word}\t{tag}\t-\t-\n" for n, (word, tag) in enumerate(words, 1))
+    (folder / "train.iob2").write_text(rows + "\n")
+    tables = {table.name: table for table in build(collect([root]), 10, tmp_path / "uner").tables}
+    (row,) = (row for row in tables["data"].rows if row[1] == "train")
+    assert row[:7] == ["en_ewt", "train", 1, 4, 2, 2, 0.5]
+    (unknown,) = tables["unknown_words"].rows
+    assert 0 < unknown[1] < 1
