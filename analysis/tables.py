@@ -14,6 +14,7 @@ Interval = tuple[float, float]
 Cell = str | int | float | bool | None | Interval
 
 ABSENT = "–"
+LONG = 24  # characters of a cell
 LATEX_ESCAPES = {
     "\\": r"\textbackslash{}",
     "&": r"\&",
@@ -194,6 +195,7 @@ class Table:
         """A `table` element; every text is escaped."""
         numeric = [self.is_numeric(index) for index in range(len(self.columns))]
         classes = [Markup(' class="n"') if right else Markup("") for right in numeric]
+        long = Markup(' class="long"')  # may be broken anywhere on paper
         head = Markup("").join(
             Markup('<th scope="col"{}>{}</th>').format(kind, column.head)
             for kind, column in zip(classes, self.columns, strict=True)
@@ -202,7 +204,7 @@ class Table:
             Markup("<tr{}>{}</tr>\n").format(
                 Markup(' class="tinted"') if index in self.tinted else Markup(""),
                 Markup("").join(
-                    Markup("<td{}>{}</td>").format(kind, text)
+                    Markup("<td{}>{}</td>").format(long if len(text) > LONG and not kind else kind, text)
                     for kind, text in zip(classes, row, strict=True)
                 ),
             )
