@@ -6,6 +6,7 @@
 # make bench    what is timed, as ratios, and memory against what is told (benchmarks/)
 # make bench-smoke  its short cases; fails where one has become twice as slow beside what it is measured against
 # make golden   record the golden losses anew
+# make golden-sbatch  record the scripts for sbatch anew
 # make clean    remove what the above made (other runs stay)
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -15,7 +16,7 @@ SLURM_DIR ?= /tmp/metapt-slurm
 BIN = $(VENV)/bin
 INSTALLED = $(VENV)/.installed
 
-.PHONY: demo test check slurm-test nightly bench bench-smoke golden clean
+.PHONY: demo test check slurm-test nightly bench bench-smoke golden golden-sbatch clean
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -46,12 +47,16 @@ nightly: $(INSTALLED)
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/run.py
 	$(BIN)/python benchmarks/memory.py
+	$(BIN)/python benchmarks/tagging.py
 
 bench-smoke: $(INSTALLED)
 	$(BIN)/python benchmarks/run.py smoke
 
 golden: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python tests/golden.py
+
+golden-sbatch: $(INSTALLED)
+	$(BIN)/python tests/golden_sbatch.py
 
 clean:
 	rm -rf $(VENV) runs/demo build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

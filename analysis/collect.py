@@ -14,9 +14,11 @@ from typing import Any
 import numpy as np
 import yaml
 
-from analysis.spans import Span, count, micro_f1
 from metapt.data.iob2 import spans
 from metapt.errors import UserError
+from metapt.launch.root import Root
+from metapt.ner.resampling import micro_f1
+from metapt.ner.scoring import Span, conlleval_spans, count, span_figures
 from metapt.runs import Run, read_jsonl
 
 TARGET_LANGUAGES = ("tl", "ceb")
@@ -55,6 +57,7 @@ class Evaluation:
     gold: GoldSet
     predicted: tuple[tuple[Span, ...], ...]
     counts: np.ndarray
+    conlleval_f1: float
     per_type: Mapping[str, Mapping[str, float]]
 
 
@@ -79,7 +82,7 @@ class PretrainRun:
 
 @dataclass(frozen=True, eq=False)
 class FinetuneRun:
-    """`losses` is [steps], nats per word; `seeds` is (pretraining, fine-tuning)."""
+    """A tuned model, or a baseline. `losses` is [steps], nats per word; `seeds` is (pretraining, fine-tuning)."""
 
     path: Path
     objective: str
@@ -91,6 +94,11 @@ class FinetuneRun:
     result: Mapping[str, Any]
     losses: np.ndarray
     sets: Mapping[str, Evaluation]
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether a baseline made it: its scale is then the baseline's name, and it may have no source."""
+        return self.objective == "baseline"
 
 
 @dataclass(frozen=True)
@@ -168,7 +176,7 @@ def newest_grid(folder: Path) -> Path:
 
 
 def collect(roots: Sequence[Path]) -> Collection:
-    """Reads every run under the roots.
+    """Reads every run under the roots; of a grid's folder, those that its present plan has.
 
     Raises:
         UserError: a root does not exist, or holds no run folder.
@@ -179,11 +187,23 @@ def collect(roots: Sequence[Path]) -> Collection:
         if not root.is_dir():
             raise UserError(f"{root}: no such folder; give the folder of a grid")
         if not list(_run_folders(root)):
-            raise UserError(f"{root} holds no run; a grid has folders pretrain/RUN or finetune/RUN")
+            raise UserError(
+                f"{root} holds no run; a grid has folders pretrain/RUN, finetune/RUN or baseline/RUN"
+            )
+        others = _not_planned(root)
+        reason = "superseded, or of another selection of the grid"
+        collection.left_out += [LeftOut(path, "not of the present plan", reason) for path in others]
         for path in _run_folders(root, "pretrain"):
-            _add(collection.pretraining, collection.left_out, path, _read_pretraining)
-        for path in _run_folders(root, "finetune"):
-            _add(collection.finetuning, collection.left_out, path, lambda run: _read_finetuning(run, shared))
+            if path not in others:
+                _add(collection.pretraining, collection.left_out, path, _read_pretraining)
+        for path in _run_folders(root, "finetune", "baseline"):
+            if path not in others:
+                _add(
+                    collection.finetuning,
+                    collection.left_out,
+                    path,
+                    lambda run: _read_finetuning(run, shared),
+                )
     order = {scale: index for index, scale in enumerate(collection.sizes())}
     collection.pretraining = _unique(collection.pretraining, collection.left_out, pretraining_key)
     collection.finetuning = _unique(collection.finetuning, collection.left_out, finetuning_key)
@@ -216,11 +236,19 @@ def _seeds(run: FinetuneRun) -> tuple[int, int]:
 
 
 def _run_folders(root: Path, *kinds: str) -> Iterator[Path]:
-    for kind in kinds or ("pretrain", "finetune"):
+    for kind in kinds or ("pretrain", "finetune", "baseline"):
         if (root / kind).is_dir():
             yield from sorted(
                 path for path in (root / kind).iterdir() if path.is_dir() and path.name[0] != "."
             )
+
+
+def _not_planned(root: Path) -> list[Path]:
+    """The run folders that the plan of a grid's folder does not have; none where there is no plan."""
+    grid = Root(root)
+    if not grid.plan_file.exists():
+        return []
+    return [root / name for name in grid.other_runs(grid.read_plan())]
 
 
 def _times(root: Path) -> Iterator[float]:
@@ -328,7 +356,10 @@ def _read_set(run: Run, name: str, values: Mapping[str, Any], shared: dict[Any, 
     f1 = float(micro_f1(counts.sum(axis=0)))
     if abs(f1 - values["f1"]) > F1_TOLERANCE:
         raise ValueError(f"predictions/{path.name} give F1 {f1:.4f}, result.json says {values['f1']:.4f}")
-    return Evaluation(gold, predicted, counts, values["per_type"])
+    lax = span_figures(
+        [line["gold"] for line in lines], [line["predicted"] for line in lines], conlleval_spans
+    )
+    return Evaluation(gold, predicted, counts, lax["f1"], values["per_type"])
 
 
 def _one_line(text: str) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from analysis.collect import Collection, FinetuneRun, Setting, finetuning_key, setting_order
-from analysis.significance import Estimate, Scores, average
+from analysis.significance import Difference, Estimate, Scores, average_difference, comparable
 from analysis.tables import Cell, Column, Table
 
 NAMES = {"vanilla": "vanilla", "maml": "MAML"}
@@ -31,6 +31,10 @@ class Group:
 
     HEADS: ClassVar = ("scale", "variant", "step", "regime", "source", "objective", "seeds")
     OPTIONAL: ClassVar = ("variant", "step")
+
+    @property
+    def is_baseline(self) -> bool:
+        return self.runs[0].is_baseline
 
     @property
     def cells(self) -> list[Cell]:
@@ -68,12 +72,19 @@ class Comparison:
     set_name: str
     gold_spans: int
     seeds: int
-    maml: Estimate
-    vanilla: Estimate
+    both: Difference
+
+    @property
+    def maml(self) -> Estimate:
+        return self.both.first
+
+    @property
+    def vanilla(self) -> Estimate:
+        return self.both.second
 
     @property
     def difference(self) -> Estimate:
-        return self.maml - self.vanilla
+        return self.both.estimate
 
 
 def comparisons(collection: Collection, scores: Scores) -> list[Comparison]:
@@ -81,14 +92,9 @@ def comparisons(collection: Collection, scores: Scores) -> list[Comparison]:
     found = []
     for setting, both in pairs(collection).items():
         for name in collection.set_names():
-            same = [
-                (m, v)
-                for m, v in both
-                if name in m.sets and name in v.sets and m.sets[name].gold is v.sets[name].gold
-            ]
-            if same and (gold_spans := same[0][0].sets[name].gold.gold_spans):
-                maml, vanilla = (average(scores(pair[side], name) for pair in same) for side in (0, 1))
-                found.append(Comparison(setting, name, gold_spans, len(same), maml, vanilla))
+            if same := comparable(both, name):
+                gold_spans = same[0][0].sets[name].gold.gold_spans
+                found.append(Comparison(setting, name, gold_spans, len(same), scores.difference(same, name)))
     return found
 
 
@@ -109,8 +115,15 @@ class Average:
 
     key: tuple[Cell, ...]
     pairs: int
-    maml: Estimate
-    vanilla: Estimate
+    both: Difference
+
+    @property
+    def maml(self) -> Estimate:
+        return self.both.first
+
+    @property
+    def vanilla(self) -> Estimate:
+        return self.both.second
 
 
 def averages(found: Sequence[Comparison], key: Callable[[Setting], tuple[Cell, ...]]) -> list[Average]:
@@ -119,26 +132,37 @@ def averages(found: Sequence[Comparison], key: Callable[[Setting], tuple[Cell, .
     for item in found:
         parts.setdefault(key(item.setting), []).append(item)
     return [
-        Average(value, len(items), average(i.maml for i in items), average(i.vanilla for i in items))
+        Average(value, len(items), average_difference(item.both for item in items))
         for value, items in parts.items()
     ]
+
+
+DIFFERENCE_COLUMNS = (
+    Column("difference", signed=True),
+    Column("95 % interval", signed=True, interval=True),
+    Column("p", digits=4),
+    Column("detectable"),
+    Column("leaves out 0"),
+)
+"""The columns of `difference_cells`; significance.DEFINITION says what they are."""
+
+
+def difference_cells(both: Difference) -> list[Cell]:
+    gap = both.estimate
+    return [gap.value, gap.interval, both.p, both.detectable, gap.excludes_zero]
 
 
 def differences_table(found: Sequence[Comparison]) -> Table:
     """One row for each setting and set."""
     heads = [head for head in Group.HEADS if head != "objective"]
     columns = [*(Column(head) for head in heads), Column("set"), Column("gold spans")]
-    columns += [Column("vanilla"), Column("MAML"), Column("difference", signed=True)]
-    columns += [Column("95 % interval", signed=True, interval=True), Column("leaves out 0")]
+    columns += [Column("vanilla"), Column("MAML"), *DIFFERENCE_COLUMNS]
     rows: list[list[Cell]] = []
-    tinted = set()
     for item in found:
-        gap = item.difference
-        if gap.excludes_zero:
-            tinted.add(len(rows))
         cells: list[Cell] = [*setting_cells(item.setting), item.seeds, item.set_name, item.gold_spans]
-        rows.append([*cells, item.vanilla.value, item.maml.value, gap.value, gap.interval, gap.excludes_zero])
-    note = "Tinted rows: the interval leaves out 0."
+        rows.append([*cells, item.vanilla.value, item.maml.value, *difference_cells(item.both)])
+    tinted = {index for index, item in enumerate(found) if item.difference.excludes_zero}
+    note = "Tinted rows: the interval leaves out 0. Detectable: the smallest true difference that this set could have shown."
     title = "MAML minus vanilla, with 95 % intervals"
     return Table("differences", title, columns, rows, note, tinted).without_constant(*Group.OPTIONAL)
 
@@ -146,16 +170,14 @@ def differences_table(found: Sequence[Comparison]) -> Table:
 def averages_table(name: str, title: str, heads: Sequence[Column], found: Sequence[Average]) -> Table:
     """Means of both objectives, their difference and the relative gain, each with its interval."""
     columns = [*heads, Column("comparisons"), Column("vanilla"), Column("95 % vanilla", interval=True)]
-    columns += [Column("MAML"), Column("95 % MAML", interval=True)]
-    columns += [Column("difference", signed=True), Column("95 % difference", signed=True, interval=True)]
+    columns += [Column("MAML"), Column("95 % MAML", interval=True), *DIFFERENCE_COLUMNS]
     columns += [Column("relative gain", digits=1, signed=True, percent=True)]
     rows: list[list[Cell]] = []
     for item in found:
-        cells: list[Cell] = [*item.key, item.pairs]
-        for estimate in (item.vanilla, item.maml, item.maml - item.vanilla):
-            cells += [estimate.value, estimate.interval]
+        cells: list[Cell] = [*item.key, item.pairs, item.vanilla.value, item.vanilla.interval]
+        cells += [item.maml.value, item.maml.interval, *difference_cells(item.both)]
         rows.append([*cells, item.maml.relative_to(item.vanilla).value])
-    tinted = {index for index, item in enumerate(found) if (item.maml - item.vanilla).excludes_zero}
+    tinted = {index for index, item in enumerate(found) if item.both.estimate.excludes_zero}
     note = "Tinted rows: the interval of the difference leaves out 0."
     return Table(name, title, columns, rows, note, tinted).without_constant("variant")
 

@@ -74,6 +74,8 @@ def runs_table(collection: Collection) -> Table:
     columns += [Column("best dev F1"), Column("t90 (steps)", digits=0), *_shape_columns(signed=False)]
     rows: list[list[Cell]] = []
     for group in groups(collection):
+        if group.is_baseline:
+            continue
         found = [measure(run.losses) for run in group.runs]
         cells: list[Cell] = [*group.cells]
         cells += [

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from analysis.collect import Collection, Evaluation
 from analysis.comparison import Group, groups
-from analysis.spans import Span
 from analysis.tables import Cell, Column, Table
+from metapt.ner.scoring import Span
 
 FATES = ("correct", "wrong type", "wrong boundary", "missed")
 LENGTHS = ("one word", "several words")

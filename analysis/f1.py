@@ -9,13 +9,14 @@ import numpy as np
 from analysis.collect import Collection, FinetuneRun
 from analysis.comparison import Comparison, Group, groups
 from analysis.particles import RULE_NAME, rule_f1
-from analysis.significance import Scores, average
+from analysis.significance import Scores
 from analysis.tables import Cell, Column, Table
 
 DEFINITION = (
     "F1: micro-averaged over entity spans, strict IOB2: a span counts only if both boundaries and the type are right. "
     "It is computed here from the predictions and must agree with what the run recorded. Numbers in the column heads are "
     "gold spans of the set: on 25 spans, one span more or less found moves recall by 4 points. "
+    "Conlleval F1 is that of the CoNLL shared tasks' script: an I-X that does not continue an X starts a span too. "
     "Where a row has several seeds it holds their mean. Seed spread: the standard deviation over seeds (n - 1)."
 )
 
@@ -40,7 +41,7 @@ def f1_table(collection: Collection, scores: Scores, found: Sequence[Comparison]
             tinted.add(len(rows))
             values = [item.difference.value if item else None for item in items]
             rows.append([*group.cells[:-2], "difference", seeds, *values])
-    if rows:
+    if rows and not any(run.setting.scale == "particle" for run in collection.finetuning if run.is_baseline):
         rule = [rule_f1(collection.gold_sets(name)[0]) for name in names]
         rows.append([RULE_NAME, None, None, "", "", "", None, *rule])
     note = "Number of gold spans in brackets. Difference: MAML minus vanilla, paired by seed."
@@ -52,7 +53,7 @@ def intervals_table(collection: Collection, scores: Scores) -> Table:
     """One row for each group and set: precision, recall, F1 with its interval and its spread over seeds."""
     heads = ("sentences", "gold spans", "precision", "recall", "F1")
     columns = [Column(head) for head in (*Group.HEADS, "set", *heads)]
-    columns += [Column("95 % interval", interval=True), Column("seed spread")]
+    columns += [Column("95 % interval", interval=True), Column("seed spread"), Column("conlleval F1")]
     rows: list[list[Cell]] = []
     for group in groups(collection):
         for name in collection.set_names():
@@ -60,13 +61,13 @@ def intervals_table(collection: Collection, scores: Scores) -> Table:
             if not runs:
                 continue
             gold = runs[0].sets[name].gold
-            estimate = average(scores(run, name) for run in runs)
+            estimate = scores.mean(runs, name)
             spread = (
                 float(np.std([scores(run, name).value for run in runs], ddof=1)) if len(runs) > 1 else None
             )
             cells: list[Cell] = [*group.cells, name, len(gold.ids), gold.gold_spans]
             cells += [_mean(runs, name, _precision), _mean(runs, name, _recall), estimate.value]
-            rows.append([*cells, estimate.interval, spread])
+            rows.append([*cells, estimate.interval, spread, _mean(runs, name, _conlleval)])
     return Table("f1_intervals", "F1, precision and recall with 95 % intervals", columns, rows, on_page=False)
 
 
@@ -108,6 +109,10 @@ def _precision(run: FinetuneRun, name: str) -> float:
 def _recall(run: FinetuneRun, name: str) -> float:
     correct, _, gold = run.sets[name].counts.sum(axis=0)
     return float(correct / gold) if gold else float("nan")
+
+
+def _conlleval(run: FinetuneRun, name: str) -> float:
+    return run.sets[name].conlleval_f1
 
 
 def _type_f1(kind: str) -> Callable[[FinetuneRun, str], float]:

@@ -1,7 +1,6 @@
 """Case particles: the rule baseline, and persons after a particle against persons elsewhere.
 
-Tagalog and Cebuano mark a name by the word before it: si and ni stand before the name of a person. The rule needs
-no training: the word after si or ni is a person of one word. Words are compared in lower case.
+The rule is that of metapt/ner/baselines.py: the word after si or ni is a person of one word. Words are compared in lower case.
 """
 
 from __future__ import annotations
@@ -10,11 +9,13 @@ from collections.abc import Sequence
 
 from analysis.collect import Collection, GoldSet
 from analysis.comparison import Group, groups
-from analysis.spans import Span, count, micro_f1
 from analysis.tables import Cell, Column, Table
+from metapt.data.iob2 import spans
+from metapt.data.particles import CASE_PARTICLES, RULE_PARTICLES, follows_particle
+from metapt.ner.baselines import after_particle
+from metapt.ner.resampling import micro_f1
+from metapt.ner.scoring import Span, count
 
-RULE_PARTICLES = frozenset({"si", "ni"})
-CASE_PARTICLES = frozenset({"si", "ni", "ang", "ng", "sa"})
 RULE_NAME = "rule: word after si/ni"
 
 DEFINITION = (
@@ -25,13 +26,8 @@ DEFINITION = (
 
 
 def rule_spans(words: Sequence[str]) -> tuple[Span, ...]:
-    """What the rule predicts for a sentence. A particle is never itself the person."""
-    lower = [word.lower() for word in words]
-    return tuple(
-        ("PER", index, index + 1)
-        for index in range(1, len(words))
-        if lower[index - 1] in RULE_PARTICLES and lower[index] not in RULE_PARTICLES
-    )
+    """What the rule predicts for a sentence."""
+    return tuple(spans(after_particle(RULE_PARTICLES)(words)))
 
 
 def rule_f1(gold: GoldSet) -> float:
@@ -40,15 +36,10 @@ def rule_f1(gold: GoldSet) -> float:
     return float(micro_f1(counts.sum(axis=0))) if gold.gold_spans else float("nan")
 
 
-def follows_particle(span: Span, words: Sequence[str]) -> bool:
-    """Whether the word directly before the span is a case particle."""
-    return span[1] > 0 and words[span[1] - 1].lower() in CASE_PARTICLES
-
-
 def persons(gold: GoldSet) -> tuple[int, int]:
     """Gold spans of persons: (those after a particle, all)."""
     after = [
-        follows_particle(span, words)
+        follows_particle(span[1], words)
         for found, words in zip(gold.spans, gold.words, strict=True)
         for span in found
         if span[0] == "PER"
@@ -62,7 +53,7 @@ def person_recall(gold: GoldSet, predicted: Sequence[Sequence[Span]]) -> dict[bo
     for true, found, words in zip(gold.spans, predicted, gold.words, strict=True):
         for span in true:
             if span[0] == "PER":
-                place = tally[follows_particle(span, words)]
+                place = tally[follows_particle(span[1], words)]
                 place[0] += span in found
                 place[1] += 1
     return {after: (found, total) for after, (found, total) in tally.items()}

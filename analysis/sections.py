@@ -7,7 +7,17 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
-from analysis import comparison, convergence, dynamics, errors, f1, figures, particles, significance
+from analysis import (
+    baselines,
+    comparison,
+    convergence,
+    dynamics,
+    errors,
+    f1,
+    figures,
+    particles,
+    significance,
+)
 from analysis.collect import Collection, FinetuneRun, PretrainRun
 from analysis.comparison import Comparison, averages, averages_table, comparisons, last_steps
 from analysis.figures import Figure
@@ -53,6 +63,7 @@ def build(collection: Collection, resamples: int = significance.RESAMPLES) -> Re
     sections = [
         Section("f1", "F1", tables=[table, f1.intervals_table(collection, scores)]),
         _differences(found),
+        Section("baselines", "Baselines", tables=[baselines.baselines_table(collection, scores)]),
         _scale(collection, last),
         _regime(last),
         _source(collection, last),
@@ -93,7 +104,8 @@ def _summary(
     collection: Collection, found: Sequence[Comparison], on_targets: Sequence[Comparison]
 ) -> list[str]:
     """What the numbers say, and how little."""
-    runs = f"{len(collection.pretraining)} pretraining and {len(collection.finetuning)} fine-tuning runs are finished"
+    tuned = sum(not run.is_baseline for run in collection.finetuning)
+    runs = f"{len(collection.pretraining)} pretraining and {tuned} fine-tuning runs are finished"
     runs += (
         f"; {len(collection.left_out)} more are in no table and listed at the end."
         if collection.left_out
@@ -299,12 +311,9 @@ def _finetuning_row(run: FinetuneRun) -> list[Cell]:
     cells += [
         setting.source,
         *run.seeds,
-        result["ner_head"],
-        result["steps"],
-        result["epochs"],
-        float(result["dev_f1"]),
+        *(result.get(name) for name in ("ner_head", "steps", "epochs", "dev_f1")),
     ]
-    cells += [result["train_sentences"], result["train_sentences_cut"], float(result["seconds_total"])]
+    cells += [result["train_sentences"], result.get("train_sentences_cut"), float(result["seconds_total"])]
     return [*cells, *_made(run.provenance)]
 
 
@@ -323,5 +332,5 @@ def _left_out(collection: Collection) -> Section:
 
 
 def _definitions() -> Section:
-    parts = (f1, comparison, significance, particles, errors, convergence, dynamics)
+    parts = (f1, comparison, significance, baselines, particles, errors, convergence, dynamics)
     return Section("definitions", "How each figure was computed", [part.DEFINITION for part in parts])

@@ -1,9 +1,7 @@
-"""Percentile bootstrap over sentences, of micro-F1 and of everything that is computed from several F1.
+"""Figures with their resamples: what one run scores on one set, means over seeds, and differences of two systems.
 
-In each resample the sentences of a set are drawn with replacement, as many as it has, and micro-F1 is computed from
-the summed span counts (Efron 1979; Koehn 2004, "Statistical significance tests for machine translation
-evaluation", for the paired form). The same draws serve every system on the same sentences, so a difference of two
-systems, or of means over seeds, is paired; different sets are drawn independently of one another.
+The statistics are in metapt/ner/resampling.py; here runs are brought to them. The same draws serve every system on the
+same sentences, so a difference of two systems is paired; different sets are drawn independently of one another.
 """
 
 from __future__ import annotations
@@ -14,20 +12,32 @@ from dataclasses import dataclass
 import numpy as np
 
 from analysis.collect import FinetuneRun, GoldSet
-from analysis.spans import micro_f1
-from metapt.randomness import generator
-
-RESAMPLES = 10_000
-SEED = 0
-LEVEL = 0.95
-CHUNK = 500
+from metapt.ner.resampling import (
+    LEVEL,
+    POWER,
+    RESAMPLES,
+    SEED,
+    detectable_difference,
+    f1_samples,
+    micro_f1,
+    p_value,
+    percentile_interval,
+    seed_weights,
+    swapped_differences,
+)
 
 DEFINITION = (
-    f"Intervals: {LEVEL:.0%} percentile bootstrap over sentences, {RESAMPLES:,} resamples, seed {SEED}. "
+    f"Intervals: {LEVEL:.0%} percentile bootstrap over sentences (Efron 1979; Koehn 2004), {RESAMPLES:,} resamples, seed {SEED}. "
     "The sentences of a set are drawn with replacement and micro-F1 is computed from their summed span counts; a resample "
-    "without any span has F1 0. MAML and vanilla are scored on the same draws (paired); seeds are averaged within a "
-    "resample; sets are drawn independently. An interval tells how much a figure depends on which sentences are in the "
-    "set. It does not tell how much it depends on the training seed; for that, look at the spread over seeds. "
+    "without any span has F1 0. Two systems are scored on the same draws (paired); sets are drawn independently. Where there are "
+    "several training seeds, these are drawn too, independently of the sentences (the pigeonhole bootstrap, Owen 2007), n - 1 of n so that the "
+    "variance over few is unbiased (Rao and Wu 1988), the same for both systems of a pair and for all settings of a scale; with two or three seeds the "
+    "interval is still too narrow. With one seed, an interval tells only how much a figure depends on which sentences are in the set. "
+    "p: approximate randomisation test (Noreen 1989; Yeh 2000), two-sided: the outputs of the two systems are swapped on each sentence with probability "
+    f"1/2, for all seeds together, {RESAMPLES:,} times; p is (1 + the number of differences at least as large) / (1 + {RESAMPLES:,}). It takes "
+    "the trained models as given, and asks whether sentences tell them apart. "
+    f"Detectable: the smallest true difference that a two-sided test at level {1 - LEVEL:.2f} would find with probability {POWER:.0%}, "
+    "(1.96 + 0.84) standard errors of the bootstrapped difference (Bloom 1995); a smaller one would mostly be missed on this set by these systems. "
     "No correction is made for the number of comparisons: of differences that are truly zero, about one interval in "
     "twenty leaves out 0, and more where a set is tiny. A set without gold spans has no F1."
 )
@@ -51,11 +61,8 @@ class Estimate:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """The percentile interval at LEVEL; (NaN, NaN) if the figure is undefined in a resample."""
-        if np.isnan(self.value) or np.isnan(self.samples).any():
-            return (np.nan, np.nan)
-        low, high = np.quantile(self.samples, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-        return (float(low), float(high))
+        """The percentile interval at LEVEL; (NaN, NaN) if the figure is undefined, be it in one resample."""
+        return (np.nan, np.nan) if np.isnan(self.value) else percentile_interval(self.samples)
 
     @property
     def excludes_zero(self) -> bool:
@@ -71,46 +78,101 @@ def average(estimates: Iterable[Estimate]) -> Estimate:
     return Estimate(value, np.mean([part.samples for part in parts], axis=0))
 
 
-def resampled_f1(counts: np.ndarray, name: str, resamples: int = RESAMPLES, seed: int = SEED) -> np.ndarray:
-    """Micro-F1 of several systems in each resample.
+def over_seeds(estimates: Iterable[Estimate], name: str, seed: int = SEED) -> Estimate:
+    """The mean over training seeds, one estimate each, whose resamples draw the seeds too (`seed_weights`).
 
     Args:
-        counts: integers [systems, sentences, (correct, predicted, gold)].
-        name: of the set; the draws are a function of (seed, name) and of nothing else.
-    Returns: [systems, resamples]; NaN throughout for sentences without a gold span.
+        name: of the model; settings that share its seeds get the same draws of them.
     """
-    systems, sentences, _ = counts.shape
-    if not counts[..., 2].any():
-        return np.full((systems, resamples), np.nan)
-    columns = counts.transpose(1, 0, 2).reshape(sentences, -1).astype(np.float64)
-    found = np.empty((systems, resamples))
-    for start in range(0, resamples, CHUNK):
-        size = min(CHUNK, resamples - start)
-        drawn = generator(seed, f"bootstrap/{name}", start).integers(0, sentences, (size, sentences))
-        flat = (drawn + np.arange(size)[:, None] * sentences).ravel()
-        weights = np.bincount(flat, minlength=size * sentences).reshape(size, sentences)
-        totals = (weights.astype(np.float64) @ columns).reshape(size, systems, 3)
-        found[:, start : start + size] = micro_f1(totals).T
-    return found
+    parts = list(estimates)
+    samples = np.stack([part.samples for part in parts])
+    weights = seed_weights(len(parts), name, samples.shape[1], seed)
+    return Estimate(float(np.mean([part.value for part in parts])), (weights * samples).sum(axis=0))
+
+
+@dataclass(frozen=True, eq=False)
+class Difference:
+    """Two systems and what tells them apart. `swapped` is [resamples]: their difference after random swaps."""
+
+    first: Estimate
+    second: Estimate
+    swapped: np.ndarray
+
+    @property
+    def estimate(self) -> Estimate:
+        """First minus second."""
+        return self.first - self.second
+
+    @property
+    def p(self) -> float:
+        return p_value(self.estimate.value, self.swapped)
+
+    @property
+    def detectable(self) -> float:
+        """The smallest true difference that could have been shown; NaN if unknown."""
+        return detectable_difference(self.estimate.samples)
+
+
+def average_difference(differences: Iterable[Difference]) -> Difference:
+    """The unweighted mean of one or more differences."""
+    parts = list(differences)
+    return Difference(
+        average(part.first for part in parts),
+        average(part.second for part in parts),
+        np.mean([part.swapped for part in parts], axis=0),
+    )
 
 
 class Scores:
     """The F1 of every run on every set, as estimates that can be subtracted and averaged."""
 
     def __init__(self, runs: Sequence[FinetuneRun], resamples: int = RESAMPLES, seed: int = SEED):
+        self._resamples, self._seed = resamples, seed
         self._estimates: dict[tuple[FinetuneRun, str], Estimate] = {}
         for gold in {id(found.gold): found.gold for run in runs for found in run.sets.values()}.values():
-            self._score(gold, [run for run in runs if _has(run, gold)], resamples, seed)
+            self._score(gold, [run for run in runs if _has(run, gold)])
 
-    def _score(self, gold: GoldSet, runs: Sequence[FinetuneRun], resamples: int, seed: int) -> None:
+    def _score(self, gold: GoldSet, runs: Sequence[FinetuneRun]) -> None:
         counts = np.stack([run.sets[gold.name].counts for run in runs])
-        samples = resampled_f1(counts, gold.name, resamples, seed).astype(np.float32)
+        samples = f1_samples(counts, gold.name, self._resamples, self._seed).astype(np.float32)
         values = micro_f1(counts.sum(axis=1))
         for run, value, row in zip(runs, values, samples, strict=True):
             self._estimates[run, gold.name] = Estimate(float(value) if gold.gold_spans else np.nan, row)
 
     def __call__(self, run: FinetuneRun, set_name: str) -> Estimate:
         return self._estimates[run, set_name]
+
+    def mean(self, runs: Sequence[FinetuneRun], set_name: str) -> Estimate:
+        """The mean over runs that differ in the seed only."""
+        return over_seeds((self(run, set_name) for run in runs), model_name(runs[0]), self._seed)
+
+    def difference(self, pairs: Sequence[tuple[FinetuneRun, FinetuneRun]], set_name: str) -> Difference:
+        """The first of each pair minus the second, mean over pairs, which differ in the seed only.
+
+        Args:
+            pairs: one or more of those that `comparable` gives.
+        """
+        first, second = zip(*pairs, strict=True)
+        one, other = (np.stack([run.sets[set_name].counts for run in runs]) for runs in (first, second))
+        swapped = swapped_differences(one, other, set_name, self._resamples, self._seed).mean(axis=0)
+        return Difference(self.mean(first, set_name), self.mean(second, set_name), swapped.astype(np.float32))
+
+
+def comparable(
+    pairs: Iterable[tuple[FinetuneRun, FinetuneRun]], set_name: str
+) -> list[tuple[FinetuneRun, FinetuneRun]]:
+    """The pairs of which both runs were scored on the same sentences of a set, if these hold a span."""
+    found = []
+    for pair in pairs:
+        first, second = (run.sets.get(set_name) for run in pair)
+        if first is not None and second is not None and first.gold is second.gold and first.gold.gold_spans:
+            found.append(pair)
+    return found
+
+
+def model_name(run: FinetuneRun) -> str:
+    """Scale and variant: what is pretrained anew for each seed, whatever is then tuned."""
+    return f"{run.setting.scale}/{run.setting.label}"
 
 
 def _has(run: FinetuneRun, gold: GoldSet) -> bool:

@@ -44,6 +44,11 @@ def shares(model: str) -> list[Row]:
     return rows
 
 
+def unit_seconds(config: PretrainConfig) -> float:
+    """Seconds of one micro-batch with its backward pass."""
+    return _times(config)[1]
+
+
 def _times(config: PretrainConfig) -> tuple[float, float, float]:
     """Seconds of a measurement, of a micro-batch, and of an episode (0 without), medians in turn."""
     train, meta = config.train, config.meta

@@ -22,6 +22,7 @@ import dynamics
 import numpy as np
 import steps
 import torch
+import tuning
 from timing import Row, compare
 from tokens import Tokens
 from torch.nn.functional import cross_entropy, scaled_dot_product_attention
@@ -154,9 +155,11 @@ def all_rows() -> Iterator[Row]:
     yield from short_rows()
     yield timed(support_states())
     with tempfile.TemporaryDirectory() as folder:
-        yield timed(status_of_a_grid(Path(folder)))
-    for case in steps.CASES:
-        yield from steps.measured(case)
+        yield timed(status_of_a_grid(Path(folder, "grid")))
+        for case in tuning.head_only(Path(folder, "tuning")):
+            yield timed(case)
+    for step in steps.CASES:
+        yield from steps.measured(step)
 
 
 def told(rows: Iterable[Row]) -> Iterator[Row]:

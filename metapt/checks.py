@@ -5,9 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
+from importlib.util import find_spec
 from typing import Any
 
-from metapt.config import PlanConfig, PretrainConfig, deepspeed_settings, uneven_units
+from metapt.config import (
+    BaselineConfig,
+    DescribeConfig,
+    FinetuneConfig,
+    PlanConfig,
+    PretrainConfig,
+    SubmitConfig,
+    deepspeed_settings,
+    uneven_units,
+)
+from metapt.ner.baselines import BASELINES
 
 
 def check(config: Any) -> list[str]:
@@ -15,13 +26,43 @@ def check(config: Any) -> list[str]:
     complaints = list(_check_fields(config, ""))
     if isinstance(config, PretrainConfig):
         complaints += _check_pretrain(config)
+    if isinstance(config, FinetuneConfig | DescribeConfig):
+        data = config.data
+        if data.name == "described" and not data.corpora:
+            complaints.append("data.corpora is required with data=described (presets or .yaml files)")
     if isinstance(config, PlanConfig):
         ranks = config.nodes * max(1, config.gpus)
         complaints += [
             f"{each}: must be a multiple of the number of ranks, {ranks}"
             for each in uneven_units(config, ranks)
         ]
+    if isinstance(config, SubmitConfig):
+        complaints += _check_submit(config)
+    if isinstance(config, BaselineConfig) and config.name in BASELINES:
+        complaints += _check_baseline(config)
     return complaints
+
+
+def _check_submit(config: SubmitConfig) -> Iterator[str]:
+    cluster = config.cluster
+    if cluster.gpu_request == "constraint" and not cluster.gpu_type:
+        yield "cluster.gpu_type is required with cluster.gpu_request=constraint (the feature of nodes with GPUs)"
+    if cluster.gpu_request == "none" and cluster.gpu_type:
+        yield f"cluster.gpu_type={cluster.gpu_type}: cluster.gpu_request=none asks for no GPUs"
+    if config.dry_run == "test" and cluster.name != "slurm":
+        yield f"dry_run=test: asks sbatch, and cluster={cluster.name} has none; give cluster=slurm or dry_run=true"
+    if cluster.name == "slurm" and "%" in config.root:
+        yield f"root={config.root}: Slurm takes % in a path for a pattern"
+
+
+def _check_baseline(config: BaselineConfig) -> Iterator[str]:
+    learns = BASELINES[config.name].learns
+    if learns and config.source is None:
+        yield f"source is required with name={config.name}, which learns"
+    if not learns and config.source is not None:
+        yield f"source={config.source}: name={config.name} is a rule and learns nothing"
+    if config.name == "crf" and find_spec("pycrfsuite") is None:
+        yield "name=crf needs python-crfsuite (pip install python-crfsuite)"
 
 
 def _check_fields(node: Any, prefix: str) -> Iterator[str]:

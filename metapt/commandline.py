@@ -11,13 +11,11 @@ import difflib
 import re
 from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
-from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
 from hydra.errors import HydraException
@@ -29,21 +27,35 @@ from metapt.checks import check
 from metapt.errors import UserError
 
 CONF = Path(__file__).parent / "conf"
-SAME_CHOICES = {"plan": "pretrain"}  # commands that take those of another one
+SAME_CHOICES = {
+    "plan": "pretrain",
+    "data describe": "finetune",
+    "baseline": "finetune",
+}  # commands that take those of another one
+TEXTS = {  # commands that take texts beside their keys, and what --help says of them
+    "tag": """ ["a sentence" ...]
+
+A word of the command line is a setting if it begins with a name and =, else a sentence; after -- all are sentences:
+  python -m metapt.tag checkpoint=runs/ner "Pumunta si Maria sa Cebu."
+  python -m metapt.tag checkpoint=runs/ner format=json -- x=1 "y = 2"
+  cat lines.txt | python -m metapt.tag checkpoint=runs/ner format=iob2"""
+}
+HELP = {"-h", "--help"}
+SETTING = re.compile(r"[A-Za-z_][\w.]*=")
 
 
 def load(command: str, arguments: Sequence[str]) -> Any:
     """The checked configuration of `command` for its command line arguments.
 
     Args:
-        command: one of `config.COMMANDS`; its YAML files are under conf/COMMAND/ (or another's).
+        command: one of `config.COMMANDS`; its YAML files, if it has choices, are under conf/COMMAND/ (or another's).
         arguments: `key=value` words, as after `python -m metapt.COMMAND`.
     Returns: the command's dataclass, filled in.
     Raises:
         UserError: with every mistake that was found, one a line.
         SystemExit: after printing the keys, if `--help` is asked for.
     """
-    if {"-h", "--help"} & set(arguments):
+    if HELP & set(arguments):
         print(usage(command))
         raise SystemExit(0)
     complaints: list[str] = []
@@ -67,14 +79,27 @@ def load(command: str, arguments: Sequence[str]) -> Any:
     return config
 
 
+def parted(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Command line words of a command of TEXTS: its settings (and `--help`), and its texts.
+
+    A mistyped key is a setting too, so that it is told and not taken for a text.
+    """
+    words = list(arguments)
+    begin = words.index("--") if "--" in words else len(words)
+    settings = [word for word in words[:begin] if SETTING.match(word) or word in HELP]
+    texts = [word for word in words[:begin] if word not in settings]
+    return settings, texts + words[begin + 1 :]
+
+
 def usage(command: str) -> str:
     """What `--help` prints: groups with their options, then every key with its default and meaning."""
-    lines = [f"python -m metapt.{command} key=value ...", "", "choices:"]
-    lines += [f"  {group}={'|'.join(options)}" for group, options in choices(command).items()]
-    lines += ["", "keys:"]
+    lines = [f"python -m metapt.{command} key=value ...{TEXTS.get(command, '')}", ""]
+    if groups := choices(command):
+        lines += ["choices:", *(f"  {group}={'|'.join(options)}" for group, options in groups.items()), ""]
+    lines += ["keys:"]
     for path, item in _leaves(schema.COMMANDS[command]):
         default = "" if item.default in (schema.MISSING, None) else f" [{item.default}]"
-        if item.default_factory.__class__ is type and not default:
+        if item.default is MISSING:
             default = " [empty]"
         options = f" ({'|'.join(item.metadata['choices'])})" if "choices" in item.metadata else ""
         lines.append(f"  {path + '=':28} {item.metadata['help']}{options}{default}")
@@ -105,12 +130,26 @@ def _compose(command: str, overrides: Sequence[str]) -> Any:
         name = item.key_or_group
         if name not in chosen:
             is_mapping = name.startswith(_mappings(command))
-            OmegaConf.update(config, name, item.value(), merge=not is_mapping, force_add=is_mapping)
+            OmegaConf.update(config, name, _value(command, item), merge=not is_mapping, force_add=is_mapping)
     return config
+
+
+def _value(command: str, item: Override) -> Any:
+    """What an override sets; where the key takes text, `true` is a word like any other."""
+    value = item.value()
+    types = {path: leaf.type for path, leaf in _leaves(schema.COMMANDS[command])}
+    takes_text = types.get(item.key_or_group) in ("str", "str | None")
+    return str(item.input_line).partition("=")[2] if isinstance(value, bool) and takes_text else value
 
 
 @cache
 def _composed(command: str, chosen: tuple[str, ...]) -> DictConfig:
+    if not choices(command):
+        return OmegaConf.structured(schema.COMMANDS[command])
+    # here: they take a while to import, and metapt.status is asked often
+    from hydra import compose, initialize_config_dir
+    from hydra.core.config_store import ConfigStore
+
     ConfigStore.instance().store(name="schema", node=schema.COMMANDS[command])
     with initialize_config_dir(config_dir=str(_folder(command)), version_base="1.3"):
         return compose("config", overrides=list(chosen))
@@ -157,7 +196,8 @@ def _examine_key(command: str, override: Override) -> str | None:
         close = difflib.get_close_matches(name, [*known, *choices(command)], n=3, cutoff=0.5)
         close = close or [path for path in known if path.split(".")[-1] == name.split(".")[-1]]
         hint = f"did you mean {' or '.join(close)}?" if close else f"see python -m metapt.{command} --help"
-        return f"{name}: no such key; {hint}"
+        also = "; after -- it would be a text" if command in TEXTS else ""
+        return f"{name}: no such key; {hint}{also}"
     value = override.value()
     if isinstance(value, str) and "${" in value:
         return None
@@ -177,7 +217,7 @@ def _scratch(command: str) -> Any:
 @cache
 def choices(command: str) -> dict[str, list[str]]:
     """The configuration groups of a command and their options."""
-    folders = sorted(path for path in _folder(command).iterdir() if path.is_dir())
+    folders = sorted(path for path in _folder(command).glob("*") if path.is_dir())
     return {folder.name: sorted(path.stem for path in folder.glob("*.yaml")) for folder in folders}
 
 

@@ -1,6 +1,7 @@
 """The whole typed configuration. metapt/checks.py checks it.
 
-Each command has one dataclass (PretrainConfig, PlanConfig, FinetuneConfig, SubmitConfig, StatusConfig). A field's metadata
+Each command has one dataclass (PretrainConfig, PlanConfig, FinetuneConfig, BaselineConfig, TagConfig, DescribeConfig,
+SubmitConfig, StatusConfig). A field's metadata
 holds its help line, its allowed values (`choices`) or bounds (`low`, `above`, `high`), and whether it decides
 the outcome of a run (`identity`). Defaults live here; the YAML files under conf/ hold only what a choice
 (`model=tiny`, `objective=maml`) changes. metapt/commandline.py turns a command line into one of these.
@@ -15,6 +16,9 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from metapt.ner.baselines import BASELINES
+
+REGIMES = ("head", "full", "lora")
 DS_CONFIGS = Path(__file__).parents[1] / "ds_configs"
 
 
@@ -189,6 +193,8 @@ class NerConfig:
     max_len: int = key(128, "pieces of a window; training sentences are cut to one", low=4)
     lr: float = key(3e-5, "of AdamW", above=0)
     head_lr: float | None = key(None, "of the CRF head; absent: as lr", above=0)
+    lora_rank: int = key(8, "rank of the adapters of regime=lora", low=1)
+    lora_alpha: float = key(16.0, "their product is scaled by this / lora_rank", above=0)
     weight_decay: float = key(0.01, "of AdamW", low=0)
     batch_size: int = key(16, "sentences", low=1)
     max_epochs: int = key(10, "at most", low=1)
@@ -199,16 +205,45 @@ class NerConfig:
     precision: str = key("fp32", "of the decoder; the CRF is always fp32", choices=("bf16", "fp32"))
     dropout: float = key(0.1, "before the emission layer", low=0, high=0.99)
     eval_batch_size: int = key(64, "sentences", low=1)
+    cache_dir: str | None = key(
+        None,
+        "where word vectors of a frozen decoder are kept for other runs; absent: nowhere",
+        identity=False,
+    )
+    cache_gb: float = key(
+        50.0, "size of it, GB; what was not used for longest is deleted", above=0, identity=False
+    )
 
 
 @dataclass
-class NerDataConfig:
+class SetsConfig:
     """Where the labelled sentences come from."""
 
-    name: str = key(MISSING, "uner or demo; set by data=", choices=("uner", "demo"))
+    name: str = key(
+        MISSING,
+        "uner, demo, or described: data.corpora only; set by data=",
+        choices=("uner", "demo", "described"),
+    )
     uner_dir: str | None = key(None, "folder of <set>/<split>.iob2; absent: the hub", identity=False)
     hub_name: str = key("universalner/universal_ner", "read through its Parquet conversion")
     hub_revision: str = key("refs/convert/parquet", "branch of it; main for a copy that is itself in Parquet")
+    corpora: list[str] = key(
+        [],
+        "further sets: presets (ceb_cebuaner, tl_tlunified) or .yaml files, each with :FOLDER if its files need one",
+        identity=False,
+    )
+    dev_share: float = key(
+        0.0,
+        "share of the train sentences held out where a set has no dev split; 0: such sets are no sources",
+        low=0,
+        high=0.5,
+    )
+
+
+@dataclass
+class NerDataConfig(SetsConfig):
+    """Which of them a run uses."""
+
     eval_sets: list[str] = key([], "sets to evaluate; empty: every set that is found")
     max_train_sentences: int | None = key(None, "use only so many training sentences", low=1)
 
@@ -223,13 +258,66 @@ class FinetuneConfig:
     """python -m metapt.finetune"""
 
     checkpoint: str = key(
-        MISSING, "a pretraining run, a checkpoint of it, or any model folder", identity=False
+        MISSING,
+        "a pretraining run, a checkpoint of it, any model folder (of an encoder, too), or hub:NAME",
+        identity=False,
     )
     source: str = key(MISSING, "the set to tune on, several joined by +, or all")
-    regime: str = key("head", "head: the decoder is frozen; full: all is tuned", choices=("head", "full"))
+    regime: str = key(
+        "head",
+        "head: the decoder is frozen; full: all is tuned; lora: low-rank adapters of it (pip install peft)",
+        choices=REGIMES,
+    )
     data: NerDataConfig = field(default_factory=NerDataConfig)
     ner: NerConfig = field(default_factory=NerConfig)
     train: FinetuneTrainConfig = field(default_factory=FinetuneTrainConfig)
+    run_dir: str = key(MISSING, "the run folder", identity=False)
+
+
+@dataclass
+class TagConfig:
+    """python -m metapt.tag"""
+
+    checkpoint: str = key(MISSING, "a finished fine-tuning run, or its tagger folder")
+    format: str = key("text", "what is printed", choices=("text", "json", "iob2"))
+    input: str | None = key(None, "a file to tag, or - for stdin; without it and sentences, stdin")
+    input_format: str = key(
+        "auto",
+        "text: a sentence a line; iob2: a word a line, a blank line after a sentence; auto: iob2 for .iob2, .conll, .conllu",
+        choices=("auto", "text", "iob2"),
+    )
+    word_column: int = key(2, "column of the word in iob2 input, from 1", low=1)
+    precision: str = key(
+        "fp32",
+        "of the decoder (bf16 saved no peak memory where it was measured); the CRF is always fp32",
+        choices=("fp32", "bf16"),
+    )
+    device: str = key("cpu", "of torch: cpu, cuda, cuda:1")
+    batch_size: int = key(64, "sentences read at once, at most", low=1)
+
+
+@dataclass
+class DescribeConfig:
+    """python -m metapt.data describe"""
+
+    data: SetsConfig = field(default_factory=SetsConfig)
+    sets: list[str] = key([], "sets to describe; empty: every one that is found")
+    tokenizer: str | None = key(
+        None, "a tokenizer.json, a folder with one, or a hub name; absent: no figures of pieces"
+    )
+    json: bool = key(False, "print JSON (also: --json)")
+
+
+@dataclass
+class BaselineConfig:
+    """python -m metapt.baseline"""
+
+    name: str = key(MISSING, "what tags the words", choices=tuple(BASELINES))
+    source: str | None = key(None, "what it learns from (majority, crf): as in fine-tuning; a rule has none")
+    data: NerDataConfig = field(default_factory=NerDataConfig)
+    c1: float = key(0.1, "L1 penalty of the CRF", low=0)
+    c2: float = key(0.1, "L2 penalty of the CRF", low=0)
+    max_iterations: int = key(100, "of the CRF's L-BFGS", low=1)
     run_dir: str = key(MISSING, "the run folder", identity=False)
 
 
@@ -249,6 +337,8 @@ class GridConfig:
     finetune: list[str] = key([], "overrides for every fine-tuning run")
     per_size: dict[str, list[str]] = key({}, "size: further pretraining overrides")
     finetune_per_regime: dict[str, list[str]] = key({}, "regime: further fine-tuning overrides")
+    baselines: list[str] = key([], "baselines (metapt.baseline); those that learn, on every source")
+    models: list[str] = key([], "further models, tuned like the grid's: folders, or hub:NAME; also encoders")
     per_objective: dict[str, list[str]] = key({}, "objective: further pretraining overrides")
     gpus_per_size: dict[str, int] = key(
         {}, "size: GPUs of its pretraining job on a cluster, spread over nodes"
@@ -270,9 +360,16 @@ class ClusterConfig:
     threads: int | None = key(None, "CPU threads per job; absent: cores / max_parallel", low=1)
     timeout_min: int = key(60 * 24, "time limit of a job, minutes", low=1)
     nodes: int = key(1, "nodes of a pretraining job, unless grid.gpus_per_size tells (slurm)", low=1)
-    gpus_per_node: int = key(
-        0, "GPUs per node of a pretraining job, one task each; fine-tuning takes one", low=0
+    gpus_per_node: int = key(0, "GPUs per node of a pretraining job, one task each", low=0)
+    finetune_gpus: int = key(
+        1, "GPUs of a fine-tuning job, one task each, at most those of a node; regime=head takes one", low=1
     )
+    gpu_request: str = key(
+        "gpus_per_node",
+        "how GPUs are asked for: --gpus-per-node, --gres, --constraint (of cluster.gpu_type), or not at all (slurm)",
+        choices=("gpus_per_node", "gres", "constraint", "none"),
+    )
+    gpu_type: str | None = key(None, "type of GPU asked for, such as a100 (slurm)")
     max_running: int | None = key(None, "of jobs that are one array, at most so many at once (slurm)", low=1)
     cpus_per_task: int = key(4, "CPUs per task (slurm)", low=1)
     mem_gb: int | None = key(None, "memory per node, GB (slurm)", low=1)
@@ -280,7 +377,12 @@ class ClusterConfig:
     account: str | None = key(None, "account (slurm)")
     qos: str | None = key(None, "quality of service (slurm)")
     signal_delay_s: int = key(120, "warning before the time limit, seconds (slurm)", low=1)
-    max_requeues: int = key(50, "how often a job that ran out of time is queued again", low=0)
+    visible_within_s: int = key(
+        90, "so long a job waits for the results that it needs to appear on its node (slurm)", low=0
+    )
+    max_requeues_without_progress: int = key(
+        5, "a job that is queued again more often in a row without a new checkpoint is given up", low=0
+    )
     gpu_memory_gb: float | None = key(None, "memory of a GPU, for the dry run", above=0)
     gpu_tflops: float | None = key(None, "peak of a GPU, TFLOP/s, for the dry run", above=0)
     mfu: float = key(0.3, "share of that peak which is reached, for the dry run", above=0, high=1)
@@ -305,13 +407,25 @@ class SubmitConfig:
     grid: GridConfig = field(default_factory=GridConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     root: str = key("runs/${grid.name}", "folder of the grid")
-    dry_run: bool = key(False, "print the plan and do nothing")
+    code: str = key(
+        "snapshot",
+        "jobs run a copy of the source made now, or the source itself",
+        choices=("snapshot", "live"),
+    )
+    dry_run: str = key(
+        "false",
+        "true: print the plan (slurm: and the batch scripts) and do nothing; test: and ask sbatch --test-only",
+        choices=("false", "true", "test"),
+    )
 
 
 COMMANDS: dict[str, type] = {
     "pretrain": PretrainConfig,
     "plan": PlanConfig,
     "finetune": FinetuneConfig,
+    "tag": TagConfig,
+    "data describe": DescribeConfig,
+    "baseline": BaselineConfig,
     "submit": SubmitConfig,
     "status": StatusConfig,
 }

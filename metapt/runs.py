@@ -1,9 +1,11 @@
 """The run folder: its names, files and markers. No other module spells a file name of a run.
 
     ROOT/                               a grid
-      plan.json                         the jobs, and what each waits for
+      plan.json                         the jobs of the present plan, and what each waits for
+      code/                             copies of the source that jobs run
       corpus/                           token shards, shared by the runs of the grid
-      pretrain/RUN/ , finetune/RUN/     runs, as below
+      features/                         word vectors of frozen decoders, likewise (metapt/ner/cache.py)
+      pretrain/RUN/ , finetune/RUN/ , baseline/RUN/     runs, as below; RUN ends with a hash of its configuration
       report/                           what analysis/report.py writes
 
     RUN/
@@ -17,9 +19,11 @@
         model/                          loads with AutoModelForCausalLM and AutoTokenizer
           metapt.json                   its origin: scale, objective, seed, step, data
       tagger/                           (fine-tuning) the best weights
-      predictions/<set>.jsonl           (fine-tuning) one sentence a line
+      predictions/<set>.jsonl           (fine-tuning, baselines) one sentence a line
+      crf.crfsuite                      (the baseline crf) its model
       result.json                       written last: its presence is what "done" means
       error.txt                         the last failure; gone when the run starts again
+      requeues.json                     (on a cluster) since when it has no new checkpoint
 
 This module imports neither torch nor anything of metapt that trains, so that the analysis may use it.
 """
@@ -49,6 +53,8 @@ from filelock import FileLock, Timeout
 from metapt.errors import OperationalError, UserError
 
 ENGINE_DIR, MODEL_DIR, STATE_FILE, ORIGIN_FILE = "engine", "model", "state.json", "metapt.json"
+HUB_PREFIX = "hub:"
+COMMIT_FILE = "COMMIT"  # beside the package in a copy of the source
 CHECKPOINT_NAME = re.compile(r"^step_(\d{6,})$")
 LENGTH = re.compile(
     r"^ +max_(step|epoch)s: (\d+)$", re.MULTILINE
@@ -74,10 +80,12 @@ class Run:
         self.metrics_file = self.path / "metrics.jsonl"
         self.result_file = self.path / "result.json"
         self.error_file = self.path / "error.txt"
+        self.requeues_file = self.path / "requeues.json"
         self.lock_file = self.path / ".lock"
         self.checkpoints_dir = self.path / "checkpoints"
         self.predictions_dir = self.path / "predictions"
         self.tagger_dir = self.path / "tagger"
+        self.crf_file = self.path / "crf.crfsuite"
         self.tensorboard_dir = self.path / "tensorboard"
 
     @property
@@ -289,11 +297,13 @@ class CheckpointFolders:
 
 
 def model_folder(path: str | Path) -> Path:
-    """The folder that `from_pretrained` can load, for a model folder, a checkpoint, or a finished run (its newest).
+    """The folder that `from_pretrained` can load, for a model folder, a checkpoint, a finished run (its newest), or hub:NAME.
 
     Raises:
         UserError: nothing of the kind is there, it is damaged, or the run is not finished.
     """
+    if str(path).startswith(HUB_PREFIX):
+        return _from_hub(str(path).removeprefix(HUB_PREFIX))
     path = Path(path).expanduser()
     for folder in (path, path / MODEL_DIR):
         if (folder / "config.json").is_file():
@@ -312,11 +322,34 @@ def model_folder(path: str | Path) -> Path:
     return found[1] / MODEL_DIR
 
 
-def model_origin(folder: Path) -> dict[str, Any]:
-    """What is known of a model folder: its metapt.json, or its name alone if it was not made here."""
-    file = folder / ORIGIN_FILE
+def _from_hub(name: str) -> Path:
+    """A folder with the weights, configuration and tokenizer of a model of the hub, fetched unless it stands in the cache.
+
+    Raises:
+        UserError: there is no such model, or the hub cannot be reached.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    wanted = ["*.safetensors", "*.json", "*.txt", "*.model"]
     try:
-        return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"model": folder.name}
+        return Path(snapshot_download(name, allow_patterns=wanted, ignore_patterns=["*/*"]))
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        raise UserError(
+            f"{HUB_PREFIX}{name}: cannot be fetched ({type(error).__name__}: {str(error).splitlines()[0]})"
+        ) from None
+
+
+def model_origin(folder: Path, name: str = "") -> dict[str, Any]:
+    """What is known of a model folder: its metapt.json, or its name alone if it was not made here.
+
+    Args:
+        name: that of a model of the hub, with its prefix; otherwise a model is called as its folder.
+    """
+    file = folder / ORIGIN_FILE
+    called = name.removeprefix(HUB_PREFIX) if name.startswith(HUB_PREFIX) else folder.name
+    try:
+        return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"model": called}
     except ValueError as error:
         raise UserError(f"{file}: not JSON ({error})") from None
 
@@ -374,8 +407,13 @@ def provenance(fingerprints: Mapping[str, str]) -> dict[str, Any]:
 
 
 def git_commit() -> str:
-    """The commit of the checkout, `+changes` where tracked files differ from it, or `unknown` outside of one."""
+    """The commit of the source, `+changes` where tracked files differ from it, or `unknown` outside of a checkout.
+
+    A copy of the source that a grid made (metapt/launch/code.py) has it in a file.
+    """
     folder = Path(__file__).parent
+    if (recorded := folder.parent / COMMIT_FILE).exists():
+        return recorded.read_text(encoding="utf-8").strip()
     commands = (["git", "rev-parse", "HEAD"], ["git", "status", "--porcelain", "--untracked-files=no"])
     try:
         head, changes = (

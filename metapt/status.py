@@ -6,13 +6,9 @@ import sys
 import time
 from collections.abc import Sequence
 
-from rich.console import Console
-from rich.live import Live
-
 from metapt import commandline
 from metapt.config import StatusConfig
 from metapt.errors import run_command
-from metapt.launch.display import status_view
 from metapt.launch.overview import Overview, overview
 from metapt.launch.root import Root
 
@@ -38,11 +34,16 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _watch(root: Root, config: StatusConfig) -> None:
-    console = Console()
-    if config.json or not console.is_terminal:
+    if config.json or not sys.stdout.isatty():
         while not _print(overview(root), config.json).is_finished:
             time.sleep(config.every_s)
         return
+    from rich.console import Console
+    from rich.live import Live
+
+    from metapt.launch.display import status_view
+
+    console = Console()
     with Live(console=console, auto_refresh=False) as live:
         while True:
             seen = overview(root)
@@ -57,6 +58,10 @@ def _print(seen: Overview, as_json: bool) -> Overview:
     if as_json:
         print(seen.to_json(), flush=True)
     else:
+        from rich.console import Console  # here: it takes longer than all else, and JSON needs none of it
+
+        from metapt.launch.display import status_view
+
         Console(width=None if sys.stdout.isatty() else 160, highlight=False).print(status_view(seen))
     return seen
 

@@ -1,13 +1,13 @@
 #!/bin/bash
-# One fine-tuning run, one process:
+# One fine-tuning run, in one process, or (regime=full, lora) in as many on a node as --ntasks-per-node says, one per GPU:
 #
 #   sbatch --gpus-per-node=1 slurm/finetune.sh checkpoint=runs/large source=en_ewt regime=full run_dir=runs/large-en
 #
-# Before the time limit Slurm sends USR1; the run saves and exits with 75, and this job is queued again.
+# Before the time limit Slurm sends USR1 to all of them; the run saves and exits with 75, and this job is queued again.
 # What a site needs is in slurm/site.env; see slurm/site.env.example.
 #SBATCH --job-name=metapt-finetune
 #SBATCH --nodes=1
-#SBATCH --ntasks=1
+#SBATCH --ntasks-per-node=1
 #SBATCH --cpus-per-task=4
 #SBATCH --time=12:00:00
 #SBATCH --signal=USR1@120
@@ -15,7 +15,7 @@
 #SBATCH --open-mode=append
 #SBATCH --output=slurm-%j.out
 MODULE=metapt.finetune
-TASKS=1
+TASKS=${SLURM_TASKS_PER_NODE%%(*} # on a node
 
 # ---- the same in pretrain.sh and finetune.sh: sbatch hands over one file alone, so they can share none -------
 LAUNCH=() # what each process is started with: a container, for example
@@ -34,6 +34,9 @@ export WORLD_SIZE=$((SLURM_JOB_NUM_NODES * TASKS)) LOCAL_WORLD_SIZE=$TASKS
 export OMP_NUM_THREADS=$((SLURM_CPUS_ON_NODE < TASKS ? 1 : SLURM_CPUS_ON_NODE / TASKS))
 unset SLURM_CPUS_PER_GPU # with it srun wants GPUs also where Slurm knows of none; --cpus-per-task says the same
 
+# Ends a job that is queued again and again without a new checkpoint.
+"${LAUNCH[@]}" "${PYTHON:-python}" -m metapt.launch.requeues "$MODULE" "$@" || exit
+
 # Not torchrun, which keeps the signal to itself; --wait: when one process has died the others do not wait for it;
 # USR1 is ignored until the program listens, since its default is death.
 # shellcheck disable=SC2016 # RANK and LOCAL_RANK are each process's own
@@ -42,5 +45,5 @@ srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$WORLD_SIZE" --ntasks-per-node="$T
     bash -c 'trap "" USR1; RANK=$SLURM_PROCID LOCAL_RANK=$SLURM_LOCALID exec "$@"' "$MODULE" \
     "${LAUNCH[@]}" "${PYTHON:-python}" -m "$MODULE" "$@"
 code=$?
-[ $code = 75 ] && [ "${SLURM_RESTART_COUNT:-0}" -lt 100 ] && exec scontrol requeue "$SLURM_JOB_ID"
+[ $code = 75 ] && exec scontrol requeue "$SLURM_JOB_ID"
 exit $code

@@ -34,6 +34,9 @@ export WORLD_SIZE=$((SLURM_JOB_NUM_NODES * TASKS)) LOCAL_WORLD_SIZE=$TASKS
 export OMP_NUM_THREADS=$((SLURM_CPUS_ON_NODE < TASKS ? 1 : SLURM_CPUS_ON_NODE / TASKS))
 unset SLURM_CPUS_PER_GPU # with it srun wants GPUs also where Slurm knows of none; --cpus-per-task says the same
 
+# Ends a job that is queued again and again without a new checkpoint.
+"${LAUNCH[@]}" "${PYTHON:-python}" -m metapt.launch.requeues "$MODULE" "$@" || exit
+
 # Not torchrun, which keeps the signal to itself; --wait: when one process has died the others do not wait for it;
 # USR1 is ignored until the program listens, since its default is death.
 # shellcheck disable=SC2016 # RANK and LOCAL_RANK are each process's own
@@ -42,5 +45,5 @@ srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$WORLD_SIZE" --ntasks-per-node="$T
     bash -c 'trap "" USR1; RANK=$SLURM_PROCID LOCAL_RANK=$SLURM_LOCALID exec "$@"' "$MODULE" \
     "${LAUNCH[@]}" "${PYTHON:-python}" -m "$MODULE" "$@"
 code=$?
-[ $code = 75 ] && [ "${SLURM_RESTART_COUNT:-0}" -lt 100 ] && exec scontrol requeue "$SLURM_JOB_ID"
+[ $code = 75 ] && exec scontrol requeue "$SLURM_JOB_ID"
 exit $code

@@ -227,6 +227,21 @@ def write_finetuning(
     return folder
 
 
+def write_baseline(root: Path, name: str, source: str = "", skill: float = 0.4) -> Path:
+    """A finished run of a baseline."""
+    tuned = write_finetuning(root, {"model": name, "objective": "baseline"}, source, "", skill, steps=1)
+    folder = root / "baseline" / "-".join(filter(None, [name, source]))
+    folder.parent.mkdir(exist_ok=True)
+    tuned.rename(folder)
+    (folder / "metrics.jsonl").unlink()
+    result = json.loads((folder / "result.json").read_text())
+    for absent in ("ner_head", "steps", "epochs", "best_epoch", "best_step", "train_sentences_cut"):
+        del result[absent]
+    result |= {"kind": "baseline", "dev_f1": None, "source_sets": [source] if source else []}
+    (folder / "result.json").write_text(json.dumps(result))
+    return folder
+
+
 def score(gold: list[list[str]], predicted: list[list[str]]) -> dict[str, Any]:
     """A set's entry in result.json, by seqeval."""
     micro = float(f1_score(gold, predicted, mode="strict", scheme=IOB2, zero_division=0))

@@ -1,4 +1,4 @@
-"""Runs of `metapt.pretrain` in forks of one process that has imported everything, with faults at named places.
+"""Runs of `metapt.pretrain` and `metapt.finetune` in forks of one process that has imported everything, with faults at named places.
 
 A start of Python with torch and DeepSpeed costs seconds; a fork of it costs none, so that hundreds of runs can be
 killed. `Forks` starts this file as a process and talks to it in lines of JSON: a `Request`, then an `Outcome`.
@@ -48,6 +48,15 @@ PLACES = {
     "restore": "metapt.training.engine:Engine.load",
     "corpus": "metapt.data.corpus:prepare_corpus",
     "finish": "metapt.runs:Run.finish",
+    "tuning": "metapt.ner.tuning:Tuning._step",
+    "tuning save": "metapt.ner.tuning:Tuning._save",
+    "tuning restore": "metapt.ner.tuning:Tuning._restore",
+    "tagger": "metapt.ner.tuning:Tuning.save_tagger",
+    "test set": "metapt.ner.tuning:Tuning._evaluate",
+    "dev score": "metapt.ner.tuning:dev_figures",
+    "word vectors": "metapt.ner.tuning:word_vectors",
+    "cache": "metapt.ner.cache:VectorCache._store",
+    "optimizer file": "torch:save",
 }
 
 
@@ -55,8 +64,8 @@ PLACES = {
 class Fault:
     """What happens to one rank when it comes to a place for the `call`-th time (from 1).
 
-    `do` is a signal's name without SIG (the rank sends it to itself), `ENOSPC` (the disk is full), or `NAN` (at
-    "backward": all gradients become so, and the loss does not).
+    `do` is a signal's name without SIG (the rank sends it to itself), `ENOSPC` (the disk is full), `NAN` (at
+    "backward": all gradients become so, and the loss does not), or `WORSE` (at "dev score": this rank scores the worst).
     """
 
     place: str
@@ -68,9 +77,10 @@ class Fault:
 
 @dataclass
 class Request:
-    """A run. `signal` is sent to `signal_ranks` (none: all) after `seconds`; a killed rank takes the others along."""
+    """A run of `metapt.PROGRAM`. `signal` is sent to `signal_ranks` (none: all) after `seconds`; a killed rank takes the others along."""
 
     argv: Sequence[str]
+    program: str = "pretrain"
     ranks: int = 1
     faults: Sequence[Fault] = ()
     seconds: float | None = None
@@ -134,7 +144,13 @@ def import_everything() -> None:
     """All that a run imports and caches, but no process group and no threads, which a fork would lose."""
     for place in PLACES.values():
         importlib.import_module(place.split(":")[0])
-    for name in ("metapt.pretrain", "metapt.data.demo", "deepspeed.runtime.zero.muon.muon_optimizer"):
+    for name in (
+        "metapt.pretrain",
+        "metapt.finetune",
+        "metapt.ner.finetune",
+        "metapt.data.demo",
+        "deepspeed.runtime.zero.muon.muon_optimizer",
+    ):
         importlib.import_module(name)
     from metapt.training import fragments
 
@@ -222,14 +238,14 @@ def fork_rank(request: Request, rank: int, port: int, out: Path, err: Path) -> i
 
 def in_child(request: Request, rank: int) -> int:
     from metapt.errors import run_command
-    from metapt.pretrain import main
 
+    program = importlib.import_module(f"metapt.{request.program}")
     for fault in request.faults:
         if fault.rank == rank:
             install(fault)
-    sys.argv = ["metapt.pretrain", *request.argv]
+    sys.argv = [f"metapt.{request.program}", *request.argv]
     try:
-        run_command(main)
+        run_command(program.main)
     except SystemExit as end:
         return int(end.code or 0)
     return 0
@@ -249,6 +265,8 @@ def install(fault: Fault) -> None:
         nonlocal calls
         calls += 1
         due = calls == fault.call
+        if due and fault.do == "WORSE":
+            return 0.0, 1e9
         if due and not fault.after:
             happen(fault.do, args)
         result = function(*args, **kwargs)

@@ -1,7 +1,7 @@
 """A quick stand-in for the programs of a grid, and a submitter of it, for the tests of launching.
 
 python launch_fakes.py job RUN_DIR KIND BEHAVIOUR     one job: ok, fail, fail-once, slow, killed, silent, stoppable
-python launch_fakes.py submit ROOT CLUSTER [NAME=BEHAVIOUR ...]
+python launch_fakes.py submit ROOT CLUSTER [NAME=BEHAVIOUR ...] [code=snapshot]
 """
 
 from __future__ import annotations
@@ -47,12 +47,14 @@ def starts(root: Path) -> list[str]:
     return log.read_text().split() if log.exists() else []
 
 
-def run_fake(root: Path, cluster: ClusterConfig, behaviours: dict[str, str] | None = None) -> None:
+def run_fake(
+    root: Path, cluster: ClusterConfig, behaviours: dict[str, str] | None = None, code: str = "live"
+) -> None:
     from metapt.config import GridConfig, SubmitConfig  # here: a job's process should start fast
     from metapt.launch.root import Root
     from metapt.launch.submission import run_plan
 
-    config = SubmitConfig(grid=GridConfig(name="fake"), cluster=cluster, root=str(root))
+    config = SubmitConfig(grid=GridConfig(name="fake"), cluster=cluster, root=str(root), code=code)
     with Root(root).claimed():
         run_plan(fake_plan(root, behaviours), Root(root), config)
 
@@ -113,7 +115,8 @@ def main(argv: list[str]) -> None:
         from metapt.config import ClusterConfig
 
         behaviours = dict(word.split("=") for word in argv[3:])
-        run_fake(Path(argv[1]), ClusterConfig(name=argv[2], max_parallel=2), behaviours)
+        cluster = ClusterConfig(name=argv[2], max_parallel=2, timeout_min=30, cpus_per_task=1, mem_gb=1)
+        run_fake(Path(argv[1]), cluster, behaviours, behaviours.pop("code", "live"))
 
 
 if __name__ == "__main__":

@@ -6,8 +6,14 @@ import random
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    XLMRobertaConfig,
+    XLMRobertaForMaskedLM,
+)
 
 from metapt.data.iob2 import Sentence, write_iob2
 
@@ -85,4 +91,41 @@ def write_checkpoint(folder: Path, seed: int = 0) -> Path:
     )
     LlamaForCausalLM(config).save_pretrained(folder)
     make_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def make_encoder_tokenizer() -> PreTrainedTokenizerFast:
+    """A Unigram model of letters and some words, with XLM-R's special pieces, at its places and around each text."""
+    words = sorted({word for each in labelled(50, 0) for word in each.words})
+    special = ["<s>", "<pad>", "</s>", "<unk>"]
+    letters = ["▁", *sorted(set("".join(words)))]
+    vocabulary = [(piece, 0.0) for piece in special]
+    vocabulary += [(letter, -6.0) for letter in letters] + [(f"▁{word}", -3.0) for word in words[::2]]
+    tokenizer = Tokenizer(models.Unigram(vocabulary, unk_id=3))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace()]
+    )
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
+    )
+    names = {"bos_token": "<s>", "cls_token": "<s>", "eos_token": "</s>", "sep_token": "</s>"}
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, **names, pad_token="<pad>", unk_token="<unk>", model_max_length=64
+    )
+
+
+def write_encoder(folder: Path) -> Path:
+    """A model folder with a randomly initialised masked language model of XLM-R's kind."""
+    torch.manual_seed(0)
+    config = XLMRobertaConfig(
+        vocab_size=130,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=66,
+        initializer_range=0.2,
+    )
+    XLMRobertaForMaskedLM(config).save_pretrained(folder)
+    make_encoder_tokenizer().save_pretrained(folder)
     return folder

@@ -12,8 +12,9 @@ from seqeval.scheme import IOB2, Entities
 
 from analysis.collect import Evaluation, GoldSet
 from analysis.errors import FATES, fate, is_spurious, tally
-from analysis.spans import count, micro_f1
 from metapt.data.iob2 import spans
+from metapt.ner.resampling import micro_f1
+from metapt.ner.scoring import count
 
 TAGS = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
 sentence_pairs = st.lists(
@@ -66,7 +67,7 @@ def test_tally_counts_by_length() -> None:
     gold = (("PER", 0, 1), ("LOC", 2, 4), ("ORG", 5, 6), ("PER", 7, 9)), ()
     predicted = (("PER", 0, 1), ("LOC", 2, 3), ("PER", 5, 6)), (("PER", 0, 2), ("LOC", 3, 4))
     words = (("w",) * 9, ("w",) * 4)
-    evaluation = Evaluation(GoldSet("x", ("1", "2"), words, gold), predicted, count(predicted, gold), {})
+    evaluation = Evaluation(GoldSet("x", ("1", "2"), words, gold), predicted, count(predicted, gold), 0.0, {})
     assert tally([evaluation]) == {
         ("one word", "correct"): 1,
         ("several words", "wrong boundary"): 1,

@@ -13,12 +13,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from analysis_runs import write_finetuning, write_grid, write_pretraining
+from analysis_runs import write_baseline, write_finetuning, write_grid, write_pretraining
 
+from analysis import particles
 from analysis import report as program
 from analysis.collect import collect, newest_grid
 from analysis.sections import DEMO_NOTICE, build
 from metapt.errors import UserError
+from metapt.launch.jobs import Job, Plan
+from metapt.launch.root import Root
 
 SCRIPT = Path(program.__file__)
 VOID = {"meta", "br", "hr", "img", "input", "link", "path", "use", "rect", "circle", "line"}
@@ -126,6 +129,9 @@ def test_differences_are_those_of_the_f1_table(tmp_path: Path) -> None:
         low, high = float(row["95 % interval low"]), float(row["95 % interval high"])
         assert low < gap < high
         assert row["leaves out 0"] == str(low > 0 or high < 0)
+        assert 1 / 10_001 <= float(row["p"]) <= 1
+        assert (high - low) / 2 < float(row["detectable"]) < high - low  # 2.8 standard errors, of about 3.9
+        assert row["seeds"] == "2"
 
 
 def test_only_runs_of_equal_seed_are_paired(tmp_path: Path) -> None:
@@ -220,6 +226,31 @@ def test_a_model_from_elsewhere_is_a_row(tmp_path: Path) -> None:
     page(out)
 
 
+def test_baselines_are_rows_and_models_are_compared_with_them(tmp_path: Path) -> None:
+    root = write_grid(tmp_path / "grid", seeds=(0, 1), sources=("en_ewt", "sk_snk"), regimes=("head",))
+    for name, source in (("particle", ""), ("crf", "en_ewt"), ("crf", "sk_snk")):
+        write_baseline(root, name, source)
+    out = make(root)
+    f1 = rows(out, "f1")
+    kept = {(row["scale"], row["source"]): row for row in f1 if row["objective"] == "baseline"}
+    assert list(kept) == [("crf", "en_ewt"), ("crf", "sk_snk"), ("particle", "")]
+    assert not any(row["scale"] == particles.RULE_NAME for row in f1)
+    models = {(row["objective"], row["source"]): row for row in f1 if row["scale"] == "nano"}
+    found = rows(out, "baselines")
+    assert len(found) == 2 * 2 * 2 * 2  # objectives, sources, baselines that fit, target sets
+    for row in found:
+        head = f"{row['set']} ({row['gold spans']})"
+        rival = kept[row["baseline"], "" if row["baseline"] == "particle" else row["source"]]
+        values = (float(models[row["objective"], row["source"]][head]), float(rival[head]))
+        assert (float(row["model F1"]), float(row["baseline F1"])) == pytest.approx(values)
+        assert float(row["difference"]) == pytest.approx(values[0] - values[1])
+        assert row["seeds"] == "2"
+    text = page(out).text
+    assert "4 pretraining and 8 fine-tuning runs are finished" in text
+    assert {row["run"] for row in rows(out, "runs_finetuning")} >= {"particle", "crf-en_ewt"}
+    assert not any(row["objective"] == "baseline" for row in rows(out, "convergence"))
+
+
 def test_broken_runs_are_named_and_left_out(tmp_path: Path) -> None:
     root = write_grid(tmp_path / "grid", regimes=("head", "full"), sources=("en_ewt", "sk_snk"))
     runs = sorted((root / "finetune").iterdir())
@@ -244,6 +275,20 @@ def test_broken_runs_are_named_and_left_out(tmp_path: Path) -> None:
     assert "'regime'" in found[runs[6]][1]
     assert len(collection.finetuning) == 1
     page(make(root))
+
+
+def test_a_run_that_the_present_plan_does_not_have_is_named_and_in_no_table(tmp_path: Path) -> None:
+    root = write_grid(tmp_path / "grid", regimes=("head",))
+    superseded, *present = sorted((root / "finetune").iterdir())
+    names = [f"pretrain/{path.name}" for path in (root / "pretrain").iterdir()]
+    names += [f"finetune/{path.name}" for path in present]
+    jobs = [Job(name, name.split("/")[0], (), (), name) for name in names]
+    Root(root).write_plan(Plan("grid", tuple(jobs)))
+    collection = collect([root])
+    assert [(item.path, item.state) for item in collection.left_out] == [
+        (superseded, "not of the present plan")
+    ]
+    assert {run.path for run in collection.finetuning} == set(present)
 
 
 def test_the_same_setting_in_two_roots_is_counted_once(tmp_path: Path) -> None:

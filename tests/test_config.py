@@ -32,8 +32,8 @@ def test_every_shipped_configuration_parses(
 ):
     for variable in ("METAPT_TEXT_DIR", "METAPT_UNER_DIR", "METAPT_TOKENIZER"):
         monkeypatch.setenv(variable, "/somewhere")
-    extra = ["data.text_dir=/somewhere"] if choice == "text" else []
-    commandline.load(command, [*REQUIRED[command], f"{group}={choice}", *extra])
+    extra = {"text": ["data.text_dir=/somewhere"], "described": ["data.corpora=[tl_tlunified]"]}
+    commandline.load(command, [*REQUIRED[command], f"{group}={choice}", *extra.get(choice, [])])
 
 
 @pytest.mark.parametrize("file", sorted(DS_CONFIGS.glob("*.json")), ids=lambda path: path.stem)

@@ -1,4 +1,4 @@
-"""The CRF against brute force over all tag sequences, and the invariants of both heads."""
+"""The CRF against brute force over all tag sequences and against another library's, and the invariants of both heads."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torchcrf import CRF
 
 from metapt.data.iob2 import TAGS
 from metapt.models.crf import LinearChainCRF, SoftmaxHead, iob2_transitions
@@ -73,6 +75,114 @@ def test_equals_brute_force(batch: tuple[LinearChainCRF, Tensor, Tensor]) -> Non
             tags[0, :length] = torch.tensor(path)
             found = crf.log_likelihood(emissions[row : row + 1], tags, lengths[row : row + 1])
             torch.testing.assert_close(found, score - expected[None])
+
+
+@settings(max_examples=30, deadline=None)
+@given(batches(), st.booleans())
+def test_the_tags_are_a_markov_chain_of_the_conditionals(
+    batch: tuple[LinearChainCRF, Tensor, Tensor], is_softmax: bool
+) -> None:
+    crf, emissions, lengths = batch
+    head = SoftmaxHead() if is_softmax else crf
+    marginals, steps = head.log_marginals(emissions, lengths), head.log_conditionals(emissions, lengths)
+    for row, length in enumerate(lengths.tolist()):
+        allowed = list(all_paths(crf, emissions[row, :length]))
+        tags = torch.zeros(len(allowed), emissions.shape[1], dtype=torch.long)
+        tags[:, :length] = torch.tensor(allowed)
+        same = emissions[row].expand(len(allowed), -1, -1), lengths[row].expand(len(allowed))
+        chain = torch.stack(
+            [
+                marginals[row, 0, path[0]]
+                + sum(steps[row, t, path[t], path[t + 1]] for t in range(length - 1))
+                for path in allowed
+            ]
+        )
+        torch.testing.assert_close(chain, head.log_likelihood(same[0], tags, same[1]), atol=1e-8, rtol=1e-8)
+
+
+def as_torchcrf(crf: LinearChainCRF) -> CRF:
+    """pytorch-crf's, which knows no constraints: what is forbidden gets a score that is too low to matter."""
+    other = CRF(crf.start.numel(), batch_first=True).double()
+    with torch.no_grad():
+        other.start_transitions.copy_(crf.start - 1e6 * ~crf.allowed_first)
+        other.transitions.copy_(crf.transitions - 1e6 * ~crf.allowed_pairs)
+        other.end_transitions.copy_(crf.end)
+    return other
+
+
+@settings(max_examples=60, deadline=None)
+@given(batches(), st.integers(0, 2**31))
+def test_equals_another_library(batch: tuple[LinearChainCRF, Tensor, Tensor], seed: int) -> None:
+    """Log-likelihood, its gradients and the best sequence, with and without forbidden transitions."""
+    crf, emissions, lengths = batch
+    other, draw = as_torchcrf(crf), torch.Generator().manual_seed(seed)
+    mask = torch.arange(emissions.shape[1]) < lengths[:, None]
+    noise = 50 * torch.randn(emissions.shape, generator=draw, dtype=torch.float64)
+    tags = torch.zeros(emissions.shape[:2], dtype=torch.long)
+    for row, path in enumerate(crf.decode(noise, lengths)):  # any allowed sequences
+        tags[row, : len(path)] = torch.tensor(path)
+    weights = torch.randn(len(lengths), generator=draw, dtype=torch.float64)
+    ours, theirs = (emissions.clone().requires_grad_() for _ in range(2))
+    mine = crf.log_likelihood(ours, tags, lengths)
+    yours = other(theirs, tags, mask=mask, reduction="none")
+    torch.testing.assert_close(mine, yours)
+    gradients = [
+        torch.autograd.grad(
+            likelihood @ weights, inputs, materialize_grads=True
+        )  # one word has no transition
+        for likelihood, inputs in (
+            (mine, [ours, crf.start, crf.transitions, crf.end]),
+            (yours, [theirs, other.start_transitions, other.transitions, other.end_transitions]),
+        )
+    ]
+    for left, right in zip(*gradients, strict=True):
+        torch.testing.assert_close(left, right, atol=1e-9, rtol=1e-6)
+    assert crf.decode(emissions, lengths) == other.decode(emissions, mask=mask)
+
+
+class Counted(TorchDispatchMode):
+    """Counts the operations within."""
+
+    number = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        self.number += 1
+        return function(*args, **(kwargs or {}))
+
+
+def test_more_sentences_are_no_more_operations() -> None:
+    """Nothing loops over the batch: 60 sentences take as many calls as 3."""
+    crf, *batch = iob2_batch()
+    counts = []
+    for times in (1, 20):
+        emissions, tags, lengths = (torch.cat([each] * times) for each in batch)
+        with Counted() as counted:
+            crf.log_likelihood(emissions.requires_grad_(), tags, lengths).sum().backward()
+            crf.log_marginals(emissions, lengths)
+            crf.decode(emissions, lengths)
+        counts.append(counted.number)
+    assert counts[0] == counts[1] > 50
+
+
+def test_fp32_is_enough_for_a_sentence_of_a_thousand_words() -> None:
+    """Log-likelihood to 1e-5 of itself, marginals and gradients to 1e-5 of a probability."""
+    exact, *_ = iob2_batch()
+    draw = torch.Generator().manual_seed(5)
+    emissions = 5 * torch.randn(2, 1000, len(TAGS), generator=draw, dtype=torch.float64)
+    lengths, crf = torch.tensor([1000, 700]), iob2_batch(torch.float32)[0]
+    tags = torch.zeros(2, 1000, dtype=torch.long)
+    found = []
+    for head, values in ((exact, emissions), (crf, emissions.float())):
+        values = values.clone().requires_grad_()
+        likelihood = head.log_likelihood(values, tags, lengths)
+        likelihood.sum().backward()
+        assert values.grad is not None
+        found.append(
+            (likelihood.double(), head.log_marginals(values, lengths).exp().double(), values.grad.double())
+        )
+    torch.testing.assert_close(found[1][0], found[0][0], rtol=1e-5, atol=0.0)
+    for left, right in zip(found[1][1:], found[0][1:], strict=True):
+        torch.testing.assert_close(left, right, rtol=0, atol=1e-5)
 
 
 def iob2_batch(dtype: torch.dtype = torch.float64) -> tuple[LinearChainCRF, Tensor, Tensor, Tensor]:

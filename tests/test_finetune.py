@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
@@ -14,16 +15,18 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 from conftest import run_module
-from ner_world import write_checkpoint, write_collection
+from ner_world import labelled, write_checkpoint, write_collection
 from safetensors.torch import load_file
-from transformers import AutoTokenizer
 
 from metapt import commandline
+from metapt.data.iob2 import write_iob2
 from metapt.errors import Interrupted, UserError
-from metapt.models.tagger import load_base, load_tagger
+from metapt.models.tagger import Tagger, load_base
 from metapt.ner import tuning as tuning_module
 from metapt.ner.features import EncodedSet, word_vectors
 from metapt.ner.finetune import finetune
+from metapt.ner.folder import load_tagger
+from metapt.ner.lora import merged, with_adapters
 from metapt.ner.tuning import Tuning
 from metapt.runs import Run
 from metapt.training.interruption import StopRequest
@@ -56,7 +59,8 @@ def words(world: Path, run_dir: Path, *more: str) -> list[str]:
 
 
 def tune(world: Path, run_dir: Path, *more: str, stop: StopRequest | None = None) -> Run:
-    finetune(commandline.load("finetune", words(world, run_dir, *more)), stop or StopRequest())
+    stop = StopRequest() if stop is None else stop
+    finetune(commandline.load("finetune", words(world, run_dir, *more)), stop)
     return Run(run_dir)
 
 
@@ -64,7 +68,7 @@ def die_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
     """The process dies when it asks for one step more than `steps`."""
     real = Tuning._step
 
-    def step(self: Tuning, chosen: np.ndarray) -> float:
+    def step(self: Tuning, chosen: np.ndarray) -> tuple[float, bool]:
         if self.state.step == steps:
             raise Killed
         return real(self, chosen)
@@ -78,11 +82,7 @@ def outcome(run: Run) -> tuple[dict[str, Any], list[dict[str, Any]], dict[str, t
     metrics = [
         {name: value for name, value in line.items() if name != "seconds_total"} for line in run.metrics()
     ]
-    weights = {
-        **load_file(run.tagger_dir / "model.safetensors"),
-        **load_file(run.tagger_dir / "tag_layer.safetensors"),
-    }
-    return result, metrics, weights
+    return result, metrics, load_tagger(run.tagger_dir)[0].state_dict()
 
 
 def assert_same(one: Run, other: Run) -> None:
@@ -115,15 +115,75 @@ def test_full_tuning_learns_the_sentences(full_run: Run) -> None:
 def test_head_only_learns_and_leaves_the_decoder_alone(world: Path, tmp_path: Path, head: str) -> None:
     run = tune(world, tmp_path / "run", f"ner.head={head}", "ner.max_epochs=6", "ner.piece=last")
     assert run.result()["dev_f1"] > 0.6
-    before, after = load_base(world / "model").state_dict(), load_tagger(run.tagger_dir).decoder.state_dict()
+    before, after = (
+        load_base(world / "model").state_dict(),
+        load_tagger(run.tagger_dir)[0].decoder.state_dict(),
+    )
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+LORA = ("regime=lora", "ner.lora_rank=2", "ner.lr=0.02", "ner.max_epochs=4")
+
+
+@pytest.fixture(scope="module")
+def lora_run(world: Path) -> Run:
+    return tune(world, world / "lora", *LORA)
+
+
+def test_lora_learns_low_rank_changes_and_saves_an_ordinary_decoder(world: Path, lora_run: Run) -> None:
+    losses = [line["loss_nats"] for line in lora_run.metrics() if line["kind"] == "train"]
+    assert losses[-1] < losses[0] / 3
+    before = load_base(world / "model").state_dict()
+    after = load_tagger(lora_run.tagger_dir)[0].decoder.state_dict()
+    assert before.keys() == after.keys()
+    for name, value in before.items():
+        rank = int(torch.linalg.matrix_rank(after[name] - value, atol=1e-4)) if value.ndim == 2 else 0
+        assert rank == (2 if "proj" in name else 0), name
+        assert torch.equal(after[name], value) == ("proj" not in name)
+
+
+def test_lora_resumes_to_the_same_weights(
+    world: Path, lora_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        die_after(patch, 8)
+        with pytest.raises(Killed):
+            tune(world, tmp_path / "run", *LORA)
+    (checkpoint,) = [folder for _, folder in Run(tmp_path / "run").checkpoints()]
+    kept = load_file(checkpoint / "engine" / "weights.safetensors")
+    assert all("lora_" in name or name.startswith("layer.") for name in kept)
+    assert_same(tune(world, tmp_path / "run", *LORA), lora_run)
+
+
+def test_merged_adapters_give_the_same_vectors(world: Path) -> None:
+    base, pieces = load_base(world / "model"), torch.arange(40).reshape(2, 20)
+    decoder = with_adapters(load_base(world / "model"), 3, 6.0, seed=0)
+    with torch.no_grad():
+        untouched = decoder(input_ids=pieces).last_hidden_state
+        torch.testing.assert_close(untouched, base(input_ids=pieces).last_hidden_state)
+        for name, value in decoder.named_parameters():
+            if "lora_B" in name:
+                value.normal_(std=0.1)
+        tuned = decoder(input_ids=pieces).last_hidden_state
+        assert not torch.allclose(tuned, untouched, atol=1e-2)
+        torch.testing.assert_close(
+            merged(decoder)(input_ids=pieces).last_hidden_state, tuned, rtol=1e-4, atol=1e-4
+        )
+
+
+def test_lora_without_peft_is_a_mistake_told(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("metapt.ner.lora.find_spec", lambda _: None)
+    with pytest.raises(UserError, match="peft"):
+        tune(world, tmp_path / "run", *LORA)
 
 
 def test_full_tuning_changes_the_decoder(world: Path, full_run: Run) -> None:
     before, after = (
         load_base(world / "model").state_dict(),
-        load_tagger(full_run.tagger_dir).decoder.state_dict(),
+        load_tagger(full_run.tagger_dir)[0].decoder.state_dict(),
     )
     assert not any(torch.equal(before[name], after[name]) for name in before if "proj" in name)
 
@@ -147,6 +207,8 @@ def test_the_result_is_as_documented(head_run: Run) -> None:
         "seconds_total",
         "train_sentences",
         "train_sentences_cut",
+        "train_words",
+        "train_words_cut",
         "generated_data",
         "source_sets",
         "sets",
@@ -172,7 +234,7 @@ def test_the_first_loss_is_that_of_the_untrained_tagger(world: Path, head_run: R
 
 def test_predictions_are_those_of_the_saved_tagger(world: Path, head_run: Run) -> None:
     """Read back with nothing but the tagger's folder, one sentence at a time."""
-    tagger, tokenizer = load_tagger(head_run.tagger_dir), AutoTokenizer.from_pretrained(head_run.tagger_dir)
+    tagger, tokenizer, _ = load_tagger(head_run.tagger_dir)
     lines = [
         json.loads(line) for line in (head_run.predictions_dir / "aa_one.jsonl").read_text().splitlines()
     ]
@@ -197,12 +259,13 @@ def test_frozen_features_give_the_same_steps_as_recomputing(
 ) -> None:
     real = Tuning._step
 
-    def step(self: Tuning, chosen: np.ndarray) -> float:
+    def step(self: Tuning, chosen: np.ndarray) -> tuple[float, bool]:
         rows = self.train_set.words(chosen)
         now = EncodedSet(
             [self.train_set.windows[number] for number in chosen],
             self.train_set.tags[rows],
             self.train_set.lengths[torch.from_numpy(chosen)],
+            0,
             0,
         )
         self.train_vectors = torch.full((len(self.train_set.tags), 32), torch.nan)
@@ -240,14 +303,116 @@ def test_killed_and_resumed_is_as_uninterrupted(
     assert_same(tune(world, tmp_path / "run", *more), head_run if regime == "head" else full_run)
 
 
-def test_a_signal_saves_in_the_middle_of_an_epoch(world: Path, head_run: Run, tmp_path: Path) -> None:
-    stop = StopRequest()
-    stop.name = "SIGTERM"
+def stop_at(monkeypatch: pytest.MonkeyPatch, name: str) -> StopRequest:
+    """A request to stop that comes when `name` is called in the module of the loop."""
+    stop, real = StopRequest(), getattr(tuning_module, name)
+
+    def told(*args: Any, **kwargs: Any) -> Any:
+        stop._remember(signal.SIGTERM, None)
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(tuning_module, name, told)
+    return stop
+
+
+def test_a_signal_saves_in_the_middle_of_an_epoch(
+    world: Path, head_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for step in (1, 2):
-        with pytest.raises(Interrupted, match=f"step {step}"):
-            tune(world, tmp_path / "run", "ner.max_epochs=6", stop=stop)
+        with monkeypatch.context() as patch:
+            stop = stop_at(patch, "epoch_batches")
+            with pytest.raises(Interrupted, match=f"step {step}"):
+                tune(world, tmp_path / "run", "ner.max_epochs=6", stop=stop)
         assert [done for done, _ in Run(tmp_path / "run").checkpoints()] == [step]
     assert_same(tune(world, tmp_path / "run", "ner.max_epochs=6"), head_run)
+
+
+def test_a_signal_ends_the_computing_of_frozen_features(
+    world: Path, head_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    more = ("ner.max_epochs=6", f"ner.cache_dir={tmp_path / 'cache'}")
+    with monkeypatch.context() as patch:
+        stop = stop_at(patch, "word_vectors")
+        with pytest.raises(Interrupted, match="word vectors"):
+            tune(world, tmp_path / "run", *more, stop=stop)
+    assert not list((tmp_path / "cache").glob("*/"))
+    assert_same(tune(world, tmp_path / "run", *more), head_run)
+
+
+def count_calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The number of words of each set whose vectors are computed from now on."""
+    counts: list[int] = []
+
+    def counted(tagger: Tagger, encoded: EncodedSet, *more: Any) -> torch.Tensor:
+        counts.append(len(encoded.tags))
+        return word_vectors(tagger, encoded, *more)
+
+    monkeypatch.setattr(tuning_module, "word_vectors", counted)
+    return counts
+
+
+def test_a_cache_changes_no_bit_and_saves_the_decoder(
+    world: Path, head_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the train, dev and two test sets each is computed once: not for another seed, rate or head, nor after a kill."""
+    counts = count_calls(monkeypatch)
+    cached = ("ner.max_epochs=6", f"ner.cache_dir={tmp_path / 'cache'}")
+    with monkeypatch.context() as patch:
+        die_after(patch, 8)
+        with pytest.raises(Killed):
+            tune(world, tmp_path / "first", *cached)
+    assert_same(tune(world, tmp_path / "first", *cached), head_run)
+    assert len(counts) == 4
+    assert_same(tune(world, tmp_path / "second", *cached), head_run)
+    tune(world, tmp_path / "third", *cached, "train.seed=1", "ner.lr=0.01", "ner.head=softmax")
+    assert len(counts) == 4
+    plain = tune(world, tmp_path / "plain", "ner.max_epochs=1", "data.max_train_sentences=20")
+    few = tune(world, tmp_path / "few", *cached, "ner.max_epochs=1", "data.max_train_sentences=20")
+    assert_same(few, plain)
+    assert len(counts) == 4 + 4 + 1
+
+
+def test_mixed_sources_share_the_vectors_of_their_sets(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(world / "uner", tmp_path / "uner")
+    for split, count, seed in (("train", 30, 8), ("dev", 11, 9)):
+        write_iob2(tmp_path / "uner" / "bb_two" / f"{split}.iob2", labelled(count, seed))
+    counts = count_calls(monkeypatch)
+    more = ("ner.max_epochs=2", f"data.uner_dir={tmp_path / 'uner'}", f"ner.cache_dir={tmp_path / 'cache'}")
+    mixed = tune(world, tmp_path / "mixed", *more, "source=bb_two+aa_one")
+    assert mixed.result()["train_sentences"] == 78
+    assert len(counts) == 6
+    for source in ("aa_one", "bb_two", "all"):
+        tune(world, tmp_path / source, *more, f"source={source}")
+    assert len(counts) == 6
+    again = tune(world, tmp_path / "again", *more, "source=bb_two+aa_one", "ner.cache_dir=null")
+    assert_same(again, mixed)
+
+
+@pytest.mark.usefixtures("fresh_accelerate")
+def test_cached_vectors_are_never_stale(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the vectors depend on is part of the key; what only the tag layer depends on is not."""
+    cached = ("ner.max_epochs=1", f"ner.cache_dir={tmp_path / 'cache'}", "data.eval_sets=[bb_two]")
+    tune(world, tmp_path / "first", *cached)
+    other, config = tmp_path / "other", tmp_path / "config"
+    write_checkpoint(other, seed=9)
+    shutil.copytree(world / "model", config)
+    settings = json.loads((config / "config.json").read_text())
+    (config / "config.json").write_text(json.dumps({**settings, "rms_norm_eps": 0.01}))
+    shutil.copytree(world / "uner", tmp_path / "uner")
+    file = tmp_path / "uner" / "bb_two" / "test.iob2"
+    file.write_text(file.read_text(encoding="utf-8").replace("\t.\t", "\t!\t"), encoding="utf-8")
+    changes = {f"checkpoint={other}": 3, f"checkpoint={config}": 3, f"data.uner_dir={tmp_path / 'uner'}": 1}
+    changes |= {"ner.piece=mean": 3, "ner.prefix_space=false": 3, "ner.eval_batch_size=3": 3}
+    changes |= {"ner.max_len=8": 3, "ner.precision=bf16": 3}
+    for number, (change, expected) in enumerate(changes.items()):
+        AcceleratorState._reset_state(reset_partial_state=True)
+        with monkeypatch.context() as patch:
+            counts = count_calls(patch)
+            run = tune(world, tmp_path / f"cached{number}", *cached, change)
+            assert len(counts) == expected, change
+            assert_same(tune(world, tmp_path / f"plain{number}", *cached, change, "ner.cache_dir=null"), run)
 
 
 def test_killed_while_evaluating_trains_nothing_again(
@@ -302,8 +467,8 @@ def test_early_stopping_keeps_the_best_epoch(
     assert result["sets"].keys() == {"bb_two"}
     monkeypatch.setattr(tuning_module, "dev_figures", lambda *_: (0.5, 1.0))
     assert torch.equal(
-        outcome(tune(world, tmp_path / "short", "ner.max_epochs=1"))[2]["linear.weight"],
-        outcome(tune(world, tmp_path / "flat", "ner.patience=2"))[2]["linear.weight"],
+        outcome(tune(world, tmp_path / "short", "ner.max_epochs=1"))[2]["layer.linear.weight"],
+        outcome(tune(world, tmp_path / "flat", "ner.patience=2"))[2]["layer.linear.weight"],
     )
 
 
@@ -332,15 +497,46 @@ def test_another_configuration_other_weights_or_other_data_are_refused(
             tune(world, head_run.path, "ner.max_epochs=6", change)
 
 
-def test_training_sentences_are_limited_and_cut_and_counted(world: Path, tmp_path: Path) -> None:
+def test_training_sentences_are_limited_and_cut_and_counted(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = tune(world, tmp_path / "run", "ner.max_epochs=1", "data.max_train_sentences=20", "ner.max_len=8")
     result = run.result()
     assert (result["train_sentences"], result["steps"]) == (20, 3)
     assert 0 < result["train_sentences_cut"] < 20
+    assert result["train_words_cut"] >= result["train_sentences_cut"]
+    told = capsys.readouterr().out
+    assert f"{result['train_sentences_cut']} of 20 sentences, {result['train_words_cut']} words" in told
     assert result["sets"]["aa_one"]["words"] == sum(
         len(json.loads(line)["words"])
         for line in (run.predictions_dir / "aa_one.jsonl").read_text().splitlines()
     )
+
+
+def test_tuned_on_one_collection_and_evaluated_on_described_corpora_too(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A set without an entity is tagged and scored as any other, and said to say nothing."""
+    (tmp_path / "news.conll").write_text("Maria I-person\nlives O\n\nin O\nDavao S-LOC\n")
+    (tmp_path / "quiet.conll").write_text("it O\nrained O\n")
+    files = [f"{tmp_path / name}.yaml" for name in ("news", "quiet")]
+    for name, file in zip(("news", "quiet"), files, strict=True):
+        Path(file).write_text(
+            f"name: {name}\nlicence: none\nfolder: .\nfiles: {{test: {name}.conll}}\ncolumns: [word, tag]\n"
+            "separator: space\ntypes: {person: PER}\n"
+        )
+    run = tune(world, tmp_path / "run", "ner.max_epochs=1", f"data.corpora=[{','.join(files)}]", "source=all")
+    result = run.result()
+    assert result["source_sets"] == ["aa_one"]
+    counts = {name: (each["words"], each["gold_spans"]) for name, each in result["sets"].items()}
+    assert counts.keys() == {"aa_one", "bb_two", "news", "quiet"}
+    assert (counts["news"], counts["quiet"]) == ((4, 2), (2, 0))
+    assert result["sets"]["quiet"]["f1"] == 0
+    told = capsys.readouterr().err
+    assert "quiet test has no entity" in told
+    assert "news test has no entity" not in told
+    with pytest.raises(UserError, match=r"data\.corpora: 1 mistake"):
+        tune(world, tmp_path / "wrong", "data.corpora=[cebuano]")
 
 
 @pytest.fixture
@@ -369,7 +565,7 @@ def test_bf16_trains(world: Path, tmp_path: Path) -> None:
         ("checkpoint=/nowhere", "nowhere"),
         ("ner.max_len=512", "at most 256 pieces"),
         ("source=zz_none", "zz_none"),
-        ("source=bb_two", "no train and dev split"),
+        ("source=bb_two", "no train split"),
         ("data.eval_sets=[aa_one,cc_three]", "cc_three"),
     ],
 )

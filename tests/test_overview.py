@@ -126,6 +126,31 @@ def test_without_squeue_the_folders_are_told_and_the_reason(
     assert row.split() == ["pretrain/b", "done", "step", "7/7", "2.500"]
 
 
+def test_what_an_earlier_plan_left_is_told_apart(
+    root: Root, squeue: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    begun(root, "pretrain/old-0123ab")
+    with root.submitted_file.open("a") as file:
+        file.write(json.dumps({"job": "finetune/old-4567cd", "slurm_id": "99_1"}) + "\n")
+    (squeue / "queue").write_text("99_1|PENDING|Dependency\n")
+    status.main([f"root={root.path}"])
+    assert "not of the present plan, and not shown: 2 run(s), 1 of them in Slurm's queue (99_1)" in (
+        capsys.readouterr().out
+    )
+    status.main([f"root={root.path}", "--json"])
+    told = json.loads(capsys.readouterr().out)
+    assert told["others"] == {"pretrain/old-0123ab": "", "finetune/old-4567cd": "99_1"}
+    assert [entry["job"] for entry in told["jobs"]] == list(NUMBERS)
+
+
+def test_an_interrupted_job_that_is_not_queued_again_blocks_what_needs_it(root: Root, squeue: Path) -> None:
+    Run(root.path / "prepare/demo").finish({})
+    begun(root, "pretrain/a")
+    assert (states(root)["pretrain/a"], states(root)["finetune/a"]) == ("interrupted", "blocked")
+    (squeue / "queue").write_text(f"{NUMBERS['pretrain/a']}|PENDING|BeginTime\n")
+    assert (states(root)["pretrain/a"], states(root)["finetune/a"]) == ("queued", "waiting")
+
+
 @pytest.mark.parametrize("words", [["--watch", "--json"], ["watch=true", "json=true"]])
 def test_watching_looks_again_until_all_is_done(
     words: list[str], root: Root, squeue: Path, capsys: pytest.CaptureFixture[str]

@@ -100,11 +100,12 @@ def test_a_grid_tells_once_for_all_seeds():
     ]
     grid_plan = plan(commandline.load("submit", words))
     cluster = ClusterConfig(name="slurm", gpus_per_node=2, gpu_memory_gb=80, gpu_tflops=312)
-    header, vanilla, maml, total = requirements(grid_plan, cluster)
+    header, vanilla, maml, total, limit = requirements(grid_plan, grid_plan.jobs, cluster)
     assert header.split()[:2] == ["pretraining", "run"]
     assert vanilla.split()[:3] == ["nano-vanilla", "3", "2"]
     assert maml.split()[:3] == ["nano-maml", "3", "2"]
     assert "node-hours" in total
+    assert "8 jobs to do: at most 192.0 node-hours" in limit  # one node and 24 hours each
 
 
 def test_a_dry_run_tells_hours_only_if_the_device_is_known(
@@ -116,7 +117,7 @@ def test_a_dry_run_tells_hours_only_if_the_device_is_known(
     printed = capsys.readouterr().out
     assert "GiB/rank" in printed
     assert "give cluster.gpu_tflops=" in printed
-    assert "node-hours" not in printed
+    assert "pretraining at" not in printed
 
 
 def test_the_plan_imports_nothing_heavy():

@@ -1,53 +1,88 @@
-"""The span score against seqeval in strict mode, and what a predictions file holds."""
+"""The span scores, strict and as conlleval counts, against seqeval; and what a predictions file holds."""
 
 from __future__ import annotations
 
 import json
+import math
 import warnings
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from seqeval.metrics.sequence_labeling import (
+    precision_recall_fscore_support as conll_precision_recall_fscore_support,
+)
 from seqeval.metrics.v1 import classification_report, precision_recall_fscore_support
 from seqeval.scheme import IOB2
 
-from metapt.data.iob2 import TAGS, Sentence
-from metapt.ner.evaluate import Annotation, span_figures, write_predictions
+from metapt.data.iob2 import OWN_TYPES, TAGS, Sentence, repaired, spans
+from metapt.ner.resampling import micro_f1
+from metapt.ner.scoring import Annotation, conlleval_spans, count, scored, span_figures, write_predictions
 
-tag_rows = st.lists(st.lists(st.sampled_from(TAGS), min_size=1, max_size=8), min_size=1, max_size=5)
+
+def rows_like(size: int, valid: bool) -> st.SearchStrategy[list[str]]:
+    """Tags of a sentence: any at all (a softmax head may predict them), or valid IOB2."""
+    rows = st.lists(st.sampled_from(TAGS), min_size=size, max_size=size)
+    return rows.map(lambda tags: list(repaired(tags, OWN_TYPES))) if valid else rows
 
 
-@settings(max_examples=400, deadline=None)
-@given(tag_rows, st.data())
-def test_equals_seqeval_strict_iob2(gold: list[list[str]], data: st.DataObject) -> None:
-    """On any tags at all, also those that are no valid IOB2 (a softmax head may predict them)."""
-    predicted = [
-        data.draw(
-            st.one_of(st.just(row), st.lists(st.sampled_from(TAGS), min_size=len(row), max_size=len(row)))
+@st.composite
+def tagged(draw: st.DrawFn) -> tuple[list[list[str]], list[list[str]]]:
+    """Gold and predicted tags of 1 to 5 sentences, some sentences tagged right."""
+    sizes = draw(st.lists(st.integers(1, 8), min_size=1, max_size=5))
+    golden, guessed = draw(st.booleans()), draw(st.booleans())
+    gold = [draw(rows_like(size, golden)) for size in sizes]
+    return gold, [draw(st.one_of(st.just(row), rows_like(len(row), guessed))) for row in gold]
+
+
+@settings(max_examples=1000, deadline=None)
+@given(tagged())
+def test_equals_seqeval(pair: tuple[list[list[str]], list[list[str]]]) -> None:
+    """Strict IOB2 is seqeval's strict mode, the conlleval score its default mode; on any tags."""
+    gold, predicted = pair
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        strict = precision_recall_fscore_support(
+            gold, predicted, average="micro", scheme=IOB2, zero_division=0
         )
-        for row in gold
-    ]
+        lax = conll_precision_recall_fscore_support(gold, predicted, average="micro", zero_division=0)
+    for expected, find in ((strict, spans), (lax, conlleval_spans)):
+        found = span_figures(gold, predicted, find)
+        assert (found["precision"], found["recall"], found["f1"]) == pytest.approx(expected[:3])
+        assert (
+            micro_f1(count(*(list(map(find, side)) for side in (predicted, gold))).sum(axis=0)) == found["f1"]
+        )
+
+
+@settings(max_examples=200, deadline=None)
+@given(tagged())
+def test_each_type_equals_seqeval(pair: tuple[list[list[str]], list[list[str]]]) -> None:
+    gold, predicted = pair
     found = span_figures(gold, predicted)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        options = {"scheme": IOB2, "zero_division": 0}
-        micro = precision_recall_fscore_support(gold, predicted, average="micro", **options)
-        report = (
-            classification_report(gold, predicted, output_dict=True, **options)
-            if _has_span(gold, predicted)
-            else {}
-        )
-    assert (found["precision"], found["recall"], found["f1"]) == pytest.approx(micro[:3])
+        options = {"scheme": IOB2, "zero_division": 0, "output_dict": True}
+        report = classification_report(gold, predicted, **options) if _has_span(gold, predicted) else {}
     assert found["gold_spans"] == sum(each["gold_spans"] for each in found["per_type"].values())
     for kind, figures in found["per_type"].items():
         expected = report.get(kind, {"precision": 0, "recall": 0, "f1-score": 0, "support": 0})
-        assert (
-            figures["precision"],
-            figures["recall"],
-            figures["f1"],
-            figures["gold_spans"],
-        ) == pytest.approx(tuple(expected.values()))
+        assert tuple(figures[name] for name in ("precision", "recall", "f1", "gold_spans")) == pytest.approx(
+            tuple(expected.values())
+        )
+
+
+@settings(max_examples=100, deadline=None)
+@given(tagged())
+def test_on_valid_tags_the_two_scores_are_one(pair: tuple[list[list[str]], list[list[str]]]) -> None:
+    gold, predicted = ([repaired(tags, OWN_TYPES) for tags in side] for side in pair)
+    assert span_figures(gold, predicted) == span_figures(gold, predicted, conlleval_spans)
+
+
+def test_conlleval_lets_an_inner_tag_start_a_span() -> None:
+    tags = ["O", "I-PER", "I-PER", "I-LOC", "B-LOC", "I-LOC"]
+    assert conlleval_spans(tags) == [("PER", 1, 3), ("LOC", 3, 4), ("LOC", 4, 6)]
+    assert spans(tags) == [("LOC", 4, 6)]
 
 
 def _has_span(*sides: list[list[str]]) -> bool:
@@ -73,9 +108,22 @@ def test_figures_of_a_worked_example() -> None:
         span_figures([["O"]], [["O", "O"]])
 
 
+def test_the_entry_of_a_set() -> None:
+    """One of four names is tagged with an inner tag only, which conlleval counts and strict IOB2 does not."""
+    gold = [Sentence(str(number), ("ni", "Ana"), ("O", "B-PER")) for number in range(4)]
+    found = scored("tl", "test", gold, [["O", "B-PER"], ["O", "B-PER"], ["O", "I-PER"], ["O", "O"]])
+    assert (found["sentences"], found["words"], found["gold_spans"]) == (4, 8, 4)
+    assert (found["f1"], found["conlleval"]["f1"]) == pytest.approx((2 * 2 / 6, 2 * 3 / 7))
+    low, high = found["f1_interval"]
+    assert 0 <= low < found["f1"] < high == 1
+    nothing = scored("tl", "test", [Sentence("1", ("a",), ("O",))], [["O"]])
+    assert all(math.isnan(bound) for bound in nothing["f1_interval"])
+
+
 def test_predictions_file(tmp_path: Path) -> None:
     sentence = Sentence("s1", ("Si", "Niño"), ("O", "B-PER"))
-    write_predictions(tmp_path / "p" / "tl.jsonl", [sentence], [Annotation(["O", "O"], [-0.25, -2.0])])
+    annotations = [Annotation(["O", "O"], [-0.25, -2.0]), Annotation(["O", "B-PER"], None)]
+    write_predictions(tmp_path / "p" / "tl.jsonl", [sentence] * 2, annotations)
     assert [
         json.loads(line) for line in (tmp_path / "p" / "tl.jsonl").read_text(encoding="utf-8").splitlines()
     ] == [
@@ -83,7 +131,8 @@ def test_predictions_file(tmp_path: Path) -> None:
             "id": "s1",
             "words": ["Si", "Niño"],
             "gold": ["O", "B-PER"],
-            "predicted": ["O", "O"],
-            "gold_logprob": [-0.25, -2.0],
+            "predicted": predicted,
+            "gold_logprob": logprob,
         }
+        for predicted, logprob in ((["O", "O"], [-0.25, -2.0]), (["O", "B-PER"], None))
     ]

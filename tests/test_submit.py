@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -15,10 +17,11 @@ from launch_fakes import SHAPE, fake_plan, run_fake, starts
 
 from metapt import commandline, status
 from metapt.config import ClusterConfig
-from metapt.errors import EXIT_INTERRUPTED, STOP_SIGNALS, OperationalError, UserError
+from metapt.errors import EXIT_INTERRUPTED, STOP_SIGNALS, OperationalError
 from metapt.launch.root import Root
 from metapt.launch.status import run_status
 from metapt.launch.submission import current_states, submit
+from metapt.runs import Run
 
 REPOSITORY = Path(__file__).parents[1]
 INLINE = ClusterConfig(name="inline")
@@ -104,11 +107,13 @@ def test_exit_code_0_without_a_result_is_a_failure(tmp_path: Path) -> None:
     assert "without a word" in run_status(tmp_path / "finetune/b").last_error_line
 
 
-def test_the_report_is_made_again_when_a_run_is_newer(tmp_path: Path) -> None:
+def test_the_report_is_made_again_when_a_result_is_another(tmp_path: Path) -> None:
     run_fake(tmp_path, INLINE)
-    later = time.time_ns() + 10**9
-    os.utime(tmp_path / "finetune/a/result.json", ns=(later, later))
     before = len(starts(tmp_path))
+    os.utime(tmp_path / "finetune/a/result.json")  # times say nothing: clocks of a cluster differ
+    run_fake(tmp_path, INLINE)
+    assert len(starts(tmp_path)) == before
+    Run(tmp_path / "finetune/a").finish({"kind": "finetune", "epochs": 7})
     run_fake(tmp_path, INLINE)
     assert starts(tmp_path)[before:] == ["report"]
 
@@ -168,19 +173,82 @@ def test_status_prints_progress_and_errors(tmp_path: Path, capsys: pytest.Captur
     assert str(tmp_path / "logs/finetune/a.err") in printed
 
 
-def test_a_run_with_another_configuration_is_refused(tmp_path: Path) -> None:
-    words = ["grid=demo", "cluster=inline", f"root={tmp_path}"]
-    config = commandline.load("submit", words)
-    run = Root(tmp_path).run(next(job for job in fake_demo(config) if job.kind == "pretrain"))
-    run.begin({"train": {"max_steps": 7}}, {})
-    with pytest.raises(UserError, match=r"nano-vanilla-s0: train.max_steps: 7 there, \d+ here"):
-        submit(config)
+def test_runs_of_an_earlier_plan_stay_and_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    superseded = Run(tmp_path / "pretrain/a-0123ab")
+    superseded.begin({"train": {"max_steps": 7}}, {})
+    run_fake(tmp_path, INLINE)
+    assert "1 run(s) that this plan does not have, such as pretrain/a-0123ab" in capsys.readouterr().out
+    assert superseded.config() == {"train": {"max_steps": 7}}
+    status.main([f"root={tmp_path}"])
+    printed = capsys.readouterr().out
+    assert "6 of 6 done" in printed
+    assert "not of the present plan, and not shown: 1 run(s), such as pretrain/a-0123ab" in printed
 
 
-def fake_demo(config: object) -> tuple:  # type: ignore[type-arg]
-    from metapt.launch.grid import plan
+def holder(root: Path, host: str) -> Path:
+    """What a submitter on `host` leaves; its lock is not seen from here."""
+    file = root / ".submit.json"
+    file.write_text(f'{{"pid": 77, "host": "{host}", "since": "2026-01-01T00:00:00"}}')
+    return file
 
-    return plan(config).jobs  # type: ignore[arg-type]
+
+def test_a_submitter_on_another_machine_is_not_disturbed(tmp_path: Path) -> None:
+    file = holder(tmp_path, "login2")
+    root = Root(tmp_path)
+    assert root.is_claimed
+    with pytest.raises(OperationalError, match=r"process 77 on login2 .* is gone, delete .*submit\.json"):
+        run_fake(tmp_path, INLINE)
+    assert not starts(tmp_path)
+    assert file.exists()
+    file.unlink()
+    with root.claimed():
+        assert f'"pid": {os.getpid()}' in file.read_text()
+    assert not file.exists()
+
+
+def test_what_a_killed_submitter_of_this_machine_left_is_taken_over(tmp_path: Path) -> None:
+    file = holder(tmp_path, socket.gethostname())
+    assert not Root(tmp_path).is_claimed
+    run_fake(tmp_path, INLINE)
+    assert len(starts(tmp_path)) == len(SHAPE)
+    assert not file.exists()
+
+
+def test_a_job_waits_until_its_inputs_are_visible(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """On a shared file system a finished run, or its last checkpoint, may appear late."""
+    job = next(job for job in fake_plan(tmp_path).jobs if job.id == "finetune/a")
+    run = Run(tmp_path / "pretrain/a")
+
+    def appear() -> None:
+        time.sleep(0.2)
+        run.checkpoint(3).mkdir(parents=True)
+        run.finish({"kind": "pretrain", "steps": 4})
+        time.sleep(0.2)
+        run.checkpoint(4).mkdir()
+
+    thread = threading.Thread(target=appear)
+    thread.start()
+    Root(tmp_path).wait_for_inputs(job, 30)
+    assert run.checkpoint(4).exists()
+    thread.join()
+    run.result_file.unlink()
+    Root(tmp_path).wait_for_inputs(job, 0.1)
+    assert "not visible here after 0.1 s: pretrain/a" in capsys.readouterr().err
+
+
+def test_the_report_waits_for_the_ends_of_jobs_whatever_they_are(tmp_path: Path) -> None:
+    root, *jobs, report = Root(tmp_path), *fake_plan(tmp_path).jobs
+    for job in jobs:  # a fine-tuning run has no checkpoint of its last step
+        root.run(job).finish({"kind": job.kind, "steps": 4})
+    failed = root.run(jobs[-1])
+    failed.result_file.unlink()
+    failed.error_file.write_text("OSError: no space left\n")
+    began = time.monotonic()
+    root.wait_for_inputs(report, 30)
+    assert time.monotonic() - began < 15
+    assert list(root.results(report.needs)) == [job.id for job in jobs[:-1]]
 
 
 def test_a_dry_run_says_everything_and_writes_nothing(
@@ -190,7 +258,7 @@ def test_a_dry_run_says_everything_and_writes_nothing(
     submit(commandline.load("submit", ["grid=demo", "cluster=local", "dry_run=true"]))
     printed = capsys.readouterr().out
     assert "python -m metapt.finetune" in printed
-    assert "12 jobs (1 prepare, 2 pretrain, 8 finetune, 1 report); 12 to do" in printed
+    assert "16 jobs (1 prepare, 2 pretrain, 8 finetune, 4 baseline, 1 report); 16 to do" in printed
     assert list(tmp_path.iterdir()) == []
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 from itertools import chain
 from pathlib import Path
 
@@ -13,13 +15,21 @@ from accelerate import Accelerator
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ner_world import NOTHING, labelled, make_tokenizer, write_checkpoint
-from transformers import AutoModel, BertConfig, BertModel, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForTokenClassification,
+    BertConfig,
+    BertModel,
+    GPT2Config,
+    GPT2Model,
+    PreTrainedTokenizerFast,
+)
 
 from metapt.data.iob2 import TAGS, Sentence, read_iob2
 from metapt.errors import UserError
 from metapt.models.crf import SoftmaxHead
-from metapt.models.tagger import Tagger, TagLayer, load_base, load_tagger, unpacked
-from metapt.ner.features import WordPieces, collate, encode, epoch_batches, windows, word_vectors
+from metapt.models.tagger import Tagger, TagLayer, load_base, unpacked
+from metapt.ner.features import Reading, WordPieces, collate, encode, epoch_batches, windows, word_vectors
+from metapt.ner.folder import load_tagger, save_tagger
 
 LONG_TEXT = "Maria lives in Davao City and Juan Cruz works for the Red Cross"
 LONG = Sentence("long", tuple(LONG_TEXT.split(" ") * 3), ("O",) * 39)
@@ -209,27 +219,64 @@ def test_unpacked_places_rows_and_passes_gradients() -> None:
 @pytest.mark.parametrize("head", ["crf", "softmax"])
 def test_a_saved_tagger_stands_alone(checkpoint: Path, tmp_path: Path, head: str) -> None:
     tagger = make_tagger(checkpoint, piece="mean", head=head)
-    tagger.save(tmp_path)
-    loaded = load_tagger(tmp_path)
+    save_tagger(tmp_path, tagger, make_tokenizer(), Reading(False, 96, before=(1,), after=(2, 3)))
+    loaded, tokenizer, reading = load_tagger(tmp_path)
     assert (loaded.piece, loaded.layer.tags, loaded.layer.head_name) == ("mean", TAGS, head)
+    assert (reading, loaded.layer.dropout.p) == (Reading(False, 96, (1,), (2, 3)), 0.1)
     assert isinstance(loaded.layer.sequence, SoftmaxHead) == (head == "softmax")
     assert not loaded.training
+    assert tokenizer.get_vocab() == make_tokenizer().get_vocab()
     state, expected = loaded.state_dict(), tagger.state_dict()
     assert state.keys() == expected.keys()
     assert all(torch.equal(state[name], expected[name]) for name in expected)
-    decoder = AutoModel.from_pretrained(tmp_path)
-    assert torch.equal(decoder.embed_tokens.weight, tagger.decoder.embed_tokens.weight)
+    assert tagger.decoder.config.num_labels == 2  # saving leaves the decoder's own configuration alone
+    low, _, _ = load_tagger(tmp_path, torch.bfloat16)
+    assert {each.dtype for each in low.decoder.parameters()} == {torch.bfloat16}
+    assert {each.dtype for each in low.layer.parameters()} == {torch.float32}
 
 
-def test_what_is_no_tagger_and_what_is_no_causal_decoder_is_refused(checkpoint: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("piece", ["first", "last", "mean"])
+@pytest.mark.parametrize("family", ["Llama", "GPT2", "Bert"])
+def test_transformers_own_class_loads_it_with_our_emissions(
+    checkpoint: Path, tmp_path: Path, piece: str, family: str
+) -> None:
+    tagger, frame = make_tagger(checkpoint, piece), ((), ())
+    if family == "GPT2":
+        config = GPT2Config(vocab_size=300, n_positions=256, n_embd=32, n_layer=1, n_head=2)
+        tagger = Tagger(GPT2Model(config), tagger.layer, piece).eval()
+    elif family == "Bert":
+        sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+        tagger = Tagger(BertModel(BertConfig(vocab_size=300, **sizes)), tagger.layer, piece).eval()
+        frame = ((1,), (2, 3))
+    reading = Reading(True, 128, *frame)
+    save_tagger(tmp_path, tagger, make_tokenizer(), reading)
+    model, report = AutoModelForTokenClassification.from_pretrained(tmp_path, output_loading_info=True)
+    assert type(model).__name__ == f"{family}ForTokenClassification"
+    assert not any(report.values())  # no weight is missing and none is left over
+    assert model.config.label2id == {tag: number for number, tag in enumerate(TAGS)}
+    sentences = labelled(4, 9)
+    pieces = reading.word_pieces(make_tokenizer())
+    encoded = encode(sentences, pieces, 128, cut=False)
+    emissions = tagger.layer.linear(word_vectors(tagger, encoded, 2)).detach()
+    found = []
+    for sentence in sentences:
+        by_word = pieces(sentence.words)
+        with torch.no_grad():
+            logits = model(torch.tensor([[*frame[0], *chain(*by_word), *frame[1]]])).logits[0]
+        sizes = [len(each) for each in by_word]
+        of_words = logits[len(frame[0]) :][: sum(sizes)].split(sizes)
+        found += [{"first": each[0], "last": each[-1], "mean": each.mean(0)}[piece] for each in of_words]
+    torch.testing.assert_close(torch.stack(found), emissions, rtol=1e-4, atol=1e-4)
+
+
+def test_what_is_no_tagger_and_what_is_no_model_is_refused(checkpoint: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not a tagger's folder"):
         load_tagger(checkpoint)
-    config = BertConfig(
-        vocab_size=50, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
-    )
-    BertModel(config).save_pretrained(tmp_path / "bert")
-    with pytest.raises(UserError, match="no causal decoder"):
-        load_base(tmp_path / "bert")
+    broken = shutil.copytree(checkpoint, tmp_path / "broken")
+    values = json.loads((broken / "config.json").read_text(encoding="utf-8"))
+    (broken / "config.json").write_text(json.dumps(values | {"tagger": {"head": "crf"}}), encoding="utf-8")
+    with pytest.raises(UserError, match="damaged tagger"):
+        load_tagger(broken)
     (tmp_path / "model.safetensors").write_bytes(b"not one")
     (tmp_path / "config.json").write_bytes((checkpoint / "config.json").read_bytes())
     with pytest.raises(UserError, match="cannot be loaded"):

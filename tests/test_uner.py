@@ -1,7 +1,5 @@
-"""Labelled sentences: the format's traps one by one, collections, and Universal NER's published counts."""
+"""Labelled sentences: the format's traps one by one, and collections."""
 
-import json
-import os
 from pathlib import Path
 
 import datasets
@@ -11,8 +9,15 @@ from hypothesis import strategies as st
 from seqeval.scheme import IOB2, Entities
 
 from metapt.config import NerDataConfig
-from metapt.data.iob2 import TAGS, TYPES, Sentence, read_iob2, spans, write_iob2
-from metapt.data.uner import ALL_SETS, SOURCES, TEST_ONLY, open_collection, source_sets, training_sentences
+from metapt.data.iob2 import TAGS, Sentence, read_iob2, spans, write_iob2
+from metapt.data.uner import (
+    ALL_SETS,
+    SOURCES,
+    TEST_ONLY,
+    check_entities,
+    open_collection,
+    source_sets,
+)
 from metapt.errors import OperationalError, UserError
 
 PLAIN = "1\tAna\tB-PER\t-\tx\n2\tslept\tO\t-\tx\n\n"
@@ -82,7 +87,14 @@ def test_an_i_that_continues_nothing_starts_a_span(tmp_path, written, read_as):
 
 
 @pytest.mark.parametrize(
-    "text", [PLAIN.rstrip("\n"), PLAIN + "\n\n", "\n" + PLAIN, PLAIN.replace("\n", "\r\n")]
+    "text",
+    [
+        PLAIN.rstrip("\n"),
+        PLAIN + "\n\n",
+        "\n" + PLAIN,
+        PLAIN.replace("\n", "\r\n"),
+        b"\xef\xbb\xbf" + PLAIN.encode(),
+    ],
 )
 def test_blank_lines_and_line_ends_do_not_matter(tmp_path, text):
     assert read(tmp_path, text) == [Sentence("1", ("Ana", "slept"), ("B-PER", "O"))]
@@ -100,7 +112,10 @@ def test_line_separators_of_unicode_end_no_line(tmp_path):
         (PLAIN + "1 Ana B-PER - -\n\n", "4: 1 tab-separated columns"),
         (PLAIN + "1\tAna\tB-PER\t-\t-\t-\n\n", "4: 6 tab-separated columns"),
         (PLAIN + "1\t\tB-PER\t-\t-\n\n", "4: the form (column 2) is empty"),
-        (PLAIN + "1\tAna\tB-MISC\t-\t-\n\n", "4: unknown tag 'B-MISC'; tags are O, B-PER"),
+        (
+            PLAIN + "1\tAna\tB-MISC\t-\t-\n\n",
+            "4: unknown tag 'B-MISC'; tags are O, and B- or I- (or E-, L-, M-, S-, U-) with PER, ORG, LOC, OTH (read as O)",
+        ),
         (PLAIN + "1\tAna\tPER\t-\t-\n\n", "4: unknown tag 'PER'"),
         (PLAIN.encode() + "1\tAn\xe9\tO\t-\t-\n".encode("latin-1"), "4: not UTF-8 at byte 5"),
         ("", "1: holds no sentence"),
@@ -109,6 +124,12 @@ def test_line_separators_of_unicode_end_no_line(tmp_path):
 )
 def test_bad_files_are_refused_with_file_and_line(tmp_path, text, message):
     assert refusal(tmp_path, text).startswith(message)
+
+
+def test_of_equal_ids_the_later_are_changed(tmp_path):
+    named = "# sent_id = 2\n" + PLAIN
+    text = named + named + PLAIN + "# sent_id = 2~2\n" + PLAIN + "# sent_id = 4\n" + PLAIN
+    assert [sentence.id for sentence in read(tmp_path, text)] == ["2", "2~2", "3", "2~2~2", "4"]
 
 
 def test_a_missing_file_is_named(tmp_path):
@@ -170,7 +191,7 @@ def labelled(draw) -> Sentence:
     return Sentence(draw(st.from_regex(r"[a-z0-9-]{1,8}", fullmatch=True)), tuple(words), tuple(tags))
 
 
-@given(st.lists(labelled(), min_size=1, max_size=4))
+@given(st.lists(labelled(), min_size=1, max_size=4, unique_by=lambda sentence: sentence.id))
 def test_what_is_written_is_read_back(tmp_path_factory, sentences):
     path = tmp_path_factory.getbasetemp() / "round_trip.iob2"
     write_iob2(path, sentences)
@@ -214,9 +235,6 @@ def test_a_folder_lists_what_is_there(collection):
 )
 def test_sources_are_one_set_several_or_all(collection, source, expected):
     assert source_sets(collection, source) == expected
-    assert [sentence.id for sentence in training_sentences(collection, source, "dev")] == [
-        f"{s}/dev" for s in expected
-    ]
 
 
 @pytest.mark.parametrize(
@@ -224,15 +242,16 @@ def test_sources_are_one_set_several_or_all(collection, source, expected):
     [
         ("en_ewt", "'en_ewt' does not exist.*sources are xx_one, xx_two, or all"),
         ("xx_one+typo", "'typo' does not exist"),
-        ("xx_odd", "'xx_odd' has no train and dev split"),
-        ("yy_test", "'yy_test' has no train and dev split"),
+        ("xx_odd", r"'xx_odd' has no dev split.*data\.dev_share"),
+        ("yy_test", "'yy_test' has no train split"),
         ("xx_one+xx_one", "named twice"),
+        ("all+xx_one", "named twice"),
         ("", "'' does not exist"),
     ],
 )
 def test_a_wrong_source_is_refused_and_what_exists_is_listed(collection, source, message):
     with pytest.raises(UserError, match=message):
-        training_sentences(collection, source, "train")
+        source_sets(collection, source)
 
 
 @pytest.mark.parametrize(
@@ -245,6 +264,36 @@ def test_a_wrong_source_is_refused_and_what_exists_is_listed(collection, source,
 def test_a_wrong_set_or_split_is_refused(collection, name, split, message):
     with pytest.raises(UserError, match=message):
         collection.load(name, split)
+
+
+def test_a_dev_split_is_held_out_where_there_is_none(tmp_path):
+    sentences = [Sentence(str(number), ("Ana",), ("B-PER",)) for number in range(400)]
+    write_iob2(tmp_path / "xx_odd" / "train.iob2", sentences)
+    write_iob2(tmp_path / "xx_one" / "train.iob2", sentences[:2])
+    write_iob2(tmp_path / "xx_one" / "dev.iob2", sentences[2:4])
+    data = NerDataConfig(name="uner", uner_dir=str(tmp_path), dev_share=0.1)
+    parts = [open_collection(data).load("xx_odd", split) for split in ("train", "dev")]
+    assert 20 < len(parts[1]) < 60
+    assert sorted(parts[0] + parts[1], key=lambda each: int(each.id)) == sentences
+    assert parts[1] == open_collection(data).load("xx_odd", "dev")
+    assert source_sets(open_collection(data), "all") == ["xx_odd", "xx_one"]
+    assert open_collection(data).load("xx_one", "dev") == sentences[2:4]
+    write_iob2(tmp_path / "xx_odd" / "train.iob2", sentences[:1])
+    with pytest.raises(
+        UserError, match=r"data\.dev_share=0\.1 of the 1 train sentences of xx_odd leaves none"
+    ):
+        [open_collection(data).load("xx_odd", split) for split in ("train", "dev")]
+
+
+@pytest.mark.parametrize("empty", ["train", "dev"])
+def test_a_source_without_an_entity_is_refused(tmp_path, empty):
+    for split in ("train", "dev", "test"):
+        tag = "O" if split in (empty, "test") else "B-PER"
+        write_iob2(tmp_path / "xx" / f"{split}.iob2", [Sentence("1", ("Ana",), (tag,))])
+    with pytest.raises(UserError, match=f"source=xx: its {empty} split has no entity"):
+        check_entities(open_collection(NerDataConfig(name="uner", uner_dir=str(tmp_path))), ["xx"])
+    write_iob2(tmp_path / "xx" / f"{empty}.iob2", [Sentence("1", ("Ana",), ("B-PER",))])
+    check_entities(open_collection(NerDataConfig(name="uner", uner_dir=str(tmp_path))), ["xx"])
 
 
 def test_a_wrong_folder_is_refused(tmp_path):
@@ -338,7 +387,7 @@ def test_the_hub_is_asked_for_the_conversion_branch(monkeypatch):
     with pytest.raises(OperationalError, match=r"no network.*data\.uner_dir"):
         open_collection(NerDataConfig(name="uner")).load("da_ddt", "dev")
     keywords = {"data_dir": "da_ddt", "split": "validation", "revision": "refs/convert/parquet"}
-    assert asked == [(("universalner/universal_ner",), keywords)]
+    assert asked == [(("universalner/universal_ner", None), keywords)]
 
 
 def test_a_data_set_of_another_shape_is_refused(monkeypatch):
@@ -346,39 +395,3 @@ def test_a_data_set_of_another_shape_is_refused(monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset", lambda *args, **keywords: other)
     with pytest.raises(UserError, match="no column idx, ner_tags, tokens; it has text"):
         open_collection(NerDataConfig(name="uner")).load("da_ddt", "dev")
-
-
-# --- the real sets ----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.real_data
-def test_published_counts_are_reproduced():
-    root = os.environ.get("METAPT_UNER_DIR")
-    if not root or not (Path(root) / "COUNTS.json").is_file():
-        pytest.skip("METAPT_UNER_DIR names no folder of IOB2 files with a COUNTS.json")
-    counts = json.loads((Path(root) / "COUNTS.json").read_text())
-    collection = open_collection(NerDataConfig(name="uner", uner_dir=root))
-    there = {f"{name}/{split}" for split in ("train", "dev", "test") for name in collection.sets(split)}
-    assert there
-    for part in sorted(there & set(counts)):
-        assert figures(collection.load(*part.split("/"))) == {
-            key: counts[part][key]
-            for key in ("sents", "tokens", *TYPES, "single", "sents_with_entity", "max_len")
-        }, part
-    assert there <= set(counts)
-
-
-def figures(sentences: list[Sentence]) -> dict[str, object]:
-    found = [span for sentence in sentences for span in spans(sentence.tags)]
-    by_type = {kind: [end - start for what, start, end in found if what == kind] for kind in TYPES}
-    return {
-        "sents": len(sentences),
-        "tokens": sum(len(sentence.words) for sentence in sentences),
-        **{kind: len(lengths) for kind, lengths in by_type.items()},
-        "single": {
-            kind: round(100 * lengths.count(1) / len(lengths), 1) if lengths else None
-            for kind, lengths in by_type.items()
-        },
-        "sents_with_entity": sum(bool(spans(sentence.tags)) for sentence in sentences),
-        "max_len": max(len(sentence.words) for sentence in sentences),
-    }

@@ -39,6 +39,7 @@ class Child:
         self.warned = self.stopped = False
         self._run = root.run(job)
         self._rank = rank
+        self._inputs = {} if job.is_run else root.results(job.needs)
         self._error_log = root.log_file(job, "err", rank)
         self._started = time.monotonic()
         self._deadline = float("inf")
@@ -108,7 +109,9 @@ class Child:
             if code == 0 and self._rank == 0:
                 if not self.job.is_run:
                     seconds = round(time.monotonic() - self._started, 3)
-                    self._run.finish({"kind": self.job.kind, "seconds_total": seconds})
+                    self._run.finish(
+                        {"kind": self.job.kind, "inputs": self._inputs, "seconds_total": seconds}
+                    )
                 elif not self._run.is_done:
                     code = EXIT_FAILED
             if code not in (0, EXIT_INTERRUPTED) and not self.stopped:

@@ -104,6 +104,13 @@ def status_view(overview: Overview, rows: int | None = None) -> RenderableType:
             lines.append(_blocked(status.job))
         elif status.state == "lost":
             lines.append(f"lost    {status.job.id}: it left Slurm's queue before it began; submit again")
+    if overview.others:
+        numbers = [number for number in overview.others.values() if number]
+        queued = f", {len(numbers)} of them in Slurm's queue ({', '.join(numbers[:5])})" if numbers else ""
+        lines.append(
+            f"not of the present plan, and not shown: {len(overview.others)} run(s){queued}, "
+            f"such as {next(iter(overview.others))}"
+        )
     lines.append(f"the log of a job: {overview.logs}")
     lines += [overview.queue_error] if overview.queue_error else []
     return Group(table, Text("\n".join(lines)))

@@ -16,10 +16,11 @@ from typing import Any, Protocol
 from metapt.config import ClusterConfig
 from metapt.errors import Interrupted
 from metapt.launch.child import Child, default_threads
+from metapt.launch.code import Code
 from metapt.launch.jobs import Job, Plan
 from metapt.launch.root import Root
 from metapt.launch.status import RunStatus, run_status
-from metapt.launch.task import Task
+from metapt.launch.task import ANY_NUMBER_OF_TIMEOUTS, Task
 from metapt.runs import write_atomically
 
 POLL_SECONDS = 0.2
@@ -58,11 +59,12 @@ class _ChildHandle:
 class InlineLauncher:
     """Starts jobs as children of this process."""
 
-    def __init__(self, root: Root, threads: int):
-        self._root, self._threads = root, threads
+    def __init__(self, root: Root, code: Code, threads: int):
+        self._root, self._code, self._threads = root, code, threads
 
     def start(self, job: Job) -> Handle:
-        return _ChildHandle(Child(self._root, job, self._threads))
+        with self._code.active():
+            return _ChildHandle(Child(self._root, job, self._threads))
 
 
 class _LocalHandle:
@@ -81,13 +83,14 @@ class _LocalHandle:
 class LocalLauncher:
     """Starts jobs through submitit's local executor."""
 
-    def __init__(self, root: Root, cluster: ClusterConfig, threads: int):
+    def __init__(self, root: Root, code: Code, cluster: ClusterConfig, threads: int):
         import submitit
 
-        self._root, self._threads = root, threads
-        self._executor = submitit.LocalExecutor(root.submitit_dir, max_num_timeout=cluster.max_requeues)
+        self._root, self._code, self._threads = root, code, threads
+        self._executor = submitit.LocalExecutor(root.submitit_dir, max_num_timeout=ANY_NUMBER_OF_TIMEOUTS)
         self._limits = {"timeout_min": cluster.timeout_min, "signal_delay_s": cluster.signal_delay_s}
         self._setup = cluster.setup
+        self._max_requeues = cluster.max_requeues_without_progress
 
     def start(self, job: Job) -> Handle:
         self._executor.update_parameters(
@@ -96,8 +99,9 @@ class LocalLauncher:
             gpus_per_node=job.gpus_per_node,
             setup=self._setup,
         )
-        with _ignored_ctrl_c():
-            return _LocalHandle(self._executor.submit(Task(self._root.path, job, self._threads)))
+        task = Task(self._root.path, job, self._threads, self._max_requeues)
+        with _ignored_ctrl_c(), self._code.active():
+            return _LocalHandle(self._executor.submit(task))
 
 
 @contextmanager
@@ -110,13 +114,12 @@ def _ignored_ctrl_c() -> Iterator[None]:
         signal.signal(signal.SIGINT, handler)
 
 
-def launcher(root: Root, cluster: ClusterConfig) -> Launcher:
+def launcher(root: Root, code: Code, cluster: ClusterConfig) -> Launcher:
     """What starts the jobs for `cluster=inline` and `cluster=local`."""
-    at_once = parallelism(cluster)
-    threads = cluster.threads or default_threads(at_once)
-    return (
-        InlineLauncher(root, threads) if cluster.name == "inline" else LocalLauncher(root, cluster, threads)
-    )
+    threads = cluster.threads or default_threads(parallelism(cluster))
+    if cluster.name == "inline":
+        return InlineLauncher(root, code, threads)
+    return LocalLauncher(root, code, cluster, threads)
 
 
 def parallelism(cluster: ClusterConfig) -> int:

@@ -2,12 +2,11 @@
 
 prepare (one per corpus) -> pretrain (size x objective x seed x variant)
                          -> finetune (pretrain x source x regime x checkpoint) -> report
+finetune (further model x source x regime x seed), baseline (x source, if it learns) -> report
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,12 +16,20 @@ from pathlib import Path
 from typing import Any
 
 from metapt import commandline
-from metapt.config import ClusterConfig, GridConfig, PretrainConfig, SubmitConfig, identity, uneven_units
+from metapt.config import (
+    REGIMES,
+    ClusterConfig,
+    GridConfig,
+    PretrainConfig,
+    SubmitConfig,
+    uneven_units,
+)
 from metapt.errors import UserError
+from metapt.launch import naming
 from metapt.launch.jobs import Job, Plan
-from metapt.runs import Run
+from metapt.ner.baselines import BASELINES
+from metapt.runs import HUB_PREFIX, Run
 
-REPORT_SCRIPT = Path(__file__).parents[2] / "analysis" / "report.py"
 SET_BY_THE_GRID = {
     "pretrain": {"model", "objective", "train.seed", "label", "data.cache_dir", "run_dir"},
     "finetune": {"checkpoint", "source", "regime", "train.seed", "run_dir"},
@@ -41,16 +48,18 @@ def plan(config: SubmitConfig) -> Plan:
         raise _mistakes(grid, complaints)
     pretrains = list(_pretrains(grid, config.cluster, root))
     finetunes = [job for pretrain in pretrains for job in _finetunes(grid, config.cluster, root, pretrain)]
-    configs, complaints = _load([*pretrains, *finetunes])
+    finetunes += _model_finetunes(grid, config.cluster, root)
+    baselines = list(_baselines(grid, root))
+    configs, complaints = _load([*pretrains, *finetunes, *baselines])
     complaints += _checkpoint_complaints(grid, pretrains, configs)
     complaints += _gpu_complaints(config.cluster, pretrains, configs)
     if complaints:
         raise _mistakes(grid, complaints)
+    (pretrains, finetunes, baselines), configs = _identified(pretrains, finetunes, baselines, configs, root)
     prepares, pretrains = _with_prepares(pretrains, configs)
-    before = [*prepares, *pretrains, *finetunes]
-    report = Job(
-        "report", "report", (str(REPORT_SCRIPT),), (str(root),), "report", tuple(job.id for job in before)
-    )
+    before = [*prepares, *pretrains, *finetunes, *baselines]
+    needs = tuple(job.id for job in before)
+    report = Job("report", "report", ("-m", "analysis.report"), (str(root),), "report", needs)
     return Plan(grid.name, (*before, report), configs)
 
 
@@ -100,24 +109,91 @@ def _finetunes(grid: GridConfig, cluster: ClusterConfig, root: Path, pretrain: J
         name = "-".join(
             [Path(pretrain.run_dir).name, source, regime, *([] if step is None else [f"step{step:06d}"])]
         )
-        run_dir = f"finetune/{name}"
-        argv = merged(
-            grid.finetune,
-            grid.finetune_per_regime.get(regime, []),
-            [commandline.word("checkpoint", run.path if step is None else run.checkpoint(step))],
-            [commandline.word("source", source), commandline.word("regime", regime), seed],
-            [commandline.word("run_dir", root / run_dir)],
-        )
-        yield Job(
-            run_dir,
-            "finetune",
-            ("-m", "metapt.finetune"),
-            tuple(argv),
-            run_dir,
-            (pretrain.id,),
-            pretrain.label,
-            gpus_per_node=min(1, cluster.gpus_per_node),
-        )
+        checkpoint = run.path if step is None else run.checkpoint(step)
+        job = _finetune(grid, cluster, root, name, checkpoint, source, regime, seed)
+        yield replace(job, needs=(pretrain.id,), label=pretrain.label)
+
+
+def _model_finetunes(grid: GridConfig, cluster: ClusterConfig, root: Path) -> Iterator[Job]:
+    """Models that the grid does not pretrain, tuned as its own are."""
+    for model, source, regime, seed in product(grid.models, grid.sources, grid.regimes, grid.seeds):
+        name = "-".join([folder_name(model), source, regime, f"s{seed}"])
+        word = commandline.word("train.seed", seed)
+        yield _finetune(grid, cluster, root, name, model, source, regime, word)
+
+
+def folder_name(model: str) -> str:
+    """A model's path or name on the hub as part of a folder's name."""
+    return re.sub(r"[^\w.]+", "_", model.removeprefix(HUB_PREFIX), flags=re.ASCII).strip("_")
+
+
+def _finetune(
+    grid: GridConfig,
+    cluster: ClusterConfig,
+    root: Path,
+    name: str,
+    checkpoint: str | Path,
+    source: str,
+    regime: str,
+    seed: str,
+) -> Job:
+    """The job that tunes one checkpoint on one source; `seed` is a word of its command line."""
+    run_dir = f"finetune/{name}"
+    argv = merged(
+        [commandline.word("ner.cache_dir", root / "features")],
+        grid.finetune,
+        grid.finetune_per_regime.get(regime, []),
+        [commandline.word("checkpoint", checkpoint)],
+        [commandline.word("source", source), commandline.word("regime", regime), seed],
+        [commandline.word("run_dir", root / run_dir)],
+    )
+    gpus = min(1 if regime == "head" else cluster.finetune_gpus, cluster.gpus_per_node)
+    return Job(run_dir, "finetune", ("-m", "metapt.finetune"), tuple(argv), run_dir, gpus_per_node=gpus)
+
+
+def _baselines(grid: GridConfig, root: Path) -> Iterator[Job]:
+    """Each baseline on the data of the fine-tuning runs, if there are any; those that learn, on every source."""
+    data = [word for word in grid.finetune if word.startswith(("data=", "data."))]
+    for name in grid.baselines if grid.sources else []:
+        for source in grid.sources if BASELINES[name].learns else [None]:
+            run_dir = "-".join(filter(None, (f"baseline/{name}", source)))
+            argv = [*data, commandline.word("name", name), commandline.word("run_dir", root / run_dir)]
+            argv += [commandline.word("source", source)] if source else []
+            yield Job(run_dir, "baseline", ("-m", "metapt.baseline"), tuple(argv), run_dir)
+
+
+def _identified(
+    pretrains: list[Job], finetunes: list[Job], baselines: list[Job], configs: dict[str, Any], root: Path
+) -> tuple[list[list[Job]], dict[str, Any]]:
+    """The runs and their configurations under their final names, which end with the hash of what they are."""
+    final: dict[str, Job] = {}
+    named: dict[str, Any] = {}
+    digests: dict[str, str] = {}
+
+    def rename(job: Job, digest: str, **paths: Path) -> Job:
+        name = f"{job.id}-{digest}"
+        paths["run_dir"] = root / name
+        argv = merged(job.argv, (commandline.word(key, path) for key, path in paths.items()))
+        named[name] = replace(configs[job.id], **{key: str(path) for key, path in paths.items()})
+        final[job.id] = replace(job, id=name, run_dir=name, argv=tuple(argv))
+        return final[job.id]
+
+    for job in pretrains:
+        digests[job.id] = naming.of_pretraining(configs[job.id])
+        rename(job, digests[job.id])
+    for job in finetunes:
+        config = configs[job.id]
+        if not job.needs:
+            rename(job, naming.of_tagging(config, checkpoint=config.checkpoint))
+            continue
+        (needed,) = job.needs
+        below = Path(config.checkpoint).relative_to(root / needed)  # which checkpoint, if not the last
+        digest = naming.of_tagging(config, pretraining=digests[needed], checkpoint=str(below))
+        renamed = rename(job, digest, checkpoint=root / final[needed].id / below)
+        final[job.id] = replace(renamed, needs=(final[needed].id,))
+    for job in baselines:
+        rename(job, naming.of_tagging(configs[job.id]))
+    return [[final[job.id] for job in jobs] for jobs in (pretrains, finetunes, baselines)], named
 
 
 def _with_prepares(pretrains: list[Job], configs: dict[str, Any]) -> tuple[list[Job], list[Job]]:
@@ -125,9 +201,8 @@ def _with_prepares(pretrains: list[Job], configs: dict[str, Any]) -> tuple[list[
     prepares: dict[str, Job] = {}
     waiting = []
     for job in pretrains:
-        corpus = {**identity(configs[job.id])["data"], "text_dir": configs[job.id].data.text_dir}
-        digest = hashlib.sha256(json.dumps(corpus, sort_keys=True).encode()).hexdigest()[:6]
-        name = f"prepare/{corpus['name']}-{digest}"
+        config: PretrainConfig = configs[job.id]
+        name = f"prepare/{config.data.name}-{naming.of_corpus(config)}"
         argv = tuple(word for word in job.argv if word.partition("=")[0] not in ("run_dir", "label"))
         prepares.setdefault(name, Job(name, "prepare", ("-m", "metapt.prepare"), argv, name))
         waiting.append(replace(job, needs=(name,)))
@@ -160,13 +235,16 @@ def _load(jobs: Sequence[Job]) -> tuple[dict[str, Any], list[str]]:
 
 
 def _complaints(grid: GridConfig) -> Iterator[str]:
-    for name in ("sizes", "objectives", "seeds", "sources", "regimes", "checkpoints"):
+    for name in ("sizes", "objectives", "seeds", "sources", "regimes", "checkpoints", "baselines", "models"):
         repeated = [str(value) for value, count in Counter(getattr(grid, name)).items() if count > 1]
         if repeated:
             yield f"grid.{name}: {', '.join(repeated)} stands there twice"
     for name in ("sizes", "objectives", "seeds", *(["regimes"] if grid.sources else [])):
         if not getattr(grid, name):
             yield f"grid.{name} is empty: the grid has no runs"
+    for name in grid.baselines:
+        if name not in BASELINES:
+            yield f"grid.baselines: {name!r} must be one of {', '.join(BASELINES)}"
     options = commandline.choices("pretrain")
     keyed = {
         "per_size": options["model"],
@@ -174,7 +252,7 @@ def _complaints(grid: GridConfig) -> Iterator[str]:
         "hours_per_size": options["model"],
         "mem_gb_per_size": options["model"],
         "per_objective": options["objective"],
-        "finetune_per_regime": ["head", "full"],
+        "finetune_per_regime": REGIMES,
     }
     for name, known in keyed.items():
         for value in set(getattr(grid, name)) - set(known):

@@ -11,8 +11,8 @@ from typing import Any
 class Job:
     """One process (on a cluster: one per GPU) that turns the results of other jobs into one more."""
 
-    id: str
-    kind: str  # prepare, pretrain, finetune or report
+    id: str  # also its folder below the root; of a run, it ends with the hash of metapt/launch/naming.py
+    kind: str  # prepare, pretrain, finetune, baseline or report
     program: tuple[str, ...]  # what follows `python`: ("-m", "metapt.pretrain")
     argv: tuple[str, ...]
     run_dir: str  # relative to the root of the grid
@@ -30,7 +30,7 @@ class Job:
     @property
     def is_run(self) -> bool:
         """Whether the job itself writes a run folder with a result.json."""
-        return self.kind in ("pretrain", "finetune")
+        return self.kind in ("pretrain", "finetune", "baseline")
 
     @property
     def runs_after_failures(self) -> bool:

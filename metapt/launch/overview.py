@@ -13,24 +13,22 @@ from pathlib import Path
 from typing import Any
 
 from metapt.errors import OperationalError
-from metapt.launch import slurm
+from metapt.launch import queue
 from metapt.launch.jobs import Job
 from metapt.launch.root import Root
 from metapt.launch.status import RunStatus, run_status
-
-NOT_BEGUN = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT")  # of squeue's states
 
 
 @dataclass(frozen=True)
 class JobStatus:
     """One job. `state` is that of its folder (RunStatus), or one of: queued (it waits in Slurm's queue), blocked (a job
-    that it needs is failed, lost or blocked), lost (Slurm had it, has it no longer, and it never began)."""
+    that it needs is failed, lost or blocked, or was interrupted and is not queued again), lost (Slurm had it, has it no longer, and it never began)."""
 
     job: Job
     state: str
     run: RunStatus
     log: Path  # of its standard error, which is there once it has begun
-    entry: slurm.Entry | None = None  # in Slurm's queue
+    entry: queue.Entry | None = None  # in Slurm's queue
 
     def to_dict(self) -> dict[str, Any]:
         run = {name: value for name, value in asdict(self.run).items() if name not in ("state", "error")}
@@ -42,11 +40,16 @@ class JobStatus:
 
 @dataclass(frozen=True)
 class Overview:
-    """All jobs of a plan, in its order."""
+    """All jobs of the present plan, in its order.
+
+    `others` are the runs below the root that it does not have, superseded ones for example, and what of earlier plans is
+    still in Slurm's queue: by job id, with the number there or "".
+    """
 
     root: Path
     jobs: tuple[JobStatus, ...]
     logs: str  # pattern of the logs' names
+    others: Mapping[str, str]
     queue_error: str = ""  # why squeue does not say anything
 
     @property
@@ -54,9 +57,10 @@ class Overview:
         return all(status.state == "done" for status in self.jobs)
 
     def to_json(self) -> str:
-        """One line: {root, jobs: [...], queue_error}."""
+        """One line: {root, jobs: [...], others: {id: number}, queue_error}."""
         jobs = [status.to_dict() for status in self.jobs]
-        return json.dumps({"root": str(self.root), "jobs": jobs, "queue_error": self.queue_error or None})
+        told = {"root": str(self.root), "jobs": jobs, "others": dict(self.others)}
+        return json.dumps({**told, "queue_error": self.queue_error or None})
 
 
 def overview(root: Root) -> Overview:
@@ -66,22 +70,24 @@ def overview(root: Root) -> Overview:
         UserError: the folder holds no plan.
     """
     plan, queue_error = root.read_plan(), ""
-    numbers = slurm.recorded(root)
-    queue: Mapping[str, slurm.Entry] = {}
+    numbers = queue.recorded(root)
+    entries: Mapping[str, queue.Entry] = {}
     try:
-        queue = slurm.queue(root)  # before the folders: what ends in between is seen as done
+        entries = queue.entries(root)  # before the folders: what ends in between is seen as done
     except OperationalError as error:
         queue_error = str(error)
     may_be_lost = not queue_error and not root.is_claimed
     found: dict[str, JobStatus] = {}
     for job in plan.jobs:
         number = numbers.get(job.id) if may_be_lost else None
-        found[job.id] = _look(job, root, queue.get(job.id), number, found)
-    return Overview(root.path, tuple(found.values()), f"{root.path}/logs/JOB.err", queue_error)
+        found[job.id] = _look(job, root, entries.get(job.id), number, found)
+    others = dict.fromkeys(root.other_runs(plan), "")
+    others |= {name: entry.number for name, entry in entries.items() if name not in found}
+    return Overview(root.path, tuple(found.values()), f"{root.path}/logs/JOB.err", others, queue_error)
 
 
 def _look(
-    job: Job, root: Root, entry: slurm.Entry | None, number: str | None, before: Mapping[str, JobStatus]
+    job: Job, root: Root, entry: queue.Entry | None, number: str | None, before: Mapping[str, JobStatus]
 ) -> JobStatus:
     """The status of one job.
 
@@ -93,12 +99,13 @@ def _look(
     run, log = run_status(root.run(job).path), root.log_file(job, "err")
     state = run.state
     if state != "done" and entry and entry.state != "COMPLETING":
-        state = "queued" if entry.state in NOT_BEGUN else "running"
-        if entry.reason == "DependencyNeverSatisfied":
+        state = "queued" if entry.waits else "running"
+        if entry.is_hopeless:
             state = "blocked"
     elif state == "waiting" and not entry:
         needed = {before[name].state for name in job.needs}
-        if needed & {"failed", "lost", "blocked"} and not job.runs_after_failures:
+        is_settled = {"failed", "lost", "blocked", *(["interrupted"] if number else [])}
+        if needed & is_settled and not job.runs_after_failures:
             state = "blocked"
         elif number and needed <= {"done"}:
             state, log = "lost", root.submitit_dir / f"{number}_0_log.err"

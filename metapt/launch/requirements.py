@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from metapt.config import ClusterConfig, PretrainConfig
 from metapt.launch.jobs import Job, Plan
@@ -13,8 +13,9 @@ from metapt.training.memory import Ranks
 HEADER = ("pretraining run", "seeds", "ranks", "GiB/rank", "largest batch", "TFLOP/update", "hours")
 
 
-def requirements(plan: Plan, cluster: ClusterConfig) -> list[str]:
-    """A table with a row for each size, objective and variant (seeds need the same), and the total of node-hours.
+def requirements(plan: Plan, todo: Sequence[Job], cluster: ClusterConfig) -> list[str]:
+    """A table with a row for each size, objective and variant (seeds need the same), and the totals of node-hours: as
+    forecast for the pretraining of the whole plan, and as the limits allow for what is to do.
 
     "largest batch" is the largest train.micro_batch that fits, if cluster.gpu_memory_gb is given; hours need
     cluster.gpu_tflops.
@@ -29,7 +30,7 @@ def requirements(plan: Plan, cluster: ClusterConfig) -> list[str]:
     lines = [
         "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows
     ]
-    return lines + list(_total(plan, cluster))
+    return [*lines, *_total(plan, cluster), *_limit(todo, cluster)]
 
 
 def _row(config: PretrainConfig, jobs: list[Job], cluster: ClusterConfig) -> tuple[str, ...]:
@@ -54,6 +55,13 @@ def _total(plan: Plan, cluster: ClusterConfig) -> Iterator[str]:
     times = [hours(plan.configs[job.id], _machine(job, cluster)) or 0.0 for job in pretrains]
     total = sum(time * job.nodes for time, job in zip(times, pretrains, strict=True))
     yield f"pretraining at {cluster.mfu:.0%} of the peak: {figure(total)} node-hours (fine-tuning is not counted)"
+
+
+def _limit(todo: Sequence[Job], cluster: ClusterConfig) -> Iterator[str]:
+    if cluster.name == "inline" or not todo:
+        return  # without limits
+    most = sum(job.nodes * (job.hours or cluster.timeout_min / 60) for job in todo)
+    yield f"time limits of the {len(todo)} jobs to do: at most {figure(most)} node-hours, unless jobs are queued again"
 
 
 def _machine(job: Job, cluster: ClusterConfig) -> Machine:

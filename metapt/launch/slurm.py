@@ -1,42 +1,114 @@
 """Handing a plan to Slurm, ordered by dependencies. Returns at once.
 
-Jobs that are alike, such as the fine-tuning runs of one pretraining run, are one array. A job waits with `afterok` for what it needs, the report with `afterany` for all; a job whose need has failed is
-taken from the queue (`--kill-on-invalid-dep`). Which job got which number stands in ROOT/jobs.jsonl, and squeue says
-whether it is still queued or running; sacct, which many clusters lack, is not asked. What a job does on its nodes,
-and how it is queued again after its time limit, is in metapt.launch.task.
+Jobs that are alike, such as the fine-tuning runs of one pretraining run, are one array. A job waits with `afterok` for
+what it needs, the report with `afterany` for all; a job whose need has failed is taken from the queue
+(`--kill-on-invalid-dep`). All is handed over or nothing: if sbatch refuses a request, what the call has submitted is
+cancelled. What a job does on its nodes, and how it is queued again after its time limit, is in metapt.launch.task;
+what is in the queue already in metapt.launch.queue.
 """
 
 from __future__ import annotations
 
-import json
+import os
 import shutil
 import subprocess
-from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from metapt.config import ClusterConfig
 from metapt.errors import OperationalError, UserError
+from metapt.launch import queue
+from metapt.launch.code import Code
 from metapt.launch.jobs import Job, Plan
 from metapt.launch.root import Root
-from metapt.runs import read_jsonl
 
 if TYPE_CHECKING:
     import submitit
 
 MOST_IN_AN_ARRAY = 1000  # Slurm's MaxArraySize, where a site has not set it
+# takes jobs that are alike and the numbers of the jobs that they wait for, and gives their own
+Hand = Callable[[Sequence[Job], Sequence[str]], Sequence[str]]
 
 
-def hand_over(plan: Plan, todo: Sequence[Job], root: Root, cluster: ClusterConfig) -> str:
-    """Submits the jobs that are not in the queue already; what to tell the user.
+def hand_over(plan: Plan, todo: Sequence[Job], root: Root, cluster: ClusterConfig, code: Code) -> str:
+    """Submits the jobs; those of them that wait in the queue for what will never come are replaced. What to tell the user.
 
     Raises:
         UserError: there is no Slurm here.
-        OperationalError: sbatch refuses a job; those before it stay submitted and recorded.
+        OperationalError: sbatch refuses a job, or a job that is needed has left the queue; nothing is submitted.
     """
-    numbers = dict(queued(root))
-    before = len(numbers)
+    if not shutil.which("sbatch"):
+        raise UserError("cluster=slurm: there is no sbatch here; cluster=local runs on this machine")
+    present = queue.entries(root)
+    queue.cancel(queue.strays(root))
+    made: list[tuple[Job, str]] = []
+
+    def submit(array: Sequence[Job], needs: Sequence[str]) -> list[str]:
+        numbers = _submit(array, needs, plan.grid, root, cluster, code)
+        made.extend(zip(array, numbers, strict=True))
+        return numbers
+
+    try:
+        with outside_of_any_job():
+            count = _in_order(plan, todo, root, present, submit)
+    except (Exception, KeyboardInterrupt) as error:
+        _take_back(root, [number for _, number in made], error)
+        raise
+    queue.record(root, made)
+    replaced = {present[job.id].number for job in todo if job.id in present and present[job.id].waits}
+    queue.cancel(replaced)
+    return (
+        f"{root.path}: {len(todo)} jobs handed to Slurm in {count} submissions, "
+        f"{len(present) - len(replaced)} were in its queue already\n"
+        f"follow them with: python -m metapt.status root={root.path}"
+    )
+
+
+def _take_back(root: Root, numbers: Sequence[str], reason: BaseException) -> None:
+    """Cancels what a call has submitted before it failed. Raises OperationalError, with both reasons, if that fails."""
+    try:
+        queue.cancel({*numbers, *queue.strays(root)})
+    except OperationalError as error:
+        raise OperationalError(
+            f"{reason}\nwhat was submitted before could not be cancelled: {error}"
+        ) from reason
+
+
+def scripts(
+    plan: Plan, todo: Sequence[Job], root: Root, cluster: ClusterConfig, code: Code, *, is_test: bool = False
+) -> list[tuple[str, str]]:
+    """What `hand_over` would give to sbatch, as (jobs, batch script), without a Slurm. Writes nothing.
+
+    The number that the n-th submission will get is written @n; with `is_test` such dependencies are left out.
+    """
+    made: list[tuple[str, str]] = []
+
+    def collect(array: Sequence[Job], needs: Sequence[str]) -> list[str]:
+        known = [number for number in needs if not (is_test and number.startswith("@"))]
+        name = array[0].id if len(array) == 1 else f"{array[0].id} .. {array[-1].id} ({len(array)} jobs)"
+        text = _script(executor(array, known, plan.grid, root, cluster, code), len(array))
+        made.append((name, text))
+        number = f"@{len(made)}"
+        return [number] if len(array) == 1 else [f"{number}_{index}" for index in range(len(array))]
+
+    _in_order(plan, todo, root, queue.entries(root), collect)
+    return made
+
+
+def asked(script: str) -> tuple[bool, str]:
+    """Whether sbatch would take a script, and its answer (when and where the job would start, or why not)."""
+    with outside_of_any_job():
+        answer = subprocess.run(["sbatch", "--test-only"], input=script, capture_output=True, text=True)
+    return answer.returncode == 0, (answer.stderr + answer.stdout).strip()
+
+
+def _in_order(
+    plan: Plan, todo: Sequence[Job], root: Root, present: Mapping[str, queue.Entry], hand: Hand
+) -> int:
+    """Gives arrays of jobs to `hand`, each with the numbers of the jobs that it has to wait for; how many arrays."""
+    due = {job.id for job in todo}
+    numbers = {name: entry.number for name, entry in present.items() if not (name in due and entry.waits)}
     jobs = {job.id: job for job in plan.jobs}
     arrays = alike(todo)
     for array in arrays:
@@ -45,16 +117,11 @@ def hand_over(plan: Plan, todo: Sequence[Job], root: Root, cluster: ClusterConfi
         if lost and not first.runs_after_failures:
             raise OperationalError(f"{first.id}: {lost[0]} has just left the queue unfinished; submit again")
         needs = [numbers[name] for name in first.needs if name in numbers]
-        if first.runs_after_failures:  # an earlier report, too, that waits for fewer runs: not both at once
+        if first.runs_after_failures:  # an earlier report at work, too: not both at once
             needs += [numbers[first.id]] if first.id in numbers else []
             needs = list(dict.fromkeys(number.partition("_")[0] for number in needs))  # all of an array
-        for job, number in zip(array, _submit(array, needs, plan.grid, root, cluster), strict=True):
-            numbers[job.id] = number
-            _record(root, job, number)
-    return (
-        f"{root.path}: {len(todo)} jobs handed to Slurm in {len(arrays)} submissions, {before} were in its queue already\n"
-        f"follow them with: python -m metapt.status root={root.path}"
-    )
+        numbers |= zip((job.id for job in array), hand(array, needs), strict=True)
+    return len(arrays)
 
 
 def alike(jobs: Sequence[Job]) -> list[list[Job]]:
@@ -70,55 +137,20 @@ def alike(jobs: Sequence[Job]) -> list[list[Job]]:
     ]
 
 
-@dataclass(frozen=True)
-class Entry:
-    """What squeue says of a job."""
-
-    number: str
-    state: str  # PENDING, RUNNING, COMPLETING, ...
-    reason: str  # why it waits: Dependency, Priority, Resources, ...
-
-
-def queue(root: Root) -> dict[str, Entry]:
-    """The jobs of a grid that are queued or running now, by job id.
-
-    Raises:
-        OperationalError: jobs were handed to Slurm and squeue does not say what became of them.
-    """
-    numbers = recorded(root)
-    if not numbers:
-        return {}
-    command = ["squeue", "--me", "--noheader", "--array", "--format=%i|%T|%r"]
-    try:
-        answer = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
-    except (OSError, subprocess.SubprocessError) as error:
-        reason = (getattr(error, "stderr", None) or str(error)).strip()
-        raise OperationalError(
-            f"{root.submitted_file}: cannot ask squeue about these jobs: {reason}"
-        ) from None
-    entries = [Entry(*line.strip().split("|", 2)) for line in answer.splitlines() if line.count("|") >= 2]
-    present = {entry.number: entry for entry in entries}
-    return {name: present[number] for name, number in numbers.items() if number in present}
-
-
-def queued(root: Root) -> dict[str, str]:
-    """Slurm's numbers of the jobs of a grid that are queued or running now, by job id. Raises as `queue`."""
-    return {name: entry.number for name, entry in queue(root).items()}
-
-
-def recorded(root: Root) -> dict[str, str]:
-    """The number under which each job was handed to Slurm last, by job id."""
-    return {line["job"]: line["slurm_id"] for line in read_jsonl(root.submitted_file)}
-
-
 def executor(
-    array: Sequence[Job], needs: Sequence[str], grid: str, root: Root, cluster: ClusterConfig
+    array: Sequence[Job], needs: Sequence[str], grid: str, root: Root, cluster: ClusterConfig, code: Code
 ) -> submitit.SlurmExecutor:
     """submitit's executor for jobs that are alike, with all that each of them asks for."""
     import submitit
 
-    if not shutil.which("sbatch"):
-        raise UserError("cluster=slurm: there is no sbatch here; cluster=local runs on this machine")
+    from metapt.launch.task import ANY_NUMBER_OF_TIMEOUTS
+
+    class Executor(submitit.SlurmExecutor):
+        @classmethod
+        def affinity(cls) -> int:
+            """As on a cluster: a dry run works anywhere."""
+            return 2
+
     job, size = array[0], len(array)
     condition = "afterany" if job.runs_after_failures else "afterok"
     memory = job.mem_gb or cluster.mem_gb
@@ -127,7 +159,6 @@ def executor(
         "time": round(job.hours * 60) if job.hours else cluster.timeout_min,
         "nodes": job.nodes,
         "ntasks_per_node": job.tasks_per_node,
-        "gpus_per_node": job.gpus_per_node or None,
         "cpus_per_task": cluster.cpus_per_task,
         "mem": f"{memory}GB" if memory else None,
         "partition": cluster.partition,
@@ -136,34 +167,85 @@ def executor(
         "signal_delay_s": cluster.signal_delay_s,
         "dependency": f"{condition}:{':'.join(needs)}" if needs else None,
         "array_parallelism": min(size, cluster.max_running or size),
-        "setup": cluster.setup or None,
-        # since Slurm 22.05 srun does not take this over from sbatch
-        "srun_args": [f"--cpus-per-task={cluster.cpus_per_task}"],
-        "additional_parameters": {"kill-on-invalid-dep": "yes", **cluster.extra},
+        "setup": [*cluster.setup, *code.shell_lines(cluster.visible_within_s)],
+        # since Slurm 22.05 srun does not take the first over from sbatch; --wait: the seconds that a dead process is survived
+        # by the others, longer than Slurm takes to see that a node has failed, whose jobs it queues again
+        "srun_args": [f"--cpus-per-task={cluster.cpus_per_task}", "--wait=600"],
+        "comment": queue.mark(root),
+        "additional_parameters": {
+            "kill-on-invalid-dep": "yes",
+            "requeue": True,  # a site may have set that jobs are not queued again unless they say so
+            **_gpu_options(job.gpus_per_node, cluster),
+            **cluster.extra,
+        },
     }
-    made = submitit.SlurmExecutor(root.submitit_dir, max_num_timeout=cluster.max_requeues)
-    made.update_parameters(**{name: value for name, value in options.items() if value is not None})
+    made = Executor(root.submitit_dir, max_num_timeout=ANY_NUMBER_OF_TIMEOUTS)
+    given = {name: value for name, value in options.items() if value is not None}
+    made.update_parameters(
+        **given, wckey=None
+    )  # submitit's own would be refused where such keys are enforced
     return made
 
 
+def _gpu_options(gpus: int, cluster: ClusterConfig) -> dict[str, str]:
+    """How so many GPUs of a node are asked for at this site."""
+    if not gpus or cluster.gpu_request == "none":
+        return {}
+    if cluster.gpu_request == "constraint":
+        return {"constraint": str(cluster.gpu_type)}
+    typed = f"{cluster.gpu_type}:{gpus}" if cluster.gpu_type else str(gpus)
+    return {"gres": f"gpu:{typed}"} if cluster.gpu_request == "gres" else {"gpus-per-node": typed}
+
+
+def _script(made: submitit.SlurmExecutor, size: int) -> str:
+    """The text that submitit writes for sbatch: it has no public function for it."""
+    if size > 1:
+        made.parameters["map_count"] = size
+    return made._make_submission_file_text(made._submitit_command_str, "")
+
+
 def _submit(
-    array: Sequence[Job], needs: Sequence[str], grid: str, root: Root, cluster: ClusterConfig
+    array: Sequence[Job], needs: Sequence[str], grid: str, root: Root, cluster: ClusterConfig, code: Code
 ) -> list[str]:
     """The numbers under which Slurm now has the jobs: N, or N_0, N_1, ... if there are several."""
-    from submitit.core.utils import FailedJobError
+    from submitit.core.utils import FailedJobError, FailedSubmissionError
 
     from metapt.launch.task import Task
 
     threads = cluster.threads or cluster.cpus_per_task
-    tasks = [Task(root.path, job, threads) for job in array]
+    most, patience = cluster.max_requeues_without_progress, cluster.visible_within_s
+    tasks = [Task(root.path, job, threads, most, patience) for job in array]
     try:
-        return [made.job_id for made in executor(array, needs, grid, root, cluster).submit_array(tasks)]
-    except FailedJobError as error:
+        made = executor(array, needs, grid, root, cluster, code)
+        return [submitted.job_id for submitted in made.submit_array(tasks)]
+    except (FailedJobError, FailedSubmissionError) as error:
         others = f" and {len(array) - 1} like it" if len(array) > 1 else ""
-        raise OperationalError(f"{array[0].id}{others}: sbatch refuses: {str(error).strip()}") from None
+        raise OperationalError(
+            f"{array[0].id}{others}: sbatch refuses, and nothing is submitted: {str(error).strip()}"
+        ) from None
 
 
-def _record(root: Root, job: Job, number: str) -> None:
-    now = datetime.now().astimezone().isoformat(timespec="seconds")
-    with root.submitted_file.open("a", encoding="utf-8") as lines:
-        lines.write(json.dumps({"job": job.id, "slurm_id": number, "submitted": now}) + "\n")
+@contextmanager
+def outside_of_any_job() -> Iterator[None]:
+    """Submitting from inside a job: what that job is and has is taken from the environment of the block.
+
+    Left there it would be handed on, and srun in the new job take it for its options, torch for a rank. SBATCH_* are
+    the site's and the user's settings, and stay.
+    """
+    before = dict(os.environ)
+    ranks = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
+    for name in before:
+        is_of_job = name.startswith(
+            ("SLURM_", "SLURMD_", "SRUN_", "PMI", "SBATCH_CPU_BIND", "SBATCH_MEM_BIND")
+        )
+        if (
+            "SLURM_JOB_ID" in before
+            and (is_of_job or name in ranks)
+            and name not in ("SLURM_CONF", "SLURM_CLUSTERS")
+        ):
+            del os.environ[name]
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)

@@ -2,17 +2,22 @@
 
 Training runs in a child, for two reasons. submitit calls `checkpoint()` from a signal handler and on rank 0 only,
 where a collective save would hang; and the suite's programs answer a signal by a flag, save on all ranks at a step
-boundary and exit with 75. So here a signal is only passed on. When the child has then ended with 75 after USR2
-(time limit or preemption), rank 0 hands over to submitit's own handler, which queues the job again; the same
-command then goes on from the checkpoint, since the run folder decides. After TERM (scancel, Ctrl-C) it is not.
+boundary and exit with 75. So here a signal is only passed on. When the child has then ended with 75 and the job is
+to go on, rank 0 hands over to submitit's own handler, which queues the job again; the same command then goes on from
+the checkpoint, since the run folder decides.
+
+The job is to go on after USR2 (time limit or preemption). TERM is ambiguous: by scancel it means the end; by a site
+that does not send USR2 at preemption (Slurm's default) it means what USR2 would; and at the time limit it comes in any
+case. So Slurm is asked. After `scontrol requeue` and a failed node Slurm queues the job again by itself.
 """
 
 from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +25,15 @@ import submitit
 from submitit.helpers import TorchDistributedEnvironment
 
 from metapt.errors import EXIT_INTERRUPTED
-from metapt.launch.child import Child
+from metapt.launch.child import GRACE_SECONDS, Child
+from metapt.launch.code import require_own_code
 from metapt.launch.jobs import Job
+from metapt.launch.requeues import refuse_fruitless_requeues
 from metapt.launch.root import Root
+from metapt.launch.status import is_held
 
 REQUEUE_SECONDS = 90  # what the other ranks give rank 0 for queueing the job again
+ANY_NUMBER_OF_TIMEOUTS = 1_000_000  # for submitit, which does not know what progress is
 
 
 class JobFailed(Exception):
@@ -38,23 +47,55 @@ class Task:
     root: Path
     job: Job
     threads: int
+    max_requeues: int  # in a row, without a new checkpoint
+    patience_s: int = 0  # for inputs to be visible on this node
+    restarts: int = 0  # by submitit; Slurm has its own count of all
 
     def __call__(self) -> None:
         environment = submitit.JobEnvironment()
+        rank, root = environment.global_rank, Root(self.root)
+        start = self.restarts
+        if environment.cluster == "slurm":
+            start = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
+        run = root.run(self.job)
+        refuse_fruitless_requeues(run, environment.job_id, start, self.max_requeues, leads=rank == 0)
+        if start and rank == 0:
+            _wait_until_free(run.lock_file)
         if environment.num_tasks > 1:
             # every process sees all GPUs of its node and takes the one of its LOCAL_RANK
             TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
+        require_own_code()
+        root.wait_for_inputs(self.job, self.patience_s)
         queue_again: Any = signal.getsignal(signal.SIGUSR2)  # submitit's
-        child = Child(Root(self.root), self.job, self.threads, environment.global_rank)
+        child = Child(root, self.job, self.threads, rank)
         signal.signal(signal.SIGUSR2, lambda *_: child.warn())
         signal.signal(signal.SIGTERM, lambda *_: child.stop())
         code = child.wait()
-        if code == EXIT_INTERRUPTED and child.warned:
+        if code == EXIT_INTERRUPTED and _goes_on(child, environment):
             queue_again(signal.SIGUSR2)  # does not return on rank 0
             time.sleep(REQUEUE_SECONDS)
         if code:
-            raise JobFailed(f"{self.job.id}: exit code {code} on rank {os.environ.get('RANK', 0)}")
+            raise JobFailed(f"{self.job.id}: exit code {code} on rank {rank}")
 
     def checkpoint(self) -> submitit.helpers.DelayedSubmission:
-        """What submitit queues again: the same task; everything that changes is in the run folder."""
-        return submitit.helpers.DelayedSubmission(self)
+        """What submitit queues again: the same task; everything else that changes is in the run folder."""
+        return submitit.helpers.DelayedSubmission(replace(self, restarts=self.restarts + 1))
+
+
+def _goes_on(child: Child, environment: submitit.JobEnvironment) -> bool:
+    """Whether a job whose process was interrupted is to be queued again."""
+    if not child.stopped:
+        return child.warned
+    if environment.cluster != "slurm":
+        return False
+    command = ["squeue", "--noheader", f"--jobs={environment.job_id}", "--format=%T|%r"]
+    answer = subprocess.run(command, capture_output=True, text=True, timeout=60).stdout
+    state, _, reason = answer.strip().partition("|")
+    return state == "RUNNING" or reason == "TimeLimit"  # preempted, or saved after the limit
+
+
+def _wait_until_free(lock_file: Path) -> None:
+    """Gives the process of the last start, which a node that Slurm gave up may still have, time to end."""
+    deadline = time.monotonic() + GRACE_SECONDS
+    while is_held(lock_file) and time.monotonic() < deadline:
+        time.sleep(1)

@@ -1,7 +1,7 @@
 """Sequence heads over per-word emissions: a linear-chain CRF with forbidden transitions, and a softmax per word.
 
-Both have the same three methods over right-padded batches (emissions [B, T, C], lengths [B]): `log_likelihood`,
-`log_marginals` and `decode`. They compute in fp32 whatever the emissions' type (float64 stays float64).
+Both have the same methods over right-padded batches (emissions [B, T, C], lengths [B]): `log_likelihood`,
+`log_marginals`, `log_conditionals` and `decode`. They compute in fp32 whatever the emissions' type (float64 stays float64).
 
 The CRF (Lafferty et al. 2001; Sutton and McCallum 2012, section 4.1):
   log p(y | x) = s(y) - log Z,  s(y) = start[y_1] + sum_t emissions[t, y_t] + sum_t transitions[y_t, y_t+1] + end[y_T]
@@ -86,10 +86,21 @@ class LinearChainCRF(nn.Module):
         """log p(y_t = c | emissions), in nats; -inf where no allowed sequence has c at t, 0 in the padding. [B, T, C]."""
         inside = _inside(emissions, lengths)
         scores, start, transitions, end = self._scores(emissions)
-        alpha = _forward(scores, lengths, start, transitions)
+        alpha, _ = _forward(scores, lengths, start, transitions, end)
         beta = _backward(scores, lengths, transitions, end)
-        log_z = torch.logsumexp(alpha[-1] + end, dim=-1)
-        return (alpha + beta - log_z[:, None]).transpose(0, 1).masked_fill(~inside[:, :, None], 0)
+        return (alpha + beta).log_softmax(dim=2).transpose(0, 1).masked_fill(~inside[:, :, None], 0)
+
+    @torch.no_grad()
+    def log_conditionals(self, emissions: Tensor, lengths: Tensor) -> Tensor:
+        """log p(y_t+1 = c' | y_t = c, emissions), in nats; what stands in the padding means nothing. [B, T - 1, C, C].
+
+        Given the emissions, the tags are a Markov chain: with `log_marginals` of the first word of a stretch this tells the
+        probability of any tags on it.
+        """
+        _inside(emissions, lengths)
+        scores, _, transitions, end = self._scores(emissions)
+        beta = _backward(scores, lengths, transitions, end).transpose(0, 1)
+        return (transitions + (scores + beta)[:, 1:, None, :]).log_softmax(dim=3)
 
     @torch.no_grad()
     def decode(self, emissions: Tensor, lengths: Tensor) -> list[list[int]]:
@@ -135,6 +146,12 @@ class SoftmaxHead(nn.Module):
         return _log_softmax(emissions).masked_fill(~_inside(emissions, lengths)[:, :, None], 0)
 
     @torch.no_grad()
+    def log_conditionals(self, emissions: Tensor, lengths: Tensor) -> Tensor:
+        """log p(y_t+1 = c'), which does not depend on y_t. [B, T - 1, C, C]."""
+        marginals = self.log_marginals(emissions, lengths)
+        return marginals[:, 1:, None, :].expand(-1, -1, emissions.shape[2], -1)
+
+    @torch.no_grad()
     def decode(self, emissions: Tensor, lengths: Tensor) -> list[list[int]]:
         """The most likely tag of each word; among equals the lowest."""
         _inside(emissions, lengths)
@@ -153,46 +170,61 @@ class _LogPartition(torch.autograd.Function):
     def forward(
         ctx: Any, scores: Tensor, lengths: Tensor, start: Tensor, transitions: Tensor, end: Tensor
     ) -> Tensor:
-        alpha = _forward(scores, lengths, start, transitions)
-        log_z = torch.logsumexp(alpha[-1] + end, dim=-1)
-        ctx.save_for_backward(scores, lengths, transitions, end, alpha, log_z)
+        alpha, log_z = _forward(scores, lengths, start, transitions, end)
+        ctx.save_for_backward(scores, lengths, transitions, end, alpha)
         return log_z
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        scores, lengths, transitions, end, alpha, log_z = ctx.saved_tensors
+        scores, lengths, transitions, end, alpha = ctx.saved_tensors
         beta = _backward(scores, lengths, transitions, end)
-        weight = torch.where(_inside(scores, lengths), grad[:, None], 0).T[:, :, None]  # [T, B, 1]
-        unary = (alpha + beta - log_z[:, None]).exp() * weight
-        incoming = scores.transpose(0, 1)[1:] + beta[1:] - log_z[:, None]
-        pairs = (alpha[:-1, :, :, None] + transitions + incoming[:, :, None, :]).exp() * weight[
-            1:, :, :, None
-        ]
+        weight = torch.where(_inside(scores, lengths), grad[:, None], 0).T  # [T, B]
+        unary = (alpha + beta).softmax(dim=2) * weight[:, :, None]
+        incoming = scores.transpose(0, 1)[1:] + beta[1:]
+        pairs = alpha[:-1, :, :, None] + transitions + incoming[:, :, None, :]  # [T - 1, B, C, C]
+        pairs = pairs.flatten(2).softmax(dim=2).view_as(pairs) * weight[1:, :, None, None]
         last = unary.gather(0, (lengths - 1)[None, :, None].expand(1, *unary.shape[1:])).squeeze(0)
         return unary.transpose(0, 1), None, unary[0].sum(0), pairs.sum((0, 1)), last.sum(0)
 
 
-def _forward(scores: Tensor, lengths: Tensor, start: Tensor, transitions: Tensor) -> Tensor:
-    """alpha[t, b, c]: log-sum-exp of all prefixes that end in c at t; after a sentence's end, that of its last word."""
+def _forward(
+    scores: Tensor, lengths: Tensor, start: Tensor, transitions: Tensor, end: Tensor
+) -> tuple[Tensor, Tensor]:
+    """alpha[t, b, c]: log-sum-exp of all prefixes that end in c at t, less a shift that is the same for all c;
+    after a sentence's end that of its last word. And log Z [B].
+
+    Each alpha has the maximum 0: the sums of a long sentence would leave fp32 few digits for the differences.
+    """
     by_time = scores.transpose(0, 1)
-    alpha = [start + by_time[0]]
     going = (torch.arange(len(by_time), device=scores.device)[:, None] < lengths)[:, :, None]
-    for time in range(1, len(by_time)):
-        value = torch.logsumexp(alpha[-1][:, :, None] + transitions, dim=1) + by_time[time]
-        alpha.append(torch.where(going[time], value, alpha[-1]))
-    return torch.stack(alpha)
+    alpha: list[Tensor] = []
+    shifts: list[Tensor] = []
+    value = start + by_time[0]
+    for time in range(len(by_time)):
+        if time:
+            value = torch.logsumexp(alpha[-1][:, :, None] + transitions, dim=1) + by_time[time]
+            value = torch.where(going[time], value, alpha[-1])
+        shifts.append(_largest(value))
+        alpha.append(value - shifts[-1])
+    log_z = torch.stack(shifts).sum((0, 2)) + torch.logsumexp(alpha[-1] + end, dim=-1)
+    return torch.stack(alpha), log_z
 
 
 def _backward(scores: Tensor, lengths: Tensor, transitions: Tensor, end: Tensor) -> Tensor:
-    """beta[t, b, c]: log-sum-exp of all that may follow c at t, the end included. [T, B, C]."""
+    """beta[t, b, c]: log-sum-exp of all that may follow c at t, the end included, shifted as alpha is. [T, B, C]."""
     by_time = scores.transpose(0, 1)
     beta = [end.expand(by_time.shape[1:])]
     going = (torch.arange(len(by_time), device=scores.device)[:, None] < lengths)[:, :, None]
     for time in range(len(by_time) - 1, 0, -1):
         value = torch.logsumexp(transitions + (by_time[time] + beta[-1])[:, None, :], dim=2)
-        beta.append(torch.where(going[time], value, beta[-1]))
+        beta.append(torch.where(going[time], value - _largest(value), beta[-1]))
     return torch.stack(beta[::-1])
+
+
+def _largest(values: Tensor) -> Tensor:
+    """The maximum over the tags, a finite number also where all are -inf. [B, C] to [B, 1]."""
+    return values.amax(dim=1, keepdim=True).clamp(min=torch.finfo(values.dtype).min)
 
 
 def _inside(emissions: Tensor, lengths: Tensor) -> Tensor:

@@ -1,45 +1,38 @@
-"""The tagger: a causal decoder reads the pieces, one vector stands for a word, a sequence head tags the words.
+"""The tagger: a decoder (or encoder) reads the pieces, one vector stands for a word, a sequence head tags the words.
 
     pieces [N, P] -> decoder -> a vector per word [M, d] -> dropout -> linear -> emissions [B, T, C] -> CRF or softmax
 
 Words are packed: the M words of B sentences one after the other, with `lengths` [B] saying where each ends. The
 part after the word vectors is a module of its own (`TagLayer`), since it is all that a frozen decoder needs trained.
-
-A tagger's folder: the decoder as `AutoModel` loads it (config.json, model.safetensors), tag_layer.safetensors, and
-tagger.json (tags, head, piece, dropout).
+Saving and loading: metapt/ner/folder.py.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedModel
-from transformers.utils import SAFE_WEIGHTS_NAME
 from transformers.utils import logging as transformers_logging
 
 from metapt.errors import UserError
 from metapt.models.crf import LinearChainCRF, SoftmaxHead, iob2_transitions
-from metapt.runs import write_json
-
-SETTINGS_FILE = "tagger.json"
-LAYER_FILE = "tag_layer.safetensors"
 
 
 @dataclass(frozen=True)
 class PieceBatch:
     """N stretches of text in pieces, and where in them the M words stand that are to be read.
 
-    pieces: int64 [N, P], padded on the right; rows, firsts, lasts: int64 [M], a word's row and its first and last piece.
+    pieces: int64 [N, P], padded on the right; sizes: int64 [N], those that are no padding; rows, firsts, lasts: int64 [M], a word's row and its first and last piece.
     """
 
     pieces: Tensor
+    sizes: Tensor
     rows: Tensor
     firsts: Tensor
     lasts: Tensor
@@ -86,23 +79,31 @@ class TagLayer(nn.Module):
 
 
 class Tagger(nn.Module):
-    """A decoder under a TagLayer.
+    """A decoder under a TagLayer. An encoder does as well: it is told by a mask where padding begins.
 
     Args:
-        decoder: a causal base model, such as LlamaModel. Its causal attention is why right padding needs no mask.
+        decoder: a base model, such as LlamaModel or XLMRobertaModel; a pooling layer, of which no word is read, is taken off.
         layer: what tags the words.
         piece: which of a word's pieces stands for it: `first`, `last`, or their `mean`.
     """
 
     def __init__(self, decoder: PreTrainedModel, layer: TagLayer, piece: str):
         super().__init__()
+        if getattr(decoder, "pooler", None) is not None:
+            decoder.pooler = None
         self.decoder = decoder
         self.layer = layer
         self.piece = piece
+        self.causal = is_causal(decoder)
 
     def word_vectors(self, batch: PieceBatch) -> Tensor:
         """The decoder's last hidden states, one for each word. fp32 [M, d]."""
-        hidden = self.decoder(input_ids=batch.pieces, use_cache=False).last_hidden_state.float()
+        if self.causal:  # what stands to the right, padding too, changes nothing
+            options: dict[str, Any] = {"use_cache": False}
+        else:
+            places = torch.arange(batch.pieces.shape[1], device=batch.pieces.device)
+            options = {"attention_mask": (places < batch.sizes[:, None]).long()}
+        hidden = self.decoder(input_ids=batch.pieces, **options).last_hidden_state.float()
         flat, row_starts = hidden.flatten(0, 1), batch.rows * hidden.shape[1]
         if self.piece != "mean":
             return flat.index_select(0, row_starts + (batch.firsts if self.piece == "first" else batch.lasts))
@@ -116,72 +117,38 @@ class Tagger(nn.Module):
         """Negative log-likelihood per word of each sentence, as in TagLayer. [B]."""
         return self.layer(self.word_vectors(batch), tags, lengths)
 
-    def save(self, folder: Path) -> None:
-        """Writes the tagger, decoder included, into an existing folder."""
-        self.decoder.config.architectures = [type(self.decoder).__name__]
-        self.decoder.config.save_pretrained(folder)
-        # not decoder.save_pretrained, which imports deepspeed to see whether the model is wrapped in it
-        save_file(self.decoder.state_dict(), folder / SAFE_WEIGHTS_NAME, metadata={"format": "pt"})
-        save_file(self.layer.state_dict(), folder / LAYER_FILE)
-        layer = self.layer
-        settings = {
-            "tags": layer.tags,
-            "head": layer.head_name,
-            "piece": self.piece,
-            "dropout": layer.dropout.p,
-        }
-        write_json(folder / SETTINGS_FILE, settings)
 
-
-def load_tagger(folder: str | Path) -> Tagger:
-    """A tagger that `Tagger.save` wrote, in evaluation mode.
+def load_base(folder: Path, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """The decoder or encoder of a model folder without its output layer, from safetensors.
 
     Raises:
-        UserError: the folder is none.
-    """
-    folder = Path(folder)
-    try:
-        settings = json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))
-        state = load_file(folder / LAYER_FILE)
-    except (OSError, ValueError, SafetensorError) as error:
-        raise UserError(f"{folder}: not a tagger's folder ({error})") from None
-    decoder = load_base(folder)
-    layer = TagLayer(decoder.config.hidden_size, settings["tags"], settings["head"], settings["dropout"])
-    layer.load_state_dict(state)
-    return Tagger(decoder, layer, settings["piece"]).eval()
-
-
-def load_base(folder: Path) -> PreTrainedModel:
-    """The decoder of a model folder without its output layer, in fp32, from safetensors.
-
-    Raises:
-        UserError: it cannot be loaded, or is no causal language model.
+        UserError: it cannot be loaded.
     """
     transformers_logging.set_verbosity_error()  # it would warn that the output layer is left out, as is meant
     transformers_logging.disable_progress_bar()
     try:
-        model = AutoModel.from_pretrained(
+        return AutoModel.from_pretrained(
             folder,
-            dtype=torch.float32,
+            dtype=dtype,
             attn_implementation="sdpa",
             use_safetensors=True,
             local_files_only=True,
         )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise UserError(f"{folder}: cannot be loaded as a model ({str(error).splitlines()[0]})") from None
-    if not _is_causal(model):
-        raise UserError(f"{folder}: {type(model).__name__} is no causal decoder")
-    return model
 
 
-@torch.no_grad()
-def _is_causal(model: PreTrainedModel) -> bool:
-    """Whether the first state stays the same when a second piece follows."""
-    pieces = torch.tensor([[0, 1]])
-    alone, followed = (
-        model(input_ids=ids, use_cache=False).last_hidden_state[0, 0] for ids in (pieces[:, :1], pieces)
-    )
-    return torch.allclose(alone, followed, rtol=1e-3, atol=1e-5)
+def is_causal(model: PreTrainedModel) -> bool:
+    """Whether the first of two states is no function of the second piece: its derivative is exactly 0 then."""
+    training = model.training
+    with torch.enable_grad():
+        vectors = model.get_input_embeddings()(torch.zeros(1, 2, dtype=torch.long, device=model.device))
+        vectors = vectors.detach().requires_grad_()
+        first = model.eval()(inputs_embeds=vectors).last_hidden_state[0, 0].float()
+        model.train(training)
+        some = first @ torch.linspace(0, 1, len(first), device=first.device)  # a plain sum may be constant
+        (gradient,) = torch.autograd.grad(some, vectors)
+    return not gradient[0, 1].any()
 
 
 def unpacked(values: Tensor, lengths: Tensor) -> Tensor:

@@ -1,1 +1,1 @@
-"""Fine-tuning a decoder as a named-entity tagger, and scoring it."""
+"""Fine-tuning a decoder as a named-entity tagger, scoring it, and what it is compared with."""

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from metapt.config import FinetuneConfig, identity
 from metapt.data import DEMO_NOTICE
-from metapt.data.uner import Collection, open_collection, source_sets
+from metapt.data.uner import check_entities, evaluated_sets, open_collection, source_sets
 from metapt.errors import UserError
+from metapt.ner.card import model_card
+from metapt.ner.ranks import leads
 from metapt.ner.tuning import Tuning
 from metapt.runs import CheckpointFolders, Run, file_sha256, model_folder, model_origin
 from metapt.training.interruption import StopRequest
@@ -24,34 +26,43 @@ def finetune(config: FinetuneConfig, stop: StopRequest) -> None:
         Interrupted: `stop` was set, and a checkpoint stands.
     """
     folder = model_folder(config.checkpoint)
-    origin = model_origin(folder)
+    origin = model_origin(folder, config.checkpoint)
     collection = open_collection(config.data)
     tests = evaluated_sets(collection, config.data.eval_sets)
-    parts = [(name, split) for name in source_sets(collection, config.source) for split in ("train", "dev")]
+    sources = source_sets(collection, config.source)
+    check_entities(collection, sources)
+    parts = [(name, split) for name in sources for split in ("train", "dev")]
     parts += [(name, "test") for name in tests]
     run = Run(config.run_dir)
     fingerprints = {"weights": weights_sha256(folder), "sentences": collection.fingerprint(parts)}
-    with run.claimed():
+    with run.claimed() if leads() else nullcontext():
         if run.is_done:
             run.refuse_another(identity(config), fingerprints)
             print(f"{run.path}: done already")
             return
-        tuning = Tuning(
-            config, run, folder, collection, stop
-        )  # first, so that a mistake leaves no config.yaml
-        run.begin(identity(config), fingerprints, asdict(config))
+        # first, so that a mistake leaves no config.yaml
+        tuning = Tuning(config, run, folder, collection, stop, fingerprints["weights"])
+        if tuning.ranks.leads:
+            run.begin(identity(config), fingerprints, asdict(config))
         tuning.train()
-        tuning.save_tagger()
         result = describe(tuning) | {
             "origin": origin,
-            "source_sets": source_sets(collection, config.source),
+            "source_sets": sources,
             "generated_data": config.data.name == "demo" or origin.get("generated_data", False),
-            "sets": {name: tuning.evaluate(name) for name in tests},
+            "sets": tuning.evaluate(tests),
         }
-        run.finish(result)
-        for _, checkpoint in run.checkpoints():
-            CheckpointFolders.remove(checkpoint)
+        tuning.save_tagger(model_card(result, asdict(config.ner), is_causal=tuning.tagger.causal))
+        if tuning.ranks.leads:
+            run.finish(result)
+            for _, checkpoint in run.checkpoints():
+                CheckpointFolders.remove(checkpoint)
+    if not tuning.ranks.leads:
+        return
     print(f"{run.path}: dev F1 {result['dev_f1']:.3f} in epoch {result['best_epoch']} of {result['epochs']}")
+    print(
+        f"cut in training at ner.max_len={config.ner.max_len}: {result['train_sentences_cut']} of "
+        f"{result['train_sentences']} sentences, {result['train_words_cut']} words ({result['train_words']} were read)"
+    )
     if result["generated_data"]:
         print(DEMO_NOTICE)
 
@@ -73,22 +84,9 @@ def describe(tuning: Tuning) -> dict[str, Any]:
         "seconds_total": state.seconds_total,
         "train_sentences": len(tuning.train_set.lengths),
         "train_sentences_cut": tuning.train_set.num_cut,
+        "train_words": len(tuning.train_set.tags),
+        "train_words_cut": tuning.train_set.words_cut,
     }
-
-
-def evaluated_sets(collection: Collection, wanted: Sequence[str]) -> list[str]:
-    """The sets with a test split, or those of them that are wanted.
-
-    Raises:
-        UserError: a wanted set has no test split.
-    """
-    known = collection.sets("test")
-    missing = [name for name in wanted if name not in known]
-    if missing:
-        raise UserError(
-            f"data.eval_sets: no test split of {', '.join(missing)}; there are {', '.join(known)}"
-        )
-    return [name for name in known if name in wanted or not wanted]
 
 
 def weights_sha256(folder: Path) -> str:

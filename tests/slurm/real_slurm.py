@@ -1,13 +1,17 @@
-"""What the tests on a real Slurm share: whether there is one, and waiting. Never for sacct, only for squeue and files."""
+"""What the tests on a real Slurm share: whether there is one, waiting (for squeue and files, never for sacct), and what
+two runs must have in common."""
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import time
 from collections.abc import Callable
 
 import pytest
+
+from metapt.runs import Run
 
 
 def _reason_to_skip() -> str | None:
@@ -39,3 +43,15 @@ def wait_for_the_end(*numbers: str) -> None:
         return set(numbers) & set(queue.split())
 
     wait_until(lambda: not present(), seconds=400)
+
+
+def losses(run: Run) -> list[object]:
+    """What every line of the metrics says, times excluded."""
+    names = ("step", "kind", "lm_loss_nats", "query_loss_nats", "grad_norm", "heldout_loss_nats")
+    return [[line.get(name) for name in names] for line in run.metrics()]
+
+
+def weights(run: Run) -> str:
+    """The checksum of the last model."""
+    manifest = json.loads((run.checkpoints()[-1][1] / "manifest.json").read_text())
+    return manifest["files"]["model/model.safetensors"]["sha256"]

@@ -10,7 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from real_slurm import MARKS, wait_for_the_end, wait_until
+from conftest import run_module
+from real_slurm import MARKS, losses, wait_for_the_end, wait_until, weights
 
 from metapt.runs import Run
 
@@ -19,12 +20,16 @@ pytestmark = MARKS
 
 STAND_IN = f"""#!{sys.executable}
 import json, os, pathlib, signal, sys, time
-folder, rank = pathlib.Path(os.environ["FOLDER"]), os.environ["RANK"]
+folder = pathlib.Path(os.environ["FOLDER"])
+start = os.environ.get("SLURM_RESTART_COUNT", "0")
+if sys.argv[2] == "metapt.launch.requeues":
+    (folder / f"asked{{start}}").write_text(json.dumps(sys.argv[3:]))
+    sys.exit(0)
+rank = os.environ["RANK"]
 told = []
 signal.signal(signal.SIGUSR1, lambda number, frame: told.append(number))
 names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "MARK")
 seen = [*map(os.environ.get, names), *sys.argv[1:]]
-start = os.environ.get("SLURM_RESTART_COUNT", "0")
 (folder / f"start{{start}}.{{rank}}").write_text(json.dumps(seen))
 while start == "0" and not told:
     time.sleep(0.05)
@@ -54,6 +59,7 @@ CASES = {  # script, options, processes on each node, how many nodes, whether it
     "gpus, elsewhere": ("pretrain", ["--nodes=2", "--gpus-per-node=2", "--cpus-per-gpu=1"], 2, 2, False),
     "ntasks": ("pretrain", ["--nodes=1", "--ntasks-per-node=2", "--cpus-per-gpu=1"], 2, 1, True),
     "finetune": ("finetune", ["--gpus-per-node=2", "--cpus-per-task=1"], 1, 1, True),
+    "finetune on two": ("finetune", ["--ntasks-per-node=2", "--cpus-per-task=1"], 2, 1, True),
 }
 
 
@@ -75,8 +81,9 @@ def test_every_process_has_its_rank_is_warned_and_starts_again(
     wait_until(lambda: len(list(clone.glob("start0.*"))) == world)
     subprocess.run(["scancel", "--signal=USR1", number], check=True)  # as Slurm before the time limit
     wait_for_the_end(number)
-    for start in ("start0", "start1"):
-        seen = [json.loads((clone / f"{start}.{rank}").read_text()) for rank in range(world)]
+    for start in (0, 1):
+        assert json.loads((clone / f"asked{start}").read_text()) == [f"metapt.{name}", *words]
+        seen = [json.loads((clone / f"start{start}.{rank}").read_text()) for rank in range(world)]
         assert [line[:3] for line in seen] == [
             [str(rank), str(world), str(rank % per_node)] for rank in range(world)
         ]
@@ -86,10 +93,16 @@ def test_every_process_has_its_rank_is_warned_and_starts_again(
     assert (folder / f"slurm-{number}.out").exists()
 
 
+def this_site(folder: Path) -> Path:
+    """A site.env for programs that are to work."""
+    site = folder / "site.env"
+    site.write_text(f"PYTHON='{sys.executable}'\nexport GLOO_SOCKET_IFNAME=lo PYTHONPATH='{REPOSITORY}'\n")
+    return site
+
+
 def test_training_on_two_nodes_that_is_warned_ends_like_one_that_is_not(tmp_path: Path) -> None:
     """ZeRO-2 on 2 nodes x 2 processes, real training: the warned job saves, is queued again, goes on to the same bits."""
-    site = tmp_path / "site.env"
-    site.write_text(f"PYTHON='{sys.executable}'\nexport GLOO_SOCKET_IFNAME=lo PYTHONPATH='{REPOSITORY}'\n")
+    site = this_site(tmp_path)
     words = ["model=nano", "objective=maml", "data=demo", "ds=zero2", "data.cache_dir=corpus"]
     words += ["train.max_steps=30", "train.accumulation=4", "train.micro_batch=2", "train.seq_len=32"]
     words += [
@@ -119,12 +132,25 @@ def test_training_on_two_nodes_that_is_warned_ends_like_one_that_is_not(tmp_path
     assert weights(warned) == weights(whole)
 
 
-def losses(run: Run) -> list[object]:
-    names = ("step", "kind", "lm_loss_nats", "query_loss_nats", "grad_norm", "heldout_loss_nats")
-    return [[line.get(name) for name in names] for line in run.metrics()]
+def test_tuning_that_is_warned_ends_like_one_without_slurm(tmp_path: Path, nano_arguments: list[str]) -> None:
+    model = tmp_path / "model"
+    assert run_module("metapt.pretrain", [*nano_arguments, f"run_dir={model}"]).returncode == 0
+    words = [f"checkpoint={model}", "source=en_demo", "regime=full", "data=demo", "ner.lr=1e-3"]
+    words += ["ner.max_epochs=3", "data.max_train_sentences=400"]
+    warned, whole = Run(tmp_path / "warned"), Run(tmp_path / "whole")
+    site = this_site(tmp_path)
+    script, options = REPOSITORY / "slurm/finetune.sh", ["--time=30", "--cpus-per-task=1"]
+    number = sbatch(script, options, [*words, "run_dir=warned"], tmp_path, METAPT_SITE=str(site))
+    wait_until(lambda: any(line["step"] >= 5 for line in warned.metrics()), seconds=300)
+    subprocess.run(["scancel", "--signal=USR1", number], check=True)
+    assert run_module("metapt.finetune", [*words, f"run_dir={whole.path}"]).returncode == 0
+    wait_for_the_end(number)
 
-
-def weights(run: Run) -> str:
-    """The checksum of the last model."""
-    manifest = json.loads((run.checkpoint(30) / "manifest.json").read_text())
-    return manifest["files"]["model/model.safetensors"]["sha256"]
+    log = (tmp_path / f"slurm-{number}.out").read_text()
+    assert log.count("interrupted: ") == 1, log
+    assert {**warned.result(), "seconds_total": 0} == {**whole.result(), "seconds_total": 0}
+    for part in ("predictions", "tagger"):
+        files = [path.name for path in (whole.path / part).iterdir()]
+        assert len(files) > 2
+        for name in files:
+            assert (warned.path / part / name).read_bytes() == (whole.path / part / name).read_bytes(), name

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 
+import launch_fakes
 import pytest
 from launch_fakes import SHAPE, fake_plan, run_fake, starts
 from real_slurm import MARKS, wait_until
 
 from metapt.config import ClusterConfig
-from metapt.launch import slurm
+from metapt.errors import OperationalError
+from metapt.launch import queue, slurm
+from metapt.launch.code import PARTS, code
+from metapt.launch.overview import overview
 from metapt.launch.root import Root
 from metapt.launch.submission import current_states
 
 REPOSITORY = Path(__file__).parents[2]
-CLUSTER = ClusterConfig(name="slurm", timeout_min=30, cpus_per_task=1, mem_gb=1)
+CLUSTER = ClusterConfig(name="slurm", timeout_min=30, cpus_per_task=1, mem_gb=1, visible_within_s=2)
 
 
 pytestmark = MARKS
@@ -31,7 +36,11 @@ def _jobs_find_metapt(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def wait_for_the_queue(root: Path) -> None:
-    wait_until(lambda: not slurm.queued(Root(root)))
+    wait_until(lambda: not queue.entries(Root(root)))
+
+
+def numbers_in_queue(root: Path) -> dict[str, str]:
+    return {name: entry.number for name, entry in queue.entries(Root(root)).items()}
 
 
 def states(root: Path) -> dict[str, str]:
@@ -40,9 +49,9 @@ def states(root: Path) -> dict[str, str]:
 
 def test_a_grid_runs_in_order_and_is_not_submitted_twice(tmp_path: Path) -> None:
     run_fake(tmp_path, CLUSTER, {"pretrain/a": "slow"})
-    numbers = slurm.queued(Root(tmp_path))
+    numbers = numbers_in_queue(tmp_path)
     run_fake(tmp_path, CLUSTER)
-    assert {**numbers, **slurm.queued(Root(tmp_path))} == numbers
+    assert {**numbers, **numbers_in_queue(tmp_path)} == numbers
     wait_for_the_queue(tmp_path)
     order = starts(tmp_path)
     assert sorted(order) == sorted(SHAPE)
@@ -55,20 +64,68 @@ def test_after_a_failure_the_rest_and_the_report_run_and_the_next_call_repairs(t
     run_fake(tmp_path, CLUSTER, {"pretrain/a": "fail-once"})
     wait_for_the_queue(tmp_path)
     assert set(starts(tmp_path)) == set(SHAPE) - {"finetune/a"}
-    assert states(tmp_path)["pretrain/a"] == "failed"
+    shown = {status.job.id: status.state for status in overview(Root(tmp_path)).jobs}
+    assert shown == dict.fromkeys(SHAPE, "done") | {"pretrain/a": "failed", "finetune/a": "blocked"}
     run_fake(tmp_path, CLUSTER, {"pretrain/a": "fail-once"})
     wait_for_the_queue(tmp_path)
     assert set(states(tmp_path).values()) == {"done"}
 
 
+def test_repaired_at_once_what_waits_for_the_failed_job_is_replaced(tmp_path: Path) -> None:
+    """Before Slurm has taken it from the queue."""
+    run_fake(tmp_path, CLUSTER, {"pretrain/a": "fail-once", "pretrain/b": "slow"})
+    numbers = numbers_in_queue(tmp_path)
+    subprocess.run(["scontrol", "hold", numbers["finetune/a"]], check=True)  # so that it is there still
+    wait_until(lambda: states(tmp_path)["pretrain/a"] == "failed")
+    run_fake(tmp_path, CLUSTER, {"pretrain/a": "fail-once"})
+    assert numbers["finetune/a"] not in numbers_in_queue(tmp_path).values()
+    wait_for_the_queue(tmp_path)
+    assert set(states(tmp_path).values()) == {"done"}
+    assert starts(tmp_path).count("finetune/a") == 1
+
+
+def test_jobs_run_the_source_of_their_submission(tmp_path: Path) -> None:
+    """Submitted from inside a job, from a copy of the source which then is broken, into a folder with a space."""
+    source, root = tmp_path / "source", tmp_path / "the grid"
+    for part in PARTS:
+        shutil.copytree(REPOSITORY / part, source / part)
+    command = ["srun", "--mem-per-cpu=300", "--time=5", "env", "SLURM_NTASKS_PER_NODE=7"]
+    command += [sys.executable, launch_fakes.__file__]
+    command += ["submit", str(root), "slurm", "prepare/demo=slow", "code=snapshot"]
+    environment = {**os.environ, "PYTHONPATH": str(source)}
+    subprocess.run(command, check=True, cwd=source, env=environment, timeout=120)
+    for module in ("task", "child", "root"):
+        (source / "metapt" / "launch" / f"{module}.py").write_text("raise SystemExit('changed')\n")
+    wait_for_the_queue(root)
+    assert set(states(root).values()) == {"done"}
+    assert len(list((root / "code").iterdir())) == 1
+
+
+def test_a_request_that_slurm_rejects_takes_back_those_before_it(tmp_path: Path) -> None:
+    plan = fake_plan(tmp_path)
+    jobs = [replace(job, nodes=99) if job.id == "finetune/a" else job for job in plan.jobs]
+    root, live = Root(tmp_path), code(tmp_path, is_copied=False)
+    with pytest.raises(OperationalError, match=r"finetune/a: sbatch refuses.*More processors"):
+        slurm.hand_over(plan, jobs, root, CLUSTER, live)
+    comments = subprocess.check_output(["squeue", "-h", "-t", "pending,running", "-o", "%k"], text=True)
+    assert queue.mark(root) not in comments
+    assert not queue.recorded(root)
+    answers = [
+        slurm.asked(script) for _, script in slurm.scripts(plan, jobs, root, CLUSTER, live, is_test=True)
+    ]
+    assert [accepted for accepted, _ in answers] == [True, True, False, True, True]
+    assert "to start at" in answers[0][1]
+    assert "More processors requested" in answers[2][1]
+
+
 def test_a_warned_job_saves_is_queued_again_and_goes_on(tmp_path: Path) -> None:
     run_fake(tmp_path, CLUSTER, {"pretrain/a": "stoppable"})
     wait_until((tmp_path / "pretrain/a/started").exists)
-    number = slurm.queued(Root(tmp_path))["pretrain/a"]
+    number = numbers_in_queue(tmp_path)["pretrain/a"]
     # as Slurm before the time limit: to the processes, not to the batch shell, which would die of it
     subprocess.run(["scancel", f"--signal={signal.SIGUSR2.name[3:]}", number], check=True)
     wait_until((tmp_path / "pretrain/a/saved").exists)
-    assert slurm.queued(Root(tmp_path))["pretrain/a"] == number
+    assert numbers_in_queue(tmp_path)["pretrain/a"] == number
     wait_for_the_queue(tmp_path)
     assert starts(tmp_path).count("pretrain/a") == 2
     assert set(states(tmp_path).values()) == {"done"}
@@ -86,7 +143,7 @@ def test_a_job_on_two_nodes_has_one_process_per_gpu_with_its_rank(tmp_path: Path
     root, folder = Root(tmp_path), tmp_path / "pretrain/a"
     pretrain = fake_plan(tmp_path).jobs[1]
     job = replace(pretrain, program=(str(script),), argv=(str(folder),), needs=(), nodes=2, gpus_per_node=2)
-    slurm.hand_over(fake_plan(tmp_path), [job], root, CLUSTER)
+    slurm.hand_over(fake_plan(tmp_path), [job], root, CLUSTER, code(tmp_path, is_copied=False))
     wait_for_the_queue(tmp_path)
     found = [(folder / str(rank)).read_text().split() for rank in range(4)]
     assert [line[:3] for line in found] == [[str(rank), "4", str(rank % 2)] for rank in range(4)]
@@ -96,9 +153,12 @@ def test_a_job_on_two_nodes_has_one_process_per_gpu_with_its_rank(tmp_path: Path
 def test_cancelling_stops_the_process_and_does_not_queue_again(tmp_path: Path) -> None:
     run_fake(tmp_path, CLUSTER, {"pretrain/a": "stoppable"})
     wait_until((tmp_path / "pretrain/a/started").exists)
-    subprocess.run(["scancel", slurm.queued(Root(tmp_path))["pretrain/a"]], check=True)
+    subprocess.run(["scancel", numbers_in_queue(tmp_path)["pretrain/a"]], check=True)
     wait_for_the_queue(tmp_path)
     assert states(tmp_path)["pretrain/a"] == "interrupted"
+    assert (
+        next(seen.state for seen in overview(Root(tmp_path)).jobs if seen.job.id == "finetune/a") == "blocked"
+    )
     assert starts(tmp_path).count("pretrain/a") == 1
     assert "finetune/a" not in starts(tmp_path)
 

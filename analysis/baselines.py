@@ -1,0 +1,53 @@
+"""Every tuned model against every baseline, on the target sets."""
+
+from __future__ import annotations
+
+from analysis.collect import Collection
+from analysis.comparison import DIFFERENCE_COLUMNS, Group, difference_cells, groups
+from analysis.significance import Scores, comparable
+from analysis.tables import Cell, Column, Table
+from metapt.ner.baselines import BASELINES
+
+MOST_ON_PAGE = 60
+
+DEFINITION = (
+    "Baselines, scored like a model: "
+    + "; ".join(f"{name}: {baseline.meaning}" for name, baseline in BASELINES.items())
+    + ". A model is compared with a baseline that learns only where both learnt from the same source. Differences are model "
+    "minus baseline, each seed of the model against the same run of the baseline."
+)
+
+
+def baselines_table(collection: Collection, scores: Scores) -> Table:
+    """One row for each model, baseline and target set; only in files if there are too many for the page."""
+    found = groups(collection)
+    models, rivals = ([group for group in found if group.is_baseline == side] for side in (False, True))
+    columns = [
+        *(Column(head) for head in Group.HEADS),
+        Column("baseline"),
+        Column("set"),
+        Column("gold spans"),
+    ]
+    columns += [Column("model F1"), Column("baseline F1"), *DIFFERENCE_COLUMNS]
+    rows: list[list[Cell]] = []
+    tinted = set()
+    for model in models:
+        for rival in rivals:
+            if rival.setting.source not in ("", model.setting.source):
+                continue
+            for name in collection.target_sets():
+                if same := comparable([(run, rival.runs[0]) for run in model.runs], name):
+                    both = scores.difference(same, name)
+                    if both.estimate.excludes_zero:
+                        tinted.add(len(rows))
+                    cells: list[Cell] = [
+                        *model.cells,
+                        rival.setting.scale,
+                        name,
+                        same[0][0].sets[name].gold.gold_spans,
+                    ]
+                    rows.append([*cells, both.first.value, both.second.value, *difference_cells(both)])
+    title = "Models minus baselines on the target sets"
+    note = "Tinted rows: the interval leaves out 0."
+    table = Table("baselines", title, columns, rows, note, tinted, on_page=len(rows) <= MOST_ON_PAGE)
+    return table.without_constant(*Group.OPTIONAL)

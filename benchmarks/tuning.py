@@ -1,0 +1,59 @@
+"""Head-only tuning: word vectors computed once, or found in the cache, against the decoder running in every epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import count
+from pathlib import Path
+
+from metapt import commandline
+from metapt.data import demo
+from metapt.data.tokenizers import train_tokenizer
+from metapt.data.uner import open_collection
+from metapt.models.decoder import build_decoder
+from metapt.ner.finetune import weights_sha256
+from metapt.ner.progress import Progress
+from metapt.ner.tuning import Tuning
+from metapt.runs import MetricsWriter, Run
+from metapt.training.interruption import StopRequest
+
+
+class Recomputing(Tuning):
+    """Knows nothing of frozen vectors: each epoch computes those of what it trains and scores on."""
+
+    def _epoch(self, metrics: MetricsWriter | None, progress: Progress) -> None:
+        self._frozen_vectors()
+        super()._epoch(metrics, progress)
+
+
+Case = tuple[str, Callable[[], object], str, Callable[[], object]]
+
+
+def head_only(folder: Path) -> list[Case]:
+    """Ten epochs on 100 sentences at tiny, 200 to score them, with all that a run does but the test sets."""
+    model = folder / "model"
+    decoder = build_decoder(
+        commandline.load("pretrain", ["model=tiny", "objective=maml", "data=demo"]).model, 0
+    )
+    decoder.save_pretrained(model)
+    train_tokenizer(demo.documents(size_bytes=100_000), 2000).save_pretrained(model)
+    numbers = count()
+
+    def tuned(kind: type[Tuning], *more: str) -> Callable[[], object]:
+        def tune() -> None:
+            words = [f"checkpoint={model}", "source=sk_demo", "data=demo", "data.max_train_sentences=100"]
+            words += ["ner.patience=10", f"run_dir={folder / f'run{next(numbers)}'}", *more]
+            config = commandline.load("finetune", words)
+            run = Run(config.run_dir)
+            run.path.mkdir()
+            collection = open_collection(config.data)
+            kind(config, run, model, collection, StopRequest(), weights_sha256(model)).train()
+
+        return tune
+
+    once, cached = tuned(Tuning), tuned(Tuning, f"ner.cache_dir={folder / 'cache'}")
+    name = "head-only tuning, ten epochs"
+    return [
+        (f"{name}, word vectors computed once", once, "the decoder in every epoch", tuned(Recomputing)),
+        (f"{name}, word vectors from the cache", cached, "computed once", once),
+    ]

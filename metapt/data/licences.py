@@ -1,0 +1,61 @@
+"""Languages and licences of the labelled sets that are known here: the one home of this knowledge.
+
+Universal NER v1 by its repositories (github.com/UniversalNER): a set's licence is that of the treebank under it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class SetFacts:
+    """Language (BCP 47) and licence (as the Hugging Face hub writes it) of a set, and its data set on the hub."""
+
+    language: str
+    licence: str
+    hub_name: str | None
+
+    @property
+    def is_non_commercial(self) -> bool:
+        return "-nc" in self.licence
+
+
+def _uner(language: str, licence: str = "cc-by-sa-4.0") -> SetFacts:
+    return SetFacts(language, licence, "universalner/universal_ner")
+
+
+def _generated(language: str) -> SetFacts:
+    return SetFacts(language, "apache-2.0", None)
+
+
+SETS = {
+    "ceb_gja": _uner("ceb"),
+    "da_ddt": _uner("da"),
+    "de_pud": _uner("de", "cc-by-sa-3.0"),
+    "en_ewt": _uner("en"),
+    "en_pud": _uner("en", "cc-by-sa-3.0"),
+    "hr_set": _uner("hr"),
+    "pt_bosque": _uner("pt"),
+    "pt_pud": _uner("pt", "cc-by-sa-3.0"),
+    "ru_pud": _uner("ru", "cc-by-sa-3.0"),
+    "sk_snk": _uner("sk"),
+    "sr_set": _uner("sr"),
+    "sv_pud": _uner("sv"),
+    "sv_talbanken": _uner("sv"),
+    "tl_trg": _uner("tl"),
+    "tl_ugnayan": _uner("tl", "cc-by-nc-sa-4.0"),
+    "zh_gsd": _uner("zh-Hant"),
+    "zh_gsdsimp": _uner("zh-Hans"),
+    "zh_pud": _uner("zh-Hant", "cc-by-sa-3.0"),
+    "en_demo": _generated("en"),
+    "sk_demo": _generated("sk"),
+    "tl_demo": _generated("tl"),
+    "ceb_demo": _generated("ceb"),
+}
+
+
+def shared_licence(names: list[str]) -> str:
+    """The licence that all of these sets have; `other` if they differ or one is not known."""
+    found = {SETS[name].licence if name in SETS else "other" for name in names}
+    return found.pop() if len(found) == 1 else "other"

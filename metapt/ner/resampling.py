@@ -1,0 +1,129 @@
+"""How sure a micro-F1, or a difference of two, is: bootstrap, randomisation test, smallest detectable difference.
+
+Everything acts on span counts by sentence, so 10,000 resamples are a matrix product: a resample gives every sentence
+a weight, and its totals are weights times counts. All draws are functions of (seed, name of the set), so systems that
+were scored on the same sentences are compared on the same draws. numpy only: the analysis uses it too.
+"""
+
+from __future__ import annotations
+
+from statistics import NormalDist
+
+import numpy as np
+
+from metapt.randomness import generator
+
+RESAMPLES = 10_000
+SEED = 0
+LEVEL = 0.95
+POWER = 0.80
+CHUNK = 500
+TIE = 1e-12  # differences that are equal but for rounding
+
+
+def micro_f1(counts: np.ndarray) -> np.ndarray:
+    """F1 = 2 correct / (predicted + gold) over the last axis [..., 3]; 0 where there is no span at all, as in seqeval."""
+    counts = np.asarray(counts, dtype=np.float64)
+    total = counts[..., 1] + counts[..., 2]
+    return np.divide(2 * counts[..., 0], total, out=np.zeros_like(total), where=total > 0)
+
+
+def f1_samples(counts: np.ndarray, name: str, resamples: int = RESAMPLES, seed: int = SEED) -> np.ndarray:
+    """Micro-F1 of several systems in each bootstrap resample of the sentences.
+
+    Sentences are drawn with replacement, as many as there are (Efron 1979; Koehn 2004, "Statistical significance
+    tests for machine translation evaluation"): how often each is drawn is one multinomial draw.
+
+    Args:
+        counts: integers [systems, sentences, (correct, predicted, gold)].
+        name: of the set; the draws are a function of (seed, name) and of nothing else.
+    Returns: [systems, resamples]; NaN throughout for sentences without a gold span.
+    """
+    systems, sentences, _ = counts.shape
+    if not counts[..., 2].any():
+        return np.full((systems, resamples), np.nan)
+    columns = counts.transpose(1, 0, 2).reshape(sentences, -1).astype(np.float64)
+    found = np.empty((systems, resamples))
+    for start in range(0, resamples, CHUNK):
+        size = min(CHUNK, resamples - start)
+        drawn = generator(seed, f"bootstrap/{name}", start).integers(0, sentences, (size, sentences))
+        flat = (drawn + np.arange(size)[:, None] * sentences).ravel()
+        weights = np.bincount(flat, minlength=size * sentences).reshape(size, sentences)
+        totals = (weights.astype(np.float64) @ columns).reshape(size, systems, 3)
+        found[:, start : start + size] = micro_f1(totals).T
+    return found
+
+
+def seed_weights(seeds: int, name: str, resamples: int = RESAMPLES, seed: int = SEED) -> np.ndarray:
+    """The weight of each training seed in each resample. [seeds, resamples], columns sum to 1.
+
+    Seeds are crossed with sentences (each seed is scored on all of them) and drawn independently of them: the pigeonhole
+    bootstrap (Owen 2007, Annals of Applied Statistics 1). Of n seeds n - 1 are drawn, so that the variance of a mean
+    over few is unbiased (Rao and Wu 1988, JASA 83). A seed alone has weight 1: nothing is known of its spread.
+    """
+    if seeds == 1:
+        return np.ones((1, resamples))
+    shares = np.full(seeds, 1 / seeds)
+    drawn = generator(seed, f"bootstrap over seeds/{name}", seeds).multinomial(seeds - 1, shares, resamples)
+    return drawn.T / (seeds - 1)
+
+
+def percentile_interval(samples: np.ndarray) -> tuple[float, float]:
+    """The percentile interval at LEVEL of a figure's samples [resamples]; (NaN, NaN) if one is undefined."""
+    if np.isnan(samples).any():
+        return (np.nan, np.nan)
+    low, high = np.quantile(samples, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return (float(low), float(high))
+
+
+def swapped_differences(
+    first: np.ndarray, second: np.ndarray, name: str, resamples: int = RESAMPLES, seed: int = SEED
+) -> np.ndarray:
+    """Differences in micro-F1 of two systems whose outputs are swapped on random sentences (approximate randomisation).
+
+    Each resample swaps each sentence with probability 1/2 (Noreen 1989; Yeh 2000, "More accurate tests for the
+    statistical significance of result differences"). Several pairs (seeds of both systems, say) are swapped on the
+    same sentences, so that what their outputs for a sentence have in common stays together.
+
+    Args:
+        first, second: integers [pairs, sentences, (correct, predicted, gold)], with the same gold.
+        name: of the set; which sentences are swapped is a function of (seed, name) and of nothing else.
+    Returns: first minus second, [pairs, resamples].
+    """
+    pairs, sentences, _ = first.shape
+    bits = generator(seed, f"swaps/{name}").integers(0, 256, (sentences, -(-resamples // 8)), dtype=np.uint8)
+    change = (second - first)[..., :2]
+    differing = change.any(axis=(0, 2))  # swapping the others changes nothing
+    swaps = np.unpackbits(bits[differing], axis=1, count=resamples).astype(np.float64)
+    moved = change[:, differing].transpose(0, 2, 1).reshape(2 * pairs, -1) @ swaps
+    moved = moved.reshape(pairs, 2, resamples)
+    scores = []
+    for counts, sign in ((first, 1), (second, -1)):
+        correct, predicted, gold = (counts[..., part].sum(axis=1)[:, None] for part in range(3))
+        totals = np.broadcast_arrays(correct + sign * moved[:, 0], predicted + sign * moved[:, 1], gold)
+        scores.append(micro_f1(np.stack(totals, axis=-1)))
+    return scores[0] - scores[1]
+
+
+def p_value(observed: float, samples: np.ndarray) -> float:
+    """Two-sided p of a difference, given those of random swaps [resamples]: (1 + as large ones) / (1 + resamples).
+
+    The one added is the arrangement that was observed: p is never 0 (Phipson and Smyth 2010).
+    """
+    as_large = np.count_nonzero(np.abs(samples) >= abs(observed) - TIE)
+    return (1 + as_large) / (1 + len(samples))
+
+
+def detectable_difference(samples: np.ndarray) -> float:
+    """The smallest true difference that a test at level 1 - LEVEL (two-sided) would find with probability POWER.
+
+    (z(1 - alpha / 2) + z(POWER)) standard errors, 2.80 of them here (Bloom 1995, "Minimum detectable effects");
+    the standard error is the deviation of the bootstrapped differences.
+
+    Args:
+        samples: of the difference, [resamples].
+    Returns: NaN where the samples do not vary (two systems that find nothing, say) or one is undefined.
+    """
+    error = float(np.std(samples))
+    normal = NormalDist()
+    return (normal.inv_cdf((1 + LEVEL) / 2) + normal.inv_cdf(POWER)) * error if error > 0 else float("nan")

@@ -1,0 +1,90 @@
+"""The recorded sbatch scripts: of each kind of job the very text that Slurm is given.
+
+`make golden-sbatch` records them anew, which a commit that means to change them does; the difference is then to be read.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import tempfile
+from pathlib import Path
+from unittest import mock
+
+from metapt import commandline
+from metapt.launch.submission import submit
+
+FOLDER = Path(__file__).parent / "golden_sbatch"
+COMMANDS = {  # stand-ins for Slurm's commands, in a folder HERE
+    "sbatch": 'n=$(ls "$HERE" | grep -c batch_); cp "$1" "$HERE/batch_$n"; echo "Submitted batch job $((100 + n))"',
+    "squeue": "true",
+    "srun": "exit 1",
+}
+COMMON = ["grid=demo", "cluster=slurm", "grid.sources=[en_demo]"]
+CASES = {
+    # one task on one node; preparing, a single pretraining job, a single tuning job, the report
+    "single": [
+        "cluster.gpus_per_node=0",
+        "grid.objectives=[maml]",
+        "grid.regimes=[head]",
+        "cluster.cpus_per_task=2",
+    ],
+    # everything that a site may ask for, two nodes for pretraining, arrays with a limit
+    "arrays": [
+        "cluster.gpus_per_node=4",
+        "grid.gpus_per_size={nano:8}",
+        'grid.pretrain=["data=demo","train.accumulation=8","meta.tasks_per_step=8"]',
+        "grid.hours_per_size={nano:2.5}",
+        "grid.mem_gb_per_size={nano:32}",
+        "cluster.max_running=1",
+        "cluster.mem_gb=64",
+        "cluster.partition=gpu",
+        "cluster.account=nlp",
+        "cluster.qos=long",
+        "cluster.signal_delay_s=300",
+        "cluster.extra={constraint:a100}",
+        'cluster.setup=["module load cuda"]',
+    ],
+}
+
+
+def recorded() -> dict[str, str]:
+    """The scripts on record, by name."""
+    return {path.stem: path.read_text() for path in sorted(FOLDER.glob("*.sh"))}
+
+
+def scripts(folder: Path) -> dict[str, str]:
+    """The scripts that sbatch is given now, by name, in order of submission. Works in an empty folder."""
+    found = {}
+    for case, words in CASES.items():
+        here, root = folder / case, folder / f"the root of {case}"
+        here.mkdir()
+        for name, body in COMMANDS.items():
+            (here / name).write_text(f"#!/bin/bash\nHERE='{here}'\n{body}\n")
+            (here / name).chmod(0o755)
+        with mock.patch.dict(os.environ, PATH=f"{here}{os.pathsep}{os.environ['PATH']}"):
+            submit(commandline.load("submit", [*COMMON, *words, f"root={root}"]))
+        for number in range(len(list(here.glob("batch_*")))):
+            text = (here / f"batch_{number}").read_text()
+            kind = re.search(r"job-name='?(?:demo/)?(\w+)", text)
+            assert kind
+            found[f"{case}-{number}-{kind[1]}"] = _normalised(text, root)
+    return found
+
+
+def _normalised(text: str, root: Path) -> str:
+    """Without what belongs to a machine or a version: the interpreter, the folders, hashes of source and configuration."""
+    text = text.replace(str(root.resolve()), "/the root").replace(sys.executable, "/bin/python")
+    return re.sub(r"(/code/|-)[0-9a-f]{6}([0-9a-f]{6})?(?![\w-])", r"\1HASH", text)
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as temporary:
+        made = scripts(Path(temporary))
+    FOLDER.mkdir(exist_ok=True)
+    for path in FOLDER.glob("*.sh"):
+        path.unlink()
+    for name, text in made.items():
+        (FOLDER / f"{name}.sh").write_text(text)
+    print(f"recorded {len(made)} scripts in {FOLDER}")

@@ -1,0 +1,208 @@
+"""Real training in jobs of a grid that are stopped on the way: they go on, and end with the very bits of an undisturbed run.
+
+The undisturbed runs are made without Slurm.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+from conftest import pretrain_many
+from real_slurm import MARKS, losses, wait_until, weights
+
+from metapt.config import ClusterConfig
+from metapt.launch import queue, slurm
+from metapt.launch.code import code
+from metapt.launch.jobs import Job, Plan
+from metapt.launch.root import Root
+from metapt.launch.status import run_status
+from metapt.runs import Run
+
+REPOSITORY = Path(__file__).parents[2]
+CLUSTER = ClusterConfig(name="slurm", timeout_min=30, cpus_per_task=1, mem_gb=1, partition="low")
+WORDS = [
+    "model=nano",
+    "objective=maml",
+    "data=demo",
+    "ds=zero1",
+    "train.max_steps=40",
+    "train.warmup_steps=2",
+]
+WORDS += ["train.seq_len=64", "train.micro_batch=2", "train.accumulation=8", "meta.tasks_per_step=4"]
+WORDS += ["train.checkpoint_every=1000", "train.heldout_every=1000", "train.dynamics_every=0"]
+
+pytestmark = MARKS
+
+
+def warn(number: str) -> None:
+    """As before the time limit."""
+    subprocess.run(["scancel", "--signal=USR2", number], check=True)
+
+
+def preempt(number: str) -> None:
+    """By a job of a partition with more priority: Slurm sends USR2, as the development cluster is set."""
+    competitor = ["--partition=main", "--nodes=2", "--exclusive", "--mem=100", "--output=/dev/null"]
+    subprocess.run(["sbatch", "--wait", *competitor, "--wrap=true"], check=True, capture_output=True)
+
+
+def preempt_with_term(number: str) -> None:
+    """As at preemption on other sites: TERM comes while the job stays running for its time of grace."""
+    subprocess.run(["scancel", "--signal=TERM", number], check=True)
+
+
+def requeue(number: str) -> None:
+    subprocess.run(["scontrol", "requeue", number], check=True)
+
+
+def fail_last_node(number: str) -> None:
+    """What Slurm does when it hears no more of a node. The job is run again on the others, or when it is back."""
+    node = last_node(number)
+    for state in ("down", "resume"):
+        subprocess.run(
+            ["scontrol", "update", f"nodename={node}", f"state={state}", "reason=test"], check=True
+        )
+
+
+def last_node(number: str) -> str:
+    nodes = subprocess.check_output(["squeue", "--noheader", f"--jobs={number}", "--format=%N"], text=True)
+    return subprocess.check_output(["scontrol", "show", "hostnames", nodes.strip()], text=True).split()[-1]
+
+
+INTERRUPTIONS = {
+    "warning": warn,
+    "preemption": preempt,
+    "TERM": preempt_with_term,
+    "scontrol requeue": requeue,
+    "failed node": fail_last_node,
+}
+
+
+@pytest.fixture(autouse=True)
+def _jobs_find_metapt(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, corpus_cache: Path) -> Callable[[int], Run]:
+    """The run on so many ranks."""
+    made: dict[int, Run] = {}
+
+    def run(ranks: int) -> Run:
+        if ranks not in made:
+            made[ranks] = Run(tmp_path_factory.mktemp("undisturbed") / "run")
+            words = [*WORDS, f"data.cache_dir={corpus_cache}", f"run_dir={made[ranks].path}"]
+            done = pretrain_many([words], ranks)
+            assert done.returncode == 0, done.stderr
+        return made[ranks]
+
+    return run
+
+
+def hand_over(root: Root, words: list[str], nodes: int) -> tuple[Run, str]:
+    """A plan of one pretraining job with one rank on each node. Returns its run and its number."""
+    run_dir = "pretrain/a"
+    argv = (*words, f"run_dir={root.path / run_dir}")
+    job = Job(run_dir, "pretrain", ("-m", "metapt.pretrain"), argv, run_dir, nodes=nodes, gpus_per_node=1)
+    source = code(root.path, is_copied=True)
+    source.write()
+    slurm.hand_over(Plan("one", (job,)), [job], root, CLUSTER, source)
+    return root.run(job), queue.entries(root)[job.id].number
+
+
+def restarts(number: str) -> int:
+    """How often it was queued again, if it runs; else -1."""
+    told = subprocess.run(["scontrol", "show", "job", "--oneliner", number], capture_output=True, text=True)
+    found = re.search(r"JobState=RUNNING .*Restarts=(\d+)", told.stdout)
+    return int(found[1]) if found else -1
+
+
+def last_step(run: Run) -> int:
+    return max((line["step"] for line in run.metrics()), default=0)
+
+
+def disturb(root: Root, run: Run, number: str, kinds: list[str]) -> None:
+    """Interrupts a job in these ways, each after some more updates, and waits for its end."""
+    for count, kind in enumerate(kinds):
+        wait_until(partial(is_at_work, run, number, count, last_step(run) + 2), seconds=300)
+        INTERRUPTIONS[kind](number)
+    wait_until(lambda: not queue.entries(root), seconds=400)
+
+
+def is_at_work(run: Run, number: str, times: int, step: int) -> bool:
+    return restarts(number) == times and last_step(run) >= step
+
+
+def check(run: Run, whole: Run, root: Root, kinds: list[str]) -> None:
+    log = (root.path / "logs/pretrain/a.err").read_text()
+    assert run_status(run.path).state == "done", log
+    assert json.loads(run.requeues_file.read_text())["start"] == len(kinds)  # each brought a checkpoint
+    assert log.count("interrupted: ") == len(kinds), log
+    assert losses(run) == losses(whole)
+    assert weights(run) == weights(whole)
+
+
+def test_whatever_stops_a_job_on_two_nodes_it_ends_like_one_that_nothing_stopped(
+    tmp_path: Path, corpus_cache: Path, undisturbed: Callable[[int], Run]
+) -> None:
+    root, kinds = Root(tmp_path), ["preemption", "failed node"]
+    words = [*WORDS, f"data.cache_dir={corpus_cache}"]
+    whole = undisturbed(2)
+    run, number = hand_over(root, words, nodes=2)
+    disturb(root, run, number, kinds)
+    check(run, whole, root, kinds)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("nodes", [1, 2])
+@pytest.mark.parametrize("kind", INTERRUPTIONS)
+def test_each_way_of_stopping(
+    kind: str, nodes: int, tmp_path: Path, corpus_cache: Path, undisturbed: Callable[[int], Run]
+) -> None:
+    root, whole = Root(tmp_path), undisturbed(nodes)
+    run, number = hand_over(root, [*WORDS, f"data.cache_dir={corpus_cache}"], nodes)
+    disturb(root, run, number, [kind])
+    check(run, whole, root, [kind])
+
+
+@pytest.mark.nightly
+def test_a_job_outlives_a_node_that_dies_at_once(
+    tmp_path: Path, corpus_cache: Path, undisturbed: Callable[[int], Run]
+) -> None:
+    """Without a signal. The other rank fails of it, long before Slurm knows; the job is there still and is run again."""
+    root, whole = Root(tmp_path), undisturbed(2)
+    words = [*WORDS, f"data.cache_dir={corpus_cache}", "train.checkpoint_every=3"]
+    run, number = hand_over(root, words, nodes=2)
+    wait_until(partial(is_at_work, run, number, 0, 5), seconds=300)
+    for process in processes(number, last_node(number)):
+        os.kill(process, signal.SIGKILL)
+    wait_until(run.error_file.exists, seconds=300)
+    fail_last_node(number)
+    wait_until(lambda: not queue.entries(root), seconds=400)
+    assert run_status(run.path).state == "done"
+    assert json.loads(run.requeues_file.read_text())["start"] == 1
+    assert losses(run) == losses(whole)
+    assert weights(run) == weights(whole)
+
+
+def processes(number: str, node: str) -> set[int]:
+    """Of a job on a pretended node of this machine, and what Slurm has started there to watch over them."""
+    marks, found = {f"SLURM_JOB_ID={number}", f"SLURMD_NODENAME={node}"}, set()
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            environment = (folder / "environ").read_text(errors="replace").split("\0")
+            parent = int((folder / "stat").read_text().rsplit(") ", 1)[1].split()[1])
+            watcher = [parent] if "slurmstepd" in Path(f"/proc/{parent}/cmdline").read_text() else []
+        except OSError:  # it has ended
+            continue
+        if marks <= set(environment):
+            found |= {*watcher, int(folder.name)}
+    return found

@@ -1,0 +1,237 @@
+"""The cache of word vectors: the same bits, bounded, safe among jobs that are killed, and never a damaged entry."""
+
+from __future__ import annotations
+
+import errno
+import multiprocessing
+import os
+import signal
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from metapt.ner.cache import KEY_FILE, VECTORS_FILE, VectorCache
+
+FORK = multiprocessing.get_context("fork")
+ROWS = 1000  # of 2 numbers: 8 kB, and the header of the file
+
+
+def vectors(number: int, rows: int = ROWS) -> Tensor:
+    return torch.randn(rows, 2, generator=torch.Generator().manual_seed(number))
+
+
+def get(cache: VectorCache, number: int) -> tuple[Tensor, bool]:
+    """The vectors of a number, and whether they had to be computed."""
+    calls = []
+
+    def compute() -> Tensor:
+        calls.append(number)
+        return vectors(number)
+
+    found = cache.get({"number": number}, compute)
+    assert torch.equal(found, vectors(number))
+    return found, bool(calls)
+
+
+def entries(folder: Path) -> list[Path]:
+    return sorted(file.parent for file in folder.glob(f"*/{VECTORS_FILE}"))
+
+
+def size(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.glob(f"*/{VECTORS_FILE}"))
+
+
+def test_computed_once_and_mapped_thereafter(tmp_path: Path) -> None:
+    cache = VectorCache(tmp_path, 1)
+    first, computed = get(cache, 1)
+    assert computed
+    second, computed = get(VectorCache(tmp_path, 1), 1)
+    assert not computed
+    assert get(cache, 2)[1]
+    second += 1  # a private copy of the page
+    assert torch.equal(first, vectors(1))
+    assert not get(cache, 1)[1]
+    assert (entries(tmp_path)[0] / KEY_FILE).is_file()
+
+
+def cut(file: Path) -> None:
+    os.truncate(file, file.stat().st_size // 2)
+
+
+def flip(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[-3] ^= 1
+    file.write_bytes(content)
+
+
+def lose_manifest(file: Path) -> None:
+    (file.parent / "manifest.json").unlink()
+
+
+@pytest.mark.parametrize("damage", [cut, flip, lose_manifest, Path.unlink])
+def test_a_damaged_entry_is_computed_again(
+    tmp_path: Path, damage: Callable[[Path], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    cache = VectorCache(tmp_path, 1)
+    get(cache, 1)
+    damage(entries(tmp_path)[0] / VECTORS_FILE)
+    assert get(cache, 1)[1]
+    assert "damaged" in capsys.readouterr().err
+    assert not get(cache, 1)[1]
+
+
+def test_the_least_recently_used_goes_and_what_is_in_use_stays(tmp_path: Path) -> None:
+    cache = VectorCache(tmp_path, 3.5 * ROWS * 8 / 1e9)
+    for number in (1, 2, 3):
+        get(cache, number)
+        time.sleep(0.02)  # a file's time has steps
+    assert not get(cache, 1)[1]
+    get(cache, 4)  # 2 goes
+    assert [get(cache, number)[1] for number in (1, 3, 4)] == [False] * 3
+    held = [get(cache, number)[0][5:] for number in (1, 3)]  # a part of a tensor is enough
+    get(cache, 5)  # 4 goes, although 1 was used before it
+    assert [get(cache, number)[1] for number in (1, 3, 5)] == [False] * 3
+    held.append(get(cache, 5)[0])
+    found, computed = get(cache, 6)
+    assert computed
+    assert len(entries(tmp_path)) == 3
+    held.clear()
+    assert get(cache, 6)[1]
+    assert not get(cache, 6)[1]
+    del found
+
+
+def test_what_is_larger_than_the_cache_is_not_kept_and_nothing_is_deleted_for_it(tmp_path: Path) -> None:
+    cache = VectorCache(tmp_path, 2.5 * ROWS * 8 / 1e9)
+    get(cache, 1)
+    large = cache.get({"number": 9}, lambda: vectors(9, 3 * ROWS))
+    assert torch.equal(large, vectors(9, 3 * ROWS))
+    assert not get(cache, 1)[1]
+    assert len(entries(tmp_path)) == 1
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 5), st.booleans()), max_size=15), st.integers(1, 4))
+def test_it_never_exceeds_its_size_whatever_is_asked_for(asked: list[tuple[int, bool]], room: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        cache = VectorCache(folder, (room + 0.5) * ROWS * 8 / 1e9)
+        held = {}
+        for number, hold in asked:
+            found, computed = get(cache, number)
+            assert not (computed and number in held and held[number][1])
+            kept = any(
+                f'"number": {number}' in (entry / KEY_FILE).read_text() for entry in entries(Path(folder))
+            )
+            held[number] = (found, kept)
+            if not hold:
+                del held[number]
+            del found
+            assert size(Path(folder)) <= (room + 0.5) * ROWS * 8
+
+
+def test_a_full_disk_costs_the_entry_and_not_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "save", full)
+        assert get(VectorCache(tmp_path, 1), 1)[1]
+    assert "No space left" in capsys.readouterr().err
+    assert not list(tmp_path.glob("*/"))
+    assert get(VectorCache(tmp_path, 1), 1)[1]
+
+
+# ---- several jobs
+
+
+def child(work: Callable[..., None], *args: Any) -> Any:
+    process = FORK.Process(target=work, args=args)
+    process.start()
+    return process
+
+
+def slow_job(folder: Path, log: Path) -> None:
+    def compute() -> Tensor:
+        with log.open("a") as lines:
+            lines.write("computed\n")
+        time.sleep(0.3)
+        return vectors(1)
+
+    assert torch.equal(VectorCache(folder, 1).get({"number": 1}, compute), vectors(1))
+
+
+def test_of_four_jobs_at_once_one_computes(tmp_path: Path) -> None:
+    jobs = [child(slow_job, tmp_path / "cache", tmp_path / "log") for _ in range(4)]
+    for job in jobs:
+        job.join(60)
+    assert [job.exitcode for job in jobs] == [0] * 4
+    assert (tmp_path / "log").read_text() == "computed\n"
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def dying_job(folder: Path, where: str) -> None:
+    def half(file: Path, array: np.ndarray) -> None:
+        Path(file).write_bytes(array.tobytes()[:1000])
+        die()
+
+    def compute() -> Tensor:
+        if where == "computing":
+            die()
+        return vectors(1)
+
+    if where == "writing":
+        np.save = half
+    elif where == "committing":
+        from metapt.ner import cache
+
+        cache.CheckpointFolders.commit = lambda *_: die()  # type: ignore[method-assign,assignment]
+    VectorCache(folder, 1).get({"number": 1}, compute)
+
+
+@pytest.mark.parametrize("where", ["computing", "writing", "committing"])
+def test_a_killed_job_leaves_nothing_that_is_taken_for_an_entry_and_no_lock(
+    tmp_path: Path, where: str
+) -> None:
+    job = child(dying_job, tmp_path, where)
+    job.join(60)
+    assert job.exitcode == -signal.SIGKILL
+    assert bool(list(tmp_path.glob("*.tmp"))) == (where != "computing")
+    assert get(VectorCache(tmp_path, 1), 1)[1]
+    assert not list(tmp_path.glob("*.tmp"))
+    assert not get(VectorCache(tmp_path, 1), 1)[1]
+
+
+def holding_job(folder: Path, ready: Any, done: Any) -> None:
+    found, _ = get(VectorCache(folder, 1), 1)
+    ready.set()
+    done.wait(60)
+    assert torch.equal(found, vectors(1))
+
+
+def test_what_another_job_uses_is_not_deleted(tmp_path: Path) -> None:
+    ready, done = FORK.Event(), FORK.Event()
+    job = child(holding_job, tmp_path, ready, done)
+    assert ready.wait(60)
+    cache = VectorCache(tmp_path, 1.5 * ROWS * 8 / 1e9)
+    assert get(cache, 2)[1]
+    assert get(cache, 2)[1]  # there was no room for it
+    done.set()
+    job.join(60)
+    assert job.exitcode == 0
+    get(cache, 2)
+    assert not get(cache, 2)[1]
+    assert len(entries(tmp_path)) == 1

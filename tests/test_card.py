@@ -1,0 +1,150 @@
+"""The model card: what the hub reads of it, what it says and leaves out, and that its code gives the tagger's tags."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from huggingface_hub import ModelCard
+from ner_world import labelled, make_tokenizer, write_checkpoint
+from transformers import pipeline
+
+import metapt
+from metapt.config import NerConfig
+from metapt.data import DEMO_NOTICE, demo
+from metapt.data.iob2 import TAGS
+from metapt.data.licences import SETS, shared_licence
+from metapt.data.uner import ALL_SETS
+from metapt.models.tagger import Tagger, TagLayer, load_base
+from metapt.ner.card import model_card
+from metapt.ner.features import Reading
+from metapt.ner.folder import save_tagger
+from metapt.ner.scoring import scored
+
+WORDS = '["Pumunta", "si", "Maria", "sa", "Cebu", "."]'  # in the code of the card
+
+
+def result_of(sources: list[str], tests: list[str], **more: Any) -> dict[str, Any]:
+    """A result.json of a run that finds every second entity."""
+    sentences = labelled(40, 3)
+    guesses = [each.tags if number % 2 else ("O",) * len(each.tags) for number, each in enumerate(sentences)]
+    origin = {
+        "model": "tiny",
+        "objective": "maml",
+        "seed": 7,
+        "step": 6000,
+        "parameters": 11_282_784,
+        "data": "text",
+    }
+    return {
+        "origin": origin,
+        "source": "+".join(sources),
+        "regime": "full",
+        "seed": 3,
+        "epochs": 10,
+        "best_epoch": 8,
+        "dev_f1": 0.51,
+        "train_sentences": 12543,
+        "train_sentences_cut": 21,
+        "generated_data": False,
+        "source_sets": sources,
+        "sets": {name: scored(name, "test", sentences, guesses) for name in tests},
+        **more,
+    }
+
+
+def card_of(result: dict[str, Any], **ner: Any) -> tuple[ModelCard, str]:
+    text = model_card(result, asdict(NerConfig(**ner)), is_causal=True)
+    return ModelCard(text), text
+
+
+def test_licences_are_known_of_every_set_there_is() -> None:
+    assert SETS.keys() == {*ALL_SETS, *demo.SET_SPLITS}
+    assert [name for name, facts in SETS.items() if facts.is_non_commercial] == ["tl_ugnayan"]
+    assert shared_licence(["en_ewt", "sk_snk"]) == "cc-by-sa-4.0"
+    assert shared_licence(["en_ewt", "en_pud"]) == shared_licence(["my_news"]) == "other"
+
+
+def test_the_hub_reads_licence_languages_data_and_scores() -> None:
+    card, _ = card_of(result_of(["en_ewt", "sk_snk"], ["ceb_gja", "en_ewt"]))
+    data = card.data
+    assert (data.license, data.language, data.pipeline_tag) == (
+        "cc-by-sa-4.0",
+        ["en", "sk"],
+        "token-classification",
+    )
+    assert data.datasets == ["universalner/universal_ner"]
+    assert data.model_name == "metapt-tiny-maml-en_ewt+sk_snk-full"
+    first = data.eval_results[0]
+    figures = result_of([], ["ceb_gja"])["sets"]["ceb_gja"]
+    assert (first.dataset_config, first.dataset_split, first.metric_type) == ("ceb_gja", "test", "f1")
+    assert first.metric_value == pytest.approx(figures["f1"], abs=1e-4)
+    assert f"{figures['gold_spans']} gold spans" in first.metric_name
+
+
+def test_it_says_what_was_measured_with_intervals_licences_and_limits() -> None:
+    result = result_of(["en_ewt"], ["ceb_gja", "en_ewt", "tl_ugnayan"])
+    result["sets"]["tl_ugnayan"] |= {"gold_spans": 0, "f1_interval": [None, None]}
+    card, text = card_of(result)
+    figures = result["sets"]["ceb_gja"]
+    low, high = figures["f1_interval"]
+    row = f"| ceb_gja | {figures['f1']:.3f} | {low:.3f} to {high:.3f} | {figures['precision']:.3f} |"
+    assert row in text
+    assert low < figures["f1"] < high
+    assert "| tl_ugnayan | - | - | - | - | 0 |" in text
+    assert "tl_ugnayan" not in {each.dataset_name for each in card.data.eval_results}
+    assert "| tl_ugnayan | scored on | tl | cc-by-nc-sa-4.0 |" in text
+    assert "| en_ewt | tuned on and scored on | en | cc-by-sa-4.0 |" in text
+    assert "For non-commercial use only: the data of tl_ugnayan" in text
+    assert "not tuned on: ceb_gja, tl_ugnayan." in text
+    assert "21 training sentences were cut at 128 pieces" in text
+    assert "11,282,784 parameters" in text
+    assert DEMO_NOTICE not in text
+
+
+def test_what_is_generated_or_not_known_is_said_to_be() -> None:
+    card, text = card_of(result_of(["en_demo"], ["tl_demo"], generated_data=True))
+    assert DEMO_NOTICE in text
+    assert "generated-data" in card.data.tags
+    assert card.data.datasets is None
+    card, text = card_of(result_of(["my_news"], ["my_news"], origin={"model": "folder"}))
+    assert "| my_news | tuned on and scored on | not recorded | not recorded |" in text
+    assert "`folder`, of which nothing else is recorded" in text
+    assert "text of pretraining is not recorded" in text
+    assert (card.data.license, card.data.language) == ("other", None)
+
+
+@pytest.mark.parametrize("piece", ["first", "last", "mean"])
+@pytest.mark.parametrize(("head", "prefix_space"), [("crf", True), ("softmax", False)])
+def test_its_code_gives_the_taggers_tags_without_metapt(
+    tmp_path: Path, piece: str, head: str, prefix_space: bool
+) -> None:
+    """The block of the card is run as it stands, but for the folder and the words."""
+    torch.manual_seed(2)
+    layer = TagLayer(32, TAGS, head, dropout=0.1)
+    for parameter in layer.parameters():
+        torch.nn.init.normal_(parameter)
+    (tmp_path / "tagger").mkdir()
+    made = Tagger(load_base(write_checkpoint(tmp_path / "model")), layer, piece)
+    save_tagger(tmp_path / "tagger", made, make_tokenizer(), Reading(prefix_space, max_len=128))
+    _, text = card_of(result_of(["en_ewt"], []), head=head, piece=piece, prefix_space=prefix_space)
+    with_metapt, alone = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    assert WORDS in alone
+    assert "metapt" not in alone
+    tagger, found_tags = metapt.load_tagger(tmp_path / "tagger"), set()
+    for sentence in labelled(6, 8):
+        code = alone.replace("path/to/this/folder", str(tmp_path / "tagger"))
+        names: dict[str, Any] = {}
+        exec(code.replace(WORDS, repr(list(sentence.words))), names)
+        assert tuple(names["tags"]) == tagger.tag([list(sentence.words)])[0].tags
+        found_tags |= set(names["tags"])
+    assert len(found_tags) > 3
+    exec(with_metapt.replace("path/to/this/folder", str(tmp_path / "tagger")), {})
+    classify = pipeline("token-classification", model=str(tmp_path / "tagger"))
+    entities = classify("Maria lives in Cebu")
+    assert {each["entity"] for each in entities} <= set(TAGS)
+    assert len(entities) > 0

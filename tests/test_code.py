@@ -1,0 +1,109 @@
+"""The source that jobs run: a copy made at submission, whole, shared, and the one that their processes really import."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from metapt import runs
+from metapt.errors import OperationalError
+from metapt.launch import code as source
+from metapt.launch.code import VARIABLE, Code, code, require_own_code
+
+LOOK = [sys.executable, "-m", "metapt.look"]
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A source of a few files in place of the real one; `python -m metapt.look` says what it is."""
+    folder = tmp_path / "the source"
+    for part in source.PARTS:
+        (folder / part / "__pycache__").mkdir(parents=True)
+        (folder / part / "__pycache__" / "x.pyc").touch()
+        (folder / part / "__init__.py").touch()
+    (folder / "ds_configs" / "zero9.json").write_text("{}")
+    (folder / "metapt" / "look.py").write_text("import analysis\nprint('old', __file__, analysis.__file__)\n")
+    monkeypatch.setattr(source, "SOURCE", folder)
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    return folder
+
+
+def change(project: Path) -> None:
+    (project / "metapt" / "look.py").write_text("print('new')\n")
+
+
+def test_what_was_submitted_is_run_although_the_source_has_changed(project: Path, tmp_path: Path) -> None:
+    copy = code(tmp_path / "a root", is_copied=True)
+    copy.write()
+    change(project)
+    with copy.active():
+        said = subprocess.check_output(LOOK, text=True, cwd=project)  # where `python -m` would look first
+    assert said.split(" /")[0] == "old"
+    assert said.count(str(copy.folder)) == 2
+    assert VARIABLE not in os.environ
+    assert not list(copy.folder.rglob("__pycache__/x.pyc"))
+    assert (copy.folder / "ds_configs" / "zero9.json").exists()
+
+
+def test_a_batch_script_waits_for_the_copy_and_runs_it(project: Path, tmp_path: Path) -> None:
+    copy = code(tmp_path / "a root", is_copied=True)
+    change(project)
+    lines = "\n".join([*copy.shell_lines(20), " ".join(LOOK)])
+    late = threading.Thread(target=lambda: (time.sleep(0.5), copy.write()))
+    late.start()
+    ended = subprocess.run(["bash", "-c", lines], capture_output=True, text=True, cwd=project)
+    late.join()
+    assert ended.stdout.startswith(f"old {copy.folder}"), ended.stderr
+    absent = Code(tmp_path / "absent", "", copy.content)
+    ended = subprocess.run(
+        ["bash", "-c", "\n".join([*absent.shell_lines(0), "echo on"])], capture_output=True, text=True
+    )
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert f"{absent.folder} is not visible here" in ended.stderr
+
+
+def test_a_copy_is_shared_by_equal_sources_and_written_once(project: Path, tmp_path: Path) -> None:
+    first = code(tmp_path, is_copied=True)
+    first.write()
+    (first.folder / "metapt" / "look.py").write_text("# never written again\n")
+    code(tmp_path, is_copied=True).write()
+    assert (first.folder / "metapt" / "look.py").read_text() == "# never written again\n"
+    change(project)
+    second = code(tmp_path, is_copied=True)
+    second.write()
+    assert sorted(path.name for path in (tmp_path / "code").iterdir()) == sorted(
+        [first.folder.name, second.folder.name]
+    )
+
+
+def test_a_copy_knows_its_commit(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(source, "git_commit", lambda: "0123456789abcdef+changes")
+    copy = code(tmp_path, is_copied=True)
+    copy.write()
+    assert f"(commit 0123456789, with uncommitted changes): {copy.folder}" in str(copy)
+    monkeypatch.setattr(runs, "__file__", str(copy.folder / "metapt" / "runs.py"))
+    assert runs.git_commit() == "0123456789abcdef+changes"
+
+
+def test_the_live_source_is_run_in_place(project: Path, tmp_path: Path) -> None:
+    live = code(tmp_path / "root", is_copied=False)
+    live.write()
+    change(project)
+    with live.active():
+        assert subprocess.check_output(LOOK, text=True, cwd=tmp_path) == "new\n"
+    assert not (tmp_path / "root").exists()
+    assert "as it is when they start" in str(live)
+
+
+def test_a_process_of_another_source_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, str(source.SOURCE))
+    require_own_code()
+    monkeypatch.setenv(VARIABLE, str(tmp_path))
+    with pytest.raises(OperationalError, match="submitted with the source"):
+        require_own_code()

@@ -1,0 +1,378 @@
+"""Corpora described in YAML: layouts, schemes and types; presets; the hub; combining; every mistake at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import datasets
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from seqeval.scheme import BILOU, IOBES, Entities
+
+from analysis.collect import is_target
+from metapt import commandline
+from metapt.config import NerDataConfig
+from metapt.data.described import open_described, presets, read_description
+from metapt.data.iob2 import OWN_TYPES, TAGS, Layout, Sentence, read_iob2, repaired, spans, write_iob2
+from metapt.data.uner import open_collection, source_sets
+from metapt.errors import UserError
+
+NEWS = """\
+name: my_news
+licence: CC BY 4.0
+files:
+  train: {file: all.conll, sentences: 1-2}
+  dev: {file: all.conll, sentences: 3-}
+  test: test.conll
+columns: [word, pos, tag]
+separator: space
+comment: "# id"
+types: {person: PER, MISC: O}
+"""
+BLOCK = "# id 7 domain=en\nJuan N B-person\nCruz N I-person\nsings V O\nRio N B-MISC\n\n"
+
+
+@pytest.fixture
+def news(tmp_path: Path) -> Path:
+    """A description and its files in one folder."""
+    (tmp_path / "news.yaml").write_text(NEWS + "folder: files\n")
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files/all.conll").write_text("-DOCSTART- -X- O\n" + BLOCK * 4)
+    (tmp_path / "files/test.conll").write_text(BLOCK)
+    return tmp_path / "news.yaml"
+
+
+# --- layouts ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "layout"),
+    [
+        ("Juan\tB-PER\nsings\tO\n\n", Layout(("word", "tag"))),
+        ("#\tO\n\n", Layout(("word", "tag"))),
+        ("B-PER Juan\nO sings\n\n", Layout(("tag", "word"), "space")),
+        ("Juan  N \t B-PER\nsings V O\n \t\n", Layout(("word", "pos", "tag"), "whitespace")),
+        ("-DOCSTART- -X- -X- O\n\n# O\n\n", Layout(("word", "tag"), "space")),
+        ("-DOCSTART-\nJuan O\n-DOCSTART-\nsings O\n", Layout(("word", "tag"), "space")),
+        ("# id 3\n# O\n", Layout(("word", "tag"), "space", comment="# id")),
+        ("a\xa0b B-PER\n", Layout(("word", "tag"), "whitespace")),
+    ],
+)
+def test_layouts(tmp_path: Path, text: str, layout: Layout) -> None:
+    (tmp_path / "x").write_text(text)
+    read = [(sentence.words, sentence.tags) for sentence in read_iob2(tmp_path / "x", layout)]
+    expected = {
+        "J": [(("Juan", "sings"), ("B-PER", "O"))],
+        "B": [(("Juan", "sings"), ("B-PER", "O"))],
+        "#": [(("#",), ("O",))],
+        "a": [(("a\xa0b",), ("B-PER",))],
+        "-": [(("#",), ("O",))] if "# O" in text else [(("Juan",), ("O",)), (("sings",), ("O",))],
+    }
+    assert read == expected[text[0]]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("Juan  B-PER\n", "1: 3 space-separated columns; 2 are expected (word, tag)"),
+        ("Juan\tB-PER\n", "1: 1 space-separated columns"),
+        ("Juan B-PER \n", "1: 3 space-separated columns"),
+        (" B-PER\n", "1: the form (column 1) is empty"),
+        (
+            "Juan O\nCruz B-GPE\n",
+            "2: unknown tag 'B-GPE'; tags are O, and B- or I- (or E-, L-, M-, S-, U-) with",
+        ),
+        ("Juan X-PER\n", "1: unknown tag 'X-PER'"),
+        ("Juan PER\n", "1: unknown tag 'PER'"),
+        ("Juan b-per\n", "1: unknown tag 'b-per'"),
+        ("-DOCSTART- O\n\n", "1: holds no sentence"),
+        ("", "1: holds no sentence"),
+    ],
+)
+def test_bad_files_are_refused_with_file_and_line(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "x").write_text(text)
+    with pytest.raises(UserError) as caught:
+        read_iob2(tmp_path / "x", Layout(("word", "tag"), "space"))
+    assert str(caught.value).startswith(f"{tmp_path / 'x'}:{message}")
+
+
+# --- schemes ----------------------------------------------------------------------------------------------------
+
+
+@st.composite
+def stretches(draw: st.DrawFn) -> list[tuple[str | None, int]]:
+    """Non-entities and entities (type, length), from left to right."""
+    return draw(st.lists(st.tuples(st.sampled_from([None, "PER", "LOC"]), st.integers(1, 4)), max_size=6))
+
+
+def written(found: list[tuple[str | None, int]], scheme: str) -> list[str]:
+    """The tags of the stretches in a scheme, made from its definition."""
+    single, last = {"iobes": ("S", "E"), "bilou": ("U", "L"), "bmes": ("S", "E")}.get(scheme, ("B", "I"))
+    inside = "M" if scheme == "bmes" else "I"
+    tags: list[str] = []
+    for index, (kind, length) in enumerate(found):
+        if kind is None:
+            tags += ["O"] * length
+        elif scheme == "iob1":
+            touches = index > 0 and found[index - 1][0] == kind
+            tags += [f"{'B' if touches else 'I'}-{kind}"] + [f"I-{kind}"] * (length - 1)
+        elif length == 1:
+            tags.append(f"{single}-{kind}")
+        else:
+            tags += [f"B-{kind}", *[f"{inside}-{kind}"] * (length - 2), f"{last}-{kind}"]
+    return tags
+
+
+@given(stretches(), st.sampled_from(["iob1", "iob2", "iobes", "bilou", "bmes"]))
+def test_every_scheme_is_read_to_the_same_spans(found: list[tuple[str | None, int]], scheme: str) -> None:
+    expected, position = [], 0
+    for kind, length in found:
+        if kind:
+            expected.append((kind, position, position + length))
+        position += length
+    assert spans(repaired(written(found, scheme), OWN_TYPES)) == expected
+
+
+@given(stretches(), st.sampled_from([("iobes", IOBES), ("bilou", BILOU)]))
+def test_schemes_agree_with_seqeval(found: list[tuple[str | None, int]], scheme: tuple[str, type]) -> None:
+    tags = written(found, scheme[0])
+    entities = [(one.tag, one.start, one.end) for one in Entities([tags], scheme[1]).entities[0]]
+    assert spans(repaired(tags, OWN_TYPES)) == entities
+
+
+def test_types_of_two_names_do_not_run_into_each_other() -> None:
+    types = {**OWN_TYPES, "GPE": "LOC"}
+    assert repaired(["B-LOC", "I-GPE", "I-GPE"], types) == ("B-LOC", "B-LOC", "I-LOC")
+
+
+# --- descriptions -----------------------------------------------------------------------------------------------
+
+
+def test_a_description_is_read(news: Path) -> None:
+    (one,) = open_described([str(news)])
+    assert (one.name, one.splits) == ("my_news", ("train", "dev", "test"))
+    train, dev, test = (one.read(split) for split in one.splits)
+    assert [sentence.id for sentence in train + dev] == ["1", "2", "3", "4"]
+    assert test == [Sentence("1", ("Juan", "Cruz", "sings", "Rio"), ("B-PER", "I-PER", "O", "O"))]
+
+
+def test_a_folder_given_goes_before_that_of_the_description(news: Path, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    for file in ("all.conll", "test.conll"):
+        (tmp_path / "other" / file).write_text(BLOCK.replace("Juan", "Ana") * 3)
+    (one,) = open_described([f"{news}:{tmp_path / 'other'}"])
+    assert one.read("test")[0].words[0] == "Ana"
+
+
+def test_all_mistakes_of_a_description_are_told_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "wrong.yaml"
+    path.write_text(
+        "name: a b\nlicense: x\nnotes: 3\nfiles: {train: {file: x, sentences: 5-3}, valid: y, dev: 3}\n"
+        "columns: [word, word, tag]\nseparator: comma\ntypes: {MISC: NONE}\nhub: {revision: main, labels: O}\n"
+    )
+    with pytest.raises(UserError) as caught:
+        read_description(path)
+    lines = str(caught.value).splitlines()
+    assert all(line.startswith(f"{path}: ") for line in lines)
+    told = [line.removeprefix(f"{path}: ") for line in lines]
+    expected = [
+        "license: no such key; did you mean licence?",
+        "licence is required",
+        "notes: must be text, not 3",
+        "name: 'a b' must be of letters",
+        "types.MISC: 'NONE' must be one of PER, ORG, LOC, O",
+        "files.valid: no such key",
+        "files.train.sentences: '5-3' must be like 1-500",
+        "files.dev: must be a mapping",
+        "columns: must be a list of names with `word` once and `tag` once",
+        "separator: 'comma' must be one of tab, space, whitespace",
+        "hub.name is required",
+        "hub.labels: must be a list of tags",
+    ]
+    assert len(told) == len(expected)
+    for message in expected:
+        assert any(line.startswith(message) for line in told), message
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"name: [", "not YAML"),
+        (b"name: a\nname: b\n", "not YAML.*duplicate key name"),
+        (b"- a\n", "holds no mapping"),
+        (b"", "name is required"),
+        (b"name: \xff\n", "not UTF-8 at byte 7"),
+        (b"name: all\nlicence: x\nhub: {name: y}\n", "not `all`"),
+        (b"name: x\nlicence: x\n", "needs `files` or `hub`"),
+    ],
+)
+def test_what_is_no_description_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "x.yaml").write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        read_description(tmp_path / "x.yaml")
+
+
+def test_a_description_may_have_a_byte_order_mark_and_windows_line_ends(news: Path) -> None:
+    text = news.read_text()
+    news.write_bytes(b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode())
+    assert open_described([str(news)])[0].name == "my_news"
+
+
+def test_wrong_entries_are_told_at_once_with_what_exists(news: Path, tmp_path: Path) -> None:
+    (tmp_path / "files/test.conll").unlink()
+    with pytest.raises(UserError) as caught:
+        open_described(
+            ["cebuano", "ceb_cebuaner", f"ceb_cebuaner:{tmp_path}/gone", str(news), "a b", "gone.yaml"]
+        )
+    told = str(caught.value)
+    for message in (
+        "6 mistake(s)",
+        "'cebuano': no such preset; there are ceb_cebuaner, tl_tlunified",
+        "ceb_cebuaner: its files have no folder; give their folder after its name or file",
+        "gone: no such folder",
+        "has no test.conll; it has all.conll",
+        "'a b': neither NAME nor FILE.yaml",
+        "gone.yaml: no such file",
+    ):
+        assert message in told
+
+
+def test_a_range_beyond_the_end_is_refused(news: Path, tmp_path: Path) -> None:
+    (tmp_path / "files/all.conll").write_text(BLOCK)
+    (one,) = open_described([str(news)])
+    with pytest.raises(UserError, match="has 1 sentences, but train of my_news goes from 1 to 2"):
+        one.read("train")
+    with pytest.raises(UserError, match="goes from 3 to the end"):
+        one.read("dev")
+
+
+# --- presets ----------------------------------------------------------------------------------------------------
+
+
+def test_presets_are_sound_and_tell_their_licence_and_what_was_not_verified() -> None:
+    assert presets() == ["ceb_cebuaner", "tl_tlunified"]
+    for name in presets():
+        assert is_target(name)  # so that the report averages over it
+        path = Path(read_description.__code__.co_filename).parent / "corpora" / f"{name}.yaml"
+        description = read_description(path)
+        assert description.name == name
+        assert description.licence
+        assert "never" in path.read_text()
+
+
+def test_cebuaner_as_its_repository_has_it(tmp_path: Path) -> None:
+    """The layout of the published file, with as many blocks as its splits need."""
+    file = tmp_path / "data/annotated_data/final-1.txt"
+    file.parent.mkdir(parents=True)
+    block = "si -X- _ O\nRoel -X- _ B-PER\nDegamo. -X- _ I-PER\nASF -X- _ B-OTHER\n\n"
+    file.write_text("-DOCSTART- -X- O\n" + block * 4000)
+    (one,) = open_described([f"ceb_cebuaner:{tmp_path}"])
+    assert {split: len(one.read(split)) for split in one.splits} == {"train": 2980, "dev": 169, "test": 851}
+    assert one.read("test")[0].tags == ("O", "B-PER", "I-PER", "O")
+
+
+def hub_rows(tags: list[object], feature: object) -> datasets.Dataset:
+    features = datasets.Features(
+        {
+            "id": datasets.Value("string"),
+            "tokens": datasets.Sequence(datasets.Value("string")),
+            "ner_tags": datasets.Sequence(feature),
+        }
+    )
+    rows = [
+        {"id": "0", "tokens": ["Si", "Juan"], "ner_tags": tags},
+        {"id": "1", "tokens": [], "ner_tags": []},
+    ]
+    return datasets.Dataset.from_list(rows, features=features)
+
+
+def test_tlunified_from_the_hub_and_from_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked = []
+
+    def load_dataset(*args: object, **keywords: object) -> datasets.Dataset:
+        asked.append((args, keywords))
+        return hub_rows([0, 1], datasets.ClassLabel(names=list(TAGS)))
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    (one,) = open_described(["tl_tlunified"])
+    assert one.read("dev") == [Sentence("0", ("Si", "Juan"), ("O", "B-PER"))]
+    keywords = {"data_dir": None, "split": "validation", "revision": "main"}
+    assert asked == [(("ljvmiranda921/tlunified-ner", "default"), keywords)]
+    for split in ("train", "dev", "test"):
+        (tmp_path / f"{split}.iob").write_text("-DOCSTART-\tO\n\nSi\tO\nJuan\tB-PER\n\n")
+    (files,) = open_described([f"tl_tlunified:{tmp_path}"])
+    assert files.read("dev") == [Sentence("1", ("Si", "Juan"), ("O", "B-PER"))]
+
+
+@pytest.mark.parametrize(
+    ("tags", "feature", "labels", "message"),
+    [
+        (["O", "B-person"], datasets.Value("string"), "", ""),
+        ([0, 1], datasets.Value("int64"), "labels: [O, B-person]", ""),
+        (
+            [0, 2],
+            datasets.Value("int64"),
+            "labels: [O, B-person]",
+            "id 0: class id 2, but 2 labels are known",
+        ),
+        ([0, 1], datasets.Value("int64"), "", "class id 0, but 0 labels"),
+        (["O"], datasets.Value("string"), "", "2 words, but 1 tags"),
+        (["O", "B-GPE"], datasets.Value("string"), "", "unknown tag 'B-GPE'"),
+    ],
+)
+def test_tags_of_the_hub_as_text_and_as_numbers(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    tags: list[object],
+    feature: object,
+    labels: str,
+    message: str,
+) -> None:
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: hub_rows(tags, feature))
+    path = tmp_path / "x.yaml"
+    path.write_text(f"name: x\nlicence: x\ntypes: {{person: PER}}\nhub:\n  name: a/b\n  id: id\n  {labels}\n")
+    (one,) = open_described([str(path)])
+    if not message:
+        assert one.read("train") == [Sentence("0", ("Si", "Juan"), ("O", "B-PER"))]
+        return
+    with pytest.raises(UserError, match=message):
+        one.read("train")
+
+
+# --- combining --------------------------------------------------------------------------------------------------
+
+
+def test_described_sets_stand_beside_the_others_and_outside_of_all(news: Path) -> None:
+    beside = open_collection(NerDataConfig(name="demo", corpora=[str(news)]))
+    assert beside.sets("test") == ["ceb_demo", "en_demo", "my_news", "sk_demo", "tl_demo"]
+    assert source_sets(beside, "all") == ["en_demo", "sk_demo"]
+    assert source_sets(beside, "all+my_news") == ["en_demo", "sk_demo", "my_news"]
+    assert beside.load("my_news", "test")[0].words[0] == "Juan"
+    assert beside.load("tl_demo", "test")
+    alone = open_collection(NerDataConfig(name="described", corpora=[str(news)]))
+    assert alone.sets("test") == source_sets(alone, "all") == ["my_news"]
+
+
+def test_two_sets_of_one_name_are_refused(news: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="two sets called my_news"):
+        open_collection(NerDataConfig(name="demo", corpora=[str(news), str(news)]))
+    write_iob2(tmp_path / "uner/my_news/test.iob2", [Sentence("1", ("Ana",), ("O",))])
+    with pytest.raises(UserError, match="two sets called my_news"):
+        open_collection(NerDataConfig(name="uner", uner_dir=str(tmp_path / "uner"), corpora=[str(news)]))
+
+
+def test_on_the_command_line() -> None:
+    words = [
+        "checkpoint=x",
+        "source=en_ewt",
+        "run_dir=r",
+        "data.corpora=[tl_tlunified,ceb_cebuaner:/data/Cebua-NER,./a.yaml:b]",
+    ]
+    assert commandline.load("finetune", words).data.corpora == [
+        "tl_tlunified",
+        "ceb_cebuaner:/data/Cebua-NER",
+        "./a.yaml:b",
+    ]
+    with pytest.raises(UserError, match=r"data\.corpora is required with data=described"):
+        commandline.load("finetune", [*words[:3], "data=described"])

@@ -1,0 +1,143 @@
+"""Encoders through the tagger's code path: their special pieces, their mask, tuning, and models by their name on the hub."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import huggingface_hub.constants
+import pytest
+import torch
+from accelerate import Accelerator
+from ner_world import labelled, make_encoder_tokenizer, make_tokenizer, write_collection, write_encoder
+from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel, LlamaConfig, LlamaModel
+
+import metapt
+from metapt import commandline
+from metapt.data.iob2 import TAGS, Sentence
+from metapt.errors import UserError
+from metapt.models.tagger import Tagger, TagLayer, is_causal, load_base
+from metapt.ner.evaluate import annotate
+from metapt.ner.features import WordPieces, encode, special_pieces, word_vectors
+from metapt.ner.finetune import finetune
+from metapt.ner.folder import load_tagger
+from metapt.runs import Run, model_folder, read_jsonl
+from metapt.training.interruption import StopRequest
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with an encoder (`model`) and a collection (`uner`)."""
+    folder = tmp_path_factory.mktemp("world")
+    write_encoder(folder / "model")
+    write_collection(folder / "uner")
+    return folder
+
+
+def pieces_of(model: Path, max_len: int) -> WordPieces:
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    return WordPieces(tokenizer, True, (max_len - 2) // 2, special_pieces(tokenizer))
+
+
+def test_special_pieces_are_found() -> None:
+    assert special_pieces(make_encoder_tokenizer()) == ([0], [2])
+    assert special_pieces(make_tokenizer()) == ([], [])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_only_a_decoder_is_causal(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    shape = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 1, "intermediate_size": 16}
+    encoder = BertModel(BertConfig(**shape, num_attention_heads=2)).to(dtype)
+    decoder = LlamaModel(LlamaConfig(**shape, num_attention_heads=2, num_key_value_heads=2)).to(dtype).train()
+    assert (is_causal(encoder), is_causal(decoder)) == (False, True)
+    assert decoder.training
+    assert all(parameter.grad is None for parameter in decoder.parameters())
+
+
+@pytest.mark.parametrize("piece", ["first", "last"])
+def test_word_vectors_are_those_of_the_librarys_own_call(world: Path, piece: str) -> None:
+    """Batches of unequal sentences, against each sentence alone as transformers tokenises a list of words."""
+    model, tokenizer = (
+        AutoModel.from_pretrained(world / "model"),
+        AutoTokenizer.from_pretrained(world / "model"),
+    )
+    tagger = Tagger(load_base(world / "model"), TagLayer(32, TAGS, "crf", 0.1), piece)
+    assert tagger.decoder.pooler is None
+    sentences = [*labelled(9, 5), Sentence("one", ("Cebu",), ("B-LOC",))]
+    found = word_vectors(
+        tagger, encode(sentences, pieces_of(world / "model", 64), 64, cut=False), 4, Accelerator()
+    )
+    expected = []
+    for sentence in sentences:
+        inputs = tokenizer(list(sentence.words), is_split_into_words=True, return_tensors="pt")
+        with torch.no_grad():
+            states = model.eval()(**inputs).last_hidden_state[0]
+        places = inputs.word_ids()
+        for word in range(len(sentence.words)):
+            own = [place for place, number in enumerate(places) if number == word]
+            expected.append(states[own[0 if piece == "first" else -1]])
+    torch.testing.assert_close(found, torch.stack(expected), rtol=1e-4, atol=1e-4)
+
+
+def test_long_sentences_are_read_in_framed_windows_and_lose_no_word(world: Path) -> None:
+    long = Sentence(
+        "long", tuple(" ".join(word for each in labelled(9, 6) for word in each.words).split()), ()
+    )
+    long = Sentence("long", long.words, ("O",) * len(long.words))
+    pieces = pieces_of(world / "model", 16)
+    encoded = encode([long], pieces, 16, cut=False)
+    assert len(encoded.windows) > 3
+    read = []
+    for window in encoded.windows:
+        assert len(window.pieces) <= 16
+        assert (window.pieces[0], window.pieces[-1]) == (0, 2)
+        read += [window.pieces[a : b + 1].tolist() for a, b in zip(window.firsts, window.lasts, strict=True)]
+    assert read == pieces(long.words)
+
+
+def tune(world: Path, run_dir: Path, *more: str) -> Run:
+    words = [f"checkpoint={world / 'model'}", "source=aa_one", f"data.uner_dir={world / 'uner'}"]
+    words += [f"run_dir={run_dir}", "ner.batch_size=8", "ner.max_len=64", "ner.patience=9", *more]
+    finetune(commandline.load("finetune", words), StopRequest())
+    return Run(run_dir)
+
+
+def test_an_encoder_is_tuned_like_a_decoder(world: Path, tmp_path: Path) -> None:
+    run = tune(
+        world, tmp_path / "run", "regime=full", "ner.lr=0.006", "ner.head_lr=0.02", "ner.max_epochs=12"
+    )
+    result = run.result()
+    assert result["origin"] == {"model": "model"}
+    assert result["dev_f1"] > 0.8
+    tagger, _, _ = load_tagger(run.tagger_dir)
+    sentences = labelled(9, 3)  # the test split of aa_one
+    encoded = encode(sentences, pieces_of(run.tagger_dir, 64), 64, cut=False)
+    again = annotate(tagger.layer, word_vectors(tagger, encoded, 3, Accelerator()), encoded, 4)
+    predicted = [line["predicted"] for line in read_jsonl(run.predictions_dir / "aa_one.jsonl")]
+    assert [each.predicted for each in again] == predicted
+    found = metapt.load_tagger(run.path).tag([list(each.words) for each in sentences])
+    assert [list(each.tags) for each in found] == predicted
+
+
+def test_a_frozen_encoder_and_its_limit(world: Path, tmp_path: Path) -> None:
+    run = tune(world, tmp_path / "run", "ner.lr=0.05", "ner.max_epochs=10", "ner.piece=last")
+    assert run.result()["dev_f1"] > 0.6
+    with pytest.raises(UserError, match="at most 64 pieces"):
+        tune(world, tmp_path / "other", "ner.max_len=66")
+
+
+def test_a_model_by_its_name_on_the_hub(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Through the hub's client, from a cache as it lays it out; the hub itself is not asked."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    repository = tmp_path / "hub" / "models--some--encoder"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text("a" * 40)
+    (repository / "snapshots").mkdir()
+    (repository / "snapshots" / ("a" * 40)).symlink_to(world / "model")
+    run = tune(world, tmp_path / "run", "checkpoint=hub:some/encoder", "ner.max_epochs=1", "ner.lr=0.02")
+    assert run.result()["origin"] == {"model": "some/encoder"}
+    with pytest.raises(UserError, match="hub:some/other: cannot be fetched"):
+        model_folder("hub:some/other")
+    with pytest.raises(UserError, match="hub:a b: cannot be fetched"):
+        model_folder("hub:a b")

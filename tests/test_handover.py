@@ -1,0 +1,353 @@
+"""Handing plans to stand-ins for Slurm's commands: the requests, what is not submitted twice, refusals, dry runs."""
+
+from __future__ import annotations
+
+import os
+import pickletools
+import re
+import stat
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from launch_fakes import fake_plan, run_fake
+
+from metapt import commandline
+from metapt.config import ClusterConfig
+from metapt.errors import OperationalError
+from metapt.launch import queue, slurm
+from metapt.launch.code import code
+from metapt.launch.root import Root
+from metapt.launch.submission import current_states, submit, to_do
+from metapt.runs import Run
+
+CLUSTER = ClusterConfig(name="slurm")
+LIVE = code(Path(), is_copied=False)
+
+
+@pytest.fixture
+def slurm_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder in which stand-ins for sbatch and squeue keep what they were given."""
+    folder = tmp_path / "slurm commands"
+    folder.mkdir()
+    scripts = {
+        "sbatch": '[ "$1" = --test-only ] && { cat >"$HERE/tested"; echo sbatch: Job 7 to start now >&2; exit; }\n'
+        'n=$(ls "$HERE" | grep -c batch_); cp "$1" "$HERE/batch_$n"; env >"$HERE/environment"\n'
+        'echo "Submitted batch job $((100 + n))"',
+        "squeue": '[ ! -e "$HERE/queue" ] || cat "$HERE/queue"',
+        "scancel": 'echo "$@" >>"$HERE/cancelled"',
+    }
+    for name, body in scripts.items():
+        path = folder / name
+        path.write_text(f"#!/bin/bash\nHERE='{folder}'\n{body}\n")
+        path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+    return folder
+
+
+def pending(number: str) -> str:
+    """A line of squeue, in the format in which it is asked."""
+    return f"{number}|PENDING|Priority\n"
+
+
+def directives(script: Path) -> dict[str, str]:
+    lines = [
+        line.removeprefix("#SBATCH --")
+        for line in script.read_text().splitlines()
+        if line.startswith("#SBATCH")
+    ]
+    return {name: value.strip("'") for name, _, value in (line.partition("=") for line in lines)}
+
+
+def test_what_slurm_is_told(tmp_path: Path, slurm_commands: Path) -> None:
+    words = [
+        "grid=demo",
+        "grid.baselines=[]",
+        "cluster=slurm",
+        f"root={tmp_path / 'r'}",
+        "grid.gpus_per_size={nano:2}",
+        "grid.sources=[en_demo]",
+    ]
+    words += [
+        "grid.regimes=[head]",
+        "cluster.partition=main",
+        "cluster.account=nlp",
+        "cluster.qos=long",
+        "cluster.mem_gb=64",
+    ]
+    words += [
+        "cluster.timeout_min=600",
+        "cluster.extra={constraint:a100}",
+        'cluster.setup=["module load cuda"]',
+    ]
+    words += ["cluster.gpus_per_node=1", "grid.hours_per_size={nano:2.5}", "grid.mem_gb_per_size={nano:32}"]
+    submit(commandline.load("submit", words))
+    prepare, pretrains, vanilla, maml, report = (directives(slurm_commands / f"batch_{n}") for n in range(5))
+    pretraining = {
+        "job-name": "demo/pretrain",
+        "array": "0-1%2",
+        "nodes": "2",
+        "ntasks-per-node": "1",
+        "gpus-per-node": "1",
+        "cpus-per-task": "4",
+        "mem": "32GB",
+        "time": "150",
+        "partition": "main",
+        "account": "nlp",
+        "qos": "long",
+        "constraint": "a100",
+        "signal": "USR2@120",
+        "dependency": "afterok:100",
+        "kill-on-invalid-dep": "yes",
+        "open-mode": "append",
+    }
+    assert {name: pretrains[name] for name in pretraining} == pretraining
+    assert not {"gpus-per-node", "wckey"} & set(prepare)
+    assert "dependency" not in prepare
+    tuning = {"nodes": "1", "gpus-per-node": "1", "mem": "64GB", "time": "600", "dependency": "afterok:101_0"}
+    assert {name: vanilla[name] for name in tuning} == tuning
+    assert maml["dependency"] == "afterok:101_1"
+    assert report["dependency"] == "afterany:100:101:102:103"
+    text = (slurm_commands / "batch_1").read_text()
+    assert text.index("module load cuda") < text.index("srun --unbuffered")
+    assert "--cpus-per-task=4" in text[text.index("srun") :]
+
+
+def test_an_array_has_jobs_that_are_alike_and_a_limit(tmp_path: Path, slurm_commands: Path) -> None:
+    words = [
+        "grid=demo",
+        "grid.baselines=[]",
+        "cluster=slurm",
+        f"root={tmp_path / 'r'}",
+        "grid.sizes=[nano,tiny]",
+        "grid.seeds=[0,1,2]",
+    ]
+    words += ["grid.hours_per_size={tiny:9}", "cluster.max_running=3", "grid.sources=[en_demo]"]
+    submit(commandline.load("submit", words))
+    scripts = [
+        directives(slurm_commands / f"batch_{n}") for n in range(len(list(slurm_commands.glob("batch_*"))))
+    ]
+    arrays = Counter((script["job-name"], script["time"], script.get("array")) for script in scripts)
+    assert arrays["demo/pretrain", "1440", "0-5%3"] == 1  # nano: 2 objectives x 3 seeds
+    assert arrays["demo/pretrain", "540", "0-5%3"] == 1  # tiny
+    assert arrays["demo/finetune", "1440", "0-1%2"] == 12  # of each, head and full
+    assert arrays["report", "1440", None] == 1
+
+
+def test_jobs_in_slurms_queue_are_not_submitted_again(tmp_path: Path, slurm_commands: Path) -> None:
+    words = ["grid=demo", "grid.baselines=[]", "cluster=slurm", f"root={tmp_path / 'r'}"]
+    submit(commandline.load("submit", words))
+    assert len(list(slurm_commands.glob("batch_*"))) == 5
+    numbers = [
+        "100",
+        "101_0",
+        "101_1",
+        *(f"{array}_{task}" for array in (102, 103) for task in range(4)),
+        "104",
+    ]
+    (slurm_commands / "queue").write_text("".join(map(pending, numbers)))
+    submit(commandline.load("submit", words))
+    assert len(list(slurm_commands.glob("batch_*"))) == 5
+    left = [number for number in numbers if number not in ("100", "101_1")]
+    (slurm_commands / "queue").write_text("".join(map(pending, left)))
+    prepare = Root(tmp_path / "r").read_plan().jobs[0]
+    Root(tmp_path / "r").run(prepare).finish({})
+    submit(commandline.load("submit", words))  # pretrain/nano-maml-s0 has left the queue without a result
+    scripts = [directives(slurm_commands / f"batch_{n}") for n in range(5, 9)]
+    assert len(list(slurm_commands.glob("batch_*"))) == 9
+    assert [re.sub("-[0-9a-f]{6}$", "", script["job-name"]) for script in scripts] == [
+        "prepare/demo",
+        "pretrain/nano-maml-s0",
+        "demo/finetune",  # of the lost run: those in the queue waited for it in vain, and are replaced
+        "report",
+    ]
+    assert scripts[2]["dependency"] == "afterok:106"
+    cancelled = (slurm_commands / "cancelled").read_text().split()
+    assert cancelled == ["103_0", "103_1", "103_2", "103_3", "104"]
+
+
+def test_without_squeue_nothing_is_submitted_twice(tmp_path: Path, slurm_commands: Path) -> None:
+    words = ["grid=demo", "grid.baselines=[]", "cluster=slurm", f"root={tmp_path / 'r'}"]
+    submit(commandline.load("submit", words))
+    (slurm_commands / "squeue").write_text("#!/bin/bash\necho the controller is away >&2; exit 1\n")
+    with pytest.raises(OperationalError, match="the controller is away"):
+        submit(commandline.load("submit", words))
+    assert len(list(slurm_commands.glob("batch_*"))) == 5
+
+
+@pytest.mark.parametrize("is_taken", [False, True], ids=["refused", "taken and then told an error"])
+def test_all_is_submitted_or_nothing(tmp_path: Path, slurm_commands: Path, is_taken: bool) -> None:
+    refusing = '[ -e "$HERE/batch_2" ] && { echo Socket timed out >&2; exit 1; }\n'
+    script = slurm_commands / "sbatch"
+    script.write_text(script.read_text().replace("n=$(", f"{refusing}n=$("))
+    stray = f"103|PENDING|Priority|{queue.mark(Root(tmp_path / 'r'))}\n" if is_taken else ""
+    (slurm_commands / "queue").write_text("7|RUNNING|None|another grid's\n")
+    (slurm_commands / "squeue").write_text(
+        f"#!/bin/bash\n[ -e '{slurm_commands}/batch_2' ] && echo '{stray}'\ntrue\n"
+    )
+    with pytest.raises(OperationalError, match=r"finetune/b: sbatch refuses.*Socket timed out"):
+        run_fake(tmp_path / "r", CLUSTER)
+    cancelled = (slurm_commands / "cancelled").read_text().split()
+    assert sorted(cancelled) == ["100", "101_0", "101_1", "102", *(["103"] if is_taken else [])]
+    assert not queue.recorded(Root(tmp_path / "r"))
+
+
+def test_what_a_killed_submitter_has_submitted_is_cancelled_by_the_next(
+    tmp_path: Path, slurm_commands: Path
+) -> None:
+    mark = queue.mark(Root(tmp_path / "r"))
+    (slurm_commands / "queue").write_text(
+        f"55_0|PENDING|Priority|{mark}\n56|PENDING|Priority|{mark}/elsewhere\n"
+    )
+    run_fake(tmp_path / "r", CLUSTER)
+    assert (slurm_commands / "cancelled").read_text().split() == ["55_0"]
+    (slurm_commands / "queue").write_text(f"100|PENDING|Priority|{mark}\n")  # recorded: no stray
+    assert queue.strays(Root(tmp_path / "r")) == set()
+
+
+def test_a_second_shell_hands_nothing_over(tmp_path: Path, slurm_commands: Path) -> None:
+    with Root(tmp_path / "r").claimed(), pytest.raises(OperationalError, match=f"process {os.getpid()} on"):
+        run_fake(tmp_path / "r", CLUSTER)
+    assert not list(slurm_commands.glob("batch_*"))
+
+
+def failed(root: Root, name: str) -> None:
+    run = Run(root.path / name)
+    run.begin({"train": {"max_steps": 1}}, {})
+    run.error_file.write_text("OSError: no space left\n")
+
+
+@pytest.mark.parametrize("reason", ["Dependency", "DependencyNeverSatisfied", None])
+def test_what_a_failed_pretraining_blocks_goes_on_with_it(
+    tmp_path: Path, slurm_commands: Path, reason: str | None
+) -> None:
+    """Whether Slurm has not noticed yet, leaves the jobs in its queue for ever, or has taken them from it."""
+    root = Root(tmp_path / "r")
+    run_fake(root.path, CLUSTER)
+    for name in ("prepare/demo", "pretrain/b", "finetune/b"):
+        Run(root.path / name).finish({})
+    failed(root, "pretrain/a")
+    numbers = queue.recorded(root)
+    waiting = f"{numbers['finetune/a']}|PENDING|{reason}\n" if reason else ""
+    (slurm_commands / "queue").write_text(f"{waiting}{numbers['report']}|RUNNING|None\n")
+    plan = fake_plan(root.path)
+    due = [job.id for job in to_do(plan, current_states(plan, root), root)]
+    assert due == ["prepare/demo", "pretrain/a", "finetune/a", "report"]
+    run_fake(root.path, CLUSTER)
+    repaired, waits = (directives(slurm_commands / f"batch_{n}")["dependency"] for n in (7, 8))
+    assert waits == f"afterany:105:106:107:{numbers['report']}"
+    assert repaired == "afterok:106"
+    cancelled = slurm_commands / "cancelled"
+    assert (cancelled.read_text().split() if reason else []) == ([numbers["finetune/a"]] if reason else [])
+    assert cancelled.exists() == bool(reason)
+
+
+def batch_scripts(folder: Path) -> list[str]:
+    return [(folder / f"batch_{n}").read_text() for n in range(len(list(folder.glob("batch_*"))))]
+
+
+def test_the_dry_run_has_the_very_scripts(tmp_path: Path, slurm_commands: Path) -> None:
+    plan, root = fake_plan(tmp_path / "r"), Root(tmp_path / "r")
+    shown = slurm.scripts(plan, plan.jobs, root, CLUSTER, LIVE)
+    assert not root.path.exists()
+    run_fake(root.path, CLUSTER)
+    numbered = [re.sub(r"(?<=:)@(\d+)", lambda match: str(99 + int(match[1])), script) for _, script in shown]
+    assert numbered == batch_scripts(slurm_commands)
+    assert shown[1][0] == "pretrain/a .. pretrain/b (2 jobs)"
+
+
+def test_sbatch_is_asked_and_nothing_submitted(
+    tmp_path: Path, slurm_commands: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["grid=demo", "grid.sources=[]", "cluster=slurm", f"root={tmp_path / 'r'}", "dry_run=test"]
+    submit(commandline.load("submit", words))
+    printed = capsys.readouterr().out
+    assert printed.count("accepted: sbatch: Job 7 to start now") == 3
+    assert "#SBATCH --dependency" not in printed  # on jobs that are not there
+    assert (slurm_commands / "tested").read_text() in printed
+    script = slurm_commands / "sbatch"
+    script.write_text("#!/bin/bash\ngrep -q array || exit 0\necho Invalid qos specification >&2; exit 1\n")
+    with pytest.raises(OperationalError, match="would refuse 1 of these"):
+        submit(commandline.load("submit", words))
+    assert "REFUSED: Invalid qos specification" in capsys.readouterr().out
+    assert not (tmp_path / "r").exists()
+    assert not list(slurm_commands.glob("batch_*"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "asked"),
+    [
+        ({}, {"gpus-per-node": "2"}),
+        ({"gpu_type": "a100"}, {"gpus-per-node": "a100:2"}),
+        ({"gpu_request": "gres"}, {"gres": "gpu:2"}),
+        ({"gpu_request": "gres", "gpu_type": "a100"}, {"gres": "gpu:a100:2"}),
+        ({"gpu_request": "constraint", "gpu_type": "gpu"}, {"constraint": "gpu"}),
+        ({"gpu_request": "none"}, {}),
+    ],
+)
+def test_how_gpus_are_asked_for(tmp_path: Path, settings: dict[str, str], asked: dict[str, str]) -> None:
+    plan, root = fake_plan(tmp_path), Root(tmp_path)
+    jobs = [plan.jobs[0], replace(plan.jobs[1], gpus_per_node=2)]
+    scripts = slurm.scripts(plan, jobs, root, replace(CLUSTER, **settings), LIVE)
+    without, told = (
+        [line for line in text.splitlines() if re.match("#SBATCH --(gpu|gres|constraint)", line)]
+        for _, text in scripts
+    )
+    assert told == [f"#SBATCH --{name}={value}" for name, value in asked.items()]
+    assert without == []
+    assert "#SBATCH --ntasks-per-node=2" in scripts[1][1]
+
+
+def test_a_job_around_the_submission_leaves_no_trace(
+    tmp_path: Path, slurm_commands: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inherited = {
+        "SLURM_JOB_ID": "7",
+        "SLURM_MEM_PER_CPU": "100",
+        "SLURM_NTASKS_PER_NODE": "3",
+        "SRUN_CPUS_PER_TASK": "9",
+    }
+    inherited |= {
+        "RANK": "1",
+        "WORLD_SIZE": "2",
+        "MASTER_ADDR": "node1",
+        "PMIX_RANK": "0",
+        "SBATCH_CPU_BIND": "quiet",
+    }
+    kept = {
+        "SLURM_CONF": "/c",
+        "SBATCH_PARTITION": "gpu",
+        "HF_HOME": "/h",
+    }  # how to reach Slurm; settings of the site
+    for name, value in (inherited | kept).items():
+        monkeypatch.setenv(name, value)
+    run_fake(tmp_path / "r", CLUSTER)
+    environment = (slurm_commands / "environment").read_text().splitlines()
+    assert not {line.partition("=")[0] for line in environment} & set(inherited)
+    assert {f"{name}={value}" for name, value in kept.items()} <= set(environment)
+    assert os.environ["SLURM_JOB_ID"] == "7"
+
+
+def test_what_submitit_pickles_is_the_configuration_and_nothing_else(
+    tmp_path: Path, slurm_commands: Path
+) -> None:
+    words = ["grid=demo", "grid.baselines=[]", "cluster=slurm", f"root={tmp_path / 'r'}"]
+    submit(commandline.load("submit", words))
+    pickles = list((tmp_path / "r/logs/submitit").glob("*.pkl"))
+    assert len(pickles) == 12
+    for path in pickles:
+        assert path.stat().st_size < 10_000
+        texts, globals_ = [], set()
+        for opcode, argument, _ in pickletools.genops(path.read_bytes()):
+            assert opcode.name not in ("BINBYTES", "BINBYTES8", "BYTEARRAY8", "PERSID", "BINPERSID", "EXT1")
+            if opcode.name == "STACK_GLOBAL":
+                globals_.add(".".join(texts[-2:]))
+            if isinstance(argument, str):
+                texts.append(argument)
+        assert globals_ <= {
+            "submitit.core.utils.DelayedSubmission",
+            "metapt.launch.task.Task",
+            "metapt.launch.jobs.Job",
+            "pathlib.PosixPath",
+        }

@@ -1,0 +1,82 @@
+"""Which runs a grid has: another configuration is another run, the same one the same, and nothing else counts."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from metapt import commandline
+from metapt.launch import grid as planning
+from metapt.launch.jobs import Job
+
+WORDS = [
+    "cluster=local",
+    "grid=demo",
+    "grid.sources=[en_demo]",
+    "grid.regimes=[head]",
+    "grid.baselines=[particle]",
+]
+ORDER = ("prepare", "vanilla", "vanilla tuned", "maml", "maml tuned")
+
+
+def runs(*words: str) -> dict[str, Job]:
+    """The jobs of a small grid by what they are; the report aside."""
+    jobs = planning.plan(commandline.load("submit", [*WORDS, *words])).jobs[:-1]
+    named = {}
+    for job in jobs:
+        objective = "maml" if "maml" in job.id else "vanilla"
+        names = {"pretrain": objective, "finetune": f"{objective} tuned"}
+        named[names.get(job.kind, job.kind)] = job
+    return named
+
+
+@pytest.fixture(scope="module")
+def default() -> dict[str, Job]:
+    return runs()
+
+
+@pytest.mark.parametrize(
+    ("word", "changed"),
+    [
+        ('grid.pretrain=["data=demo","train.lr=1e-2"]', ("vanilla", "vanilla tuned", "maml", "maml tuned")),
+        ('grid.per_objective={maml:["meta.inner_steps=2"]}', ("maml", "maml tuned")),
+        ('grid.finetune=["data=demo","ner.dropout=0.2"]', ("vanilla tuned", "maml tuned")),
+        ('grid.finetune=["data=demo","data.uner_dir=/other"]', ("vanilla tuned", "maml tuned", "baseline")),
+        ('grid.pretrain=["data=demo","data.tokenizer=/t.json"]', ORDER),
+        ('grid.pretrain=["data=text","data.text_dir=/t"]', ORDER),
+        ("grid.checkpoints=[100]", ("vanilla tuned", "maml tuned")),
+        # what decides no outcome: logs, places, resources
+        (
+            'grid.pretrain=["data=demo","log.tensorboard=true","train.keep_checkpoints=3","train.max_steps=300"]',
+            (),
+        ),
+        ("cluster.timeout_min=7", ()),
+        ("grid.hours_per_size={nano:3}", ()),
+        ("root=/elsewhere", ()),
+    ],
+)
+def test_exactly_what_a_change_touches_is_another_run(
+    default: dict[str, Job], word: str, changed: tuple[str, ...]
+) -> None:
+    other = runs(word)
+    assert {name for name in default if other[name].id != default[name].id} == set(changed)
+
+
+def test_names_are_readable_and_each_run_is_told_its_folder_and_its_input(default: dict[str, Job]) -> None:
+    pretrain, finetune = default["maml"], default["maml tuned"]
+    assert re.fullmatch(r"pretrain/nano-maml-s0-[0-9a-f]{6}", pretrain.id)
+    assert re.fullmatch(r"finetune/nano-maml-s0-en_demo-head-[0-9a-f]{6}", finetune.id)
+    assert f"run_dir=runs/demo/{pretrain.id}" in pretrain.argv
+    assert {f"run_dir=runs/demo/{finetune.id}", f"checkpoint=runs/demo/{pretrain.id}"} <= set(finetune.argv)
+    assert finetune.needs == (pretrain.id,)
+    for job in default.values():
+        assert job.id == job.run_dir
+
+
+def test_the_configurations_of_a_plan_are_those_of_its_commands(default: dict[str, Job]) -> None:
+    plan = planning.plan(commandline.load("submit", [*WORDS, "grid.checkpoints=[100]"]))
+    assert set(plan.configs) == {job.id for job in plan.jobs if job.is_run}
+    for job in plan.jobs:
+        if job.is_run:
+            assert plan.configs[job.id] == commandline.load(job.kind, job.argv)

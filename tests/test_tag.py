@@ -1,0 +1,346 @@
+"""Tagging as a user meets it: words, streams, formats, the public function, the command."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from ner_world import labelled, make_tokenizer, write_checkpoint, write_collection
+from torch import Tensor
+
+import metapt
+from metapt import commandline, tag
+from metapt.data.iob2 import TAGS, read_iob2
+from metapt.errors import UserError
+from metapt.models.tagger import Tagger, TagLayer, load_base
+from metapt.ner import features, tagging
+from metapt.ner.features import Reading
+from metapt.ner.finetune import finetune
+from metapt.ner.folder import save_tagger
+from metapt.ner.rendering import bracketed, coloured
+from metapt.ner.streams import column_sentences, lines_as_they_come, text_sentences
+from metapt.ner.tagging import EntityTagger
+from metapt.ner.words import word_offsets
+from metapt.training.interruption import StopRequest
+
+TEXT = "Juan Cruz met Maria.\t Pedro  lives in Davao City."
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run whose tagger has learnt the sentences of ner_world."""
+    folder = tmp_path_factory.mktemp("world")
+    words = [f"checkpoint={write_checkpoint(folder / 'model')}", "source=aa_one", "regime=full"]
+    words += [f"data.uner_dir={write_collection(folder / 'uner', train=96)}", f"run_dir={folder / 'run'}"]
+    words += ["ner.batch_size=8", "ner.lr=0.005", "ner.max_epochs=12", "ner.max_len=64"]
+    finetune(commandline.load("finetune", words), StopRequest())
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def tagger(run_dir: Path) -> EntityTagger:
+    return metapt.load_tagger(run_dir)
+
+
+def random_tagger(folder: Path, head: str) -> EntityTagger:
+    """A tagger of random weights, which finds entities everywhere."""
+    torch.manual_seed(1)
+    layer = TagLayer(32, TAGS, head, dropout=0.1)
+    for parameter in layer.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    (folder / "tagger").mkdir()
+    made = Tagger(load_base(write_checkpoint(folder / "model")), layer, "first")
+    save_tagger(folder / "tagger", made, make_tokenizer(), Reading(prefix_space=True, max_len=64))
+    return metapt.load_tagger(folder / "tagger")
+
+
+def words_of(text: str) -> list[str]:
+    return [text[begin:end] for begin, end in word_offsets(text)]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Pumunta si Maria sa Cebu.", "Pumunta si Maria sa Cebu ."),
+        ("nag-aaral si O'Brien (taga-Cebu) - hindi?", "nag-aaral si O'Brien ( taga-Cebu ) - hindi ?"),
+        ("$3,000.50 noong 10:30... ng U.S. !!", "$ 3,000.50 noong 10:30 ... ng U.S. !!"),
+        ("हिन्दी में, A\u0301na", "हिन्दी में , A\u0301na"),
+        ("我住在 Cebu", "我 住 在 Cebu"),
+        ("👩‍👩‍👧, ok", "👩‍👩‍👧 , ok"),
+    ],
+)
+def test_words_and_punctuation_apart(text: str, expected: str) -> None:
+    assert words_of(text) == expected.split(" ")
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.text() | st.text(alphabet="aÑ1.-'’_,: \n\t\u0301\u0600\u200d北👩"))
+def test_words_cover_all_but_white_space_in_order(text: str) -> None:
+    offsets = word_offsets(text)
+    assert "".join(words_of(text)) == "".join(text.split())
+    assert all(begin < end for begin, end in offsets)
+    assert all(end <= begin for (_, end), (begin, _) in itertools.pairwise(offsets))
+    assert all(words_of(text[begin:end])[0] for begin, end in offsets)
+
+
+def test_entities_with_words_offsets_and_probabilities(tagger: EntityTagger) -> None:
+    (found,) = tagger.tag([TEXT])
+    assert [(each.type, each.text) for each in found.entities] == [
+        ("PER", "Juan Cruz"),
+        ("PER", "Maria"),
+        ("PER", "Pedro"),
+        ("LOC", "Davao City"),
+    ]
+    assert " ".join(found.words) == "Juan Cruz met Maria . Pedro lives in Davao City ."
+    assert [TEXT[begin:end] for begin, end in found.offsets] == list(found.words)
+    assert len(found.words) == len(found.tags) == len(found.probabilities)
+    for each in found.entities:
+        assert TEXT[each.start : each.end] == each.text
+        assert found.tags[each.start_word] == f"B-{each.type}"
+        assert 0.5 < each.probability <= min(found.probabilities[each.start_word : each.end_word]) + 1e-6
+
+
+def test_the_tags_are_those_that_the_run_predicted(run_dir: Path, tagger: EntityTagger) -> None:
+    file = run_dir / "predictions" / "aa_one.jsonl"
+    lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    found = tagger.tag([line["words"] for line in lines])
+    assert [list(each.tags) for each in found] == [line["predicted"] for line in lines]
+
+
+def test_the_taggers_folder_has_a_card_with_the_runs_figures(run_dir: Path) -> None:
+    result = json.loads((run_dir / "result.json").read_text(encoding="utf-8"))
+    card = (run_dir / "tagger" / "README.md").read_text(encoding="utf-8")
+    for name, figures in result["sets"].items():
+        low, high = figures["f1_interval"]
+        assert f"| {name} | {figures['f1']:.3f} | {low:.3f} to {high:.3f} |" in card
+
+
+def test_given_words_are_kept_and_lone_sentences_are_as_in_a_batch(tagger: EntityTagger) -> None:
+    sentences = [list(each.words) for each in labelled(12, 5)] + [[], ["a b", "Maria"]]
+    together = tagger.tag(sentences)
+    assert [list(each.words) for each in together] == sentences
+    assert together[-1].offsets == ((0, 3), (4, 9))
+    assert together[-2] == tagging.TaggedSentence("", (), (), (), (), ())
+    for alone, each in zip((tagger.tag([one])[0] for one in sentences), together, strict=True):
+        assert (alone.text, alone.tags, alone.offsets) == (each.text, each.tags, each.offsets)
+        assert alone.probabilities == pytest.approx(each.probabilities, abs=1e-5)
+    assert tagger.tag([]) == []
+    with pytest.raises(TypeError, match="not one string"):
+        tagger.tag("Maria")
+    with pytest.raises(UserError, match="character 2"):
+        tagger.tag(["a\ud800"])
+
+
+def test_sentences_longer_than_a_window_and_than_a_group(
+    tagger: EntityTagger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = " ".join(["Maria lives in Cebu ."] * 60)
+    expected = tagger.tag([text, TEXT])
+    assert len(expected[0].tags) == 300
+    assert expected[0].tags[:5] == ("B-PER", "O", "O", "B-LOC", "O")
+    assert expected[1].tags == tagger.tag([TEXT])[0].tags
+    monkeypatch.setattr(tagging, "WORDS_AT_ONCE", 10)
+    monkeypatch.setattr(features, "REMEMBERED", 2)
+    assert [each.tags for each in tagger.tag([text, TEXT])] == [each.tags for each in expected]
+
+
+@torch.no_grad()
+def brute_force(emissions: Tensor, tagger: EntityTagger, kind: str, begin: int, end: int) -> float:
+    """The share of all tag sequences' probability that has this very span."""
+    sequence, total = tagger.tagger.layer.sequence, 0.0
+    length = torch.tensor([len(emissions)])
+    for path in itertools.product(range(len(TAGS)), repeat=len(emissions)):
+        tags = [TAGS[tag] for tag in path]
+        if (kind, begin, end) in tagging.spans(tags):
+            try:
+                total += float(sequence.log_likelihood(emissions[None], torch.tensor([path]), length).exp())
+            except ValueError:  # a forbidden transition
+                continue
+    return total
+
+
+@pytest.mark.parametrize("head", ["crf", "softmax"])
+def test_the_probability_of_an_entity_is_that_of_all_tag_sequences_that_have_it(
+    tmp_path: Path, head: str
+) -> None:
+    tagger = random_tagger(tmp_path, head)
+    found = [
+        each for text in ("Maria met Juan", "Cebu", "the Red", "it rained all") for each in tagger.tag([text])
+    ]
+    assert sum(len(each.entities) for each in found) > 3
+    for sentence in found:
+        encoded = features.encode(
+            [tagging.Sentence("", sentence.words, ("O",) * len(sentence.words))], tagger.pieces, 64, cut=False
+        )
+        emissions = tagger.tagger.layer.linear(features.word_vectors(tagger.tagger, encoded, 1)).detach()
+        for each in sentence.entities:
+            expected = brute_force(emissions, tagger, each.type, each.start_word, each.end_word)
+            assert each.probability == pytest.approx(expected, rel=1e-3)
+
+
+def test_half_precision_finds_the_same_entities(run_dir: Path, tagger: EntityTagger) -> None:
+    low = metapt.load_tagger(run_dir, precision="bf16")
+    assert low.tag([TEXT])[0].tags == tagger.tag([TEXT])[0].tags
+    assert low.tag([TEXT])[0].probabilities != tagger.tag([TEXT])[0].probabilities
+    with pytest.raises(UserError, match="fp32, bf16"):
+        metapt.load_tagger(run_dir, precision="fp16")
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.sampled_from(["Maria lives in Cebu", "\t[x] Juan Cruz\x07", " ", "Pedro met Ana Lim.\r"])))
+def test_colours_and_brackets_keep_the_text(tagger: EntityTagger, parts: list[str]) -> None:
+    text = " ".join(parts)
+    (found,) = tagger.tag([text])
+    assert re.sub(r"\x1b\[[\d;]*m", "", coloured(found)) == text
+    assert coloured(found).count("\x1b[0m") == len(found.entities)
+    assert bracketed(found).count("[") == text.count("[") + len(found.entities)
+    for kind in ("PER", "LOC"):
+        assert bracketed(found).count(f"[{kind} ") == sum(each.type == kind for each in found.entities)
+
+
+class Arrivals(io.BytesIO):
+    """A stream whose reads end where its parts end, as those of a pipe do."""
+
+    def __init__(self, *parts: bytes):
+        super().__init__()
+        self.parts = iter(parts)
+
+    def read1(self, size: int | None = -1) -> bytes:
+        return next(self.parts, b"")
+
+
+def test_lines_are_handed_on_as_they_come() -> None:
+    stream = Arrivals("\ufeffa\r\nMar".encode(), b"ia\n\nx", b"\xc3", b"\xb1\n", b"end")
+    assert list(lines_as_they_come(stream, "f")) == [
+        [(1, "a")],
+        [(2, "Maria"), (3, "")],
+        [],
+        [(4, "xñ")],
+        [],
+        [(5, "end")],
+    ]
+    arriving = text_sentences(lines_as_they_come(Arrivals(b"a  b\n", b"c"), "f"))
+    assert [[each.content for each in batch] for batch in arriving] == [["a  b"], [], ["c"]]
+    with pytest.raises(UserError, match="f:2: not UTF-8 at byte 3"):
+        list(lines_as_they_come(Arrivals(b"ok\nab\xff\n"), "f"))
+
+
+def test_blocks_of_columns_are_handed_on_when_they_end() -> None:
+    data = [b"# sent_id = 1\n1\tMaria\tO\n2\t#\t", b"O\n\n\n# x\n# y\n", b"1\ta b\tO\n"]
+    arriving = list(column_sentences(lines_as_they_come(Arrivals(*data), "f"), "f", 2))
+    assert [[each.content for each in batch] for batch in arriving] == [[], [["Maria", "#"]], [], [["a b"]]]
+    assert [each.comments for batch in arriving for each in batch] == [("# sent_id = 1",), ("# x", "# y")]
+    plain = column_sentences(lines_as_they_come(Arrivals(b"EU NNP B-ORG\n"), "f"), "f", 1)
+    assert [each.content for batch in plain for each in batch] == [["EU"]]
+    with pytest.raises(UserError, match="f:1: no word in column 2 of 1"):
+        list(column_sentences(lines_as_they_come(Arrivals(b"EU\n"), "f"), "f", 2))
+
+
+def test_the_command_tags_its_sentences(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tag.main([f"checkpoint={run_dir}", "Maria lives in Cebu.", "Juan Cruz met Pedro ."])
+    assert capsys.readouterr().out == "[PER Maria] lives in [LOC Cebu].\n[PER Juan Cruz] met [PER Pedro] .\n"
+    tag.main([f"checkpoint={run_dir / 'tagger'}", "format=json", "--", "checkpoint=1", "Maria"])
+    first, second = map(json.loads, capsys.readouterr().out.splitlines())
+    assert first["words"] == ["checkpoint", "=", "1"]
+    (entity,) = second["entities"]
+    assert entity.pop("probability") == pytest.approx(second["probabilities"][0], abs=1e-6)
+    assert entity == {"type": "PER", "text": "Maria", "start": 0, "end": 5, "start_word": 0, "end_word": 1}
+
+
+def test_colours_are_for_terminals_that_want_them(
+    run_dir: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # what rich takes for a terminal
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    tag.main([f"checkpoint={run_dir}", "Maria lives"])
+    out, legend = capsys.readouterr()
+    assert re.fullmatch(r"\x1b\[[\d;]+mMaria\x1b\[0m lives\n", out)
+    assert re.findall(r"[A-Z]{3}", legend) == ["PER", "ORG", "LOC"]
+    monkeypatch.setenv("NO_COLOR", "1")
+    tag.main([f"checkpoint={run_dir}", "Maria lives"])
+    assert capsys.readouterr().out == "[PER Maria] lives\n"
+
+
+def test_a_file_of_columns_keeps_words_and_comments(
+    run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tag.main([f"checkpoint={run_dir}", f"input={run_dir.parent / 'uner/bb_two/test.iob2'}", "format=iob2"])
+    made = tmp_path / "made.iob2"
+    made.write_text(capsys.readouterr().out, encoding="utf-8")
+    given = read_iob2(run_dir.parent / "uner/bb_two/test.iob2")
+    assert [(each.id, each.words) for each in read_iob2(made)] == [(each.id, each.words) for each in given]
+    predicted = (run_dir / "predictions/bb_two.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [list(each.tags) for each in read_iob2(made)] == [
+        json.loads(line)["predicted"] for line in predicted
+    ]
+    made.write_text("Maria NNP\nlives VB\n", encoding="utf-8")
+    tag.main([f"checkpoint={run_dir}", f"input={made}", "word_column=1"])
+    assert capsys.readouterr().out == "[PER Maria] lives\n"
+
+
+def test_free_text_as_iob2_is_read_back(
+    run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"Maria\tlives.\n\nit rained\n")))
+    tag.main([f"checkpoint={run_dir}", "format=iob2", "input=-"])
+    (tmp_path / "made.iob2").write_text(capsys.readouterr().out, encoding="utf-8")
+    found = read_iob2(tmp_path / "made.iob2")
+    assert [(each.words, each.tags) for each in found] == [
+        (("Maria", "lives", "."), ("B-PER", "O", "O")),
+        (("it", "rained"), ("O", "O")),
+    ]
+
+
+def test_mistakes_are_told(run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "bad.txt").write_bytes(b"Maria\n\xff\n")
+    begun = tmp_path / "begun"
+    begun.mkdir()
+    (begun / "config.yaml").write_text("config: {}\n", encoding="utf-8")
+    for words, message in (
+        (["Maria"], "checkpoint is required"),
+        ([f"chekpoint={run_dir}"], "did you mean checkpoint"),
+        ([f"checkpoint={run_dir}", "x=1 says Maria"], "after -- it would be a text"),
+        ([f"checkpoint={run_dir}", "format=xml"], "text, json, iob2"),
+        ([f"checkpoint={run_dir}", "input=-", "Maria"], "not both"),
+        ([f"checkpoint={run_dir}", "input=/nowhere"], "no such file"),
+        ([f"checkpoint={run_dir}", f"input={tmp_path / 'bad.txt'}"], "bad.txt:2: not UTF-8"),
+        (["checkpoint=/nowhere", "Maria"], "neither a fine-tuning run nor"),
+        ([f"checkpoint={begun}", "Maria"], "not finished"),
+        ([f"checkpoint={run_dir.parent / 'model'}", "Maria"], "not a tagger's folder"),
+    ):
+        with pytest.raises(UserError, match=message):
+            tag.main(words)
+    assert capsys.readouterr().out == ""
+    with pytest.raises(SystemExit):
+        tag.main(["Maria", "--help"])
+    assert "word_column=" in capsys.readouterr().out
+
+
+@pytest.mark.commands
+def test_an_interactive_line_is_answered_at_once_and_a_closed_pipe_ends_it_quietly(run_dir: Path) -> None:
+    command = [sys.executable, "-m", "metapt.tag", f"checkpoint={run_dir}"]
+    pipe = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, **pipe, env={**os.environ, "NO_COLOR": "1"}) as process:
+        watchdog = threading.Timer(240, process.kill)
+        watchdog.start()
+        for name in ("Maria", "Pedro"):
+            process.stdin.write(f"{name} lives in Cebu.\n".encode())
+            process.stdin.flush()
+            assert process.stdout.readline() == f"[PER {name}] lives in [LOC Cebu].\n".encode()
+        process.stdout.close()
+        process.stdin.write(b"it rained\n")
+        process.stdin.close()
+        assert (process.wait(), process.stderr.read()) == (0, b"")
+        watchdog.cancel()
