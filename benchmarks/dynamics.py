@@ -8,6 +8,7 @@ from statistics import median
 
 import numpy as np
 import torch
+from timing import Row
 from tokens import Tokens
 
 from metapt import commandline
@@ -19,7 +20,6 @@ from metapt.training.dynamics import Dynamics, parameter_groups
 from metapt.training.engine import Engine
 
 REPETITIONS = 3
-Row = tuple[str, str, float]
 
 
 def shares(model: str) -> list[Row]:

@@ -78,7 +78,7 @@ def run_updates(kind: str, words: list[str]) -> None:
     """Two updates of one kind from random tokens."""
     import numpy as np
     import torch
-    from run import Tokens
+    from tokens import Tokens
 
     from metapt.data.episodes import EpisodeSampler, WindowIndex
     from metapt.meta.objectives import autoregressive, episode

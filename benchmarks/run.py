@@ -1,7 +1,8 @@
 """What is timed, against what: `make bench`. Two things are measured in turn in one run, and only ratios are told.
 
 The medians of interleaved repetitions; the machine is named, since a ratio belongs to it. The last table that
-was measured is benchmarks/README.md.
+was measured is benchmarks/README.md. `python benchmarks/run.py smoke` measures the short cases and fails only where
+a share is more than twice the recorded one.
 """
 
 from __future__ import annotations
@@ -11,29 +12,35 @@ import platform
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
+from datetime import date
+from importlib.metadata import version
 from pathlib import Path
-from statistics import median
 
 import dynamics
 import numpy as np
+import steps
 import torch
 import tuning
+from timing import Row, compare
 from tokens import Tokens
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, scaled_dot_product_attention
 
 from metapt import commandline
 from metapt.data.episodes import EpisodeSampler, WindowIndex
+from metapt.errors import OperationalError, run_command
 from metapt.launch.jobs import Job, Plan
 from metapt.launch.root import Root
 from metapt.meta.objectives import episode
+from metapt.models.attention import causal_attention
 from metapt.models.learner import build_learner
 from metapt.models.losses import linear_cross_entropy
 from metapt.runs import Run
 
-REPETITIONS = 7
+FOLDER = Path(__file__).parent
+RATIOS = FOLDER / "ratios.json"  # the shares of the table, for `make bench-smoke`
+WORSE = 2
 Case = tuple[str, Callable[[], object], str, Callable[[], object]]
 
 
@@ -54,6 +61,26 @@ def output_layer(dtype: torch.dtype) -> Case:
 
     name = str(dtype).removeprefix("torch.")
     return f"output layer and loss in chunks, {name}", chunked, "all logits at once", plain
+
+
+def attention_tiles(length: int) -> Case:
+    """Forward and backward pass of the attention of one block at tiny, 2,048 tokens in bf16."""
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = (
+        torch.randn(2048 // length, length, heads, 8, generator=generator)
+        .bfloat16()
+        .transpose(1, 2)
+        .requires_grad_()
+        for heads in (12, 4, 4)
+    )
+
+    def tiled() -> None:
+        causal_attention(query, key, value, 8**-0.5).sum().backward()
+
+    def flash() -> None:
+        scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=True).sum().backward()
+
+    return f"attention in tiles, bf16, {2048 // length} x {length}", tiled, "torch's flash kernel", flash
 
 
 def support_states() -> Case:
@@ -103,42 +130,78 @@ def status_of_a_grid(folder: Path, runs: int = 500) -> Case:
     return f"metapt.status of {runs} runs", status, "python -c 'import torch'", process("-c", "import torch")
 
 
-def compare(ours: Callable[[], object], theirs: Callable[[], object]) -> float:
-    """Median over interleaved repetitions of the time of `ours` as a share of that of `theirs`."""
-    times: tuple[list[float], list[float]] = ([], [])
-    for _ in range(REPETITIONS + 1):
-        for run, kept in zip((ours, theirs), times, strict=True):
-            started = time.perf_counter()
-            run()
-            kept.append(time.perf_counter() - started)
-    return median(times[0][1:]) / median(times[1][1:])  # the first repetition warms up
-
-
 def machine() -> str:
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "deepspeed"))
+    return f"{names[0] if names else platform.processor()}, {torch.get_num_threads()} threads, {versions}"
 
 
-def main() -> None:
-    """Measures every case and writes benchmarks/README.md."""
-    lines = [
-        f"Machine: {machine()}.",
-        "",
-        "| what | against | time of the first, share of the second |",
-        "|---|---|---|",
-    ]
+def timed(case: Case) -> Row:
+    """The row of a case whose two sides are closures."""
+    ours, run, theirs, other = case
+    return ours, theirs, compare(run, other)
+
+
+def short_rows() -> Iterator[Row]:
+    """What takes less than a minute."""
+    yield timed(output_layer(torch.float32))
+    yield timed(output_layer(torch.bfloat16))
+    yield timed(attention_tiles(512))
+    yield timed(attention_tiles(128))
+
+
+def all_rows() -> Iterator[Row]:
+    yield from short_rows()
+    yield timed(support_states())
     with tempfile.TemporaryDirectory() as folder:
-        for ours, run, theirs, other in (
-            output_layer(torch.float32),
-            output_layer(torch.bfloat16),
-            support_states(),
-            status_of_a_grid(Path(folder, "grid")),
-            *tuning.head_only(Path(folder, "tuning")),
-        ):
-            lines.append(f"| {ours} | {theirs} | {compare(run, other):.2f} |")
-            print(lines[-1], flush=True)
-    lines += [
+        yield timed(status_of_a_grid(Path(folder, "grid")))
+        for case in tuning.head_only(Path(folder, "tuning")):
+            yield timed(case)
+    for step in steps.CASES:
+        yield from steps.measured(step)
+
+
+def told(rows: Iterable[Row]) -> Iterator[Row]:
+    """The same rows, each printed as it comes."""
+    for what, against, share in rows:
+        print(line(what, against, share), flush=True)
+        yield what, against, share
+
+
+def line(what: str, against: str, share: float) -> str:
+    return f"| {what} | {against} | {share:.2g} |"
+
+
+def smoke() -> None:
+    """Measures the short cases.
+
+    Raises:
+        OperationalError: one has become twice as slow, beside what it is measured against.
+    """
+    recorded = json.loads(RATIOS.read_text())["shares"]
+    halved = []
+    for what, against, share in short_rows():
+        before = recorded[f"{what} / {against}"]
+        print(f"{what}: {share:.2f} of {against} (recorded: {before:.2f})", flush=True)
+        if share > WORSE * before:
+            halved.append(what)
+    if halved:
+        raise OperationalError(f"half as fast as recorded in {RATIOS.name}, or slower: {'; '.join(halved)}")
+
+
+def main(argv: Sequence[str]) -> None:
+    """Measures every case and writes benchmarks/README.md and ratios.json; with `smoke`, the short ones, and compares."""
+    if argv == ["smoke"]:
+        smoke()
+        return
+    rows = list(told(all_rows()))
+    lines = [
+        f"Machine: {machine()}; {date.today()}.",
+        "",
+        "| what | against | the first, share of the second |",
+        "|---|---|---|",
+        *(line(*row) for row in rows),
         "",
         "What measuring the learning dynamics costs at the defaults of a scale: the time of one measurement as a share of that",
         "of train.dynamics_every updates. An update is taken as train.accumulation times a micro-batch or meta.tasks_per_step",
@@ -146,14 +209,13 @@ def main() -> None:
         "",
         "| what | against | share |",
         "|---|---|---|",
+        *(line(*row) for model in ("nano", "tiny") for row in told(dynamics.shares(model))),
     ]
-    for model in ("nano", "tiny"):
-        for ours, theirs, share in dynamics.shares(model):
-            lines.append(f"| {ours} | {theirs} | {share:.1g} |")
-            print(lines[-1], flush=True)
-    head = "# Benchmarks\n\n`make bench` measured this; ratios of interleaved medians in one run.\n\n"
-    (Path(__file__).parent / "README.md").write_text(head + "\n".join(lines) + "\n", encoding="utf-8")
+    head = "# Benchmarks\n\n`make bench` measured this; shares by medians of alternating repetitions in one run.\n\n"
+    (FOLDER / "README.md").write_text(head + "\n".join(lines) + "\n", encoding="utf-8")
+    shares = {f"{what} / {against}": round(share, 4) for what, against, share in rows}
+    RATIOS.write_text(json.dumps({"machine": machine(), "shares": shares}, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

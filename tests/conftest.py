@@ -20,6 +20,16 @@ REPO = Path(__file__).parents[1]
 REAL_DATA = {"uner": "METAPT_UNER_DIR", "text": "METAPT_TEXT_DIR", "tokenizer": "METAPT_TOKENIZER"}
 
 
+@pytest.fixture(autouse=True)
+def _same_environment() -> Iterator[None]:
+    """No test leaves variables behind: a RANK would make the next one's process wait for others."""
+    before = dict(os.environ)
+    yield
+    if os.environ != before:
+        os.environ.clear()
+        os.environ.update(before)
+
+
 @pytest.fixture
 def stream_of(tmp_path: Path) -> Callable[[np.ndarray], object]:
     """Makes a TokenStream of given tokens, in shards of 1,000."""

@@ -52,6 +52,7 @@ def result_of(sources: list[str], tests: list[str], **more: Any) -> dict[str, An
         "train_sentences_cut": 21,
         "generated_data": False,
         "source_sets": sources,
+        "described_sets": {},
         "sets": {name: scored(name, "test", sentences, guesses) for name in tests},
         **more,
     }
@@ -113,6 +114,9 @@ def test_what_is_generated_or_not_known_is_said_to_be() -> None:
     assert card.data.datasets is None
     card, text = card_of(result_of(["my_news"], ["my_news"], origin={"model": "folder"}))
     assert "| my_news | tuned on and scored on | not recorded | not recorded |" in text
+    described = {"my_news": {"language": "Tagalog", "licence": "GPL-3.0"}}
+    _, told = card_of(result_of(["my_news"], ["my_news"], described_sets=described))
+    assert "| my_news | tuned on and scored on | Tagalog | GPL-3.0 |" in told
     assert "`folder`, of which nothing else is recorded" in text
     assert "text of pretraining is not recorded" in text
     assert (card.data.license, card.data.language) == ("other", None)

@@ -211,6 +211,7 @@ def test_the_result_is_as_documented(head_run: Run) -> None:
         "train_words_cut",
         "generated_data",
         "source_sets",
+        "described_sets",
         "sets",
     }
     assert result.keys() == described

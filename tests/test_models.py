@@ -6,11 +6,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, scaled_dot_product_attention
 from transformers import LlamaForCausalLM
 
 from metapt import commandline
-from metapt.models import losses
+from metapt.models import attention, losses
 from metapt.models.cost import Cost, parameter_count
 from metapt.models.decoder import build_decoder, llama_config
 from metapt.models.learner import build_learner
@@ -94,6 +94,83 @@ def test_chunked_loss_in_bf16_keeps_fp32_gradients():
     for ours, theirs in zip(gradients, exact, strict=True):
         assert ours.dtype == torch.float32
         assert (ours - theirs).norm() < 0.02 * theirs.norm()
+
+
+@given(st.integers(1, 30), st.integers(2, 40))
+@settings(max_examples=10, deadline=None)
+def test_the_loss_stands_extreme_logits(tokens: int, vocabulary: int):
+    """Probabilities that underflow, of the target and of all but one class."""
+    hidden = torch.linspace(-3e4, 3e4, tokens)[:, None].clone().requires_grad_()
+    weight = torch.linspace(-1, 1, vocabulary)[:, None].clone().requires_grad_()
+    targets = torch.arange(tokens) % vocabulary
+    loss = losses.linear_cross_entropy(hidden, weight, targets, torch.float32)
+    expected = cross_entropy(hidden @ weight.T, targets)
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(
+        torch.autograd.grad(loss, weight), torch.autograd.grad(expected, weight), rtol=1e-4, atol=1e-3
+    )
+
+
+def attention_sides(
+    windows: int, length: int, heads: int, kv_heads: int, width: int, dtype: torch.dtype = torch.float64
+) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(length)
+    shapes = [(windows, length, count, width) for count in (heads, kv_heads, kv_heads)]
+    drawn = [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes]
+    return [side.to(dtype).transpose(1, 2).requires_grad_() for side in drawn]
+
+
+@given(
+    st.integers(1, 4), st.integers(1, 40), st.integers(1, 3), st.integers(1, 3), st.integers(1, 50), st.data()
+)
+@settings(max_examples=40, deadline=None)
+def test_tiled_attention_and_gradients_equal_torch(
+    windows: int, length: int, kv_heads: int, group: int, queries: int, data: st.DataObject
+):
+    sides = attention_sides(windows, length, kv_heads * group, kv_heads, 4)
+    weights = torch.randn(windows, kv_heads * group, length, 4, dtype=torch.float64)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(attention, "QUERIES", queries)
+        patch.setattr(attention, "SCORES", data.draw(st.integers(1, 3000)))
+        found = attention.causal_attention(*sides, 0.3)
+        gradients = torch.autograd.grad((found * weights).sum(), sides)
+    expected = scaled_dot_product_attention(*sides, is_causal=True, scale=0.3, enable_gqa=True)
+    torch.testing.assert_close(found, expected)
+    # keys and values gather the gradients of many queries in fp32
+    torch.testing.assert_close(
+        gradients, torch.autograd.grad((expected * weights).sum(), sides), rtol=1e-5, atol=1e-5
+    )
+
+
+def test_tiled_attention_in_bf16_is_as_near_to_fp32_as_eager():
+    sides = attention_sides(2, 150, 12, 4, 16, torch.float32)
+    coarse = [side.detach().bfloat16().requires_grad_() for side in sides]
+    exact = scaled_dot_product_attention(*sides, is_causal=True, scale=0.25, enable_gqa=True)
+    tiled = attention.causal_attention(*coarse, 0.25)
+    assert tiled.dtype == torch.bfloat16
+    later = torch.ones(150, 150, dtype=torch.bool).triu(1)
+    query, key, value = (side.repeat_interleave(12 // side.shape[1], dim=1) for side in coarse)
+    scores = (query @ key.mT * 0.25).masked_fill(later, float("-inf"))
+    eager = scores.softmax(dim=-1, dtype=torch.float32).bfloat16() @ value
+    assert (tiled - exact).norm() <= 1.1 * (eager - exact).norm()
+    gradients = [
+        torch.autograd.grad(out.float().square().sum(), of) for out, of in ((tiled, coarse), (eager, coarse))
+    ]
+    for ours, theirs, right in zip(*gradients, torch.autograd.grad(exact.square().sum(), sides), strict=True):
+        assert (ours - right).norm() <= 1.1 * (theirs - right).norm()
+
+
+def test_attention_is_tiled_under_autocast_alone(monkeypatch: pytest.MonkeyPatch):
+    called = []
+    monkeypatch.setattr(
+        attention,
+        "causal_attention",
+        lambda query, *rest: called.append(query.dtype) or torch.zeros_like(query),
+    )
+    for precision in ("fp32", "bf16"):
+        learner = build_learner(commandline.load("pretrain", [f"train.precision={precision}"]))
+        learner.states(torch.zeros((1, 8), dtype=torch.long))
+        assert called == [torch.bfloat16] * (len(learner.decoder.model.layers) if precision == "bf16" else 0)
 
 
 def test_lm_loss_is_the_librarys_loss():

@@ -41,7 +41,7 @@ from metapt.errors import UserError
 
 PRESETS = Path(__file__).parent / "corpora"
 SPLITS = ("train", "dev", "test")
-TOLD = ("language", "reference", "notes")  # for people only
+TOLD = ("language", "reference", "notes")  # for people
 KEYS = ("name", "licence", *TOLD, "folder", "files", "columns", "separator", "comment", "types", "hub")
 HUB_KEYS = tuple(item.name for item in fields(HubTable) if item.name != "types")
 NAME = re.compile(r"\w[\w.-]*", re.ASCII)
@@ -64,6 +64,7 @@ class Description:
 
     name: str
     licence: str
+    language: str  # as the file has it; may be empty
     folder: Path | None
     layout: Layout
     files: Mapping[str, Part]
@@ -73,7 +74,7 @@ class Description:
 class DescribedSet:
     """One set as its description has it, in a folder or on the hub.
 
-    name: of the set; splits: those it has.
+    name, licence, language: of the set; splits: those it has.
     read: reads one of them, in file order, and raises UserError for what is not as described, OperationalError where the
         hub cannot be reached.
 
@@ -85,7 +86,7 @@ class DescribedSet:
     """
 
     def __init__(self, description: Description, folder: Path | None):
-        self.name = description.name
+        self.name, self.licence, self.language = description.name, description.licence, description.language
         self._it = description
         folder = folder or description.folder
         there: Mapping[str, Any]
@@ -199,8 +200,7 @@ class _Checking:
     def description(self, values: dict[Any, Any], home: Path) -> Description | None:
         self.known(values, KEYS, "")
         name, licence = self.text(values, "name", required=True), self.text(values, "licence", required=True)
-        for told in TOLD:
-            self.text(values, told)
+        language, *_ = (self.text(values, told) for told in TOLD)
         if name is not None and (name == "all" or not NAME.fullmatch(name)):
             self.complaints.append(f"name: {name!r} must be of letters, digits, . _ and -, and not `all`")
         types = self.types(values.get("types", {}))
@@ -213,7 +213,13 @@ class _Checking:
         if self.complaints or name is None or licence is None:
             return None
         return Description(
-            name, licence, home / Path(folder).expanduser() if folder else None, layout, files, hub
+            name,
+            licence,
+            language or "",
+            home / Path(folder).expanduser() if folder else None,
+            layout,
+            files,
+            hub,
         )
 
     def known(self, values: Mapping[Any, Any], keys: Sequence[str], prefix: str) -> None:

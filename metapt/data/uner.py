@@ -43,6 +43,7 @@ class Collection:
         splits: set name to the splits it has.
         read: reads one split of one set.
         added: the sets that `source=all` does not mean.
+        facts: language and licence of sets that a description tells of.
     """
 
     def __init__(
@@ -51,10 +52,12 @@ class Collection:
         splits: Mapping[str, Sequence[str]],
         read: Callable[[str, str], list[Sentence]],
         added: Iterable[str] = (),
+        facts: Mapping[str, Mapping[str, str]] | None = None,
     ):
         self.where = where
         self.splits = {name: tuple(splits[name]) for name in sorted(splits)}
         self.added = frozenset(added)
+        self.facts = dict(facts or {})
         self._read = read
         self._loaded: dict[tuple[str, str], list[Sentence]] = {}
 
@@ -228,6 +231,7 @@ def _with_described(own: Collection, entries: Sequence[str]) -> Collection:
         splits,
         lambda name, split: sets[name].read(split) if name in sets else own.load(name, split),
         added=sets if own.splits else (),
+        facts={name: {"language": one.language, "licence": one.licence} for name, one in sets.items()},
     )
 
 
@@ -252,4 +256,4 @@ def _with_dev(whole: Collection, share: float) -> Collection:
         return found
 
     splits = {name: (*those, "dev") if name in held_out else those for name, those in whole.splits.items()}
-    return Collection(whole.where, splits, read, added=whole.added)
+    return Collection(whole.where, splits, read, whole.added, whole.facts)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from metapt.config import ModelConfig, PretrainConfig
 
 CHUNK_TOKENS = {"cpu": 256, "cuda": 4096}  # of the output layer and the loss (metapt/models/losses.py)
+TILE_TOKENS = {"cpu": 32, "cuda": 1024}  # of a chunk, in fp32 at once
 BACKWARD = 2  # a backward pass costs twice a forward pass (Kaplan et al. 2020, section 2.1)
 
 

@@ -12,6 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from metapt import randomness
 from metapt.config import ModelConfig
+from metapt.models import attention
 from metapt.models.losses import OutputLayer
 
 
@@ -39,7 +40,7 @@ def build_decoder(model: ModelConfig, seed: int, *, eos_id: int | None = None) -
     """A freshly initialised decoder in fp32. The weights are a function of (shape, seed) alone."""
     with randomness.torch_seed(seed, "decoder"):
         decoder = LlamaForCausalLM._from_config(
-            llama_config(model, eos_id=eos_id), attn_implementation="sdpa", dtype=torch.float32
+            llama_config(model, eos_id=eos_id), attn_implementation=attention.NAME, dtype=torch.float32
         )
     decoder.lm_head = OutputLayer(decoder.lm_head.weight)
     return decoder

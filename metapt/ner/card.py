@@ -194,10 +194,8 @@ def _data(result: Mapping[str, Any]) -> Iterator[str]:
             for word, done in (("tuned on", name in sources), ("scored on", name in result["sets"]))
             if done
         )
-        facts = (
-            (SETS[name].language, SETS[name].licence) if name in SETS else ("not recorded", "not recorded")
-        )
-        lines.append(f"| {' | '.join((name, use, *facts))} |")
+        language, licence = _language_and_licence(name, result)
+        lines.append(f"| {name} | {use} | {language} | {licence} |")
     yield "\n".join(lines)
     yield (
         "The licence in the header is that of the sets it was tuned on, where they share one. The text of pretraining "
@@ -205,6 +203,13 @@ def _data(result: Mapping[str, Any]) -> Iterator[str]:
     )
     if non_commercial := [name for name in result["sets"] if name in SETS and SETS[name].is_non_commercial]:
         yield f"For non-commercial use only: the data of {', '.join(non_commercial)}, on which it was scored but not tuned."
+
+
+def _language_and_licence(name: str, result: Mapping[str, Any]) -> tuple[str, str]:
+    if name in SETS:
+        return SETS[name].language, SETS[name].licence
+    told = result["described_sets"].get(name, {})
+    return told.get("language") or "not recorded", told.get("licence") or "not recorded"
 
 
 def _text_licence(origin: Mapping[str, Any]) -> str:

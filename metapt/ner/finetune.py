@@ -49,6 +49,7 @@ def finetune(config: FinetuneConfig, stop: StopRequest) -> None:
             "origin": origin,
             "source_sets": sources,
             "generated_data": config.data.name == "demo" or origin.get("generated_data", False),
+            "described_sets": collection.facts,
             "sets": tuning.evaluate(tests),
         }
         tuning.save_tagger(model_card(result, asdict(config.ner), is_causal=tuning.tagger.causal))

@@ -15,7 +15,7 @@ from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 
 from metapt.config import ModelConfig, PretrainConfig, deepspeed_settings
-from metapt.models.cost import CHUNK_TOKENS, block_matrices, parameter_count
+from metapt.models.cost import CHUNK_TOKENS, TILE_TOKENS, block_matrices, parameter_count
 
 FP32 = 4
 BUCKET = 500_000_000  # elements that DeepSpeed reduces at once by default; without ZeRO it is not a setting
@@ -126,12 +126,12 @@ def _autoregressive(config: PretrainConfig, ranks: Ranks) -> tuple[dict[str, Mem
     size = FP32 if train.precision == "fp32" else 2
     output = model.vocab_size * model.hidden_size
     chunk = min(tokens, CHUNK_TOKENS[ranks.device])
-    # Of the layer its gradient and a chunk's share of it, in bf16 its cast, and on the CPU that share in fp32 as well;
-    # of a chunk the logits and their gradient.
-    layer = output * (FP32 + size)
+    # Of the layer its gradient; in bf16 its cast, a chunk's share of the gradient, and on the CPU that share in fp32.
+    # Of a chunk the logits, which become their gradient; in bf16 a few rows of them in fp32.
+    layer, logits = output * FP32, chunk * model.vocab_size * size
     if size < FP32:
-        layer += output * (size + (FP32 if ranks.device == "cpu" else 0))
-    logits = chunk * model.vocab_size * (FP32 + (size if size < FP32 else 0))
+        layer += output * (2 * size + (FP32 if ranks.device == "cpu" else 0))
+        logits += min(chunk, TILE_TOKENS[ranks.device]) * model.vocab_size * FP32
     states = tokens * model.hidden_size * 2 * FP32
     return {"loss": Memory(activations=saved, working=layer + logits + states)}, saved + states
 

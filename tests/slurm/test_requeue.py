@@ -11,6 +11,7 @@ import re
 import signal
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -107,14 +108,14 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, corpus_cache: Path) ->
     return run
 
 
-def hand_over(root: Root, words: list[str], nodes: int) -> tuple[Run, str]:
+def hand_over(root: Root, words: list[str], nodes: int, cluster: ClusterConfig = CLUSTER) -> tuple[Run, str]:
     """A plan of one pretraining job with one rank on each node. Returns its run and its number."""
     run_dir = "pretrain/a"
     argv = (*words, f"run_dir={root.path / run_dir}")
     job = Job(run_dir, "pretrain", ("-m", "metapt.pretrain"), argv, run_dir, nodes=nodes, gpus_per_node=1)
     source = code(root.path, is_copied=True)
     source.write()
-    slurm.hand_over(Plan("one", (job,)), [job], root, CLUSTER, source)
+    slurm.hand_over(Plan("one", (job,)), [job], root, cluster, source)
     return root.run(job), queue.entries(root)[job.id].number
 
 
@@ -171,6 +172,24 @@ def test_each_way_of_stopping(
     run, number = hand_over(root, [*WORDS, f"data.cache_dir={corpus_cache}"], nodes)
     disturb(root, run, number, [kind])
     check(run, whole, root, [kind])
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_a_run_longer_than_its_time_limit(nodes: int, tmp_path: Path, corpus_cache: Path) -> None:
+    """A minute, the shortest that Slurm knows, and a run that is never done within it."""
+    root, words = Root(tmp_path), [*WORDS, f"data.cache_dir={corpus_cache}", "train.max_steps=800"]
+    cluster = replace(CLUSTER, timeout_min=1, signal_delay_s=30)
+    run, _ = hand_over(root, words, nodes, cluster)
+    wait_until(lambda: not queue.entries(root), seconds=1200)
+    log = (root.path / "logs/pretrain/a.err").read_text()
+    assert run_status(run.path).state == "done", log
+    assert log.count("interrupted: ") == json.loads(run.requeues_file.read_text())["start"] > 0
+    whole = Run(tmp_path / "undisturbed")
+    done = pretrain_many([[*words, f"run_dir={whole.path}"]], nodes)
+    assert done.returncode == 0, done.stderr
+    assert losses(run) == losses(whole)
+    assert weights(run) == weights(whole)
 
 
 @pytest.mark.nightly
