@@ -34,7 +34,7 @@ WORDS = [
     "objective=maml",
     "data=demo",
     "ds=zero1",
-    "train.max_steps=40",
+    "train.max_steps=80",
     "train.warmup_steps=2",
 ]
 WORDS += ["train.seq_len=64", "train.micro_batch=2", "train.accumulation=8", "meta.tasks_per_step=4"]
@@ -51,7 +51,7 @@ def warn(number: str) -> None:
 def preempt(number: str) -> None:
     """By a job of a partition with more priority: Slurm sends USR2, as the development cluster is set."""
     competitor = ["--partition=main", "--nodes=2", "--exclusive", "--mem=100", "--output=/dev/null"]
-    subprocess.run(["sbatch", "--wait", *competitor, "--wrap=true"], check=True, capture_output=True)
+    subprocess.run(["sbatch", *competitor, "--wrap=true"], check=True, capture_output=True)
 
 
 def preempt_with_term(number: str) -> None:

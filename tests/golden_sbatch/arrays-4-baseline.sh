@@ -2,18 +2,18 @@
 
 # Parameters
 #SBATCH --account=nlp
+#SBATCH --array=0-2%1
 #SBATCH --comment='metapt /the root'
 #SBATCH --constraint=a100
 #SBATCH --cpus-per-task=4
-#SBATCH --dependency=afterany:100:101:102:103
-#SBATCH --error='/the root/logs/submitit/%j_0_log.err'
-#SBATCH --job-name=report
+#SBATCH --error='/the root/logs/submitit/%A_%a_0_log.err'
+#SBATCH --job-name=demo/baseline
 #SBATCH --kill-on-invalid-dep=yes
 #SBATCH --mem=64GB
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1
 #SBATCH --open-mode=append
-#SBATCH --output='/the root/logs/submitit/%j_0_log.out'
+#SBATCH --output='/the root/logs/submitit/%A_%a_0_log.out'
 #SBATCH --partition=gpu
 #SBATCH --qos=long
 #SBATCH --requeue
@@ -29,4 +29,4 @@ for _ in $(seq 90); do [ -e "$METAPT_CODE/COMMIT" ] && break; sleep 1; done
 
 # command
 export SUBMITIT_EXECUTOR=slurm
-srun --unbuffered --output '/the root/logs/submitit/%j_%t_log.out' --error '/the root/logs/submitit/%j_%t_log.err' --cpus-per-task=4 --wait=600 /bin/python -u -m submitit.core._submit '/the root/logs/submitit'
+srun --unbuffered --output '/the root/logs/submitit/%A_%a_%t_log.out' --error '/the root/logs/submitit/%A_%a_%t_log.err' --cpus-per-task=4 --wait=600 /bin/python -u -m submitit.core._submit '/the root/logs/submitit'

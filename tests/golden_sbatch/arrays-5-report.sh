@@ -1,21 +1,27 @@
 #!/bin/bash
 
 # Parameters
+#SBATCH --account=nlp
 #SBATCH --comment='metapt /the root'
-#SBATCH --cpus-per-task=2
-#SBATCH --dependency=afterany:100:101:102
+#SBATCH --constraint=a100
+#SBATCH --cpus-per-task=4
+#SBATCH --dependency=afterany:100:101:102:103:104
 #SBATCH --error='/the root/logs/submitit/%j_0_log.err'
 #SBATCH --job-name=report
 #SBATCH --kill-on-invalid-dep=yes
+#SBATCH --mem=64GB
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1
 #SBATCH --open-mode=append
 #SBATCH --output='/the root/logs/submitit/%j_0_log.out'
+#SBATCH --partition=gpu
+#SBATCH --qos=long
 #SBATCH --requeue
-#SBATCH --signal=USR2@120
+#SBATCH --signal=USR2@300
 #SBATCH --time=1440
 
 # setup
+module load cuda
 export METAPT_CODE='/the root/code/HASH' PYTHONSAFEPATH=1
 export PYTHONPATH="$METAPT_CODE${PYTHONPATH:+:$PYTHONPATH}"
 for _ in $(seq 90); do [ -e "$METAPT_CODE/COMMIT" ] && break; sleep 1; done
@@ -23,4 +29,4 @@ for _ in $(seq 90); do [ -e "$METAPT_CODE/COMMIT" ] && break; sleep 1; done
 
 # command
 export SUBMITIT_EXECUTOR=slurm
-srun --unbuffered --output '/the root/logs/submitit/%j_%t_log.out' --error '/the root/logs/submitit/%j_%t_log.err' --cpus-per-task=2 --wait=600 /bin/python -u -m submitit.core._submit '/the root/logs/submitit'
+srun --unbuffered --output '/the root/logs/submitit/%j_%t_log.out' --error '/the root/logs/submitit/%j_%t_log.err' --cpus-per-task=4 --wait=600 /bin/python -u -m submitit.core._submit '/the root/logs/submitit'
