@@ -6,6 +6,7 @@ command (sysexits.h EX_TEMPFAIL); 1: anything else.
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -30,15 +31,26 @@ class Interrupted(Exception):
 
 def run_command(main: Callable[[Sequence[str]], None]) -> None:
     """Runs `main(argv)` as a command line program and exits with the code that the outcome deserves."""
+    code = _outcome(main)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        # gloo's threads may abort a rank that is torn down while another one has gone already
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
+def _outcome(main: Callable[[Sequence[str]], None]) -> int:
+    """Runs it; the exit code."""
     try:
         main(sys.argv[1:])
     except UserError as error:
-        sys.exit(_say(error, EXIT_USER))
+        return _say(error, EXIT_USER)
     except Interrupted as error:
         # Slurm's warning comes twice, from it and from the launcher: the second must not turn 75 into death by signal
         for number in STOP_SIGNALS:
             signal.signal(number, signal.SIG_IGN)
-        sys.exit(_say(error, EXIT_INTERRUPTED, label="interrupted"))
+        return _say(error, EXIT_INTERRUPTED, label="interrupted")
     except (
         FileNotFoundError,
         FileExistsError,
@@ -47,11 +59,12 @@ def run_command(main: Callable[[Sequence[str]], None]) -> None:
         PermissionError,
     ) as error:
         path = f"{error.filename}: " if error.filename else ""
-        sys.exit(_say(f"{path}{error.strerror or error}", EXIT_USER))  # a path that cannot be used
+        return _say(f"{path}{error.strerror or error}", EXIT_USER)  # a path that cannot be used
     except (OperationalError, OSError) as error:
-        sys.exit(_say(error, EXIT_FAILED))
+        return _say(error, EXIT_FAILED)
     except KeyboardInterrupt:
-        sys.exit(130)
+        return 130
+    return 0
 
 
 def _say(error: BaseException | str, code: int, label: str = "error") -> int:

@@ -12,8 +12,9 @@ import torch
 from forks import Fault, Forks, Outcome
 from safetensors.torch import load_file
 
-from analysis.collect import PretrainRun
 from analysis.dynamics import heldout
+from analysis.reading import TOTALS
+from analysis.records import PretrainRun
 from metapt import commandline
 from metapt.data.batches import Batches
 from metapt.data.corpus import prepare_corpus
@@ -181,9 +182,13 @@ def test_the_status_counts_skipped_updates(tmp_path: Path):
 
 
 def test_the_report_keeps_what_was_measured_after_a_skipped_update(tmp_path: Path):
-    measured = {"step": 2, "kind": "heldout", "heldout_loss_nats": 3.0}
-    origin = ("nano", "", "maml", 0, 1, "corpus", {}, {}, {})
-    axes, losses = heldout(PretrainRun(tmp_path, *origin, [SKIPPED, measured]))
+    none, skipped = (
+        {name: np.array([]) for name in TOTALS},
+        {name: np.array([SKIPPED[name]]) for name in TOTALS},
+    )
+    measured = {"step": np.array([2]), "heldout_loss_nats": np.array([3.0])}
+    origin = ("nano", "", "maml", 0, 1, "corpus", 4, {}, {})
+    axes, losses = heldout(PretrainRun(tmp_path, *origin, none, none, skipped, measured, []))
     assert losses.tolist() == [3.0]
     assert {name: values.tolist() for name, values in axes.items()} == {
         "updates": [2],

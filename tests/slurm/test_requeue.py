@@ -66,10 +66,11 @@ def requeue(number: str) -> None:
 def fail_last_node(number: str) -> None:
     """What Slurm does when it hears no more of a node. The job is run again on the others, or when it is back."""
     node = last_node(number)
-    for state in ("down", "resume"):
-        subprocess.run(
-            ["scontrol", "update", f"nodename={node}", f"state={state}", "reason=test"], check=True
-        )
+    update = ["scontrol", "update", f"nodename={node}", "reason=test"]
+    subprocess.run([*update, "state=down"], check=True)
+    subprocess.run(
+        [*update, "state=resume"], check=False
+    )  # where it has come back by itself, this is refused
 
 
 def last_node(number: str) -> str:

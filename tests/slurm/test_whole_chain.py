@@ -24,7 +24,7 @@ SHORTENED += [
     'grid.pretrain=["data=demo","train.max_steps=20","train.warmup_steps=2","train.heldout_every=10"]'
 ]
 
-TIMES = ("seconds", "started", "host")
+TIMES = ("seconds", "started", "host", "folder")
 
 pytestmark = MARKS
 
