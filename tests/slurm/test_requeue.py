@@ -34,7 +34,7 @@ WORDS = [
     "objective=maml",
     "data=demo",
     "ds=zero1",
-    "train.max_steps=80",
+    "train.max_steps=400",
     "train.warmup_steps=2",
 ]
 WORDS += ["train.seq_len=64", "train.micro_batch=2", "train.accumulation=8", "meta.tasks_per_step=4"]
@@ -147,7 +147,8 @@ def check(run: Run, whole: Run, root: Root, kinds: list[str]) -> None:
     log = (root.path / "logs/pretrain/a.err").read_text()
     assert run_status(run.path).state == "done", log
     assert json.loads(run.requeues_file.read_text())["start"] == len(kinds)  # each brought a checkpoint
-    assert log.count("interrupted: ") == len(kinds), log
+    saved = [kind for kind in kinds if kind != "failed node"]  # which may leave no time to
+    assert len(saved) <= log.count("interrupted: ") <= len(kinds), log
     assert losses(run) == losses(whole)
     assert weights(run) == weights(whole)
 
@@ -179,7 +180,7 @@ def test_each_way_of_stopping(
 @pytest.mark.parametrize("nodes", [1, 2])
 def test_a_run_longer_than_its_time_limit(nodes: int, tmp_path: Path, corpus_cache: Path) -> None:
     """A minute, the shortest that Slurm knows, and a run that is never done within it."""
-    root, words = Root(tmp_path), [*WORDS, f"data.cache_dir={corpus_cache}", "train.max_steps=800"]
+    root, words = Root(tmp_path), [*WORDS, f"data.cache_dir={corpus_cache}", "train.max_steps=6000"]
     cluster = replace(CLUSTER, timeout_min=1, signal_delay_s=30)
     run, _ = hand_over(root, words, nodes, cluster)
     wait_until(lambda: not queue.entries(root), seconds=1200)
