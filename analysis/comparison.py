@@ -65,14 +65,9 @@ def pairs(collection: Collection) -> dict[Setting, list[tuple[FinetuneRun, Finet
     return found
 
 
-@dataclass(frozen=True, eq=False)
-class Comparison:
-    """MAML against vanilla in one setting on one set, mean over seeds."""
+class Both:
+    """The two sides of a difference, by their names."""
 
-    setting: Setting
-    set_name: str
-    gold_spans: int
-    seeds: int
     both: Difference
 
     @property
@@ -82,6 +77,17 @@ class Comparison:
     @property
     def vanilla(self) -> Estimate:
         return self.both.second
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison(Both):
+    """MAML against vanilla in one setting on one set, mean over seeds."""
+
+    setting: Setting
+    set_name: str
+    gold_spans: int
+    seeds: int
+    both: Difference
 
     @property
     def difference(self) -> Estimate:
@@ -111,20 +117,12 @@ def last_steps(found: Sequence[Comparison]) -> list[Comparison]:
 
 
 @dataclass(frozen=True, eq=False)
-class Average:
+class Average(Both):
     """Mean over comparisons that agree in `key`."""
 
     key: tuple[Cell, ...]
     pairs: int
     both: Difference
-
-    @property
-    def maml(self) -> Estimate:
-        return self.both.first
-
-    @property
-    def vanilla(self) -> Estimate:
-        return self.both.second
 
 
 def averages(found: Sequence[Comparison], key: Callable[[Setting], tuple[Cell, ...]]) -> list[Average]:
