@@ -98,7 +98,7 @@ def test_the_live_source_is_run_in_place(project: Path, tmp_path: Path) -> None:
     with live.active():
         assert subprocess.check_output(LOOK, text=True, cwd=tmp_path) == "new\n"
     assert not (tmp_path / "root").exists()
-    assert "as it is when they start" in str(live)
+    assert "the source itself, as it is whenever they start (now commit " in str(live)
 
 
 def test_a_process_of_another_source_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from metapt.errors import OperationalError
 from metapt.launch import requeues
+from metapt.launch.code import code
 from metapt.launch.requeues import refuse_fruitless_requeues
 from metapt.launch.status import run_status
 from metapt.runs import Run
@@ -62,13 +63,15 @@ def test_it_is_given_up_after_so_many_starts_without_progress_whatever_was_befor
 
 
 def test_the_batch_scripts_ask_by_the_words_of_the_command(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["metapt.finetune", "data=demo", "checkpoint=c", "source=en_demo", f"run_dir={tmp_path / 'a b'}"]
     monkeypatch.setenv("SLURM_JOB_ID", "9")
     for number in range(6):
         monkeypatch.setenv("SLURM_RESTART_COUNT", str(number))
         requeues.main(words)
+    told = capsys.readouterr().out.splitlines()
+    assert told == [str(code(Path(), is_copied=False))] * 6
     monkeypatch.setenv("SLURM_RESTART_COUNT", "6")
     with pytest.raises(OperationalError, match="6 times in a row without a new checkpoint"):
         requeues.main(words)

@@ -33,10 +33,11 @@ class Code:
     content: dict[str, bytes]
 
     def __str__(self) -> str:
-        if not self.content:
-            return f"jobs run the source as it is when they start: {self.folder}"
         changes = ", with uncommitted changes" if self.commit.endswith("+changes") else ""
-        return f"jobs run a copy of the source (commit {self.commit.partition('+')[0][:10]}{changes}): {self.folder}"
+        commit = f"commit {self.commit.partition('+')[0][:10]}{changes}"
+        if self.content:
+            return f"jobs run a copy of the source ({commit}): {self.folder}"
+        return f"jobs run the source itself, as it is whenever they start (now {commit}): {self.folder}"
 
     def write(self) -> None:
         """Puts the copy in place, unless it is there: under its name only when complete, also with two writers."""

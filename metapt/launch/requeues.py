@@ -7,8 +7,8 @@ Slurm counts the requeues of a job, for whatever reason: time limit, preemption,
 RUN/requeues.json: {"job": its number, "start": n, "step": s}: at start n of the job (0: the first) the newest
 checkpoint was found to be that of step s (-1: none), and it was the same at every start since.
 
-`python -m metapt.launch.requeues metapt.COMMAND key=value ...` is for the batch scripts: it ends with 1 if the job that it
-is called in is to be given up.
+`python -m metapt.launch.requeues metapt.COMMAND key=value ...` is for the batch scripts, at each start of their job: it
+says which source the job runs, and ends with 1 if the job is to be given up.
 """
 
 from __future__ import annotations
@@ -16,9 +16,11 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
 from metapt.config import ClusterConfig
 from metapt.errors import OperationalError, run_command
+from metapt.launch.code import code
 from metapt.runs import Run, write_atomically, write_json
 
 
@@ -60,6 +62,7 @@ def main(argv: Sequence[str]) -> None:
     """Looks at the run of a command line, in a job of Slurm. Raises as `refuse_fruitless_requeues`."""
     from metapt import commandline
 
+    print(code(Path(), is_copied=False), flush=True)
     run = Run(commandline.load(argv[0].removeprefix("metapt."), argv[1:]).run_dir)
     job, start = os.environ["SLURM_JOB_ID"], int(os.environ.get("SLURM_RESTART_COUNT", "0"))
     refuse_fruitless_requeues(run, job, start, ClusterConfig.max_requeues_without_progress)

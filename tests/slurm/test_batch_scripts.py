@@ -13,7 +13,8 @@ import pytest
 from conftest import run_module
 from real_slurm import MARKS, losses, wait_for_the_end, wait_until, weights
 
-from metapt.runs import Run
+from metapt.launch.code import code
+from metapt.runs import Run, git_commit
 
 REPOSITORY = Path(__file__).parents[2]
 pytestmark = MARKS
@@ -126,6 +127,8 @@ def test_training_on_two_nodes_that_is_warned_ends_like_one_that_is_not(tmp_path
 
     log = (tmp_path / f"slurm-{first}.out").read_text()
     assert log.count("interrupted: ") == 4, log
+    assert log.count(str(code(tmp_path, is_copied=False))) == 2  # at both starts
+    assert warned.provenance()["git_commit"] == git_commit()
     assert len(warned.checkpoints()) == 3  # of the first step, of the warning, of the last step
     assert [step for step, _ in whole.checkpoints()] == [0, 30]
     assert losses(warned) == losses(whole)
