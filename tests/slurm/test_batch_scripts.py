@@ -13,7 +13,9 @@ import pytest
 from conftest import run_module
 from real_slurm import MARKS, losses, wait_for_the_end, wait_until, weights
 
+from metapt.config import ClusterConfig
 from metapt.launch.code import code
+from metapt.launch.status import run_status
 from metapt.runs import Run, git_commit
 
 REPOSITORY = Path(__file__).parents[2]
@@ -92,6 +94,28 @@ def test_every_process_has_its_rank_is_warned_and_starts_again(
         assert {tuple(line[5:]) for line in seen} == {("of the site", "-m", f"metapt.{name}", *words)}
     assert len(list(clone.glob("start*"))) == 2 * world
     assert (folder / f"slurm-{number}.out").exists()
+
+
+@pytest.mark.nightly
+def test_a_job_that_gets_nowhere_is_given_up(tmp_path: Path) -> None:
+    """After as many requeues as cluster.max_requeues_without_progress allows by default."""
+    python = tmp_path / "python"  # whose training is interrupted at once, always
+    python.write_text(
+        f'#!/bin/bash\n[ "$2" = metapt.launch.requeues ] && exec "{sys.executable}" "$@"\necho start\nexit 75\n'
+    )
+    python.chmod(0o755)
+    site = tmp_path / "site.env"
+    site.write_text(f"PYTHON='{python}'\nexport PYTHONPATH='{REPOSITORY}'\n")
+    words = ["model=nano", "objective=maml", "data=demo", "run_dir=run"]
+    options = ["--nodes=1", "--ntasks-per-node=1", "--cpus-per-gpu=1"]
+    number = sbatch(REPOSITORY / "slurm/pretrain.sh", options, words, tmp_path, METAPT_SITE=str(site))
+    wait_for_the_end(number)
+    most = ClusterConfig.max_requeues_without_progress
+    log = (tmp_path / f"slurm-{number}.out").read_text()
+    told = f"queued again {most + 1} times in a row without a new checkpoint (there is none); given up"
+    assert log.splitlines().count("start") == most + 1, log
+    assert told in log
+    assert run_status(tmp_path / "run").last_error_line == told
 
 
 def this_site(folder: Path) -> Path:

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
-import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -19,6 +17,7 @@ from statistics import fmean
 import pytest
 from conftest import pretrain_many
 from real_slurm import MARKS, losses, wait_until, weights
+from stopping import INTERRUPTIONS, fail_last_node, is_at_work, last_node, last_step, requeue, restarts
 
 from metapt.config import ClusterConfig
 from metapt.launch import queue, slurm
@@ -37,50 +36,6 @@ WORDS += ["train.checkpoint_every=1000", "train.heldout_every=1000", "train.dyna
 FEWEST, MOST, SECONDS = 100, 400, 40  # updates of a run: what takes so long, within these bounds
 
 pytestmark = MARKS
-
-
-def warn(number: str) -> None:
-    """As before the time limit."""
-    subprocess.run(["scancel", "--signal=USR2", number], check=True)
-
-
-def preempt(number: str) -> None:
-    """By a job of a partition with more priority: Slurm sends USR2, as the development cluster is set."""
-    competitor = ["--partition=main", "--nodes=2", "--exclusive", "--mem=100", "--output=/dev/null"]
-    subprocess.run(["sbatch", *competitor, "--wrap=true"], check=True, capture_output=True)
-
-
-def preempt_with_term(number: str) -> None:
-    """As at preemption on other sites: TERM comes while the job stays running for its time of grace."""
-    subprocess.run(["scancel", "--signal=TERM", number], check=True)
-
-
-def requeue(number: str) -> None:
-    subprocess.run(["scontrol", "requeue", number], check=True)
-
-
-def fail_last_node(number: str) -> None:
-    """What Slurm does when it hears no more of a node. The job is run again on the others, or when it is back."""
-    node = last_node(number)
-    update = ["scontrol", "update", f"nodename={node}", "reason=test"]
-    subprocess.run([*update, "state=down"], check=True)
-    subprocess.run(
-        [*update, "state=resume"], check=False
-    )  # where it has come back by itself, this is refused
-
-
-def last_node(number: str) -> str:
-    nodes = subprocess.check_output(["squeue", "--noheader", f"--jobs={number}", "--format=%N"], text=True)
-    return subprocess.check_output(["scontrol", "show", "hostnames", nodes.strip()], text=True).split()[-1]
-
-
-INTERRUPTIONS = {
-    "warning": warn,
-    "preemption": preempt,
-    "TERM": preempt_with_term,
-    "scontrol requeue": requeue,
-    "failed node": fail_last_node,
-}
 
 
 @pytest.fixture(autouse=True)
@@ -147,27 +102,12 @@ def hand_over(root: Root, words: list[str], nodes: int, cluster: ClusterConfig =
     return root.run(job), queue.entries(root)[job.id].number
 
 
-def restarts(number: str) -> int:
-    """How often it was queued again, if it runs; else -1."""
-    told = subprocess.run(["scontrol", "show", "job", "--oneliner", number], capture_output=True, text=True)
-    found = re.search(r"JobState=RUNNING .*Restarts=(\d+)", told.stdout)
-    return int(found[1]) if found else -1
-
-
-def last_step(run: Run) -> int:
-    return max((line["step"] for line in run.metrics()), default=0)
-
-
 def disturb(root: Root, run: Run, number: str, kinds: list[str]) -> None:
     """Interrupts a job in these ways, each after some more updates, and waits for its end."""
     for count, kind in enumerate(kinds):
         wait_until(partial(is_at_work, run, number, count, last_step(run) + 2), seconds=300)
         INTERRUPTIONS[kind](number)
     wait_until(lambda: not queue.entries(root), seconds=400)
-
-
-def is_at_work(run: Run, number: str, times: int, step: int) -> bool:
-    return restarts(number) == times and last_step(run) >= step
 
 
 def check(run: Run, whole: Run, root: Root, kinds: list[str]) -> None:
@@ -237,6 +177,29 @@ def test_a_job_outlives_a_node_that_dies_at_once(
     assert json.loads(run.requeues_file.read_text())["start"] == 1
     assert losses(run) == losses(whole.run)
     assert weights(run) == weights(whole.run)
+
+
+@pytest.mark.nightly
+def test_a_job_that_is_stopped_again_and_again_before_its_first_checkpoint_is_given_up(
+    tmp_path: Path, corpus_cache: Path
+) -> None:
+    root, most = Root(tmp_path), 2
+    words = [*WORDS, f"data.cache_dir={corpus_cache}"]
+    run, number = hand_over(root, words, 1, replace(CLUSTER, max_requeues_without_progress=most))
+    for count in range(most + 1):
+        wait_until(partial(at_start, number, count), seconds=300)
+        requeue(number)
+    wait_until(lambda: not queue.entries(root))
+    status = run_status(run.path)
+    assert status.state == "failed"
+    assert status.last_error_line == (
+        "queued again 3 times in a row without a new checkpoint (there is none); given up"
+    )
+    assert "given up" in (root.submitit_dir / f"{number}_0_log.err").read_text()
+
+
+def at_start(number: str, times: int) -> bool:
+    return restarts(number) == times
 
 
 def processes(number: str, node: str) -> set[int]:

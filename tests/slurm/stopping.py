@@ -1,0 +1,67 @@
+"""The ways in which a job is stopped on a real Slurm, and how far one is that is to be stopped."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+
+from metapt.runs import Run
+
+
+def warn(number: str) -> None:
+    """As before the time limit."""
+    subprocess.run(["scancel", "--signal=USR2", number], check=True)
+
+
+def preempt(number: str) -> None:
+    """By a job of a partition with more priority: Slurm sends USR2, as the development cluster is set."""
+    competitor = ["--partition=main", "--nodes=2", "--exclusive", "--mem=100", "--output=/dev/null"]
+    subprocess.run(["sbatch", *competitor, "--wrap=true"], check=True, capture_output=True)
+
+
+def preempt_with_term(number: str) -> None:
+    """As at preemption on other sites: TERM comes while the job stays running for its time of grace."""
+    subprocess.run(["scancel", "--signal=TERM", number], check=True)
+
+
+def requeue(number: str) -> None:
+    subprocess.run(["scontrol", "requeue", number], check=True)
+
+
+def fail_last_node(number: str) -> None:
+    """What Slurm does when it hears no more of a node. The job is run again on the others, or when it is back."""
+    node = last_node(number)
+    update = ["scontrol", "update", f"nodename={node}", "reason=test"]
+    subprocess.run([*update, "state=down"], check=True)
+    subprocess.run(
+        [*update, "state=resume"], check=False
+    )  # where it has come back by itself, this is refused
+
+
+def last_node(number: str) -> str:
+    nodes = subprocess.check_output(["squeue", "--noheader", f"--jobs={number}", "--format=%N"], text=True)
+    return subprocess.check_output(["scontrol", "show", "hostnames", nodes.strip()], text=True).split()[-1]
+
+
+INTERRUPTIONS = {
+    "warning": warn,
+    "preemption": preempt,
+    "TERM": preempt_with_term,
+    "scontrol requeue": requeue,
+    "failed node": fail_last_node,
+}
+
+
+def restarts(number: str) -> int:
+    """How often it was queued again, if it runs; else -1."""
+    told = subprocess.run(["scontrol", "show", "job", "--oneliner", number], capture_output=True, text=True)
+    found = re.search(r"JobState=RUNNING .*Restarts=(\d+)", told.stdout)
+    return int(found[1]) if found else -1
+
+
+def last_step(run: Run) -> int:
+    return max((line["step"] for line in run.metrics()), default=0)
+
+
+def is_at_work(run: Run, number: str, times: int, step: int) -> bool:
+    return restarts(number) == times and last_step(run) >= step
