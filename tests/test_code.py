@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from metapt import runs
-from metapt.errors import OperationalError
+from metapt.errors import OperationalError, UserError
 from metapt.launch import code as source
 from metapt.launch.code import VARIABLE, Code, code, require_own_code
 
@@ -80,6 +80,12 @@ def test_a_copy_is_shared_by_equal_sources_and_written_once(project: Path, tmp_p
     assert sorted(path.name for path in (tmp_path / "code").iterdir()) == sorted(
         [first.folder.name, second.folder.name]
     )
+
+
+def test_a_folder_that_pythonpath_cannot_hold_is_the_users_mistake(project: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"root=.*a:b: PYTHONPATH.*give another folder"):
+        code(tmp_path / "a:b", is_copied=True)
+    assert code(tmp_path / "a:b", is_copied=False).folder == project
 
 
 def test_a_copy_knows_its_commit(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
