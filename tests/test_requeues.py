@@ -38,6 +38,14 @@ def test_a_job_that_gets_nowhere_is_given_up_and_says_why(tmp_path: Path) -> Non
     )
 
 
+def test_starts_that_were_stopped_before_they_were_noted_count_too(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    assert not start(run, 3)
+    assert start(run, 2, "8")  # of another job
+    run.checkpoint(1).mkdir(parents=True)
+    assert [start(run, number, "8") for number in (3, 4, 5, 6)] == [True, True, True, False]
+
+
 def test_a_job_that_is_submitted_anew_begins_to_count_anew(tmp_path: Path) -> None:
     run = Run(tmp_path)
     assert [start(run, number) for number in range(4)] == [True, True, True, False]
