@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+from collections.abc import Callable
 
 from metapt.runs import Run
 
@@ -63,5 +64,14 @@ def last_step(run: Run) -> int:
     return max((line["step"] for line in run.metrics()), default=0)
 
 
-def is_at_work(run: Run, number: str, times: int, step: int) -> bool:
-    return restarts(number) == times and last_step(run) >= step
+def at_work(run: Run, number: str, times: int, updates: int = 2) -> Callable[[], bool]:
+    """Tells when a job that was queued again so often has made so many updates since it was first seen to run."""
+    first: list[int] = []
+
+    def look() -> bool:
+        if restarts(number) != times:
+            return False
+        first[:] = first or [last_step(run)]
+        return last_step(run) >= first[0] + updates
+
+    return look

@@ -17,7 +17,7 @@ from statistics import fmean
 import pytest
 from conftest import pretrain_many
 from real_slurm import MARKS, losses, wait_until, weights
-from stopping import INTERRUPTIONS, fail_last_node, is_at_work, last_node, last_step, requeue, restarts
+from stopping import INTERRUPTIONS, at_work, fail_last_node, last_node, requeue, restarts
 
 from metapt.config import ClusterConfig
 from metapt.launch import queue, slurm
@@ -105,7 +105,7 @@ def hand_over(root: Root, words: list[str], nodes: int, cluster: ClusterConfig =
 def disturb(root: Root, run: Run, number: str, kinds: list[str]) -> None:
     """Interrupts a job in these ways, each after some more updates, and waits for its end."""
     for count, kind in enumerate(kinds):
-        wait_until(partial(is_at_work, run, number, count, last_step(run) + 2), seconds=300)
+        wait_until(at_work(run, number, count), seconds=300)
         INTERRUPTIONS[kind](number)
     wait_until(lambda: not queue.entries(root), seconds=400)
 
@@ -167,7 +167,7 @@ def test_a_job_outlives_a_node_that_dies_at_once(
     """Without a signal. The other rank fails of it, long before Slurm knows; the job is there still and is run again."""
     root, whole = Root(tmp_path), undisturbed(2)
     run, number = hand_over(root, [*whole.words, "train.checkpoint_every=3"], nodes=2)
-    wait_until(partial(is_at_work, run, number, 0, 5), seconds=300)
+    wait_until(at_work(run, number, 0, updates=5), seconds=300)
     for process in processes(number, last_node(number)):
         os.kill(process, signal.SIGKILL)
     wait_until(run.error_file.exists, seconds=300)

@@ -7,12 +7,11 @@ import json
 import os
 import subprocess
 import sys
-from functools import partial
 from pathlib import Path
 
 import pytest
 from real_slurm import MARKS, wait_until
-from stopping import is_at_work, last_step, preempt, requeue
+from stopping import at_work, preempt, requeue
 
 from metapt.launch import queue
 from metapt.launch.root import Root
@@ -80,13 +79,13 @@ def test_tuning_jobs_that_are_stopped_on_the_way_change_nothing(tmp_path: Path) 
     assert len(tuned) == 3
     assert len({number.partition("_")[0] for number in tuned}) == 1
     for number, run in tuned.items():
-        wait_until(partial(is_at_work, run, number, 0, 2), seconds=600)
+        wait_until(at_work(run, number, 0), seconds=600)
     preempt(next(iter(tuned)))
-    left, before = dict(tuned), {number: last_step(run) for number, run in tuned.items()}
+    left = {number: at_work(run, number, 1) for number, run in tuned.items()}
 
     def each_is_queued_again() -> bool:
-        for number, run in list(left.items()):
-            if is_at_work(run, number, 1, before[number] + 2):
+        for number, is_at_work in list(left.items()):
+            if is_at_work():
                 requeue(number)
                 del left[number]
         return not left
