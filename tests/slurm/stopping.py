@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 import subprocess
 from collections.abc import Callable
+from pathlib import Path
+
+from real_slurm import wait_until
 
 from metapt.runs import Run
 
@@ -30,18 +33,34 @@ def requeue(number: str) -> None:
 
 
 def fail_last_node(number: str) -> None:
-    """What Slurm does when it hears no more of a node. The job is run again on the others, or when it is back."""
+    """What Slurm does when it hears no more of a node. The job is run again on the others, or when it is back: emptied, as
+    a node is that has failed. Until then this one takes no jobs, although it answers."""
     node = last_node(number)
     update = ["scontrol", "update", f"nodename={node}", "reason=test"]
-    subprocess.run([*update, "state=down"], check=True)
-    subprocess.run(
-        [*update, "state=resume"], check=False
-    )  # where it has come back by itself, this is refused
+    for state in ("drain", "down"):
+        subprocess.run([*update, f"state={state}"], check=True)
+    wait_until(lambda: not processes(number, node))
+    subprocess.run([*update, "state=resume"], check=True)
 
 
 def last_node(number: str) -> str:
     nodes = subprocess.check_output(["squeue", "--noheader", f"--jobs={number}", "--format=%N"], text=True)
     return subprocess.check_output(["scontrol", "show", "hostnames", nodes.strip()], text=True).split()[-1]
+
+
+def processes(number: str, node: str) -> set[int]:
+    """Of a job on a pretended node of this machine, and what Slurm has started there to watch over them."""
+    marks, found = {f"SLURM_JOB_ID={number}", f"SLURMD_NODENAME={node}"}, set()
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            environment = (folder / "environ").read_text(errors="replace").split("\0")
+            parent = int((folder / "stat").read_text().rsplit(") ", 1)[1].split()[1])
+            watcher = [parent] if "slurmstepd" in Path(f"/proc/{parent}/cmdline").read_text() else []
+        except OSError:  # it has ended
+            continue
+        if marks <= set(environment):
+            found |= {*watcher, int(folder.name)}
+    return found
 
 
 INTERRUPTIONS = {

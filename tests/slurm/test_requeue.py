@@ -17,7 +17,7 @@ from statistics import fmean
 import pytest
 from conftest import pretrain_many
 from real_slurm import MARKS, losses, wait_until, weights
-from stopping import INTERRUPTIONS, at_work, fail_last_node, last_node, requeue, restarts
+from stopping import INTERRUPTIONS, at_work, fail_last_node, last_node, processes, requeue, restarts
 
 from metapt.config import ClusterConfig
 from metapt.launch import queue, slurm
@@ -200,18 +200,3 @@ def test_a_job_that_is_stopped_again_and_again_before_its_first_checkpoint_is_gi
 
 def at_start(number: str, times: int) -> bool:
     return restarts(number) == times
-
-
-def processes(number: str, node: str) -> set[int]:
-    """Of a job on a pretended node of this machine, and what Slurm has started there to watch over them."""
-    marks, found = {f"SLURM_JOB_ID={number}", f"SLURMD_NODENAME={node}"}, set()
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            environment = (folder / "environ").read_text(errors="replace").split("\0")
-            parent = int((folder / "stat").read_text().rsplit(") ", 1)[1].split()[1])
-            watcher = [parent] if "slurmstepd" in Path(f"/proc/{parent}/cmdline").read_text() else []
-        except OSError:  # it has ended
-            continue
-        if marks <= set(environment):
-            found |= {*watcher, int(folder.name)}
-    return found
