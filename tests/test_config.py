@@ -172,6 +172,15 @@ def test_run_dir_and_cache_do_not_decide_the_outcome():
     assert "cache_dir" not in kept["data"]
 
 
+def test_a_later_key_leaves_the_identity_of_earlier_runs_as_it_was():
+    before, after = (
+        identity(commandline.load("pretrain", ["objective=maml", *words]))
+        for words in ([], ["meta.read_at=end"])
+    )
+    assert after["meta"].pop("read_at") == "end"
+    assert before == after
+
+
 @pytest.mark.parametrize("command", ["pretrain", "finetune", "submit"])
 def test_a_mistake_ends_with_2_and_no_traceback(command: str):
     done = run_module(f"metapt.{command}", ["sed=1"])
