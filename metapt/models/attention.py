@@ -79,6 +79,8 @@ def attention_forward(
 ) -> tuple[Tensor, None]:
     """What transformers calls: tiles where they pay, on a CPU under bf16, and torch's own attention elsewhere.
 
+    A compiled block has torch's own too: the tiles cannot be traced.
+
     groups: windows and their length, of windows that are laid end to end in one row (metapt/models/windows.py);
         none: each row is a window.
     """
@@ -90,7 +92,7 @@ def attention_forward(
         ]
         return torch.cat(parts)[None], None
     device = query.device.type
-    if device != "cpu" or not torch.is_autocast_enabled(device):
+    if device != "cpu" or not torch.is_autocast_enabled(device) or torch.compiler.is_compiling():
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
     query, key, value = (side.to(torch.get_autocast_dtype(device)) for side in (query, key, value))
     with torch.autocast(device, enabled=False):

@@ -32,6 +32,7 @@ class Learner(nn.Module):
         self.head = head
         self.rates: InnerRates | None = None
         self.dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
+        self.compiled = False
         self._gather: Callable[[Sequence[Tensor]], AbstractContextManager[Any]] | None = None
 
     def states(self, tokens: Tensor, **options: Any) -> Tensor:
@@ -73,6 +74,12 @@ class Learner(nn.Module):
             )
         return {name: value for name, value in self.named_parameters() if name.startswith(prefixes)}
 
+    def compile_blocks(self) -> None:
+        """The decoder's blocks go through torch.compile, one by one: they share a compilation, and names stay."""
+        self.compiled = True
+        for block in self.decoder.model.layers:
+            block.compile(dynamic=True)
+
     @property
     def partitioned(self) -> bool:
         """Whether parameters are empty but during the calls of their modules (ZeRO 3)."""
@@ -96,6 +103,8 @@ def build_learner(config: PretrainConfig, *, eos_id: int | None = None) -> Learn
             model.hidden_size, meta.head_hidden, meta.n_way, meta.head_layers, meta.head_dropout, seed
         )
     learner = Learner(build_decoder(model, seed, eos_id=eos_id), head, config.train.precision)
+    if config.train.compile:
+        learner.compile_blocks()
     if meta.rho > 0 and meta.rule == "meta_sgd":
         learner.rates = InnerRates(learner.adaptable(meta))
     return learner
