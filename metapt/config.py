@@ -118,6 +118,9 @@ class TrainConfig:
     accumulation: int = key(256, "micro-batches in one update, over all ranks", low=1)
     seq_len: int = key(2048, "tokens of a sequence", low=2)
     precision: str = key("bf16", "of the forward and backward passes", choices=("bf16", "fp32"))
+    compile: bool = key(
+        False, "the decoder's blocks go through torch.compile, which needs minutes at the start", before=False
+    )
     lr: float = key(3e-4, "peak rate of AdamW", above=0)
     schedule: str = key("cosine", "after the warm-up", choices=("cosine", "constant"))
     min_lr_share: float = key(0.0, "the cosine ends at this share of lr", low=0, high=1)
