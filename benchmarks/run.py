@@ -101,8 +101,8 @@ def support_states() -> Case:
     return "episode, scope head (states once)", sides[0], "scope full (states in every inner step)", sides[1]
 
 
-def status_of_a_grid(folder: Path, runs: int = 500) -> Case:
-    """`metapt.status` of runs that are all begun, with 2,000 updates each, against a process that imports torch."""
+def begun_grid(folder: Path, runs: int) -> Root:
+    """A grid of so many runs that are all begun, with 2,000 updates each."""
     names = [f"pretrain/{number}" for number in range(runs)]
     root = Root(folder)
     root.write_plan(Plan("many", tuple(Job(name, "pretrain", (), (), name) for name in names)))
@@ -122,6 +122,12 @@ def status_of_a_grid(folder: Path, runs: int = 500) -> Case:
         run = Run(folder / name)
         run.begin(config, {})
         run.metrics_file.write_text(metrics)
+    return root
+
+
+def status_of_a_grid(folder: Path, runs: int = 500) -> Case:
+    """`metapt.status` of runs that are all begun, against a process that imports torch."""
+    begun_grid(folder, runs)
 
     def process(*words: str) -> Callable[[], object]:
         return lambda: subprocess.run([sys.executable, *words], check=True, stdout=subprocess.DEVNULL)
