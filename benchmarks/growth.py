@@ -22,7 +22,7 @@ from typing import Any
 
 from fitting import Curve, figure, section, sentence
 from run import begun_grid, machine
-from steps import configuration, our_episode, random_sequences, random_task
+from steps import configuration, our_episode, our_micro_batch, random_sequences, random_task
 from timing import medians
 
 from metapt import commandline
@@ -44,19 +44,9 @@ Run = Callable[[], object]
 
 def steps_curve(what: str, by: str, cases: dict[float, PretrainConfig], *, is_episode: bool) -> Curve:
     """The forward and backward pass of a micro-batch or an episode, by something that its configuration holds."""
-    runs = [_episode(config) if is_episode else _micro_batch(config) for config in cases.values()]
+    runs = [_episode(config) if is_episode else our_micro_batch(config) for config in cases.values()]
     operations = tuple(flops_of_step(config, is_episode) for config in cases.values())
     return Curve(what, by, tuple(cases), tuple(medians(*runs)), operations)
-
-
-def _micro_batch(config: PretrainConfig) -> Run:
-    learner, sequences = build_learner(config), random_sequences(config)
-
-    def run() -> None:
-        autoregressive(learner, sequences).loss.backward()
-        learner.zero_grad()
-
-    return run
 
 
 def _episode(config: PretrainConfig) -> Run:

@@ -18,7 +18,6 @@ from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 
-import dynamics
 import numpy as np
 import steps
 import torch
@@ -208,14 +207,6 @@ def main(argv: Sequence[str]) -> None:
         "| what | against | the first, share of the second |",
         "|---|---|---|",
         *(line(*row) for row in rows),
-        "",
-        "What measuring the learning dynamics costs at the defaults of a scale: the time of one measurement as a share of that",
-        "of train.dynamics_every updates. An update is taken as train.accumulation times a micro-batch or meta.tasks_per_step",
-        "times an episode, each as often as meta.rho says, without the optimizer's step. The bound is 0.03.",
-        "",
-        "| what | against | share |",
-        "|---|---|---|",
-        *(line(*row) for model in ("nano", "tiny") for row in told(dynamics.shares(model))),
     ]
     head = "# Benchmarks\n\n`make bench` measured this; shares by medians of alternating repetitions in one run.\n\n"
     (FOLDER / "README.md").write_text(head + "\n".join(lines) + "\n", encoding="utf-8")

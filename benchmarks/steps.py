@@ -75,6 +75,17 @@ def our_step(config: PretrainConfig, sequences: torch.Tensor) -> Callable[[], No
     return step
 
 
+def our_micro_batch(config: PretrainConfig) -> Callable[[], None]:
+    """The forward and the backward pass of a next-token micro-batch."""
+    learner, sequences = build_learner(config), random_sequences(config)
+
+    def run() -> None:
+        autoregressive(learner, sequences).loss.backward()
+        learner.zero_grad()
+
+    return run
+
+
 def our_episode(config: PretrainConfig, task: Episode) -> Callable[[], None]:
     """The forward and the backward pass of an episode."""
     learner = build_learner(config)
@@ -169,13 +180,7 @@ def scopes(size: str, length: int, precision: str) -> list[Row]:
 
 def _per_token(name: str, config: PretrainConfig, run: Callable[[], None], times: int) -> Row:
     """An episode against `times` next-token passes over as many tokens (forward and backward, micro-batches of TOKENS)."""
-    learner, sequences = build_learner(config), random_sequences(config)
-
-    def micro_batch() -> None:
-        autoregressive(learner, sequences).loss.backward()
-        learner.zero_grad()
-
-    share = compare(run, micro_batch) * TOKENS / tokens_of_step(config, True) / times
+    share = compare(run, our_micro_batch(config)) * TOKENS / tokens_of_step(config, True) / times
     return name, f"{times} x next-token prediction over as many tokens", share
 
 

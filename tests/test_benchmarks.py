@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
+import fitting
 import numpy as np
+import projection
 import pytest
+import timing
+from fitting import Curve
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy.stats import linregress
+from shares import Seconds, shares
 
-from benchmarks import fitting, projection
-from benchmarks.fitting import Curve
 from metapt import commandline
 from metapt.models.cost import flops_of_step
 from metapt.training.forecast import Machine, hours, implied_mfu
@@ -86,6 +91,36 @@ def test_operations_are_near_the_rule_of_thumb(size):
     scores = 6 * blocks * d * (config.train.seq_len + 1) * tokens
     rest = projection.six_n_d(config) - embedding + scores
     assert flops_of_step(config, False) == pytest.approx(rest, rel=1e-3)  # 6 N D has the norms' gains, too
+
+
+def test_shares_are_those_of_a_count_by_hand():
+    """1,000 updates with rho = 0.5, a = 10, t = 2: 500 x 10 micro-batches, 500 x 2 episodes, 10 checkpoints, 20 measurements."""
+    words = ["objective=maml", "train.accumulation=10", "meta.tasks_per_step=2"]
+    config = commandline.load("pretrain", [*words, "train.checkpoint_every=100", "train.dynamics_every=50"])
+    one = Seconds(
+        batch=0.01, draw=0.02, micro_batch=2, task=3, optimizer=0.5, line=0.001, dynamics=7, checkpoint=20
+    )
+    data, training = 5000 * 0.01 + 1000 * 0.02, 5000 * 2 + 1000 * 3 + 1000 * 0.5
+    parts = {"dynamics": 20 * 7, "checkpoints": 10 * 20, "metrics": 1000 * 0.001}
+    parts["the three"] = sum(parts.values())
+    total = data + training + parts["the three"]
+    expected = {name: part / total for name, part in {**parts, "data": data}.items()}
+    assert shares(config, one) == pytest.approx(expected)
+
+
+def test_without_episodes_they_cost_nothing():
+    config = commandline.load("pretrain", ["objective=vanilla"])
+    one = Seconds(batch=1, draw=1e9, micro_batch=1, task=1e9, optimizer=0, line=0, dynamics=0, checkpoint=0)
+    assert shares(config, one)["data"] == pytest.approx(0.5)
+
+
+def test_runs_are_timed_in_turn_and_the_first_round_is_left_out(monkeypatch):
+    order = []
+    monkeypatch.setattr(timing, "REPETITIONS", 2)
+    clock = iter([0, 100, 100, 300, 300, 301, 301, 303, 303, 306, 306, 310])  # seconds before and after each
+    monkeypatch.setattr(timing, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    assert timing.medians(lambda: order.append("a"), lambda: order.append("b")) == [2, 3]
+    assert order == ["a", "b"] * 3
 
 
 def test_the_implied_share_gives_the_hours_back():
