@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from textwrap import fill
 
 import numpy as np
 
@@ -78,10 +79,10 @@ def section(curve: Curve) -> list[str]:
 
 def figure(curves: Sequence[Curve], columns: int = 4) -> str:
     """An SVG with a panel for each curve: times with the fitted line, operations dashed; both axes in powers."""
-    from analysis.drawing import COLOURS, QUIET, compact, drawing, svg
+    from analysis.drawing import COLOURS, QUIET, drawing, svg
 
     rows = math.ceil(len(curves) / columns)
-    with drawing(rows, columns, 2.3 * rows) as (canvas, axes):
+    with drawing(rows, columns, 2.4 * rows) as (canvas, axes):
         for axis, curve in zip(axes.flat, curves, strict=False):
             points, ratios = np.array(curve.points), np.array(curve.ratios)
             slope, _ = exponent(curve.points, curve.ratios)
@@ -92,12 +93,12 @@ def figure(curves: Sequence[Curve], columns: int = 4) -> str:
                 axis.plot(points, curve.expected, "--", color=QUIET, linewidth=1, label="operations")
             axis.set_xscale("log", base=2)
             axis.set_yscale("log", base=2)
-            axis.set_xticks(points, [compact(point, 0) for point in points])
+            axis.set_xticks(points, [f"{point:,g}" for point in curve.points])
             axis.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
             axis.minorticks_off()
             low, high = min(ratios), max([*ratios, *(curve.expected or [])])
             axis.set_ylim(min(low, 0.5) / 1.2, max(high, 2) * 1.2)
-            axis.set_title(f"{curve.what}\n", fontsize=7.5)
+            axis.set_title(fill(curve.what, 30), fontsize=7.5)
             axis.set_xlabel(f"{curve.by}; exponent {slope:.2f}", fontsize=7.5)
         for axis in axes.flat[len(curves) :]:
             axis.set_visible(False)

@@ -9,9 +9,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Callable
-from statistics import median
 
 import numpy as np
 import torch
@@ -20,7 +18,7 @@ from timing import Row, compare, medians
 from tokens import Tokens
 
 from metapt import commandline
-from metapt.config import PretrainConfig
+from metapt.config import ModelConfig, PretrainConfig
 from metapt.data.episodes import Episode, EpisodeSampler, WindowIndex
 from metapt.meta.objectives import autoregressive, episode
 from metapt.models.cost import flops_of_step, tokens_of_step
@@ -28,7 +26,6 @@ from metapt.models.learner import build_learner
 from metapt.training.engine import Engine
 
 TOKENS = 2048  # of a micro-batch, whatever the length of its sequences
-PRODUCT_REPETITIONS = 20
 
 CASES = [
     *[
@@ -37,9 +34,12 @@ CASES = [
         for length in (512, 2048)
         for precision in ("fp32", "bf16")
     ],
-    *[("peak", "tiny", "512", precision) for precision in ("fp32", "bf16")],
-    ("straightforward", "tiny", "128", "bf16"),
-    ("straightforward", "small", "32", "bf16"),
+    *[("peak", size, "512", precision) for size in ("tiny", "small") for precision in ("fp32", "bf16")],
+    *[  # straightforward code over longer windows takes minutes a repetition, and its graph gigabytes
+        ("straightforward", size, length, precision)
+        for size, length in (("tiny", "128"), ("small", "32"))
+        for precision in ("fp32", "bf16")
+    ],
     ("scopes", "tiny", "64", "bf16"),
 ]
 
@@ -114,21 +114,27 @@ def trainer(size: str, length: int, precision: str) -> list[Row]:
 
 
 def best_rate(config: PretrainConfig) -> float:
-    """FLOP/s of the fastest matrix product among the shapes of the model, with TOKENS rows."""
+    """FLOP/s of the fastest matrix product of a step with TOKENS rows: of those forward, and for either gradient."""
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[config.train.precision]
-    model, rates = config.model, []
-    for columns in (model.hidden_size, model.intermediate_size, model.vocab_size):
-        left, right = (
-            torch.randn(shape, dtype=dtype)
-            for shape in ((TOKENS, model.hidden_size), (model.hidden_size, columns))
-        )
-        out, times = torch.empty(TOKENS, columns, dtype=dtype), []
-        for _ in range(PRODUCT_REPETITIONS):
-            started = time.perf_counter()
-            torch.mm(left, right, out=out)
-            times.append(time.perf_counter() - started)
-        rates.append(2 * TOKENS * model.hidden_size * columns / median(times))
-    return max(rates)
+    return max(_product_rate(shape, dtype) for shape in products(config.model))
+
+
+def products(model: ModelConfig) -> set[tuple[int, int, int]]:
+    """(rows, inner, columns) of the products with a weight matrix: x W, dy W^T and x^T dy."""
+    d, wide, vocabulary = model.hidden_size, model.intermediate_size, model.vocab_size
+    shapes = set()
+    for inputs, outputs in ((d, d), (d, wide), (wide, d), (d, vocabulary)):
+        shapes |= {(TOKENS, inputs, outputs), (TOKENS, outputs, inputs), (inputs, TOKENS, outputs)}
+    return shapes
+
+
+def _product_rate(shape: tuple[int, int, int], dtype: torch.dtype) -> float:
+    """FLOP/s of a product, all matrices in memory and its result written to one that is there."""
+    rows, inner, columns = shape
+    left, right = torch.randn(rows, inner, dtype=dtype), torch.randn(inner, columns, dtype=dtype)
+    out = torch.empty(rows, columns, dtype=dtype)
+    (seconds,) = medians(lambda: torch.mm(left, right, out=out))
+    return 2 * rows * inner * columns / seconds
 
 
 def peak(size: str, length: int, precision: str) -> list[Row]:
