@@ -39,7 +39,7 @@ def fail_last_node(number: str) -> None:
     update = ["scontrol", "update", f"nodename={node}", "reason=test"]
     for state in ("drain", "down"):
         subprocess.run([*update, f"state={state}"], check=True)
-    wait_until(lambda: not processes(number, node))
+    wait_until(lambda: not processes(number, node) and not watchers(number))
     subprocess.run([*update, "state=resume"], check=True)
 
 
@@ -61,6 +61,12 @@ def processes(number: str, node: str) -> set[int]:
         if marks <= set(environment):
             found |= {*watcher, int(folder.name)}
     return found
+
+
+def watchers(number: str) -> list[str]:
+    """Slurm's own processes, on any of the pretended nodes, that see a job's steps to their end."""
+    found = subprocess.run(["pgrep", "--full", rf"^slurmstepd: \[{number}\."], capture_output=True, text=True)
+    return found.stdout.split()
 
 
 INTERRUPTIONS = {
