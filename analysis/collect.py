@@ -95,7 +95,7 @@ def collect(roots: Sequence[Path], cache_dir: Path | None = None) -> Collection:
     folders = _folders(roots)
     others = _not_planned(folders)
     collection.left_out += [LeftOut(path, "not of the present plan", NOT_PLANNED) for path in others]
-    for record in cache.records(path for path in folders if path not in others):
+    for record in cache.records([path for path in folders if path not in others]):
         match record:
             case PretrainRun():
                 collection.pretraining.append(record)
@@ -103,7 +103,6 @@ def collect(roots: Sequence[Path], cache_dir: Path | None = None) -> Collection:
                 collection.finetuning.append(record)
             case LeftOut():
                 collection.left_out.append(record)
-    cache.save()
     order = {scale: index for index, scale in enumerate(collection.sizes())}
     collection.pretraining = _unique(collection.pretraining, collection.left_out, pretraining_key)
     collection.finetuning = _unique(collection.finetuning, collection.left_out, finetuning_key)
@@ -151,17 +150,17 @@ def _folders(roots: Sequence[Path]) -> list[Path]:
     return list(found.values())
 
 
-def _not_planned(folders: Sequence[Path]) -> list[Path]:
+def _not_planned(folders: Sequence[Path]) -> dict[Path, None]:
     """Those of the run folders that the plan of their grid's folder does not have; none where there is no plan."""
     by_grid: dict[Path, list[Path]] = {}
     for path in folders:
         by_grid.setdefault(path.absolute().parent.parent, []).append(path)
-    found = []
+    found = {}  # in the order of the folders
     for folder, paths in by_grid.items():
         grid = Root(folder)
         if grid.plan_file.exists():
             others = {folder / name for name in grid.other_runs(grid.read_plan())}
-            found += [path for path in paths if path.absolute() in others]
+            found |= dict.fromkeys(path for path in paths if path.absolute() in others)
     return found
 
 

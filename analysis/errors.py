@@ -40,7 +40,7 @@ def tally(evaluations: Sequence[Evaluation]) -> Counter[tuple[str, str]]:
     """Spans by (length, fate or `spurious`), over several evaluations."""
     found: Counter[tuple[str, str]] = Counter()
     for evaluation in evaluations:
-        for gold, predicted in zip(evaluation.gold.spans, evaluation.predicted, strict=True):
+        for gold, predicted in zip(evaluation.gold.spans, evaluation.predicted.by_sentence(len(evaluation.gold.ids)), strict=True):
             found.update((_length(span), fate(span, predicted)) for span in gold)
             found.update((_length(span), "spurious") for span in predicted if is_spurious(span, gold))
     return found

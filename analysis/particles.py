@@ -98,7 +98,7 @@ def recall_table(collection: Collection) -> Table:
         for name in collection.target_sets():
             runs = [run.sets[name] for run in group.runs if name in run.sets]
             if runs:
-                tallies = [person_recall(found.gold, found.predicted) for found in runs]
+                tallies = [person_recall(found.gold, found.predicted.by_sentence(len(found.gold.ids))) for found in runs]
                 sums = {
                     side: [sum(part) for part in zip(*(t[side] for t in tallies), strict=True)]
                     for side in (True, False)

@@ -49,9 +49,14 @@ class GoldSet:
         return sum(len(found) for found in self.spans)
 
     @cached_property
+    def lengths(self) -> list[int]:
+        """Words of each sentence."""
+        return [len(words) for words in self.words]
+
+    @cached_property
     def starts(self) -> np.ndarray:
         """Where each sentence begins among all words of the set, and their number: [sentences + 1]."""
-        return np.concatenate([[0], np.cumsum([len(words) for words in self.words], dtype=np.int64)])
+        return np.concatenate([[0], np.cumsum(self.lengths, dtype=np.int64)])
 
     @cached_property
     def in_span(self) -> np.ndarray:
@@ -64,6 +69,29 @@ class GoldSet:
 
 
 @dataclass(frozen=True, eq=False)
+class SpanTable:
+    """Entity spans of the sentences of a set: `rows` is [spans, (sentence, index of the type in `kinds`, start, end)], in order."""
+
+    kinds: tuple[str, ...]
+    rows: np.ndarray
+
+    @classmethod
+    def of(cls, sentences: Sequence[Sequence[Span]]) -> SpanTable:
+        found = [(index, *span) for index, spans in enumerate(sentences) if spans for span in spans]
+        kinds = tuple(sorted({kind for _, kind, _, _ in found}))
+        place = {kind: index for index, kind in enumerate(kinds)}
+        rows = [(index, place[kind], start, end) for index, kind, start, end in found]
+        return cls(kinds, np.array(rows, dtype=np.int32).reshape(-1, 4))
+
+    def by_sentence(self, sentences: int) -> list[tuple[Span, ...]]:
+        """The spans of each of so many sentences."""
+        found: list[list[Span]] = [[] for _ in range(sentences)]
+        for index, kind, start, end in self.rows.tolist():
+            found[index].append((self.kinds[kind], start, end))
+        return [tuple(spans) for spans in found]
+
+
+@dataclass(frozen=True, eq=False)
 class Evaluation:
     """What one run predicted on one set.
 
@@ -73,7 +101,7 @@ class Evaluation:
     """
 
     gold: GoldSet
-    predicted: tuple[tuple[Span, ...], ...]
+    predicted: SpanTable
     counts: np.ndarray
     conlleval_f1: float
     per_type: Mapping[str, Mapping[str, float]]
