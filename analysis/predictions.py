@@ -145,7 +145,9 @@ def _lists(texts: Sequence[bytes]) -> list[list[float]] | None:
     joined = b",".join(texts)
     if joined == b",".join([b"null}"] * len(texts)):
         return None
-    if not (joined.count(b"[") == joined.count(b"]}") == joined.count(b"]") == joined.count(b"}") == len(texts)):
+    if not (
+        joined.count(b"[") == joined.count(b"]}") == joined.count(b"]") == joined.count(b"}") == len(texts)
+    ):
         raise ValueError("not flat lists")
     if b'"' in joined or not all(text[:1] == b"[" and text[-2:] == b"]}" for text in texts):
         raise ValueError("not lists of numbers")

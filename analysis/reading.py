@@ -140,7 +140,9 @@ def _read_finetuning(run: Run, result: dict[str, Any], pool: Pool) -> FinetuneRu
     sets = {
         sys.intern(name): _read_set(run, name, values, pool) for name, values in result.pop("sets").items()
     }
-    metrics = json_lines(run.metrics_file.read_bytes()) if origin.get("objective") != BASELINE else []  # which has no steps
+    metrics = (
+        json_lines(run.metrics_file.read_bytes()) if origin.get("objective") != BASELINE else []
+    )  # which has no steps
     losses = [line["loss_nats"] for line in metrics if line["kind"] == "train"]
     return FinetuneRun(
         run.path,

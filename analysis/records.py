@@ -44,7 +44,7 @@ class GoldSet:
     words: tuple[tuple[str, ...], ...]
     spans: tuple[tuple[Span, ...], ...]
 
-    @property
+    @cached_property
     def gold_spans(self) -> int:
         return sum(len(found) for found in self.spans)
 
@@ -57,6 +57,10 @@ class GoldSet:
     def starts(self) -> np.ndarray:
         """Where each sentence begins among all words of the set, and their number: [sentences + 1]."""
         return np.concatenate([[0], np.cumsum(self.lengths, dtype=np.int64)])
+
+    @cached_property
+    def table(self) -> SpanTable:
+        return SpanTable.of(self.spans)
 
     @cached_property
     def in_span(self) -> np.ndarray:
@@ -106,6 +110,49 @@ class Evaluation:
     conlleval_f1: float
     per_type: Mapping[str, Mapping[str, float]]
     logprobs: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
+
+    @property
+    def matches(self) -> Matches:
+        """Which gold spans are found, and what the others and the predicted ones share words with."""
+        gold, predicted = self.gold.table, self.predicted
+        kinds = np.array(
+            [gold.kinds.index(kind) if kind in gold.kinds else -1 for kind in predicted.kinds], int
+        )
+        starts, ends = self._bounds(gold)
+        other_starts, other_ends = self._bounds(predicted)
+        place, touched = _touching(starts, ends, other_starts, other_ends)
+        same = touched.copy()
+        same[touched] = (other_starts[place[touched]] == starts[touched]) & (other_ends[place[touched]] == ends[touched])  # fmt: skip
+        correct = same.copy()
+        correct[same] = kinds[predicted.rows[place[same], 1]] == gold.rows[same, 1]
+        return Matches(correct, same, touched, ~_touching(other_starts, other_ends, starts, ends)[1])
+
+    def _bounds(self, table: SpanTable) -> tuple[np.ndarray, np.ndarray]:
+        """First word and one past the last of each span, counted over all sentences."""
+        before = self.gold.starts[table.rows[:, 0]]
+        return before + table.rows[:, 2], before + table.rows[:, 3]
+
+
+@dataclass(frozen=True, eq=False)
+class Matches:
+    """For each gold span whether it is predicted, with its type (`correct`) or any (`same_words`), and whether a predicted
+    span shares a word with it (`touched`); for each predicted span whether it shares a word with no gold span (`spurious`)."""
+
+    correct: np.ndarray
+    same_words: np.ndarray
+    touched: np.ndarray
+    spurious: np.ndarray
+
+
+def _touching(starts: np.ndarray, ends: np.ndarray, other_starts: np.ndarray, other_ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    """The first of the others that ends behind the start of each span, and whether it begins before its end.
+
+    Spans of a side are in order and share no word.
+    """
+    place = np.searchsorted(other_ends, starts, side="right")
+    found = place < len(other_ends)
+    found[found] = other_starts[place[found]] < ends[found]
+    return place, found
 
 
 @dataclass(frozen=True, eq=False)

@@ -329,10 +329,16 @@ class GridConfig:
     sizes: list[str] = key(["nano"], "models")
     objectives: list[str] = key(["vanilla", "maml"], "objectives")
     seeds: list[int] = key([0], "seeds, of pretraining and of the fine-tuning after it")
-    variants: dict[str, list[str]] = key({}, "name: pretraining overrides; every variant is run")
+    variants: dict[str, list[str]] = key(
+        {},
+        "name: pretraining overrides; every variant is run (vanilla: one of those that differ in meta. alone)",
+    )
     sources: list[str] = key([], "fine-tuning sets")
     regimes: list[str] = key(["head", "full"], "fine-tuning regimes")
     checkpoints: list[int] = key([], "pretraining steps to fine-tune; empty: the last")
+    further_checkpoints: dict[str, list[int]] = key(
+        {}, "objective or variant: further steps to fine-tune, such as the one at equal FLOPs"
+    )
     pretrain: list[str] = key([], "overrides for every pretraining run")
     finetune: list[str] = key([], "overrides for every fine-tuning run")
     per_size: dict[str, list[str]] = key({}, "size: further pretraining overrides")

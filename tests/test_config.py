@@ -12,7 +12,7 @@ from metapt import commandline
 from metapt.config import DS_CONFIGS, deepspeed_settings, identity
 from metapt.errors import UserError
 
-SCALES = ("nano", "tiny", "small", "medium", "large")
+SCALES = ("nano", "laptop", "tiny", "small", "medium", "large")
 REQUIRED = {
     "finetune": ["checkpoint=x", "source=en_ewt", "run_dir=y"],
     "pretrain": [],
@@ -183,5 +183,5 @@ def test_a_mistake_ends_with_2_and_no_traceback(command: str):
 def test_help_lists_choices_and_keys():
     done = run_module("metapt.pretrain", ["--help"])
     assert done.returncode == 0
-    assert "model=large|medium|nano|small|tiny" in done.stdout
+    assert "model=laptop|large|medium|nano|small|tiny" in done.stdout
     assert "train.seed=" in done.stdout
