@@ -4,6 +4,7 @@
 # make slurm-test  the tests on a real Slurm, which is started on this machine and stopped again (Debian, root)
 # make nightly  the tests that take minutes
 # make bench    what is timed, as ratios; how cost grows; memory against what is told (benchmarks/README.md)
+# make bench-report  the report of ten thousand run folders: time and memory (minutes, 8 GB of disk)
 # make bench-smoke  its short cases; fails where one has become twice as slow beside what it is measured against
 # make golden   record the golden losses anew
 # make golden-sbatch  record the scripts for sbatch anew
@@ -16,7 +17,7 @@ SLURM_DIR ?= /tmp/metapt-slurm
 BIN = $(VENV)/bin
 INSTALLED = $(VENV)/.installed
 
-.PHONY: demo test check slurm-test nightly bench bench-smoke golden golden-sbatch clean
+.PHONY: demo test check slurm-test nightly bench bench-report bench-smoke golden golden-sbatch clean
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -51,6 +52,9 @@ bench: $(INSTALLED)
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/tagging.py
 	$(BIN)/python benchmarks/projection.py
+
+bench-report: $(INSTALLED)
+	$(BIN)/python benchmarks/report.py
 
 bench-smoke: $(INSTALLED)
 	$(BIN)/python benchmarks/run.py smoke

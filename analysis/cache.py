@@ -13,23 +13,31 @@ import sqlite3
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from analysis import reading, records
-from analysis.reading import Pool, Record, read, stamp
+from analysis import predictions, reading, records
+from analysis.predictions import Pool
+from analysis.reading import Record, read, stamp
 from analysis.records import GoldSet
 from metapt.data import iob2
 from metapt.ner import scoring
 
 PART = 100  # folders that a process reads at a time
-MADE_BY = (reading, records, iob2, scoring)  # a record is a function of the run's files and of these
+MADE_BY = (
+    reading,
+    predictions,
+    records,
+    iob2,
+    scoring,
+)  # a record is a function of the run's files and of these
 ADMITTED = {("numpy", "ndarray"), ("numpy", "dtype")}
 ADMITTED |= {(f"numpy.{core}.multiarray", "_reconstruct") for core in ("core", "_core")}
 ADMITTED |= {(f"numpy.{core}.numeric", "_frombuffer") for core in ("core", "_core")}
 ADMITTED |= {("pathlib", "PosixPath"), ("pathlib", "WindowsPath"), ("pathlib._local", "PosixPath")}
-ADMITTED |= {("analysis.records", name) for name in ("Setting", "Evaluation", "PretrainRun", "FinetuneRun", "LeftOut")}  # fmt: skip
+ADMITTED |= {("analysis.records", name) for name in ("Setting", "Evaluation", "SpanTable", "PretrainRun", "FinetuneRun", "LeftOut")}  # fmt: skip
 
 
 class Cache:
@@ -38,84 +46,104 @@ class Cache:
     def __init__(self, file: Path | None) -> None:
         self._file = file
         self._gold: dict[str, GoldSet] = {}
-        self._known: dict[str, tuple[str, bytes]] = {}
-        self._fresh: dict[str, tuple[str, bytes]] = {}
-        if file is not None:
-            self._load_all(file)
 
     def records(self, paths: Iterable[Path]) -> list[Record]:
-        """The record of each folder; what is read anew here is remembered by `save`."""
-        stamps = {path: (str(path.resolve()), repr((str(path), stamp(path)))) for path in paths}
-        found = {path: self._loaded(*stamps[path]) for path in stamps}
-        for path, (content, gold) in _read_all([path for path in stamps if found[path] is None]):
-            for name, parts in gold.items():
-                self._gold.setdefault(name, GoldSet(*parts))
-            found[path] = _Unpickler.loads(content, self._gold)
-            key, now = stamps[path]
-            self._fresh[key] = (now, content)
+        """The record of each folder, in the order of the paths; what is read anew is kept at once, part by part."""
+        keys = dict(zip(paths, map(_key, paths), strict=True))
+        stamps = {path: repr((str(path), stamp(path))) for path in keys}
+        found: dict[Path, Record | None] = dict.fromkeys(keys)
+        found |= self._known({keys[path]: (path, now) for path, now in stamps.items()})
+        for part, contents, gold in _read_all([path for path in keys if found[path] is None]):
+            self._gold |= {name: GoldSet(*parts) for name, parts in gold.items() if name not in self._gold}
+            found |= {path: _Unpickler.loads(content, self._gold) for path, content in zip(part, contents, strict=True)}  # fmt: skip
+            self._keep([(keys[path], stamps[path], content) for path, content in zip(part, contents, strict=True)], gold)  # fmt: skip
         return [record for record in found.values() if record is not None]
 
-    def save(self) -> None:
-        """Writes what was read anew; where nothing can be written, it is told and the report goes on."""
-        if not self._fresh or self._file is None:
+    def _keep(self, rows: Sequence[tuple[str, str, bytes]], gold: Mapping[str, tuple[Any, ...]]) -> None:
+        """Writes what was read; where nothing can be written, it is told once and the report goes on."""
+        if self._file is None:
             return
         try:
             self._file.parent.mkdir(parents=True, exist_ok=True)
             with closing(sqlite3.connect(self._file)) as base, base:
                 _prepare(base)
-                gold = ((name, pickle.dumps(_content(found))) for name, found in self._gold.items())
-                base.executemany("INSERT OR IGNORE INTO gold VALUES (?, ?)", gold)
-                fresh = ((path, *value) for path, value in self._fresh.items())
-                base.executemany("INSERT OR REPLACE INTO run VALUES (?, ?, ?)", fresh)
+                sets = ((name, pickle.dumps(parts)) for name, parts in gold.items())
+                base.executemany("INSERT OR IGNORE INTO gold VALUES (?, ?)", sets)
+                base.executemany("INSERT OR REPLACE INTO run VALUES (?, ?, ?)", rows)
         except (sqlite3.Error, OSError) as error:
             print(f"{self._file} cannot be written ({error}); the next report reads everything again", file=sys.stderr)  # fmt: skip
+            self._file = None
 
-    def _load_all(self, file: Path) -> None:
+    def _known(self, stamps: Mapping[str, tuple[Path, str]]) -> dict[Path, Record]:
+        """The records of those runs whose files are as they were, by key (path, stamp)."""
+        found: dict[Path, Record] = {}
+        if self._file is None:
+            return found
         try:
-            with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True)) as base:
+            with closing(sqlite3.connect(f"{self._file.absolute().as_uri()}?mode=ro", uri=True)) as base:
                 if base.execute("SELECT made_by FROM version").fetchone() == (_made_by(),):
                     for name, content in base.execute("SELECT name, content FROM gold"):
                         self._gold[name] = GoldSet(*_Unpickler.loads(content, {}))
-                    rows = base.execute("SELECT path, stamp, record FROM run")
-                    self._known = {path: (then, content) for path, then, content in rows}
+                    for key, then, content in base.execute("SELECT path, stamp, record FROM run"):
+                        path, now = stamps.get(key, (None, ""))
+                        if path is not None and then == now:
+                            with suppress(Exception):  # damaged in whatever way: the run itself is read
+                                found[path] = _Unpickler.loads(content, self._gold)
         except sqlite3.OperationalError:
             pass  # there is none yet
         except (sqlite3.DatabaseError, pickle.UnpicklingError):
-            file.unlink()
-
-    def _loaded(self, key: str, now: str) -> Record | None:
-        """What is known of a run whose files are as they were."""
-        then, content = self._known.get(key, ("", b""))
-        try:
-            return _Unpickler.loads(content, self._gold) if then == now else None
-        except Exception:  # damaged in whatever way: the run itself is read
-            return None
+            self._file.unlink()
+        return found
 
 
-def _read_all(paths: Sequence[Path]) -> Iterator[tuple[Path, tuple[bytes, dict[str, tuple[Any, ...]]]]]:
-    """(pickled record, the gold sets of its part by name) of each folder; many are shared out to processes."""
-    parts = [paths[start : start + PART] for start in range(0, len(paths), PART)]
-    if len(parts) > 1:
-        with ProcessPoolExecutor() as processes:
-            results = list(processes.map(_read_part, parts))
-    else:
-        results = [_read_part(part) for part in parts]
-    for part, (contents, gold) in zip(parts, results, strict=True):
-        for path, content in zip(part, contents, strict=True):
-            yield path, (content, gold)
+def _key(path: Path) -> str:
+    return str(path.resolve())
+
+
+class _Reader:
+    """Reads parts of the folders, in one process; what it has read serves the parts that follow."""
+
+    def __init__(self) -> None:
+        self._pool = Pool()
+        self._names: dict[GoldSet, str] = {}
+
+    def read(self, paths: Sequence[Path]) -> tuple[list[bytes], dict[str, tuple[Any, ...]]]:
+        """The pickled record of each folder, and the gold sets that were not among those of earlier parts, by name."""
+        told = len(self._names)
+        contents = [_Pickler.dumps(read(path, self._pool), self._name) for path in paths]
+        return contents, {name: _content(gold) for gold, name in islice(self._names.items(), told, None)}
+
+    def _name(self, gold: GoldSet) -> str:
+        if gold not in self._names:
+            self._names[gold] = hashlib.sha256(repr(_content(gold)).encode()).hexdigest()
+        return self._names[gold]
+
+
+_reader = _Reader()
+"""of this process, if it is one of several"""
+
+
+def _begin() -> None:
+    global _reader
+    _reader = _Reader()
 
 
 def _read_part(paths: Sequence[Path]) -> tuple[list[bytes], dict[str, tuple[Any, ...]]]:
-    pool = Pool()
-    names: dict[GoldSet, str] = {}
+    return _reader.read(paths)
 
-    def name(gold: GoldSet) -> str:
-        if gold not in names:
-            names[gold] = hashlib.sha256(repr(_content(gold)).encode()).hexdigest()
-        return names[gold]
 
-    contents = [_Pickler.dumps(read(path, pool), name) for path in paths]
-    return contents, {found: _content(gold) for gold, found in names.items()}
+def _read_all(paths: Sequence[Path]) -> Iterator[tuple[Sequence[Path], list[bytes], dict[str, tuple[Any, ...]]]]:  # fmt: skip
+    """(paths, pickled records, the gold sets that first occur here) of each part; several are shared out to processes.
+
+    A process takes its parts in their order, so the one in which it tells a gold set comes before those that name it only.
+    """
+    parts = [paths[start : start + PART] for start in range(0, len(paths), PART)]
+    if len(parts) > 1:
+        with ProcessPoolExecutor(initializer=_begin) as processes:
+            for part, (contents, gold) in zip(parts, processes.map(_read_part, parts), strict=True):
+                yield part, contents, gold
+    else:
+        yield from ((part, *_Reader().read(part)) for part in parts)
 
 
 class _Pickler(pickle.Pickler):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from analysis.records import FinetuneRun, Setting
 from analysis.study import Section, Study, counted
 from analysis.tables import Column
 
+MOST_DRAWN = 4  # models; a grid of all scales, sources and regimes would make hundreds of figures
 LEAST = 3  # checkpoints, below which there is no curve over them
 STYLES = ("-", "--", ":", "-.")
 
@@ -30,10 +31,11 @@ def section(study: Study) -> Section:
     means = averages(study.on_targets, lambda setting: (setting.scale, setting.label, setting.step)) if drawn else []  # fmt: skip
     heads = [Column("scale"), Column("variant"), Column("step")]
     table = averages_table("by_step", "Mean F1 on the target sets by pretraining step", heads, means)
-    for model, runs in by_model(collection.finetuning).items():
+    models = by_model(collection.finetuning)
+    for model, runs in most_tuned(models).items():
         sets = collection.target_sets()
         drawn += [fan(model, runs), finals(model, runs, sets), by_type(model, runs, sets)]
-    text = []
+    text = undrawn(models)
     if len(drawn) == 0:
         text = [f"Needed: fine-tuning runs from at least {LEAST} checkpoints of one pretraining run (grid=checkpoints). The finished runs start from one checkpoint of each model."]  # fmt: skip
     return Section("steps", "Pretraining checkpoints", text, drawn, [table])
@@ -46,6 +48,18 @@ def by_model(found: Sequence[FinetuneRun]) -> dict[Model, list[FinetuneRun]]:
         if run.setting.step is not None and run.objective in NAMES:
             models.setdefault(_model(run.setting), []).append(run)
     return {key: runs for key, runs in models.items() if len({run.setting.step for run in runs}) >= LEAST}
+
+
+def most_tuned(models: Mapping[Model, list[FinetuneRun]]) -> dict[Model, list[FinetuneRun]]:
+    """The models that are drawn: where there are more than MOST_DRAWN, those with the most runs."""
+    return dict(sorted(models.items(), key=lambda item: -len(item[1]))[:MOST_DRAWN])
+
+
+def undrawn(models: Mapping[Model, list[FinetuneRun]]) -> list[str]:
+    """A sentence on the models that are not drawn, if there are any."""
+    if len(models) <= MOST_DRAWN:
+        return []
+    return [f"Drawn for {MOST_DRAWN} of the {len(models)} models of which several checkpoints were tuned, those with the most runs; the tables have all."]  # fmt: skip
 
 
 def fan(model: Model, runs: Sequence[FinetuneRun]) -> Figure:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,12 @@ def _source_sets(run: FinetuneRun) -> Sequence[str]:
     return run.result.get("source_sets", run.setting.source.split("+"))
 
 
-@dataclass
+@dataclass(frozen=True, eq=False)
 class Collection:
     roots: Sequence[Path]
-    pretraining: list[PretrainRun] = field(default_factory=list)
-    finetuning: list[FinetuneRun] = field(default_factory=list)
-    left_out: list[LeftOut] = field(default_factory=list)
+    pretraining: Sequence[PretrainRun] = ()
+    finetuning: Sequence[FinetuneRun] = ()
+    left_out: Sequence[LeftOut] = ()
 
     @property
     def generated(self) -> bool:
@@ -39,23 +40,29 @@ class Collection:
 
     def set_names(self) -> list[str]:
         """The evaluation sets, target languages first, then by name."""
-        names = {name for run in self.finetuning for name in run.sets}
-        return sorted(names, key=lambda name: (not is_target(name), name))
+        return sorted(self._gold_sets, key=lambda name: (not is_target(name), name))
 
     def target_sets(self) -> list[str]:
         """The sets that averages run over: those in the target languages; without any, those never tuned on."""
         names = self.set_names()
-        sources = {name for run in self.finetuning for name in _source_sets(run)}
         targets = [name for name in names if is_target(name)]
-        return targets or [name for name in names if name not in sources] or names
+        return targets or [name for name in names if name not in self._sources] or names
 
     def gold_sets(self, name: str) -> list[GoldSet]:
         """The different versions of a set that runs were evaluated on: one, unless the data changed in between."""
-        return list(
-            {
-                id(run.sets[name].gold): run.sets[name].gold for run in self.finetuning if name in run.sets
-            }.values()
-        )
+        return list(self._gold_sets[name])
+
+    @cached_property
+    def _gold_sets(self) -> dict[str, dict[GoldSet, None]]:
+        found: dict[str, dict[GoldSet, None]] = {}
+        for run in self.finetuning:
+            for name, evaluation in run.sets.items():
+                found.setdefault(name, {})[evaluation.gold] = None
+        return found
+
+    @cached_property
+    def _sources(self) -> set[str]:
+        return {name for run in self.finetuning for name in _source_sets(run)}
 
     def sizes(self, label: str | None = None) -> dict[str, int]:
         """Parameters by scale, where known, smallest first; of one variant (a vocabulary changes them), or of any."""
@@ -90,30 +97,17 @@ def collect(roots: Sequence[Path], cache_dir: Path | None = None) -> Collection:
     Raises:
         UserError: a root does not exist, or holds no run folder; a grid's plan cannot be read.
     """
-    collection = Collection(roots)
-    cache = Cache(cache_dir / CACHE_FILE if cache_dir else None)
     folders = _folders(roots)
     others = _not_planned(folders)
-    collection.left_out += [LeftOut(path, "not of the present plan", NOT_PLANNED) for path in others]
-    for record in cache.records(path for path in folders if path not in others):
-        match record:
-            case PretrainRun():
-                collection.pretraining.append(record)
-            case FinetuneRun():
-                collection.finetuning.append(record)
-            case LeftOut():
-                collection.left_out.append(record)
-    cache.save()
-    order = {scale: index for index, scale in enumerate(collection.sizes())}
-    collection.pretraining = _unique(collection.pretraining, collection.left_out, pretraining_key)
-    collection.finetuning = _unique(collection.finetuning, collection.left_out, finetuning_key)
-    collection.pretraining.sort(
-        key=lambda run: (order[run.scale], run.label, run.seed, run.objective != "vanilla")
-    )
-    collection.finetuning.sort(
-        key=lambda run: (setting_order(run.setting, order), run.objective != "vanilla", _seeds(run))
-    )
-    return collection
+    left_out = [LeftOut(path, "not of the present plan", NOT_PLANNED) for path in others]
+    records = Cache(cache_dir / CACHE_FILE if cache_dir else None).records([path for path in folders if path not in others])  # fmt: skip
+    left_out += [record for record in records if isinstance(record, LeftOut)]
+    pretraining = _unique((run for run in records if isinstance(run, PretrainRun)), left_out, pretraining_key)
+    finetuning = _unique((run for run in records if isinstance(run, FinetuneRun)), left_out, finetuning_key)
+    order = {scale: index for index, scale in enumerate(Collection(roots, pretraining, finetuning).sizes())}
+    pretraining.sort(key=lambda run: (order[run.scale], run.label, run.seed, run.objective != "vanilla"))
+    finetuning.sort(key=lambda run: (setting_order(run.setting, order), run.objective != "vanilla", _seeds(run)))  # fmt: skip
+    return Collection(roots, pretraining, finetuning, left_out)
 
 
 def setting_order(setting: Setting, scales: Mapping[str, int]) -> tuple[Any, ...]:
@@ -151,17 +145,17 @@ def _folders(roots: Sequence[Path]) -> list[Path]:
     return list(found.values())
 
 
-def _not_planned(folders: Sequence[Path]) -> list[Path]:
+def _not_planned(folders: Sequence[Path]) -> dict[Path, None]:
     """Those of the run folders that the plan of their grid's folder does not have; none where there is no plan."""
     by_grid: dict[Path, list[Path]] = {}
     for path in folders:
         by_grid.setdefault(path.absolute().parent.parent, []).append(path)
-    found = []
+    found: dict[Path, None] = {}  # in the order of the folders
     for folder, paths in by_grid.items():
         grid = Root(folder)
         if grid.plan_file.exists():
             others = {folder / name for name in grid.other_runs(grid.read_plan())}
-            found += [path for path in paths if path.absolute() in others]
+            found |= dict.fromkeys(path for path in paths if path.absolute() in others)
     return found
 
 

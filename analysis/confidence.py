@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from analysis.checkpoints import Model, by_model
+from analysis.checkpoints import Model, by_model, most_tuned, undrawn
 from analysis.comparison import NAMES
 from analysis.drawing import Figure, distinct, drawing, finished, heat_map, plt, slug
 from analysis.records import FinetuneRun, GoldSet
@@ -27,8 +27,8 @@ DEFINITION = (
 def section(study: Study) -> Section:
     sets = study.collection.target_sets()
     models = by_model(study.collection.finetuning)
-    drawn = [figure for model, runs in models.items() for name in sets for figure in heat_maps(model, runs, name)]  # fmt: skip
-    text = [] if drawn else ["The heat maps over checkpoints need fine-tuning runs from at least three checkpoints of one pretraining run (grid=checkpoints)."]  # fmt: skip
+    drawn = [figure for model, runs in most_tuned(models).items() for name in sets for figure in heat_maps(model, runs, name)]  # fmt: skip
+    text = undrawn(models) if drawn else ["The heat maps over checkpoints need fine-tuning runs from at least three checkpoints of one pretraining run (grid=checkpoints)."]  # fmt: skip
     return Section("confidence", "Token confidence", text, drawn, [table(study)])
 
 

@@ -66,7 +66,8 @@ def measure(losses: np.ndarray) -> Convergence:
     # by the trapezoidal rule
     area = float((curve.sum() - (first + last) / 2) / (len(curve) - 1) / first) if first > 0 else np.nan
     start = max(2, round(INITIAL_SHARE * len(losses)))
-    slope = float(np.polynomial.Polynomial.fit(np.arange(start), losses[:start], 1).convert().coef[-1])
+    steps = np.arange(start) - (start - 1) / 2
+    slope = float(steps @ losses[:start].astype(np.float64) / (steps @ steps))  # least squares
     return Convergence(t90, area, slope)
 
 

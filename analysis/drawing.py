@@ -230,7 +230,7 @@ def heat_map(axis: Axes, values: np.ndarray, rows: Sequence[str], columns: Seque
     axis.tick_params(length=0)
     for side in axis.spines.values():
         side.set_visible(False)
-    if values.size <= MAX_NUMBERS:
+    if form and values.size <= MAX_NUMBERS:
         for (row, column), value in np.ndenumerate(values):
             if not np.isnan(value):
                 red, green, blue, _ = mesh.cmap(mesh.norm(value))

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+import numpy as np
+
 from analysis.collect import Collection
 from analysis.comparison import Group, groups
-from analysis.records import Evaluation
+from analysis.records import Evaluation, SpanTable
 from analysis.tables import Cell, Column, Table
-from metapt.ner.scoring import Span
 
 FATES = ("correct", "wrong type", "wrong boundary", "missed")
 LENGTHS = ("one word", "several words")
@@ -22,28 +23,22 @@ DEFINITION = (
 )
 
 
-def fate(span: Span, predicted: Sequence[Span]) -> str:
-    """Which of FATES a gold span has."""
-    if span in predicted:
-        return "correct"
-    if any(other[1:] == span[1:] for other in predicted):
-        return "wrong type"
-    return "wrong boundary" if any(_overlap(span, other) for other in predicted) else "missed"
-
-
-def is_spurious(span: Span, gold: Sequence[Span]) -> bool:
-    """Whether a predicted span shares no word with any gold span."""
-    return not any(_overlap(span, other) for other in gold)
-
-
 def tally(evaluations: Sequence[Evaluation]) -> Counter[tuple[str, str]]:
     """Spans by (length, fate or `spurious`), over several evaluations."""
-    found: Counter[tuple[str, str]] = Counter()
+    found = np.zeros((len(LENGTHS), len(FATES) + 1), dtype=int)
     for evaluation in evaluations:
-        for gold, predicted in zip(evaluation.gold.spans, evaluation.predicted, strict=True):
-            found.update((_length(span), fate(span, predicted)) for span in gold)
-            found.update((_length(span), "spurious") for span in predicted if is_spurious(span, gold))
-    return found
+        matches = evaluation.matches
+        fates = np.select([matches.correct, matches.same_words, matches.touched], [0, 1, 2], 3)
+        np.add.at(found, (_is_long(evaluation.gold.table), fates), 1)
+        found[:, -1] += np.bincount(_is_long(evaluation.predicted)[matches.spurious], minlength=2)
+    kinds = (*FATES, "spurious")
+    counts = {(length, kind): int(found[i, j]) for i, length in enumerate(LENGTHS) for j, kind in enumerate(kinds)}  # fmt: skip
+    return Counter({key: count for key, count in counts.items() if count})
+
+
+def _is_long(table: SpanTable) -> np.ndarray:
+    """The place in LENGTHS of each span."""
+    return (table.rows[:, 3] - table.rows[:, 2] > 1).astype(int)
 
 
 def errors_table(collection: Collection) -> Table:
@@ -77,11 +72,3 @@ def _rows(group: Group, sets: Sequence[str], cells: list[Cell]) -> list[list[Cel
         counts = [found[length, kind] / len(group.runs) for kind in (*FATES, "spurious")]
         rows.append([*cells, length, sum(counts[:-1]), *counts])
     return rows
-
-
-def _length(span: Span) -> str:
-    return LENGTHS[span[2] - span[1] > 1]
-
-
-def _overlap(one: Span, other: Span) -> bool:
-    return one[1] < other[2] and other[1] < one[2]

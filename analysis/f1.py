@@ -33,7 +33,7 @@ def f1_table(collection: Collection, scores: Scores, found: Sequence[Comparison]
         rows.append(
             [
                 *group.cells,
-                *(_mean(group.runs, name, lambda run, name: scores(run, name).value) for name in names),
+                *(_mean(group.runs, name, scores.value) for name in names),
             ]
         )
         items = [differences.get((group.setting, name)) for name in names]
@@ -64,7 +64,7 @@ def intervals_table(collection: Collection, scores: Scores) -> Table:
             gold = runs[0].sets[name].gold
             estimate = scores.mean(runs, name)
             spread = (
-                float(np.std([scores(run, name).value for run in runs], ddof=1)) if len(runs) > 1 else None
+                float(np.std([scores.value(run, name) for run in runs], ddof=1)) if len(runs) > 1 else None
             )
             cells: list[Cell] = [*group.cells, name, len(gold.ids), gold.gold_spans]
             cells += [_mean(runs, name, _precision), _mean(runs, name, _recall), estimate.value]

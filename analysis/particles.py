@@ -6,10 +6,13 @@ The rule is that of metapt/ner/baselines.py: the word after si or ni is a person
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
 
 from analysis.collect import Collection
 from analysis.comparison import Group, groups
-from analysis.records import GoldSet
+from analysis.records import Evaluation, GoldSet
 from analysis.tables import Cell, Column, Table
 from metapt.data.iob2 import spans
 from metapt.data.particles import CASE_PARTICLES, RULE_PARTICLES, follows_particle
@@ -48,16 +51,22 @@ def persons(gold: GoldSet) -> tuple[int, int]:
     return sum(after), len(after)
 
 
-def person_recall(gold: GoldSet, predicted: Sequence[Sequence[Span]]) -> dict[bool, tuple[int, int]]:
+@lru_cache(maxsize=64)
+def _persons_after(gold: GoldSet) -> dict[bool, np.ndarray]:
+    """The persons among the gold spans, [spans], by whether they follow a particle."""
+    parts = zip(gold.words, gold.spans, strict=True)
+    places = [
+        (kind == "PER", follows_particle(start, words)) for words, found in parts for kind, start, _ in found
+    ]
+    is_person, after = np.array(places, dtype=bool).reshape(-1, 2).T
+    return {True: is_person & after, False: is_person & ~after}
+
+
+def person_recall(evaluation: Evaluation) -> dict[bool, tuple[int, int]]:
     """(found, gold) spans of persons, by whether the span follows a particle."""
-    tally = {True: [0, 0], False: [0, 0]}
-    for true, found, words in zip(gold.spans, predicted, gold.words, strict=True):
-        for span in true:
-            if span[0] == "PER":
-                place = tally[follows_particle(span[1], words)]
-                place[0] += span in found
-                place[1] += 1
-    return {after: (found, total) for after, (found, total) in tally.items()}
+    correct = evaluation.matches.correct
+    chosen = _persons_after(evaluation.gold)
+    return {after: (int(correct[persons].sum()), int(persons.sum())) for after, persons in chosen.items()}
 
 
 def data_table(collection: Collection) -> Table:
@@ -98,7 +107,7 @@ def recall_table(collection: Collection) -> Table:
         for name in collection.target_sets():
             runs = [run.sets[name] for run in group.runs if name in run.sets]
             if runs:
-                tallies = [person_recall(found.gold, found.predicted) for found in runs]
+                tallies = [person_recall(found) for found in runs]
                 sums = {
                     side: [sum(part) for part in zip(*(t[side] for t in tallies), strict=True)]
                     for side in (True, False)

@@ -6,30 +6,29 @@ result says) is left out as a whole and named, so that no table mixes numbers th
 
 from __future__ import annotations
 
-import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
 
+from analysis.predictions import Pool, json_lines, read_predictions
 from analysis.records import (
     BASELINE,
     Columns,
     Evaluation,
     FinetuneRun,
-    GoldSet,
     LeftOut,
     PretrainRun,
     Setting,
+    SpanTable,
     is_target,
 )
-from metapt.data.iob2 import spans
 from metapt.ner.resampling import micro_f1
-from metapt.ner.scoring import Span, conlleval_spans, count
+from metapt.ner.scoring import Span, count
 from metapt.runs import Run
 
 FILES = frozenset(
@@ -47,35 +46,6 @@ EPISODE = ("support_loss_nats", "support_accuracy", "query_loss_nats", "query_ac
 Record = PretrainRun | FinetuneRun | LeftOut
 Stamp = tuple[tuple[str, int, int, int], ...]
 """(name, bytes, time of the last change in ns, inode) of each file of a run that the analysis reads"""
-
-
-class Pool:
-    """One object for equal values: gold sets, which must be the same object to be compared, and what repeats often."""
-
-    def __init__(self) -> None:
-        self._found: dict[Any, Any] = {}
-        self._spans: dict[tuple[Any, ...], tuple[Span, ...]] = {}
-
-    def gold(self, key: tuple[Any, ...]) -> GoldSet:
-        """The gold set of (name, ids, words, spans)."""
-        found = self._found.get(key)
-        return found if found is not None else self._found.setdefault(key, GoldSet(*key))
-
-    def same(self, value: Any) -> Any:
-        return self._found.setdefault(value, value)
-
-    def spans(self, tags: Iterable[Sequence[str]]) -> tuple[tuple[Span, ...], ...]:
-        """The spans of each sentence; sentences are tagged alike again and again, so each tagging is looked at once."""
-        return tuple(self._spans_of(tuple(sentence), spans) for sentence in tags)
-
-    def conlleval_spans(self, tags: Iterable[Sequence[str]]) -> tuple[tuple[Span, ...], ...]:
-        return tuple(self._spans_of(tuple(sentence), conlleval_spans) for sentence in tags)
-
-    def _spans_of(self, tags: tuple[str, ...], find: Callable[[Sequence[str]], Sequence[Span]]) -> tuple[Span, ...]:  # fmt: skip
-        found = self._spans.get((tags, find))
-        if found is None:
-            found = self._spans[tags, find] = self.same(tuple(find(tags)))
-        return found
 
 
 def stamp(path: Path) -> Stamp:
@@ -125,11 +95,20 @@ def _recorded(run: Run) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     return recorded["config"], recorded["provenance"]
 
 
+def _provenance(run: Run, pool: Pool) -> Mapping[str, Any]:
+    """The provenance alone, the last part of config.yaml; the rest of it is long, and no table has it."""
+    _, key, text = run.config_file.read_text(encoding="utf-8").rpartition("\nprovenance:\n")
+    if not key:
+        return _recorded(run)[1]
+    found = yaml.load(text, LOADER)
+    return {**found, "versions": pool.same_mapping(found["versions"])}
+
+
 def _read_pretraining(run: Run, result: dict[str, Any]) -> PretrainRun:
     config, provenance = _recorded(run)
     origin = result["origin"]
     by_kind: dict[str, list[Mapping[str, Any]]] = {}
-    for line in sorted(_lines(run.metrics_file), key=lambda line: line["step"]):
+    for line in sorted(json_lines(run.metrics_file.read_bytes()), key=lambda line: line["step"]):
         by_kind.setdefault(line["kind"], []).append(line)
     return PretrainRun(
         run.path,
@@ -156,13 +135,14 @@ def _columns(lines: Sequence[Mapping[str, Any]], fields: Sequence[str]) -> Colum
 
 
 def _read_finetuning(run: Run, result: dict[str, Any], pool: Pool) -> FinetuneRun:
-    _, provenance = _recorded(run)
     origin = result["origin"]
     setting = Setting(origin["model"], origin.get("label", ""), origin.get("step"), result["regime"], result["source"])  # fmt: skip
     sets = {
         sys.intern(name): _read_set(run, name, values, pool) for name, values in result.pop("sets").items()
     }
-    metrics = _lines(run.metrics_file) if origin.get("objective") != BASELINE else []  # which has no steps
+    metrics = (
+        json_lines(run.metrics_file.read_bytes()) if origin.get("objective") != BASELINE else []
+    )  # which has no steps
     losses = [line["loss_nats"] for line in metrics if line["kind"] == "train"]
     return FinetuneRun(
         run.path,
@@ -171,7 +151,7 @@ def _read_finetuning(run: Run, result: dict[str, Any], pool: Pool) -> FinetuneRu
         (origin.get("seed"), result["seed"]),
         origin.get("parameters"),
         origin.get("corpus_fingerprint", ""),
-        provenance,
+        _provenance(run, pool),
         result,
         np.array(losses, dtype=np.float32),
         sets,
@@ -183,37 +163,28 @@ def _read_set(run: Run, name: str, values: Mapping[str, Any], pool: Pool) -> Eva
     path = run.predictions_dir / f"{name}.jsonl"
     if not path.is_file():
         raise ValueError(f"predictions/{path.name} is missing")
-    lines = _lines(path)
-    for number, line in enumerate(lines, 1):
-        logprobs = line["gold_logprob"]
-        sides = [line["gold"], line["predicted"], *([] if logprobs is None else [logprobs])]
-        if any(len(side) != len(line["words"]) for side in sides):
-            raise ValueError(f"predictions/{path.name}, line {number}: not as many tags as words")
-    gold = pool.gold(
-        (
-            name,
-            tuple(str(line["id"]) for line in lines),
-            tuple(tuple(line["words"]) for line in lines),
-            pool.spans(line["gold"] for line in lines),
-        )
-    )
-    predicted = pool.spans(line["predicted"] for line in lines)
-    counts = count(predicted, gold.spans).astype(np.int32)
+    found = read_predictions(path, pool)
+    predicted = [tagging.spans for tagging in found.taggings]
+    counts = _counts(predicted, found.gold.spans)
     f1 = float(micro_f1(counts.sum(axis=0)))
     if abs(f1 - values["f1"]) > F1_TOLERANCE:
         raise ValueError(f"predictions/{path.name} give F1 {f1:.4f}, result.json says {values['f1']:.4f}")
     per_type = {sys.intern(kind): {"f1": found["f1"]} for kind, found in values["per_type"].items()}
-    logprobs = [value for line in lines for value in line["gold_logprob"] or ()] if is_target(name) else []
-    lax = [pool.conlleval_spans(line[side] for line in lines) for side in ("predicted", "gold")]
-    lax_f1 = f1 if lax == [predicted, gold.spans] else float(micro_f1(count(*lax).sum(axis=0)))
-    return Evaluation(gold, predicted, counts, lax_f1, per_type, np.array(logprobs, dtype=np.float32))
+    logprobs = [value for each in found.logprobs if each for value in each] if is_target(name) else []
+    lax = [tagging.lax for tagging in found.taggings]
+    is_valid = lax == predicted and found.gold_lax == found.gold.spans
+    lax_f1 = f1 if is_valid else float(micro_f1(_counts(lax, found.gold_lax).sum(axis=0)))
+    table = SpanTable.of(predicted)
+    return Evaluation(found.gold, table, counts, lax_f1, per_type, np.array(logprobs, dtype=np.float32))
 
 
-def _lines(path: Path) -> list[Mapping[str, Any]]:
-    """The complete lines of a JSON-lines file, as `metapt.runs.read_jsonl` gives them but parsed in one go."""
-    text = path.read_text(encoding="utf-8")
-    whole = text[: text.rfind("\n") + 1].rstrip("\n")
-    return json.loads("[" + whole.replace("\n", ",") + "]")
+def _counts(predicted: Sequence[Sequence[Span]], gold: Sequence[Sequence[Span]]) -> np.ndarray:
+    """`metapt.ner.scoring.count` of the sentences that have any span, among rows of zeros: most have none."""
+    pairs = zip(predicted, gold, strict=True)
+    chosen = [index for index, (found, true) in enumerate(pairs) if found or true]
+    counts = np.zeros((len(gold), 3), dtype=np.int16)
+    counts[chosen] = count([predicted[index] for index in chosen], [gold[index] for index in chosen])
+    return counts
 
 
 def _one_line(text: str) -> str:

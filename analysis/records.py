@@ -44,14 +44,23 @@ class GoldSet:
     words: tuple[tuple[str, ...], ...]
     spans: tuple[tuple[Span, ...], ...]
 
-    @property
+    @cached_property
     def gold_spans(self) -> int:
         return sum(len(found) for found in self.spans)
 
     @cached_property
+    def lengths(self) -> list[int]:
+        """Words of each sentence."""
+        return [len(words) for words in self.words]
+
+    @cached_property
     def starts(self) -> np.ndarray:
         """Where each sentence begins among all words of the set, and their number: [sentences + 1]."""
-        return np.concatenate([[0], np.cumsum([len(words) for words in self.words], dtype=np.int64)])
+        return np.concatenate([[0], np.cumsum(self.lengths, dtype=np.int64)])
+
+    @cached_property
+    def table(self) -> SpanTable:
+        return SpanTable.of(self.spans)
 
     @cached_property
     def in_span(self) -> np.ndarray:
@@ -64,6 +73,29 @@ class GoldSet:
 
 
 @dataclass(frozen=True, eq=False)
+class SpanTable:
+    """Entity spans of the sentences of a set: `rows` is [spans, (sentence, index of the type in `kinds`, start, end)], in order."""
+
+    kinds: tuple[str, ...]
+    rows: np.ndarray
+
+    @classmethod
+    def of(cls, sentences: Sequence[Sequence[Span]]) -> SpanTable:
+        found = [(index, *span) for index, spans in enumerate(sentences) if spans for span in spans]
+        kinds = tuple(sorted({kind for _, kind, _, _ in found}))
+        place = {kind: index for index, kind in enumerate(kinds)}
+        rows = [(index, place[kind], start, end) for index, kind, start, end in found]
+        return cls(kinds, np.array(rows, dtype=np.int32).reshape(-1, 4))
+
+    def by_sentence(self, sentences: int) -> list[tuple[Span, ...]]:
+        """The spans of each of so many sentences."""
+        found: list[list[Span]] = [[] for _ in range(sentences)]
+        for index, kind, start, end in self.rows.tolist():
+            found[index].append((self.kinds[kind], start, end))
+        return [tuple(spans) for spans in found]
+
+
+@dataclass(frozen=True, eq=False)
 class Evaluation:
     """What one run predicted on one set.
 
@@ -73,11 +105,54 @@ class Evaluation:
     """
 
     gold: GoldSet
-    predicted: tuple[tuple[Span, ...], ...]
+    predicted: SpanTable
     counts: np.ndarray
     conlleval_f1: float
     per_type: Mapping[str, Mapping[str, float]]
     logprobs: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
+
+    @property
+    def matches(self) -> Matches:
+        """Which gold spans are found, and what the others and the predicted ones share words with."""
+        gold, predicted = self.gold.table, self.predicted
+        kinds = np.array(
+            [gold.kinds.index(kind) if kind in gold.kinds else -1 for kind in predicted.kinds], int
+        )
+        starts, ends = self._bounds(gold)
+        other_starts, other_ends = self._bounds(predicted)
+        place, touched = _touching(starts, ends, other_starts, other_ends)
+        same = touched.copy()
+        same[touched] = (other_starts[place[touched]] == starts[touched]) & (other_ends[place[touched]] == ends[touched])  # fmt: skip
+        correct = same.copy()
+        correct[same] = kinds[predicted.rows[place[same], 1]] == gold.rows[same, 1]
+        return Matches(correct, same, touched, ~_touching(other_starts, other_ends, starts, ends)[1])
+
+    def _bounds(self, table: SpanTable) -> tuple[np.ndarray, np.ndarray]:
+        """First word and one past the last of each span, counted over all sentences."""
+        before = self.gold.starts[table.rows[:, 0]]
+        return before + table.rows[:, 2], before + table.rows[:, 3]
+
+
+@dataclass(frozen=True, eq=False)
+class Matches:
+    """For each gold span whether it is predicted, with its type (`correct`) or any (`same_words`), and whether a predicted
+    span shares a word with it (`touched`); for each predicted span whether it shares a word with no gold span (`spurious`)."""
+
+    correct: np.ndarray
+    same_words: np.ndarray
+    touched: np.ndarray
+    spurious: np.ndarray
+
+
+def _touching(starts: np.ndarray, ends: np.ndarray, other_starts: np.ndarray, other_ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    """The first of the others that ends behind the start of each span, and whether it begins before its end.
+
+    Spans of a side are in order and share no word.
+    """
+    place = np.searchsorted(other_ends, starts, side="right")
+    found = place < len(other_ends)
+    found[found] = other_starts[place[found]] < ends[found]
+    return place, found
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
 
 import numpy as np
 
@@ -23,8 +25,12 @@ from metapt.ner.resampling import (
     p_value,
     percentile_interval,
     seed_weights,
+    sentence_weights,
     swapped_differences,
+    swaps,
 )
+
+BLOCK, BLOCKS = 50, 32  # runs whose resamples are made together, and so many times of them kept: 64 MB
 
 DEFINITION = (
     f"Intervals: {LEVEL:.0%} percentile bootstrap over sentences (Efron 1979; Koehn 2004), {RESAMPLES:,} resamples, seed {SEED}. "
@@ -59,7 +65,7 @@ class Estimate:
             samples = np.where(other.samples > 0, self.samples / other.samples - 1, np.nan)
         return Estimate(self.value / other.value - 1 if other.value > 0 else np.nan, samples)
 
-    @property
+    @cached_property
     def interval(self) -> tuple[float, float]:
         """The percentile interval at LEVEL; (NaN, NaN) if the figure is undefined, be it in one resample."""
         return (np.nan, np.nan) if np.isnan(self.value) else percentile_interval(self.samples)
@@ -98,16 +104,16 @@ class Difference:
     second: Estimate
     swapped: np.ndarray
 
-    @property
+    @cached_property
     def estimate(self) -> Estimate:
         """First minus second."""
         return self.first - self.second
 
-    @property
+    @cached_property
     def p(self) -> float:
         return p_value(self.estimate.value, self.swapped)
 
-    @property
+    @cached_property
     def detectable(self) -> float:
         """The smallest true difference that could have been shown; NaN if unknown."""
         return detectable_difference(self.estimate.samples)
@@ -124,23 +130,46 @@ def average_difference(differences: Iterable[Difference]) -> Difference:
 
 
 class Scores:
-    """The F1 of every run on every set, as estimates that can be subtracted and averaged."""
+    """The F1 of every run (by its folder) on every set, as estimates that can be subtracted and averaged.
+
+    Values are worked out at once. Resamples take 10,000 numbers for each run and set, so they are made when they are
+    asked for, for a block of runs together (one matrix product), and only the blocks used last are kept.
+    """
 
     def __init__(self, runs: Sequence[FinetuneRun], resamples: int = RESAMPLES, seed: int = SEED):
         self._resamples, self._seed = resamples, seed
-        self._estimates: dict[tuple[FinetuneRun, str], Estimate] = {}
-        for gold in {id(found.gold): found.gold for run in runs for found in run.sets.values()}.values():
-            self._score(gold, [run for run in runs if _has(run, gold)])
+        self._values: dict[tuple[Path, str], float] = {}
+        self._blocks: dict[tuple[Path, str], tuple[FinetuneRun, ...]] = {}
+        by_gold: dict[GoldSet, list[FinetuneRun]] = {}
+        for run in runs:
+            for evaluation in run.sets.values():
+                by_gold.setdefault(evaluation.gold, []).append(run)
+        for gold, scored in by_gold.items():
+            for start in range(0, len(scored), BLOCK):
+                self._add(gold, tuple(scored[start : start + BLOCK]))
+        self._weights = lru_cache(maxsize=None)(lambda gold: sentence_weights(len(gold.ids), gold.name, resamples, seed))  # fmt: skip
+        self._swaps = lru_cache(maxsize=None)(lambda gold: swaps(len(gold.ids), gold.name, resamples, seed))
+        self._samples = lru_cache(maxsize=BLOCKS)(self._samples_of_block)
 
-    def _score(self, gold: GoldSet, runs: Sequence[FinetuneRun]) -> None:
-        counts = np.stack([run.sets[gold.name].counts for run in runs])
-        samples = f1_samples(counts, gold.name, self._resamples, self._seed).astype(np.float32)
-        values = micro_f1(counts.sum(axis=1))
-        for run, value, row in zip(runs, values, samples, strict=True):
-            self._estimates[run, gold.name] = Estimate(float(value) if gold.gold_spans else np.nan, row)
+    def _add(self, gold: GoldSet, runs: tuple[FinetuneRun, ...]) -> None:
+        totals = np.stack([run.sets[gold.name].counts.sum(axis=0) for run in runs])
+        for run, value in zip(runs, micro_f1(totals).tolist(), strict=True):
+            self._values[run.path, gold.name] = value if gold.gold_spans else np.nan
+            self._blocks[run.path, gold.name] = runs
+
+    def _samples_of_block(self, runs: tuple[FinetuneRun, ...], set_name: str) -> dict[Path, np.ndarray]:  # fmt: skip
+        evaluations = [run.sets[set_name] for run in runs]
+        weights = self._weights(evaluations[0].gold)
+        counts = np.stack([evaluation.counts for evaluation in evaluations])
+        samples = f1_samples(counts, set_name, self._resamples, self._seed, weights).astype(np.float32)
+        return {run.path: row for run, row in zip(runs, samples, strict=True)}
+
+    def value(self, run: FinetuneRun, set_name: str) -> float:
+        return self._values[run.path, set_name]
 
     def __call__(self, run: FinetuneRun, set_name: str) -> Estimate:
-        return self._estimates[run, set_name]
+        samples = self._samples(self._blocks[run.path, set_name], set_name)[run.path]
+        return Estimate(self.value(run, set_name), samples)
 
     def mean(self, runs: Sequence[FinetuneRun], set_name: str) -> Estimate:
         """The mean over runs that differ in the seed only."""
@@ -154,7 +183,8 @@ class Scores:
         """
         first, second = zip(*pairs, strict=True)
         one, other = (np.stack([run.sets[set_name].counts for run in runs]) for runs in (first, second))
-        swapped = swapped_differences(one, other, set_name, self._resamples, self._seed).mean(axis=0)
+        bits = self._swaps(first[0].sets[set_name].gold)
+        swapped = swapped_differences(one, other, set_name, self._resamples, self._seed, bits).mean(axis=0)
         return Difference(self.mean(first, set_name), self.mean(second, set_name), swapped.astype(np.float32))
 
 
@@ -173,7 +203,3 @@ def comparable(
 def model_name(run: FinetuneRun) -> str:
     """Scale and variant: what is pretrained anew for each seed, whatever is then tuned."""
     return f"{run.setting.scale}/{run.setting.label}"
-
-
-def _has(run: FinetuneRun, gold: GoldSet) -> bool:
-    return gold.name in run.sets and run.sets[gold.name].gold is gold

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
 from hypothesis import given
@@ -10,12 +12,13 @@ from hypothesis import strategies as st
 from seqeval.metrics import f1_score
 from seqeval.scheme import IOB2, Entities
 
-from analysis.errors import FATES, fate, is_spurious, tally
-from analysis.records import Evaluation, GoldSet
+from analysis.errors import FATES, LENGTHS, tally
+from analysis.records import Evaluation, GoldSet, SpanTable
 from metapt.data.iob2 import spans
 from metapt.ner.resampling import micro_f1
-from metapt.ner.scoring import count
+from metapt.ner.scoring import Span, count
 
+Spans = Sequence[Sequence[Span]]
 TAGS = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
 sentence_pairs = st.lists(
     st.integers(1, 8).flatmap(
@@ -40,39 +43,50 @@ def test_micro_f1_is_that_of_seqeval(pairs: list[tuple[list[str], list[str]]]) -
     np.testing.assert_allclose(micro_f1(counts.sum(axis=0)), expected)
 
 
+def fate(span: Span, predicted: Sequence[Span]) -> str:
+    """The fate of a gold span, by the definitions spelt out word by word."""
+    _, start, end = span
+    if span in predicted:
+        return "correct"
+    if any(other[1:] == (start, end) for other in predicted):
+        return "wrong type"
+    touched = any(set(range(start, end)) & set(range(*other[1:])) for other in predicted)
+    return "wrong boundary" if touched else "missed"
+
+
+def expected_tally(gold: Spans, predicted: Spans) -> Counter[tuple[str, str]]:
+    found: Counter[tuple[str, str]] = Counter()
+    for true, guessed in zip(gold, predicted, strict=True):
+        words = {word for span in true for word in range(*span[1:])}
+        found.update((length(span), fate(span, guessed)) for span in true)
+        found.update((length(span), "spurious") for span in guessed if not words & set(range(*span[1:])))
+    return found
+
+
+def length(span: Span) -> str:
+    return "several words" if span[2] - span[1] > 1 else "one word"
+
+
+def evaluated(gold: Spans, predicted: Spans, words: Sequence[int]) -> Evaluation:
+    """Predictions for sentences of so many words."""
+    ids = tuple(str(index) for index in range(len(gold)))
+    golden = GoldSet("x", ids, tuple(("w",) * count for count in words), tuple(map(tuple, gold)))
+    return Evaluation(golden, SpanTable.of(predicted), count(predicted, gold), 0.0, {})
+
+
 def test_every_gold_span_has_exactly_one_fate() -> None:
-    """All pairs of tag sequences of four words, against the definitions spelt out one by one."""
-    sequences = [tuple(spans(tags)) for tags in itertools.product(TAGS, repeat=4)]
-    distinct = sorted(set(sequences))
+    """All pairs of tag sequences of four words, each pair by itself."""
+    distinct = sorted({tuple(spans(tags)) for tags in itertools.product(TAGS, repeat=4)})
     for gold, predicted in itertools.product(distinct, repeat=2):
-        for span in gold:
-            kind, start, end = span
-            words = set(range(start, end))
-            same = span in predicted
-            same_words = any(other[1:] == (start, end) and other[0] != kind for other in predicted)
-            touched = any(words & set(range(*other[1:])) for other in predicted)
-            expected = {
-                "correct": same,
-                "wrong type": same_words and not same,
-                "wrong boundary": touched and not same and not same_words,
-                "missed": not touched,
-            }
-            assert [name for name in FATES if expected[name]] == [fate(span, predicted)]
-        for span in predicted:
-            words = set(range(*span[1:]))
-            assert is_spurious(span, gold) == (not any(words & set(range(*other[1:])) for other in gold))
+        found = tally([evaluated([gold], [predicted], [4])])
+        assert found == expected_tally([gold], [predicted])
+        assert sum(found[size, name] for size in LENGTHS for name in FATES) == len(gold)
 
 
-def test_tally_counts_by_length() -> None:
-    gold = (("PER", 0, 1), ("LOC", 2, 4), ("ORG", 5, 6), ("PER", 7, 9)), ()
-    predicted = (("PER", 0, 1), ("LOC", 2, 3), ("PER", 5, 6)), (("PER", 0, 2), ("LOC", 3, 4))
-    words = (("w",) * 9, ("w",) * 4)
-    evaluation = Evaluation(GoldSet("x", ("1", "2"), words, gold), predicted, count(predicted, gold), 0.0, {})
-    assert tally([evaluation]) == {
-        ("one word", "correct"): 1,
-        ("several words", "wrong boundary"): 1,
-        ("one word", "wrong type"): 1,
-        ("several words", "missed"): 1,
-        ("several words", "spurious"): 1,
-        ("one word", "spurious"): 1,
-    }
+@given(sentence_pairs)
+def test_sentences_are_tallied_as_each_by_itself(pairs: list[tuple[list[str], list[str]]]) -> None:
+    gold, predicted = ([tuple(spans(pair[side])) for pair in pairs] for side in (0, 1))
+    words = [len(tags) for tags, _ in pairs]
+    evaluation = evaluated(gold, predicted, words)
+    assert evaluation.predicted.by_sentence(len(pairs)) == predicted
+    assert tally([evaluation, evaluation]) == expected_tally(gold * 2, predicted * 2)

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from analysis.particles import person_recall, persons, rule_f1, rule_spans
-from analysis.records import GoldSet
+from analysis.records import Evaluation, GoldSet, SpanTable
 from metapt.data.iob2 import spans
+from metapt.ner.scoring import count
 
 
 def gold_set(*sentences: tuple[str, str]) -> GoldSet:
@@ -53,7 +54,8 @@ def test_persons_after_a_particle_and_elsewhere() -> None:
         spans(tags.split())
         for tags in ("O O B-PER O O O O", "O O O O B-LOC O", "O O O O O O", "B-PER", "O B-PER")
     ]
-    assert person_recall(HAND, predicted) == {True: (1, 3), False: (1, 2)}
+    evaluation = Evaluation(HAND, SpanTable.of(predicted), count(predicted, HAND.spans), 0.0, {})
+    assert person_recall(evaluation) == {True: (1, 3), False: (1, 2)}
 
 
 @pytest.mark.real_data

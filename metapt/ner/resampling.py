@@ -28,29 +28,50 @@ def micro_f1(counts: np.ndarray) -> np.ndarray:
     return np.divide(2 * counts[..., 0], total, out=np.zeros_like(total), where=total > 0)
 
 
-def f1_samples(counts: np.ndarray, name: str, resamples: int = RESAMPLES, seed: int = SEED) -> np.ndarray:
-    """Micro-F1 of several systems in each bootstrap resample of the sentences.
+def sentence_weights(sentences: int, name: str, resamples: int = RESAMPLES, seed: int = SEED) -> np.ndarray:
+    """How often each sentence is drawn in each bootstrap resample: unsigned integers [resamples, sentences].
 
     Sentences are drawn with replacement, as many as there are (Efron 1979; Koehn 2004, "Statistical significance
-    tests for machine translation evaluation"): how often each is drawn is one multinomial draw.
-
-    Args:
-        counts: integers [systems, sentences, (correct, predicted, gold)].
-        name: of the set; the draws are a function of (seed, name) and of nothing else.
-    Returns: [systems, resamples]; NaN throughout for sentences without a gold span.
+    tests for machine translation evaluation"): how often each is drawn is one multinomial draw, a function of
+    (seed, name of the set) and of nothing else.
     """
-    systems, sentences, _ = counts.shape
-    if not counts[..., 2].any():
-        return np.full((systems, resamples), np.nan)
-    columns = counts.transpose(1, 0, 2).reshape(sentences, -1).astype(np.float64)
-    found = np.empty((systems, resamples))
+    parts = []
     for start in range(0, resamples, CHUNK):
         size = min(CHUNK, resamples - start)
         drawn = generator(seed, f"bootstrap/{name}", start).integers(0, sentences, (size, sentences))
         flat = (drawn + np.arange(size)[:, None] * sentences).ravel()
         weights = np.bincount(flat, minlength=size * sentences).reshape(size, sentences)
-        totals = (weights.astype(np.float64) @ columns).reshape(size, systems, 3)
-        found[:, start : start + size] = micro_f1(totals).T
+        parts.append(weights.astype(np.uint8 if weights.max(initial=0) < 256 else np.uint16))
+    return np.concatenate(parts)
+
+
+def f1_samples(
+    counts: np.ndarray,
+    name: str,
+    resamples: int = RESAMPLES,
+    seed: int = SEED,
+    weights: np.ndarray | None = None,
+) -> np.ndarray:
+    """Micro-F1 of several systems in each bootstrap resample of the sentences (`sentence_weights`).
+
+    The matrix product is in fp32 and exact: span counts of a set are far below 2^24.
+
+    Args:
+        counts: integers [systems, sentences, (correct, predicted, gold)].
+        weights: those of (name, resamples, seed), if they are at hand.
+    Returns: [systems, resamples]; NaN throughout for sentences without a gold span.
+    """
+    systems, sentences, _ = counts.shape
+    if not counts[..., 2].any():
+        return np.full((systems, resamples), np.nan)
+    if weights is None:
+        weights = sentence_weights(sentences, name, resamples, seed)
+    chosen = counts.any(axis=(0, 2))  # the other sentences add nothing
+    columns = counts[:, chosen].transpose(1, 0, 2).reshape(-1, 3 * systems).astype(np.float32)
+    found = np.empty((systems, resamples))
+    for start in range(0, resamples, CHUNK):
+        part = weights[start : start + CHUNK, chosen].astype(np.float32)
+        found[:, start : start + CHUNK] = micro_f1((part @ columns).reshape(len(part), systems, 3)).T
     return found
 
 
@@ -76,8 +97,21 @@ def percentile_interval(samples: np.ndarray) -> tuple[float, float]:
     return (float(low), float(high))
 
 
+def swaps(sentences: int, name: str, resamples: int = RESAMPLES, seed: int = SEED) -> np.ndarray:
+    """Which sentences are swapped: bits packed by `numpy.packbits`, [sentences, resamples / 8].
+
+    A function of (seed, name of the set) and of nothing else.
+    """
+    return generator(seed, f"swaps/{name}").integers(0, 256, (sentences, -(-resamples // 8)), dtype=np.uint8)
+
+
 def swapped_differences(
-    first: np.ndarray, second: np.ndarray, name: str, resamples: int = RESAMPLES, seed: int = SEED
+    first: np.ndarray,
+    second: np.ndarray,
+    name: str,
+    resamples: int = RESAMPLES,
+    seed: int = SEED,
+    bits: np.ndarray | None = None,
 ) -> np.ndarray:
     """Differences in micro-F1 of two systems whose outputs are swapped on random sentences (approximate randomisation).
 
@@ -87,21 +121,26 @@ def swapped_differences(
 
     Args:
         first, second: integers [pairs, sentences, (correct, predicted, gold)], with the same gold.
-        name: of the set; which sentences are swapped is a function of (seed, name) and of nothing else.
+        name: of the set.
+        bits: `swaps` of (name, resamples, seed), if they are at hand.
     Returns: first minus second, [pairs, resamples].
     """
     pairs, sentences, _ = first.shape
-    bits = generator(seed, f"swaps/{name}").integers(0, 256, (sentences, -(-resamples // 8)), dtype=np.uint8)
+    if bits is None:
+        bits = swaps(sentences, name, resamples, seed)
     change = (second - first)[..., :2]
     differing = change.any(axis=(0, 2))  # swapping the others changes nothing
-    swaps = np.unpackbits(bits[differing], axis=1, count=resamples).astype(np.float64)
-    moved = change[:, differing].transpose(0, 2, 1).reshape(2 * pairs, -1) @ swaps
+    swapped = np.unpackbits(bits[differing], axis=1, count=resamples).astype(
+        np.float32
+    )  # exact, see f1_samples
+    moved = change[:, differing].transpose(0, 2, 1).reshape(2 * pairs, -1).astype(np.float32) @ swapped
     moved = moved.reshape(pairs, 2, resamples)
     scores = []
     for counts, sign in ((first, 1), (second, -1)):
         correct, predicted, gold = (counts[..., part].sum(axis=1)[:, None] for part in range(3))
-        totals = np.broadcast_arrays(correct + sign * moved[:, 0], predicted + sign * moved[:, 1], gold)
-        scores.append(micro_f1(np.stack(totals, axis=-1)))
+        total = predicted + gold + sign * moved[:, 1].astype(np.float64)
+        twice = 2 * (correct + sign * moved[:, 0].astype(np.float64))
+        scores.append(np.divide(twice, total, out=np.zeros_like(total), where=total > 0))
     return scores[0] - scores[1]
 
 

@@ -1,0 +1,180 @@
+"""Files of predictions, read fast: ten thousand runs repeat the same sentences, and mostly the same tags.
+
+A line is cut where its keys stand, and each distinct part is parsed once. The parts of a JSON object with a value of JSON
+for every key are the object: in valid JSON `, "predicted": ` is nowhere but at a key, since a quote within a string has
+a backslash before it. A file that is not written so throughout is parsed in full, to the same (tests/test_analysis_predictions.py).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import orjson
+
+from analysis.records import GoldSet
+from metapt.data.iob2 import spans
+from metapt.ner.scoring import Span, conlleval_spans
+
+PREDICTED, GOLD_LOGPROB = b', "predicted": ', b', "gold_logprob": '
+HEAD_KEYS = {"id", "words", "gold"}
+MOST_TAGGINGS = 200_000  # that are kept; some hundred bytes each
+Spans = tuple[tuple[Span, ...], ...]
+Gold = tuple[GoldSet, Spans]
+"""a gold set, and its spans as conlleval finds them"""
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Tagging:
+    """The tags of a sentence: their number, their spans in strict IOB2, and as conlleval finds them."""
+
+    words: int
+    spans: tuple[Span, ...]
+    lax: tuple[Span, ...]
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """The lines of a file: `logprobs` is None for a sentence of a tagger without probabilities."""
+
+    gold: GoldSet
+    gold_lax: Spans
+    taggings: Sequence[Tagging]
+    logprobs: Sequence[Sequence[float] | None]
+
+
+class Pool:
+    """What many runs share, each once: gold sets, which must be the same object to be compared, and what repeats often."""
+
+    def __init__(self) -> None:
+        self._found: dict[Any, Any] = {}
+        self._gold: dict[tuple[str, tuple[bytes, ...]], Gold] = {}
+        self._taggings: dict[bytes | tuple[str, ...], Tagging] = {}
+
+    def same(self, value: T) -> T:
+        """The first of the values that equal this one."""
+        return self._found.setdefault(value, value)
+
+    def same_mapping(self, value: dict[str, str]) -> dict[str, str]:
+        return self._found.setdefault(tuple(value.items()), value)
+
+    def gold(self, name: str, lines: Sequence[Any]) -> Gold:
+        """The gold set of lines with an id, words and gold tags."""
+        taggings = [self.tagging(tuple(line["gold"])) for line in lines]
+        parts = (
+            name,
+            tuple(str(line["id"]) for line in lines),
+            tuple(tuple(line["words"]) for line in lines),
+            tuple(tagging.spans for tagging in taggings),
+        )
+        found = self._found.get(parts) or self._found.setdefault(parts, GoldSet(*parts))
+        return found, tuple(tagging.lax for tagging in taggings)
+
+    def gold_of_heads(self, name: str, heads: tuple[bytes, ...]) -> Gold:
+        """The same of the beginnings of lines, up to the predictions."""
+        found = self._gold.get((name, heads))
+        if found is None:
+            lines = [orjson.loads(head + b"}") for head in heads]
+            if any(line.keys() != HEAD_KEYS for line in lines):
+                raise ValueError("other keys")
+            if any(len(line["gold"]) != len(line["words"]) for line in lines):
+                raise ValueError("not as many tags as words")
+            found = self._gold[name, heads] = self.gold(name, lines)
+        return found
+
+    def tagging(self, tags: tuple[str, ...]) -> Tagging:
+        return self._tagging(tags, lambda: tags)
+
+    def tagging_of_text(self, text: bytes) -> Tagging:
+        return self._tagging(text, lambda: orjson.loads(text))
+
+    def _tagging(self, key: bytes | tuple[str, ...], parse: Callable[[], Sequence[str]]) -> Tagging:
+        found = self._taggings.get(key)
+        if found is None:
+            tags = parse()
+            strict, lax = self.same(tuple(spans(tags))), self.same(tuple(conlleval_spans(tags)))
+            if len(self._taggings) >= MOST_TAGGINGS:
+                self._taggings.clear()
+            found = self._taggings[key] = Tagging(len(tags), strict, lax)
+        return found
+
+
+def read_predictions(path: Path, pool: Pool) -> Predictions:
+    """The complete lines of a file.
+
+    Raises:
+        ValueError: a line has not as many tags or probabilities as words, or is no JSON.
+        KeyError: a line lacks a key.
+    """
+    content = path.read_bytes()
+    try:
+        return _read_in_parts(path.stem, content, pool)
+    except (ValueError, TypeError, AttributeError):  # of any damage that the plain way tells better
+        return _read_plainly(path, content, pool)
+
+
+def _read_in_parts(name: str, content: bytes, pool: Pool) -> Predictions:
+    """Raises ValueError, TypeError or AttributeError where the file is not written as this suite does."""
+    heads, tags, logs = [], [], []
+    for line in _whole_lines(content).split(b"\n"):
+        head, _, rest = line.partition(PREDICTED)
+        tagged, _, log = rest.partition(GOLD_LOGPROB)
+        heads.append(head)
+        tags.append(tagged)
+        logs.append(log)
+    gold, lax = pool.gold_of_heads(name, tuple(heads))
+    taggings = [pool.tagging_of_text(text) for text in tags]
+    logprobs = _lists(logs)
+    words = gold.lengths
+    if [tagging.words for tagging in taggings] != words:
+        raise ValueError("not as many tags as words")
+    if logprobs is not None and list(map(len, logprobs)) != words:
+        raise ValueError("not as many probabilities as words")
+    return Predictions(gold, lax, taggings, logprobs or [None] * len(words))
+
+
+def _lists(texts: Sequence[bytes]) -> list[list[float]] | None:
+    """Flat lists, each with the brace that ends its line, parsed together; None if each is null.
+
+    That there are as many brackets as lists, each at its place, makes sure that no list is cut elsewhere than it is written.
+    """
+    joined = b",".join(texts)
+    if joined == b",".join([b"null}"] * len(texts)):
+        return None
+    if not (
+        joined.count(b"[") == joined.count(b"]}") == joined.count(b"]") == joined.count(b"}") == len(texts)
+    ):
+        raise ValueError("not flat lists")
+    if b'"' in joined or not all(text[:1] == b"[" and text[-2:] == b"]}" for text in texts):
+        raise ValueError("not lists of numbers")
+    return orjson.loads(b"[" + joined.replace(b"}", b"") + b"]")
+
+
+def _read_plainly(path: Path, content: bytes, pool: Pool) -> Predictions:
+    lines = json_lines(content)
+    for number, line in enumerate(lines, 1):
+        logprobs = line["gold_logprob"]
+        sides = [line["gold"], line["predicted"], *([] if logprobs is None else [logprobs])]
+        if any(len(side) != len(line["words"]) for side in sides):
+            raise ValueError(f"predictions/{path.name}, line {number}: not as many tags as words")
+    gold, lax = pool.gold(path.stem, lines)
+    taggings = [pool.tagging(tuple(line["predicted"])) for line in lines]
+    return Predictions(gold, lax, taggings, [line["gold_logprob"] for line in lines])
+
+
+def json_lines(content: bytes) -> list[Any]:
+    """The complete lines of a JSON-lines file, as `metapt.runs.read_jsonl` gives them but parsed in one go."""
+    array = b"[" + _whole_lines(content).replace(b"\n", b",") + b"]"
+    try:
+        return orjson.loads(array)
+    except orjson.JSONDecodeError:  # of NaN and lone surrogates too, which Python's own parser reads
+        return json.loads(array.decode())
+
+
+def _whole_lines(content: bytes) -> bytes:
+    """Without a last line that a kill has cut off."""
+    return content[: content.rfind(b"\n") + 1].rstrip(b"\n")
