@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from real_slurm import wait_until
@@ -35,17 +36,27 @@ def requeue(number: str) -> None:
 def fail_last_node(number: str) -> None:
     """What Slurm does when it hears no more of a node. The job is run again on the others, or when it is back: emptied, as
     a node is that has failed. Until then this one takes no jobs, although it answers."""
-    node = last_node(number)
+    node, before = last_node(number), watchers(number)
     update = ["scontrol", "update", f"nodename={node}", "reason=test"]
     for state in ("drain", "down"):
         subprocess.run([*update, f"state={state}"], check=True)
-    wait_until(lambda: not processes(number, node))
+    wait_until(lambda: not before & watchers(number))
     subprocess.run([*update, "state=resume"], check=True)
 
 
 def last_node(number: str) -> str:
     nodes = subprocess.check_output(["squeue", "--noheader", f"--jobs={number}", "--format=%N"], text=True)
     return subprocess.check_output(["scontrol", "show", "hostnames", nodes.strip()], text=True).split()[-1]
+
+
+def watchers(number: str) -> set[int]:
+    """What Slurm has started on the pretended nodes to watch over a job. While one is there its node refuses the job."""
+    found = set()
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it has ended
+            if f"slurmstepd: [{number}." in (folder / "cmdline").read_text():
+                found.add(int(folder.name))
+    return found
 
 
 def processes(number: str, node: str) -> set[int]:
