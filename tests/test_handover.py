@@ -298,6 +298,7 @@ def test_sbatch_is_asked_and_nothing_submitted(
     assert not list(slurm_commands.glob("batch_*"))
 
 
+@pytest.mark.usefixtures("slurm_commands")
 @pytest.mark.parametrize(
     ("settings", "asked"),
     [
