@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import subprocess
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 from real_slurm import wait_until
@@ -49,14 +48,11 @@ def last_node(number: str) -> str:
     return subprocess.check_output(["scontrol", "show", "hostnames", nodes.strip()], text=True).split()[-1]
 
 
-def watchers(number: str) -> set[int]:
-    """What Slurm has started on the pretended nodes to watch over a job. While one is there its node refuses the job."""
-    found = set()
-    for folder in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):  # it has ended
-            if f"slurmstepd: [{number}." in (folder / "cmdline").read_text():
-                found.add(int(folder.name))
-    return found
+def watchers(number: str) -> set[str]:
+    """Slurm's own processes, on any of the pretended nodes, that see a job's steps to their end. Before that their node
+    refuses the job."""
+    found = subprocess.run(["pgrep", "--full", rf"^slurmstepd: \[{number}\."], capture_output=True, text=True)
+    return set(found.stdout.split())
 
 
 def processes(number: str, node: str) -> set[int]:
