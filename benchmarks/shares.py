@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import date
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import torch
 from timing import medians
@@ -84,7 +85,10 @@ def _seconds(trainer: Trainer, telemetry: Telemetry) -> Seconds:
     sequences = torch.from_numpy(trainer.batches.sequences(0, train.micro_batch))
     task = sampler.episode(0, 0) if sampler else None
     values = autoregressive(engine.learner, sequences).measures
-    told = {name: value.tolist() for name, value in values.items()} | {"grad_norm": 1 / 3, "lr": train.lr}
+    told: dict[str, Any] = {name: value.tolist() for name, value in values.items()} | {
+        "grad_norm": 1 / 3,
+        "lr": train.lr,
+    }
 
     def batch() -> None:
         trainer.batches.sequences(next(numbers) * train.micro_batch, train.micro_batch)

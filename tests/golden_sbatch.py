@@ -19,6 +19,7 @@ FOLDER = Path(__file__).parent / "golden_sbatch"
 COMMANDS = {  # stand-ins for Slurm's commands, in a folder HERE
     "sbatch": 'n=$(ls "$HERE" | grep -c batch_); cp "$1" "$HERE/batch_$n"; echo "Submitted batch job $((100 + n))"',
     "squeue": "true",
+    "scontrol": "true",
     "srun": "exit 1",
 }
 COMMON = ["grid=demo", "cluster=slurm", "grid.sources=[en_demo]"]

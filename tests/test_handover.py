@@ -36,6 +36,7 @@ def slurm_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         'n=$(ls "$HERE" | grep -c batch_); cp "$1" "$HERE/batch_$n"; env >"$HERE/environment"\n'
         'echo "Submitted batch job $((100 + n))"',
         "squeue": '[ ! -e "$HERE/queue" ] || cat "$HERE/queue"',
+        "scontrol": "true",
         "scancel": 'echo "$@" >>"$HERE/cancelled"',
     }
     for name, body in scripts.items():
@@ -142,9 +143,7 @@ def test_an_array_has_jobs_that_are_alike_and_a_limit(tmp_path: Path, slurm_comm
 def test_an_array_is_no_larger_than_the_site_allows(
     tmp_path: Path, slurm_commands: Path, most: str, sizes: list[int]
 ) -> None:
-    config = slurm_commands / "scontrol"
-    config.write_text(f"#!/bin/bash\necho 'MaxArraySize            = {most}'\n")
-    config.chmod(0o755)
+    (slurm_commands / "scontrol").write_text(f"#!/bin/bash\necho 'MaxArraySize            = {most}'\n")
     words = ["grid=demo", "grid.baselines=[]", "grid.sources=[]", "grid.seeds=[0,1,2]"]
     submit(commandline.load("submit", [*words, "cluster=slurm", f"root={tmp_path / 'r'}"]))
     scripts = [directives(slurm_commands / f"batch_{n}") for n in range(2 + len(sizes))]
@@ -299,6 +298,7 @@ def test_sbatch_is_asked_and_nothing_submitted(
     assert not list(slurm_commands.glob("batch_*"))
 
 
+@pytest.mark.usefixtures("slurm_commands")
 @pytest.mark.parametrize(
     ("settings", "asked"),
     [

@@ -126,10 +126,13 @@ def _in_order(
 
 
 def max_array_size() -> int:
-    """How many jobs an array may have at this site, as scontrol tells; where it does not, what Slurm sets by itself."""
+    """How many jobs an array may have at this site, as scontrol tells; where it does not, what Slurm sets by itself.
+
+    It answers at once or tries for a minute, where its configuration or the controller is missing: that is not waited for.
+    """
     try:
         command = ["scontrol", "show", "config"]
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=60).stdout
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=10).stdout
     except (OSError, subprocess.TimeoutExpired):
         answer = ""
     found = re.search(r"^MaxArraySize\s*=\s*(\d+)", answer, re.MULTILINE)

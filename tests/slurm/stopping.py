@@ -35,17 +35,24 @@ def requeue(number: str) -> None:
 def fail_last_node(number: str) -> None:
     """What Slurm does when it hears no more of a node. The job is run again on the others, or when it is back: emptied, as
     a node is that has failed. Until then this one takes no jobs, although it answers."""
-    node = last_node(number)
+    node, before = last_node(number), watchers(number)
     update = ["scontrol", "update", f"nodename={node}", "reason=test"]
     for state in ("drain", "down"):
         subprocess.run([*update, f"state={state}"], check=True)
-    wait_until(lambda: not processes(number, node) and not watchers(number))
+    wait_until(lambda: not before & watchers(number))
     subprocess.run([*update, "state=resume"], check=True)
 
 
 def last_node(number: str) -> str:
     nodes = subprocess.check_output(["squeue", "--noheader", f"--jobs={number}", "--format=%N"], text=True)
     return subprocess.check_output(["scontrol", "show", "hostnames", nodes.strip()], text=True).split()[-1]
+
+
+def watchers(number: str) -> set[str]:
+    """Slurm's own processes, on any of the pretended nodes, that see a job's steps to their end. Before that their node
+    refuses the job."""
+    found = subprocess.run(["pgrep", "--full", rf"^slurmstepd: \[{number}\."], capture_output=True, text=True)
+    return set(found.stdout.split())
 
 
 def processes(number: str, node: str) -> set[int]:
@@ -61,12 +68,6 @@ def processes(number: str, node: str) -> set[int]:
         if marks <= set(environment):
             found |= {*watcher, int(folder.name)}
     return found
-
-
-def watchers(number: str) -> list[str]:
-    """Slurm's own processes, on any of the pretended nodes, that see a job's steps to their end."""
-    found = subprocess.run(["pgrep", "--full", rf"^slurmstepd: \[{number}\."], capture_output=True, text=True)
-    return found.stdout.split()
 
 
 INTERRUPTIONS = {
