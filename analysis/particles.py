@@ -9,10 +9,12 @@ from collections.abc import Sequence
 
 from analysis.collect import Collection
 from analysis.comparison import Group, groups
+from analysis.provenance import runs_of
 from analysis.records import GoldSet
-from analysis.tables import Cell, Column, Table
+from analysis.tables import RUNS, Cell, Column, Table
 from metapt.data.iob2 import spans
 from metapt.data.particles import CASE_PARTICLES, RULE_PARTICLES, follows_particle
+from metapt.data.statistics import labelled_figures
 from metapt.ner.baselines import after_particle
 from metapt.ner.resampling import micro_f1
 from metapt.ner.scoring import Span, count
@@ -37,17 +39,6 @@ def rule_f1(gold: GoldSet) -> float:
     return float(micro_f1(counts.sum(axis=0))) if gold.gold_spans else float("nan")
 
 
-def persons(gold: GoldSet) -> tuple[int, int]:
-    """Gold spans of persons: (those after a particle, all)."""
-    after = [
-        follows_particle(span[1], words)
-        for found, words in zip(gold.spans, gold.words, strict=True)
-        for span in found
-        if span[0] == "PER"
-    ]
-    return sum(after), len(after)
-
-
 def person_recall(gold: GoldSet, predicted: Sequence[Sequence[Span]]) -> dict[bool, tuple[int, int]]:
     """(found, gold) spans of persons, by whether the span follows a particle."""
     tally = {True: [0, 0], False: [0, 0]}
@@ -64,11 +55,12 @@ def data_table(collection: Collection) -> Table:
     """For each set: how many persons follow a particle, and what the rule scores."""
     columns = [Column("set"), Column("sentences"), Column("gold spans"), Column("gold persons")]
     columns += [Column("after a particle"), Column("share", percent=True, digits=1)]
-    columns += [Column("rule: predicted"), Column("rule: correct"), Column("rule: F1")]
+    columns += [Column("rule: predicted"), Column("rule: correct"), Column("rule: F1"), RUNS]
     rows: list[list[Cell]] = []
     for name in collection.set_names():
         for gold in collection.gold_sets(name):
-            after, total = persons(gold)
+            persons = labelled_figures(list(zip(gold.words, gold.spans, strict=True)))
+            after, total = persons["after_particle"]["PER"], persons["spans"]["PER"]["count"]
             correct, predicted, _ = (
                 count([rule_spans(words) for words in gold.words], gold.spans).sum(axis=0).tolist()
             )
@@ -77,10 +69,10 @@ def data_table(collection: Collection) -> Table:
                 len(gold.ids),
                 gold.gold_spans,
                 total,
-                after,
-                after / total if total else None,
+                after["spans"],
+                after["share"],
             ]
-            rows.append([*row, predicted, correct, rule_f1(gold)])
+            rows.append([*row, predicted, correct, rule_f1(gold), runs_of(collection.holder(gold))])
     return Table("particles", "Persons after a case particle, and the rule baseline", columns, rows)
 
 
@@ -92,13 +84,14 @@ def recall_table(collection: Collection) -> Table:
         Column("persons after"),
         Column("recall after"),
     ]
-    columns += [Column("persons elsewhere"), Column("recall elsewhere")]
+    columns += [Column("persons elsewhere"), Column("recall elsewhere"), RUNS]
     rows: list[list[Cell]] = []
     for group in groups(collection):
         for name in collection.target_sets():
-            runs = [run.sets[name] for run in group.runs if name in run.sets]
+            runs = [run for run in group.runs if name in run.sets]
             if runs:
-                tallies = [person_recall(found.gold, found.predicted) for found in runs]
+                scored = [run.sets[name] for run in runs]
+                tallies = [person_recall(found.gold, found.predicted) for found in scored]
                 sums = {
                     side: [sum(part) for part in zip(*(t[side] for t in tallies), strict=True)]
                     for side in (True, False)
@@ -106,7 +99,7 @@ def recall_table(collection: Collection) -> Table:
                 cells: list[Cell] = []
                 for found, total in (sums[True], sums[False]):
                     cells += [total // len(runs), found / total if total else None]
-                rows.append([*group.cells, name, *cells])
+                rows.append([*group.cells, name, *cells, runs_of(runs)])
     note = "The rule finds persons after si and ni only; a model that has learnt the particles shows it here."
     return Table(
         "person_recall", "Recall of persons after a particle and elsewhere", columns, rows, note
