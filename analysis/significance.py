@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -124,11 +125,12 @@ def average_difference(differences: Iterable[Difference]) -> Difference:
 
 
 class Scores:
-    """The F1 of every run on every set, as estimates that can be subtracted and averaged."""
+    """The F1 of every run (by its folder) on every set, as estimates that can be subtracted and averaged."""
 
     def __init__(self, runs: Sequence[FinetuneRun], resamples: int = RESAMPLES, seed: int = SEED):
         self._resamples, self._seed = resamples, seed
-        self._estimates: dict[tuple[FinetuneRun, str], Estimate] = {}
+        self._differences: dict[tuple[Path | str, ...], Difference] = {}
+        self._estimates: dict[tuple[Path, str], Estimate] = {}
         for gold in {id(found.gold): found.gold for run in runs for found in run.sets.values()}.values():
             self._score(gold, [run for run in runs if _has(run, gold)])
 
@@ -137,10 +139,10 @@ class Scores:
         samples = f1_samples(counts, gold.name, self._resamples, self._seed).astype(np.float32)
         values = micro_f1(counts.sum(axis=1))
         for run, value, row in zip(runs, values, samples, strict=True):
-            self._estimates[run, gold.name] = Estimate(float(value) if gold.gold_spans else np.nan, row)
+            self._estimates[run.path, gold.name] = Estimate(float(value) if gold.gold_spans else np.nan, row)
 
     def __call__(self, run: FinetuneRun, set_name: str) -> Estimate:
-        return self._estimates[run, set_name]
+        return self._estimates[run.path, set_name]
 
     def mean(self, runs: Sequence[FinetuneRun], set_name: str) -> Estimate:
         """The mean over runs that differ in the seed only."""
@@ -152,6 +154,12 @@ class Scores:
         Args:
             pairs: one or more of those that `comparable` gives.
         """
+        key: tuple[Path | str, ...] = (set_name, *(run.path for pair in pairs for run in pair))
+        if key not in self._differences:
+            self._differences[key] = self._difference(pairs, set_name)
+        return self._differences[key]
+
+    def _difference(self, pairs: Sequence[tuple[FinetuneRun, FinetuneRun]], set_name: str) -> Difference:
         first, second = zip(*pairs, strict=True)
         one, other = (np.stack([run.sets[set_name].counts for run in runs]) for runs in (first, second))
         swapped = swapped_differences(one, other, set_name, self._resamples, self._seed).mean(axis=0)
