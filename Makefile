@@ -3,7 +3,7 @@
 # make check    lint, format, types, fast tests
 # make slurm-test  the tests on a real Slurm, which is started on this machine and stopped again (Debian, root)
 # make nightly  the tests that take minutes
-# make bench    what is timed, as ratios, and memory against what is told (benchmarks/)
+# make bench    what is timed, as ratios; how cost grows; memory against what is told (benchmarks/README.md)
 # make bench-smoke  its short cases; fails where one has become twice as slow beside what it is measured against
 # make golden   record the golden losses anew
 # make golden-sbatch  record the scripts for sbatch anew
@@ -46,8 +46,11 @@ nightly: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/run.py
+	$(BIN)/python benchmarks/shares.py
+	$(BIN)/python benchmarks/growth.py
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/tagging.py
+	$(BIN)/python benchmarks/projection.py
 
 bench-smoke: $(INSTALLED)
 	$(BIN)/python benchmarks/run.py smoke

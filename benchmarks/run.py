@@ -18,7 +18,6 @@ from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 
-import dynamics
 import numpy as np
 import steps
 import torch
@@ -101,8 +100,8 @@ def support_states() -> Case:
     return "episode, scope head (states once)", sides[0], "scope full (states in every inner step)", sides[1]
 
 
-def status_of_a_grid(folder: Path, runs: int = 500) -> Case:
-    """`metapt.status` of runs that are all begun, with 2,000 updates each, against a process that imports torch."""
+def begun_grid(folder: Path, runs: int) -> Root:
+    """A grid of so many runs that are all begun, with 2,000 updates each."""
     names = [f"pretrain/{number}" for number in range(runs)]
     root = Root(folder)
     root.write_plan(Plan("many", tuple(Job(name, "pretrain", (), (), name) for name in names)))
@@ -122,6 +121,12 @@ def status_of_a_grid(folder: Path, runs: int = 500) -> Case:
         run = Run(folder / name)
         run.begin(config, {})
         run.metrics_file.write_text(metrics)
+    return root
+
+
+def status_of_a_grid(folder: Path, runs: int = 500) -> Case:
+    """`metapt.status` of runs that are all begun, against a process that imports torch."""
+    begun_grid(folder, runs)
 
     def process(*words: str) -> Callable[[], object]:
         return lambda: subprocess.run([sys.executable, *words], check=True, stdout=subprocess.DEVNULL)
@@ -202,14 +207,6 @@ def main(argv: Sequence[str]) -> None:
         "| what | against | the first, share of the second |",
         "|---|---|---|",
         *(line(*row) for row in rows),
-        "",
-        "What measuring the learning dynamics costs at the defaults of a scale: the time of one measurement as a share of that",
-        "of train.dynamics_every updates. An update is taken as train.accumulation times a micro-batch or meta.tasks_per_step",
-        "times an episode, each as often as meta.rho says, without the optimizer's step. The bound is 0.03.",
-        "",
-        "| what | against | share |",
-        "|---|---|---|",
-        *(line(*row) for model in ("nano", "tiny") for row in told(dynamics.shares(model))),
     ]
     head = "# Benchmarks\n\n`make bench` measured this; shares by medians of alternating repetitions in one run.\n\n"
     (FOLDER / "README.md").write_text(head + "\n".join(lines) + "\n", encoding="utf-8")

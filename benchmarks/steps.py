@@ -9,9 +9,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Callable
-from statistics import median
 
 import numpy as np
 import torch
@@ -20,7 +18,7 @@ from timing import Row, compare, medians
 from tokens import Tokens
 
 from metapt import commandline
-from metapt.config import PretrainConfig
+from metapt.config import ModelConfig, PretrainConfig
 from metapt.data.episodes import Episode, EpisodeSampler, WindowIndex
 from metapt.meta.objectives import autoregressive, episode
 from metapt.models.cost import flops_of_step, tokens_of_step
@@ -28,7 +26,6 @@ from metapt.models.learner import build_learner
 from metapt.training.engine import Engine
 
 TOKENS = 2048  # of a micro-batch, whatever the length of its sequences
-PRODUCT_REPETITIONS = 20
 
 CASES = [
     *[
@@ -37,9 +34,12 @@ CASES = [
         for length in (512, 2048)
         for precision in ("fp32", "bf16")
     ],
-    *[("peak", "tiny", "512", precision) for precision in ("fp32", "bf16")],
-    ("straightforward", "tiny", "128", "bf16"),
-    ("straightforward", "small", "32", "bf16"),
+    *[("peak", size, "512", precision) for size in ("tiny", "small") for precision in ("fp32", "bf16")],
+    *[  # straightforward code over longer windows takes minutes a repetition, and its graph gigabytes
+        ("straightforward", size, length, precision)
+        for size, length in (("tiny", "128"), ("small", "32"))
+        for precision in ("fp32", "bf16")
+    ],
     ("scopes", "tiny", "64", "bf16"),
 ]
 
@@ -75,6 +75,17 @@ def our_step(config: PretrainConfig, sequences: torch.Tensor) -> Callable[[], No
     return step
 
 
+def our_micro_batch(config: PretrainConfig) -> Callable[[], None]:
+    """The forward and the backward pass of a next-token micro-batch."""
+    learner, sequences = build_learner(config), random_sequences(config)
+
+    def run() -> None:
+        autoregressive(learner, sequences).loss.backward()
+        learner.zero_grad()
+
+    return run
+
+
 def our_episode(config: PretrainConfig, task: Episode) -> Callable[[], None]:
     """The forward and the backward pass of an episode."""
     learner = build_learner(config)
@@ -103,21 +114,27 @@ def trainer(size: str, length: int, precision: str) -> list[Row]:
 
 
 def best_rate(config: PretrainConfig) -> float:
-    """FLOP/s of the fastest matrix product among the shapes of the model, with TOKENS rows."""
+    """FLOP/s of the fastest matrix product of a step with TOKENS rows: of those forward, and for either gradient."""
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[config.train.precision]
-    model, rates = config.model, []
-    for columns in (model.hidden_size, model.intermediate_size, model.vocab_size):
-        left, right = (
-            torch.randn(shape, dtype=dtype)
-            for shape in ((TOKENS, model.hidden_size), (model.hidden_size, columns))
-        )
-        out, times = torch.empty(TOKENS, columns, dtype=dtype), []
-        for _ in range(PRODUCT_REPETITIONS):
-            started = time.perf_counter()
-            torch.mm(left, right, out=out)
-            times.append(time.perf_counter() - started)
-        rates.append(2 * TOKENS * model.hidden_size * columns / median(times))
-    return max(rates)
+    return max(_product_rate(shape, dtype) for shape in products(config.model))
+
+
+def products(model: ModelConfig) -> set[tuple[int, int, int]]:
+    """(rows, inner, columns) of the products with a weight matrix: x W, dy W^T and x^T dy."""
+    d, wide, vocabulary = model.hidden_size, model.intermediate_size, model.vocab_size
+    shapes = set()
+    for inputs, outputs in ((d, d), (d, wide), (wide, d), (d, vocabulary)):
+        shapes |= {(TOKENS, inputs, outputs), (TOKENS, outputs, inputs), (inputs, TOKENS, outputs)}
+    return shapes
+
+
+def _product_rate(shape: tuple[int, int, int], dtype: torch.dtype) -> float:
+    """FLOP/s of a product, all matrices in memory and its result written to one that is there."""
+    rows, inner, columns = shape
+    left, right = torch.randn(rows, inner, dtype=dtype), torch.randn(inner, columns, dtype=dtype)
+    out = torch.empty(rows, columns, dtype=dtype)
+    (seconds,) = medians(lambda: torch.mm(left, right, out=out))
+    return 2 * rows * inner * columns / seconds
 
 
 def peak(size: str, length: int, precision: str) -> list[Row]:
@@ -169,13 +186,7 @@ def scopes(size: str, length: int, precision: str) -> list[Row]:
 
 def _per_token(name: str, config: PretrainConfig, run: Callable[[], None], times: int) -> Row:
     """An episode against `times` next-token passes over as many tokens (forward and backward, micro-batches of TOKENS)."""
-    learner, sequences = build_learner(config), random_sequences(config)
-
-    def micro_batch() -> None:
-        autoregressive(learner, sequences).loss.backward()
-        learner.zero_grad()
-
-    share = compare(run, micro_batch) * TOKENS / tokens_of_step(config, True) / times
+    share = compare(run, our_micro_batch(config)) * TOKENS / tokens_of_step(config, True) / times
     return name, f"{times} x next-token prediction over as many tokens", share
 
 

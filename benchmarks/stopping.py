@@ -18,9 +18,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from dynamics import unit_seconds
 from large import DATA
 from run import machine
+from steps import our_micro_batch
+from timing import medians
 
 from metapt import commandline
 from metapt.errors import EXIT_INTERRUPTED, OperationalError, run_command
@@ -59,26 +60,30 @@ def seconds_to_stop(settings: list[str], run: Run, after: float, log: Path) -> f
 
 
 def main(argv: Sequence[str]) -> None:
+    """Measures all variants, at so many moments each as the argument says, and writes the table."""
+    moments = int(argv[0]) if argv else MOMENTS
+    (unit,) = medians(our_micro_batch(commandline.load("pretrain", ["model=tiny", "objective=vanilla"])))
     lines = [
         "# From TERM to the end of the process",
         "",
-        f"`python benchmarks/stopping.py` measured this; {MOMENTS} random moments each. Machine: {machine()},",
+        f"`python benchmarks/stopping.py` measured this; {moments} random moments each. Machine: {machine()},",
         "which others use as well. A unit is one micro-batch of 4 sequences of 2,048 tokens with its backward pass.",
         "",
-        "| `model=tiny` with | unit, s | to the end, longest, s | longest in units |",
-        "|---|---:|---:|---:|",
+        f"One took {unit:.1f} s.",
+        "",
+        "| `model=tiny` with | to the end, longest, s | in units |",
+        "|---|---:|---:|",
     ]
     draw = random.Random(0)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         for number, variant in enumerate(VARIANTS):
             settings = words(variant, root)
-            unit = unit_seconds(commandline.load("pretrain", settings))
-            runs = [Run(root / f"{number}-{moment}") for moment in range(MOMENTS)]
+            runs = [Run(root / f"{number}-{moment}") for moment in range(moments)]
             found = [
                 seconds_to_stop(settings, run, draw.uniform(0, LATEST_SECONDS), root / "log") for run in runs
             ]
-            lines.append(f"| {variant} | {unit:.1f} | {max(found):.1f} | {max(found) / unit:.1f} |")
+            lines.append(f"| {variant} | {max(found):.1f} | {max(found) / unit:.1f} |")
             print(lines[-1], *(f"{each:.1f}" for each in found), flush=True)
     (Path(__file__).parent / "stopping.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 

@@ -16,11 +16,11 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import torch
 from memory import status_bytes
+from timing import medians
 from transformers import (
     AutoModelForTokenClassification,
     AutoTokenizer,
@@ -45,7 +45,6 @@ SIZES = ("nano", "tiny", "small")
 PRECISIONS = ("fp32", "bf16")
 VOCABULARY = 2048  # of nano
 ALONE, TOGETHER, BATCH = 16, 64, 32  # sentences tagged one by one, sentences tagged in batches of BATCH
-REPETITIONS = 5
 BERT, XLMR = "BERT-base's shape", "XLM-R-base's shape"
 Tag = Callable[[Sequence[str]], object]
 
@@ -91,24 +90,13 @@ def peak_bytes(folder: Path, kind: str) -> int:
     return int(done.stdout.splitlines()[-1])
 
 
-def medians(runs: Sequence[Callable[[], object]]) -> list[float]:
-    """Seconds of each, of interleaved repetitions; the first of them warms up."""
-    times: list[list[float]] = [[] for _ in runs]
-    for _ in range(REPETITIONS + 1):
-        for run, kept in zip(runs, times, strict=True):
-            started = time.perf_counter()
-            run()
-            kept.append(time.perf_counter() - started)
-    return [median(kept[1:]) for kept in times]
-
-
 def table(folder: Path) -> list[str]:
     """Measures everything; the rows of the two tables."""
     texts = sentences()
     systems = [(size, kind) for size in SIZES for kind in (*PRECISIONS, "pipeline")] + [(BERT, "pipeline")]
     loaded = [load(str(folder / name), kind) for name, kind in systems]
-    alone = medians([lambda tag=one: tag(texts[:ALONE]) for one, _ in loaded])  # type: ignore[misc]
-    together = medians([lambda tag=many: tag(texts) for _, many in loaded])  # type: ignore[misc]
+    alone = medians(*[lambda tag=one: tag(texts[:ALONE]) for one, _ in loaded])
+    together = medians(*[lambda tag=many: tag(texts) for _, many in loaded])
     places = {system: place for place, system in enumerate(systems)}
     lines = [
         "| tagger | precision | one sentence, share of the pipeline's time | of BERT-base's | batches, of the pipeline's | of BERT-base's |",

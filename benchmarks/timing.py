@@ -1,24 +1,25 @@
-"""How two sides are timed: in turn, in one run, by the medians of their repetitions."""
+"""How sides are timed: in turn, in one run, by the medians of their repetitions."""
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from statistics import median
 
-REPETITIONS = 7
+REPETITIONS = int(os.environ.get("METAPT_BENCH_REPETITIONS", "7"))  # fewer only to try a benchmark
 Row = tuple[str, str, float]  # what, against, the first's share of the second
 
 
-def medians(ours: Callable[[], object], theirs: Callable[[], object]) -> tuple[float, float]:
-    """Median seconds of either side over interleaved repetitions; the first repetition warms up."""
-    times: tuple[list[float], list[float]] = ([], [])
+def medians(*runs: Callable[[], object]) -> list[float]:
+    """Median seconds of each over interleaved repetitions; the first repetition warms up."""
+    times: list[list[float]] = [[] for _ in runs]
     for _ in range(REPETITIONS + 1):
-        for run, kept in zip((ours, theirs), times, strict=True):
+        for run, kept in zip(runs, times, strict=True):
             started = time.perf_counter()
             run()
             kept.append(time.perf_counter() - started)
-    return median(times[0][1:]), median(times[1][1:])
+    return [median(kept[1:]) for kept in times]
 
 
 def compare(ours: Callable[[], object], theirs: Callable[[], object]) -> float:

@@ -15,8 +15,8 @@ from metapt.config import (
     PlanConfig,
     PretrainConfig,
     SubmitConfig,
-    deepspeed_settings,
     uneven_units,
+    zero_stage,
 )
 from metapt.ner.baselines import BASELINES
 
@@ -118,6 +118,9 @@ def _check_pretrain(config: PretrainConfig) -> Iterator[str]:
     if train.warmup_steps > train.max_steps:
         yield f"train.warmup_steps={train.warmup_steps}: exceeds train.max_steps={train.max_steps}"
     try:
-        deepspeed_settings(config.ds)
+        stage = zero_stage(config.ds)
     except ValueError as error:
         yield f"ds={config.ds}: {error}"
+        return
+    if train.compile and stage == 3:
+        yield f"train.compile=true: ds={config.ds} gathers parameters module by module, which compiled blocks do not let it"

@@ -2,8 +2,8 @@
 
 Each command has one dataclass (PretrainConfig, PlanConfig, FinetuneConfig, BaselineConfig, TagConfig, DescribeConfig,
 SubmitConfig, StatusConfig). A field's metadata
-holds its help line, its allowed values (`choices`) or bounds (`low`, `above`, `high`), and whether it decides
-the outcome of a run (`identity`). Defaults live here; the YAML files under conf/ hold only what a choice
+holds its help line, its allowed values (`choices`) or bounds (`low`, `above`, `high`), whether it decides
+the outcome of a run (`identity`), and, for a key that came later, what runs without it did (`before`). Defaults live here; the YAML files under conf/ hold only what a choice
 (`model=tiny`, `objective=maml`) changes. metapt/commandline.py turns a command line into one of these.
 """
 
@@ -67,6 +67,12 @@ class MetaConfig:
     tasks_per_step: int = key(4, "episodes averaged in one episode step, over all ranks", low=1)
     window: int = key(128, "tokens of a support or query window", low=2)
     min_context: int = key(32, "tokens that must stand before the mask that is read", low=0)
+    read_at: str = key(
+        "mask",
+        "the state that is classified: at the last mask, or at the window's end, which has seen what follows it too",
+        choices=("mask", "end"),
+        before="mask",
+    )
     min_windows: int = key(8, "a class occurs in at least so many windows (and in at least K + Q)", low=1)
     max_share: float = key(0.05, "a class occurs in at most this share of the windows", above=0, high=1)
     index_tokens: int = key(100_000_000, "tokens of the corpus that are indexed for episodes", low=1)
@@ -112,6 +118,9 @@ class TrainConfig:
     accumulation: int = key(256, "micro-batches in one update, over all ranks", low=1)
     seq_len: int = key(2048, "tokens of a sequence", low=2)
     precision: str = key("bf16", "of the forward and backward passes", choices=("bf16", "fp32"))
+    compile: bool = key(
+        False, "the decoder's blocks go through torch.compile, which needs minutes at the start", before=False
+    )
     lr: float = key(3e-4, "peak rate of AdamW", above=0)
     schedule: str = key("cosine", "after the warm-up", choices=("cosine", "constant"))
     min_lr_share: float = key(0.0, "the cosine ends at this share of lr", low=0, high=1)
@@ -329,10 +338,16 @@ class GridConfig:
     sizes: list[str] = key(["nano"], "models")
     objectives: list[str] = key(["vanilla", "maml"], "objectives")
     seeds: list[int] = key([0], "seeds, of pretraining and of the fine-tuning after it")
-    variants: dict[str, list[str]] = key({}, "name: pretraining overrides; every variant is run")
+    variants: dict[str, list[str]] = key(
+        {},
+        "name: pretraining overrides; every variant is run (vanilla: one of those that differ in meta. alone)",
+    )
     sources: list[str] = key([], "fine-tuning sets")
     regimes: list[str] = key(["head", "full"], "fine-tuning regimes")
     checkpoints: list[int] = key([], "pretraining steps to fine-tune; empty: the last")
+    further_checkpoints: dict[str, list[int]] = key(
+        {}, "objective or variant: further steps to fine-tune, such as the one at equal FLOPs"
+    )
     pretrain: list[str] = key([], "overrides for every pretraining run")
     finetune: list[str] = key([], "overrides for every fine-tuning run")
     per_size: dict[str, list[str]] = key({}, "size: further pretraining overrides")
@@ -487,7 +502,11 @@ def deepspeed_settings(name: str) -> dict[str, Any]:
 
 
 def identity(config: Any) -> dict[str, Any]:
-    """The part of a configuration that decides the outcome of a run, as nested dictionaries."""
+    """The part of a configuration that decides the outcome of a run, as nested dictionaries.
+
+    A key at the value that stands for the time before it was there (`before`) is left out, so that a run keeps its
+    identity, and its folder, in later versions.
+    """
     values = asdict(config)
 
     def prune(schema: Any, node: dict[str, Any]) -> dict[str, Any]:
@@ -497,7 +516,7 @@ def identity(config: Any) -> dict[str, Any]:
             if is_dataclass(value):
                 if part := prune(value, node[item.name]):
                     kept[item.name] = part
-            elif item.metadata.get("identity", True):
+            elif item.metadata.get("identity", True) and item.metadata.get("before", MISSING) != value:
                 kept[item.name] = node[item.name]
         return kept
 

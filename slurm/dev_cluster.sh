@@ -7,11 +7,13 @@
 #   slurm/dev_cluster.sh status [DIR]   nodes and jobs; exit code 3 if it does not run
 #   . DIR/env.sh                        lets sbatch, squeue and metapt.submit cluster=slurm use it
 #
-# Environment: NODES (2), CPUS of each (2), GPUS of each, pretended (2; 0: none), PORT, the first of NODES + 1 (16817).
+# Environment: NODES (2), CPUS of each (2), GPUS of each, pretended (2; 0: none), PORT, the first of NODES + 1 (16817),
+# MAX_ARRAY_SIZE (1001, as Slurm's).
 # Partitions: main; low, whose jobs are requeued for those of main. There is no accounting: sacct does not work.
 set -u
 COMMAND=${1:-} DIR=$(realpath -m "${2:-/tmp/metapt-slurm}")
 NODES=${NODES:-2} CPUS=${CPUS:-2} GPUS=${GPUS:-2} PORT=${PORT:-16817}
+MAX_ARRAY_SIZE=${MAX_ARRAY_SIZE:-1001}
 MARK="# metapt slurm in <$DIR>"
 unset "${!SLURM_@}" "${!SBATCH_@}" "${!SRUN_@}" # of another cluster or job
 export SLURM_CONF=$DIR/etc/slurm.conf
@@ -101,7 +103,7 @@ MailProg=/bin/true
 SlurmdParameters=config_overrides
 PropagateResourceLimits=NONE
 ReturnToService=2
-KillWait=5
+MaxArraySize=$MAX_ARRAY_SIZE
 FirstJobId=$((($(date +%s) - 1700000000) % 60000000 + 1))
 JobRequeue=1
 EnforcePartLimits=ALL
@@ -194,5 +196,5 @@ case $COMMAND in
     start) start ;;
     stop) stop && echo "dev_cluster: the cluster in $DIR is stopped" ;;
     status) status ;;
-    *) sed -n '2,13s/^# \{0,1\}//p' "$0"; exit 2 ;;
+    *) sed -n '2,14s/^# \{0,1\}//p' "$0"; exit 2 ;;
 esac

@@ -34,7 +34,8 @@ export WORLD_SIZE=$((SLURM_JOB_NUM_NODES * TASKS)) LOCAL_WORLD_SIZE=$TASKS
 export OMP_NUM_THREADS=$((SLURM_CPUS_ON_NODE < TASKS ? 1 : SLURM_CPUS_ON_NODE / TASKS))
 unset SLURM_CPUS_PER_GPU # with it srun wants GPUs also where Slurm knows of none; --cpus-per-task says the same
 
-# Ends a job that is queued again and again without a new checkpoint.
+# Says which source is run: as it is now, not when sbatch was called. Ends a job that is queued again and again without a
+# new checkpoint.
 "${LAUNCH[@]}" "${PYTHON:-python}" -m metapt.launch.requeues "$MODULE" "$@" || exit
 
 # Not torchrun, which keeps the signal to itself; --wait: when one process has died the others do not wait for it;

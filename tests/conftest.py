@@ -50,7 +50,7 @@ def stream_of(tmp_path: Path) -> Callable[[np.ndarray], object]:
 def uner_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of labelled sets with one sentence each, enough to plan a grid."""
     folder = tmp_path_factory.mktemp("uner")
-    for name in ("en_ewt", "sk_snk"):
+    for name in ("en_ewt", "hr_set", "sk_snk"):
         (folder / name).mkdir()
         for split in ("train", "dev", "test"):
             (folder / name / f"{split}.iob2").write_text("1\tAnna\tB-PER\t-\t-\n\n", encoding="utf-8")

@@ -68,14 +68,18 @@ class Program:
     updates: int = 8
     update_seconds: float = 60.0
     saving_seconds: float = 5.0
+    starting_seconds: float = (
+        0.0  # before it listens to signals: TERM is its death, USR2 is ignored (child.py)
+    )
     starts: list[float] = field(default_factory=list)
     told: float | None = None  # when the first signal came
     killed: bool = False
+    terminated: bool = False
 
     def start(self, *args: object, **kwargs: object) -> Program:
         """In place of subprocess.Popen."""
         self.starts.append(self.clock.now)
-        self.told, self.killed = None, False
+        self.told, self.killed, self.terminated = None, False, False
         self.run.begin({"train": {"max_steps": self.updates}}, {})
         return self
 
@@ -84,7 +88,9 @@ class Program:
         return max((step for step, _ in self.run.checkpoints()), default=0)
 
     def send_signal(self, number: int) -> None:
-        if self.told is None:
+        if self.clock.now < self.starts[-1] + self.starting_seconds:
+            self.terminated |= number == signal.SIGTERM
+        elif self.told is None:
             self.told = self.clock.now
 
     def kill(self) -> None:
@@ -93,6 +99,8 @@ class Program:
     def poll(self) -> int | None:
         if self.killed:
             return -signal.SIGKILL
+        if self.terminated:
+            return -signal.SIGTERM
         until = self.clock.now if self.told is None else self.told
         done = self.saved + int((until - self.starts[-1]) / self.update_seconds)
         if done >= self.updates:

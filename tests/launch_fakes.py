@@ -1,6 +1,7 @@
 """A quick stand-in for the programs of a grid, and a submitter of it, for the tests of launching.
 
-python launch_fakes.py job RUN_DIR KIND BEHAVIOUR     one job: ok, fail, fail-once, slow, killed, silent, stoppable
+python launch_fakes.py job RUN_DIR KIND BEHAVIOUR     one job: ok, fail, fail-once, slow, killed, silent, stoppable,
+                                                      fruitless
 python launch_fakes.py submit ROOT CLUSTER [NAME=BEHAVIOUR ...] [code=snapshot]
 """
 
@@ -92,7 +93,7 @@ def _behave(run: Run, behaviour: str) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
     elif behaviour == "silent":
         sys.exit(0)
-    elif behaviour == "stoppable" and not (run.path / "saved").exists():
+    elif (behaviour == "stoppable" and not (run.path / "saved").exists()) or behaviour == "fruitless":
         _work_until_told(run)
 
 

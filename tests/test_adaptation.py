@@ -16,6 +16,7 @@ from metapt.data.episodes import Episode, EpisodeSampler, WindowIndex
 from metapt.meta.adaptation import adapt, at_adapted, with_gradients
 from metapt.meta.objectives import autoregressive, episode, is_episode
 from metapt.models.learner import Learner, build_learner
+from metapt.models.windows import Windows
 
 SCOPES = ["head", "full", "last_n"]
 RULES = ["fomaml", "meta_sgd", "reptile"]
@@ -45,7 +46,7 @@ def outer_gradient(
 
 @pytest.mark.parametrize(("rule", "scope"), [(rule, scope) for rule in RULES for scope in SCOPES_OF[rule]])
 @pytest.mark.parametrize(
-    ("dtype", "count", "rtol", "atol"), [(torch.float32, 3, 1e-4, 1e-6), (torch.float64, 2, 1e-6, 1e-9)]
+    ("dtype", "count", "rtol", "atol"), [(torch.float32, 3, 1e-3, 1e-5), (torch.float64, 2, 1e-9, 1e-12)]
 )
 def test_outer_gradient_equals_the_reference(
     stream_of, rule: str, scope: str, dtype: torch.dtype, count: int, rtol: float, atol: float
@@ -114,7 +115,7 @@ def test_an_inner_step_too_small_for_bf16_still_counts(stream_of):
             torch.func.functional_call(
                 learner,
                 values,
-                (torch.from_numpy(task.support.tokens), torch.from_numpy(task.support.positions)),
+                (Windows.cut(task.support.tokens, task.support.positions, torch.device("cpu")),),
             )
             .square()
             .sum()

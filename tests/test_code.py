@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from metapt import runs
-from metapt.errors import OperationalError
+from metapt.errors import OperationalError, UserError
 from metapt.launch import code as source
 from metapt.launch.code import VARIABLE, Code, code, require_own_code
 
@@ -82,6 +82,12 @@ def test_a_copy_is_shared_by_equal_sources_and_written_once(project: Path, tmp_p
     )
 
 
+def test_a_folder_that_pythonpath_cannot_hold_is_the_users_mistake(project: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"root=.*a:b: PYTHONPATH.*give another folder"):
+        code(tmp_path / "a:b", is_copied=True)
+    assert code(tmp_path / "a:b", is_copied=False).folder == project
+
+
 def test_a_copy_knows_its_commit(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(source, "git_commit", lambda: "0123456789abcdef+changes")
     copy = code(tmp_path, is_copied=True)
@@ -98,7 +104,7 @@ def test_the_live_source_is_run_in_place(project: Path, tmp_path: Path) -> None:
     with live.active():
         assert subprocess.check_output(LOOK, text=True, cwd=tmp_path) == "new\n"
     assert not (tmp_path / "root").exists()
-    assert "as it is when they start" in str(live)
+    assert "the source itself, as it is whenever they start (now commit " in str(live)
 
 
 def test_a_process_of_another_source_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from metapt import commandline
 from metapt.config import DS_CONFIGS, deepspeed_settings, identity
 from metapt.errors import UserError
 
-SCALES = ("nano", "tiny", "small", "medium", "large")
+SCALES = ("nano", "laptop", "tiny", "small", "medium", "large")
 REQUIRED = {
     "finetune": ["checkpoint=x", "source=en_ewt", "run_dir=y"],
     "pretrain": [],
@@ -88,7 +88,7 @@ def test_all_mistakes_are_told_at_once():
         commandline.load("pretrain", wrong)
     message = str(caught.value)
     for part in (
-        "model=tny: model is one of large, medium, nano, small, tiny",
+        "model=tny: model is one of laptop, large, medium, nano, small, tiny",
         "train.sed: no such key; did you mean train.seed",
         "train.lr=fast",
         "meta.rho=1.5: must be at most 1",
@@ -172,6 +172,15 @@ def test_run_dir_and_cache_do_not_decide_the_outcome():
     assert "cache_dir" not in kept["data"]
 
 
+def test_a_later_key_leaves_the_identity_of_earlier_runs_as_it_was():
+    before, after = (
+        identity(commandline.load("pretrain", ["objective=maml", *words]))
+        for words in ([], ["meta.read_at=end"])
+    )
+    assert after["meta"].pop("read_at") == "end"
+    assert before == after
+
+
 @pytest.mark.parametrize("command", ["pretrain", "finetune", "submit"])
 def test_a_mistake_ends_with_2_and_no_traceback(command: str):
     done = run_module(f"metapt.{command}", ["sed=1"])
@@ -183,5 +192,5 @@ def test_a_mistake_ends_with_2_and_no_traceback(command: str):
 def test_help_lists_choices_and_keys():
     done = run_module("metapt.pretrain", ["--help"])
     assert done.returncode == 0
-    assert "model=large|medium|nano|small|tiny" in done.stdout
+    assert "model=laptop|large|medium|nano|small|tiny" in done.stdout
     assert "train.seed=" in done.stdout

@@ -302,9 +302,9 @@ def test_a_measurement_is_not_counted_as_training(tmp_path: Path):
     run = Run(tmp_path)
     config = commandline.load("pretrain", [f"run_dir={tmp_path}"])
     telemetry = Telemetry(run, config, Totals(), 0, 0)
-    telemetry.update(1, False, lm_loss_nats=1.0)
+    telemetry.update(1, False, 0, lm_loss_nats=1.0)
     time.sleep(0.3)
     telemetry.dynamics(1, effective_rank={})
-    telemetry.update(2, False, lm_loss_nats=1.0)
+    telemetry.update(2, False, 0, lm_loss_nats=1.0)
     telemetry.close()
     assert sum(line.get("seconds", 0) for line in run.metrics()) < 0.2

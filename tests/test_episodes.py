@@ -73,6 +73,16 @@ def test_properties(stream_of, seed: int, n_way: int, k_shot: int, q_query: int,
         assert (side.positions >= meta.min_context).all()
 
 
+def test_at_the_end_of_the_window_the_same_windows_are_read(stream_of):
+    tokens = make_tokens(0)
+    at_mask, at_end = (make_sampler(stream_of, tokens, make_meta(read_at=place)) for place in ("mask", "end"))
+    for left, right in zip(
+        *(sampler.episode(3, 1).query.__dict__.items() for sampler in (at_mask, at_end)), strict=True
+    ):
+        name, value = right
+        assert (value == 11).all() if name == "positions" else np.array_equal(left[1], value)
+
+
 def test_classes_stay_within_the_bounds(stream_of):
     meta = make_meta(min_windows=9, max_share=0.1)
     tokens = make_tokens(0)

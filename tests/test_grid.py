@@ -63,6 +63,30 @@ grids = st.builds(
 )
 
 
+def test_vanilla_is_run_once_for_variants_of_the_episodes_alone() -> None:
+    variants = (
+        'grid.variants={a:[],b:["meta.rho=0.25"],c:["train.lr=1e-2","meta.rho=0.25"],d:["train.lr=1e-2"]}'
+    )
+    jobs = [job for job in planned("grid=demo", variants, "grid.sources=[]").jobs if job.kind == "pretrain"]
+    labels = {
+        name: [job.label for job in jobs if f"objective={name}" in job.argv] for name in ("vanilla", "maml")
+    }
+    assert labels == {"vanilla": ["a", "c"], "maml": ["a", "b", "c", "d"]}
+
+
+def test_further_checkpoints_are_tuned_beside_the_last() -> None:
+    words = ["grid.sources=[en_demo]", "grid.regimes=[head]", 'grid.variants={a:[],b:["meta.rho=0.25"]}']
+    jobs = planned("grid=demo", *words, "grid.further_checkpoints={vanilla:[100],b:[200]}").jobs
+    tuned = [job.id.partition("/")[2].rpartition("-")[0] for job in jobs if job.kind == "finetune"]
+    assert tuned == [
+        "nano-vanilla-s0-a-en_demo-head",
+        "nano-vanilla-s0-a-en_demo-head-step000100",
+        "nano-maml-s0-a-en_demo-head",
+        "nano-maml-s0-b-en_demo-head",
+        "nano-maml-s0-b-en_demo-head-step000200",
+    ]
+
+
 @settings(max_examples=15, deadline=None)
 @given(grids)
 def test_every_run_is_planned_once_and_after_what_it_needs(grid: GridConfig) -> None:
@@ -156,7 +180,8 @@ def test_baselines_and_further_models_are_jobs_beside_the_grids_own() -> None:
         ("scales", "local", {"prepare": 1, "pretrain": 8, "finetune": 160, "baseline": 13, "report": 1}),
         ("paper", "slurm", {"prepare": 1, "pretrain": 8, "finetune": 160, "baseline": 13, "report": 1}),
         ("seeds", "slurm", {"prepare": 1, "pretrain": 20, "finetune": 80, "report": 1}),
-        ("ablation", "slurm", {"prepare": 1, "pretrain": 11, "finetune": 22, "report": 1}),
+        ("ablation", "slurm", {"prepare": 1, "pretrain": 12, "finetune": 24, "report": 1}),
+        ("study", "local", {"prepare": 1, "pretrain": 30, "finetune": 216, "baseline": 9, "report": 1}),
         ("checkpoints", "slurm", {"prepare": 1, "pretrain": 2, "finetune": 122, "report": 1}),
     ],
 )
@@ -198,7 +223,7 @@ def test_all_mistakes_of_a_grid_are_told_at_once() -> None:
         )
     message = str(told.value)
     assert (
-        "model=tinny: model is one of large, medium, nano, small, tiny (in pretrain/tinny-vanilla-s0 and 1 more)"
+        "model=tinny: model is one of laptop, large, medium, nano, small, tiny (in pretrain/tinny-vanilla-s0 and 1 more)"
         in message
     )
     assert "train.lrr: no such key" in message
@@ -214,6 +239,8 @@ def test_all_mistakes_of_a_grid_are_told_at_once() -> None:
         (['grid.pretrain=["train.seed=3"]'], "train.seed follows from the grid"),
         (["grid.per_size={nanno:[]}"], "grid.per_size.nanno: must be one of"),
         (["grid.variants={a-b:[]}"], "'a-b' becomes part of a folder's name"),
+        (["grid.further_checkpoints={maml:[150]}"], "150 will not exist in pretrain/nano-maml-s0"),
+        (["grid.further_checkpoints={reptile:[100]}"], "reptile: neither an objective nor a variant"),
         (["grid.checkpoints=[0,150]"], "150 will not exist in pretrain/nano-vanilla-s0"),
         (
             ["cluster=slurm", "grid.gpus_per_size={nano:3}"],

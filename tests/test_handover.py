@@ -135,6 +135,30 @@ def test_an_array_has_jobs_that_are_alike_and_a_limit(tmp_path: Path, slurm_comm
     assert arrays["report", "1440", None] == 1
 
 
+@pytest.mark.parametrize(
+    ("most", "sizes"),
+    [("1001", [6]), ("6", [6]), ("4", [4, 2]), ("5", [5, 1]), ("1", [1] * 6), ("0", [1] * 6)],
+)
+def test_an_array_is_no_larger_than_the_site_allows(
+    tmp_path: Path, slurm_commands: Path, most: str, sizes: list[int]
+) -> None:
+    config = slurm_commands / "scontrol"
+    config.write_text(f"#!/bin/bash\necho 'MaxArraySize            = {most}'\n")
+    config.chmod(0o755)
+    words = ["grid=demo", "grid.baselines=[]", "grid.sources=[]", "grid.seeds=[0,1,2]"]
+    submit(commandline.load("submit", [*words, "cluster=slurm", f"root={tmp_path / 'r'}"]))
+    scripts = [directives(slurm_commands / f"batch_{n}") for n in range(2 + len(sizes))]
+    assert [script.get("array") for script in scripts] == [
+        None,  # preparing
+        *(f"0-{size - 1}%{size}" if size > 1 else None for size in sizes),
+        None,  # the report
+    ]
+    numbers = [100 + number for number in range(1 + len(sizes))]
+    assert scripts[-1]["dependency"] == f"afterany:{':'.join(map(str, numbers))}"
+    recorded = queue.recorded(Root(tmp_path / "r"))
+    assert len(recorded) == len(set(recorded.values())) == 1 + 6 + 1
+
+
 def test_jobs_in_slurms_queue_are_not_submitted_again(tmp_path: Path, slurm_commands: Path) -> None:
     words = ["grid=demo", "grid.baselines=[]", "cluster=slurm", f"root={tmp_path / 'r'}"]
     submit(commandline.load("submit", words))

@@ -54,6 +54,9 @@ def test_metrics_keep_the_objectives_apart(finished: Run):
             assert 8 <= line["mask_position_tokens"] < 32
     totals = [line["tokens_total"] for line in updates]
     assert totals == sorted(totals)
+    assert [line["flops_total"] for line in updates] == np.cumsum(
+        [line["flops"] for line in updates]
+    ).tolist()
 
 
 def test_training_lowers_the_heldout_loss(finished: Run):

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from metapt.errors import OperationalError
 from metapt.launch import requeues
+from metapt.launch.code import code
 from metapt.launch.requeues import refuse_fruitless_requeues
 from metapt.launch.status import run_status
 from metapt.runs import Run
@@ -37,6 +38,14 @@ def test_a_job_that_gets_nowhere_is_given_up_and_says_why(tmp_path: Path) -> Non
     )
 
 
+def test_starts_that_were_stopped_before_they_were_noted_count_too(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    assert not start(run, 3)
+    assert start(run, 2, "8")  # of another job
+    run.checkpoint(1).mkdir(parents=True)
+    assert [start(run, number, "8") for number in (3, 4, 5, 6)] == [True, True, True, False]
+
+
 def test_a_job_that_is_submitted_anew_begins_to_count_anew(tmp_path: Path) -> None:
     run = Run(tmp_path)
     assert [start(run, number) for number in range(4)] == [True, True, True, False]
@@ -62,13 +71,15 @@ def test_it_is_given_up_after_so_many_starts_without_progress_whatever_was_befor
 
 
 def test_the_batch_scripts_ask_by_the_words_of_the_command(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["metapt.finetune", "data=demo", "checkpoint=c", "source=en_demo", f"run_dir={tmp_path / 'a b'}"]
     monkeypatch.setenv("SLURM_JOB_ID", "9")
     for number in range(6):
         monkeypatch.setenv("SLURM_RESTART_COUNT", str(number))
         requeues.main(words)
+    told = capsys.readouterr().out.splitlines()
+    assert told == [str(code(Path(), is_copied=False))] * 6
     monkeypatch.setenv("SLURM_RESTART_COUNT", "6")
     with pytest.raises(OperationalError, match="6 times in a row without a new checkpoint"):
         requeues.main(words)

@@ -240,6 +240,7 @@ def test_a_job_waits_until_its_inputs_are_visible(tmp_path: Path, capsys: pytest
 
 def test_the_report_waits_for_the_ends_of_jobs_whatever_they_are(tmp_path: Path) -> None:
     root, *jobs, report = Root(tmp_path), *fake_plan(tmp_path).jobs
+    root.write_plan(fake_plan(tmp_path))
     for job in jobs:  # a fine-tuning run has no checkpoint of its last step
         root.run(job).finish({"kind": job.kind, "steps": 4})
     failed = root.run(jobs[-1])
@@ -249,6 +250,13 @@ def test_the_report_waits_for_the_ends_of_jobs_whatever_they_are(tmp_path: Path)
     root.wait_for_inputs(report, 30)
     assert time.monotonic() - began < 15
     assert list(root.results(report.needs)) == [job.id for job in jobs[:-1]]
+    pretrained, blocked = (root.run(job) for job in jobs if job.id in ("pretrain/b", "finetune/b"))
+    blocked.error_file.unlink(missing_ok=True)
+    pretrained.error_file.write_text("OSError: no space left\n")
+    pretrained.result_file.unlink()  # so that what needs it never begins, and leaves nothing
+    assert not blocked.result_file.exists()
+    root.wait_for_inputs(report, 30)
+    assert time.monotonic() - began < 15
 
 
 def test_a_dry_run_says_everything_and_writes_nothing(
@@ -262,8 +270,10 @@ def test_a_dry_run_says_everything_and_writes_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_submit_and_status_import_nothing_heavy() -> None:
-    script = "import sys, metapt.submit, metapt.status; print({'torch', 'transformers', 'deepspeed'} & set(sys.modules))"
+@pytest.mark.parametrize(("command", "also"), [("submit", []), ("status", ["numpy"])])
+def test_submit_and_status_import_nothing_heavy(command: str, also: list[str]) -> None:
+    heavy = {"torch", "transformers", "deepspeed", *also}
+    script = f"import sys, metapt.{command}; print({heavy} & set(sys.modules))"
     assert subprocess.check_output([sys.executable, "-c", script], text=True).strip() == "set()"
 
 

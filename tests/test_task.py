@@ -44,6 +44,15 @@ def test_a_preempted_job_asks_to_be_queued_again_whichever_signal_the_site_sends
     assert [step for step, _ in slurm.program.run.checkpoints()] == [3]
 
 
+@pytest.mark.parametrize("sign", ["warn", "term"])
+def test_a_job_that_is_preempted_while_its_process_starts_is_not_lost(slurm: Slurm, sign: str) -> None:
+    slurm.program.starting_seconds = 40
+    slurm.live([(20, sign)], [(20, "cancel")] if sign == "term" else ())
+    again = 1 if sign == "term" else 0  # the warning went unheard
+    assert (slurm.asked_to_requeue, slurm.restarts) == (again, again)
+    assert state(slurm) == ("interrupted" if sign == "term" else "done")  # that cancelled is not queued again
+
+
 @pytest.mark.parametrize("before", [[], [(198, "warn")]], ids=["alone", "after a warning"])
 def test_a_cancelled_job_saves_and_is_not_queued_again(slurm: Slurm, before: list[tuple[float, str]]) -> None:
     slurm.live([*before, (200, "cancel")])

@@ -3,7 +3,7 @@
 An episode has N classes, each a token type. The corpus is cut into windows on a fixed grid; for each class K
 support and Q query windows that hold the class token are drawn, all N (K + Q) of them different. In its window
 every occurrence of the class token is masked, and the classifier reads the state at the last of them, where a
-causal decoder has seen most. Class numbers are shuffled.
+causal decoder has seen most (`meta.read_at=end`: at the window's end). Class numbers are shuffled.
 
 Everything is a function of (seed, step, task).
 """
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 class Examples:
     """One side of an episode: n windows of W tokens.
 
-    tokens: int64 [n, W], with the class token masked; positions: int64 [n], the mask to read;
+    tokens: int64 [n, W], with the class token masked; positions: int64 [n], the state to read;
     labels: int64 [n] in [0, N); windows: int64 [n], their numbers on the corpus grid.
     """
 
@@ -149,10 +149,13 @@ class EpisodeSampler:
         masked = self.stream.windows(windows.ravel() * self.meta.window, self.meta.window)
         labels = np.repeat(np.arange(self.meta.n_way), self.per_class)
         masked[masked == classes[labels][:, None]] = self.mask_id
+        positions = last if self.meta.read_at == "mask" else np.full_like(last, self.meta.window - 1)
         is_support = np.tile(np.arange(self.per_class) < self.meta.k_shot, self.meta.n_way)
 
         def side(chosen: np.ndarray) -> Examples:
-            return Examples(masked[chosen], last.ravel()[chosen], labels[chosen], windows.ravel()[chosen])
+            return Examples(
+                masked[chosen], positions.ravel()[chosen], labels[chosen], windows.ravel()[chosen]
+            )
 
         return Episode(side(is_support), side(~is_support), classes)
 

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from metapt.errors import OperationalError
+from metapt.errors import OperationalError, UserError
 from metapt.runs import COMMIT_FILE, git_commit
 
 SOURCE = Path(__file__).resolve().parents[2]
@@ -33,10 +33,11 @@ class Code:
     content: dict[str, bytes]
 
     def __str__(self) -> str:
-        if not self.content:
-            return f"jobs run the source as it is when they start: {self.folder}"
         changes = ", with uncommitted changes" if self.commit.endswith("+changes") else ""
-        return f"jobs run a copy of the source (commit {self.commit.partition('+')[0][:10]}{changes}): {self.folder}"
+        commit = f"commit {self.commit.partition('+')[0][:10]}{changes}"
+        if self.content:
+            return f"jobs run a copy of the source ({commit}): {self.folder}"
+        return f"jobs run the source itself, as it is whenever they start (now {commit}): {self.folder}"
 
     def write(self) -> None:
         """Puts the copy in place, unless it is there: under its name only when complete, also with two writers."""
@@ -84,10 +85,19 @@ class Code:
 
 
 def code(root: Path, is_copied: bool) -> Code:
-    """The source of this process, as it is now: to be copied under a grid's root, or live. Writes nothing."""
+    """The source of this process, as it is now: to be copied under a grid's root, or live. Writes nothing.
+
+    Raises:
+        UserError: jobs could not import a copy there.
+    """
     commit = git_commit()
     if not is_copied:
         return Code(SOURCE, commit, {})
+    if os.pathsep in str(root.absolute()):
+        raise UserError(
+            f"root={root}: PYTHONPATH, by which jobs find their source, can hold no {os.pathsep!r}; "
+            "give another folder, or code=live"
+        )
     files = (path for part in PARTS for path in sorted((SOURCE / part).rglob("*")))
     content = {
         str(path.relative_to(SOURCE)): path.read_bytes()

@@ -69,42 +69,68 @@ def merged(*overrides: Iterable[str]) -> list[str]:
 
 
 def _pretrains(grid: GridConfig, cluster: ClusterConfig, root: Path) -> Iterator[Job]:
+    for size, objective in product(grid.sizes, grid.objectives):
+        for (variant, words), seed in product(_variants_of(objective, grid).items(), grid.seeds):
+            yield _pretrain(grid, cluster, root, size, objective, variant, words, seed)
+
+
+def _variants_of(objective: str, grid: GridConfig) -> dict[str, list[str]]:
+    """The variants of an objective. Without episodes `meta.` means nothing, and those that differ in it alone are one."""
     variants: dict[str, list[str]] = grid.variants or {"": []}
-    for size, objective, variant, seed in product(grid.sizes, grid.objectives, variants, grid.seeds):
-        name = "-".join(filter(None, (size, objective, f"s{seed}", variant)))
-        run_dir = f"pretrain/{name}"
-        argv = merged(
-            [f"model={size}", f"objective={objective}"],
-            grid.pretrain,
-            grid.per_size.get(size, []),
-            grid.per_objective.get(objective, []),
-            variants[variant],
-            [commandline.word("train.seed", seed)],
-            [commandline.word("label", variant)] if variant else [],
-            [
-                commandline.word("data.cache_dir", root / "corpus"),
-                commandline.word("run_dir", root / run_dir),
-            ],
-        )
-        nodes, gpus = _resources(grid.gpus_per_size.get(size), cluster)
-        yield Job(
-            run_dir,
-            "pretrain",
-            ("-m", "metapt.pretrain"),
-            tuple(argv),
-            run_dir,
-            label=variant,
-            nodes=nodes,
-            gpus_per_node=gpus,
-            hours=grid.hours_per_size.get(size),
-            mem_gb=grid.mem_gb_per_size.get(size),
-        )
+    if objective != "vanilla":
+        return variants
+    distinct: dict[str, list[str]] = {}
+    for name, words in variants.items():
+        kept = [word for word in words if not word.startswith("meta.")]
+        if kept not in distinct.values():
+            distinct[name] = kept
+    return distinct
+
+
+def _pretrain(
+    grid: GridConfig,
+    cluster: ClusterConfig,
+    root: Path,
+    size: str,
+    objective: str,
+    variant: str,
+    words: list[str],
+    seed: int,
+) -> Job:
+    name = "-".join(filter(None, (size, objective, f"s{seed}", variant)))
+    run_dir = f"pretrain/{name}"
+    argv = merged(
+        [f"model={size}", f"objective={objective}"],
+        grid.pretrain,
+        grid.per_size.get(size, []),
+        grid.per_objective.get(objective, []),
+        words,
+        [commandline.word("train.seed", seed)],
+        [commandline.word("label", variant)] if variant else [],
+        [
+            commandline.word("data.cache_dir", root / "corpus"),
+            commandline.word("run_dir", root / run_dir),
+        ],
+    )
+    nodes, gpus = _resources(grid.gpus_per_size.get(size), cluster)
+    return Job(
+        run_dir,
+        "pretrain",
+        ("-m", "metapt.pretrain"),
+        tuple(argv),
+        run_dir,
+        label=variant,
+        nodes=nodes,
+        gpus_per_node=gpus,
+        hours=grid.hours_per_size.get(size),
+        mem_gb=grid.mem_gb_per_size.get(size),
+    )
 
 
 def _finetunes(grid: GridConfig, cluster: ClusterConfig, root: Path, pretrain: Job) -> Iterator[Job]:
     run = Run(root / pretrain.run_dir)
     seed = next(word for word in pretrain.argv if word.startswith("train.seed="))
-    steps: Sequence[int | None] = grid.checkpoints or [None]
+    steps: Sequence[int | None] = [*(grid.checkpoints or (None,)), *_further_checkpoints(grid, pretrain)]
     for source, regime, step in product(grid.sources, grid.regimes, steps):
         name = "-".join(
             [Path(pretrain.run_dir).name, source, regime, *([] if step is None else [f"step{step:06d}"])]
@@ -112,6 +138,14 @@ def _finetunes(grid: GridConfig, cluster: ClusterConfig, root: Path, pretrain: J
         checkpoint = run.path if step is None else run.checkpoint(step)
         job = _finetune(grid, cluster, root, name, checkpoint, source, regime, seed)
         yield replace(job, needs=(pretrain.id,), label=pretrain.label)
+
+
+def _further_checkpoints(grid: GridConfig, pretrain: Job) -> list[int]:
+    """What is fine-tuned of a run besides, by its objective and by its variant."""
+    objective = next(word for word in pretrain.argv if word.startswith("objective=")).partition("=")[2]
+    names = dict.fromkeys((objective, pretrain.label))
+    steps = [step for name in names for step in grid.further_checkpoints.get(name, [])]
+    return [step for step in dict.fromkeys(steps) if step not in grid.checkpoints]
 
 
 def _model_finetunes(grid: GridConfig, cluster: ClusterConfig, root: Path) -> Iterator[Job]:
@@ -257,6 +291,8 @@ def _complaints(grid: GridConfig) -> Iterator[str]:
     for name, known in keyed.items():
         for value in set(getattr(grid, name)) - set(known):
             yield f"grid.{name}.{value}: must be one of {', '.join(known)}"
+    for name in set(grid.further_checkpoints) - set(grid.objectives) - set(grid.variants):
+        yield f"grid.further_checkpoints.{name}: neither an objective nor a variant of the grid"
     for name in ("gpus_per_size", "hours_per_size", "mem_gb_per_size"):
         for size, value in getattr(grid, name).items():
             if value <= 0:
@@ -285,12 +321,13 @@ def _checkpoint_complaints(grid: GridConfig, pretrains: list[Job], configs: dict
     complaints = []
     for job in pretrains:
         config: PretrainConfig | None = configs.get(job.id)
-        if config is None or not grid.checkpoints:
+        wanted = [*grid.checkpoints, *_further_checkpoints(grid, job)]
+        if config is None or not wanted:
             continue
         train = config.train
         absent = [
             step
-            for step in grid.checkpoints
+            for step in wanted
             if not (
                 0 <= step <= train.max_steps
                 and (step % train.checkpoint_every == 0 or step == train.max_steps)

@@ -96,7 +96,7 @@ def _look(
         number: under which it was handed to Slurm, if it is not to be waited for any longer.
         before: the jobs that it may need.
     """
-    run, log = run_status(root.run(job).path), root.log_file(job, "err")
+    run, log = run_status(root.path / job.run_dir), root.log_file(job, "err")
     state = run.state
     if state != "done" and entry and entry.state != "COMPLETING":
         state = "queued" if entry.waits else "running"

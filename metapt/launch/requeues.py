@@ -5,10 +5,11 @@ time after time, would go round for ever: after some requeues in a row without a
 Slurm counts the requeues of a job, for whatever reason: time limit, preemption, `scontrol requeue`, a failed node.
 
 RUN/requeues.json: {"job": its number, "start": n, "step": s}: at start n of the job (0: the first) the newest
-checkpoint was found to be that of step s (-1: none), and it was the same at every start since.
+checkpoint was found to be that of step s (-1: none), and it was the same at every start since. The first note says start 0, also
+when the job was stopped before it could write one.
 
-`python -m metapt.launch.requeues metapt.COMMAND key=value ...` is for the batch scripts: it ends with 1 if the job that it
-is called in is to be given up.
+`python -m metapt.launch.requeues metapt.COMMAND key=value ...` is for the batch scripts, at each start of their job: it
+says which source the job runs, and ends with 1 if the job is to be given up.
 """
 
 from __future__ import annotations
@@ -16,9 +17,11 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
 from metapt.config import ClusterConfig
 from metapt.errors import OperationalError, run_command
+from metapt.launch.code import code
 from metapt.runs import Run, write_atomically, write_json
 
 
@@ -36,30 +39,36 @@ def refuse_fruitless_requeues(run: Run, job: str, start: int, most: int, leads: 
     """
     checkpoints = run.checkpoints()
     step = checkpoints[-1][0] if checkpoints else -1
-    in_vain = start - _start_of_the_same(run, job, start, step)
+    noted = _noted(run, job)
+    # without a note none of its earlier starts got as far as here, so none has trained
+    since, before = noted or (0, step)
+    if step > before:
+        since = start
+    in_vain = start - since
     if in_vain > most:
         there = "there is none" if step < 0 else f"the newest is of step {step}"
         told = f"queued again {in_vain} times in a row without a new checkpoint ({there}); given up"
         if leads:
             write_atomically(run.error_file, f"{told}\n")
         raise OperationalError(f"{run.path}: {told}")
-    if leads and not in_vain:
-        write_json(run.requeues_file, {"job": job, "start": start, "step": step})
+    if leads and (noted is None or step > before):
+        write_json(run.requeues_file, {"job": job, "start": since, "step": step})
 
 
-def _start_of_the_same(run: Run, job: str, start: int, step: int) -> int:
-    """The first start of this job at which no newer checkpoint stood than now; `start` if this is it."""
+def _noted(run: Run, job: str) -> tuple[int, int] | None:
+    """The start and the step that an earlier start of this job, or the leading rank at this one, has noted."""
     try:
         noted = json.loads(run.requeues_file.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        return start
-    return noted["start"] if noted["job"] == job and noted["step"] >= step else start
+        return None
+    return (noted["start"], noted["step"]) if noted["job"] == job else None
 
 
 def main(argv: Sequence[str]) -> None:
     """Looks at the run of a command line, in a job of Slurm. Raises as `refuse_fruitless_requeues`."""
     from metapt import commandline
 
+    print(code(Path(), is_copied=False), flush=True)
     run = Run(commandline.load(argv[0].removeprefix("metapt."), argv[1:]).run_dir)
     job, start = os.environ["SLURM_JOB_ID"], int(os.environ.get("SLURM_RESTART_COUNT", "0"))
     refuse_fruitless_requeues(run, job, start, ClusterConfig.max_requeues_without_progress)

@@ -17,7 +17,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -86,16 +86,22 @@ class Root:
 
         On a shared file system another node's files may appear later than Slurm says that its job is over.
         """
-        is_visible = self._has_ended if job.runs_after_failures else self._can_be_used
+        is_visible = self._settled(self.read_plan()) if job.runs_after_failures else self._can_be_used
         end = time.monotonic() + seconds
         while (missing := [name for name in job.needs if not is_visible(name)]) and time.monotonic() < end:
             time.sleep(min(1.0, seconds))
         if missing and not job.runs_after_failures:
             print(f"not visible here after {seconds} s: {', '.join(missing)}", file=sys.stderr, flush=True)
 
-    def _has_ended(self, name: str) -> bool:
-        run = Run(self.path / name)
-        return run.is_done or run.error_file.exists()
+    def _settled(self, plan: Plan) -> Callable[[str], bool]:
+        """Tells whether a job is done, or has failed, or will never begin because one that it needs has failed."""
+        needs = {job.id: job.needs for job in plan.jobs}
+
+        def is_failed(name: str) -> bool:
+            run = Run(self.path / name)
+            return not run.is_done and (run.error_file.exists() or any(map(is_failed, needs.get(name, ()))))
+
+        return lambda name: Run(self.path / name).is_done or is_failed(name)
 
     def _can_be_used(self, name: str) -> bool:
         """Whether a job is done; if it has pretrained, whether its last checkpoint is there too, not only earlier ones."""

@@ -10,6 +10,7 @@ what is in the queue already in metapt.launch.queue.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,7 +27,7 @@ from metapt.launch.root import Root
 if TYPE_CHECKING:
     import submitit
 
-MOST_IN_AN_ARRAY = 1000  # Slurm's MaxArraySize, where a site has not set it
+MAX_ARRAY_SIZE = 1001  # where a site has not set it
 # takes jobs that are alike and the numbers of the jobs that they wait for, and gives their own
 Hand = Callable[[Sequence[Job], Sequence[str]], Sequence[str]]
 
@@ -110,7 +111,7 @@ def _in_order(
     due = {job.id for job in todo}
     numbers = {name: entry.number for name, entry in present.items() if not (name in due and entry.waits)}
     jobs = {job.id: job for job in plan.jobs}
-    arrays = alike(todo)
+    arrays = alike(todo, max_array_size())
     for array in arrays:
         first = array[0]  # what holds for one holds for all
         lost = [name for name in first.needs if name not in numbers and not root.run(jobs[name]).is_done]
@@ -124,17 +125,24 @@ def _in_order(
     return len(arrays)
 
 
-def alike(jobs: Sequence[Job]) -> list[list[Job]]:
-    """The jobs in their order, those that need the same jobs and ask for the same resources put together."""
+def max_array_size() -> int:
+    """How many jobs an array may have at this site, as scontrol tells; where it does not, what Slurm sets by itself."""
+    try:
+        command = ["scontrol", "show", "config"]
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=60).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        answer = ""
+    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", answer, re.MULTILINE)
+    return max(1, int(found[1])) if found else MAX_ARRAY_SIZE  # 0: there are no arrays
+
+
+def alike(jobs: Sequence[Job], most: int) -> list[list[Job]]:
+    """The jobs in their order, those that need the same jobs and ask for the same resources put together, up to `most`."""
     found: dict[tuple[Any, ...], list[Job]] = {}
     for job in jobs:
         key = (job.kind, job.needs, job.nodes, job.gpus_per_node, job.hours, job.mem_gb)
         found.setdefault(key, []).append(job)
-    return [
-        array[start : start + MOST_IN_AN_ARRAY]
-        for array in found.values()
-        for start in range(0, len(array), MOST_IN_AN_ARRAY)
-    ]
+    return [array[start : start + most] for array in found.values() for start in range(0, len(array), most)]
 
 
 def executor(

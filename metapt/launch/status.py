@@ -110,7 +110,8 @@ def _last_metrics(path: Path) -> list[dict[str, Any]]:
     lines = tail(path, TAIL_BYTES).splitlines(keepends=True)
     if lines and path.stat().st_size > TAIL_BYTES:
         del lines[0]  # its beginning may be missing
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    complete = (line for line in lines if line.endswith("\n"))
+    return json.loads(f"[{','.join(complete)}]")  # one by one they take half as long again
 
 
 def _pretrain_progress(state: str, lines: list[dict[str, Any]], max_steps: int) -> RunStatus:

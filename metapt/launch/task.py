@@ -6,6 +6,8 @@ boundary and exit with 75. So here a signal is only passed on. When the child ha
 to go on, rank 0 hands over to submitit's own handler, which queues the job again; the same command then goes on from
 the checkpoint, since the run folder decides.
 
+A process that is told to end while it still starts dies of TERM, with nothing lost; that counts as interrupted too.
+
 The job is to go on after USR2 (time limit or preemption). TERM is ambiguous: by scancel it means the end; by a site
 that does not send USR2 at preemption (Slurm's default) it means what USR2 would; and at the time limit it comes in any
 case. So Slurm is asked. After `scontrol requeue` and a failed node Slurm queues the job again by itself.
@@ -71,7 +73,7 @@ class Task:
         signal.signal(signal.SIGUSR2, lambda *_: child.warn())
         signal.signal(signal.SIGTERM, lambda *_: child.stop())
         code = child.wait()
-        if code == EXIT_INTERRUPTED and _goes_on(child, environment):
+        if code in (EXIT_INTERRUPTED, -signal.SIGTERM) and _goes_on(child, environment):
             queue_again(signal.SIGUSR2)  # does not return on rank 0
             time.sleep(REQUEUE_SECONDS)
         if code:

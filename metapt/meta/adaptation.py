@@ -4,8 +4,8 @@ The inner loop (Finn et al. 2017, equation 1; first-order variant, section 5.2)
 
     phi_0 = phi,    phi_t = phi_{t-1} - alpha * grad L_S(phi_{t-1})
 
-works on copies through torch.autograd.grad, so it neither reads nor leaves anything in `.grad`, whoever
-owns that. Three rules turn it into a gradient of the originals; each is stated as a tensor whose plain backward
+works on copies and asks for gradients of these alone, so it neither reads nor leaves anything in the originals'
+`.grad`, whoever owns that. Three rules turn it into a gradient of the originals; each is stated as a tensor whose plain backward
 pass accumulates that gradient, under any engine:
 
     fomaml     grad L_Q at phi_T, added to the gradient of phi: `at_adapted` has the value phi_T and, with respect
@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -63,19 +64,23 @@ def adapt(
     if coarse:
         raise ValueError(f"inner updates need fp32 parameters; {coarse[0]} is {start[coarse[0]].dtype}")
     adapted = {name: value.detach().clone().requires_grad_() for name, value in start.items()}
+    moved = {} if multipliers is None else {name: torch.zeros_like(value) for name, value in adapted.items()}
+
+    def move(value: Tensor, name: str) -> None:
+        # As soon as its gradient is there, which then goes: the gradients of an inner step never live all at once.
+        scales = None if multipliers is None else [multipliers[name].detach()]
+        assert value.grad is not None
+        descend([value], [value.grad], rate, scales, [moved[name]] if moved else [])
+        value.grad = None
+
+    for name, value in adapted.items():
+        value.register_post_accumulate_grad_hook(partial(move, name=name))
     values = list(adapted.values())
-    scales = None if multipliers is None else [multipliers[name].detach() for name in adapted]
-    moved = [torch.zeros_like(value) for value in values] if scales else []
     for _ in range(steps):
         before_step(adapted)
         with torch.enable_grad():
-            gradients = torch.autograd.grad(support_loss(adapted), values)
-        with torch.no_grad():
-            descend(values, gradients, rate, scales, moved)
-        del gradients  # else they live beside the next step's
-    return Adapted(
-        {name: value.detach() for name, value in adapted.items()}, dict(zip(adapted, moved, strict=False))
-    )
+            support_loss(adapted).backward(inputs=values)
+    return Adapted({name: value.detach() for name, value in adapted.items()}, moved)
 
 
 def descend(

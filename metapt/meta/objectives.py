@@ -10,6 +10,7 @@ from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.func import functional_call
@@ -21,6 +22,7 @@ from metapt.data.episodes import Episode, Examples
 from metapt.meta.adaptation import Adapted, Parameters, adapt, at_adapted, with_gradients
 from metapt.models.decoder import EpisodeHead
 from metapt.models.learner import Learner
+from metapt.models.windows import Windows
 
 
 @dataclass
@@ -65,8 +67,8 @@ def episode(
         if meta.scope == "head":
             # The decoder is constant during the inner loop: its states need computing once.
             with torch.no_grad():
-                support.states = learner.masked_states(support.tokens, support.positions)
-            query.states = learner.masked_states(query.tokens, query.positions)
+                support.states = learner.states_read(support.windows)
+            query.states = learner.states_read(query.windows)
         trace = Trace()
 
         def support_loss(values: Parameters) -> Tensor:
@@ -130,7 +132,7 @@ def _logits(learner: Learner, values: Parameters, side: Side) -> Tensor:
     if side.states is not None:
         assert learner.head is not None
         return learner.head.logits(side.states, values)
-    return functional_call(learner, values, (side.tokens, side.positions))
+    return functional_call(learner, values, (side.windows,))
 
 
 def probe(
@@ -148,7 +150,7 @@ def probe(
     if meta.scope == "head":
         with torch.no_grad():
             for side in sides.values():
-                side.states = learner.masked_states(side.tokens, side.positions)
+                side.states = learner.states_read(side.windows)
 
     def record(name: str, values: Parameters) -> Tensor:
         return traces[name].record(_logits(learner, values, sides[name]), sides[name].labels)
@@ -194,19 +196,22 @@ def without_dropout(head: EpisodeHead) -> Iterator[None]:
 class Side:
     """Support or query examples as tensors on the learner's device; states [n, d] where they are constant."""
 
-    tokens: Tensor
+    windows: Windows
     positions: Tensor
     labels: Tensor
     states: Tensor | None = None
 
     @classmethod
-    def of(cls, examples: Examples, learner: Learner) -> Side:
+    def of(
+        cls, examples: Examples, learner: Learner, own: Callable[[np.ndarray], np.ndarray] = lambda rows: rows
+    ) -> Side:
+        """own: those rows of an array whose windows this rank reads."""
         device = next(learner.parameters()).device
-        tensors = (
-            torch.from_numpy(array).to(device)
-            for array in (examples.tokens, examples.positions, examples.labels)
+        windows = Windows.cut(own(examples.tokens), own(examples.positions), device)
+        return cls(
+            windows,
+            *(torch.from_numpy(array).to(device) for array in (examples.positions, examples.labels)),
         )
-        return cls(*tensors)
 
 
 class Trace:

@@ -9,7 +9,7 @@ never exist whole; the backward pass makes them again, tile by tile.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -74,11 +74,25 @@ def attention_forward(
     key: Tensor,
     value: Tensor,
     attention_mask: Tensor | None,
+    groups: Sequence[tuple[int, int]] = (),
     **options: Any,
 ) -> tuple[Tensor, None]:
-    """What transformers calls: tiles where they pay, on a CPU under bf16, and torch's own attention elsewhere."""
+    """What transformers calls: tiles where they pay, on a CPU under bf16, and torch's own attention elsewhere.
+
+    A compiled block has torch's own too: the tiles cannot be traced.
+
+    groups: windows and their length, of windows that are laid end to end in one row (metapt/models/windows.py);
+        none: each row is a window.
+    """
+    if groups:
+        sides = (_by_group(side, groups) for side in (query, key, value))
+        parts = [
+            attention_forward(module, queries, keys, values, attention_mask, **options)[0].flatten(0, 1)
+            for queries, keys, values in zip(*sides, strict=True)
+        ]
+        return torch.cat(parts)[None], None
     device = query.device.type
-    if device != "cpu" or not torch.is_autocast_enabled(device):
+    if device != "cpu" or not torch.is_autocast_enabled(device) or torch.compiler.is_compiling():
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
     query, key, value = (side.to(torch.get_autocast_dtype(device)) for side in (query, key, value))
     with torch.autocast(device, enabled=False):
@@ -87,6 +101,13 @@ def attention_forward(
 
 # Without a mask function of its own name, transformers passes no mask, and none is needed: windows are whole.
 AttentionInterface.register(NAME, attention_forward)
+
+
+def _by_group(row: Tensor, groups: Sequence[tuple[int, int]]) -> list[Tensor]:
+    """Of one row [1, heads, tokens, head_dim] the groups, each [windows, heads, length, head_dim]."""
+    parts = row[0].split([windows * length for windows, length in groups], dim=1)
+    return [part.unflatten(1, group).transpose(0, 1) for part, group in zip(parts, groups, strict=True)]
+
 
 Tile = tuple[slice, slice]  # of windows, of queries
 

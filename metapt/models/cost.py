@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from metapt.config import ModelConfig, PretrainConfig
@@ -44,7 +46,7 @@ class Cost:
 
 
 def tokens_of_step(config: PretrainConfig, is_episode: bool) -> int:
-    """Tokens that a step reads, over all ranks."""
+    """Tokens of the sequences or windows that a step draws, over all ranks."""
     train, meta = config.train, config.meta
     if is_episode:
         return meta.tasks_per_step * meta.n_way * (meta.k_shot + meta.q_query) * meta.window
@@ -52,17 +54,33 @@ def tokens_of_step(config: PretrainConfig, is_episode: bool) -> int:
 
 
 def flops_of_step(config: PretrainConfig, is_episode: bool) -> int:
-    """Floating point operations of a step, over all ranks; the episode head is left out as negligible."""
+    """Floating point operations of a step, over all ranks: of an episode step an upper bound, the windows read whole."""
     meta = config.meta
     if not is_episode:
         cost = Cost.of(config.model, config.train.seq_len)
         return (1 + BACKWARD) * (cost.blocks + cost.output_layer) * tokens_of_step(config, False)
+    support, query = ([meta.window] * (meta.n_way * shots) for shots in (meta.k_shot, meta.q_query))
+    return meta.tasks_per_step * flops_of_episode(config, support, query)
+
+
+def flops_of_episode(config: PretrainConfig, support: Iterable[int], query: Iterable[int]) -> int:
+    """Floating point operations of one episode, from the lengths to which its windows are read.
+
+    What a window is read to depends on the text. The episode head is left out as negligible, and so are the few
+    tokens by which windows of a group are longer than they need be (metapt/models/windows.py).
+    """
+    meta = config.meta
     share_adapted = {"head": 0.0, "full": 1.0, "last_n": meta.last_n / config.model.num_layers}[meta.scope]
     inner_steps = 0 if meta.scope == "head" else meta.inner_steps
     passes_over_support = 1 + inner_steps * (1 + BACKWARD * share_adapted)
-    passes = meta.k_shot * passes_over_support + meta.q_query * (1 + BACKWARD)
-    tokens = meta.tasks_per_step * meta.n_way * meta.window
-    return round(tokens * passes * Cost.of(config.model, meta.window).blocks)
+    once = [
+        sum(
+            count * length * Cost.of(config.model, length).blocks
+            for length, count in Counter(lengths).items()
+        )
+        for lengths in (support, query)
+    ]
+    return round(passes_over_support * once[0] + (1 + BACKWARD) * once[1])
 
 
 def flops_expected(config: PretrainConfig) -> float:

@@ -13,6 +13,7 @@ from transformers import LlamaForCausalLM
 from metapt.config import MetaConfig, PretrainConfig
 from metapt.models.decoder import EpisodeHead, build_decoder
 from metapt.models.rates import InnerRates
+from metapt.models.windows import Windows
 
 
 class Learner(nn.Module):
@@ -31,27 +32,29 @@ class Learner(nn.Module):
         self.head = head
         self.rates: InnerRates | None = None
         self.dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
+        self.compiled = False
         self._gather: Callable[[Sequence[Tensor]], AbstractContextManager[Any]] | None = None
 
-    def states(self, tokens: Tensor) -> Tensor:
-        """Last hidden states, fp32 [n, T, d], of token windows [n, T]."""
+    def states(self, tokens: Tensor, **options: Any) -> Tensor:
+        """Last hidden states, fp32 [n, T, d], of token windows [n, T]. Options go to the decoder."""
         with torch.autocast(tokens.device.type, torch.bfloat16, enabled=self.dtype is torch.bfloat16):
-            return self.decoder.model(input_ids=tokens, use_cache=False).last_hidden_state
+            return self.decoder.model(input_ids=tokens, use_cache=False, **options).last_hidden_state
 
     def lm_loss(self, sequences: Tensor) -> Tensor:
         """Mean next-token cross-entropy, nats, of sequences [n, T + 1] (every token but the first is a target)."""
         states, targets = self.states(sequences[:, :-1]), sequences[:, 1:]
         return self.decoder.lm_head(states.flatten(0, 1), targets.flatten(), self.dtype)
 
-    def masked_states(self, tokens: Tensor, positions: Tensor) -> Tensor:
-        """States, fp32 [n, d], at one position of each window; tokens [n, T], positions [n]."""
-        return self.states(tokens)[torch.arange(len(tokens), device=tokens.device), positions]
+    def states_read(self, windows: Windows) -> Tensor:
+        """The states of n windows that are read, fp32 [n, d]."""
+        laid = {"position_ids": windows.places, "groups": windows.groups}
+        return self.states(windows.tokens, **laid)[0, windows.reads]
 
-    def forward(self, tokens: Tensor, positions: Tensor) -> Tensor:
+    def forward(self, windows: Windows) -> Tensor:
         """Class logits [n, N] of an episode's windows."""
         if self.head is None:
             raise RuntimeError("a learner without an episode head cannot classify")
-        return self.head(self.masked_states(tokens, positions))
+        return self.head(self.states_read(windows))
 
     def adaptable(self, meta: MetaConfig) -> dict[str, nn.Parameter]:
         """The parameters that the inner loop adapts, by scope; the output layer takes no part in an episode.
@@ -70,6 +73,12 @@ class Learner(nn.Module):
                 *(f"decoder.model.layers.{block}." for block in last),
             )
         return {name: value for name, value in self.named_parameters() if name.startswith(prefixes)}
+
+    def compile_blocks(self) -> None:
+        """The decoder's blocks go through torch.compile, one by one: they share a compilation, and names stay."""
+        self.compiled = True
+        for block in self.decoder.model.layers:
+            block.compile(dynamic=True)
 
     @property
     def partitioned(self) -> bool:
@@ -94,6 +103,8 @@ def build_learner(config: PretrainConfig, *, eos_id: int | None = None) -> Learn
             model.hidden_size, meta.head_hidden, meta.n_way, meta.head_layers, meta.head_dropout, seed
         )
     learner = Learner(build_decoder(model, seed, eos_id=eos_id), head, config.train.precision)
+    if config.train.compile:
+        learner.compile_blocks()
     if meta.rho > 0 and meta.rule == "meta_sgd":
         learner.rates = InnerRates(learner.adaptable(meta))
     return learner

@@ -19,7 +19,8 @@ from metapt.data.uner import (
     training_sentences,
 )
 from metapt.ner.baselines import BASELINES, Training
-from metapt.ner.scoring import Annotation, scored, span_figures, write_predictions
+from metapt.ner.predictions import Annotation, write_predictions
+from metapt.ner.scoring import scored, span_figures
 from metapt.runs import Run
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from metapt.data.iob2 import TAGS, Sentence, repaired
 from metapt.data.particles import RULE_PARTICLES
-from metapt.ner.scoring import Annotation
+from metapt.ner.predictions import Annotation
 
 GOAL_PARTICLES = frozenset({"kay", "kang"})
 NEIGHBOURS = (-2, -1, 1, 2)

@@ -11,7 +11,8 @@ from torch import Tensor
 from metapt.data.iob2 import TAGS
 from metapt.models.tagger import TagLayer, unpacked
 from metapt.ner.features import EncodedSet, WordVectors
-from metapt.ner.scoring import Annotation, span_figures
+from metapt.ner.predictions import Annotation
+from metapt.ner.scoring import span_figures
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Tags scored by their entity spans, and the file of predictions. Imports no torch: the analysis uses it too.
+"""Tags scored by their entity spans. Imports no torch: the analysis uses it too.
 
 The score is strict IOB2 as seqeval counts it: only a B-X starts a span. Beside it stands the score of the conlleval
 script of the CoNLL shared tasks (seqeval's default mode), in which an I-X that does not continue an X starts one
@@ -7,18 +7,14 @@ too. The two differ only on tags that are no valid IOB2, which a softmax head ca
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from metapt.data.iob2 import OWN_TYPES, TYPES, Sentence, repaired, spans
 from metapt.ner.resampling import f1_samples, percentile_interval
-from metapt.runs import write_atomically
 
 Span = tuple[str, int, int]
 """(type, first word, one past the last word)"""
@@ -76,17 +72,6 @@ def _figures(gold: int, predicted: int, correct: int) -> dict[str, float]:
     }
 
 
-@dataclass(frozen=True)
-class Annotation:
-    """What a tagger makes of one sentence: a tag for each word, and log p of each word's gold tag, in nats.
-
-    gold_logprob is None for a tagger without probabilities.
-    """
-
-    predicted: list[str]
-    gold_logprob: list[float] | None
-
-
 def scored(
     name: str, split: str, sentences: Sequence[Sentence], predicted: Sequence[Sequence[str]]
 ) -> dict[str, Any]:
@@ -108,19 +93,3 @@ def scored(
         "f1_interval": percentile_interval(f1_samples(counts[None], name)[0]),
         "conlleval": conlleval,
     }
-
-
-def write_predictions(path: Path, sentences: Sequence[Sentence], annotations: Sequence[Annotation]) -> None:
-    """One JSON object a line: id, words, gold, predicted, gold_logprob (docs/design.md)."""
-    lines = []
-    for sentence, annotation in zip(sentences, annotations, strict=True):
-        logprobs = annotation.gold_logprob
-        values = {
-            "id": sentence.id,
-            "words": sentence.words,
-            "gold": sentence.tags,
-            "predicted": annotation.predicted,
-            "gold_logprob": logprobs and [round(value, 6) for value in logprobs],
-        }
-        lines.append(json.dumps(values, ensure_ascii=False, allow_nan=False) + "\n")
-    write_atomically(path, "".join(lines))

@@ -47,9 +47,10 @@ from metapt.ner.features import (
 )
 from metapt.ner.folder import CARD_FILE, save_tagger
 from metapt.ner.lora import merged, with_adapters
+from metapt.ner.predictions import write_predictions
 from metapt.ner.progress import Progress, say
 from metapt.ner.ranks import Ranks
-from metapt.ner.scoring import scored, write_predictions
+from metapt.ner.scoring import scored
 from metapt.runs import ENGINE_DIR, STATE_FILE, CheckpointFolders, MetricsWriter, Run, file_sha256, write_json
 from metapt.training.interruption import StopAsked, StopRequest
 

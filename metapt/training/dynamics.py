@@ -14,13 +14,12 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import LlamaForCausalLM
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from metapt.config import PretrainConfig, work_together
@@ -163,7 +162,7 @@ def attention_entropy(learner: Learner, sequences: Tensor) -> dict[str, list[lis
     Returns: `attention_entropy_nats`, the mean over queries, and `attention_entropy_share`, the mean over queries that
         see more than one key of the entropy as a share of that of uniform attention, log(keys).
     """
-    with _observed(learner.decoder) as heads, torch.no_grad():
+    with _observed(learner) as heads, torch.no_grad():
         found = []
         for sequence in sequences:
             learner.states(sequence[None])
@@ -207,10 +206,12 @@ class _ObservedHeads:
 
 
 @contextmanager
-def _observed(decoder: LlamaForCausalLM) -> Iterator[Sequence[_ObservedHeads]]:
-    heads = [_ObservedHeads(layer.self_attn) for layer in decoder.model.layers]
+def _observed(learner: Learner) -> Iterator[Sequence[_ObservedHeads]]:
+    heads = [_ObservedHeads(layer.self_attn) for layer in learner.decoder.model.layers]
     try:
-        yield heads
+        # compiled blocks would pass the hooks over
+        with torch.compiler.set_stance("force_eager") if learner.compiled else nullcontext():
+            yield heads
     finally:
         for handle in [handle for observed in heads for handle in observed.handles]:
             handle.remove()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from copy import deepcopy
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 from metapt.config import PlanConfig, PretrainConfig
 from metapt.models.cost import flops_expected, flops_of_step
@@ -67,6 +67,13 @@ def hours(config: PretrainConfig, machine: Machine) -> float | None:
         return None
     speed = machine.ranks.count * machine.tflops * TFLOP * machine.mfu
     return config.train.max_steps * flops_expected(config) / speed / 3600
+
+
+def implied_mfu(config: PretrainConfig, machine: Machine, taken: float) -> float:
+    """The share of the machine's peak that a run of `taken` hours would have reached (`machine.mfu` does not matter)."""
+    at_peak = hours(config, replace(machine, mfu=1.0))
+    assert at_peak is not None
+    return at_peak / taken
 
 
 def figure(value: float) -> str:

@@ -29,7 +29,7 @@ class Memory:
     parameters: int = 0
     optimizer: int = 0  # master copy of the parameters and two moments
     gradients: int = 0  # with the buffers in which they are reduced
-    adapted: int = 0  # adapted copies and inner gradients of an episode
+    adapted: int = 0  # adapted copies of an episode, and the sum of their gradients for Meta-SGD
     activations: int = 0  # saved for the backward pass, with the weights cast to bf16
     working: int = 0  # temporaries of the loss, of a backward node, of AdamW
     host: int = 0
@@ -56,6 +56,8 @@ def peak(config: PretrainConfig, kind: str, ranks: Ranks) -> tuple[str, Memory]:
 
 def moments(config: PretrainConfig, kind: str, ranks: Ranks) -> dict[str, Memory]:
     """What lives at each moment of an update's last micro-batch or task at which memory may peak.
+
+    An episode's windows count as whole: how far they are read depends on the text.
 
     Args:
         kind: one of KINDS.
@@ -159,7 +161,7 @@ def _episode(config: PretrainConfig, sharding: _Sharding) -> tuple[dict[str, Mem
     else:
         passes = {
             "inner step begins": Memory(adapted=copy + gradients, activations=support),
-            "inner step ends": Memory(adapted=2 * copy + gradients, working=FP32 * _largest(model)),
+            "inner step ends": Memory(adapted=copy + gradients, working=FP32 * _largest(model)),
             "query": Memory(adapted=copy + 2 * gradients, activations=query),
         }
     return passes, query

@@ -15,8 +15,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch import distributed as dist
@@ -99,6 +100,9 @@ class Shards:
         self._optimizer._partition_all_parameters()
 
 
+Rows = TypeVar("Rows", np.ndarray, Tensor)
+
+
 class _AllRows(torch.autograd.Function):
     """Rows of all ranks in order, [n / ranks, d] to [n, d]. Each rank goes on to the same loss."""
 
@@ -114,7 +118,7 @@ class _AllRows(torch.autograd.Function):
         return _own_rows(grad) * dist.get_world_size()
 
 
-def _own_rows(rows: Tensor) -> Tensor:
+def _own_rows(rows: Rows) -> Rows:
     share = len(rows) // dist.get_world_size()
     return rows[dist.get_rank() * share : (dist.get_rank() + 1) * share]
 
@@ -122,8 +126,7 @@ def _own_rows(rows: Tensor) -> Tensor:
 def _logits(learner: Learner, side: Side) -> Tensor:
     """Class logits of all rows, on every rank."""
     assert learner.head is not None
-    states = learner.masked_states(_own_rows(side.tokens), _own_rows(side.positions))
-    return learner.head(_AllRows.apply(states))
+    return learner.head(_AllRows.apply(learner.states_read(side.windows)))
 
 
 class _Task:
@@ -179,7 +182,7 @@ def episode_together(
         poll: called before each inner step; may raise to leave the episode.
     Returns: what is logged of it, the same on every rank.
     """
-    support, query = (Side.of(examples, learner) for examples in (task.support, task.query))
+    support, query = (Side.of(examples, learner, _own_rows) for examples in (task.support, task.query))
     work, trace, share = _Task(shards, learner, meta), Trace(), 1 / meta.tasks_per_step
     with (
         randomness.torch_seed(seed, "episode dropout", step, number),
@@ -213,7 +216,7 @@ def probe_together(
 ) -> dict[str, Tensor]:
     """`metapt.meta.objectives.probe` by all ranks; between updates, when no gradient is there to be kept."""
     assert learner.head is not None
-    sides = {"support": Side.of(task.support, learner), "query": Side.of(task.query, learner)}
+    sides = {name: Side.of(getattr(task, name), learner, _own_rows) for name in ("support", "query")}
     traces, work = {name: Trace() for name in sides}, _Task(shards, learner, meta)
 
     def record(name: str) -> Tensor:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, TextIO
 
 from metapt.config import PretrainConfig
-from metapt.models.cost import flops_of_step, tokens_of_step
+from metapt.models.cost import tokens_of_step
 from metapt.runs import MetricsWriter, Run
 from metapt.training.loggers import open_loggers
 
@@ -38,12 +38,14 @@ class Telemetry:
         self._loggers = open_loggers(run, config, done) if rank == 0 else None
         self._started = time.perf_counter()
 
-    def update(self, step: int, is_episode: bool, **values: Any) -> None:
-        """One optimizer update is done; `step` counts from 1."""
+    def update(self, step: int, is_episode: bool, flops: int, **values: Any) -> None:
+        """One optimizer update of so many floating point operations is done; `step` counts from 1."""
         self.totals.skipped_in_row = 0
-        self._step(step, is_episode, "episode" if is_episode else "autoregressive", **values)
+        self._step(step, is_episode, flops, "episode" if is_episode else "autoregressive", **values)
 
-    def skipped(self, step: int, is_episode: bool, not_finite: list[str], batch: dict[str, Any]) -> None:
+    def skipped(
+        self, step: int, is_episode: bool, flops: int, not_finite: list[str], batch: dict[str, Any]
+    ) -> None:
         """The update was not applied; its time and tokens are spent all the same.
 
         Args:
@@ -53,20 +55,22 @@ class Telemetry:
         self.totals.skipped_total += 1
         self.totals.skipped_in_row += 1
         objective = "episode" if is_episode else "autoregressive"
-        self._step(step, is_episode, "skipped", objective=objective, not_finite=not_finite, batch=batch)
+        self._step(
+            step, is_episode, flops, "skipped", objective=objective, not_finite=not_finite, batch=batch
+        )
         if self._writer:
             names = ", ".join(not_finite)
             print(f"update {step} ({objective}) is skipped: {names} not finite", file=sys.stderr, flush=True)
 
-    def _step(self, step: int, is_episode: bool, kind: str, **values: Any) -> None:
+    def _step(self, step: int, is_episode: bool, flops: int, kind: str, **values: Any) -> None:
         now = time.perf_counter()
         seconds, self._started = now - self._started, now
         tokens = tokens_of_step(self.config, is_episode)
         self.totals.tokens_total += tokens
-        self.totals.flops_total += flops_of_step(self.config, is_episode)
+        self.totals.flops_total += flops
         self.totals.seconds_total += seconds
-        rates = {"seconds": seconds, "tokens_per_second": tokens / seconds}
-        self._write(step, kind, **values, **rates, **asdict(self.totals))
+        spent = {"flops": flops, "seconds": seconds, "tokens_per_second": tokens / seconds}
+        self._write(step, kind, **values, **spent, **asdict(self.totals))
 
     def heldout(self, step: int, **values: float) -> None:
         """A held-out evaluation; its time is not counted as training."""

@@ -13,10 +13,10 @@ from torch import Tensor
 from metapt.config import PretrainConfig, TrainConfig, work_together
 from metapt.data.batches import Batches, heldout_sequences
 from metapt.data.corpus import Corpus
-from metapt.data.episodes import EpisodeSampler, corpus_index
+from metapt.data.episodes import Episode, EpisodeSampler, corpus_index
 from metapt.errors import Interrupted, OperationalError
 from metapt.meta.objectives import Outcome, autoregressive, episode, is_episode
-from metapt.models.cost import parameter_count
+from metapt.models.cost import flops_of_episode, flops_of_step, parameter_count
 from metapt.models.learner import build_learner
 from metapt.runs import Run
 from metapt.training.checkpoints import Checkpoints
@@ -136,7 +136,8 @@ class Trainer:
     def update(self, step: int, is_task: bool) -> tuple[dict[str, Any], list[str]]:
         """One optimizer update, which is not applied if anything about it is not finite.
 
-        Returns: what metrics.jsonl holds of it, averaged over units and ranks; and the names of what is not finite.
+        Returns: what metrics.jsonl holds of it, averaged over units and ranks, and `flops`, the operations of all of
+            them; and the names of what is not finite.
         Raises:
             StopAsked: as `poll`; no parameter has changed, and the gradients so far are of no use.
         """
@@ -157,12 +158,13 @@ class Trainer:
             name: torch.stack([unit[name].double() for unit in measures]).mean(dim=0) for name in measures[0]
         }
         values: dict[str, Any] = {name: engine.mean(mean).tolist() for name, mean in means.items()}
+        flops = round(values["flops"] * meta.tasks_per_step) if is_task else flops_of_step(self.config, False)
         lr = learning_rate(train, step)
         losses_finite = all(np.isfinite(value).all() for value in values.values())
         by_part = {}
         if self.dynamics.is_due(step + 1):
             by_part = {"gradient_norms": engine.gradient_norms(parameter_groups(engine.learner))}
-        values |= {"grad_norm": engine.step(lr, apply=losses_finite), "lr": lr}
+        values |= {"grad_norm": engine.step(lr, apply=losses_finite), "lr": lr, "flops": flops}
         not_finite = [name for name, value in values.items() if not np.isfinite(value).all()]
         return values | by_part, not_finite
 
@@ -200,7 +202,7 @@ class Trainer:
         is_task = is_episode(self.config.meta, train.seed, step)
         values, not_finite = self.update(step, is_task)
         if not_finite:
-            telemetry.skipped(step + 1, is_task, not_finite, self.batch(step, is_task))
+            telemetry.skipped(step + 1, is_task, values["flops"], not_finite, self.batch(step, is_task))
         else:
             telemetry.update(step + 1, is_task, **values)
         self.done += 1
@@ -238,16 +240,23 @@ class Trainer:
         assert self.sampler is not None
         meta, seed = self.config.meta, self.config.train.seed
         task = self.sampler.episode(step, unit)
-        return episode(self.engine.learner, task, meta, seed, step, unit, self.poll)
+        outcome = episode(self.engine.learner, task, meta, seed, step, unit, self.poll)
+        outcome.measures["flops"] = self._flops(task)
+        return outcome
 
     def _episode_together(self, step: int, unit: int) -> dict[str, Tensor]:
         assert self.sampler is not None
         assert self.engine.shards is not None
         task, meta, seed = self.sampler.episode(step, unit), self.config.meta, self.config.train.seed
         backward = partial(self.engine.backward, last=False)
-        return episode_together(
+        measures = episode_together(
             self.engine.shards, self.engine.learner, backward, task, meta, seed, step, unit, self.poll
         )
+        return measures | {"flops": self._flops(task)}
+
+    def _flops(self, task: Episode) -> Tensor:
+        lengths = ((side.positions + 1).tolist() for side in (task.support, task.query))
+        return torch.tensor(flops_of_episode(self.config, *lengths), dtype=torch.float64)
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         return torch.from_numpy(array).to(self.engine.device)

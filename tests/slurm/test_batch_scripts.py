@@ -13,7 +13,10 @@ import pytest
 from conftest import run_module
 from real_slurm import MARKS, losses, wait_for_the_end, wait_until, weights
 
-from metapt.runs import Run
+from metapt.config import ClusterConfig
+from metapt.launch.code import code
+from metapt.launch.status import run_status
+from metapt.runs import Run, git_commit
 
 REPOSITORY = Path(__file__).parents[2]
 pytestmark = MARKS
@@ -93,6 +96,28 @@ def test_every_process_has_its_rank_is_warned_and_starts_again(
     assert (folder / f"slurm-{number}.out").exists()
 
 
+@pytest.mark.nightly
+def test_a_job_that_gets_nowhere_is_given_up(tmp_path: Path) -> None:
+    """After as many requeues as cluster.max_requeues_without_progress allows by default."""
+    python = tmp_path / "python"  # whose training is interrupted at once, always
+    python.write_text(
+        f'#!/bin/bash\n[ "$2" = metapt.launch.requeues ] && exec "{sys.executable}" "$@"\necho start\nexit 75\n'
+    )
+    python.chmod(0o755)
+    site = tmp_path / "site.env"
+    site.write_text(f"PYTHON='{python}'\nexport PYTHONPATH='{REPOSITORY}'\n")
+    words = ["model=nano", "objective=maml", "data=demo", "run_dir=run"]
+    options = ["--nodes=1", "--ntasks-per-node=1", "--cpus-per-gpu=1"]
+    number = sbatch(REPOSITORY / "slurm/pretrain.sh", options, words, tmp_path, METAPT_SITE=str(site))
+    wait_for_the_end(number)
+    most = ClusterConfig.max_requeues_without_progress
+    log = (tmp_path / f"slurm-{number}.out").read_text()
+    told = f"queued again {most + 1} times in a row without a new checkpoint (there is none); given up"
+    assert log.splitlines().count("start") == most + 1, log
+    assert told in log
+    assert run_status(tmp_path / "run").last_error_line == told
+
+
 def this_site(folder: Path) -> Path:
     """A site.env for programs that are to work."""
     site = folder / "site.env"
@@ -126,6 +151,8 @@ def test_training_on_two_nodes_that_is_warned_ends_like_one_that_is_not(tmp_path
 
     log = (tmp_path / f"slurm-{first}.out").read_text()
     assert log.count("interrupted: ") == 4, log
+    assert log.count(str(code(tmp_path, is_copied=False))) == 2  # at both starts
+    assert warned.provenance()["git_commit"] == git_commit()
     assert len(warned.checkpoints()) == 3  # of the first step, of the warning, of the last step
     assert [step for step, _ in whole.checkpoints()] == [0, 30]
     assert losses(warned) == losses(whole)

@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
-import subprocess
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 from conftest import pretrain_many
 from real_slurm import MARKS, losses, wait_until, weights
+from stopping import INTERRUPTIONS, at_work, fail_last_node, last_node, processes, requeue, restarts
 
 from metapt.config import ClusterConfig
 from metapt.launch import queue, slurm
@@ -29,62 +29,13 @@ from metapt.runs import Run
 
 REPOSITORY = Path(__file__).parents[2]
 CLUSTER = ClusterConfig(name="slurm", timeout_min=30, cpus_per_task=1, mem_gb=1, partition="low")
-WORDS = [
-    "model=nano",
-    "objective=maml",
-    "data=demo",
-    "ds=zero1",
-    "train.max_steps=400",
-    "train.warmup_steps=2",
-]
+WORDS = ["model=nano", "objective=maml", "data=demo", "ds=zero1", "train.warmup_steps=2"]
 WORDS += ["train.seq_len=64", "train.micro_batch=2", "train.accumulation=8", "meta.tasks_per_step=4"]
 WORDS += ["train.checkpoint_every=1000", "train.heldout_every=1000", "train.dynamics_every=0"]
 
+FEWEST, MOST, SECONDS = 100, 400, 40  # updates of a run: what takes so long, within these bounds
+
 pytestmark = MARKS
-
-
-def warn(number: str) -> None:
-    """As before the time limit."""
-    subprocess.run(["scancel", "--signal=USR2", number], check=True)
-
-
-def preempt(number: str) -> None:
-    """By a job of a partition with more priority: Slurm sends USR2, as the development cluster is set."""
-    competitor = ["--partition=main", "--nodes=2", "--exclusive", "--mem=100", "--output=/dev/null"]
-    subprocess.run(["sbatch", *competitor, "--wrap=true"], check=True, capture_output=True)
-
-
-def preempt_with_term(number: str) -> None:
-    """As at preemption on other sites: TERM comes while the job stays running for its time of grace."""
-    subprocess.run(["scancel", "--signal=TERM", number], check=True)
-
-
-def requeue(number: str) -> None:
-    subprocess.run(["scontrol", "requeue", number], check=True)
-
-
-def fail_last_node(number: str) -> None:
-    """What Slurm does when it hears no more of a node. The job is run again on the others, or when it is back."""
-    node = last_node(number)
-    update = ["scontrol", "update", f"nodename={node}", "reason=test"]
-    subprocess.run([*update, "state=down"], check=True)
-    subprocess.run(
-        [*update, "state=resume"], check=False
-    )  # where it has come back by itself, this is refused
-
-
-def last_node(number: str) -> str:
-    nodes = subprocess.check_output(["squeue", "--noheader", f"--jobs={number}", "--format=%N"], text=True)
-    return subprocess.check_output(["scontrol", "show", "hostnames", nodes.strip()], text=True).split()[-1]
-
-
-INTERRUPTIONS = {
-    "warning": warn,
-    "preemption": preempt,
-    "TERM": preempt_with_term,
-    "scontrol requeue": requeue,
-    "failed node": fail_last_node,
-}
 
 
 @pytest.fixture(autouse=True)
@@ -94,19 +45,50 @@ def _jobs_find_metapt(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory, corpus_cache: Path) -> Callable[[int], Run]:
-    """The run on so many ranks."""
-    made: dict[int, Run] = {}
+def updates_in(tmp_path_factory: pytest.TempPathFactory, corpus_cache: Path) -> Callable[[int, float], int]:
+    """How many updates so many ranks make in some seconds, on this machine and as busy as it is."""
+    pace: dict[int, float] = {}
 
-    def run(ranks: int) -> Run:
+    def count(ranks: int, seconds: float) -> int:
+        if ranks not in pace:
+            run = Run(tmp_path_factory.mktemp("pace") / "run")
+            train(run, [*WORDS, f"data.cache_dir={corpus_cache}", "train.max_steps=40"], ranks)
+            pace[ranks] = fmean(line["seconds"] for line in run.metrics() if "seconds" in line)
+        return round(seconds / pace[ranks])
+
+    return count
+
+
+@dataclass(frozen=True)
+class Undisturbed:
+    """A run that nothing stops, made without Slurm, and its words but for the folder."""
+
+    words: list[str]
+    run: Run
+
+
+@pytest.fixture(scope="module")
+def undisturbed(
+    tmp_path_factory: pytest.TempPathFactory, corpus_cache: Path, updates_in: Callable[[int, float], int]
+) -> Callable[[int], Undisturbed]:
+    """The run on so many ranks."""
+    made: dict[int, Undisturbed] = {}
+
+    def run(ranks: int) -> Undisturbed:
         if ranks not in made:
-            made[ranks] = Run(tmp_path_factory.mktemp("undisturbed") / "run")
-            words = [*WORDS, f"data.cache_dir={corpus_cache}", f"run_dir={made[ranks].path}"]
-            done = pretrain_many([words], ranks)
-            assert done.returncode == 0, done.stderr
+            steps = min(MOST, max(FEWEST, updates_in(ranks, SECONDS)))
+            words = [*WORDS, f"data.cache_dir={corpus_cache}", f"train.max_steps={steps}"]
+            made[ranks] = Undisturbed(words, Run(tmp_path_factory.mktemp("undisturbed") / "run"))
+            train(made[ranks].run, words, ranks)
         return made[ranks]
 
     return run
+
+
+def train(run: Run, words: list[str], ranks: int) -> None:
+    """Without Slurm."""
+    done = pretrain_many([[*words, f"run_dir={run.path}"]], ranks)
+    assert done.returncode == 0, done.stderr
 
 
 def hand_over(root: Root, words: list[str], nodes: int, cluster: ClusterConfig = CLUSTER) -> tuple[Run, str]:
@@ -120,27 +102,12 @@ def hand_over(root: Root, words: list[str], nodes: int, cluster: ClusterConfig =
     return root.run(job), queue.entries(root)[job.id].number
 
 
-def restarts(number: str) -> int:
-    """How often it was queued again, if it runs; else -1."""
-    told = subprocess.run(["scontrol", "show", "job", "--oneliner", number], capture_output=True, text=True)
-    found = re.search(r"JobState=RUNNING .*Restarts=(\d+)", told.stdout)
-    return int(found[1]) if found else -1
-
-
-def last_step(run: Run) -> int:
-    return max((line["step"] for line in run.metrics()), default=0)
-
-
 def disturb(root: Root, run: Run, number: str, kinds: list[str]) -> None:
     """Interrupts a job in these ways, each after some more updates, and waits for its end."""
     for count, kind in enumerate(kinds):
-        wait_until(partial(is_at_work, run, number, count, last_step(run) + 2), seconds=300)
+        wait_until(at_work(run, number, count), seconds=300)
         INTERRUPTIONS[kind](number)
     wait_until(lambda: not queue.entries(root), seconds=400)
-
-
-def is_at_work(run: Run, number: str, times: int, step: int) -> bool:
-    return restarts(number) == times and last_step(run) >= step
 
 
 def check(run: Run, whole: Run, root: Root, kinds: list[str]) -> None:
@@ -154,55 +121,53 @@ def check(run: Run, whole: Run, root: Root, kinds: list[str]) -> None:
 
 
 def test_whatever_stops_a_job_on_two_nodes_it_ends_like_one_that_nothing_stopped(
-    tmp_path: Path, corpus_cache: Path, undisturbed: Callable[[int], Run]
+    tmp_path: Path, undisturbed: Callable[[int], Undisturbed]
 ) -> None:
-    root, kinds = Root(tmp_path), ["preemption", "failed node"]
-    words = [*WORDS, f"data.cache_dir={corpus_cache}"]
-    whole = undisturbed(2)
-    run, number = hand_over(root, words, nodes=2)
+    root, kinds, whole = Root(tmp_path), ["preemption", "failed node"], undisturbed(2)
+    run, number = hand_over(root, whole.words, nodes=2)
     disturb(root, run, number, kinds)
-    check(run, whole, root, kinds)
+    check(run, whole.run, root, kinds)
 
 
 @pytest.mark.nightly
 @pytest.mark.parametrize("nodes", [1, 2])
 @pytest.mark.parametrize("kind", INTERRUPTIONS)
 def test_each_way_of_stopping(
-    kind: str, nodes: int, tmp_path: Path, corpus_cache: Path, undisturbed: Callable[[int], Run]
+    kind: str, nodes: int, tmp_path: Path, undisturbed: Callable[[int], Undisturbed]
 ) -> None:
     root, whole = Root(tmp_path), undisturbed(nodes)
-    run, number = hand_over(root, [*WORDS, f"data.cache_dir={corpus_cache}"], nodes)
+    run, number = hand_over(root, whole.words, nodes)
     disturb(root, run, number, [kind])
-    check(run, whole, root, [kind])
+    check(run, whole.run, root, [kind])
 
 
 @pytest.mark.nightly
 @pytest.mark.parametrize("nodes", [1, 2])
-def test_a_run_longer_than_its_time_limit(nodes: int, tmp_path: Path, corpus_cache: Path) -> None:
-    """A minute, the shortest that Slurm knows, and a run that is never done within it."""
-    root, words = Root(tmp_path), [*WORDS, f"data.cache_dir={corpus_cache}", "train.max_steps=6000"]
-    cluster = replace(CLUSTER, timeout_min=1, signal_delay_s=30)
+def test_a_run_longer_than_its_time_limit(
+    nodes: int, tmp_path: Path, corpus_cache: Path, updates_in: Callable[[int, float], int]
+) -> None:
+    """A minute, the shortest that Slurm knows, in which a busy machine may get no further than the start."""
+    root, whole = Root(tmp_path), Run(tmp_path / "undisturbed")
+    words = [*WORDS, f"data.cache_dir={corpus_cache}", f"train.max_steps={updates_in(nodes, 120)}"]
+    cluster = replace(CLUSTER, timeout_min=1, signal_delay_s=30, max_requeues_without_progress=20)
     run, _ = hand_over(root, words, nodes, cluster)
-    wait_until(lambda: not queue.entries(root), seconds=1200)
+    wait_until(lambda: not queue.entries(root), seconds=1800)
     log = (root.path / "logs/pretrain/a.err").read_text()
     assert run_status(run.path).state == "done", log
-    assert log.count("interrupted: ") == json.loads(run.requeues_file.read_text())["start"] > 0
-    whole = Run(tmp_path / "undisturbed")
-    done = pretrain_many([[*words, f"run_dir={whole.path}"]], nodes)
-    assert done.returncode == 0, done.stderr
+    assert log.count("interrupted: ") >= json.loads(run.requeues_file.read_text())["start"] > 0, log
+    train(whole, words, nodes)
     assert losses(run) == losses(whole)
     assert weights(run) == weights(whole)
 
 
 @pytest.mark.nightly
 def test_a_job_outlives_a_node_that_dies_at_once(
-    tmp_path: Path, corpus_cache: Path, undisturbed: Callable[[int], Run]
+    tmp_path: Path, undisturbed: Callable[[int], Undisturbed]
 ) -> None:
     """Without a signal. The other rank fails of it, long before Slurm knows; the job is there still and is run again."""
     root, whole = Root(tmp_path), undisturbed(2)
-    words = [*WORDS, f"data.cache_dir={corpus_cache}", "train.checkpoint_every=3"]
-    run, number = hand_over(root, words, nodes=2)
-    wait_until(partial(is_at_work, run, number, 0, 5), seconds=300)
+    run, number = hand_over(root, [*whole.words, "train.checkpoint_every=3"], nodes=2)
+    wait_until(at_work(run, number, 0, updates=5), seconds=300)
     for process in processes(number, last_node(number)):
         os.kill(process, signal.SIGKILL)
     wait_until(run.error_file.exists, seconds=300)
@@ -210,20 +175,28 @@ def test_a_job_outlives_a_node_that_dies_at_once(
     wait_until(lambda: not queue.entries(root), seconds=400)
     assert run_status(run.path).state == "done"
     assert json.loads(run.requeues_file.read_text())["start"] == 1
-    assert losses(run) == losses(whole)
-    assert weights(run) == weights(whole)
+    assert losses(run) == losses(whole.run)
+    assert weights(run) == weights(whole.run)
 
 
-def processes(number: str, node: str) -> set[int]:
-    """Of a job on a pretended node of this machine, and what Slurm has started there to watch over them."""
-    marks, found = {f"SLURM_JOB_ID={number}", f"SLURMD_NODENAME={node}"}, set()
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            environment = (folder / "environ").read_text(errors="replace").split("\0")
-            parent = int((folder / "stat").read_text().rsplit(") ", 1)[1].split()[1])
-            watcher = [parent] if "slurmstepd" in Path(f"/proc/{parent}/cmdline").read_text() else []
-        except OSError:  # it has ended
-            continue
-        if marks <= set(environment):
-            found |= {*watcher, int(folder.name)}
-    return found
+@pytest.mark.nightly
+def test_a_job_that_is_stopped_again_and_again_before_its_first_checkpoint_is_given_up(
+    tmp_path: Path, corpus_cache: Path
+) -> None:
+    root, most = Root(tmp_path), 2
+    words = [*WORDS, f"data.cache_dir={corpus_cache}"]
+    run, number = hand_over(root, words, 1, replace(CLUSTER, max_requeues_without_progress=most))
+    for count in range(most + 1):
+        wait_until(partial(at_start, number, count), seconds=300)
+        requeue(number)
+    wait_until(lambda: not queue.entries(root))
+    status = run_status(run.path)
+    assert status.state == "failed"
+    assert status.last_error_line == (
+        "queued again 3 times in a row without a new checkpoint (there is none); given up"
+    )
+    assert "given up" in (root.submitit_dir / f"{number}_0_log.err").read_text()
+
+
+def at_start(number: str, times: int) -> bool:
+    return restarts(number) == times

@@ -7,8 +7,11 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import launch_fakes
 import pytest
@@ -19,6 +22,7 @@ from metapt.config import ClusterConfig
 from metapt.errors import OperationalError
 from metapt.launch import queue, slurm
 from metapt.launch.code import PARTS, code
+from metapt.launch.jobs import Plan
 from metapt.launch.overview import overview
 from metapt.launch.root import Root
 from metapt.launch.submission import current_states
@@ -101,6 +105,45 @@ def test_jobs_run_the_source_of_their_submission(tmp_path: Path) -> None:
     assert len(list((root / "code").iterdir())) == 1
 
 
+@pytest.fixture
+def site_with_small_arrays(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Another Slurm beside the one at hand, whose arrays have two jobs at most."""
+    script = REPOSITORY / "slurm/dev_cluster.sh"
+    settings = {"MAX_ARRAY_SIZE": "2", "NODES": "1", "GPUS": "0", "PORT": "16981"}
+    with TemporaryDirectory() as temporary:  # not in tmp_path, into which the daemons may not look
+        Path(temporary).chmod(0o755)
+        folder = Path(temporary, "slurm")
+        subprocess.run(["bash", script, "start", folder], env={**os.environ, **settings}, check=True)
+        monkeypatch.setenv("SLURM_CONF", str(folder / "etc/slurm.conf"))
+        yield
+        subprocess.run(["bash", script, "stop", folder], check=True)
+
+
+@pytest.mark.nightly
+@pytest.mark.skipif(os.getuid() != 0, reason="the development cluster is started by root")
+@pytest.mark.usefixtures("site_with_small_arrays")
+def test_a_grid_fits_a_site_with_small_arrays(tmp_path: Path) -> None:
+    plan, root, live = fake_plan(tmp_path), Root(tmp_path), code(tmp_path, is_copied=False)
+    prepare, first, *_, report = plan.jobs
+    two = [replace(first, id=name, needs=()) for name in ("one", "two")]
+    script = slurm.scripts(plan, two, root, CLUSTER, live)[0][1]
+    accepted, answer = slurm.asked(script.replace("--array=0-1", "--array=0-2"))
+    assert (accepted, "array" in answer) == (False, True), answer  # as it would be for a larger one
+    runs = [
+        replace(first, id=name, run_dir=name, argv=("job", str(tmp_path / name), "pretrain", "ok"))
+        for name in (f"pretrain/{number}" for number in range(5))
+    ]
+    plan = Plan("fake", (prepare, *runs, replace(report, needs=tuple(job.id for job in (prepare, *runs)))))
+    root.write_plan(plan)
+    slurm.hand_over(plan, plan.jobs, root, CLUSTER, live)
+    numbers = numbers_in_queue(tmp_path)
+    arrays = Counter(numbers[job.id].partition("_")[0] for job in runs)
+    assert sorted(arrays.values()) == [1, 2, 2]
+    wait_for_the_queue(tmp_path)
+    assert set(current_states(plan, root).values()) == {"done"}
+    assert starts(tmp_path)[-1] == "report"
+
+
 def test_a_request_that_slurm_rejects_takes_back_those_before_it(tmp_path: Path) -> None:
     plan = fake_plan(tmp_path)
     jobs = [replace(job, nodes=99) if job.id == "finetune/a" else job for job in plan.jobs]
@@ -129,6 +172,27 @@ def test_a_warned_job_saves_is_queued_again_and_goes_on(tmp_path: Path) -> None:
     wait_for_the_queue(tmp_path)
     assert starts(tmp_path).count("pretrain/a") == 2
     assert set(states(tmp_path).values()) == {"done"}
+
+
+@pytest.mark.parametrize("most", [0, pytest.param(2, marks=pytest.mark.nightly)])
+def test_a_job_that_gets_nowhere_is_given_up_and_the_report_runs_without_it(
+    most: int, tmp_path: Path
+) -> None:
+    cluster = replace(CLUSTER, max_requeues_without_progress=most)
+    run_fake(tmp_path, cluster, {"pretrain/a": "fruitless"})
+    for _ in range(most + 1):
+        started = tmp_path / "pretrain/a/started"  # and it listens
+        wait_until(started.exists)
+        started.unlink()
+        number = numbers_in_queue(tmp_path)["pretrain/a"]
+        subprocess.run(["scancel", "--signal=USR2", number], check=True)
+    wait_for_the_queue(tmp_path)
+    seen = {status.job.id: status for status in overview(Root(tmp_path)).jobs}
+    told = f"queued again {most + 1} times in a row without a new checkpoint (there is none); given up"
+    assert seen["pretrain/a"].run.last_error_line == told
+    states = {name: status.state for name, status in seen.items()}
+    assert states == dict.fromkeys(SHAPE, "done") | {"pretrain/a": "failed", "finetune/a": "blocked"}
+    assert starts(tmp_path).count("pretrain/a") == most + 1
 
 
 def test_a_job_on_two_nodes_has_one_process_per_gpu_with_its_rank(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import subprocess
 import sys
@@ -10,9 +11,11 @@ from pathlib import Path
 
 import pytest
 from real_slurm import MARKS, wait_until
+from stopping import at_work, preempt, requeue
 
 from metapt.launch import queue
 from metapt.launch.root import Root
+from metapt.runs import Run
 
 REPOSITORY = Path(__file__).parents[2]
 SHORTENED = [
@@ -22,6 +25,17 @@ SHORTENED = [
 ]
 SHORTENED += [
     'grid.pretrain=["data=demo","train.max_steps=20","train.warmup_steps=2","train.heldout_every=10"]'
+]
+TUNED = [
+    "grid.objectives=[maml]",
+    "grid.sources=[en_demo]",
+    "grid.baselines=[]",
+    "grid.regimes=[head,full,lora]",
+]
+TUNED += [
+    'grid.pretrain=["data=demo","train.max_steps=20","train.warmup_steps=2","train.heldout_every=10"]',
+    'grid.finetune=["data=demo","ner.max_epochs=8","ner.patience=8"]',
+    'grid.finetune_per_regime={head:["ner.lr=1e-2","ner.batch_size=2"],full:["ner.lr=1e-3"],lora:["ner.lr=1e-3"]}',
 ]
 
 TIMES = ("seconds", "started", "host", "folder")
@@ -53,6 +67,41 @@ def test_the_report_is_number_for_number_that_of_one_machine(words: list[str], t
     tables = {cluster: numbers(tmp_path / cluster / "report/tables") for cluster in ("slurm", "inline")}
     assert len(tables["inline"]["f1"]) > 1
     assert tables["slurm"] == tables["inline"]
+
+
+@pytest.mark.nightly
+def test_tuning_jobs_that_are_stopped_on_the_way_change_nothing(tmp_path: Path) -> None:
+    """All tasks of an array are preempted, and then each is queued again by an administrator."""
+    submit(tmp_path / "slurm", "slurm", [*TUNED, "cluster.partition=low"])
+    root = Root(tmp_path / "slurm")
+    numbered = queue.recorded(root)
+    tuned = {numbered[job.id]: root.run(job) for job in root.read_plan().jobs if job.kind == "finetune"}
+    assert len(tuned) == 3
+    assert len({number.partition("_")[0] for number in tuned}) == 1
+    for number, run in tuned.items():
+        wait_until(at_work(run, number, 0), seconds=600)
+    preempt(next(iter(tuned)))
+    left = {number: at_work(run, number, 1) for number, run in tuned.items()}
+
+    def each_is_queued_again() -> bool:
+        for number, is_at_work in list(left.items()):
+            if is_at_work():
+                requeue(number)
+                del left[number]
+        return not left
+
+    wait_until(each_is_queued_again, seconds=600)
+    submit(tmp_path / "inline", "inline", TUNED)
+    wait_until(lambda: not queue.entries(root), seconds=600)
+    for run in tuned.values():
+        whole = Run(tmp_path / "inline" / run.path.relative_to(root.path))
+        log = (root.path / "logs" / f"{run.path.relative_to(root.path)}.err").read_text()
+        assert log.count("interrupted: ") == json.loads(run.requeues_file.read_text())["start"] == 2, log
+        assert {**run.result(), "seconds_total": 0} == {**whole.result(), "seconds_total": 0}
+        for part in (run.predictions_dir, run.tagger_dir):
+            for path in (whole.path / part.name).iterdir():
+                assert (part / path.name).read_bytes() == path.read_bytes(), path
+    assert numbers(root.path / "report/tables") == numbers(tmp_path / "inline/report/tables")
 
 
 def numbers(folder: Path) -> dict[str, list[dict[str, str]]]:
