@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from analysis.collect import Collection
 from analysis.comparison import DIFFERENCE_COLUMNS, Group, difference_cells, groups
+from analysis.provenance import runs_of
 from analysis.significance import Scores, comparable
 from analysis.study import Section, Study
-from analysis.tables import Cell, Column, Table
+from analysis.tables import RUNS, Cell, Column, Table
 from metapt.ner.baselines import BASELINES
 
 MOST_ON_PAGE = 60
@@ -39,7 +40,7 @@ def baselines_table(collection: Collection, scores: Scores) -> Table:
         Column("set"),
         Column("gold spans"),
     ]
-    columns += [Column("model F1"), Column("baseline F1"), *DIFFERENCE_COLUMNS]
+    columns += [Column("model F1"), Column("baseline F1"), *DIFFERENCE_COLUMNS, RUNS]
     rows: list[list[Cell]] = []
     tinted = set()
     for model in models:
@@ -57,7 +58,8 @@ def baselines_table(collection: Collection, scores: Scores) -> Table:
                         name,
                         same[0][0].sets[name].gold.gold_spans,
                     ]
-                    rows.append([*cells, both.first.value, both.second.value, *difference_cells(both)])
+                    cells += [both.first.value, both.second.value, *difference_cells(both)]
+                    rows.append([*cells, runs_of(*same)])
     title = "Models minus baselines on the target sets"
     note = "Tinted rows: the interval leaves out 0."
     table = Table("baselines", title, columns, rows, note, tinted, on_page=len(rows) <= MOST_ON_PAGE)

@@ -9,9 +9,10 @@ import numpy as np
 from markupsafe import Markup
 
 from analysis.comparison import pairs
+from analysis.provenance import Runs, counted, runs_of
 from analysis.records import FinetuneRun, GoldSet, Setting
-from analysis.study import Section, Study, counted
-from analysis.tables import Cell, Column, Table
+from analysis.study import Section, Study
+from analysis.tables import RUNS, Cell, Column, Table
 
 CHOSEN = ("Inahit ni John ang sarili niya .", "Malapit kay Maria si Juan .")  # those of the paper
 EXTREMES = 5
@@ -31,6 +32,7 @@ class Case:
     index: int
     why: str
     change: np.ndarray
+    runs: Runs
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -50,9 +52,10 @@ def section(study: Study) -> Section:
     if not found:
         need = "Needed: a pair of a MAML and a vanilla run, scored on a Tagalog or Cebuano set, with log-probabilities in predictions/."
         return Section("cases", "Case studies", [need])
+    used = runs_of(*(case.runs for case in found))
     text = [
-        f"Change of the log-probability of the gold tag from vanilla to MAML, word by word, mean over {counted(len(both), 'pair')} of runs "
-        f"({both[0][0].setting.scale}). Words in vermilion gained under MAML, in blue lost; entities are underlined, with their type.",
+        f"Change of the log-probability of the gold tag from vanilla to MAML, word by word, mean over {counted(len(used) // 2, 'pair')} of runs "
+        f"({both[0][0].setting.scale}). {used} Words in vermilion gained under MAML, in blue lost; entities are underlined, with their type.",
         _missing(study),
     ]
     return Section("cases", "Case studies", [part for part in text if part], tables=[_table(found)], blocks=[_markup(found)])  # fmt: skip
@@ -68,24 +71,22 @@ def _largest(found: dict[Setting, list[tuple[FinetuneRun, FinetuneRun]]]) -> lis
 
 def _cases(both: Sequence[tuple[FinetuneRun, FinetuneRun]], name: str) -> list[Case]:
     """Chosen sentences of a set, then the largest gains, then the largest losses."""
-    same = [pair for pair in both if all(name in run.sets and len(run.sets[name].logprobs) for run in pair)]
+    told = [pair for pair in both if all(name in run.sets and len(run.sets[name].logprobs) for run in pair)]
+    golds = [{run.sets[name].gold for run in pair} for pair in told]
+    same = [pair for pair, gold in zip(told, golds, strict=True) if len(gold) == 1 and gold == golds[0]]
     if not same:
         return []
-    gold = same[0][0].sets[name].gold
-    changes = [
-        maml.sets[name].logprobs - vanilla.sets[name].logprobs
-        for maml, vanilla in same
-        if maml.sets[name].gold is vanilla.sets[name].gold is gold
-    ]
-    if not changes:
-        return []
+    gold, runs = same[0][0].sets[name].gold, runs_of(*same)
+    changes = [maml.sets[name].logprobs - vanilla.sets[name].logprobs for maml, vanilla in same]
     parts = np.split(np.mean(changes, axis=0), gold.starts[1:-1])
     gains = np.array([part.mean() if len(part) else 0.0 for part in parts])
     order = np.argsort(gains, kind="stable")
     texts = [" ".join(words) for words in gold.words]
-    cases = [Case(gold, index, "chosen", parts[index]) for index, text in enumerate(texts) if text in CHOSEN]
-    cases += [Case(gold, i, "largest gain", parts[i]) for i in order[::-1][:EXTREMES] if gains[i] > 0]
-    return cases + [Case(gold, i, "largest loss", parts[i]) for i in order[:EXTREMES] if gains[i] < 0]
+    cases = [
+        Case(gold, index, "chosen", parts[index], runs) for index, text in enumerate(texts) if text in CHOSEN
+    ]
+    cases += [Case(gold, i, "largest gain", parts[i], runs) for i in order[::-1][:EXTREMES] if gains[i] > 0]
+    return cases + [Case(gold, i, "largest loss", parts[i], runs) for i in order[:EXTREMES] if gains[i] < 0]
 
 
 def _missing(study: Study) -> str:
@@ -98,9 +99,9 @@ def _missing(study: Study) -> str:
 
 def _table(found: Sequence[Case]) -> Table:
     columns = [Column("set"), Column("sentence"), Column("why"), Column("word"), Column("class")]
-    columns += [Column("change (nats)", signed=True)]
+    columns += [Column("change (nats)", signed=True), RUNS]
     rows: list[list[Cell]] = [
-        [case.gold.name, case.gold.ids[case.index], case.why, word, kind, float(change)]
+        [case.gold.name, case.gold.ids[case.index], case.why, word, kind, float(change), case.runs]
         for case in found
         for word, kind, change in zip(case.words, case.classes(), case.change, strict=True)
     ]

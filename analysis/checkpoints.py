@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from analysis import figures
-from analysis.comparison import NAMES, averages, averages_table
+from analysis.comparison import averages, averages_table, balanced, unbalanced
 from analysis.convergence import smoothed
 from analysis.drawing import COLOURS, Figure, distinct, drawing, figure_legend, finished, plt, slug
+from analysis.provenance import NAMES, counted
 from analysis.records import FinetuneRun, Setting
-from analysis.study import Section, Study, counted
+from analysis.study import Section, Study
 from analysis.tables import Column
 
 MOST_DRAWN = 4  # models; a grid of all scales, sources and regimes would make hundreds of figures
@@ -19,7 +20,8 @@ LEAST = 3  # checkpoints, below which there is no curve over them
 STYLES = ("-", "--", ":", "-.")
 
 DEFINITION = (
-    "Checkpoints: the fan shows the smoothed fine-tuning losses of all tuned checkpoints of an objective, cut to the shortest: the "
+    "Checkpoints: each point is a mean over the same seeds; runs of a checkpoint or seed that not every objective has are left out. "
+    "The fan shows the smoothed fine-tuning losses of all tuned checkpoints of an objective, cut to the shortest: the "
     "median over checkpoints (and seeds) and the band between their quartiles. Final loss: the last smoothed value."
 )
 Model = tuple[str, str, str, str]
@@ -27,27 +29,81 @@ Model = tuple[str, str, str, str]
 
 def section(study: Study) -> Section:
     collection = study.collection
-    drawn = figures.by_step(collection, study.on_targets)
-    means = averages(study.on_targets, lambda setting: (setting.scale, setting.label, setting.step)) if drawn else []  # fmt: skip
+    steps = balanced(study.on_targets, "step")
+    drawn = figures.by_step(collection, steps)
+    means = averages(steps, lambda setting: (setting.scale, setting.label, setting.step)) if drawn else []
     heads = [Column("scale"), Column("variant"), Column("step")]
     table = averages_table("by_step", "Mean F1 on the target sets by pretraining step", heads, means)
+    text = unbalanced(study.on_targets, "step") if drawn else []
+    tuned = _by_model(collection.finetuning)
     models = by_model(collection.finetuning)
     for model, runs in most_tuned(models).items():
-        sets = collection.target_sets()
-        drawn += [fan(model, runs), finals(model, runs, sets), by_type(model, runs, sets)]
-    text = undrawn(models)
+        sets = shared_sets(runs, collection.target_sets())
+        drawn += [fan(model, runs), finals(model, runs, sets), *by_type(model, runs, sets)]
+        text += _missing(model, tuned[model], runs)
+    text += undrawn(models)
     if len(drawn) == 0:
-        text = [f"Needed: fine-tuning runs from at least {LEAST} checkpoints of one pretraining run (grid=checkpoints). The finished runs start from one checkpoint of each model."]  # fmt: skip
+        text = [f"Needed: fine-tuning runs from at least {LEAST} checkpoints of one pretraining run, of the same seeds for every checkpoint (grid=checkpoints)."]  # fmt: skip
     return Section("steps", "Pretraining checkpoints", text, drawn, [table])
 
 
 def by_model(found: Sequence[FinetuneRun]) -> dict[Model, list[FinetuneRun]]:
-    """The runs of each (scale, variant, regime, source) of which enough checkpoints were tuned."""
+    """The runs of each (scale, variant, regime, source) that make a complete block of enough checkpoints."""
+    blocks = {model: complete(runs) for model, runs in _by_model(found).items()}
+    return {model: runs for model, runs in blocks.items() if runs}
+
+
+def _by_model(found: Sequence[FinetuneRun]) -> dict[Model, list[FinetuneRun]]:
     models: dict[Model, list[FinetuneRun]] = {}
     for run in found:
         if run.setting.step is not None and run.objective in NAMES:
             models.setdefault(_model(run.setting), []).append(run)
-    return {key: runs for key, runs in models.items() if len({run.setting.step for run in runs}) >= LEAST}
+    return models
+
+
+def complete(runs: Sequence[FinetuneRun]) -> list[FinetuneRun]:
+    """The largest block of seeds and checkpoints that all objectives have, of at least LEAST checkpoints.
+
+    Where they have none in common, the largest block of a single objective; empty where there is none either.
+    """
+    return _block(runs) or max(map(_block, _by_objective(runs).values()), key=len, default=[])
+
+
+def _block(runs: Sequence[FinetuneRun]) -> list[FinetuneRun]:
+    """The largest block of all objectives, seeds being taken in the order of how many checkpoints they have."""
+    objectives = _by_objective(runs).values()
+    steps: dict[tuple[int | None, int], set[int]] = {}
+    for seeds in distinct(run.seeds for run in runs):
+        each = ({_step(run) for run in chosen if run.seeds == seeds} for chosen in objectives)
+        steps[seeds] = set.intersection(*each)
+    ranked = sorted(steps, key=lambda seeds: -len(steps[seeds]))
+    best: list[FinetuneRun] = []
+    for size in range(1, len(ranked) + 1):
+        common = set.intersection(*(steps[seeds] for seeds in ranked[:size]))
+        block = [run for run in runs if run.seeds in ranked[:size] and _step(run) in common]
+        if len(common) >= LEAST and len(block) > len(best):
+            best = block
+    return best
+
+
+def _step(run: FinetuneRun) -> int:
+    return run.setting.step or 0
+
+
+def shared_sets(runs: Sequence[FinetuneRun], names: Sequence[str]) -> list[str]:
+    """The sets of which all runs were scored on the same sentences."""
+    golds = {name: [run.sets[name].gold for run in runs if name in run.sets] for name in names}
+    return [name for name, found in golds.items() if len(found) == len(runs) and len(set(found)) == 1]
+
+
+def _missing(model: Model, tuned: Sequence[FinetuneRun], shown: Sequence[FinetuneRun]) -> list[str]:
+    """What the curves of a model leave out, and what they would need."""
+    text = []
+    if left := len(tuned) - len(shown):
+        text.append(f"Of {_title(model)}, {counted(left, 'run')} {'is' if left == 1 else 'are'} in no curve: not every objective and seed has their checkpoint.")  # fmt: skip
+    if absent := [name for objective, name in NAMES.items() if objective not in _by_objective(shown)]:
+        text.append(f"Needed for a comparison over checkpoints of {_title(model)}: the same checkpoints of {absent[0]}, tuned alike.")  # fmt: skip
+    return text
 
 
 def most_tuned(models: Mapping[Model, list[FinetuneRun]]) -> dict[Model, list[FinetuneRun]]:
@@ -75,8 +131,10 @@ def fan(model: Model, runs: Sequence[FinetuneRun]) -> Figure:
             axis.plot(steps, middle, color=COLOURS[objective], label=NAMES[objective])
         axis.set(xlabel="fine-tuning step", ylabel="loss (nats/word)")
         figure_legend(canvas, axis)
-        caption = f"Fine-tuning loss over checkpoints ({_title(model)}): median and interquartile band. {_from(runs)}"
-        return finished(canvas, slug("fan", *model), caption)
+        caption = (
+            f"Fine-tuning loss over {_checkpoints(runs)} ({_title(model)}): median and interquartile band."
+        )
+        return finished(canvas, slug("fan", *model), caption, runs)
 
 
 def finals(model: Model, runs: Sequence[FinetuneRun], sets: Sequence[str]) -> Figure:
@@ -86,22 +144,23 @@ def finals(model: Model, runs: Sequence[FinetuneRun], sets: Sequence[str]) -> Fi
             _curve(axes[0, 0], chosen, lambda run: float(smoothed(run.losses)[-1]) if len(run.losses) else np.nan, objective)  # fmt: skip
             _curve(axes[0, 1], chosen, lambda run: run.result["dev_f1"], objective)
             for axis, name in zip(axes[0, 2:], sets, strict=True):
-                _curve(axis, chosen, lambda run, name=name: study_f1(run, name), objective)
+                _curve(axis, chosen, lambda run, name=name: _f1(run, name), objective)
         for axis, head in zip(axes[0], ("final loss (nats/word)", "dev F1", *(f"{s} F1" for s in sets)), strict=True):  # fmt: skip
             axis.set_title(head)
             axis.set_xlabel("update")
             axis.set_ylim(bottom=0)
         figure_legend(canvas, axes[0, 0])
-        caption = (
-            f"Final fine-tuning loss and F1 by checkpoint ({_title(model)}), mean over seeds. {_from(runs)}"
-        )
-        return finished(canvas, slug("finals", *model), caption)
+        caption = f"Final fine-tuning loss and F1 by checkpoint ({_title(model)}), {_checkpoints(runs)}, mean over seeds."  # fmt: skip
+        return finished(canvas, slug("finals", *model), caption, runs)
 
 
-def by_type(model: Model, runs: Sequence[FinetuneRun], sets: Sequence[str]) -> Figure:
+def by_type(model: Model, runs: Sequence[FinetuneRun], sets: Sequence[str]) -> list[Figure]:
     """F1 of each entity type by checkpoint, for types that a set has."""
-    golds = {name: next(run.sets[name].gold for run in runs if name in run.sets) for name in sets}
+    golds = {name: runs[0].sets[name].gold for name in sets}
     kinds = {name: sorted({s[0] for spans in gold.spans for s in spans}) for name, gold in golds.items()}
+    sets = [name for name in sets if kinds[name]]
+    if not sets:
+        return []
     with drawing(1, len(sets), 2.8, sharey=True) as (canvas, axes):
         for axis, name in zip(axes[0], sets, strict=True):
             for objective, chosen in _by_objective(runs).items():
@@ -111,20 +170,17 @@ def by_type(model: Model, runs: Sequence[FinetuneRun], sets: Sequence[str]) -> F
             axis.set_xlabel("update")
         axes[0, 0].set_ylabel("F1")
         figure_legend(canvas, axes[0, 0])
-        caption = f"F1 by entity type and checkpoint ({_title(model)}), mean over seeds; types without a gold span in a set are not drawn. {_from(runs)}"
-        return finished(canvas, slug("types", *model), caption)
+        caption = f"F1 by entity type and checkpoint ({_title(model)}), {_checkpoints(runs)}, mean over seeds; types without a gold span in a set are not drawn."  # fmt: skip
+        return [finished(canvas, slug("types", *model), caption, runs)]
 
 
-def study_f1(run: FinetuneRun, name: str) -> float:
-    """Micro-F1 of a run on a set; NaN if it was not scored on it."""
-    if name not in run.sets:
-        return float("nan")
+def _f1(run: FinetuneRun, name: str) -> float:
     correct, predicted, gold = run.sets[name].counts.sum(axis=0)
     return 2 * correct / (predicted + gold) if predicted + gold else 0.0
 
 
 def _type(run: FinetuneRun, name: str, kind: str) -> float:
-    return run.sets[name].per_type.get(kind, {}).get("f1", 0.0) if name in run.sets else float("nan")
+    return run.sets[name].per_type.get(kind, {}).get("f1", 0.0)
 
 
 def _curve(axis: plt.Axes, runs: Sequence[FinetuneRun], value, objective: str, style: str = "-", kind: str = "") -> None:  # type: ignore[no-untyped-def]  # fmt: skip
@@ -148,9 +204,5 @@ def _title(model: Model) -> str:
     return ", ".join(part for part in model if part)
 
 
-def _from(runs: Sequence[FinetuneRun]) -> str:
-    parts = [
-        f"{NAMES[objective]}: {counted(len({run.setting.step for run in chosen}), 'checkpoint')}, {counted(len({run.seeds for run in chosen}), 'seed')}"
-        for objective, chosen in _by_objective(runs).items()
-    ]
-    return "; ".join(parts) + "."
+def _checkpoints(runs: Sequence[FinetuneRun]) -> str:
+    return counted(len({run.setting.step for run in runs}), "checkpoint")

@@ -64,6 +64,10 @@ class Collection:
     def _sources(self) -> set[str]:
         return {name for run in self.finetuning for name in _source_sets(run)}
 
+    def holder(self, gold: GoldSet) -> FinetuneRun:
+        """A run whose predictions hold these sentences."""
+        return next(run for run in self.finetuning if any(found.gold is gold for found in run.sets.values()))
+
     def sizes(self, label: str | None = None) -> dict[str, int]:
         """Parameters by scale, where known, smallest first; of one variant (a vocabulary changes them), or of any."""
         tuned = [run for run in self.finetuning if label in (None, run.setting.label)]

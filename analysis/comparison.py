@@ -7,18 +7,18 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from analysis.collect import Collection, finetuning_key, setting_order
+from analysis.provenance import NAMES, Runs, counted, runs_of
 from analysis.records import FinetuneRun, Setting
 from analysis.significance import Difference, Estimate, Scores, average_difference, comparable
-from analysis.tables import Cell, Column, Table
-
-NAMES = {"vanilla": "vanilla", "maml": "MAML"}
+from analysis.tables import RUNS, Cell, Column, Table
 
 DEFINITION = (
     "Pairs: a MAML run and a vanilla run of identical scale, variant, pretraining step, corpus, regime, source and seeds. "
     "A difference is MAML minus vanilla, averaged over the seeds that both have. "
     "Averages over sets, sources and regimes are unweighted means of F1 over the pairs, on the target sets only (those in "
     "Tagalog and Cebuano; where there are none, the sets that no run was tuned on), at the last pretraining step that "
-    "both objectives have. Relative gain: mean MAML F1 / mean vanilla F1 - 1."
+    "both objectives have. Averages by scale, regime, source or step leave out what not every scale (regime, source, step) "
+    "has the like of, so that they differ in nothing else. Relative gain: mean MAML F1 / mean vanilla F1 - 1."
 )
 
 
@@ -86,8 +86,16 @@ class Comparison(Both):
     setting: Setting
     set_name: str
     gold_spans: int
-    seeds: int
+    pairs: Sequence[tuple[FinetuneRun, FinetuneRun]]
     both: Difference
+
+    @property
+    def seeds(self) -> int:
+        return len(self.pairs)
+
+    @property
+    def runs(self) -> Runs:
+        return runs_of(*self.pairs)
 
     @property
     def difference(self) -> Estimate:
@@ -101,7 +109,7 @@ def comparisons(collection: Collection, scores: Scores) -> list[Comparison]:
         for name in collection.set_names():
             if same := comparable(both, name):
                 gold_spans = same[0][0].sets[name].gold.gold_spans
-                found.append(Comparison(setting, name, gold_spans, len(same), scores.difference(same, name)))
+                found.append(Comparison(setting, name, gold_spans, same, scores.difference(same, name)))
     return found
 
 
@@ -116,13 +124,47 @@ def last_steps(found: Sequence[Comparison]) -> list[Comparison]:
     ]
 
 
+AXES = {"scale": ("label",), **dict.fromkeys(("regime", "source", "step"), ("scale", "label"))}
+"""along what averages are compared, and within what"""
+
+
+def balanced(found: Sequence[Comparison], axis: str) -> list[Comparison]:
+    """Those that every value of `axis` (of AXES) has the like of, so that averages along it differ in nothing else."""
+    values: dict[tuple[Cell, ...], set[Cell]] = {}
+    designs: dict[tuple[Cell, ...], set[Cell]] = {}
+    for item in found:
+        values.setdefault(_part(item, AXES[axis]), set()).add(getattr(item.setting, axis))
+        designs.setdefault(_design(item, axis), set()).add(getattr(item.setting, axis))
+    return [item for item in found if designs[_design(item, axis)] == values[_part(item, AXES[axis])]]
+
+
+def unbalanced(found: Sequence[Comparison], axis: str) -> list[str]:
+    """A sentence on the comparisons that `balanced` leaves out, if there are any."""
+    left = len(found) - len(balanced(found, axis))
+    if not left:
+        return []
+    return [f"{left} of {counted(len(found), 'comparison')} are in no average by {axis}: not every {axis} has the like of them."]  # fmt: skip
+
+
+def _design(item: Comparison, axis: str) -> tuple[Cell, ...]:
+    return (*_part(item, [part for part in ("scale", "label", "regime", "source") if part != axis]), item.set_name)  # fmt: skip
+
+
+def _part(item: Comparison, names: Sequence[str]) -> tuple[Cell, ...]:
+    return tuple(getattr(item.setting, name) for name in names)
+
+
 @dataclass(frozen=True, eq=False)
 class Average(Both):
     """Mean over comparisons that agree in `key`."""
 
     key: tuple[Cell, ...]
-    pairs: int
+    comparisons: Sequence[Comparison]
     both: Difference
+
+    @property
+    def runs(self) -> Runs:
+        return runs_of(*(item.runs for item in self.comparisons))
 
 
 def averages(found: Sequence[Comparison], key: Callable[[Setting], tuple[Cell, ...]]) -> list[Average]:
@@ -131,7 +173,7 @@ def averages(found: Sequence[Comparison], key: Callable[[Setting], tuple[Cell, .
     for item in found:
         parts.setdefault(key(item.setting), []).append(item)
     return [
-        Average(value, len(items), average_difference(item.both for item in items))
+        Average(value, items, average_difference(item.both for item in items))
         for value, items in parts.items()
     ]
 
@@ -155,11 +197,12 @@ def differences_table(found: Sequence[Comparison]) -> Table:
     """One row for each setting and set."""
     heads = [head for head in Group.HEADS if head != "objective"]
     columns = [*(Column(head) for head in heads), Column("set"), Column("gold spans")]
-    columns += [Column("vanilla"), Column("MAML"), *DIFFERENCE_COLUMNS]
+    columns += [Column("vanilla"), Column("MAML"), *DIFFERENCE_COLUMNS, RUNS]
     rows: list[list[Cell]] = []
     for item in found:
         cells: list[Cell] = [*setting_cells(item.setting), item.seeds, item.set_name, item.gold_spans]
-        rows.append([*cells, item.vanilla.value, item.maml.value, *difference_cells(item.both)])
+        cells += [item.vanilla.value, item.maml.value, *difference_cells(item.both)]
+        rows.append([*cells, item.runs])
     tinted = {index for index, item in enumerate(found) if item.difference.excludes_zero}
     note = "Tinted rows: the interval leaves out 0. Detectable: the smallest true difference that this set could have shown."
     title = "MAML minus vanilla, with 95 % intervals"
@@ -170,12 +213,12 @@ def averages_table(name: str, title: str, heads: Sequence[Column], found: Sequen
     """Means of both objectives, their difference and the relative gain, each with its interval."""
     columns = [*heads, Column("comparisons"), Column("vanilla"), Column("95 % vanilla", interval=True)]
     columns += [Column("MAML"), Column("95 % MAML", interval=True), *DIFFERENCE_COLUMNS]
-    columns += [Column("relative gain", digits=1, signed=True, percent=True)]
+    columns += [Column("relative gain", digits=1, signed=True, percent=True), RUNS]
     rows: list[list[Cell]] = []
     for item in found:
-        cells: list[Cell] = [*item.key, item.pairs, item.vanilla.value, item.vanilla.interval]
+        cells: list[Cell] = [*item.key, len(item.comparisons), item.vanilla.value, item.vanilla.interval]
         cells += [item.maml.value, item.maml.interval, *difference_cells(item.both)]
-        rows.append([*cells, item.maml.relative_to(item.vanilla).value])
+        rows.append([*cells, item.maml.relative_to(item.vanilla).value, item.runs])
     tinted = {index for index, item in enumerate(found) if item.both.estimate.excludes_zero}
     note = "Tinted rows: the interval of the difference leaves out 0."
     return Table(name, title, columns, rows, note, tinted).without_constant("variant")

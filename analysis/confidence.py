@@ -7,12 +7,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from analysis.checkpoints import Model, by_model, most_tuned, undrawn
-from analysis.comparison import NAMES
+from analysis.checkpoints import LEAST, Model, by_model, complete, most_tuned, undrawn
+from analysis.comparison import pairs
 from analysis.drawing import Figure, distinct, drawing, finished, heat_map, plt, slug
+from analysis.provenance import NAMES, counted, runs_of
 from analysis.records import FinetuneRun, GoldSet
-from analysis.study import Section, Study, counted
-from analysis.tables import Cell, Column, Table
+from analysis.significance import comparable
+from analysis.study import Section, Study
+from analysis.tables import RUNS, Cell, Column, Table
 
 WORDS = 10
 KINDS = {True: "in entities", False: "outside"}
@@ -28,8 +30,13 @@ def section(study: Study) -> Section:
     sets = study.collection.target_sets()
     models = by_model(study.collection.finetuning)
     drawn = [figure for model, runs in most_tuned(models).items() for name in sets for figure in heat_maps(model, runs, name)]  # fmt: skip
-    text = undrawn(models) if drawn else ["The heat maps over checkpoints need fine-tuning runs from at least three checkpoints of one pretraining run (grid=checkpoints)."]  # fmt: skip
-    return Section("confidence", "Token confidence", text, drawn, [table(study)])
+    text = undrawn(models) if drawn else [f"The heat maps over checkpoints need fine-tuning runs from at least {LEAST} checkpoints of one pretraining run, with log-probabilities in predictions/ (grid=checkpoints)."]  # fmt: skip
+    words = table(study)
+    if not words.rows:
+        text.append(
+            "The table needs a MAML and a vanilla run tuned alike, with log-probabilities in predictions/."
+        )
+    return Section("confidence", "Token confidence", text, drawn, [words])
 
 
 def frequent(gold: GoldSet) -> dict[bool, dict[str, np.ndarray]]:
@@ -45,11 +52,11 @@ def frequent(gold: GoldSet) -> dict[bool, dict[str, np.ndarray]]:
 
 def heat_maps(model: Model, runs: Sequence[FinetuneRun], name: str) -> list[Figure]:
     """Word by checkpoint, a column for each objective; above the words within entities, below those outside."""
-    runs = [run for run in runs if name in run.sets and len(run.sets[name].logprobs)]
+    told = [run for run in runs if name in run.sets and len(run.sets[name].logprobs)]
+    runs = complete([run for run in told if run.sets[name].gold is told[0].sets[name].gold])
     if not runs:
         return []
     gold = runs[0].sets[name].gold
-    runs = [run for run in runs if run.sets[name].gold is gold]
     objectives = distinct(run.objective for run in runs)
     steps = sorted({run.setting.step or 0 for run in runs})
     words = {inside: found for inside, found in frequent(gold).items() if found}
@@ -62,43 +69,41 @@ def heat_maps(model: Model, runs: Sequence[FinetuneRun], name: str) -> list[Figu
         for axis in axes[-1]:
             axis.set_xlabel("pretraining updates")
         caption = (
-            f"p(correct tag) on {name} by checkpoint, {', '.join(part for part in model if part)}, mean over "
-            f"{counted(len({run.seeds for run in runs}), 'seed')}; dark 0, light 1. From {counted(len(runs), 'run')}."
+            f"p(correct tag) on {name} by checkpoint, {', '.join(part for part in model if part)}, "
+            f"{counted(len(steps), 'checkpoint')}, mean over seeds; dark 0, light 1."
         )
-        return [finished(canvas, slug("confidence", *model, name), caption)]
+        return [finished(canvas, slug("confidence", *model, name), caption, runs)]
 
 
 def table(study: Study) -> Table:
-    """At the last checkpoint: p(correct) by word and objective, mean over all runs of a scale on a set."""
-    columns = [Column(head) for head in ("scale", "variant", "set", "word", "place", "occurrences", "runs")]
-    columns += [Column(f"p(correct) {name}") for name in NAMES.values()]
-    last: dict[tuple[str, str], int] = {}
-    for run in study.collection.finetuning:
-        key = (run.setting.scale, run.setting.label)
-        last[key] = max(last.get(key, 0), run.setting.step or 0)
+    """At the last checkpoint: p(correct) by word and objective, mean over all pairs of a scale on a set."""
+    columns = [Column(head) for head in ("scale", "variant", "set", "word", "place", "occurrences")]
+    columns += [*(Column(f"p(correct) {name}") for name in NAMES.values()), RUNS]
     rows: list[list[Cell]] = []
-    for (scale, label), step in last.items():
+    for (scale, label), both in _last_pairs(study).items():
         for name in study.collection.target_sets():
-            gold = study.collection.gold_sets(name)[0]
-            runs = [
-                run
-                for run in study.collection.finetuning
-                if (run.setting.scale, run.setting.label, run.setting.step or 0) == (scale, label, step)
-                and name in run.sets
-                and run.sets[name].gold is gold
-                and len(run.sets[name].logprobs)
-                and run.objective in NAMES
+            same = [
+                pair for pair in comparable(both, name) if all(len(run.sets[name].logprobs) for run in pair)
             ]
-            for inside, found in frequent(gold).items() if runs else ():
+            same = [pair for pair in same if pair[0].sets[name].gold is same[0][0].sets[name].gold]
+            runs = runs_of(*same)
+            for inside, found in frequent(same[0][0].sets[name].gold).items() if same else ():
                 for word, places in found.items():
-                    means = [_mean([r for r in runs if r.objective == objective], name, places) for objective in NAMES]  # fmt: skip
-                    rows.append([scale, label, name, word, KINDS[inside], len(places), len(runs), *means])
-    title = "p(correct tag) of the most frequent words, at the last checkpoint"
-    note = "Mean over the runs of the scale (sources, regimes and seeds)."
+                    means = [_mean([run for pair in same for run in pair if run.objective == objective], name, places) for objective in NAMES]  # fmt: skip
+                    rows.append([scale, label, name, word, KINDS[inside], len(places), *means, runs])
+    title = "p(correct tag) of the most frequent words, at the last checkpoint that both objectives have"
+    note = "Mean over the pairs of the scale (sources, regimes and seeds)."
     return Table("confidence", title, columns, rows, note).without_constant("variant")
 
 
+def _last_pairs(study: Study) -> dict[tuple[str, str], list[tuple[FinetuneRun, FinetuneRun]]]:
+    """The pairs of each scale and variant at its last step."""
+    found: dict[tuple[str, str], dict[int, list[tuple[FinetuneRun, FinetuneRun]]]] = {}
+    for setting, both in pairs(study.collection).items():
+        steps = found.setdefault((setting.scale, setting.label), {})
+        steps.setdefault(setting.step or 0, []).extend(both)
+    return {model: steps[max(steps)] for model, steps in found.items()}
+
+
 def _mean(runs: Sequence[FinetuneRun], name: str, places: np.ndarray) -> float:
-    if not runs:
-        return float("nan")
     return float(np.mean([np.exp(run.sets[name].logprobs[places]).mean() for run in runs]))

@@ -8,13 +8,15 @@ steps; a straight line stays what it is except within half a window of its ends.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 
 from analysis.collect import Collection
 from analysis.comparison import Group, groups, pairs, setting_cells
-from analysis.tables import Cell, Column, Table
+from analysis.provenance import runs_of
+from analysis.records import FinetuneRun
+from analysis.tables import RUNS, Cell, Column, Table
 from metapt.ner.resampling import LEVEL, RESAMPLES, SEED, percentile_interval
 from metapt.randomness import generator
 
@@ -43,6 +45,26 @@ class Convergence:
     t90: float
     area: float
     slope: float
+
+
+@dataclass(frozen=True)
+class Gap:
+    """MAML minus vanilla on the first `steps` losses of a pair; the t90 of both is NaN where one has none."""
+
+    steps: float
+    t90_vanilla: float
+    t90_maml: float
+    t90: float
+    area: float
+    slope: float
+
+    @classmethod
+    def of(cls, maml: FinetuneRun, vanilla: FinetuneRun) -> Gap:
+        steps = min(len(maml.losses), len(vanilla.losses))
+        new, old = measure(maml.losses[:steps]), measure(vanilla.losses[:steps])
+        t90 = new.t90 - old.t90
+        both = (np.nan, np.nan) if np.isnan(t90) else (old.t90, new.t90)
+        return cls(steps, *both, t90, new.area - old.area, new.slope - old.slope)
 
 
 def smoothed(losses: np.ndarray) -> np.ndarray:
@@ -78,7 +100,7 @@ def runs_table(collection: Collection) -> Table:
         Column("steps", digits=0),
         Column("best step", digits=0),
     ]
-    columns += [Column("best dev F1"), Column("t90 (steps)", digits=0), *_shape_columns(signed=False)]
+    columns += [Column("best dev F1"), Column("t90 (steps)", digits=0), *_shape_columns(signed=False), RUNS]
     rows: list[list[Cell]] = []
     for group in groups(collection):
         if group.is_baseline:
@@ -89,9 +111,8 @@ def runs_table(collection: Collection) -> Table:
             float(np.mean([run.result[key] for run in group.runs]))
             for key in ("steps", "best_step", "dev_f1")
         ]
-        rows.append(
-            [*cells, *(_mean([getattr(item, part) for item in found]) for part in ("t90", "area", "slope"))]
-        )
+        cells += [_mean([getattr(item, part) for item in found]) for part in ("t90", "area", "slope")]
+        rows.append([*cells, runs_of(group.runs)])
     note = "Each run on its own whole curve."
     return Table("convergence", "Fine-tuning speed by system", columns, rows, note).without_constant(
         *Group.OPTIONAL
@@ -110,22 +131,20 @@ def pairs_table(collection: Collection) -> Table:
     columns += _shape_columns(signed=True)
     rows: list[list[Cell]] = []
     for setting, both in pairs(collection).items():
-        values = []
-        for maml, vanilla in both:
-            steps = min(len(maml.losses), len(vanilla.losses))
-            new, old = measure(maml.losses[:steps]), measure(vanilla.losses[:steps])
-            gaps = (new.t90 - old.t90, new.area - old.area, new.slope - old.slope)
-            values.append((steps, old.t90, new.t90, *gaps))
-        rows.append(
-            [*setting_cells(setting), len(both), *(_mean(part) for part in zip(*values, strict=True))]
-        )
+        found = [Gap.of(*pair) for pair in both]
+        means = [_mean([getattr(gap, part.name) for gap in found]) for part in fields(Gap)]
+        rows.append([*setting_cells(setting), len(both), *means])
     tinted = set()
     if rows:
         tinted.add(len(rows))
-        means = [_mean([row[index] for row in rows]) for index in range(len(heads), len(columns))]  # type: ignore[misc]
-        rows.append(["mean", None, None, "", "", None, *means])
+        overall = [_mean([row[index] for row in rows]) for index in range(len(heads), len(columns))]  # type: ignore[misc]
+        rows.append(["mean", None, None, "", "", None, *overall])
+    behind = [runs_of(*both) for both in pairs(collection).values()]
+    rows = [[*row, runs] for row, runs in zip(rows, [*behind, runs_of(*behind)], strict=False)]
     title = "Fine-tuning speed: MAML minus vanilla"
-    return Table("convergence_pairs", title, columns, rows, tinted=tinted).without_constant(*Group.OPTIONAL)
+    note = "Both curves of a pair are cut to a common length; t90 of pairs in which both curves have one."
+    table = Table("convergence_pairs", title, [*columns, RUNS], rows, note, tinted)
+    return table.without_constant(*Group.OPTIONAL)
 
 
 def means_table(collection: Collection) -> Table:
@@ -134,23 +153,24 @@ def means_table(collection: Collection) -> Table:
     columns += [Column("Δ t90 (steps)", digits=1, signed=True), Column("95 % Δ t90", digits=1, signed=True, interval=True)]  # fmt: skip
     columns += [Column("Δ t90 relative", digits=1, signed=True, percent=True)]
     columns += [Column("Δ area", digits=4, signed=True), Column("95 % Δ area", digits=4, signed=True, interval=True)]  # fmt: skip
-    columns += [Column("Δ slope", signed=True, significant=True), Column("95 % Δ slope", signed=True, significant=True, interval=True)]  # fmt: skip
+    columns += [Column("Δ slope", signed=True, significant=True), Column("95 % Δ slope", signed=True, significant=True, interval=True), RUNS]  # fmt: skip
     groups: dict[tuple[Cell, ...], dict[str, list[tuple[float, ...]]]] = {}
+    behind: dict[tuple[Cell, ...], list[FinetuneRun]] = {}
     for setting, both in pairs(collection).items():
-        scale, label, step, regime, source = setting_cells(setting)
-        for maml, vanilla in both:
-            steps = min(len(maml.losses), len(vanilla.losses))
-            new, old = measure(maml.losses[:steps]), measure(vanilla.losses[:steps])
-            gaps = (new.t90 - old.t90, new.area - old.area, new.slope - old.slope, old.t90)
-            groups.setdefault((scale, label, step, regime), {}).setdefault(str(source), []).append(gaps)
+        *key, source = setting_cells(setting)
+        for pair in both:
+            gap = Gap.of(*pair)
+            values = (gap.t90, gap.area, gap.slope, gap.t90_vanilla)
+            groups.setdefault(tuple(key), {}).setdefault(str(source), []).append(values)
+            behind.setdefault(tuple(key), []).extend(pair)
     rows: list[list[Cell]] = []
-    for key, by_source in groups.items():
-        values = np.array([np.nanmean(gaps, axis=0) for gaps in by_source.values()])  # [sources, measures]
-        t90, area, slope, old_t90 = (_mean(list(part)) for part in values.T)
-        cells: list[Cell] = [*key, len(by_source), sum(map(len, by_source.values()))]
+    for place, by_source in groups.items():
+        means = [[_mean(list(part)) for part in zip(*gaps, strict=True)] for gaps in by_source.values()]
+        t90, area, slope, old_t90 = (_mean(list(part)) for part in zip(*means, strict=True))
+        cells: list[Cell] = [*place, len(by_source), sum(map(len, by_source.values()))]
         relative = t90 / old_t90 if t90 is not None and old_t90 else None
         cells += [t90, _interval(by_source, 0), relative, area, _interval(by_source, 1), slope]
-        rows.append([*cells, _interval(by_source, 2)])
+        rows.append([*cells, _interval(by_source, 2), runs_of(behind[place])])
     title = "Fine-tuning speed: MAML minus vanilla, mean over sources"
     note = f"Intervals need at least {LEAST_SOURCES} sources; below that there is none, and no difference can be claimed."
     return Table("convergence_means", title, columns, rows, note).without_constant("variant", "step")
@@ -176,7 +196,7 @@ def _shape_columns(signed: bool) -> list[Column]:
     ]
 
 
-def _mean(values: list[float] | tuple[float, ...]) -> float | None:
+def _mean(values: Sequence[float | None]) -> float | None:
     """The mean of those that are defined."""
     defined = [value for value in values if value is not None and not np.isnan(value)]
     return float(np.mean(defined)) if defined else None

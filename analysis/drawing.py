@@ -23,7 +23,7 @@ from matplotlib.colors import Colormap, LinearSegmentedColormap
 from matplotlib.figure import Figure as Canvas
 from matplotlib.text import Text
 
-from analysis.comparison import NAMES
+from analysis.provenance import NAMES, Run, Runs, runs_of
 from analysis.significance import Estimate
 
 WIDTH = 9.4
@@ -71,20 +71,23 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Figure:
-    """A drawing and its words: `caption` stands under it, `name` is the file name without its ending."""
+    """A drawing, its words and its runs: `caption` stands under it, `name` is the file name without its ending."""
 
     name: str
     caption: str
     svg: str
     pdf: bytes
+    runs: Runs
 
     @property
     def themed(self) -> str:
-        """The SVG in the colours of the page, which has light and dark ones."""
+        """The SVG in the colours of the page, which has light and dark ones, with ids that are unique there."""
         text = self.svg
         for colour, variable in THEME.items():
             text = re.sub(colour, f"var(--{variable})", text, flags=re.IGNORECASE)
-        return text
+        text = re.sub(r'\bid="', f'id="{self.name}-', text)
+        text = re.sub(r'href="#', f'href="#{self.name}-', text)
+        return re.sub(r"url\(#", f"url(#{self.name}-", text)
 
     def to_svg(self, notice: str) -> str:
         """The figure as a file; the notice, if there is one, is its description."""
@@ -105,9 +108,10 @@ def drawing(
             plt.close(canvas)
 
 
-def finished(canvas: Canvas, name: str, caption: str) -> Figure:
-    """The figure that a canvas has become."""
-    return Figure(name, caption, svg(canvas, name), pdf(canvas))
+def finished(canvas: Canvas, name: str, caption: str, runs: Iterable[Run]) -> Figure:
+    """The figure that a canvas has become; its caption ends with the number of runs and seeds that it shows."""
+    shown = runs_of(runs)
+    return Figure(name, f"{caption} {shown}", svg(canvas, name), pdf(canvas), shown)
 
 
 def pdf(canvas: Canvas) -> bytes:
@@ -124,7 +128,7 @@ def pdf(canvas: Canvas) -> bytes:
 
 
 def svg(canvas: Canvas, name: str) -> str:
-    """The SVG of a canvas: no date, no link, ids that are unique on the page, the page's fonts."""
+    """The SVG of a canvas: no date, no link, the page's fonts; its ids depend on the name."""
     text = io.StringIO()
     with matplotlib.rc_context({**STYLE, "svg.hashsalt": name}):
         canvas.savefig(
@@ -133,9 +137,6 @@ def svg(canvas: Canvas, name: str) -> str:
     found = text.getvalue()
     found = found[found.index("<svg") :]
     found = re.sub(r"<metadata>.*?</metadata>", "", found, flags=re.DOTALL)
-    found = re.sub(r'\bid="', f'id="{name}-', found)
-    found = re.sub(r'href="#', f'href="#{name}-', found)
-    found = re.sub(r"url\(#", f"url(#{name}-", found)
     return found.replace("'DejaVu Sans'", FONTS).strip()
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from analysis.collect import Collection, pretraining_key
+from analysis.provenance import runs_of
 from analysis.records import PretrainRun
-from analysis.tables import Cell, Column, Table
+from analysis.tables import RUNS, Cell, Column, Table
 
 BUDGETS = {"updates": "step", "tokens": "tokens_total", "FLOPs": "flops_total", "seconds": "seconds_total"}
 EDGE_SHARE = 0.10
@@ -64,7 +65,7 @@ def budgets_table(collection: Collection) -> Table:
         Column("at equal"),
         Column("budget", 3, significant=True),
     ]
-    columns += [Column("perplexity vanilla", 2), Column("perplexity MAML", 2), Column("ratio", 4)]
+    columns += [Column("perplexity vanilla", 2), Column("perplexity MAML", 2), Column("ratio", 4), RUNS]
     rows: list[list[Cell]] = []
     for maml, vanilla in pretraining_pairs(collection):
         (new_axes, new), (old_axes, old) = heldout(maml), heldout(vanilla)
@@ -77,9 +78,8 @@ def budgets_table(collection: Collection) -> Table:
                 for axes, loss in ((old_axes, old), (new_axes, new))
             ]
             cells: list[Cell] = [maml.scale, maml.label, maml.seed, name, float(budget)]
-            rows.append(
-                [*cells, *(float(np.exp(loss)) for loss in losses), float(np.exp(losses[1] - losses[0]))]
-            )
+            cells += [*(float(np.exp(loss)) for loss in losses), float(np.exp(losses[1] - losses[0]))]
+            rows.append([*cells, runs_of(vanilla, maml)])
     note = "Ratio below 1: MAML's held-out perplexity is the lower one."
     title = "Held-out perplexity at equal budgets"
     return Table("equal_budgets", title, columns, rows, note).without_constant("variant", "seed")
@@ -97,7 +97,7 @@ def episodes_table(collection: Collection) -> Table:
     columns = [Column(head) for head in heads]
     columns += [Column("support loss before"), Column("support loss after")]
     columns += [Column("support accuracy before"), Column("support accuracy after")]
-    columns += [Column("query loss"), Column("query accuracy"), Column("chance")]
+    columns += [Column("query loss"), Column("query accuracy"), Column("chance"), RUNS]
     rows: list[list[Cell]] = []
     for run in collection.pretraining:
         count = len(run.episodes["step"])
@@ -107,7 +107,7 @@ def episodes_table(collection: Collection) -> Table:
             for field in ("support_loss_nats", "support_accuracy"):
                 cells += [float(means[field][0]), float(means[field][-1])]
             cells += [float(means["query_loss_nats"]), float(means["query_accuracy"]), 1 / run.n_way]
-            rows.append(cells)
+            rows.append([*cells, runs_of(run)])
     note = "Before and after the inner loop; losses in nats."
     return Table("episodes", "Episodes", columns, rows, note).without_constant("variant", "seed")
 
@@ -117,6 +117,7 @@ def measurements_table(collection: Collection) -> Table:
     columns = [Column("scale"), Column("variant"), Column("objective"), Column("seed"), Column("step")]
     columns += [Column("effective rank, attention"), Column("effective rank, feed-forward")]
     columns += [Column("attention entropy"), Column("probe support accuracy"), Column("probe query accuracy")]
+    columns += [RUNS]
     rows: list[list[Cell]] = []
     for run in collection.pretraining:
         lines = run.dynamics
@@ -126,7 +127,7 @@ def measurements_table(collection: Collection) -> Table:
             cells += [float(np.mean([ranks[kind] for kind in kinds])) for kinds in ("qkvo", FEED_FORWARD)]
             cells.append(float(np.mean(line["attention_entropy_share"])))
             probes = (line.get(f"probe_{side}_accuracy") for side in ("support", "query"))
-            rows.append([*cells, *(probe[-1] if probe else None for probe in probes)])
+            rows.append([*cells, *(probe[-1] if probe else None for probe in probes), runs_of(run)])
     note = (
         "Means over blocks, heads and kinds of matrix. The proportional effective rank is 1 where all directions count alike; "
         "the entropy is a share of that of uniform attention; the probe is one episode, never trained on, after adaptation."

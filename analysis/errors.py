@@ -9,8 +9,9 @@ import numpy as np
 
 from analysis.collect import Collection
 from analysis.comparison import Group, groups
+from analysis.provenance import runs_of
 from analysis.records import Evaluation, SpanTable
-from analysis.tables import Cell, Column, Table
+from analysis.tables import RUNS, Cell, Column, Table
 
 FATES = ("correct", "wrong type", "wrong boundary", "missed")
 LENGTHS = ("one word", "several words")
@@ -62,13 +63,16 @@ def errors_by_set_table(collection: Collection) -> Table:
 
 def _columns(*heads: str) -> list[Column]:
     columns = [Column(head) for head in (*Group.HEADS, *heads, "length")]
-    return columns + [Column(head, digits=4, significant=True) for head in ("gold", *FATES, "spurious")]
+    columns += [Column(head, digits=4, significant=True) for head in ("gold", *FATES, "spurious")]
+    return [*columns, RUNS]
 
 
 def _rows(group: Group, sets: Sequence[str], cells: list[Cell]) -> list[list[Cell]]:
-    found = tally([run.sets[name] for run in group.runs for name in sets if name in run.sets])
+    """A row for each length, from the runs that were scored on all of the sets; none without such a run."""
+    runs = [run for run in group.runs if all(name in run.sets for name in sets)]
+    found = tally([run.sets[name] for run in runs for name in sets])
     rows: list[list[Cell]] = []
-    for length in LENGTHS:
-        counts = [found[length, kind] / len(group.runs) for kind in (*FATES, "spurious")]
-        rows.append([*cells, length, sum(counts[:-1]), *counts])
+    for length in LENGTHS if runs else ():
+        counts = [found[length, kind] / len(runs) for kind in (*FATES, "spurious")]
+        rows.append([*cells, length, sum(counts[:-1]), *counts, runs_of(runs)])
     return rows

@@ -9,9 +9,10 @@ import numpy as np
 from analysis.collect import Collection
 from analysis.comparison import Comparison, Group, groups
 from analysis.particles import RULE_NAME, rule_f1
+from analysis.provenance import runs_of
 from analysis.records import FinetuneRun
 from analysis.significance import Scores
-from analysis.tables import Cell, Column, Table
+from analysis.tables import RUNS, Cell, Column, Table
 
 DEFINITION = (
     "F1: micro-averaged over entity spans, strict IOB2: a span counts only if both boundaries and the type are right. "
@@ -25,7 +26,11 @@ DEFINITION = (
 def f1_table(collection: Collection, scores: Scores, found: Sequence[Comparison]) -> Table:
     """Rows: setting and objective, the difference after each pair, the rule. Columns: the evaluation sets."""
     names = collection.set_names()
-    columns = [*(Column(head) for head in Group.HEADS), *(Column(_head(collection, name)) for name in names)]
+    columns = [
+        *(Column(head) for head in Group.HEADS),
+        *(Column(_head(collection, name)) for name in names),
+        RUNS,
+    ]
     differences = {(item.setting, item.set_name): item for item in found}
     rows: list[list[Cell]] = []
     tinted = set()
@@ -34,6 +39,7 @@ def f1_table(collection: Collection, scores: Scores, found: Sequence[Comparison]
             [
                 *group.cells,
                 *(_mean(group.runs, name, scores.value) for name in names),
+                runs_of(group.runs),
             ]
         )
         items = [differences.get((group.setting, name)) for name in names]
@@ -41,10 +47,13 @@ def f1_table(collection: Collection, scores: Scores, found: Sequence[Comparison]
         if group.objective == "maml" and seeds:
             tinted.add(len(rows))
             values = [item.difference.value if item else None for item in items]
-            rows.append([*group.cells[:-2], "difference", seeds, *values])
+            rows.append(
+                [*group.cells[:-2], "difference", seeds, *values, runs_of(*(i.runs for i in items if i))]
+            )
     if rows and not any(run.setting.scale == "particle" for run in collection.finetuning if run.is_baseline):
-        rule = [rule_f1(collection.gold_sets(name)[0]) for name in names]
-        rows.append([RULE_NAME, None, None, "", "", "", None, *rule])
+        golds = [collection.gold_sets(name)[0] for name in names]
+        holders = runs_of(*(collection.holder(gold) for gold in golds))
+        rows.append([RULE_NAME, None, None, "", "", "", None, *map(rule_f1, golds), holders])
     note = "Number of gold spans in brackets. Difference: MAML minus vanilla, paired by seed."
     title = "Micro-F1 by system and evaluation set"
     return Table("f1", title, columns, rows, note, tinted).without_constant(*Group.OPTIONAL)
@@ -54,7 +63,7 @@ def intervals_table(collection: Collection, scores: Scores) -> Table:
     """One row for each group and set: precision, recall, F1 with its interval and its spread over seeds."""
     heads = ("sentences", "gold spans", "precision", "recall", "F1")
     columns = [Column(head) for head in (*Group.HEADS, "set", *heads)]
-    columns += [Column("95 % interval", interval=True), Column("seed spread"), Column("conlleval F1")]
+    columns += [Column("95 % interval", interval=True), Column("seed spread"), Column("conlleval F1"), RUNS]
     rows: list[list[Cell]] = []
     for group in groups(collection):
         for name in collection.set_names():
@@ -68,7 +77,7 @@ def intervals_table(collection: Collection, scores: Scores) -> Table:
             )
             cells: list[Cell] = [*group.cells, name, len(gold.ids), gold.gold_spans]
             cells += [_mean(runs, name, _precision), _mean(runs, name, _recall), estimate.value]
-            rows.append([*cells, estimate.interval, spread, _mean(runs, name, _conlleval)])
+            rows.append([*cells, estimate.interval, spread, _mean(runs, name, _conlleval), runs_of(runs)])
     return Table("f1_intervals", "F1, precision and recall with 95 % intervals", columns, rows, on_page=False)
 
 
@@ -83,9 +92,13 @@ def types_table(collection: Collection) -> Table:
     }
     pairs = [pair for pair, spans in gold.items() if spans]
     columns = [*(Column(head) for head in Group.HEADS)]
-    columns += [Column(f"{name} {kind} ({gold[name, kind]})") for name, kind in pairs]
+    columns += [*(Column(f"{name} {kind} ({gold[name, kind]})") for name, kind in pairs), RUNS]
     rows: list[list[Cell]] = [
-        [*group.cells, *(_mean(group.runs, name, _type_f1(kind)) for name, kind in pairs)]
+        [
+            *group.cells,
+            *(_mean(group.runs, name, _type_f1(kind)) for name, kind in pairs),
+            runs_of(group.runs),
+        ]
         for group in groups(collection)
     ]
     note = "Number of gold spans of the type in brackets."

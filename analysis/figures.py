@@ -10,7 +10,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocat
 
 from analysis import published
 from analysis.collect import Collection
-from analysis.comparison import NAMES, Average, Comparison, averages, pairs
+from analysis.comparison import Average, Comparison, averages, pairs
 from analysis.convergence import measure, smoothed
 from analysis.drawing import (
     COLOURS,
@@ -32,6 +32,7 @@ from analysis.drawing import (
     with_intervals,
 )
 from analysis.dynamics import BUDGETS, FEED_FORWARD, edges, heldout, language_model_loss
+from analysis.provenance import NAMES, Runs, counted, runs_of
 from analysis.records import FinetuneRun, PretrainRun, Setting
 
 
@@ -59,7 +60,7 @@ def scale_curve(collection: Collection, found: Sequence[Comparison]) -> list[Fig
             figure_legend(canvas, axes[0, 0])
             _gain_panel(axes[0, -1], averages(chosen, lambda setting: (setting.scale,)), sizes)
             name = slug("scale_curve", label)
-            figures.append(finished(canvas, name, _scale_caption(collection, label)))
+            figures.append(finished(canvas, name, _scale_caption(collection, label), _behind(chosen)))
     return figures
 
 
@@ -112,6 +113,10 @@ def _scale_axis(axis: Axes, parameters: Sequence[int], scales: Sequence[str]) ->
     axis.set_xlim(min(parameters) / 1.7, max(parameters) * 1.7)
 
 
+def _behind(found: Sequence[Comparison]) -> Runs:
+    return runs_of(*(item.runs for item in found))
+
+
 def by_source(collection: Collection, found: Sequence[Comparison]) -> list[Figure]:
     """F1 by fine-tuning source, a panel for each scale; one figure for each variant."""
     figures = []
@@ -140,8 +145,8 @@ def by_source(collection: Collection, found: Sequence[Comparison]) -> list[Figur
             axes[0, 0].set_ylim(len(sources) - 0.5, -0.5)
             figure_legend(canvas, axes[0, 0])
             name = slug("by_source", label)
-            caption = f"Mean micro-F1 on {', '.join(collection.target_sets())} by fine-tuning source, over regimes, with 95 % intervals."
-            figures.append(finished(canvas, name, caption))
+            caption = f"Mean micro-F1 on {', '.join(collection.target_sets())} by fine-tuning source{f' ({label})' if label else ''}, over {' and '.join(distinct(item.setting.regime for item in chosen))}, with 95 % intervals."
+            figures.append(finished(canvas, name, caption, _behind(chosen)))
     return figures
 
 
@@ -163,8 +168,8 @@ def by_step(collection: Collection, found: Sequence[Comparison]) -> list[Figure]
             axis.set(xlabel="pretraining updates", ylabel="micro-F1")
             legend(axis)
             name = slug("by_step", scale, label)
-            caption = f"Mean micro-F1 on {', '.join(collection.target_sets())} by pretraining step of the checkpoint that was tuned ({title(scale, label)})."
-            figures.append(finished(canvas, name, caption))
+            caption = f"Mean micro-F1 on {', '.join(collection.target_sets())} by pretraining step of the checkpoint that was tuned ({title(scale, label)}), {counted(len(means), 'checkpoint')}, with 95 % intervals."
+            figures.append(finished(canvas, name, caption, _behind(chosen)))
     return figures
 
 
@@ -191,8 +196,8 @@ def pretraining(collection: Collection) -> list[Figure]:
             figure_legend(canvas, axes[0, 0])
             name = slug("pretraining", scale, label)
             skipped = sum(len(run.skipped["step"]) for run in runs)
-            caption = f"Pretraining of {title(scale, label)}: loss of the autoregressive steps (smoothed) and held-out perplexity (logarithmic axis), by four budgets; the loss of episodes is another quantity and not in it. One line a run, {len(runs)} in all. Crosses on the axis: {skipped} skipped update(s)."
-            figures.append(finished(canvas, name, caption))
+            caption = f"Pretraining of {title(scale, label)}: loss of the autoregressive steps (smoothed) and held-out perplexity (logarithmic axis), by four budgets; the loss of episodes is another quantity and not in it. One line a run. Crosses on the axis: {skipped} skipped update(s)."
+            figures.append(finished(canvas, name, caption, runs))
     return figures
 
 
@@ -241,8 +246,8 @@ def episodes(collection: Collection) -> list[Figure]:
             for axis in axes[0]:
                 legend(axis)
             name = slug("episodes", scale, label)
-            caption = f"Episodes of {title(scale, label)}: support loss within the inner loop at the start and the end of training; accuracy by update (smoothed)."
-            figures.append(finished(canvas, name, caption))
+            caption = f"Episodes of {title(scale, label)}: support loss within the inner loop at the start and the end of training; accuracy by update (smoothed). One line of each kind a run."
+            figures.append(finished(canvas, name, caption, runs))
     return figures
 
 
@@ -264,10 +269,10 @@ def dynamics(collection: Collection) -> list[Figure]:
             figure_legend(canvas, axes[0, 0])
             name = slug("dynamics", scale, label)
             caption = (
-                f"Learning dynamics of {title(scale, label)}, from {len(runs)} run(s), one line each: proportional effective rank of attention and "
+                f"Learning dynamics of {title(scale, label)}, one line a run: proportional effective rank of attention and "
                 "feed-forward matrices and entropy of attention (share of uniform), means over blocks; query accuracy of the probe episode after adaptation (MAML only)."
             )
-            figures.append(finished(canvas, name, caption))
+            figures.append(finished(canvas, name, caption, runs))
     return figures
 
 
@@ -306,7 +311,8 @@ def finetuning(collection: Collection) -> list[Figure]:
             figure_legend(canvas, next(axis for axis in axes.flat if axis.get_visible()))
             name = slug("finetuning", scale, label)
             caption = f"Fine-tuning loss of {title(scale, label)} (smoothed), one line a seed; the mark is t90 on the run's whole curve."
-            figures.append(finished(canvas, name, caption))
+            shown = (run for both in settings.values() for pair in both for run in pair)
+            figures.append(finished(canvas, name, caption, shown))
     return figures
 
 

@@ -12,10 +12,12 @@ import numpy as np
 
 from analysis.collect import Collection
 from analysis.comparison import Group, groups
+from analysis.provenance import runs_of
 from analysis.records import Evaluation, GoldSet
-from analysis.tables import Cell, Column, Table
+from analysis.tables import RUNS, Cell, Column, Table
 from metapt.data.iob2 import spans
 from metapt.data.particles import CASE_PARTICLES, RULE_PARTICLES, follows_particle
+from metapt.data.statistics import labelled_figures
 from metapt.ner.baselines import after_particle
 from metapt.ner.resampling import micro_f1
 from metapt.ner.scoring import Span, count
@@ -40,17 +42,6 @@ def rule_f1(gold: GoldSet) -> float:
     return float(micro_f1(counts.sum(axis=0))) if gold.gold_spans else float("nan")
 
 
-def persons(gold: GoldSet) -> tuple[int, int]:
-    """Gold spans of persons: (those after a particle, all)."""
-    after = [
-        follows_particle(span[1], words)
-        for found, words in zip(gold.spans, gold.words, strict=True)
-        for span in found
-        if span[0] == "PER"
-    ]
-    return sum(after), len(after)
-
-
 @lru_cache(maxsize=64)
 def _persons_after(gold: GoldSet) -> dict[bool, np.ndarray]:
     """The persons among the gold spans, [spans], by whether they follow a particle."""
@@ -73,11 +64,12 @@ def data_table(collection: Collection) -> Table:
     """For each set: how many persons follow a particle, and what the rule scores."""
     columns = [Column("set"), Column("sentences"), Column("gold spans"), Column("gold persons")]
     columns += [Column("after a particle"), Column("share", percent=True, digits=1)]
-    columns += [Column("rule: predicted"), Column("rule: correct"), Column("rule: F1")]
+    columns += [Column("rule: predicted"), Column("rule: correct"), Column("rule: F1"), RUNS]
     rows: list[list[Cell]] = []
     for name in collection.set_names():
         for gold in collection.gold_sets(name):
-            after, total = persons(gold)
+            persons = labelled_figures(list(zip(gold.words, gold.spans, strict=True)))
+            after, total = persons["after_particle"]["PER"], persons["spans"]["PER"]["count"]
             correct, predicted, _ = (
                 count([rule_spans(words) for words in gold.words], gold.spans).sum(axis=0).tolist()
             )
@@ -86,10 +78,10 @@ def data_table(collection: Collection) -> Table:
                 len(gold.ids),
                 gold.gold_spans,
                 total,
-                after,
-                after / total if total else None,
+                after["spans"],
+                after["share"],
             ]
-            rows.append([*row, predicted, correct, rule_f1(gold)])
+            rows.append([*row, predicted, correct, rule_f1(gold), runs_of(collection.holder(gold))])
     return Table("particles", "Persons after a case particle, and the rule baseline", columns, rows)
 
 
@@ -101,13 +93,13 @@ def recall_table(collection: Collection) -> Table:
         Column("persons after"),
         Column("recall after"),
     ]
-    columns += [Column("persons elsewhere"), Column("recall elsewhere")]
+    columns += [Column("persons elsewhere"), Column("recall elsewhere"), RUNS]
     rows: list[list[Cell]] = []
     for group in groups(collection):
         for name in collection.target_sets():
-            runs = [run.sets[name] for run in group.runs if name in run.sets]
+            runs = [run for run in group.runs if name in run.sets]
             if runs:
-                tallies = [person_recall(found) for found in runs]
+                tallies = [person_recall(run.sets[name]) for run in runs]
                 sums = {
                     side: [sum(part) for part in zip(*(t[side] for t in tallies), strict=True)]
                     for side in (True, False)
@@ -115,7 +107,7 @@ def recall_table(collection: Collection) -> Table:
                 cells: list[Cell] = []
                 for found, total in (sums[True], sums[False]):
                     cells += [total // len(runs), found / total if total else None]
-                rows.append([*group.cells, name, *cells])
+                rows.append([*group.cells, name, *cells, runs_of(runs)])
     note = "The rule finds persons after si and ni only; a model that has learnt the particles shows it here."
     return Table(
         "person_recall", "Recall of persons after a particle and elsewhere", columns, rows, note

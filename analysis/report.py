@@ -1,4 +1,4 @@
-"""python analysis/report.py [ROOT ...] [--out DIR]: from run folders to one page, tables and figures.
+"""python analysis/report.py [ROOT ...] [--out DIR] [--equal BUDGET]: from run folders to one page, tables and figures.
 
 Writes index.html (self-contained), report.md, report.json, references.bib, every table as CSV, LaTeX (booktabs) and
 Parquet, and every figure as SVG and as PDF at the width of a column or of the text. Without a ROOT it takes
@@ -26,7 +26,8 @@ from pyarrow import parquet
 
 from analysis.collect import collect, newest_grid
 from analysis.sections import Report, build
-from analysis.tables import Cell, Table
+from analysis.tables import Flat, Table
+from analysis.terms import TERMS, UPDATES
 from metapt.errors import run_command
 from metapt.runs import finite
 
@@ -49,33 +50,41 @@ def main(argv: Sequence[str]) -> None:
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help="where the report is written [ROOT/report]")
     parser.add_argument("--uner", type=Path, metavar="DIR", default=os.environ.get("METAPT_UNER_DIR"), help="SET/train.iob2, for statistics of the training data [METAPT_UNER_DIR]")  # fmt: skip
+    parser.add_argument("--equal", choices=[term.lower() for term in TERMS], default=UPDATES, help="what MAML and vanilla have spent alike in the comparisons that are shown first [updates]")  # fmt: skip
     arguments = parser.parse_args(argv)
     roots = arguments.roots or [newest_grid(RUNS)]
     out = arguments.out or roots[0] / "report"
-    report = build(collect(roots, out), uner=arguments.uner and Path(arguments.uner))
+    equal = next(term for term in TERMS if term.lower() == arguments.equal)
+    report = build(collect(roots, out), uner=arguments.uner and Path(arguments.uner), equal=equal)
     write(report, out)
     if report.notice:
         print(f"{report.notice}\n")
     print(
-        f"{report.f1.title}. {report.f1.note}\n{report.f1.to_text()}\n"
+        f"{report.f1.title}. {report.f1.about}\n{report.f1.to_text()}\n"
         if report.f1.rows
         else "no finished run to show\n"
     )
-    print(*report.summary, "", f"report: {(out / 'index.html').absolute()}", sep="\n")
+    print(
+        report.about,
+        *report.summaries[report.equal],
+        "",
+        f"report: {(out / 'index.html').absolute()}",
+        sep="\n",
+    )
 
 
 def write(report: Report, out: Path) -> None:
     """Writes every file of the report, and removes tables and figures of an earlier one that are no longer made."""
     files: dict[Path, bytes] = {
-        Path("index.html"): to_html(report).encode(),
+        Path("index.html"): to_html(report, out).encode(),
         Path("report.md"): to_markdown(report).encode(),
-        Path("report.json"): to_json(report).encode(),
+        Path("report.json"): to_json(report, out).encode(),
         Path("references.bib"): REFERENCES.read_bytes(),
     }
     for table in report.tables:
-        files[Path("tables", f"{table.name}.csv")] = table.to_csv(report.notice).encode()
+        files[Path("tables", f"{table.name}.csv")] = table.to_csv(report.notice, out).encode()
         files[Path("tables", f"{table.name}.tex")] = table.to_latex(report.notice).encode()
-        files[Path("tables", f"{table.name}.parquet")] = to_parquet(table, report.notice)
+        files[Path("tables", f"{table.name}.parquet")] = to_parquet(table, report.notice, out)
     for figure in report.figures:
         files[Path("figures", f"{figure.name}.svg")] = figure.to_svg(report.notice).encode()
         files[Path("figures", f"{figure.name}.pdf")] = figure.pdf
@@ -101,18 +110,18 @@ def write_bytes_atomically(path: Path, content: bytes) -> None:
     temporary.replace(path)
 
 
-def to_parquet(table: Table, notice: str) -> bytes:
+def to_parquet(table: Table, notice: str, out: Path) -> bytes:
     """The table with the columns of its CSV, typed; title, note and notice are metadata of the file."""
     heads = [head for column in table.columns for head in column.csv_heads]
-    rows = table.flat_rows()
+    rows = table.flat_rows(out)
     columns = {head: _array([row[index] for row in rows]) for index, head in enumerate(heads)}
-    about = {"title": table.title, "note": table.note, "notice": notice}
+    about = {"title": table.title, "note": table.about, "notice": notice}
     file = io.BytesIO()
     parquet.write_table(pyarrow.table(columns).replace_schema_metadata(about), file)
     return file.getvalue()
 
 
-def _array(values: Sequence[Cell]) -> pyarrow.Array:
+def _array(values: Sequence[Flat]) -> pyarrow.Array:
     """One type for a column: numbers as they are, anything mixed as text."""
     kinds = {type(value) for value in values if value is not None}
     if kinds <= {int, float} or len(kinds) == 1:
@@ -120,27 +129,38 @@ def _array(values: Sequence[Cell]) -> pyarrow.Array:
     return pyarrow.array([None if value is None else str(value) for value in values], pyarrow.string())
 
 
-def to_json(report: Report) -> str:
+def to_json(report: Report, out: Path) -> str:
     """For machines: the words of the report and every table, with each cell under the head of its column in the CSV."""
     tables = {}
     for table in report.tables:
         heads = [head for column in table.columns for head in column.csv_heads]
-        tables[table.name] = {"title": table.title, "note": table.note, "columns": heads, "rows": table.flat_rows()}  # fmt: skip
+        tables[table.name] = {"title": table.title, "note": table.about, "columns": heads, "rows": table.flat_rows(out)}  # fmt: skip
     sections = [
         {
             "name": section.name,
             "title": section.title,
+            "equal": section.term or None,
             "paragraphs": list(section.paragraphs),
-            "figures": [{"name": figure.name, "caption": figure.caption} for figure in section.figures],
+            "figures": [
+                {"name": figure.name, "caption": figure.caption, "runs": figure.runs.folders(out)}
+                for figure in section.figures
+            ],
             "tables": [table.name for table in section.tables],
         }
         for section in report.sections
     ]
-    content = {"title": report.title, "notice": report.notice, "summary": list(report.summary), "sections": sections, "tables": tables}  # fmt: skip
+    content = {
+        "title": report.title,
+        "notice": report.notice,
+        "about": report.about,
+        "summary": {term: list(sentences) for term, sentences in report.summaries.items()},
+        "sections": sections,
+        "tables": tables,
+    }
     return json.dumps(finite(content), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def to_html(report: Report) -> str:
+def to_html(report: Report, out: Path) -> str:
     """The page. Autoescape is on: only SVG and tables, which are made here and escape their text, pass as markup."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
@@ -149,23 +169,28 @@ def to_html(report: Report) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("report.html.j2").render(report=report, markup=Markup)
+    return environment.get_template("report.html.j2").render(
+        report=report, terms=TERMS, out=out, markup=Markup
+    )
 
 
 def to_markdown(report: Report) -> str:
-    """The same as the page; figures are links to the SVG files beside it."""
+    """The same as the page, under the term that is shown first; figures are links to the SVG files beside it."""
     parts = [f"# {report.title}"]
     parts += [f"> **{report.notice}**"] if report.notice else []
-    parts += report.summary
-    for section in report.sections:
-        parts += [f"## {section.title}", *section.paragraphs]
+    parts += [report.about, *report.summaries[report.equal]]
+    for section in report.shown:
+        parts += [
+            f"## {section.title}{f', at equal {section.term}' if section.term else ''}",
+            *section.paragraphs,
+        ]
         parts += [
             f"![{figure.caption}](figures/{figure.name}.svg)\n\n{figure.caption}"
             for figure in section.figures
         ]
         for table in section.tables:
             if table.on_page:
-                parts += [f"**{table.title}.** {table.note}".rstrip(), table.to_markdown().rstrip()]
+                parts += [f"**{table.title}.** {table.about}".rstrip(), table.to_markdown().rstrip()]
             else:
                 parts.append(f"{table.title}: [tables/{table.name}.csv](tables/{table.name}.csv)")
     return "\n\n".join(parts) + "\n"

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from analysis.collect import Collection
+from analysis.provenance import runs_of
 from analysis.records import FinetuneRun, PretrainRun
 from analysis.study import Section, Study
-from analysis.tables import Cell, Column, Table
+from analysis.tables import RUNS, Cell, Column, Table
 
 
 def section(study: Study) -> Section:
@@ -44,7 +45,7 @@ def _made(provenance: Mapping[str, Any]) -> list[Cell]:
     ]
 
 
-MADE = [Column(head) for head in ("commit", "started", "host", "versions")]
+MADE = [*(Column(head) for head in ("commit", "started", "host", "versions")), RUNS]
 
 
 def _pretraining_runs(collection: Collection) -> Table:
@@ -86,7 +87,7 @@ def _pretraining_row(run: PretrainRun) -> list[Cell]:
         float(result["flops_total"]),
         float(result["seconds_total"]),
     ]
-    return [*cells, float(result["heldout_perplexity"]), *_made(run.provenance)]
+    return [*cells, float(result["heldout_perplexity"]), *_made(run.provenance), runs_of(run)]
 
 
 def _finetuning_runs(collection: Collection) -> Table:
@@ -130,4 +131,4 @@ def _finetuning_row(run: FinetuneRun) -> list[Cell]:
         *(result.get(name) for name in ("ner_head", "steps", "epochs", "dev_f1")),
     ]
     cells += [result["train_sentences"], result.get("train_sentences_cut"), float(result["seconds_total"])]
-    return [*cells, *_made(run.provenance)]
+    return [*cells, *_made(run.provenance), runs_of(run)]

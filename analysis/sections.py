@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
-from statistics import median
 
 from analysis import (
     baselines,
@@ -24,127 +24,104 @@ from analysis import (
     runs,
     significance,
     sources,
+    terms,
 )  # fmt: skip
 from analysis.collect import Collection
-from analysis.comparison import Comparison, averages, averages_table
+from analysis.comparison import averages, averages_table, balanced, unbalanced
 from analysis.drawing import Figure
-from analysis.significance import average
-from analysis.study import Section, Study
+from analysis.study import Section, Study, studies
+from analysis.summary import finished_runs, nothing, summary
 from analysis.tables import Column, Table
+from analysis.terms import UPDATES
 from metapt.data import DEMO_NOTICE
+
+Analysis = Callable[[Study], Section]
 
 
 @dataclass
 class Report:
+    """`equal` is the term that is shown first; `summaries` and the sections that compare exist once a term."""
+
     title: str
     notice: str
-    summary: Sequence[str]
+    about: str
+    equal: str
+    summaries: Mapping[str, Sequence[str]]
     sections: Sequence[Section]
     f1: Table
-    tables: Sequence[Table] = field(init=False)
-    figures: Sequence[Figure] = field(init=False)
 
-    def __post_init__(self) -> None:
-        self.tables = [table for section in self.sections for table in section.tables]
-        self.figures = [figure for section in self.sections for figure in section.figures]
+    @property
+    def tables(self) -> list[Table]:
+        return [table for section in self.sections for table in section.tables]
+
+    @property
+    def figures(self) -> list[Figure]:
+        return [figure for section in self.sections for figure in section.figures]
+
+    @property
+    def chapters(self) -> list[list[Section]]:
+        """The sections, those of one name together."""
+        return [list(same) for _, same in groupby(self.sections, key=lambda section: section.name)]
+
+    @property
+    def shown(self) -> list[Section]:
+        """The sections of the term that is shown first, and those of none."""
+        return [section for section in self.sections if section.term in ("", self.equal)]
 
 
 def build(
-    collection: Collection, resamples: int = significance.RESAMPLES, uner: Path | None = None
+    collection: Collection,
+    resamples: int = significance.RESAMPLES,
+    uner: Path | None = None,
+    equal: str = UPDATES,
 ) -> Report:
     """Computes everything.
 
     Args:
         uner: a folder SET/train.iob2, for statistics of the training data.
+        equal: the term (of TERMS) that is shown first.
     """
-    study = Study(collection, resamples, uner)
+    found = studies(collection, resamples, uner)
+    study = found[UPDATES]
     notice = DEMO_NOTICE if collection.generated else ""
     title = "Zero-shot NER after meta-pretraining: " + ", ".join(root.resolve().name for root in collection.roots)  # fmt: skip
-    sections = [_pruned(analysis(study)) for analysis in ANALYSES]
+    sections: list[Section] = []
+    for analysis in ANALYSES:
+        if analysis in COMPARED:
+            sections += _compared(analysis, found.values())
+        else:
+            sections.append(analysis(study).pruned())
     kept = [part for part in sections if part.paragraphs or part.figures or part.tables or part.blocks]
+    summaries = {term: summary(one) for term, one in found.items()}
     table = f1.f1_table(collection, study.scores, study.found)
-    return Report(title, notice, _summary(collection, study.found, study.on_targets), kept, table)
+    return Report(title, notice, finished_runs(collection), equal, summaries, kept, table)
 
 
-def _pruned(section: Section) -> Section:
-    """The section without tables that have no row."""
-    return Section(
-        section.name,
-        section.title,
-        section.paragraphs,
-        section.figures,
-        [table for table in section.tables if table.rows],
-        section.blocks,
-    )
+def _compared(analysis: Analysis, found: Iterable[Study]) -> list[Section]:
+    """An analysis under each term; where that has no pair, the section only says what would be needed.
+
+    Terms that have the very same runs, as equal updates and tokens often do, share their figures.
+    """
+    made: dict[frozenset[Path], Section] = {}
+    sections = []
+    for study in found:
+        runs = frozenset(run.path for run in study.collection.finetuning if not run.is_baseline)
+        if runs not in made:
+            made[runs] = analysis(study).pruned()
+        section = made[runs]
+        if not study.found and study.term != UPDATES:
+            section = Section(section.name, section.title, [nothing(study)])
+        sections.append(section.under(study.term))
+    return sections
 
 
-def _summary(
-    collection: Collection, found: Sequence[Comparison], on_targets: Sequence[Comparison]
-) -> list[str]:
-    """What the numbers say, and how little."""
-    tuned = sum(not run.is_baseline for run in collection.finetuning)
-    found_runs = f"{len(collection.pretraining)} pretraining and {tuned} fine-tuning runs are finished"
-    found_runs += (
-        f"; {len(collection.left_out)} more are in no table and listed at the end."
-        if collection.left_out
-        else "."
-    )
-    if not on_targets:
-        return [
-            found_runs,
-            "There is no pair of a MAML run and a vanilla run that are otherwise identical, so no difference can be given.",
-        ]
-    gap = average(item.difference for item in on_targets)
-    low, high = gap.interval
-    if low > 0 or high < 0:
-        verdict = f"MAML is {'better' if low > 0 else 'worse'} than vanilla there, as far as these sentences and seeds tell."
-    else:
-        verdict = "The interval holds 0: no difference can be claimed."
-    above = sum(item.difference.interval[0] > 0 for item in on_targets)
-    below = sum(item.difference.interval[1] < 0 for item in on_targets)
-    names = sorted({item.set_name for item in on_targets})
-    pairs = sum(len(both) for both in comparison.pairs(collection).values())
-    seeds = {item.seeds for item in found}
-    spans = {item.set_name: item.gold_spans for item in on_targets}
-    text = (
-        f"MAML and vanilla can be compared in {pairs} pair{'s' if pairs != 1 else ''} of runs. On {', '.join(names)} the mean difference in micro-F1, MAML "
-        f"minus vanilla, is {_points(gap.value)} points, with a 95 % interval from {_points(low)} to {_points(high)} over "
-        f"sentences. Of {len(on_targets)} single comparisons (a setting on one of these sets), {above + below} intervals leave "
-        f"out 0: {above} in favour of MAML, {below} in favour of vanilla; if there were no difference at all, about {0.05 * len(on_targets):.1f} would be expected to."
-    )
-    caution = (
-        f"These sets hold {', '.join(f'{count} ({name})' for name, count in spans.items())} gold spans, so one span more or less "
-        f"moves recall by about {100 / median(spans.values()):.1f} points. "
-    )
-    if max(seeds) == 1:
-        caution += "Every comparison rests on one seed: its interval tells nothing about what another seed would give."
-    else:
-        caution += (
-            f"Comparisons rest on {min(seeds)} to {max(seeds)} seeds."
-            if len(seeds) > 1
-            else f"Every comparison rests on {max(seeds)} seeds."
-        )
-    return [found_runs, f"{text} {verdict}", *_by_scale(on_targets), caution]
-
-
-def _by_scale(on_targets: Sequence[Comparison]) -> list[str]:
-    """Where there are several scales, a clause for each: does the difference change with size?"""
-    means = averages(on_targets, lambda setting: (setting.scale,))
-    if len(means) < 2:
-        return []
-    clauses = []
-    for item in means:
-        gap = item.maml - item.vanilla
-        low, high = gap.interval
-        claim = "" if gap.excludes_zero else "; no difference can be claimed"
-        clauses.append(
-            f"{item.key[0]} {_points(gap.value)} points ({_points(low)} to {_points(high)}{claim})"
-        )
-    return [f"By scale: {', '.join(clauses)}."]
-
-
-def _points(share: float) -> str:
-    return f"{100 * share:+.1f}".replace("-", "−")
+def _terms(study: Study) -> Section:
+    """Which checkpoints are compared under each term."""
+    text = ["MAML and vanilla are compared at equal updates, tokens, FLOPs and seconds; the switch at the top of the page chooses which is shown."]  # fmt: skip
+    table = terms.terms_table([match for found in study.matches.values() for match in found])
+    if not table.rows:
+        text.append("Needed: a MAML and a vanilla run of one scale and seed, and fine-tuning runs of both.")
+    return Section("terms", "Equal terms", text, tables=[table])
 
 
 def _f1(study: Study) -> Section:
@@ -163,24 +140,27 @@ def _differences(study: Study) -> Section:
 
 
 def _scale(study: Study) -> Section:
-    sizes = {label: study.collection.sizes(label) for label in {item.setting.label for item in study.last}}
+    found = balanced(study.last, "scale")
+    sizes = {label: study.collection.sizes(label) for label in {item.setting.label for item in found}}
     means = averages(
-        study.last, lambda setting: (setting.scale, setting.label, sizes[setting.label][setting.scale])
+        found, lambda setting: (setting.scale, setting.label, sizes[setting.label][setting.scale])
     )
     heads = [Column("scale"), Column("variant"), Column("parameters")]
     table = averages_table("by_scale", "Mean F1 on the target sets by scale", heads, means)
     scales = len({item.setting.scale for item in study.last})
     text = [f"A curve over scales needs at least two; there {'is one' if scales else 'is none'} with a pair of runs."] if scales < 2 else []  # fmt: skip
-    return Section("scale", "Scale", text, figures.scale_curve(study.collection, study.last), [table])
+    text += unbalanced(study.last, "scale")
+    return Section("scale", "Scale", text, figures.scale_curve(study.collection, found), [table])
 
 
 def _regime(study: Study) -> Section:
-    means = averages(study.last, lambda setting: (setting.scale, setting.label, setting.regime))
+    found = balanced(study.last, "regime")
+    means = averages(found, lambda setting: (setting.scale, setting.label, setting.regime))
     heads = [Column("scale"), Column("variant"), Column("regime")]
     table = averages_table("by_regime", "Mean F1 on the target sets by regime", heads, means)
     regimes = {item.setting.regime for item in study.last}
     text = [f"Needed to compare regimes: pairs under both; there are some under {', '.join(sorted(regimes)) or 'none'} only."] if len(regimes) < 2 else []  # fmt: skip
-    return Section("regime", "Regime", text, tables=[table])
+    return Section("regime", "Regime", text + unbalanced(study.last, "regime"), tables=[table])
 
 
 def _particles(study: Study) -> Section:
@@ -220,13 +200,14 @@ def _pretraining(study: Study) -> Section:
 
 
 def _definitions(_: Study) -> Section:
-    parts = (f1, comparison, significance, baselines, checkpoints, confidence, cases, particles, errors, convergence, corpora, dynamics)  # fmt: skip
+    parts = (f1, comparison, terms, significance, baselines, checkpoints, confidence, cases, particles, errors, convergence, corpora, dynamics)  # fmt: skip
     return Section("definitions", "How each figure was computed", [part.DEFINITION for part in parts])
 
 
-ANALYSES: Sequence[Callable[[Study], Section]] = (
+ANALYSES: Sequence[Analysis] = (
     _f1,
     published.section,
+    _terms,
     _differences,
     baselines.section,
     _scale,
@@ -245,3 +226,5 @@ ANALYSES: Sequence[Callable[[Study], Section]] = (
     runs.left_out,
     _definitions,
 )
+COMPARED = frozenset({_differences, _scale, _regime, sources.section, cases.section, _convergence})
+"""the analyses that are made once a term; they come in ANALYSES too, for their places"""

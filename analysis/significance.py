@@ -138,6 +138,7 @@ class Scores:
 
     def __init__(self, runs: Sequence[FinetuneRun], resamples: int = RESAMPLES, seed: int = SEED):
         self._resamples, self._seed = resamples, seed
+        self._differences: dict[tuple[Path | str, ...], Difference] = {}
         self._values: dict[tuple[Path, str], float] = {}
         self._blocks: dict[tuple[Path, str], tuple[FinetuneRun, ...]] = {}
         by_gold: dict[GoldSet, list[FinetuneRun]] = {}
@@ -181,6 +182,12 @@ class Scores:
         Args:
             pairs: one or more of those that `comparable` gives.
         """
+        key: tuple[Path | str, ...] = (set_name, *(run.path for pair in pairs for run in pair))
+        if key not in self._differences:
+            self._differences[key] = self._difference(pairs, set_name)
+        return self._differences[key]
+
+    def _difference(self, pairs: Sequence[tuple[FinetuneRun, FinetuneRun]], set_name: str) -> Difference:
         first, second = zip(*pairs, strict=True)
         one, other = (np.stack([run.sets[set_name].counts for run in runs]) for runs in (first, second))
         bits = self._swaps(first[0].sets[set_name].gold)

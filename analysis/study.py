@@ -2,26 +2,32 @@
 
 An analysis is a module with a function `section(study) -> Section`, named in ANALYSES of sections.py: that is all there is
 to adding one. It says what it shows and from how many runs, and where it has too little to show, what would be needed.
+One that compares MAML with vanilla is in COMPARED too: it is then made once a budget (terms.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from markupsafe import Markup
 
+from analysis import terms
 from analysis.collect import Collection
 from analysis.comparison import Comparison, comparisons, last_steps
 from analysis.drawing import Figure
 from analysis.significance import RESAMPLES, Scores
 from analysis.tables import Table
+from analysis.terms import TERMS, UPDATES, Match
 
 
 @dataclass
 class Section:
-    """A part of the report; tables without rows are not shown. `blocks` is further markup, which only the page has."""
+    """A part of the report; tables without rows are not shown. `blocks` is further markup, which only the page has.
+
+    `term` is the budget at which MAML and vanilla are compared, empty where they are not.
+    """
 
     name: str
     title: str
@@ -29,21 +35,46 @@ class Section:
     figures: Sequence[Figure] = ()
     tables: Sequence[Table] = ()
     blocks: Sequence[Markup] = ()
+    term: str = ""
+
+    def pruned(self) -> Section:
+        """Without tables that have no row."""
+        return replace(self, tables=[table for table in self.tables if table.rows])
+
+    def under(self, term: str) -> Section:
+        """The section as that of a term, which its captions and notes tell; names of files are those of the term."""
+        end = "" if term == UPDATES else f"-{term.lower()}"
+        figures = [replace(item, name=item.name + end, caption=f"{item.caption} At equal {term}.") for item in self.figures]  # fmt: skip
+        tables = [replace(item, name=item.name + end, note=f"{item.note} At equal {term}.".strip()) for item in self.tables]  # fmt: skip
+        return replace(self, figures=figures, tables=tables, term=term)
 
 
 class Study:
-    """The runs, their scores, and the comparisons of MAML with vanilla: all, on target sets, and those of the last steps."""
+    """The runs, their scores, and the comparisons of MAML with vanilla: all, on target sets, and those of the last steps.
 
-    def __init__(self, collection: Collection, resamples: int = RESAMPLES, uner: Path | None = None) -> None:
-        self.collection = collection
-        self.uner = uner
-        self.scores = Scores(collection.finetuning, resamples)
+    `matches` has the checkpoints that are compared, of every term; the study is that of `term`.
+    """
+
+    def __init__(
+        self,
+        collection: Collection,
+        scores: Scores,
+        uner: Path | None,
+        term: str,
+        matches: Mapping[str, Sequence[Match]],
+    ) -> None:
+        self.collection, self.uner = collection, uner
+        self.term, self.matches = term, matches
+        self.scores = scores
         self.found: list[Comparison] = comparisons(collection, self.scores)
         targets = set(collection.target_sets())
         self.on_targets = [item for item in self.found if item.set_name in targets]
         self.last = last_steps(self.on_targets)
 
 
-def counted(count: int, name: str) -> str:
-    """ "1 run", "2 runs"."""
-    return f"{count:,} {name}{'' if count == 1 else 's'}"
+def studies(collection: Collection, resamples: int = RESAMPLES, uner: Path | None = None) -> dict[str, Study]:
+    """One study for each term; that of equal updates has all runs, every other one its matched checkpoints only."""
+    scores = Scores(collection.finetuning, resamples)
+    matches = {term: terms.matches(collection, term) for term in TERMS}
+    parts = {term: terms.matched(collection, matches[term]) for term in TERMS} | {UPDATES: collection}
+    return {term: Study(parts[term], scores, uner, term, matches) for term in TERMS}

@@ -1,4 +1,8 @@
-"""One table type, written as CSV, LaTeX, Markdown and HTML."""
+"""One table type, written as CSV, LaTeX, Markdown and HTML.
+
+The last cell of a row says which runs it was computed from (`Runs`, under RUNS): links on the page, paths in the files
+for machines, a number elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +10,21 @@ import csv
 import io
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from urllib.parse import quote
 
 from markupsafe import Markup, escape
 
+from analysis.provenance import Runs, counted, runs_of
+
 Interval = tuple[float, float]
-Cell = str | int | float | bool | None | Interval
+Cell = str | int | float | bool | None | Interval | Runs
+Flat = str | int | float | bool | None | list[str]
 
 ABSENT = "–"
 LONG = 24  # characters of a cell
+MOST_LINKS = 24  # in a cell of the page; files have all
 LATEX_ESCAPES = {
     "\\": r"\textbackslash{}",
     "&": r"\&",
@@ -61,6 +71,8 @@ class Column:
         """The text of a cell; a missing value, NaN among them, is a dash."""
         if value is None or (isinstance(value, float) and math.isnan(value)):
             return ABSENT
+        if isinstance(value, Runs):
+            return counted(len(value), "run")
         if isinstance(value, tuple):
             return ABSENT if math.isnan(value[0]) else f"{self._number(value[0])} to {self._number(value[1])}"
         if isinstance(value, bool):
@@ -76,6 +88,9 @@ class Column:
         form = f"{sign},.{self.digits}{'g' if self.significant else 'f'}"
         text = format(value * 100 if self.percent else value, form)
         return text.replace("-", "−") + ("\u00a0%" if self.percent else "")
+
+
+RUNS = Column("runs")
 
 
 @dataclass
@@ -112,16 +127,26 @@ class Table:
             for index, column in enumerate(self.columns)
             if column.head in heads and len({row[index] for row in self.rows} - {None}) <= 1
         }
-        kept = [index for index in range(len(self.columns)) if index not in drop]
-        return Table(
-            self.name,
-            self.title,
-            [self.columns[index] for index in kept],
-            [[row[index] for index in kept] for row in self.rows],
-            self.note,
-            self.tinted,
-            self.on_page,
-        )
+        return self._only([index for index in range(len(self.columns)) if index not in drop])
+
+    def _only(self, kept: Sequence[int]) -> Table:
+        """The table with these columns."""
+        columns = [self.columns[index] for index in kept]
+        return replace(self, columns=columns, rows=[[row[index] for index in kept] for row in self.rows])
+
+    def _for_reading(self) -> Table:
+        """Without the column of runs."""
+        return self._only([index for index, column in enumerate(self.columns) if column is not RUNS])
+
+    @property
+    def runs(self) -> Runs:
+        """All runs that the rows name."""
+        return runs_of(*(cell for row in self.rows for cell in row if isinstance(cell, Runs)))
+
+    @property
+    def about(self) -> str:
+        """The note, and from how many runs the table is."""
+        return f"{self.note} {self.runs or ''}".strip()
 
     def shown(self) -> list[list[str]]:
         """Every cell as text."""
@@ -134,27 +159,19 @@ class Table:
         values = [row[index] for row in self.rows if row[index] is not None]
         return all(isinstance(value, int | float | tuple) and not isinstance(value, bool) for value in values)
 
-    def flat_rows(self) -> list[list[Cell]]:
-        """The rows under the heads of CSV: an interval is two cells, NaN is None."""
-        flat = (
-            [value for cell in row for value in (cell if isinstance(cell, tuple) else (cell,))]
-            for row in self.rows
-        )
-        return [
-            [None if isinstance(value, float) and math.isnan(value) else value for value in row]
-            for row in flat
-        ]
+    def flat_rows(self, base: Path = Path()) -> list[list[Flat]]:
+        """The rows under the heads of CSV: an interval is two cells, NaN is None, runs are their folders seen from `base`."""
+        return [[value for cell in row for value in _flat(cell, base)] for row in self.rows]
 
-    def to_csv(self, notice: str = "") -> str:
-        """Full precision, one head line; a notice becomes a last column, so that any reader keeps it."""
+    def to_csv(self, notice: str = "", base: Path = Path()) -> str:
+        """Full precision, one head line; a notice becomes a last column, so that any reader keeps it. "; " parts folders."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         heads = [name for column in self.columns for name in column.csv_heads]
         writer.writerow(heads + (["notice"] if notice else []))
-        for cells in self.flat_rows():
-            writer.writerow(
-                ["" if value is None else value for value in cells] + ([notice] if notice else [])
-            )
+        for cells in self.flat_rows(base):
+            texts = ["; ".join(value) if isinstance(value, list) else value for value in cells]
+            writer.writerow(["" if text is None else text for text in texts] + ([notice] if notice else []))
         return text.getvalue()
 
     def to_markdown(self) -> str:
@@ -169,19 +186,21 @@ class Table:
 
     def to_latex(self, notice: str = "") -> str:
         """A `tabular` for the package booktabs, every cell escaped; title, note and notice are comments."""
-        numeric = [self.is_numeric(index) for index in range(len(self.columns))]
-        comments = [line for line in (notice, self.title, self.note) if line]
+        table = self._for_reading()
+        numeric = [table.is_numeric(index) for index in range(len(table.columns))]
+        comments = [line for line in (notice, self.title, self.about) if line]
         lines = [f"% {' '.join(line.split())}" for line in comments]
         lines += [rf"\begin{{tabular}}{{{''.join('r' if right else 'l' for right in numeric)}}}", r"\toprule"]
-        lines += [_latex_row([column.head for column in self.columns]), r"\midrule"]
-        lines += [_latex_row(row) for row in self.shown()]
+        lines += [_latex_row([column.head for column in table.columns]), r"\midrule"]
+        lines += [_latex_row(row) for row in table.shown()]
         return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
 
     def to_text(self) -> str:
         """Aligned columns for a terminal."""
-        numeric = [self.is_numeric(index) for index in range(len(self.columns))]
-        lines = [[column.head for column in self.columns], *self.shown()]
-        widths = [max(len(line[index]) for line in lines) for index in range(len(self.columns))]
+        table = self._for_reading()
+        numeric = [table.is_numeric(index) for index in range(len(table.columns))]
+        lines = [[column.head for column in table.columns], *table.shown()]
+        widths = [max(len(line[index]) for line in lines) for index in range(len(table.columns))]
         lines.insert(1, ["-" * width for width in widths])
         return "\n".join(
             "  ".join(
@@ -191,26 +210,51 @@ class Table:
             for line in lines
         )
 
-    def to_html(self) -> Markup:
-        """A `table` element; every text is escaped."""
+    def to_html(self, base: Path = Path()) -> Markup:
+        """A `table` element for a page in the folder `base`; every text is escaped."""
         numeric = [self.is_numeric(index) for index in range(len(self.columns))]
         classes = [Markup(' class="n"') if right else Markup("") for right in numeric]
+        heads = [Markup(' class="runs"') if column is RUNS else kind for kind, column in zip(classes, self.columns, strict=True)]  # fmt: skip
         long = Markup(' class="long"')  # may be broken anywhere on paper
         head = Markup("").join(
             Markup('<th scope="col"{}>{}</th>').format(kind, column.head)
-            for kind, column in zip(classes, self.columns, strict=True)
+            for kind, column in zip(heads, self.columns, strict=True)
         )
         body = Markup("").join(
             Markup("<tr{}>{}</tr>\n").format(
                 Markup(' class="tinted"') if index in self.tinted else Markup(""),
                 Markup("").join(
-                    Markup("<td{}>{}</td>").format(long if len(text) > LONG and not kind else kind, text)
-                    for kind, text in zip(classes, row, strict=True)
+                    self._links(cell, text, base)
+                    if isinstance(cell, Runs)
+                    else Markup("<td{}>{}</td>").format(long if len(text) > LONG and not kind else kind, text)
+                    for kind, text, cell in zip(classes, row, self.rows[index], strict=True)
                 ),
             )
             for index, row in enumerate(self.shown())
         )
         return Markup("<table>\n<thead><tr>{}</tr></thead>\n<tbody>\n{}</tbody>\n</table>").format(head, body)
+
+    def _links(self, runs: Runs, text: str, base: Path) -> Markup:
+        """A cell that opens to links, one a run's folder; one run is a link by itself."""
+        folders = runs.folders(base)
+        link = Markup('<a href="{}" title="{}">{}</a>')
+        if len(folders) == 1:
+            return Markup('<td class="runs">{}</td>').format(link.format(quote(folders[0]), folders[0], text))
+        items = [link.format(quote(folder), folder, Path(folder).name) for folder in folders[:MOST_LINKS]]
+        if more := len(folders) - len(items):
+            items.append(Markup("{:,} more: tables/{}.csv").format(more, self.name))
+        inner = Markup("<details><summary>{}</summary>{}</details>").format(text, Markup("<br>").join(items))
+        return Markup('<td class="runs">{}</td>').format(inner if items else ABSENT)
+
+
+def _flat(cell: Cell, base: Path) -> list[Flat]:
+    """The values of a cell in files for machines."""
+    if isinstance(cell, Runs):
+        return [cell.folders(base)]
+    return [
+        None if isinstance(value, float) and math.isnan(value) else value
+        for value in (cell if isinstance(cell, tuple) else (cell,))
+    ]
 
 
 def latex_escape(text: str) -> str:

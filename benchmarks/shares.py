@@ -22,6 +22,7 @@ from metapt import commandline
 from metapt.config import PretrainConfig
 from metapt.data.corpus import prepare_corpus
 from metapt.meta.objectives import autoregressive, episode
+from metapt.models.cost import flops_of_step
 from metapt.runs import Run
 from metapt.training.dynamics import parameter_groups
 from metapt.training.interruption import StopRequest
@@ -87,6 +88,7 @@ def _seconds(trainer: Trainer, telemetry: Telemetry) -> Seconds:
     values = autoregressive(engine.learner, sequences).measures
     told: dict[str, Any] = {name: value.tolist() for name, value in values.items()} | {
         "grad_norm": 1 / 3,
+        "flops": flops_of_step(config, False),
         "lr": train.lr,
     }
 

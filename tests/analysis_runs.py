@@ -78,8 +78,9 @@ def write_pretraining(
     label: str = "",
     steps: int = 60,
     generated: bool = False,
+    flops: float = 4e12,
 ) -> dict[str, Any]:
-    """A finished pretraining run; returns the origin of its model."""
+    """A finished pretraining run, of so many FLOPs an update; returns the origin of its model."""
     folder = (
         root / "pretrain" / "-".join(filter(None, [scale, objective, label.replace("/", "_"), f"s{seed}"]))
     )
@@ -102,7 +103,7 @@ def write_pretraining(
         {"step": 0, "kind": "heldout", "heldout_loss_nats": 7.0, "heldout_perplexity": float(np.exp(7))}
     ]
     for step in range(1, steps + 1):
-        totals = {"tokens_total": step * 2048, "flops_total": step * 4e12, "seconds_total": step * 0.5}
+        totals = {"tokens_total": step * 2048, "flops_total": step * flops, "seconds_total": step * 0.5}
         episode = objective == "maml" and step % 2 == 0
         level = 2 + 5 * np.exp(-step / 20) + 0.1 * np.sin(step * (1 + seed))
         line = {
@@ -139,7 +140,7 @@ def write_pretraining(
         "origin": origin,
         "steps": steps,
         "tokens_total": steps * 2048,
-        "flops_total": steps * 4e12,
+        "flops_total": steps * flops,
     }
     result |= {
         "seconds_total": steps * 0.5,

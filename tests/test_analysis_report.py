@@ -12,6 +12,7 @@ import tomllib
 from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
@@ -41,6 +42,7 @@ class Page(HTMLParser):
         self.ids: Counter[str] = Counter()
         self.targets: set[str] = set()
         self.loads: list[str] = []
+        self.links: set[str] = set()
         self.elements: Counter[str] = Counter()
         self.text = ""
         self.feed(text)
@@ -70,6 +72,8 @@ class Page(HTMLParser):
                 self.ids[value] += 1
             elif name.endswith("href") and value.startswith("#"):
                 self.targets.add(value[1:])
+            elif tag == "a" and name == "href":
+                self.links.add(unquote(value))
             elif name in ("src", "href", "xlink:href", "srcset", "data", "action"):
                 self.loads.append(value)
 
@@ -93,6 +97,7 @@ def page(out: Path) -> Page:
     assert "url(http" not in text
     assert [name for name, times in found.ids.items() if times > 1] == []
     assert found.targets <= set(found.ids)
+    assert [link for link in found.links if not (out / link).exists()] == []
     return found
 
 

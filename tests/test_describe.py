@@ -17,7 +17,8 @@ from metapt.config import SetsConfig
 from metapt.data import demo
 from metapt.data.__main__ import main
 from metapt.data.iob2 import TYPES, Sentence, write_iob2
-from metapt.data.statistics import piece_figures, read_tokenizer, set_figures
+from metapt.data.pieces import piece_figures, read_tokenizer
+from metapt.data.statistics import set_figures
 from metapt.data.uner import SOURCES, open_collection, source_sets
 from metapt.errors import UserError
 

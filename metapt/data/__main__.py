@@ -15,7 +15,8 @@ from metapt.config import DescribeConfig
 from metapt.data import DEMO_NOTICE
 from metapt.data.described import SPLITS
 from metapt.data.iob2 import TYPES
-from metapt.data.statistics import piece_figures, read_tokenizer, set_figures
+from metapt.data.pieces import piece_figures, read_tokenizer
+from metapt.data.statistics import set_figures
 from metapt.data.uner import open_collection
 from metapt.errors import UserError, run_command
 
@@ -50,7 +51,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def describe(config: DescribeConfig) -> dict[str, dict[str, dict[str, Any]]]:
-    """Set to split to figures (metapt/data/statistics.py), those of pieces too if there is a tokenizer."""
+    """Set to split to figures (metapt/data/statistics.py), those of pieces (metapt/data/pieces.py) too if there is a tokenizer."""
     collection = open_collection(config.data)
     unknown = [name for name in config.sets if name not in collection.splits]
     if unknown:

@@ -1,40 +1,42 @@
-"""What is in a labelled set: counts, span lengths, case particles, and how a tokenizer cuts its words. No torch."""
+"""What is in a labelled set: counts, span lengths, case particles. The analysis uses it too, so it needs numpy at most."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from tokenizers import Encoding, Tokenizer
-
 from metapt.data.iob2 import TYPES, Sentence, spans
-from metapt.data.particles import CASE_PARTICLES, follows_particle
-from metapt.errors import OperationalError, UserError
+from metapt.data.particles import follows_particle
 
-FILE = "tokenizer.json"
+Labelled = tuple[Sequence[str], Sequence[tuple[str, int, int]]]
+"""the words of a sentence and its spans: (type, first word, one past the last word)"""
 
 
 def set_figures(sentences: Sequence[Sentence]) -> dict[str, Any]:
+    """`labelled_figures` of tagged sentences."""
+    return labelled_figures([(sentence.words, spans(sentence.tags)) for sentence in sentences])
+
+
+def labelled_figures(sentences: Sequence[Labelled]) -> dict[str, Any]:
     """Counts of a set; shares are of 1, and None where there is nothing to share.
 
     Returns: sentences, words, longest_sentence_words, sentences_with_entity; `spans`: type (and `all`) to count,
         mean_words, single_word_share, and lengths_words (length to how many); `after_particle`: PER and `all` to
         spans (those directly after a case particle), share.
     """
-    found = [(sentence, span) for sentence in sentences for span in spans(sentence.tags)]
+    found = [(words, span) for words, those in sentences for span in those]
     lengths = {kind: [end - start for _, (what, start, end) in found if what == kind] for kind in TYPES}
     lengths["all"] = [length for those in lengths.values() for length in those]
     after: dict[str, list[bool]] = {kind: [] for kind in ("PER", "all")}
-    for sentence, (kind, start, _) in found:
+    for words, (kind, start, _) in found:
         for group in {kind, "all"} & set(after):
-            after[group].append(follows_particle(start, sentence.words))
+            after[group].append(follows_particle(start, words))
     return {
         "sentences": len(sentences),
-        "words": sum(len(sentence.words) for sentence in sentences),
-        "longest_sentence_words": max(len(sentence.words) for sentence in sentences),
-        "sentences_with_entity": sum(any(tag != "O" for tag in sentence.tags) for sentence in sentences),
+        "words": sum(len(words) for words, _ in sentences),
+        "longest_sentence_words": max((len(words) for words, _ in sentences), default=0),
+        "sentences_with_entity": sum(bool(those) for _, those in sentences),
         "spans": {kind: _lengths(those) for kind, those in lengths.items()},
         "after_particle": {
             kind: {"spans": sum(those), "share": _share(sum(those), len(those))}
@@ -50,63 +52,6 @@ def _lengths(lengths: Sequence[int]) -> dict[str, Any]:
         "single_word_share": _share(lengths.count(1), len(lengths)),
         "lengths_words": {str(length): count for length, count in sorted(Counter(lengths).items())},
     }
-
-
-def piece_figures(sentences: Sequence[Sentence], tokenizer: Tokenizer) -> dict[str, Any]:
-    """How a tokenizer cuts the words of a set.
-
-    A byte-level BPE knows every word in some pieces, so no word is out of its vocabulary in the strict sense. What comes
-    nearest are words that it has no piece of their own for, read as the tagger reads them, with a space before.
-
-    Returns: pieces_per_word, split_word_share (words of two pieces or more), and two figures as the paper's authors count:
-        paper_oov_rate (words that are no entry of the vocabulary as they are spelled, without the space that most entries
-        begin with) and paper_particle_recall (see `paper_particle_hits`).
-    """
-    words = [word for sentence in sentences for word in sentence.words]
-    alone = tokenizer.encode_batch([f" {word}" for word in words], add_special_tokens=False)
-    counts = [len(one.ids) for one in alone]
-    vocabulary = tokenizer.get_vocab()
-    as_lists = tokenizer.encode_batch(
-        [list(sentence.words) for sentence in sentences], is_pretokenized=True, add_special_tokens=False
-    )
-    hits = sum(
-        paper_particle_hits(sentence.words, one) for sentence, one in zip(sentences, as_lists, strict=True)
-    )
-    return {
-        "pieces_per_word": sum(counts) / len(words),
-        "split_word_share": sum(count > 1 for count in counts) / len(words),
-        "paper_oov_rate": sum(word not in vocabulary for word in words) / len(words),
-        "paper_particle_recall": hits / len(words),
-    }
-
-
-def paper_particle_hits(words: Sequence[str], encoded: Encoding) -> int:
-    """What the authors count as persons after a particle, for one sentence; to be compared with, not to be believed.
-
-    Each word has its label at its first piece, O or not. The number of that *piece* in the sentence, less one, is taken for
-    the number of the *word* before; a number beyond the last word is a miss. So no label and no span is looked at.
-    """
-    places = encoded.word_ids
-    firsts = [place for place, word in enumerate(places) if place == 0 or word != places[place - 1]]
-    return sum(0 < place <= len(words) and words[place - 1].lower() in CASE_PARTICLES for place in firsts)
-
-
-def read_tokenizer(name: str) -> Tokenizer:
-    """The tokenizer of a tokenizer.json, of a folder that holds one, or of a hub repository; without transformers.
-
-    Raises:
-        UserError: there is no such file, or it is no tokenizer.
-        OperationalError: the hub has none, or cannot be reached.
-    """
-    path = Path(name).expanduser()
-    path = path / FILE if path.is_dir() else path
-    if not path.is_file() and (path.suffix == ".json" or path.is_absolute() or name.startswith((".", "~"))):
-        raise UserError(f"tokenizer={name}: {path}: no such file")
-    try:
-        return Tokenizer.from_file(str(path)) if path.is_file() else Tokenizer.from_pretrained(name)
-    except Exception as error:  # the Rust library raises plain Exception
-        problem = f"tokenizer={name}: cannot be loaded: {str(error).splitlines()[0]}"
-        raise (UserError if path.is_file() else OperationalError)(problem) from error
 
 
 def _share(part: float, whole: float) -> float | None:
