@@ -8,7 +8,7 @@ from typing import Any
 
 from analysis.provenance import runs_of
 from analysis.records import Setting
-from analysis.study import Section, Study
+from analysis.study import Section, Study, untuned
 from analysis.tables import RUNS, Cell, Column, Table
 from metapt.data.iob2 import TYPES, read_iob2, spans
 from metapt.data.statistics import Labelled, labelled_figures
@@ -32,7 +32,7 @@ def section(study: Study) -> Section:
     sources = {part for run in collection.finetuning for part in _parts(run.result, run.setting)}
     training = _training(study.uner, sorted(sources)) if study.uner else {}
     rows += [[*_row(name, "train", found), None] for name, found in training.items()]
-    text = []
+    text = untuned(study)
     if missing := sorted(sources - set(training)):
         text = [f"Predictions hold the evaluated sentences only. Statistics of the training parts of {', '.join(missing)}, and out-of-vocabulary rates, need their IOB2 files: --uner DIR, with DIR/SET/train.iob2."]  # fmt: skip
     columns = [Column("set"), Column("part"), Column("sentences"), Column("words"), Column("spans")]

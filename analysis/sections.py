@@ -29,7 +29,7 @@ from analysis import (
 from analysis.collect import Collection
 from analysis.comparison import averages, averages_table, balanced, unbalanced
 from analysis.drawing import Figure
-from analysis.study import Section, Study, studies
+from analysis.study import Section, Study, studies, untuned
 from analysis.summary import finished_runs, nothing, summary
 from analysis.tables import Column, Table
 from analysis.terms import UPDATES
@@ -130,7 +130,7 @@ def _f1(study: Study) -> Section:
         f1.f1_table(collection, study.scores, study.found),
         f1.intervals_table(collection, study.scores),
     ]
-    return Section("f1", "F1", tables=tables)
+    return Section("f1", "F1", untuned(study), tables=tables)
 
 
 def _differences(study: Study) -> Section:
@@ -165,16 +165,16 @@ def _regime(study: Study) -> Section:
 
 def _particles(study: Study) -> Section:
     tables = [particles.data_table(study.collection), particles.recall_table(study.collection)]
-    return Section("particles", "Case particles", tables=tables)
+    return Section("particles", "Case particles", untuned(study), tables=tables)
 
 
 def _types(study: Study) -> Section:
-    return Section("types", "By entity type", tables=[f1.types_table(study.collection)])
+    return Section("types", "By entity type", untuned(study), tables=[f1.types_table(study.collection)])
 
 
 def _errors(study: Study) -> Section:
     tables = [errors.errors_table(study.collection), errors.errors_by_set_table(study.collection)]
-    return Section("errors", "Errors", tables=tables)
+    return Section("errors", "Errors", untuned(study), tables=tables)
 
 
 def _convergence(study: Study) -> Section:

@@ -72,6 +72,11 @@ class Study:
         self.last = last_steps(self.on_targets)
 
 
+def untuned(study: Study) -> list[str]:
+    """What a section of fine-tuned models needs, where there is none."""
+    return [] if study.collection.finetuning else ["Needed: a finished fine-tuning run."]
+
+
 def studies(collection: Collection, resamples: int = RESAMPLES, uner: Path | None = None) -> dict[str, Study]:
     """One study for each term; that of equal updates has all runs, every other one its matched checkpoints only."""
     scores = Scores(collection.finetuning, resamples)

@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +17,16 @@ from pyarrow import parquet
 
 from analysis import report as program
 from analysis.cases import CHOSEN
+from analysis.checkpoints import complete
+from analysis.checkpoints import section as steps_section
 from analysis.collect import collect
+from analysis.comparison import balanced, comparisons, unbalanced
 from analysis.confidence import frequent
 from analysis.convergence import means_table
 from analysis.records import GoldSet
 from analysis.sections import build
+from analysis.significance import Scores
+from analysis.study import Study
 
 HOSTILE = ("</span><script>alert(1)</script>", "{{ 7*7 }}", "&amp;", "$x_1$")
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -46,6 +52,89 @@ def test_all_analyses_are_drawn_with_the_runs_they_are_from(out: Path) -> None:
     assert {"data", "errors", "convergence_means", "confidence", "published"} <= set(content["tables"])
     published = content["tables"]["published"]
     assert all(dict(zip(published["columns"], row, strict=True))["source"] for row in published["rows"])
+
+
+def test_every_figure_and_every_row_names_the_runs_it_is_from(out: Path) -> None:
+    """Folders are paths from the report's own; those of the two of a pair differ in the objective."""
+    content = json.loads((out / "report.json").read_text())
+    for figure in (figure for section in content["sections"] for figure in section["figures"]):
+        assert figure["runs"]
+        assert f"From {len(figure['runs']):,} run" in figure["caption"]
+        assert re.search(r" of \d+ seeds?\.", figure["caption"])
+        assert all((out / folder / "result.json").is_file() for folder in figure["runs"])
+    others = {name for name, table in content["tables"].items() if "runs" not in table["columns"]}
+    assert others == {"published"}  # which names its sources
+    for name in content["tables"].keys() - others:
+        table = content["tables"][name]
+        rows = [row for row in table["rows"] if "train" not in row]  # read from the folder of --uner
+        named = {folder for row in rows for folder in row[-1]}
+        assert table["columns"][-1] == "runs"
+        assert all(row[-1] for row in rows), name
+        assert f"From {len(named):,} run" in table["note"]
+        assert all((out / folder / "result.json").is_file() for folder in named)
+    differences = content["tables"]["differences"]
+    step, source = (differences["columns"].index(head) for head in ("step", "source"))
+    for row in differences["rows"]:
+        pair = [f"../finetune/nano-{side}-{row[step]}-{row[source]}-head-s0" for side in ("maml", "vanilla")]
+        assert row[-1] == pair
+    page = (out / "index.html").read_text()
+    assert '<a href="../finetune/nano-maml-60-en_ewt-head-s0" title=' in page
+
+
+@pytest.mark.parametrize("objectives", [("vanilla",), ("vanilla", "maml")])
+def test_a_section_without_data_says_what_would_be_needed(tmp_path: Path, objectives: Sequence[str]) -> None:
+    """With nothing tuned, or one objective only, every analysis either shows runs or tells what is missing."""
+    for number, root in enumerate((tmp_path / "nothing", tmp_path / "something")):
+        for objective in objectives:
+            origin = write_pretraining(root, objective=objective)
+            if number and objective == objectives[0]:
+                write_finetuning(root, origin, sets=("tl_trg",))
+        report = build(collect([root]), resamples=10)
+        for section in report.sections:
+            shown = [*section.figures, *section.tables]
+            assert shown or re.search("[Nn]eed|No|None|nothing", " ".join(section.paragraphs)), section.name
+            assert all(f"From {len(item.runs):,} run" in item.caption for item in section.figures)
+            assert all(table.runs for table in section.tables if table.name != "published")
+        names = {section.name for section in report.sections}
+        assert {"scale", "regime", "source", "steps", "confidence", "cases", "convergence", "data", "errors", "pretraining"} <= names  # fmt: skip
+        compared = {figure.name for section in report.sections if section.term for figure in section.figures}
+        assert compared == set()
+
+
+def test_curves_over_checkpoints_are_means_over_the_same_seeds(tmp_path: Path) -> None:
+    """Seed 1 lacks a checkpoint of MAML, seed 2 all but one: only seed 0 makes curves; alone, vanilla keeps what it has."""
+    for seed, steps in ((0, (20, 40, 60)), (1, (20, 40, 60)), (2, (60,))):
+        for objective in ("vanilla", "maml"):
+            origin = write_pretraining(tmp_path, objective=objective, seed=seed)
+            for step in steps:
+                if (objective, seed, step) != ("maml", 1, 40):
+                    write_finetuning(tmp_path, {**origin, "step": step}, sets=("tl_trg",))
+    runs = collect([tmp_path]).finetuning
+    kept = complete(runs)
+    assert {run.seeds for run in kept} == {(0, 0)}
+    assert len(kept) == 6
+    alone = complete([run for run in runs if run.objective == "vanilla"])
+    assert sorted({run.seeds for run in alone}) == [(0, 0), (1, 1)]
+    assert len(alone) == 6
+    assert complete([run for run in runs if run.setting.step != 40]) == complete([]) == []
+    collection = collect([tmp_path])
+    found = steps_section(Study(collection, Scores(runs, 10), None, "updates", {}))
+    assert "7 runs are in no curve" in " ".join(found.paragraphs)
+    fan = next(figure for figure in found.figures if figure.name.startswith("fan"))
+    assert "3 checkpoints" in fan.caption
+    assert fan.caption.endswith("From 6 runs (3 vanilla, 3 MAML) of 1 seed.")
+
+
+def test_averages_along_an_axis_leave_out_what_has_no_like(tmp_path: Path) -> None:
+    for scale, sources in (("nano", ("en_ewt", "sk_snk")), ("tiny", ("en_ewt",))):
+        write_grid(tmp_path, (scale,), sources=sources, regimes=("head",))
+    collection = collect([tmp_path])
+    found = comparisons(collection, Scores(collection.finetuning, 10))
+    by_scale = balanced(found, "scale")
+    assert {(item.setting.scale, item.setting.source) for item in by_scale} == {("nano", "en_ewt"), ("tiny", "en_ewt")}  # fmt: skip
+    assert unbalanced(found, "scale") == ["3 of 9 comparisons are in no average by scale: not every scale has the like of them."]  # fmt: skip
+    assert balanced(found, "source") == found
+    assert unbalanced(found, "source") == []
 
 
 def test_the_text_of_the_data_is_no_markup(out: Path) -> None:
