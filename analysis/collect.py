@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -108,10 +108,43 @@ def collect(roots: Sequence[Path], cache_dir: Path | None = None) -> Collection:
     left_out += [record for record in records if isinstance(record, LeftOut)]
     pretraining = _unique((run for run in records if isinstance(run, PretrainRun)), left_out, pretraining_key)
     finetuning = _unique((run for run in records if isinstance(run, FinetuneRun)), left_out, finetuning_key)
-    order = {scale: index for index, scale in enumerate(Collection(roots, pretraining, finetuning).sizes())}
-    pretraining.sort(key=lambda run: (order[run.scale], run.label, run.seed, run.objective != "vanilla"))
-    finetuning.sort(key=lambda run: (setting_order(run.setting, order), run.objective != "vanilla", _seeds(run)))  # fmt: skip
-    return Collection(roots, pretraining, finetuning, left_out)
+    return _sorted(Collection(roots, pretraining, finetuning, left_out))
+
+
+def with_reference(collection: Collection) -> Collection:
+    """Vanilla stands under each variant of its scale and corpus that has none of its own, if it is of one variant itself.
+
+    A grid runs vanilla once for variants that differ in the episodes alone.
+    """
+    pretraining, finetuning = list(collection.pretraining), list(collection.finetuning)
+    labels: dict[tuple[str, str], dict[str, set[str]]] = {}
+    for scale, corpus, label, objective in [
+        *((run.scale, run.corpus, run.label, run.objective) for run in pretraining),
+        *((run.setting.scale, run.corpus, run.setting.label, run.objective) for run in finetuning),
+    ]:
+        labels.setdefault((scale, corpus), {"vanilla": set()}).setdefault(objective, set()).add(label)
+    for (scale, corpus), found in labels.items():
+        shared, which = found.get("maml", set()) - found["vanilla"], ("vanilla", scale, corpus)
+        for label in shared if len(found["vanilla"]) == 1 else ():
+            pretraining += [replace(run, label=label) for run in collection.pretraining if (run.objective, run.scale, run.corpus) == which]  # fmt: skip
+            finetuning += [replace(run, setting=replace(run.setting, label=label)) for run in collection.finetuning if (run.objective, run.setting.scale, run.corpus) == which]  # fmt: skip
+    return _sorted(replace(collection, pretraining=pretraining, finetuning=finetuning))
+
+
+def _sorted(collection: Collection) -> Collection:
+    """In the order of the tables."""
+    order = {scale: index for index, scale in enumerate(collection.sizes())}
+    return replace(
+        collection,
+        pretraining=sorted(
+            collection.pretraining,
+            key=lambda run: (order[run.scale], run.label, run.seed, run.objective != "vanilla"),
+        ),
+        finetuning=sorted(
+            collection.finetuning,
+            key=lambda run: (setting_order(run.setting, order), run.objective != "vanilla", _seeds(run)),
+        ),
+    )
 
 
 def setting_order(setting: Setting, scales: Mapping[str, int]) -> tuple[Any, ...]:

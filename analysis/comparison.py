@@ -14,6 +14,7 @@ from analysis.tables import RUNS, Cell, Column, Table
 
 DEFINITION = (
     "Pairs: a MAML run and a vanilla run of identical scale, variant, pretraining step, corpus, regime, source and seeds. "
+    "Variants of the episodes alone share the vanilla runs of their scale. "
     "A difference is MAML minus vanilla, averaged over the seeds that both have. "
     "Averages over sets, sources and regimes are unweighted means of F1 over the pairs, on the target sets only (those in "
     "Tagalog and Cebuano; where there are none, the sets that no run was tuned on), at the last pretraining step that "

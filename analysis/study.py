@@ -14,7 +14,7 @@ from pathlib import Path
 from markupsafe import Markup
 
 from analysis import terms
-from analysis.collect import Collection
+from analysis.collect import Collection, with_reference
 from analysis.comparison import Comparison, comparisons, last_steps
 from analysis.drawing import Figure
 from analysis.significance import RESAMPLES, Scores
@@ -79,6 +79,7 @@ def untuned(study: Study) -> list[str]:
 
 def studies(collection: Collection, resamples: int = RESAMPLES, uner: Path | None = None) -> dict[str, Study]:
     """One study for each term; that of equal updates has all runs, every other one its matched checkpoints only."""
+    collection = with_reference(collection)
     scores = Scores(collection.finetuning, resamples)
     matches = {term: terms.matches(collection, term) for term in TERMS}
     parts = {term: terms.matched(collection, matches[term]) for term in TERMS} | {UPDATES: collection}

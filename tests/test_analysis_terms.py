@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 
 from analysis import report as program
 from analysis import terms
-from analysis.collect import Collection, collect
+from analysis.collect import Collection, collect, with_reference
 from analysis.comparison import comparisons
 from analysis.dynamics import BUDGETS, budgets_table, heldout, language_model_loss
 from analysis.significance import Scores
+from analysis.study import studies
 from analysis.terms import Match, matched, matches
 
 CHEAP = {"vanilla": 4e12, "maml": 2.4e12}  # FLOPs an update: 60 updates of MAML are 36 of vanilla
@@ -170,3 +171,18 @@ def test_losses_of_episodes_are_never_mixed_with_those_of_language_modelling(tmp
         table = [row[:-1] for row in budgets_table(collection).rows]
         found.append((language_model_loss(maml)[1].tolist(), heldout(maml)[1].tolist(), table))
     assert found[0] == found[1]
+
+
+def test_variants_without_a_vanilla_of_their_own_share_the_only_one(tmp_path: Path) -> None:
+    for objective, label in (("vanilla", "base"), ("maml", "base"), ("maml", "full")):
+        write_finetuning(
+            tmp_path, write_pretraining(tmp_path, objective=objective, label=label), sets=("tl_trg",)
+        )
+    collection = collect([tmp_path])
+    found = studies(collection, 10)["updates"].found
+    assert [item.setting.label for item in found] == ["base", "full"]
+    assert found[0].pairs[0][1].path == found[1].pairs[0][1].path
+    assert found[0].pairs[0][0].path != found[1].pairs[0][0].path
+    assert [match.label for match in matches(with_reference(collection), "updates")] == ["base", "full"]
+    write_pretraining(tmp_path, objective="vanilla", label="other")  # which of the two would it be?
+    assert [item.setting.label for item in studies(collect([tmp_path]), 10)["updates"].found] == ["base"]
