@@ -29,7 +29,7 @@ elif [ -n "${METAPT_SITE:-}" ]; then
 fi
 set -u # not before: what loads modules and environments often reads unset variables
 MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
-export MASTER_ADDR MASTER_PORT=$((20000 + SLURM_JOB_ID % 40000))
+export MASTER_ADDR MASTER_PORT=$((20000 + SLURM_JOB_ID % 12000)) # below the ports that systems give out by themselves
 export WORLD_SIZE=$((SLURM_JOB_NUM_NODES * TASKS)) LOCAL_WORLD_SIZE=$TASKS
 export OMP_NUM_THREADS=$((SLURM_CPUS_ON_NODE < TASKS ? 1 : SLURM_CPUS_ON_NODE / TASKS))
 unset SLURM_CPUS_PER_GPU # with it srun wants GPUs also where Slurm knows of none; --cpus-per-task says the same

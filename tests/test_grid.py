@@ -355,7 +355,7 @@ def test_the_paper_is_160_tuning_runs_and_asks_by_size() -> None:
         if "large" in job.id and job.kind == "pretrain"
     }
     assert asked == {(1, 4, 24)}
-    arrays = Counter((array[0].kind, len(array)) for array in slurm.alike(jobs))
+    arrays = Counter((array[0].kind, len(array)) for array in slurm.alike(jobs, 1000))
     assert arrays == {
         ("prepare", 1): 1,
         ("pretrain", 2): 4,
@@ -363,7 +363,7 @@ def test_the_paper_is_160_tuning_runs_and_asks_by_size() -> None:
         ("baseline", 13): 1,
         ("report", 1): 1,
     }
-    assert [len(array) for array in slurm.alike([jobs[-2]] * 2001)] == [1000, 1000, 1]
+    assert [len(array) for array in slurm.alike([jobs[-2]] * 2001, 1000)] == [1000, 1000, 1]
 
 
 def test_a_checkpoint_of_the_grid_is_named_in_run_and_command() -> None:
