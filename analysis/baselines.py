@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from analysis.collect import Collection
 from analysis.comparison import DIFFERENCE_COLUMNS, Group, difference_cells, groups
 from analysis.provenance import runs_of
@@ -43,14 +45,21 @@ def baselines_table(collection: Collection, scores: Scores) -> Table:
     columns += [Column("model F1"), Column("baseline F1"), *DIFFERENCE_COLUMNS, RUNS]
     rows: list[list[Cell]] = []
     tinted = set()
+    # Runs that stand under several variants are compared once.
+    told: dict[tuple[Path | str, ...], tuple[bool, list[Cell]]] = {}
     for model in models:
         for rival in rivals:
             if rival.setting.source not in ("", model.setting.source):
                 continue
             for name in collection.target_sets():
                 if same := comparable([(run, rival.runs[0]) for run in model.runs], name):
-                    both = scores.difference(same, name)
-                    if both.estimate.excludes_zero:
+                    key: tuple[Path | str, ...] = (name, rival.runs[0].path, *(run.path for run, _ in same))
+                    if key not in told:
+                        both = scores.difference(same, name)
+                        values = [both.first.value, both.second.value, *difference_cells(both)]
+                        told[key] = (both.estimate.excludes_zero, values)
+                    excludes_zero, values = told[key]
+                    if excludes_zero:
                         tinted.add(len(rows))
                     cells: list[Cell] = [
                         *model.cells,
@@ -58,8 +67,7 @@ def baselines_table(collection: Collection, scores: Scores) -> Table:
                         name,
                         same[0][0].sets[name].gold.gold_spans,
                     ]
-                    cells += [both.first.value, both.second.value, *difference_cells(both)]
-                    rows.append([*cells, runs_of(*same)])
+                    rows.append([*cells, *values, runs_of(*same)])
     title = "Models minus baselines on the target sets"
     note = "Tinted rows: the interval leaves out 0."
     table = Table("baselines", title, columns, rows, note, tinted, on_page=len(rows) <= MOST_ON_PAGE)

@@ -26,13 +26,8 @@ from metapt.data import iob2
 from metapt.ner import scoring
 
 PART = 100  # folders that a process reads at a time
-MADE_BY = (
-    reading,
-    predictions,
-    records,
-    iob2,
-    scoring,
-)  # a record is a function of the run's files and of these
+# a record is a function of the run's files and of these
+MADE_BY = (reading, predictions, records, iob2, scoring)
 ADMITTED = {("numpy", "ndarray"), ("numpy", "dtype")}
 ADMITTED |= {(f"numpy.{core}.multiarray", "_reconstruct") for core in ("core", "_core")}
 ADMITTED |= {(f"numpy.{core}.numeric", "_frombuffer") for core in ("core", "_core")}

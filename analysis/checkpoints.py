@@ -14,6 +14,7 @@ from analysis.provenance import NAMES, counted
 from analysis.records import FinetuneRun, Setting
 from analysis.study import Section, Study
 from analysis.tables import Column
+from metapt.ner.resampling import micro_f1
 
 MOST_DRAWN = 4  # models; a grid of all scales, sources and regimes would make hundreds of figures
 LEAST = 3  # checkpoints, below which there is no curve over them
@@ -28,6 +29,7 @@ Model = tuple[str, str, str, str]
 
 
 def section(study: Study) -> Section:
+    """Curves over checkpoints of the models with enough of them, and what is missing for more."""
     collection = study.collection
     steps = balanced(study.on_targets, "step")
     drawn = figures.by_step(collection, steps)
@@ -36,7 +38,7 @@ def section(study: Study) -> Section:
     table = averages_table("by_step", "Mean F1 on the target sets by pretraining step", heads, means)
     text = unbalanced(study.on_targets, "step") if drawn else []
     tuned = _by_model(collection.finetuning)
-    models = by_model(collection.finetuning)
+    models = _complete(tuned)
     for model, runs in most_tuned(models).items():
         sets = shared_sets(runs, collection.target_sets())
         drawn += [fan(model, runs), finals(model, runs, sets), *by_type(model, runs, sets)]
@@ -49,7 +51,11 @@ def section(study: Study) -> Section:
 
 def by_model(found: Sequence[FinetuneRun]) -> dict[Model, list[FinetuneRun]]:
     """The runs of each (scale, variant, regime, source) that make a complete block of enough checkpoints."""
-    blocks = {model: complete(runs) for model, runs in _by_model(found).items()}
+    return _complete(_by_model(found))
+
+
+def _complete(models: Mapping[Model, list[FinetuneRun]]) -> dict[Model, list[FinetuneRun]]:
+    blocks = {model: complete(runs) for model, runs in models.items()}
     return {model: runs for model, runs in blocks.items() if runs}
 
 
@@ -100,9 +106,9 @@ def _missing(model: Model, tuned: Sequence[FinetuneRun], shown: Sequence[Finetun
     """What the curves of a model leave out, and what they would need."""
     text = []
     if left := len(tuned) - len(shown):
-        text.append(f"Of {_title(model)}, {counted(left, 'run')} {'is' if left == 1 else 'are'} in no curve: not every objective and seed has their checkpoint.")  # fmt: skip
+        text.append(f"Of {model_title(model)}, {counted(left, 'run')} {'is' if left == 1 else 'are'} in no curve: not every objective and seed has their checkpoint.")  # fmt: skip
     if absent := [name for objective, name in NAMES.items() if objective not in _by_objective(shown)]:
-        text.append(f"Needed for a comparison over checkpoints of {_title(model)}: the same checkpoints of {absent[0]}, tuned alike.")  # fmt: skip
+        text.append(f"Needed for a comparison over checkpoints of {model_title(model)}: the same checkpoints of {absent[0]}, tuned alike.")  # fmt: skip
     return text
 
 
@@ -131,9 +137,7 @@ def fan(model: Model, runs: Sequence[FinetuneRun]) -> Figure:
             axis.plot(steps, middle, color=COLOURS[objective], label=NAMES[objective])
         axis.set(xlabel="fine-tuning step", ylabel="loss (nats/word)")
         figure_legend(canvas, axis)
-        caption = (
-            f"Fine-tuning loss over {_checkpoints(runs)} ({_title(model)}): median and interquartile band."
-        )
+        caption = f"Fine-tuning loss over {_checkpoints(runs)} ({model_title(model)}): median and interquartile band."
         return finished(canvas, slug("fan", *model), caption, runs)
 
 
@@ -150,7 +154,7 @@ def finals(model: Model, runs: Sequence[FinetuneRun], sets: Sequence[str]) -> Fi
             axis.set_xlabel("update")
             axis.set_ylim(bottom=0)
         figure_legend(canvas, axes[0, 0])
-        caption = f"Final fine-tuning loss and F1 by checkpoint ({_title(model)}), {_checkpoints(runs)}, mean over seeds."  # fmt: skip
+        caption = f"Final fine-tuning loss and F1 by checkpoint ({model_title(model)}), {_checkpoints(runs)}, mean over seeds."  # fmt: skip
         return finished(canvas, slug("finals", *model), caption, runs)
 
 
@@ -170,13 +174,12 @@ def by_type(model: Model, runs: Sequence[FinetuneRun], sets: Sequence[str]) -> l
             axis.set_xlabel("update")
         axes[0, 0].set_ylabel("F1")
         figure_legend(canvas, axes[0, 0])
-        caption = f"F1 by entity type and checkpoint ({_title(model)}), {_checkpoints(runs)}, mean over seeds; types without a gold span in a set are not drawn."  # fmt: skip
+        caption = f"F1 by entity type and checkpoint ({model_title(model)}), {_checkpoints(runs)}, mean over seeds; types without a gold span in a set are not drawn."  # fmt: skip
         return [finished(canvas, slug("types", *model), caption, runs)]
 
 
 def _f1(run: FinetuneRun, name: str) -> float:
-    correct, predicted, gold = run.sets[name].counts.sum(axis=0)
-    return 2 * correct / (predicted + gold) if predicted + gold else 0.0
+    return float(micro_f1(run.sets[name].counts.sum(axis=0)))
 
 
 def _type(run: FinetuneRun, name: str, kind: str) -> float:
@@ -184,10 +187,8 @@ def _type(run: FinetuneRun, name: str, kind: str) -> float:
 
 
 def _curve(axis: plt.Axes, runs: Sequence[FinetuneRun], value, objective: str, style: str = "-", kind: str = "") -> None:  # type: ignore[no-untyped-def]  # fmt: skip
-    steps = sorted({run.setting.step or 0 for run in runs})
-    means = [
-        float(np.mean([value(run) for run in runs if (run.setting.step or 0) == step])) for step in steps
-    ]
+    steps = sorted(set(map(_step, runs)))
+    means = [float(np.mean([value(run) for run in runs if _step(run) == step])) for step in steps]
     label = f"{NAMES[objective]} {kind}".strip()
     axis.plot(steps, means, style, color=COLOURS[objective], label=label, marker=".")
 
@@ -200,7 +201,8 @@ def _model(setting: Setting) -> Model:
     return (setting.scale, setting.label, setting.regime, setting.source)
 
 
-def _title(model: Model) -> str:
+def model_title(model: Model) -> str:
+    """Its parts in a caption."""
     return ", ".join(part for part in model if part)
 
 

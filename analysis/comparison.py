@@ -110,7 +110,7 @@ def comparisons(collection: Collection, scores: Scores) -> list[Comparison]:
         for name in collection.set_names():
             if same := comparable(both, name):
                 gold_spans = same[0][0].sets[name].gold.gold_spans
-                found.append(Comparison(setting, name, gold_spans, same, scores.difference(same, name)))
+                found.append(Comparison(setting, name, gold_spans, same, scores.kept_difference(same, name)))
     return found
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from analysis.checkpoints import LEAST, Model, by_model, complete, most_tuned, undrawn
+from analysis.checkpoints import LEAST, Model, by_model, complete, model_title, most_tuned, undrawn
 from analysis.comparison import pairs
 from analysis.drawing import Figure, distinct, drawing, finished, heat_map, plt, slug
 from analysis.provenance import NAMES, counted, runs_of
@@ -69,7 +69,7 @@ def heat_maps(model: Model, runs: Sequence[FinetuneRun], name: str) -> list[Figu
         for axis in axes[-1]:
             axis.set_xlabel("pretraining updates")
         caption = (
-            f"p(correct tag) on {name} by checkpoint, {', '.join(part for part in model if part)}, "
+            f"p(correct tag) on {name} by checkpoint, {model_title(model)}, "
             f"{counted(len(steps), 'checkpoint')}, mean over seeds; dark 0, light 1."
         )
         return [finished(canvas, slug("confidence", *model, name), caption, runs)]

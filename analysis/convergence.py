@@ -130,7 +130,8 @@ def pairs_table(collection: Collection) -> Table:
     ]
     columns += _shape_columns(signed=True)
     rows: list[list[Cell]] = []
-    for setting, both in pairs(collection).items():
+    by_setting = pairs(collection)
+    for setting, both in by_setting.items():
         found = [Gap.of(*pair) for pair in both]
         means = [_mean([getattr(gap, part.name) for gap in found]) for part in fields(Gap)]
         rows.append([*setting_cells(setting), len(both), *means])
@@ -139,7 +140,7 @@ def pairs_table(collection: Collection) -> Table:
         tinted.add(len(rows))
         overall = [_mean([row[index] for row in rows]) for index in range(len(heads), len(columns))]  # type: ignore[misc]
         rows.append(["mean", None, None, "", "", None, *overall])
-    behind = [runs_of(*both) for both in pairs(collection).values()]
+    behind = [runs_of(*both) for both in by_setting.values()]
     rows = [[*row, runs] for row, runs in zip(rows, [*behind, runs_of(*behind)], strict=False)]
     title = "Fine-tuning speed: MAML minus vanilla"
     note = "Both curves of a pair are cut to a common length; t90 of pairs in which both curves have one."

@@ -20,6 +20,7 @@ DEFINITION = (
 
 
 def section(study: Study) -> Section:
+    """Counts of the evaluated sets, and of the sources where their files are at hand."""
     collection = study.collection
     rows = [
         [

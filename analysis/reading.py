@@ -36,9 +36,8 @@ FILES = frozenset(
     for run in [Run(".")]
     for file in (run.config_file, run.metrics_file, run.result_file, run.error_file)
 )
-MARKS = frozenset(
-    file.name for file in (Run(".").config_file, Run(".").metrics_file)
-)  # of a run folder anywhere
+# of a run folder anywhere
+MARKS = frozenset(file.name for file in (Run(".").config_file, Run(".").metrics_file))
 F1_TOLERANCE = 1e-4
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the one in C is ten times as fast
 TOTALS = ("step", "tokens_total", "flops_total", "seconds_total")
@@ -140,9 +139,8 @@ def _read_finetuning(run: Run, result: dict[str, Any], pool: Pool) -> FinetuneRu
     sets = {
         sys.intern(name): _read_set(run, name, values, pool) for name, values in result.pop("sets").items()
     }
-    metrics = (
-        json_lines(run.metrics_file.read_bytes()) if origin.get("objective") != BASELINE else []
-    )  # which has no steps
+    has_steps = origin.get("objective") != BASELINE
+    metrics = json_lines(run.metrics_file.read_bytes()) if has_steps else []
     losses = [line["loss_nats"] for line in metrics if line["kind"] == "train"]
     return FinetuneRun(
         run.path,

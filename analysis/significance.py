@@ -182,17 +182,18 @@ class Scores:
         Args:
             pairs: one or more of those that `comparable` gives.
         """
-        key: tuple[Path | str, ...] = (set_name, *(run.path for pair in pairs for run in pair))
-        if key not in self._differences:
-            self._differences[key] = self._difference(pairs, set_name)
-        return self._differences[key]
-
-    def _difference(self, pairs: Sequence[tuple[FinetuneRun, FinetuneRun]], set_name: str) -> Difference:
         first, second = zip(*pairs, strict=True)
         one, other = (np.stack([run.sets[set_name].counts for run in runs]) for runs in (first, second))
         bits = self._swaps(first[0].sets[set_name].gold)
         swapped = swapped_differences(one, other, set_name, self._resamples, self._seed, bits).mean(axis=0)
         return Difference(self.mean(first, set_name), self.mean(second, set_name), swapped.astype(np.float32))
+
+    def kept_difference(self, pairs: Sequence[tuple[FinetuneRun, FinetuneRun]], set_name: str) -> Difference:
+        """The same, worked out once: the comparisons under each term ask for it, and their resamples are averaged later."""
+        key: tuple[Path | str, ...] = (set_name, *(run.path for pair in pairs for run in pair))
+        if key not in self._differences:
+            self._differences[key] = self.difference(pairs, set_name)
+        return self._differences[key]
 
 
 def comparable(

@@ -79,8 +79,8 @@ def untuned(study: Study) -> list[str]:
 
 def studies(collection: Collection, resamples: int = RESAMPLES, uner: Path | None = None) -> dict[str, Study]:
     """One study for each term; that of equal updates has all runs, every other one its matched checkpoints only."""
-    collection = with_reference(collection)
     scores = Scores(collection.finetuning, resamples)
+    collection = with_reference(collection)  # of the same folders, by which scores go
     matches = {term: terms.matches(collection, term) for term in TERMS}
     parts = {term: terms.matched(collection, matches[term]) for term in TERMS} | {UPDATES: collection}
     return {term: Study(parts[term], scores, uner, term, matches) for term in TERMS}

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from analysis.collect import Collection
+from analysis.collect import Collection, pretraining_key
 from analysis.dynamics import BUDGETS, budgets
 from analysis.provenance import NAMES, counted, runs_of
 from analysis.records import FinetuneRun, PretrainRun
@@ -75,7 +75,7 @@ def matches(collection: Collection, term: str) -> list[Match]:
     models: dict[tuple[Any, ...], dict[str, Side]] = {}
     key: tuple[Any, ...]
     for pretrained in collection.pretraining:
-        key = (pretrained.scale, pretrained.label, pretrained.seed, pretrained.corpus)
+        key = pretraining_key(pretrained)
         models.setdefault(key, {})[pretrained.objective] = Side(pretrained)
     for run in collection.finetuning:
         if run.setting.step is not None and run.objective in NAMES:

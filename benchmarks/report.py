@@ -113,6 +113,7 @@ def measured(stage: str, root: Path, out: Path) -> dict[str, float]:
 
 
 def table(root: Path) -> list[str]:
+    """What is in the tree, and a line for each stage."""
     files = [file for file in root.rglob("*") if file.is_file()]
     size = sum(file.stat().st_size for file in files) / 2**30
     lines = [f"{len(list(run_folders(root))):,} folders, {len(files):,} files, {size:.1f} GiB.", ""]

@@ -66,6 +66,7 @@ class MadeSet:
 
     @classmethod
     def make(cls, name: str) -> MadeSet:
+        """The set of this name; a function of it alone."""
         sentences, words, gold_spans = SETS[name]
         draw = np.random.default_rng(list(name.encode()))
         made = cls(name, words=0)

@@ -130,9 +130,8 @@ def swapped_differences(
         bits = swaps(sentences, name, resamples, seed)
     change = (second - first)[..., :2]
     differing = change.any(axis=(0, 2))  # swapping the others changes nothing
-    swapped = np.unpackbits(bits[differing], axis=1, count=resamples).astype(
-        np.float32
-    )  # exact, see f1_samples
+    swapped = np.unpackbits(bits[differing], axis=1, count=resamples).astype(np.float32)
+    # exact, as in f1_samples
     moved = change[:, differing].transpose(0, 2, 1).reshape(2 * pairs, -1).astype(np.float32) @ swapped
     moved = moved.reshape(pairs, 2, resamples)
     scores = []
