@@ -181,7 +181,8 @@ def test_baselines_and_further_models_are_jobs_beside_the_grids_own() -> None:
         ("paper", "slurm", {"prepare": 1, "pretrain": 8, "finetune": 160, "baseline": 13, "report": 1}),
         ("seeds", "slurm", {"prepare": 1, "pretrain": 20, "finetune": 80, "report": 1}),
         ("ablation", "slurm", {"prepare": 1, "pretrain": 12, "finetune": 24, "report": 1}),
-        ("study", "local", {"prepare": 1, "pretrain": 30, "finetune": 216, "baseline": 9, "report": 1}),
+        ("study", "local", {"prepare": 1, "pretrain": 12, "finetune": 108, "baseline": 9, "report": 1}),
+        ("study_ablations", "local", {"prepare": 1, "pretrain": 6, "finetune": 36, "report": 1}),
         ("checkpoints", "slurm", {"prepare": 1, "pretrain": 2, "finetune": 122, "report": 1}),
     ],
 )
