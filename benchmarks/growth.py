@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from fitting import Curve, figure, section, sentence
-from run import begun_grid, machine
+from machine import machine
+from run import begun_grid
 from steps import configuration, our_episode, our_micro_batch, random_sequences, random_task
 from timing import medians
 

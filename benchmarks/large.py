@@ -134,7 +134,7 @@ def measure(size: str, scope: str, folder: Path) -> dict[str, Any]:
 
 def report(size: str, results: dict[str, Any], folder: Path) -> str:
     """What was measured, as Markdown."""
-    from run import machine
+    from machine import machine
 
     lines = [
         f"# `model={size}` for real: both kinds of update, both scopes, on one CPU",

@@ -109,7 +109,7 @@ def run_updates(kind: str, words: list[str]) -> None:
 
 def main() -> None:
     """Measures every case, two processes at a time, and writes the table."""
-    from run import machine
+    from machine import machine
 
     lines = [
         "# Memory of an update on one rank: predicted and measured",

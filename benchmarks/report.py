@@ -145,7 +145,7 @@ def main(argv: Sequence[str]) -> None:
         if not root.exists():
             Tree(root, Shape()).write()
         lines = table(root)
-    from run import machine
+    from machine import machine
 
     head = (
         "# The report of ten thousand runs\n\n`make bench-report` measured this; benchmarks/report.py says how, benchmarks/run_tree.py what is in the tree.\n\n"

@@ -1,27 +1,27 @@
 """What is timed, against what: `make bench`. Two things are measured in turn in one run, and only ratios are told.
 
-The medians of interleaved repetitions; the machine is named, since a ratio belongs to it. The last table that
-was measured is benchmarks/README.md. `python benchmarks/run.py smoke` measures the short cases and fails only where
-a share is more than twice the recorded one.
+The medians of interleaved repetitions; the machine is named, since a ratio belongs to it. What was measured is
+in benchmarks/README.md, a column for each kind of processor. `python benchmarks/run.py smoke` measures the short cases and
+fails only where a share is more than twice the one recorded of a processor of the same kind.
 """
 
 from __future__ import annotations
 
 import json
-import platform
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from datetime import date
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+import ratios
 import steps
 import torch
 import tuning
+from machine import kind, machine
 from timing import Row, compare
 from tokens import Tokens
 from torch.nn.functional import cross_entropy, scaled_dot_product_attention
@@ -38,7 +38,6 @@ from metapt.models.losses import linear_cross_entropy
 from metapt.runs import Run
 
 FOLDER = Path(__file__).parent
-RATIOS = FOLDER / "ratios.json"  # the shares of the table, for `make bench-smoke`
 WORSE = 2
 Case = tuple[str, Callable[[], object], str, Callable[[], object]]
 
@@ -135,13 +134,6 @@ def status_of_a_grid(folder: Path, runs: int = 500) -> Case:
     return f"metapt.status of {runs} runs", status, "python -c 'import torch'", process("-c", "import torch")
 
 
-def machine() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "deepspeed"))
-    return f"{names[0] if names else platform.processor()}, {torch.get_num_threads()} threads, {versions}"
-
-
 def timed(case: Case) -> Row:
     """The row of a case whose two sides are closures."""
     ours, run, theirs, other = case
@@ -179,39 +171,32 @@ def line(what: str, against: str, share: float) -> str:
 
 
 def smoke() -> None:
-    """Measures the short cases.
+    """Measures the short cases, and compares them with what is recorded of the same kind of processor.
 
     Raises:
         OperationalError: one has become twice as slow, beside what it is measured against.
     """
-    recorded = json.loads(RATIOS.read_text())["shares"]
+    known = ratios.recorded().get(kind(), {"shares": {}})["shares"]
     halved = []
     for what, against, share in short_rows():
-        before = recorded[f"{what} / {against}"]
-        print(f"{what}: {share:.2f} of {against} (recorded: {before:.2f})", flush=True)
-        if share > WORSE * before:
+        before = known.get(ratios.name(what, against))
+        compared = f"recorded: {before:.2f}" if before else f"nothing recorded with {kind()}"
+        print(f"{what}: {share:.2f} of {against} ({compared})", flush=True)
+        if before and share > WORSE * before:
             halved.append(what)
     if halved:
-        raise OperationalError(f"half as fast as recorded in {RATIOS.name}, or slower: {'; '.join(halved)}")
+        raise OperationalError(
+            f"half as fast as recorded in {ratios.FILE.name}, or slower: {'; '.join(halved)}"
+        )
 
 
 def main(argv: Sequence[str]) -> None:
-    """Measures every case and writes benchmarks/README.md and ratios.json; with `smoke`, the short ones, and compares."""
+    """Measures every case, writes ratios.json and benchmarks/README.md; with `smoke`, the short ones, and compares."""
     if argv == ["smoke"]:
         smoke()
         return
-    rows = list(told(all_rows()))
-    lines = [
-        f"Machine: {machine()}; {date.today()}.",
-        "",
-        "| what | against | the first, share of the second |",
-        "|---|---|---|",
-        *(line(*row) for row in rows),
-    ]
-    head = "# Benchmarks\n\n`make bench` measured this; shares by medians of alternating repetitions in one run.\n\n"
-    (FOLDER / "README.md").write_text(head + "\n".join(lines) + "\n", encoding="utf-8")
-    shares = {f"{what} / {against}": round(share, 4) for what, against, share in rows}
-    RATIOS.write_text(json.dumps({"machine": machine(), "shares": shares}, indent=1) + "\n", encoding="utf-8")
+    ratios.record(kind(), machine(), str(date.today()), list(told(all_rows())))
+    (FOLDER / "README.md").write_text(ratios.table(ratios.recorded()), encoding="utf-8")
 
 
 if __name__ == "__main__":

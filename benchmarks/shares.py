@@ -132,7 +132,7 @@ def row(model: str, objective: str, found: dict[str, float]) -> str:
 
 def main() -> None:
     """Measures all cases and writes the table."""
-    from run import machine
+    from machine import machine
 
     lines = [
         "# What a run spends beside training",

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from large import DATA
-from run import machine
+from machine import machine
 from steps import our_micro_batch
 from timing import medians
 

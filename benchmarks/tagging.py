@@ -121,7 +121,7 @@ def table(folder: Path) -> list[str]:
 
 def main() -> None:
     """Makes the systems, measures them, and writes the table."""
-    from run import machine
+    from machine import machine
 
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as name:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import asdict
@@ -48,10 +49,13 @@ def pretrain(config: PretrainConfig, run: Run, stop: StopRequest) -> None:
             f"the tokenizer has {corpus.tokenizer.size} entries, and model.vocab_size={config.model.vocab_size}; "
             f"give model.vocab_size={-(-corpus.tokenizer.size // 64) * 64}"
         )
+    from metapt.models.learner import SLOW_BF16, slow_in_bf16
     from metapt.training.trainer import Trainer
 
     trainer = Trainer(config, run, corpus, stop)
     if trainer.engine.rank == 0:
+        if config.train.precision == "bf16" and slow_in_bf16(trainer.engine.device):
+            print(SLOW_BF16, file=sys.stderr, flush=True)
         run.begin(identity(config), {"corpus": corpus.fingerprint}, asdict(config))
     result = trainer.train()
     if trainer.engine.rank == 0:

@@ -8,6 +8,8 @@ import fitting
 import numpy as np
 import projection
 import pytest
+import ratios
+import run
 import timing
 from fitting import Curve
 from hypothesis import assume, given
@@ -16,6 +18,7 @@ from scipy.stats import linregress
 from shares import Seconds, shares
 
 from metapt import commandline
+from metapt.errors import OperationalError
 from metapt.models.cost import flops_of_step
 from metapt.training.forecast import Machine, hours, implied_mfu
 from metapt.training.memory import Ranks
@@ -54,6 +57,41 @@ def test_the_sentence_compares_with_the_operations(time, verdict):
     assert verdict in fitting.sentence(curve)
     assert f"Twice the width, {2**time:.2f} times the time" in fitting.sentence(curve)
     assert "operations: 2.00 times (1.00)" in fitting.sentence(curve)
+
+
+@pytest.fixture
+def recorded(tmp_path, monkeypatch):
+    """Shares of two kinds of processor, in place of those that are committed."""
+    monkeypatch.setattr(ratios, "FILE", tmp_path / "ratios.json")
+    ratios.FILE.write_text("{}")
+    ratios.record("old", "a machine", "2026-01-01", [("ours", "theirs", 0.9)])
+    ratios.record("old", "a machine", "2026-01-02", [("ours", "theirs", 0.5), ("ours, long", "theirs", 0.25)])
+    ratios.record("new", "another", "2026-01-03", [("ours", "theirs", 0.1)])
+
+
+def test_shares_are_kept_by_kind_of_processor(recorded):
+    lines = ratios.table(ratios.recorded()).splitlines()
+    assert "- old: a machine; 2026-01-02" in lines
+    assert "- new: another; 2026-01-03" in lines
+    assert lines[-4:] == [
+        "| what | against | old | new |",
+        "|---|---|---|---|",
+        "| ours | theirs | 0.5 | 0.1 |",
+        "| ours, long | theirs | 0.25 | – |",
+    ]
+
+
+@pytest.mark.parametrize(("kind", "fails"), [("old", False), ("new", True), ("unknown", False)])
+def test_a_share_is_compared_with_those_of_its_kind_of_processor(kind, fails, recorded, monkeypatch, capsys):
+    monkeypatch.setattr(run, "kind", lambda: kind)
+    monkeypatch.setattr(run, "short_rows", lambda: [("ours", "theirs", 0.3)])
+    if fails:
+        with pytest.raises(OperationalError, match=r"half as fast as recorded.*: ours"):
+            run.smoke()
+    else:
+        run.smoke()
+    said = "nothing recorded with unknown" if kind == "unknown" else "recorded: 0."
+    assert f"ours: 0.30 of theirs ({said}" in capsys.readouterr().out
 
 
 def test_a_curve_is_told_by_ratios_and_drawn():

@@ -17,7 +17,7 @@ from metapt.meta.objectives import autoregressive, episode
 from metapt.models import attention, losses
 from metapt.models.cost import Cost, parameter_count
 from metapt.models.decoder import build_decoder, llama_config
-from metapt.models.learner import build_learner
+from metapt.models.learner import build_learner, slow_in_bf16
 from metapt.training.dynamics import attention_entropy
 
 EXACT = {"tiny": 11_282_784, "small": 64_595_328, "medium": 181_095_168, "large": 569_808_384}
@@ -222,3 +222,21 @@ def test_compiled_blocks_give_the_same(stream_of, scope: str, precision: str):
 def test_compiled_blocks_and_zero_3_exclude_each_other():
     with pytest.raises(UserError, match=r"train\.compile=true: ds=zero3"):
         commandline.load("pretrain", ["train.compile=true", "ds=zero3"])
+
+
+@pytest.mark.parametrize(
+    ("device", "has", "slow"),
+    [
+        ("cpu", {"avx512_f": True, "avx512_bf16": False, "amx_bf16": False}, True),
+        ("cpu", {"avx512_f": True, "avx512_bf16": True, "amx_bf16": False}, False),
+        ("cpu", {"avx512_f": True, "avx512_bf16": False, "amx_bf16": True}, False),
+        ("cpu", {"neon": True, "bf16": True}, False),
+        ("cpu", {"neon": True, "bf16": False}, True),
+        ("cuda", {}, False),
+    ],
+)
+def test_processors_that_are_slow_in_bf16(
+    device: str, has: dict[str, bool], slow: bool, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has)
+    assert slow_in_bf16(torch.device(device)) is slow

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from metapt.config import TrainConfig
+from metapt.models.learner import SLOW_BF16, slow_in_bf16
 from metapt.runs import CheckpointFolders, Run
 from metapt.training.trainer import learning_rate
 
@@ -112,6 +113,15 @@ def test_the_newest_checkpoints_are_kept_and_a_damaged_one_never_instead_of_an_i
     assert pretrain(nano_arguments, run.path, *words).returncode == 0
     assert [step for step, _ in run.checkpoints()] == [8]
     assert CheckpointFolders.problem(run.checkpoint(8)) is None
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_processor_without_bf16_units_is_told(precision: str, nano_arguments: list[str], tmp_path: Path):
+    words = ["objective=vanilla", "train.max_steps=2", f"train.precision={precision}"]
+    done = pretrain(nano_arguments, tmp_path / "run", *words)
+    assert done.returncode == 0
+    told = precision == "bf16" and slow_in_bf16(torch.device("cpu"))
+    assert (SLOW_BF16 in done.stderr) is told
 
 
 def test_another_configuration_in_the_folder_is_refused(

@@ -15,6 +15,19 @@ from metapt.models.decoder import EpisodeHead, build_decoder
 from metapt.models.rates import InnerRates
 from metapt.models.windows import Windows
 
+SLOW_BF16 = "this processor multiplies bf16 by way of fp32, at a third of its speed or less: train.precision=fp32 is faster"
+
+
+def slow_in_bf16(device: torch.device) -> bool:
+    """Whether a device is a processor without instructions for products in bf16 (AMX, AVX512-BF16; on ARM, BF16).
+
+    False where torch is too old to tell.
+    """
+    if device.type != "cpu" or not hasattr(torch.cpu, "get_capabilities"):
+        return False
+    has = torch.cpu.get_capabilities()
+    return not any(has.get(name) for name in ("amx_bf16", "avx512_bf16", "bf16"))
+
 
 class Learner(nn.Module):
     """A decoder with an episode head. Parameters are fp32 always; `precision` is that of the decoder's products.
