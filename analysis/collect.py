@@ -15,7 +15,7 @@ from analysis.records import FinetuneRun, GoldSet, LeftOut, PretrainRun, Setting
 from metapt.errors import UserError
 from metapt.launch.jobs import RUN_KINDS
 from metapt.launch.root import Root
-from metapt.runs import COMMIT_FILE
+from metapt.provenance import COMMIT_FILE
 
 CACHE_FILE = ".runs.sqlite"
 NOT_PLANNED = "superseded, or of another selection of the grid"

@@ -167,7 +167,7 @@ def _read_plainly(path: Path, content: bytes, pool: Pool) -> Predictions:
 
 
 def json_lines(content: bytes) -> list[Any]:
-    """The complete lines of a JSON-lines file, as `metapt.runs.read_jsonl` gives them but parsed in one go."""
+    """The complete lines of a JSON-lines file, as `metapt.files.read_jsonl` gives them but parsed in one go."""
     array = b"[" + _whole_lines(content).replace(b"\n", b",") + b"]"
     try:
         return orjson.loads(array)

@@ -29,7 +29,7 @@ from analysis.sections import Report, build
 from analysis.tables import Flat, Table
 from analysis.terms import TERMS, UPDATES
 from metapt.errors import run_command
-from metapt.runs import finite
+from metapt.files import finite
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
 REFERENCES = TEMPLATES / "references.bib"

@@ -1,6 +1,6 @@
 """From a command line (`model=tiny meta.rho=0.3`) to a checked configuration object.
 
-Hydra composes the files under conf/COMMAND/; the dataclasses of metapt/config.py are the schema. Hydra alone
+Hydra composes the files under conf/COMMAND/; the dataclasses of metapt/config/ are the schema. Hydra alone
 stops at the first mistake with a long message; here every override is looked at by itself first, so that all
 mistakes are told at once, each in a line that says what exists.
 """
@@ -19,6 +19,7 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
 from hydra.errors import HydraException
+from omegaconf import MISSING as MANDATORY
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -98,7 +99,7 @@ def usage(command: str) -> str:
         lines += ["choices:", *(f"  {group}={'|'.join(options)}" for group, options in groups.items()), ""]
     lines += ["keys:"]
     for path, item in _leaves(schema.COMMANDS[command]):
-        default = "" if item.default in (schema.MISSING, None) else f" [{item.default}]"
+        default = "" if item.default in (MANDATORY, None) else f" [{item.default}]"
         if item.default is MISSING:
             default = " [empty]"
         options = f" ({'|'.join(item.metadata['choices'])})" if "choices" in item.metadata else ""

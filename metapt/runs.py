@@ -30,45 +30,26 @@ This module imports neither torch nor anything of metapt that trains, so that th
 
 from __future__ import annotations
 
-import hashlib
 import json
-import math
-import os
-import platform
 import re
 import shutil
-import socket
-import subprocess
-import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import yaml
 from filelock import FileLock, Timeout
 
+from metapt import files
 from metapt.errors import OperationalError, UserError
+from metapt.provenance import provenance
 
 ENGINE_DIR, MODEL_DIR, STATE_FILE, ORIGIN_FILE = "engine", "model", "state.json", "metapt.json"
-HUB_PREFIX = "hub:"
-COMMIT_FILE = "COMMIT"  # beside the package in a copy of the source
 CHECKPOINT_NAME = re.compile(r"^step_(\d{6,})$")
 LENGTH = re.compile(
     r"^ +max_(step|epoch)s: (\d+)$", re.MULTILINE
 )  # in config.yaml: of pretraining, of fine-tuning
-LIBRARIES = (
-    "torch",
-    "deepspeed",
-    "transformers",
-    "tokenizers",
-    "accelerate",
-    "datasets",
-    "submitit",
-    "numpy",
-)
 
 
 class Run:
@@ -122,7 +103,7 @@ class Run:
 
     def metrics(self) -> Iterator[dict[str, Any]]:
         """The complete lines of metrics.jsonl; a line cut off by a kill is left out."""
-        yield from read_jsonl(self.metrics_file)
+        yield from files.read_jsonl(self.metrics_file)
 
     @contextmanager
     def claimed(self) -> Iterator[None]:
@@ -165,7 +146,9 @@ class Run:
             self.refuse_another(deciding, fingerprints)
         else:
             content = {"config": dict(config or deciding), "provenance": provenance(fingerprints)}
-            write_atomically(self.config_file, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+            files.write_atomically(
+                self.config_file, yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+            )
         self.error_file.unlink(missing_ok=True)
 
     def refuse_another(
@@ -194,7 +177,7 @@ class Run:
 
     def finish(self, result: Mapping[str, Any]) -> None:
         """Writes result.json; from here on the run is done."""
-        write_json(self.result_file, result)
+        files.write_json(self.result_file, result)
 
     def checkpoint(self, step: int) -> Path:
         return self.checkpoints_dir / f"step_{step:06d}"
@@ -220,7 +203,7 @@ class Run:
         if self.metrics_file.exists():
             lines = (line for line in self.metrics() if line["step"] <= last_step)
             kept = [line for line in lines if line["step"] < last_step or line["kind"] not in again]
-            write_atomically(self.metrics_file, "".join(json.dumps(line) + "\n" for line in kept))
+            files.write_atomically(self.metrics_file, "".join(json.dumps(line) + "\n" for line in kept))
 
 
 class MetricsWriter:
@@ -230,7 +213,9 @@ class MetricsWriter:
         self._file = run.metrics_file.open("a", encoding="utf-8")
 
     def write(self, step: int, kind: str, **values: Any) -> None:
-        self._file.write(json.dumps(finite({"step": step, "kind": kind, **values}), allow_nan=False) + "\n")
+        self._file.write(
+            json.dumps(files.finite({"step": step, "kind": kind, **values}), allow_nan=False) + "\n"
+        )
         self._file.flush()
 
     def close(self) -> None:
@@ -252,17 +237,17 @@ class CheckpointFolders:
 
     @classmethod
     def commit(cls, staging: Path, final: Path) -> None:
-        files = sorted(path for path in staging.rglob("*") if path.is_file())
+        content = sorted(path for path in staging.rglob("*") if path.is_file())
         listing = {
-            str(path.relative_to(staging)): {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
-            for path in files
+            str(path.relative_to(staging)): {"bytes": path.stat().st_size, "sha256": files.file_sha256(path)}
+            for path in content
         }
-        write_json(staging / cls.MANIFEST, {"files": listing})
+        files.write_json(staging / cls.MANIFEST, {"files": listing})
         for path in (staging, *staging.rglob("*")):
-            sync(path)
+            files.sync(path)
         replaced = _set_aside(final)
         staging.rename(final)
-        sync(final.parent)
+        files.sync(final.parent)
         shutil.rmtree(replaced, ignore_errors=True)
 
     @classmethod
@@ -278,7 +263,7 @@ class CheckpointFolders:
                 return f"{path} is missing"
             if path.stat().st_size != size:
                 return f"{path} has {path.stat().st_size} bytes, not {size}"
-            if file_sha256(path) != checksum:
+            if files.file_sha256(path) != checksum:
                 return f"{path} does not match its checksum"
         return None
 
@@ -294,135 +279,6 @@ class CheckpointFolders:
     def remove(folder: Path) -> None:
         """Takes the name away first, so that a half-deleted checkpoint is never taken for a complete one."""
         shutil.rmtree(_set_aside(folder), ignore_errors=True)
-
-
-def model_folder(path: str | Path) -> Path:
-    """The folder that `from_pretrained` can load, for a model folder, a checkpoint, a finished run (its newest), or hub:NAME.
-
-    Raises:
-        UserError: nothing of the kind is there, it is damaged, or the run is not finished.
-    """
-    if str(path).startswith(HUB_PREFIX):
-        return _from_hub(str(path).removeprefix(HUB_PREFIX))
-    path = Path(path).expanduser()
-    for folder in (path, path / MODEL_DIR):
-        if (folder / "config.json").is_file():
-            checkpoint = folder.parent
-            if (checkpoint / CheckpointFolders.MANIFEST).exists():
-                problem = CheckpointFolders.problem(checkpoint)
-                if problem:
-                    raise UserError(problem)
-            return folder
-    run = Run(path)
-    if run.checkpoints() and not run.is_done:
-        raise UserError(f"{path}: this run is not finished; wait for it, or name one of its checkpoints")
-    found = run.newest_checkpoint(lambda text: print(text, file=sys.stderr))
-    if found is None:
-        raise UserError(f"{path}: neither a finished run, nor a checkpoint, nor a model folder")
-    return found[1] / MODEL_DIR
-
-
-def _from_hub(name: str) -> Path:
-    """A folder with the weights, configuration and tokenizer of a model of the hub, fetched unless it stands in the cache.
-
-    Raises:
-        UserError: there is no such model, or the hub cannot be reached.
-    """
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-
-    wanted = ["*.safetensors", "*.json", "*.txt", "*.model"]
-    try:
-        return Path(snapshot_download(name, allow_patterns=wanted, ignore_patterns=["*/*"]))
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
-        raise UserError(
-            f"{HUB_PREFIX}{name}: cannot be fetched ({type(error).__name__}: {str(error).splitlines()[0]})"
-        ) from None
-
-
-def model_origin(folder: Path, name: str = "") -> dict[str, Any]:
-    """What is known of a model folder: its metapt.json, or its name alone if it was not made here.
-
-    Args:
-        name: that of a model of the hub, with its prefix; otherwise a model is called as its folder.
-    """
-    file = folder / ORIGIN_FILE
-    called = name.removeprefix(HUB_PREFIX) if name.startswith(HUB_PREFIX) else folder.name
-    try:
-        return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"model": called}
-    except ValueError as error:
-        raise UserError(f"{file}: not JSON ({error})") from None
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Writes a text file so that readers see either the old or the new content, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        sync(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_json(path: Path, value: Any) -> None:
-    write_atomically(path, json.dumps(finite(value), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-def finite(value: Any) -> Any:
-    """The same JSON value with null for numbers that are not finite, which JSON does not have."""
-    if isinstance(value, Mapping):
-        return {name: finite(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
-    """The complete lines of a JSON-lines file; nothing if there is no such file."""
-    if not path.exists():
-        return
-    with path.open(encoding="utf-8") as lines:
-        for line in lines:
-            if line.endswith("\n"):
-                yield json.loads(line)
-
-
-def file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def provenance(fingerprints: Mapping[str, str]) -> dict[str, Any]:
-    """What made a run: commit, library versions, host, time, data fingerprints."""
-    versions = {name: metadata.version(name) for name in LIBRARIES}
-    return {
-        "git_commit": git_commit(),
-        "versions": {"python": platform.python_version(), **versions},
-        "host": socket.gethostname(),
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "fingerprints": dict(fingerprints),
-    }
-
-
-def git_commit() -> str:
-    """The commit of the source, `+changes` where tracked files differ from it, or `unknown` outside of a checkout.
-
-    A copy of the source that a grid made (metapt/launch/code.py) has it in a file.
-    """
-    folder = Path(__file__).parent
-    if (recorded := folder.parent / COMMIT_FILE).exists():
-        return recorded.read_text(encoding="utf-8").strip()
-    commands = (["git", "rev-parse", "HEAD"], ["git", "status", "--porcelain", "--untracked-files=no"])
-    try:
-        head, changes = (
-            subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
-            for command in commands
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return head + ("+changes" if changes else "")
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
@@ -455,12 +311,3 @@ def _restricted(values: Mapping[str, Any], keys: Mapping[str, Any]) -> dict[str,
             nested = isinstance(value, Mapping) and isinstance(keys[name], Mapping)
             kept[name] = _restricted(value, keys[name]) if nested else value
     return kept
-
-
-def sync(path: Path) -> None:
-    """Asks the system to put a file or a folder's entries on disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -15,7 +15,7 @@ from analysis_runs import write_finetuning, write_grid, write_pretraining
 from analysis import cache
 from analysis.collect import CACHE_FILE, collect
 from analysis.records import GoldSet
-from metapt.runs import COMMIT_FILE
+from metapt.provenance import COMMIT_FILE
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from metapt import runs
+from metapt import provenance
 from metapt.errors import OperationalError, UserError
 from metapt.launch import code as source
 from metapt.launch.code import VARIABLE, Code, code, require_own_code
@@ -93,8 +93,8 @@ def test_a_copy_knows_its_commit(project: Path, tmp_path: Path, monkeypatch: pyt
     copy = code(tmp_path, is_copied=True)
     copy.write()
     assert f"(commit 0123456789, with uncommitted changes): {copy.folder}" in str(copy)
-    monkeypatch.setattr(runs, "__file__", str(copy.folder / "metapt" / "runs.py"))
-    assert runs.git_commit() == "0123456789abcdef+changes"
+    monkeypatch.setattr(provenance, "__file__", str(copy.folder / "metapt" / "provenance.py"))
+    assert provenance.git_commit() == "0123456789abcdef+changes"
 
 
 def test_the_live_source_is_run_in_place(project: Path, tmp_path: Path) -> None:

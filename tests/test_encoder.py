@@ -15,12 +15,14 @@ import metapt
 from metapt import commandline
 from metapt.data.iob2 import TAGS, Sentence
 from metapt.errors import UserError
+from metapt.files import read_jsonl
+from metapt.model_folders import model_folder
 from metapt.models.tagger import Tagger, TagLayer, is_causal, load_base
 from metapt.ner.evaluate import annotate
 from metapt.ner.features import WordPieces, encode, special_pieces, word_vectors
 from metapt.ner.finetune import finetune
 from metapt.ner.folder import load_tagger
-from metapt.runs import Run, model_folder, read_jsonl
+from metapt.runs import Run
 from metapt.training.interruption import StopRequest
 
 

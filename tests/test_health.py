@@ -19,10 +19,11 @@ from metapt import commandline
 from metapt.data.batches import Batches
 from metapt.data.corpus import prepare_corpus
 from metapt.errors import EXIT_FAILED
+from metapt.files import finite
 from metapt.launch.status import run_status
 from metapt.meta.objectives import autoregressive, is_episode
 from metapt.models.learner import build_learner
-from metapt.runs import Run, finite
+from metapt.runs import Run
 from metapt.training.engine import Engine
 
 STAGES = ["zero0", "zero1", "zero2", "zero2_offload", "zero3"]

@@ -6,6 +6,7 @@ import json
 import math
 import struct
 import time
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from wandb.proto import wandb_internal_pb2
 
 from metapt import commandline
-from metapt.config import asdict, identity
+from metapt.config import identity
 from metapt.errors import UserError
 from metapt.pretrain import main
 from metapt.runs import Run

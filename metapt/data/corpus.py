@@ -25,7 +25,7 @@ import numpy as np
 from filelock import FileLock
 from transformers import PreTrainedTokenizerFast
 
-from metapt import randomness, runs
+from metapt import files, randomness
 from metapt.config import CorpusConfig
 from metapt.data import tokenizers
 from metapt.data.reading import EMPTY, Document, Faults
@@ -165,7 +165,7 @@ class _Build:
                 "sources": recipe["sources"],
                 "settings": {name: value for name, value in recipe.items() if name != "sources"},
             }
-            runs.write_json(building / MANIFEST, manifest)
+            files.write_json(building / MANIFEST, manifest)
             building.rename(folder)
         finally:
             shutil.rmtree(building, ignore_errors=True)

@@ -26,7 +26,7 @@ from metapt.data.demo_philippine import cebuano_sentence, tagalog_sentence
 from metapt.data.demo_slovak import sentence as slovak_sentence
 from metapt.data.iob2 import Sentence, write_iob2
 from metapt.errors import UserError, run_command
-from metapt.runs import write_atomically
+from metapt.files import write_atomically
 
 SEED = 0
 CORPUS_BYTES = 1_200_000

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from metapt.errors import UserError
-from metapt.runs import write_atomically
+from metapt.files import write_atomically
 
 TYPES = ("PER", "ORG", "LOC")
 TAGS = ("O", "B-PER", "I-PER", "B-ORG", "I-ORG", "B-LOC", "I-LOC")  # the hub's label order

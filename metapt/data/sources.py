@@ -17,7 +17,7 @@ from metapt.config import CorpusConfig
 from metapt.data import demo, reading
 from metapt.data.reading import Document, Faults
 from metapt.errors import OperationalError, UserError
-from metapt.runs import file_sha256
+from metapt.files import file_sha256
 
 
 @dataclass(frozen=True)

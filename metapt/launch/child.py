@@ -12,10 +12,10 @@ from pathlib import Path
 from filelock import FileLock
 
 from metapt.errors import EXIT_FAILED, EXIT_INTERRUPTED
+from metapt.files import write_atomically
 from metapt.launch.jobs import Job
 from metapt.launch.root import Root
 from metapt.launch.status import ERROR_BYTES, tail
-from metapt.runs import write_atomically
 
 GRACE_SECONDS = 300  # for a stopped process to save and end, before it is killed
 ENVIRONMENT = {

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from metapt.errors import OperationalError, UserError
-from metapt.runs import COMMIT_FILE, git_commit
+from metapt.provenance import COMMIT_FILE, git_commit
 
 SOURCE = Path(__file__).resolve().parents[2]
 PARTS = ("metapt", "analysis", "ds_configs")

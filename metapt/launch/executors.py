@@ -15,13 +15,13 @@ from typing import Any, Protocol
 
 from metapt.config import ClusterConfig
 from metapt.errors import Interrupted
+from metapt.files import write_atomically
 from metapt.launch.child import Child, default_threads
 from metapt.launch.code import Code
 from metapt.launch.jobs import Job, Plan
 from metapt.launch.root import Root
 from metapt.launch.status import RunStatus, run_status
 from metapt.launch.task import ANY_NUMBER_OF_TIMEOUTS, Task
-from metapt.runs import write_atomically
 
 POLL_SECONDS = 0.2
 

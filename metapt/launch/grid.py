@@ -27,8 +27,9 @@ from metapt.config import (
 from metapt.errors import UserError
 from metapt.launch import naming
 from metapt.launch.jobs import Job, Plan
+from metapt.model_folders import HUB_PREFIX
 from metapt.ner.baselines import BASELINES
-from metapt.runs import HUB_PREFIX, Run
+from metapt.runs import Run
 
 SET_BY_THE_GRID = {
     "pretrain": {"model", "objective", "train.seed", "label", "data.cache_dir", "run_dir"},

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from metapt.errors import OperationalError
+from metapt.files import read_jsonl
 from metapt.launch.jobs import Job
 from metapt.launch.root import Root
-from metapt.runs import read_jsonl
 
 NOT_BEGUN = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT")  # of squeue's states
 

@@ -21,8 +21,9 @@ from pathlib import Path
 
 from metapt.config import ClusterConfig
 from metapt.errors import OperationalError, run_command
+from metapt.files import write_atomically, write_json
 from metapt.launch.code import code
-from metapt.runs import Run, write_atomically, write_json
+from metapt.runs import Run
 
 
 def refuse_fruitless_requeues(run: Run, job: str, start: int, most: int, leads: bool = True) -> None:

@@ -26,9 +26,10 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from metapt.errors import OperationalError, UserError
+from metapt.files import file_sha256, write_json
 from metapt.launch.jobs import RUN_KINDS, Job, Plan
 from metapt.launch.status import is_held
-from metapt.runs import Run, file_sha256, write_json
+from metapt.runs import Run
 
 
 class Root:

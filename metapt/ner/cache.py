@@ -30,7 +30,8 @@ import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
 
-from metapt.runs import CheckpointFolders, write_json
+from metapt.files import write_json
+from metapt.runs import CheckpointFolders
 
 FORMAT = 1  # part of every key: raise it when the same key would mean other vectors
 VECTORS_FILE, KEY_FILE = "vectors.npy", "key.json"

@@ -11,10 +11,12 @@ from metapt.config import FinetuneConfig, identity
 from metapt.data import DEMO_NOTICE
 from metapt.data.uner import check_entities, evaluated_sets, open_collection, source_sets
 from metapt.errors import UserError
+from metapt.files import file_sha256
+from metapt.model_folders import model_folder, model_origin
 from metapt.ner.card import model_card
 from metapt.ner.ranks import leads
 from metapt.ner.tuning import Tuning
-from metapt.runs import CheckpointFolders, Run, file_sha256, model_folder, model_origin
+from metapt.runs import CheckpointFolders, Run
 from metapt.training.interruption import StopRequest
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from metapt.data.iob2 import Sentence
-from metapt.runs import write_atomically
+from metapt.files import write_atomically
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ from metapt.config import FinetuneConfig
 from metapt.data.iob2 import TAGS
 from metapt.data.uner import Collection, drawn, source_sets
 from metapt.errors import Interrupted, OperationalError, UserError
+from metapt.files import file_sha256, write_json
 from metapt.models.tagger import PieceBatch, Tagger, TagLayer, load_base
 from metapt.ner.cache import VectorCache
 from metapt.ner.evaluate import annotate, dev_figures
@@ -51,7 +52,7 @@ from metapt.ner.predictions import write_predictions
 from metapt.ner.progress import Progress, say
 from metapt.ner.ranks import Ranks
 from metapt.ner.scoring import scored
-from metapt.runs import ENGINE_DIR, STATE_FILE, CheckpointFolders, MetricsWriter, Run, file_sha256, write_json
+from metapt.runs import ENGINE_DIR, STATE_FILE, CheckpointFolders, MetricsWriter, Run
 from metapt.training.interruption import StopAsked, StopRequest
 
 WEIGHTS_FILE, BEST_FILE, OPTIMIZER_FILE = "weights.safetensors", "best.safetensors", "optimizer.pt"

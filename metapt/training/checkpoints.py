@@ -15,16 +15,8 @@ from safetensors import SafetensorError
 from transformers.utils import logging as transformers_logging
 
 from metapt.errors import OperationalError
-from metapt.runs import (
-    ENGINE_DIR,
-    MODEL_DIR,
-    ORIGIN_FILE,
-    STATE_FILE,
-    CheckpointFolders,
-    Run,
-    sync,
-    write_json,
-)
+from metapt.files import sync, write_json
+from metapt.runs import ENGINE_DIR, MODEL_DIR, ORIGIN_FILE, STATE_FILE, CheckpointFolders, Run
 from metapt.training.engine import Engine
 from metapt.training.telemetry import Totals
 

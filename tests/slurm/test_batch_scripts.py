@@ -16,7 +16,8 @@ from real_slurm import MARKS, losses, wait_for_the_end, wait_until, weights
 from metapt.config import ClusterConfig
 from metapt.launch.code import code
 from metapt.launch.status import run_status
-from metapt.runs import Run, git_commit
+from metapt.provenance import git_commit
+from metapt.runs import Run
 
 REPOSITORY = Path(__file__).parents[2]
 pytestmark = MARKS

@@ -1,0 +1,55 @@
+"""What made a run: commit, versions, host, time, data."""
+
+from __future__ import annotations
+
+import platform
+import socket
+import subprocess
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+COMMIT_FILE = "COMMIT"  # beside the package in a copy of the source
+LIBRARIES = (
+    "torch",
+    "deepspeed",
+    "transformers",
+    "tokenizers",
+    "accelerate",
+    "datasets",
+    "submitit",
+    "numpy",
+)
+
+
+def provenance(fingerprints: Mapping[str, str]) -> dict[str, Any]:
+    """What made a run: commit, library versions, host, time, data fingerprints."""
+    versions = {name: metadata.version(name) for name in LIBRARIES}
+    return {
+        "git_commit": git_commit(),
+        "versions": {"python": platform.python_version(), **versions},
+        "host": socket.gethostname(),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "fingerprints": dict(fingerprints),
+    }
+
+
+def git_commit() -> str:
+    """The commit of the source, `+changes` where tracked files differ from it, or `unknown` outside of a checkout.
+
+    A copy of the source that a grid made (metapt/launch/code.py) has it in a file.
+    """
+    folder = Path(__file__).parent
+    if (recorded := folder.parent / COMMIT_FILE).exists():
+        return recorded.read_text(encoding="utf-8").strip()
+    commands = (["git", "rev-parse", "HEAD"], ["git", "status", "--porcelain", "--untracked-files=no"])
+    try:
+        head, changes = (
+            subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
+            for command in commands
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return head + ("+changes" if changes else "")
