@@ -13,10 +13,11 @@ from transformers import LlamaForCausalLM
 from metapt import commandline
 from metapt.data.episodes import EpisodeSampler, WindowIndex
 from metapt.errors import UserError
+from metapt.meta.adaptation import adapt, adapt_by
 from metapt.meta.objectives import autoregressive, episode
 from metapt.models import attention, losses
 from metapt.models.cost import Cost, parameter_count
-from metapt.models.decoder import build_decoder, llama_config
+from metapt.models.decoder import EpisodeHead, build_decoder, llama_config
 from metapt.models.learner import build_learner, slow_in_bf16
 from metapt.training.dynamics import attention_entropy
 
@@ -193,7 +194,13 @@ def test_compiled_blocks_give_the_same(stream_of, scope: str, precision: str):
     tokens = np.random.default_rng(0).integers(2, 50, 20_000)
     plain, compiled = ([], [])
     for found, switch in ((plain, "false"), (compiled, "true")):
-        words = ["objective=maml", "meta.max_share=1", "meta.inner_steps=2", f"meta.scope={scope}"]
+        words = [
+            "objective=maml",
+            "meta.max_share=1",
+            "meta.head_dropout=0",
+            "meta.inner_steps=2",
+            f"meta.scope={scope}",
+        ]
         config = commandline.load(
             "pretrain", [*words, f"train.precision={precision}", f"train.compile={switch}"]
         )
@@ -217,6 +224,31 @@ def test_compiled_blocks_give_the_same(stream_of, scope: str, precision: str):
     for (ours, found_gradient), (theirs, gradient) in zip(compiled, plain, strict=True):
         assert ours == pytest.approx(theirs, rel=bound)
         assert (found_gradient - gradient).norm() <= bound * gradient.norm()
+
+
+def test_the_inner_step_of_the_head_is_that_of_the_loop():
+    """As a pure function, compiled and not, against autograd on adapted copies."""
+    head = EpisodeHead(16, 24, 5, 4, 0.0, seed=0)
+    generator = torch.Generator().manual_seed(0)
+    states, labels = torch.randn(20, 16, generator=generator), torch.arange(5).repeat(4)
+    start, losses = dict(head.named_parameters()), []
+
+    def support_loss(values):
+        losses.append(cross_entropy(head.logits(states, values), labels))
+        return losses[-1]
+
+    expected = adapt(support_loss, start, 3, 0.1).values
+    for step in (head.inner_step, torch.compile(head.inner_step, fullgraph=True)):
+        found = []
+
+        def moved(values, step=step, found=found):
+            values, loss, logits = step(values, states, labels, 0.1)
+            found.append(loss)
+            torch.testing.assert_close(cross_entropy(logits, labels), loss)
+            return values
+
+        torch.testing.assert_close(adapt_by(moved, start, 3).values, expected, rtol=1e-5, atol=1e-7)
+        torch.testing.assert_close(torch.stack(found), torch.stack(losses).detach(), rtol=1e-6, atol=0)
 
 
 def test_compiled_blocks_and_zero_3_exclude_each_other():

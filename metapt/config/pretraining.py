@@ -99,7 +99,9 @@ class TrainConfig:
     seq_len: int = key(2048, "tokens of a sequence", low=2)
     precision: str = key("bf16", "of the forward and backward passes", choices=("bf16", "fp32"))
     compile: bool = key(
-        False, "the decoder's blocks go through torch.compile, which needs minutes at the start", before=False
+        False,
+        "the decoder's blocks go through torch.compile, which needs minutes at the start; on a GPU the inner steps of scope head become CUDA graphs",
+        before=False,
     )
     lr: float = key(3e-4, "peak rate of AdamW", above=0)
     schedule: str = key("cosine", "after the warm-up", choices=("cosine", "constant"))

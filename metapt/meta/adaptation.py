@@ -83,6 +83,23 @@ def adapt(
     return Adapted({name: value.detach() for name, value in adapted.items()}, moved)
 
 
+def adapt_by(
+    step: Callable[[Parameters], Parameters],
+    start: Mapping[str, Tensor],
+    steps: int,
+    *,
+    before_step: Callable[[Parameters], None] = lambda values: None,
+) -> Adapted:
+    """As `adapt`, with a function that makes phi_{t+1} of phi_t: a compiled one (`EpisodeHead.inner_step`), without learned rates."""
+    torch.compiler.cudagraph_mark_step_begin()
+    values = {name: value.detach() for name, value in start.items()}
+    for _ in range(steps):
+        before_step(values)
+        values = step(values)
+    # a CUDA graph writes its results to the same place each time it runs
+    return Adapted({name: value.clone() for name, value in values.items()}, {})
+
+
 def descend(
     values: list[Tensor],
     gradients: list[Tensor] | tuple[Tensor, ...],

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from torch.nn.functional import cross_entropy
 from metapt import randomness
 from metapt.config import MetaConfig
 from metapt.data.episodes import Episode, Examples
-from metapt.meta.adaptation import Adapted, Parameters, adapt, at_adapted, with_gradients
+from metapt.meta.adaptation import Adapted, Parameters, adapt, adapt_by, at_adapted, with_gradients
 from metapt.models.decoder import EpisodeHead
 from metapt.models.learner import Learner
 from metapt.models.windows import Windows
@@ -75,20 +76,37 @@ def episode(
             return trace.record(_logits(learner, values, support), support.labels)
 
         parameters = learner.adaptable(meta)
-        multipliers = learner.rates.multipliers() if learner.rates else None
-        with learner.whole(parameters), learner.whole(multipliers or {}):
-            adapted = adapt(
-                support_loss,
-                parameters,
-                meta.inner_steps,
-                meta.inner_lr,
-                multipliers=multipliers,
-                before_step=lambda values: poll(),
-            )
+        if learner.inner_step and meta.scope == "head" and not learner.rates:
+            move = partial(_compiled_step, learner.inner_step, support, meta.inner_lr, trace)
+            adapted = adapt_by(move, parameters, meta.inner_steps, before_step=lambda values: poll())
+        else:
+            multipliers = learner.rates.multipliers() if learner.rates else None
+            with learner.whole(parameters), learner.whole(multipliers or {}):
+                adapted = adapt(
+                    support_loss,
+                    parameters,
+                    meta.inner_steps,
+                    meta.inner_lr,
+                    multipliers=multipliers,
+                    before_step=lambda values: poll(),
+                )
         with torch.no_grad():
             support_loss(adapted.values)
         loss, logits = _outer(learner, parameters, adapted, query, meta)
     return Outcome(loss, trace.measures(support, query, loss, logits))
+
+
+def _compiled_step(
+    step: Callable[..., tuple[Parameters, Tensor, Tensor]],
+    support: Side,
+    rate: float,
+    trace: Trace,
+    values: Parameters,
+) -> Parameters:
+    """phi_{t+1} from phi_t by `EpisodeHead.inner_step`, with loss and accuracy at phi_t remembered."""
+    moved, loss, logits = step(values, support.states, support.labels, rate)
+    trace.remember(loss.clone(), accuracy(logits, support.labels))
+    return moved
 
 
 def _outer(
@@ -224,9 +242,12 @@ class Trace:
     def record(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Cross-entropy of logits [n, N] against labels [n], which is remembered."""
         loss = cross_entropy(logits, labels)
-        self.losses.append(loss.detach())
-        self.accuracies.append(accuracy(logits, labels))
+        self.remember(loss.detach(), accuracy(logits, labels))
         return loss
+
+    def remember(self, loss: Tensor, share: Tensor) -> None:
+        self.losses.append(loss)
+        self.accuracies.append(share)
 
     def measures(self, support: Side, query: Side, loss: Tensor, logits: Tensor) -> dict[str, Tensor]:
         """What is logged of an episode."""

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import dropout, linear, relu
+from torch.func import grad_and_value
+from torch.nn.functional import cross_entropy, dropout, linear, relu
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from metapt import randomness
@@ -77,6 +78,24 @@ class EpisodeHead(nn.Module):
     ) -> Tensor:
         """Logits with the own parameters, or with what `replace` makes of them."""
         return self.logits(hidden, replace(dict(self.named_parameters())))
+
+    def inner_step(
+        self, values: Mapping[str, Tensor], states: Tensor, labels: Tensor, rate: float
+    ) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+        """An inner step on the support set as a pure function, which can be compiled as one graph.
+
+        Args:
+            values: phi_t by name.
+            states, labels: [n, d] and [n].
+        Returns: phi_{t+1} = phi_t - rate * grad L_S(phi_t); L_S(phi_t) in nats; the logits [n, N] at phi_t.
+        """
+
+        def loss(values: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+            logits = self.logits(states, values)
+            return cross_entropy(logits, labels), logits
+
+        gradients, (value, logits) = grad_and_value(loss, has_aux=True)(values)
+        return {name: start - rate * gradients[name] for name, start in values.items()}, value, logits
 
     def logits(self, hidden: Tensor, values: Mapping[str, Tensor]) -> Tensor:
         """Logits with any parameters, by the names of the own ones."""
