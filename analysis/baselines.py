@@ -1,8 +1,6 @@
-"""Every tuned model against every baseline, on the target sets."""
+"""The last tuned checkpoint of every model against every baseline, on the target sets."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 from analysis.collect import Collection
 from analysis.comparison import DIFFERENCE_COLUMNS, Group, difference_cells, groups
@@ -17,8 +15,8 @@ MOST_ON_PAGE = 60
 DEFINITION = (
     "Baselines, scored like a model: "
     + "; ".join(f"{name}: {baseline.meaning}" for name, baseline in BASELINES.items())
-    + ". A model is compared with a baseline that learns only where both learnt from the same source. Differences are model "
-    "minus baseline, each seed of the model against the same run of the baseline."
+    + ". Of each scale, variant and objective the last checkpoint that was tuned is compared, with a baseline that learns only "
+    "where both learnt from the same source. Differences are model minus baseline, each seed of the model against the same run of the baseline."
 )
 
 
@@ -32,43 +30,41 @@ def section(study: Study) -> Section:
     return Section("baselines", "Baselines", text, tables=[table])
 
 
+def _models(collection: Collection) -> list[Group]:
+    """The tuned models, of each scale, variant and objective at its last checkpoint."""
+    models = [group for group in groups(collection) if not group.is_baseline]
+    last: dict[tuple[str, str, str], int] = {}
+    for group in models:
+        model = _model(group)
+        last[model] = max(last.get(model, 0), group.setting.step or 0)
+    return [group for group in models if (group.setting.step or 0) == last[_model(group)]]
+
+
+def _model(group: Group) -> tuple[str, str, str]:
+    return (group.setting.scale, group.setting.label, group.objective)
+
+
 def baselines_table(collection: Collection, scores: Scores) -> Table:
     """One row for each model, baseline and target set; only in files if there are too many for the page."""
-    found = groups(collection)
-    models, rivals = ([group for group in found if group.is_baseline == side] for side in (False, True))
-    columns = [
-        *(Column(head) for head in Group.HEADS),
-        Column("baseline"),
-        Column("set"),
-        Column("gold spans"),
-    ]
+    columns = [*(Column(head) for head in Group.HEADS), Column("baseline"), Column("set"), Column("gold spans")]  # fmt: skip
     columns += [Column("model F1"), Column("baseline F1"), *DIFFERENCE_COLUMNS, RUNS]
+    rivals = [group for group in groups(collection) if group.is_baseline]
+    found = [
+        (model, rival, name, same)
+        for model in _models(collection)
+        for rival in rivals
+        if rival.setting.source in ("", model.setting.source)
+        for name in collection.target_sets()
+        if (same := comparable([(run, rival.runs[0]) for run in model.runs], name))
+    ]
+    differences = scores.differences([(same, name) for _, _, name, same in found])
     rows: list[list[Cell]] = []
-    tinted = set()
-    # Runs that stand under several variants are compared once.
-    told: dict[tuple[Path | str, ...], tuple[bool, list[Cell]]] = {}
-    for model in models:
-        for rival in rivals:
-            if rival.setting.source not in ("", model.setting.source):
-                continue
-            for name in collection.target_sets():
-                if same := comparable([(run, rival.runs[0]) for run in model.runs], name):
-                    key: tuple[Path | str, ...] = (name, rival.runs[0].path, *(run.path for run, _ in same))
-                    if key not in told:
-                        both = scores.difference(same, name)
-                        values = [both.first.value, both.second.value, *difference_cells(both)]
-                        told[key] = (both.estimate.excludes_zero, values)
-                    excludes_zero, values = told[key]
-                    if excludes_zero:
-                        tinted.add(len(rows))
-                    cells: list[Cell] = [
-                        *model.cells,
-                        rival.setting.scale,
-                        name,
-                        same[0][0].sets[name].gold.gold_spans,
-                    ]
-                    rows.append([*cells, *values, runs_of(*same)])
-    title = "Models minus baselines on the target sets"
+    for (model, rival, name, same), both in zip(found, differences, strict=True):
+        cells: list[Cell] = [*model.cells, rival.setting.scale, name, same[0][0].sets[name].gold.gold_spans]
+        cells += [both.first.value, both.second.value, *difference_cells(both)]
+        rows.append([*cells, runs_of(*same)])
+    tinted = {index for index, both in enumerate(differences) if both.told.excludes_zero}
+    title = "Models minus baselines on the target sets, at the last checkpoint of each"
     note = "Tinted rows: the interval leaves out 0."
     table = Table("baselines", title, columns, rows, note, tinted, on_page=len(rows) <= MOST_ON_PAGE)
     return table.without_constant(*Group.OPTIONAL)

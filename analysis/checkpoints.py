@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from matplotlib.axes import Axes
 
 from analysis import figures
 from analysis.comparison import averages, averages_table, balanced, unbalanced
 from analysis.convergence import smoothed
-from analysis.drawing import COLOURS, Figure, distinct, drawing, figure_legend, finished, plt, slug
+from analysis.drawing import COLOURS, Figure, distinct, drawing, figure_legend, finished, slug
 from analysis.provenance import NAMES, counted
 from analysis.records import FinetuneRun, Setting
 from analysis.study import Section, Study
@@ -186,7 +187,7 @@ def _type(run: FinetuneRun, name: str, kind: str) -> float:
     return run.sets[name].per_type.get(kind, {}).get("f1", 0.0)
 
 
-def _curve(axis: plt.Axes, runs: Sequence[FinetuneRun], value, objective: str, style: str = "-", kind: str = "") -> None:  # type: ignore[no-untyped-def]  # fmt: skip
+def _curve(axis: Axes, runs: Sequence[FinetuneRun], value, objective: str, style: str = "-", kind: str = "") -> None:  # type: ignore[no-untyped-def]  # fmt: skip
     steps = sorted(set(map(_step, runs)))
     means = [float(np.mean([value(run) for run in runs if _step(run) == step])) for step in steps]
     label = f"{NAMES[objective]} {kind}".strip()

@@ -9,7 +9,7 @@ from typing import ClassVar
 from analysis.collect import Collection, finetuning_key, setting_order
 from analysis.provenance import NAMES, Runs, counted, runs_of
 from analysis.records import FinetuneRun, Setting
-from analysis.significance import Difference, Estimate, Scores, average_difference, comparable
+from analysis.significance import Difference, Estimate, Pairs, Scores, Told, average_difference, comparable
 from analysis.tables import RUNS, Cell, Column, Table
 
 DEFINITION = (
@@ -87,7 +87,7 @@ class Comparison(Both):
     setting: Setting
     set_name: str
     gold_spans: int
-    pairs: Sequence[tuple[FinetuneRun, FinetuneRun]]
+    pairs: Pairs
     both: Difference
 
     @property
@@ -99,19 +99,23 @@ class Comparison(Both):
         return runs_of(*self.pairs)
 
     @property
-    def difference(self) -> Estimate:
-        return self.both.estimate
+    def difference(self) -> Told:
+        return self.both.told
 
 
 def comparisons(collection: Collection, scores: Scores) -> list[Comparison]:
     """Every setting and set on which both objectives were scored on the same sentences, of which some hold a span."""
-    found = []
-    for setting, both in pairs(collection).items():
-        for name in collection.set_names():
-            if same := comparable(both, name):
-                gold_spans = same[0][0].sets[name].gold.gold_spans
-                found.append(Comparison(setting, name, gold_spans, same, scores.kept_difference(same, name)))
-    return found
+    found = [
+        (setting, name, same)
+        for setting, both in pairs(collection).items()
+        for name in collection.set_names()
+        if (same := comparable(both, name))
+    ]
+    differences = scores.differences([(same, name) for _, name, same in found])
+    return [
+        Comparison(setting, name, same[0][0].sets[name].gold.gold_spans, same, both)
+        for (setting, name, same), both in zip(found, differences, strict=True)
+    ]
 
 
 def last_steps(found: Sequence[Comparison]) -> list[Comparison]:
@@ -190,8 +194,8 @@ DIFFERENCE_COLUMNS = (
 
 
 def difference_cells(both: Difference) -> list[Cell]:
-    gap = both.estimate
-    return [gap.value, gap.interval, both.p, both.detectable, gap.excludes_zero]
+    gap = both.told
+    return [gap.value, gap.interval, both.p, gap.detectable, gap.excludes_zero]
 
 
 def differences_table(found: Sequence[Comparison]) -> Table:
@@ -220,7 +224,7 @@ def averages_table(name: str, title: str, heads: Sequence[Column], found: Sequen
         cells: list[Cell] = [*item.key, len(item.comparisons), item.vanilla.value, item.vanilla.interval]
         cells += [item.maml.value, item.maml.interval, *difference_cells(item.both)]
         rows.append([*cells, item.maml.relative_to(item.vanilla).value, item.runs])
-    tinted = {index for index, item in enumerate(found) if item.both.estimate.excludes_zero}
+    tinted = {index for index, item in enumerate(found) if item.both.told.excludes_zero}
     note = "Tinted rows: the interval of the difference leaves out 0."
     return Table(name, title, columns, rows, note, tinted).without_constant("variant")
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from analysis.checkpoints import LEAST, Model, by_model, complete, model_title, most_tuned, undrawn
 from analysis.comparison import pairs
-from analysis.drawing import Figure, distinct, drawing, finished, heat_map, plt, slug
+from analysis.drawing import SHARES, Figure, distinct, drawing, finished, heat_map, slug
 from analysis.provenance import NAMES, counted, runs_of
 from analysis.records import FinetuneRun, GoldSet
 from analysis.significance import comparable
@@ -64,7 +64,7 @@ def heat_maps(model: Model, runs: Sequence[FinetuneRun], name: str) -> list[Figu
         for row, (inside, found) in zip(axes, words.items(), strict=True):
             for axis, objective in zip(row, objectives, strict=True):
                 grid = np.array([[_mean([run for run in runs if (run.objective, run.setting.step) == (objective, step)], name, places) for step in steps] for places in found.values()])  # fmt: skip
-                heat_map(axis, grid, list(found), [str(step) for step in steps], (0.0, 1.0), plt.get_cmap("cividis"), ".2f" if len(steps) <= 8 else "")  # fmt: skip
+                heat_map(axis, grid, list(found), [str(step) for step in steps], (0.0, 1.0), SHARES, ".2f" if len(steps) <= 8 else "")  # fmt: skip
                 axis.set_title(f"{NAMES[objective]}, {KINDS[inside]}")
         for axis in axes[-1]:
             axis.set_xlabel("pretraining updates")

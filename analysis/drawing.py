@@ -1,13 +1,13 @@
-"""What all figures share: palette, axes, and how a canvas becomes SVG and PDF.
+"""What all figures share: palette and axes. How a canvas becomes SVG and PDF is in rendering.py.
 
 Blue squares are vanilla, vermilion circles MAML (Okabe and Ito's palette), throughout.
 """
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from html import escape
@@ -15,55 +15,22 @@ from typing import Any, Literal, TypeVar
 
 import matplotlib
 import numpy as np
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.colors import Colormap, LinearSegmentedColormap
 from matplotlib.figure import Figure as Canvas
-from matplotlib.text import Text
 
 from analysis.provenance import NAMES, Run, Runs, runs_of
+from analysis.rendering import GRID, INK, QUIET, STYLE, rendered
 from analysis.significance import Estimate
 
 WIDTH = 9.4
-COLUMN, TEXT = 3.3, 6.8  # inches: a column of a paper with two, and its text
-INK, QUIET, GRID = "#22262a", "#6b7278", "#e3e5e7"
 COLOURS = {"vanilla": "#0072B2", "maml": "#D55E00"}
 OTHER_COLOUR = "#009E73"
 THEME = {INK: "ink", QUIET: "quiet", GRID: "line", "#ffffff": "paper"}
 THEME |= {COLOURS["vanilla"]: "vanilla", COLOURS["maml"]: "maml", OTHER_COLOUR: "other"}
+SHARES = matplotlib.colormaps["cividis"]
 DIVERGING = LinearSegmentedColormap.from_list("objectives", [COLOURS["vanilla"], "#f4f4f2", COLOURS["maml"]])
 MARKERS = {"vanilla": "s", "maml": "o"}
-FONTS = "ui-sans-serif, system-ui, 'Segoe UI', 'Helvetica Neue', 'DejaVu Sans', sans-serif"
-STYLE: dict[Any, Any] = {
-    "axes.edgecolor": QUIET,
-    "axes.grid": True,
-    "axes.labelcolor": INK,
-    "axes.labelsize": 9,
-    "axes.linewidth": 0.7,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "axes.titlelocation": "left",
-    "axes.titlesize": 9.5,
-    "axes.titleweight": "bold",
-    "figure.constrained_layout.use": True,
-    "font.family": "DejaVu Sans",
-    "font.size": 9,
-    "grid.color": GRID,
-    "grid.linewidth": 0.7,
-    "legend.fontsize": 9,
-    "legend.frameon": False,
-    "lines.linewidth": 1.5,
-    "pdf.fonttype": 42,  # TrueType, embedded
-    "svg.fonttype": "none",
-    "text.color": INK,
-    "text.parse_math": False,
-    "xtick.color": QUIET,
-    "xtick.labelsize": 8.5,
-    "ytick.color": QUIET,
-    "ytick.labelsize": 8.5,
-}
 MAX_POINTS = 400
 MAX_NUMBERS = 400  # cells of a heat map that hold their number
 T = TypeVar("T")
@@ -71,13 +38,23 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Figure:
-    """A drawing, its words and its runs: `caption` stands under it, `name` is the file name without its ending."""
+    """A drawing, its words and its runs: `caption` stands under it, `name` is the file name without its ending.
+
+    `drawn` will hold its SVG and its PDF.
+    """
 
     name: str
     caption: str
-    svg: str
-    pdf: bytes
+    drawn: Future[tuple[str, bytes]]
     runs: Runs
+
+    @property
+    def svg(self) -> str:
+        return self.drawn.result()[0]
+
+    @property
+    def pdf(self) -> bytes:
+        return self.drawn.result()[1]
 
     @property
     def themed(self) -> str:
@@ -100,44 +77,15 @@ def drawing(
     rows: int, columns: int, height: float, sharey: bool | Literal["row"] = False
 ) -> Iterator[tuple[Canvas, np.ndarray]]:
     """A canvas of the page's width with rows x columns axes, in the page's style."""
-    with plt.rc_context(STYLE):
-        canvas, axes = plt.subplots(rows, columns, figsize=(WIDTH, height), squeeze=False, sharey=sharey)
-        try:
-            yield canvas, axes
-        finally:
-            plt.close(canvas)
+    with matplotlib.rc_context(STYLE):
+        canvas = Canvas(figsize=(WIDTH, height))
+        yield canvas, canvas.subplots(rows, columns, squeeze=False, sharey=sharey)
 
 
 def finished(canvas: Canvas, name: str, caption: str, runs: Iterable[Run]) -> Figure:
     """The figure that a canvas has become; its caption ends with the number of runs and seeds that it shows."""
     shown = runs_of(runs)
-    return Figure(name, f"{caption} {shown}", svg(canvas, name), pdf(canvas), shown)
-
-
-def pdf(canvas: Canvas) -> bytes:
-    """The same at the width of a column, or of the text where panels stand side by side; fonts are embedded."""
-    width = COLUMN if canvas.axes[0].get_subplotspec().get_gridspec().ncols == 1 else TEXT  # type: ignore[union-attr]
-    shrink = 0.8
-    canvas.set_size_inches(width, canvas.get_figheight() * shrink)
-    for text in canvas.findobj(Text):
-        assert isinstance(text, Text)
-        text.set_fontsize(float(text.get_fontsize()) * shrink)
-    file = io.BytesIO()
-    canvas.savefig(file, format="pdf", metadata={"CreationDate": None})
-    return file.getvalue()
-
-
-def svg(canvas: Canvas, name: str) -> str:
-    """The SVG of a canvas: no date, no link, the page's fonts; its ids depend on the name."""
-    text = io.StringIO()
-    with matplotlib.rc_context({**STYLE, "svg.hashsalt": name}):
-        canvas.savefig(
-            text, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None}
-        )
-    found = text.getvalue()
-    found = found[found.index("<svg") :]
-    found = re.sub(r"<metadata>.*?</metadata>", "", found, flags=re.DOTALL)
-    return found.replace("'DejaVu Sans'", FONTS).strip()
+    return Figure(name, f"{caption} {shown}", rendered(canvas, name), shown)
 
 
 def with_intervals(
@@ -237,4 +185,4 @@ def heat_map(axis: Axes, values: np.ndarray, rows: Sequence[str], columns: Seque
                 red, green, blue, _ = mesh.cmap(mesh.norm(value))
                 ink = "#111111" if 0.3 * red + 0.59 * green + 0.11 * blue > 0.5 else "#fefefe"
                 text = format(value, form).replace("-", "−")
-                axis.text(column + 0.5, row + 0.5, text, ha="center", va="center", fontsize=7, color=ink)
+                axis.text(column + 0.5, row + 0.5, text, ha="center", va="center", fontsize=7, color=ink, in_layout=False)  # fmt: skip

@@ -64,20 +64,21 @@ def intervals_table(collection: Collection, scores: Scores) -> Table:
     heads = ("sentences", "gold spans", "precision", "recall", "F1")
     columns = [Column(head) for head in (*Group.HEADS, "set", *heads)]
     columns += [Column("95 % interval", interval=True), Column("seed spread"), Column("conlleval F1"), RUNS]
+    scored = [
+        (group, name, runs)
+        for group in groups(collection)
+        for name in collection.set_names()
+        if (runs := [run for run in group.runs if name in run.sets])
+    ]
+    means = scores.means([(runs, name) for _, name, runs in scored])
     rows: list[list[Cell]] = []
-    for group in groups(collection):
-        for name in collection.set_names():
-            runs = [run for run in group.runs if name in run.sets]
-            if not runs:
-                continue
-            gold = runs[0].sets[name].gold
-            estimate = scores.mean(runs, name)
-            spread = (
-                float(np.std([scores.value(run, name) for run in runs], ddof=1)) if len(runs) > 1 else None
-            )
-            cells: list[Cell] = [*group.cells, name, len(gold.ids), gold.gold_spans]
-            cells += [_mean(runs, name, _precision), _mean(runs, name, _recall), estimate.value]
-            rows.append([*cells, estimate.interval, spread, _mean(runs, name, _conlleval), runs_of(runs)])
+    for (group, name, runs), estimate in zip(scored, means, strict=True):
+        gold = runs[0].sets[name].gold
+        values = [scores.value(run, name) for run in runs]
+        spread = float(np.std(values, ddof=1)) if len(runs) > 1 else None
+        cells: list[Cell] = [*group.cells, name, len(gold.ids), gold.gold_spans]
+        cells += [_mean(runs, name, _precision), _mean(runs, name, _recall), estimate.value]
+        rows.append([*cells, estimate.interval, spread, _mean(runs, name, _conlleval), runs_of(runs)])
     return Table("f1_intervals", "F1, precision and recall with 95 % intervals", columns, rows, on_page=False)
 
 

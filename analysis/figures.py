@@ -95,11 +95,17 @@ def _gain_panel(axis: Axes, means: Sequence[Average], sizes: dict[str, int]) -> 
     parameters = [sizes[str(item.key[0])] for item in means]
     with_intervals(axis, parameters, gains, "maml", line=True)
     axis.axhline(0, color=QUIET, linewidth=1)
-    axis.yaxis.set_major_formatter(
-        FuncFormatter(lambda value, _: f"{100 * value:+.3g} %" if value else "0 %")
-    )
+    axis.yaxis.set_major_formatter(FuncFormatter(_gain))
     axis.set_title("MAML relative to vanilla")
     _scale_axis(axis, parameters, [str(item.key[0]) for item in means])
+
+
+def _gain(value: float, _: int) -> str:
+    return f"{100 * value:+.3g} %" if value else "0 %"
+
+
+def _perplexity(value: float, _: int) -> str:
+    return f"{value:,.0f}" if value >= 10 else f"{value:g}"
 
 
 def _scale_axis(axis: Axes, parameters: Sequence[int], scales: Sequence[str]) -> None:
@@ -185,9 +191,7 @@ def pretraining(collection: Collection) -> list[Figure]:
                 axis.set_yscale("log")
                 axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=7))
                 axis.yaxis.set_minor_locator(NullLocator())
-                axis.yaxis.set_major_formatter(
-                    FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 10 else f"{value:g}")
-                )
+                axis.yaxis.set_major_formatter(FuncFormatter(_perplexity))
             for axis in axes.flat:
                 axis.xaxis.set_major_locator(MaxNLocator(3))
                 axis.xaxis.set_major_formatter(FuncFormatter(compact))

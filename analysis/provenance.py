@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from analysis.records import BASELINE, FinetuneRun, PretrainRun
@@ -38,7 +39,12 @@ class Runs:
 
     def folders(self, base: Path) -> list[str]:
         """The path of each run's folder from `base`, in the form of a link."""
-        return [Path(os.path.relpath(run.path.absolute(), base.absolute())).as_posix() for run in self.runs]
+        return [_relative(run.path, base) for run in self.runs]
+
+
+@lru_cache(maxsize=100_000)
+def _relative(path: Path, base: Path) -> str:
+    return Path(os.path.relpath(path.absolute(), base.absolute())).as_posix()
 
 
 def runs_of(*parts: Run | Iterable[Run]) -> Runs:

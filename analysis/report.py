@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ sys.path.insert(
 )  # as a script, only this folder would be on the path
 
 import jinja2
+import orjson
 import pyarrow
 from markupsafe import Markup
 from pyarrow import parquet
@@ -29,7 +29,6 @@ from analysis.sections import Report, build
 from analysis.tables import Flat, Table
 from analysis.terms import TERMS, UPDATES
 from metapt.errors import run_command
-from metapt.files import finite
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
 REFERENCES = TEMPLATES / "references.bib"
@@ -78,7 +77,7 @@ def write(report: Report, out: Path) -> None:
     files: dict[Path, bytes] = {
         Path("index.html"): to_html(report, out).encode(),
         Path("report.md"): to_markdown(report).encode(),
-        Path("report.json"): to_json(report, out).encode(),
+        Path("report.json"): to_json(report, out),
         Path("references.bib"): REFERENCES.read_bytes(),
     }
     for table in report.tables:
@@ -129,8 +128,8 @@ def _array(values: Sequence[Flat]) -> pyarrow.Array:
     return pyarrow.array([None if value is None else str(value) for value in values], pyarrow.string())
 
 
-def to_json(report: Report, out: Path) -> str:
-    """For machines: the words of the report and every table, with each cell under the head of its column in the CSV."""
+def to_json(report: Report, out: Path) -> bytes:
+    """For machines: the words of the report and every table, with each cell under the head of its column in the CSV; NaN is null."""
     tables = {}
     for table in report.tables:
         heads = [head for column in table.columns for head in column.csv_heads]
@@ -157,7 +156,7 @@ def to_json(report: Report, out: Path) -> str:
         "sections": sections,
         "tables": tables,
     }
-    return json.dumps(finite(content), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    return orjson.dumps(content, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE | orjson.OPT_SERIALIZE_NUMPY)  # fmt: skip
 
 
 def to_html(report: Report, out: Path) -> str:
@@ -190,7 +189,10 @@ def to_markdown(report: Report) -> str:
         ]
         for table in section.tables:
             if table.on_page:
-                parts += [f"**{table.title}.** {table.about}".rstrip(), table.to_markdown().rstrip()]
+                parts += [
+                    f"**{table.title}.** {table.about} {table.cut}".rstrip(),
+                    table.to_markdown().rstrip(),
+                ]
             else:
                 parts.append(f"{table.title}: [tables/{table.name}.csv](tables/{table.name}.csv)")
     return "\n\n".join(parts) + "\n"

@@ -6,10 +6,12 @@ same sentences, so a difference of two systems is paired; different sets are dra
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cache, cached_property
+from itertools import groupby
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -30,7 +32,7 @@ from metapt.ner.resampling import (
     swaps,
 )
 
-BLOCK, BLOCKS = 50, 32  # runs whose resamples are made together, and so many times of them kept: 64 MB
+BLOCK = 100  # runs whose resamples are made together: some 20 MB
 
 DEFINITION = (
     f"Intervals: {LEVEL:.0%} percentile bootstrap over sentences (Efron 1979; Koehn 2004), {RESAMPLES:,} resamples, seed {SEED}. "
@@ -47,6 +49,20 @@ DEFINITION = (
     "No correction is made for the number of comparisons: of differences that are truly zero, about one interval in "
     "twenty leaves out 0, and more where a set is tiny. A set without gold spans has no F1."
 )
+
+
+class Told(NamedTuple):
+    """What is told of a figure: its value, its interval, and the smallest difference that could have been shown."""
+
+    value: float
+    interval: tuple[float, float]
+    detectable: float
+
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether 0 lies outside of the interval; False where there is none."""
+        low, high = self.interval
+        return low > 0 or high < 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,12 +85,6 @@ class Estimate:
     def interval(self) -> tuple[float, float]:
         """The percentile interval at LEVEL; (NaN, NaN) if the figure is undefined, be it in one resample."""
         return (np.nan, np.nan) if np.isnan(self.value) else percentile_interval(self.samples)
-
-    @property
-    def excludes_zero(self) -> bool:
-        """Whether 0 lies outside of the interval; False where there is none."""
-        low, high = self.interval
-        return low > 0 or high < 0
 
 
 def average(estimates: Iterable[Estimate]) -> Estimate:
@@ -104,19 +114,20 @@ class Difference:
     second: Estimate
     swapped: np.ndarray
 
-    @cached_property
+    @property
     def estimate(self) -> Estimate:
-        """First minus second."""
+        """First minus second, worked out at each call: of thousands of differences the samples are not kept."""
         return self.first - self.second
 
     @cached_property
-    def p(self) -> float:
-        return p_value(self.estimate.value, self.swapped)
+    def told(self) -> Told:
+        """What is told of first minus second."""
+        gap = self.estimate
+        return Told(gap.value, gap.interval, detectable_difference(gap.samples))
 
     @cached_property
-    def detectable(self) -> float:
-        """The smallest true difference that could have been shown; NaN if unknown."""
-        return detectable_difference(self.estimate.samples)
+    def p(self) -> float:
+        return p_value(self.first.value - self.second.value, self.swapped)
 
 
 def average_difference(differences: Iterable[Difference]) -> Difference:
@@ -129,76 +140,109 @@ def average_difference(differences: Iterable[Difference]) -> Difference:
     )
 
 
+Pairs = Sequence[tuple[FinetuneRun, FinetuneRun]]
+"""runs that are compared one to one, and differ in the seed only"""
+Key = tuple[Path | str, ...]
+"""a set and the folders of runs"""
+
+
 class Scores:
     """The F1 of every run (by its folder) on every set, as estimates that can be subtracted and averaged.
 
-    Values are worked out at once. Resamples take 10,000 numbers for each run and set, so they are made when they are
-    asked for, for a block of runs together (one matrix product), and only the blocks used last are kept.
+    Values are worked out at once, resamples when they are asked for: those of many runs in one matrix product. Means over seeds
+    and differences are kept (in fp32), since the comparisons under each term ask for the same ones; samples of single runs are not.
     """
 
     def __init__(self, runs: Sequence[FinetuneRun], resamples: int = RESAMPLES, seed: int = SEED):
         self._resamples, self._seed = resamples, seed
-        self._differences: dict[tuple[Path | str, ...], Difference] = {}
         self._values: dict[tuple[Path, str], float] = {}
-        self._blocks: dict[tuple[Path, str], tuple[FinetuneRun, ...]] = {}
-        by_gold: dict[GoldSet, list[FinetuneRun]] = {}
+        self._means: dict[Key, Estimate] = {}
+        self._differences: dict[Key, Difference] = {}
         for run in runs:
-            for evaluation in run.sets.values():
-                by_gold.setdefault(evaluation.gold, []).append(run)
-        for gold, scored in by_gold.items():
-            for start in range(0, len(scored), BLOCK):
-                self._add(gold, tuple(scored[start : start + BLOCK]))
-        self._weights = lru_cache(maxsize=None)(lambda gold: sentence_weights(len(gold.ids), gold.name, resamples, seed))  # fmt: skip
-        self._swaps = lru_cache(maxsize=None)(lambda gold: swaps(len(gold.ids), gold.name, resamples, seed))
-        self._samples = lru_cache(maxsize=BLOCKS)(self._samples_of_block)
-
-    def _add(self, gold: GoldSet, runs: tuple[FinetuneRun, ...]) -> None:
-        totals = np.stack([run.sets[gold.name].counts.sum(axis=0) for run in runs])
-        for run, value in zip(runs, micro_f1(totals).tolist(), strict=True):
-            self._values[run.path, gold.name] = value if gold.gold_spans else np.nan
-            self._blocks[run.path, gold.name] = runs
-
-    def _samples_of_block(self, runs: tuple[FinetuneRun, ...], set_name: str) -> dict[Path, np.ndarray]:  # fmt: skip
-        evaluations = [run.sets[set_name] for run in runs]
-        weights = self._weights(evaluations[0].gold)
-        counts = np.stack([evaluation.counts for evaluation in evaluations])
-        samples = f1_samples(counts, set_name, self._resamples, self._seed, weights).astype(np.float32)
-        return {run.path: row for run, row in zip(runs, samples, strict=True)}
+            for name, found in run.sets.items():
+                self._values[run.path, name] = float(micro_f1(found.counts.sum(axis=0))) if found.gold.gold_spans else np.nan  # fmt: skip
+        self._weights = cache(lambda gold: sentence_weights(len(gold.ids), gold.name, resamples, seed))
+        self._swaps = cache(lambda gold: swaps(len(gold.ids), gold.name, resamples, seed))
 
     def value(self, run: FinetuneRun, set_name: str) -> float:
         return self._values[run.path, set_name]
 
-    def __call__(self, run: FinetuneRun, set_name: str) -> Estimate:
-        samples = self._samples(self._blocks[run.path, set_name], set_name)[run.path]
-        return Estimate(self.value(run, set_name), samples)
+    def means(self, wanted: Sequence[tuple[Sequence[FinetuneRun], str]]) -> list[Estimate]:
+        """The mean over the runs, which differ in the seed only, on the set, of each (runs, set)."""
+        keys: list[Key] = [(name, *(run.path for run in runs)) for runs, name in wanted]
+        missing = {key: runs for key, (runs, _) in zip(keys, wanted, strict=True) if key not in self._means}
+        for name, part in _blocks(missing):
+            samples = iter(self._samples([run for key in part for run in missing[key]], name))
+            for key in part:
+                found = [Estimate(self.value(run, name), next(samples)) for run in missing[key]]
+                mean = over_seeds(found, model_name(missing[key][0]), self._seed)
+                self._means[key] = Estimate(mean.value, mean.samples.astype(np.float32))
+        return [self._means[key] for key in keys]
 
-    def mean(self, runs: Sequence[FinetuneRun], set_name: str) -> Estimate:
-        """The mean over runs that differ in the seed only."""
-        return over_seeds((self(run, set_name) for run in runs), model_name(runs[0]), self._seed)
+    def _samples(self, runs: Sequence[FinetuneRun], set_name: str) -> np.ndarray:
+        """[runs, resamples]"""
+        found = np.empty((len(runs), self._resamples), dtype=np.float32)
+        for gold, places in _by_gold(runs, set_name).items():
+            counts = np.stack([runs[place].sets[set_name].counts for place in places])
+            found[places] = f1_samples(counts, set_name, self._resamples, self._seed, self._weights(gold))
+        return found
 
-    def difference(self, pairs: Sequence[tuple[FinetuneRun, FinetuneRun]], set_name: str) -> Difference:
-        """The first of each pair minus the second, mean over pairs, which differ in the seed only.
+    def differences(self, wanted: Sequence[tuple[Pairs, str]]) -> list[Difference]:
+        """The first of each pair minus the second, mean over the pairs, on the set, of each (pairs, set).
 
         Args:
-            pairs: one or more of those that `comparable` gives.
+            wanted: one or more pairs each, as `comparable` gives them.
         """
-        first, second = zip(*pairs, strict=True)
-        one, other = (np.stack([run.sets[set_name].counts for run in runs]) for runs in (first, second))
-        bits = self._swaps(first[0].sets[set_name].gold)
-        swapped = swapped_differences(one, other, set_name, self._resamples, self._seed, bits).mean(axis=0)
-        return Difference(self.mean(first, set_name), self.mean(second, set_name), swapped.astype(np.float32))
+        keys: list[Key] = [(name, *(run.path for pair in pairs for run in pair)) for pairs, name in wanted]
+        missing = {key: pairs for key, (pairs, _) in zip(keys, wanted, strict=True) if key not in self._differences}  # fmt: skip
+        sides = [(runs, str(key[0])) for key, pairs in missing.items() for runs in zip(*pairs, strict=True)]
+        means = iter(self.means(sides))
+        both = {key: (next(means), next(means)) for key in missing}
+        for name, part in _blocks(missing):
+            swapped = iter(self._swapped([pair for key in part for pair in missing[key]], name))
+            for key in part:
+                found = np.mean([next(swapped) for _ in missing[key]], axis=0)
+                self._differences[key] = Difference(*both[key], np.asarray(found, dtype=np.float32))
+        return [self._differences[key] for key in keys]
 
-    def kept_difference(self, pairs: Sequence[tuple[FinetuneRun, FinetuneRun]], set_name: str) -> Difference:
-        """The same, worked out once: the comparisons under each term ask for it, and their resamples are averaged later."""
-        key: tuple[Path | str, ...] = (set_name, *(run.path for pair in pairs for run in pair))
-        if key not in self._differences:
-            self._differences[key] = self.difference(pairs, set_name)
-        return self._differences[key]
+    def _swapped(self, pairs: Pairs, set_name: str) -> np.ndarray:
+        """[pairs, resamples]"""
+        found = np.empty((len(pairs), self._resamples))
+        for gold, places in _by_gold([first for first, _ in pairs], set_name).items():
+            chosen = [pairs[place] for place in places]
+            one, other = (np.stack([run.sets[set_name].counts for run in side]) for side in zip(*chosen, strict=True))  # fmt: skip
+            found[places] = swapped_differences(one, other, set_name, self._resamples, self._seed, self._swaps(gold))  # fmt: skip
+        return found
 
 
-def comparable(
-    pairs: Iterable[tuple[FinetuneRun, FinetuneRun]], set_name: str
-) -> list[tuple[FinetuneRun, FinetuneRun]]:
+def _by_gold(runs: Sequence[FinetuneRun], set_name: str) -> dict[GoldSet, list[int]]:
+    """The places of the runs by the version of the set that they were scored on: one, unless the data changed."""
+    found: dict[GoldSet, list[int]] = {}
+    for place, run in enumerate(runs):
+        found.setdefault(run.sets[set_name].gold, []).append(place)
+    return found
+
+
+def _blocks(lists: Mapping[Key, Sequence[object]]) -> Iterator[tuple[str, list[Key]]]:
+    """(set, keys) of lists on one set that have some BLOCK members together."""
+    for name, keys in groupby(sorted(lists, key=_set_name), key=_set_name):
+        part: list[Key] = []
+        size = 0
+        for key in keys:
+            part.append(key)
+            size += len(lists[key])
+            if size >= BLOCK:
+                yield name, part
+                part, size = [], 0
+        if part:
+            yield name, part
+
+
+def _set_name(key: Key) -> str:
+    return str(key[0])
+
+
+def comparable(pairs: Pairs, set_name: str) -> list[tuple[FinetuneRun, FinetuneRun]]:
     """The pairs of which both runs were scored on the same sentences of a set, if these hold a span."""
     found = []
     for pair in pairs:

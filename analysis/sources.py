@@ -8,7 +8,7 @@ import numpy as np
 
 from analysis import figures
 from analysis.comparison import Comparison, averages, averages_table, balanced, last_steps, unbalanced
-from analysis.drawing import DIVERGING, Figure, distinct, drawing, finished, heat_map, plt, slug, title
+from analysis.drawing import DIVERGING, SHARES, Figure, distinct, drawing, finished, heat_map, slug, title
 from analysis.provenance import counted, runs_of
 from analysis.study import Section, Study
 from analysis.tables import Column
@@ -50,7 +50,7 @@ def heat_maps(found: Sequence[Comparison]) -> list[Figure]:
                 signed = side == "MAML minus vanilla"
                 limits = (-100 * gap, 100 * gap) if signed else (0.0, 100 * high)
                 form = "+.0f" if signed else ".0f"
-                heat_map(axis, 100 * grid, sources, sets, limits, DIVERGING if signed else plt.get_cmap("cividis"), form)  # fmt: skip
+                heat_map(axis, 100 * grid, sources, sets, limits, DIVERGING if signed else SHARES, form)  # fmt: skip
                 axis.set_title(side)
             name = slug("source_heat", scale, label)
             shown = runs_of(*(item.runs for item in chosen))

@@ -9,7 +9,7 @@ from analysis import terms
 from analysis.collect import Collection
 from analysis.comparison import Comparison, averages, balanced
 from analysis.provenance import counted, runs_of
-from analysis.significance import average
+from analysis.significance import average_difference
 from analysis.study import Study
 from analysis.terms import UPDATES
 
@@ -27,7 +27,7 @@ def summary(study: Study) -> list[str]:
     last = study.last
     if not last:
         return [nothing(study)]
-    gap = average(item.difference for item in last)
+    gap = average_difference(item.both for item in last).told
     low, high = gap.interval
     if low > 0 or high < 0:
         verdict = f"MAML is {'better' if low > 0 else 'worse'} than vanilla there, as far as these sentences and seeds tell."
@@ -78,7 +78,7 @@ def _by_scale(last: Sequence[Comparison]) -> list[str]:
         return []
     clauses = []
     for item in means:
-        gap = item.maml - item.vanilla
+        gap = item.both.told
         low, high = gap.interval
         claim = "" if gap.excludes_zero else "; no difference can be claimed"
         clauses.append(

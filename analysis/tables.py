@@ -11,6 +11,7 @@ import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from urllib.parse import quote
 
@@ -25,6 +26,7 @@ Flat = str | int | float | bool | None | list[str]
 ABSENT = "–"
 LONG = 24  # characters of a cell
 MOST_LINKS = 24  # in a cell of the page; files have all
+MOST_ROWS = 300  # of a table on the page, and in report.md
 LATEX_ESCAPES = {
     "\\": r"\textbackslash{}",
     "&": r"\&",
@@ -42,6 +44,7 @@ LATEX_ESCAPES = {
     "−": "$-$",
     "±": r"$\pm$",
 }
+ESCAPED = str.maketrans(LATEX_ESCAPES)
 
 
 @dataclass(frozen=True)
@@ -138,7 +141,7 @@ class Table:
         """Without the column of runs."""
         return self._only([index for index, column in enumerate(self.columns) if column is not RUNS])
 
-    @property
+    @cached_property
     def runs(self) -> Runs:
         """All runs that the rows name."""
         return runs_of(*(cell for row in self.rows for cell in row if isinstance(cell, Runs)))
@@ -147,6 +150,17 @@ class Table:
     def about(self) -> str:
         """The note, and from how many runs the table is."""
         return f"{self.note} {self.runs or ''}".strip()
+
+    @property
+    def cut(self) -> str:
+        """A sentence on the rows that the page leaves out, if there are any."""
+        if len(self.rows) <= MOST_ROWS:
+            return ""
+        return f"The first {MOST_ROWS} of {len(self.rows):,} rows; tables/{self.name}.csv has all."
+
+    def _for_page(self) -> Table:
+        """The rows that the page shows."""
+        return replace(self, rows=self.rows[:MOST_ROWS])
 
     def shown(self) -> list[list[str]]:
         """Every cell as text."""
@@ -175,13 +189,14 @@ class Table:
         return text.getvalue()
 
     def to_markdown(self) -> str:
-        """A pipe table."""
-        numeric = [self.is_numeric(index) for index in range(len(self.columns))]
+        """A pipe table of the rows that the page shows."""
+        table = self._for_page()
+        numeric = [table.is_numeric(index) for index in range(len(table.columns))]
         lines = [
-            [_markdown(column.head) for column in self.columns],
+            [_markdown(column.head) for column in table.columns],
             ["---:" if right else "---" for right in numeric],
         ]
-        lines += [[_markdown(text) for text in row] for row in self.shown()]
+        lines += [[_markdown(text) for text in row] for row in table.shown()]
         return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
     def to_latex(self, notice: str = "") -> str:
@@ -196,8 +211,8 @@ class Table:
         return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
 
     def to_text(self) -> str:
-        """Aligned columns for a terminal."""
-        table = self._for_reading()
+        """Aligned columns for a terminal, of the rows that the page shows."""
+        table = self._for_page()._for_reading()
         numeric = [table.is_numeric(index) for index in range(len(table.columns))]
         lines = [[column.head for column in table.columns], *table.shown()]
         widths = [max(len(line[index]) for line in lines) for index in range(len(table.columns))]
@@ -211,14 +226,15 @@ class Table:
         )
 
     def to_html(self, base: Path = Path()) -> Markup:
-        """A `table` element for a page in the folder `base`; every text is escaped."""
-        numeric = [self.is_numeric(index) for index in range(len(self.columns))]
+        """A `table` element for a page in the folder `base`, of its first rows; every text is escaped."""
+        table = self._for_page()
+        numeric = [table.is_numeric(index) for index in range(len(table.columns))]
         classes = [Markup(' class="n"') if right else Markup("") for right in numeric]
-        heads = [Markup(' class="runs"') if column is RUNS else kind for kind, column in zip(classes, self.columns, strict=True)]  # fmt: skip
+        heads = [Markup(' class="runs"') if column is RUNS else kind for kind, column in zip(classes, table.columns, strict=True)]  # fmt: skip
         long = Markup(' class="long"')  # may be broken anywhere on paper
         head = Markup("").join(
             Markup('<th scope="col"{}>{}</th>').format(kind, column.head)
-            for kind, column in zip(heads, self.columns, strict=True)
+            for kind, column in zip(heads, table.columns, strict=True)
         )
         body = Markup("").join(
             Markup("<tr{}>{}</tr>\n").format(
@@ -227,10 +243,10 @@ class Table:
                     self._links(cell, text, base)
                     if isinstance(cell, Runs)
                     else Markup("<td{}>{}</td>").format(long if len(text) > LONG and not kind else kind, text)
-                    for kind, text, cell in zip(classes, row, self.rows[index], strict=True)
+                    for kind, text, cell in zip(classes, row, table.rows[index], strict=True)
                 ),
             )
-            for index, row in enumerate(self.shown())
+            for index, row in enumerate(table.shown())
         )
         return Markup("<table>\n<thead><tr>{}</tr></thead>\n<tbody>\n{}</tbody>\n</table>").format(head, body)
 
@@ -259,7 +275,7 @@ def _flat(cell: Cell, base: Path) -> list[Flat]:
 
 def latex_escape(text: str) -> str:
     """Text that LaTeX sets as it stands."""
-    return "".join(LATEX_ESCAPES.get(character, character) for character in " ".join(text.split()))
+    return " ".join(text.split()).translate(ESCAPED)
 
 
 def _latex_row(cells: Sequence[str]) -> str:

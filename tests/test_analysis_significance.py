@@ -77,7 +77,7 @@ def test_the_difference_of_a_system_and_itself_is_exactly_zero() -> None:
     counts = np.repeat(made_up(1, 50), 2, axis=0)
     one, other = estimates(counts)
     assert (one - other).interval == (0, 0)
-    assert not (one - other).excludes_zero
+    assert not Difference(one, other, np.zeros(1)).told.excludes_zero
 
 
 def test_pairing_narrows_the_interval_of_a_difference() -> None:
@@ -94,8 +94,9 @@ def test_a_set_without_gold_spans_has_no_interval() -> None:
     counts[..., [0, 2]] = 0
     samples = f1_samples(counts, "set", resamples=50)
     assert np.isnan(samples).all()
-    assert np.isnan(Estimate(np.nan, samples[0]).interval).all()
-    assert not Estimate(np.nan, samples[0]).excludes_zero
+    unknown = Estimate(np.nan, samples[0])
+    assert np.isnan(unknown.interval).all()
+    assert not Difference(unknown, unknown, samples[0]).told.excludes_zero
 
 
 def test_relative_gain_is_undefined_where_the_reference_is_zero() -> None:
@@ -171,7 +172,7 @@ def test_p_and_interval_agree_with_scipy() -> None:
     assert found.p == pytest.approx(test.pvalue, abs=0.01)
     bootstrap = stats.bootstrap(hits, gap, paired=True, method="percentile", n_resamples=9999, rng=draw)
     assert found.estimate.interval == pytest.approx(tuple(bootstrap.confidence_interval), abs=0.0126)
-    assert found.detectable == pytest.approx(
+    assert found.told.detectable == pytest.approx(
         (stats.norm.ppf(0.975) + stats.norm.ppf(0.8)) * bootstrap.standard_error, rel=0.04
     )
 
@@ -206,7 +207,7 @@ def test_changing_sides_turns_the_sign(sentences: int, seed: int) -> None:
     np.testing.assert_allclose(one.estimate.samples, -other.estimate.samples)
     np.testing.assert_allclose(one.swapped, -other.swapped, atol=1e-12)
     assert one.p == other.p
-    assert one.detectable == pytest.approx(other.detectable, nan_ok=True)
+    assert one.told.detectable == pytest.approx(other.told.detectable, nan_ok=True)
 
 
 def test_the_order_of_sentences_is_noise_within_the_draws() -> None:
@@ -230,7 +231,7 @@ def test_swaps_depend_on_the_seed_and_the_set_only() -> None:
 def test_equal_systems_differ_by_nothing_and_no_power_is_claimed() -> None:
     same = difference(np.repeat(made_up(1, 20), 2, axis=0))
     assert same.p == 1
-    assert np.isnan(same.detectable)
+    assert np.isnan(same.told.detectable)
 
 
 @pytest.mark.parametrize("sentences", [50, 150])

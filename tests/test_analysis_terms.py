@@ -49,7 +49,7 @@ def test_the_pair_of_a_budget_is_that_of_its_own_checkpoints(tmp_path: Path) -> 
     part = matched(collection, [found])
     (item,) = comparisons(part, Scores(collection.finetuning, 10))
     by_step = {(run.objective, run.setting.step): run for run in collection.finetuning}
-    f1 = [Scores(collection.finetuning, 10)(by_step[key], "tl_trg").value for key in (("maml", 60), ("vanilla", 36))]  # fmt: skip
+    f1 = [Scores(collection.finetuning, 10).value(by_step[key], "tl_trg") for key in (("maml", 60), ("vanilla", 36))]  # fmt: skip
     assert item.difference.value == pytest.approx(f1[0] - f1[1])
     assert [run.path for run in item.runs] == [by_step["maml", 60].path, by_step["vanilla", 36].path]
 

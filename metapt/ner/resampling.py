@@ -7,6 +7,7 @@ were scored on the same sentences are compared on the same draws. numpy only: th
 
 from __future__ import annotations
 
+from functools import lru_cache
 from statistics import NormalDist
 
 import numpy as np
@@ -17,7 +18,8 @@ RESAMPLES = 10_000
 SEED = 0
 LEVEL = 0.95
 POWER = 0.80
-CHUNK = 500
+CHUNK = 500  # part of what sentences are drawn from: another one draws others
+SWAPPED = 512  # resamples that are swapped at a time, whole bytes of bits
 TIE = 1e-12  # differences that are equal but for rounding
 
 
@@ -29,7 +31,7 @@ def micro_f1(counts: np.ndarray) -> np.ndarray:
 
 
 def sentence_weights(sentences: int, name: str, resamples: int = RESAMPLES, seed: int = SEED) -> np.ndarray:
-    """How often each sentence is drawn in each bootstrap resample: unsigned integers [resamples, sentences].
+    """How often each sentence is drawn in each bootstrap resample: unsigned integers [sentences, resamples].
 
     Sentences are drawn with replacement, as many as there are (Efron 1979; Koehn 2004, "Statistical significance
     tests for machine translation evaluation"): how often each is drawn is one multinomial draw, a function of
@@ -42,7 +44,7 @@ def sentence_weights(sentences: int, name: str, resamples: int = RESAMPLES, seed
         flat = (drawn + np.arange(size)[:, None] * sentences).ravel()
         weights = np.bincount(flat, minlength=size * sentences).reshape(size, sentences)
         parts.append(weights.astype(np.uint8 if weights.max(initial=0) < 256 else np.uint16))
-    return np.concatenate(parts)
+    return np.ascontiguousarray(np.concatenate(parts).T)
 
 
 def f1_samples(
@@ -67,26 +69,41 @@ def f1_samples(
     if weights is None:
         weights = sentence_weights(sentences, name, resamples, seed)
     chosen = counts.any(axis=(0, 2))  # the other sentences add nothing
-    columns = counts[:, chosen].transpose(1, 0, 2).reshape(-1, 3 * systems).astype(np.float32)
+    rows, weights = _rows(counts[:, chosen]), weights[chosen]
     found = np.empty((systems, resamples))
     for start in range(0, resamples, CHUNK):
-        part = weights[start : start + CHUNK, chosen].astype(np.float32)
-        found[:, start : start + CHUNK] = micro_f1((part @ columns).reshape(len(part), systems, 3)).T
+        part = weights[:, start : start + CHUNK].astype(np.float32)
+        found[:, start : start + CHUNK] = _f1(*(rows @ part).reshape(2, systems, -1))
     return found
 
 
+def _rows(counts: np.ndarray) -> np.ndarray:
+    """Correct spans, and predicted and gold ones together: [systems, sentences, 3] to [2 * systems, sentences] in fp32."""
+    correct, total = counts[..., 0], counts[..., 1] + counts[..., 2]
+    return np.concatenate([correct, total]).astype(np.float32)
+
+
+def _f1(correct: np.ndarray, total: np.ndarray) -> np.ndarray:
+    """`micro_f1` of correct spans and of predicted and gold ones together; where there is none, none is correct."""
+    return np.divide(2 * correct, np.maximum(total, 1), dtype=np.float64)
+
+
+@lru_cache(maxsize=64)
 def seed_weights(seeds: int, name: str, resamples: int = RESAMPLES, seed: int = SEED) -> np.ndarray:
     """The weight of each training seed in each resample. [seeds, resamples], columns sum to 1.
 
     Seeds are crossed with sentences (each seed is scored on all of them) and drawn independently of them: the pigeonhole
     bootstrap (Owen 2007, Annals of Applied Statistics 1). Of n seeds n - 1 are drawn, so that the variance of a mean
     over few is unbiased (Rao and Wu 1988, JASA 83). A seed alone has weight 1: nothing is known of its spread.
+    The array is shared, and cannot be written to.
     """
-    if seeds == 1:
-        return np.ones((1, resamples))
-    shares = np.full(seeds, 1 / seeds)
-    drawn = generator(seed, f"bootstrap over seeds/{name}", seeds).multinomial(seeds - 1, shares, resamples)
-    return drawn.T / (seeds - 1)
+    found = np.ones((1, resamples))
+    if seeds > 1:
+        shares = np.full(seeds, 1 / seeds)
+        draw = generator(seed, f"bootstrap over seeds/{name}", seeds)
+        found = draw.multinomial(seeds - 1, shares, resamples).T / (seeds - 1)
+    found.setflags(write=False)
+    return found
 
 
 def percentile_interval(samples: np.ndarray) -> tuple[float, float]:
@@ -128,19 +145,17 @@ def swapped_differences(
     pairs, sentences, _ = first.shape
     if bits is None:
         bits = swaps(sentences, name, resamples, seed)
-    change = (second - first)[..., :2]
+    change = second - first
     differing = change.any(axis=(0, 2))  # swapping the others changes nothing
-    swapped = np.unpackbits(bits[differing], axis=1, count=resamples).astype(np.float32)
-    # exact, as in f1_samples
-    moved = change[:, differing].transpose(0, 2, 1).reshape(2 * pairs, -1).astype(np.float32) @ swapped
-    moved = moved.reshape(pairs, 2, resamples)
-    scores = []
-    for counts, sign in ((first, 1), (second, -1)):
-        correct, predicted, gold = (counts[..., part].sum(axis=1)[:, None] for part in range(3))
-        total = predicted + gold + sign * moved[:, 1].astype(np.float64)
-        twice = 2 * (correct + sign * moved[:, 0].astype(np.float64))
-        scores.append(np.divide(twice, total, out=np.zeros_like(total), where=total > 0))
-    return scores[0] - scores[1]
+    rows, bits = _rows(change[:, differing]), bits[differing]
+    one, other = (_rows(counts.sum(axis=1, keepdims=True)).reshape(2, pairs, 1) for counts in (first, second))
+    found = np.empty((pairs, resamples))
+    for start in range(0, resamples, SWAPPED):
+        size = min(SWAPPED, resamples - start)
+        swapped = np.unpackbits(bits[:, start // 8 : (start + SWAPPED) // 8], axis=1, count=size).astype(np.float32)  # fmt: skip
+        moved = (rows @ swapped).reshape(2, pairs, size)  # exact, as in f1_samples
+        found[:, start : start + size] = _f1(*(one + moved)) - _f1(*(other - moved))
+    return found
 
 
 def p_value(observed: float, samples: np.ndarray) -> float:

@@ -1,0 +1,94 @@
+"""How a canvas becomes SVG and PDF: in other processes, while the report goes on.
+
+Canvases are pickled on the way, so what a figure is made of (a formatter of ticks, say) must have a name in its module.
+"""
+
+from __future__ import annotations
+
+import gc
+import io
+import os
+import re
+from concurrent.futures import Future, ProcessPoolExecutor
+from functools import cache
+from typing import Any
+
+import matplotlib
+from matplotlib.figure import Figure as Canvas
+from matplotlib.text import Text
+
+COLUMN, TEXT = 3.3, 6.8  # inches: a column of a paper with two, and its text
+INK, QUIET, GRID = "#22262a", "#6b7278", "#e3e5e7"
+MOST_PROCESSES = 8
+FONTS = "ui-sans-serif, system-ui, 'Segoe UI', 'Helvetica Neue', 'DejaVu Sans', sans-serif"
+STYLE: dict[Any, Any] = {
+    "axes.edgecolor": QUIET,
+    "axes.grid": True,
+    "axes.labelcolor": INK,
+    "axes.labelsize": 9,
+    "axes.linewidth": 0.7,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 9.5,
+    "axes.titleweight": "bold",
+    "figure.constrained_layout.use": True,
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "grid.color": GRID,
+    "grid.linewidth": 0.7,
+    "legend.fontsize": 9,
+    "legend.frameon": False,
+    "lines.linewidth": 1.5,
+    "pdf.fonttype": 42,  # TrueType, embedded
+    "svg.fonttype": "none",
+    "text.color": INK,
+    "text.parse_math": False,
+    "xtick.color": QUIET,
+    "xtick.labelsize": 8.5,
+    "ytick.color": QUIET,
+    "ytick.labelsize": 8.5,
+}
+
+
+def rendered(canvas: Canvas, name: str) -> Future[tuple[str, bytes]]:
+    """What will be the canvas's SVG, whose ids depend on the name, and its PDF."""
+    return _processes().submit(_render, canvas, name)
+
+
+@cache
+def _processes() -> ProcessPoolExecutor:
+    """What they share with this process stays shared as long as no garbage is looked for in it: freeze."""
+    cores = len(os.sched_getaffinity(0))
+    return ProcessPoolExecutor(min(cores, MOST_PROCESSES), initializer=gc.freeze)
+
+
+def _render(canvas: Canvas, name: str) -> tuple[str, bytes]:
+    return svg(canvas, name), pdf(canvas)
+
+
+def pdf(canvas: Canvas) -> bytes:
+    """The same at the width of a column, or of the text where panels stand side by side; fonts are embedded."""
+    width = COLUMN if canvas.axes[0].get_subplotspec().get_gridspec().ncols == 1 else TEXT  # type: ignore[union-attr]
+    shrink = 0.8
+    canvas.set_size_inches(width, canvas.get_figheight() * shrink)
+    for text in canvas.findobj(Text):
+        assert isinstance(text, Text)
+        text.set_fontsize(float(text.get_fontsize()) * shrink)
+    file = io.BytesIO()
+    with matplotlib.rc_context(STYLE):
+        canvas.savefig(file, format="pdf", metadata={"CreationDate": None})
+    return file.getvalue()
+
+
+def svg(canvas: Canvas, name: str) -> str:
+    """The SVG of a canvas: no date, no link, the page's fonts; its ids depend on the name."""
+    text = io.StringIO()
+    with matplotlib.rc_context({**STYLE, "svg.hashsalt": name}):
+        canvas.savefig(
+            text, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None}
+        )
+    found = text.getvalue()
+    found = found[found.index("<svg") :]
+    found = re.sub(r"<metadata>.*?</metadata>", "", found, flags=re.DOTALL)
+    return found.replace("'DejaVu Sans'", FONTS).strip()
