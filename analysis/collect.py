@@ -48,6 +48,11 @@ class Collection:
         targets = [name for name in names if is_target(name)]
         return targets or [name for name in names if name not in self._sources] or names
 
+    def other_sets(self) -> list[str]:
+        """The sets in languages that are no target and that no run was tuned on (a set's name begins with its language)."""
+        known = {language(name) for name in (*self._sources, *self.target_sets())}
+        return [name for name in self.set_names() if language(name) not in known]
+
     def gold_sets(self, name: str) -> list[GoldSet]:
         """The different versions of a set that runs were evaluated on: one, unless the data changed in between."""
         return list(self._gold_sets[name])
@@ -150,6 +155,11 @@ def _sorted(collection: Collection) -> Collection:
 def setting_order(setting: Setting, scales: Mapping[str, int]) -> tuple[Any, ...]:
     """Sort key: scale by size, then variant, regime, source, step."""
     return (scales[setting.scale], setting.label, setting.regime, setting.source, setting.step or 0)
+
+
+def language(set_name: str) -> str:
+    """`tl` of `tl_trg`."""
+    return set_name.partition("_")[0]
 
 
 def pretraining_key(run: PretrainRun) -> tuple[Any, ...]:

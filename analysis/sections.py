@@ -11,6 +11,7 @@ from analysis import (
     baselines,
     cases,
     checkpoints,
+    claims,
     comparison,
     confidence,
     convergence,
@@ -200,7 +201,7 @@ def _pretraining(study: Study) -> Section:
 
 
 def _definitions(_: Study) -> Section:
-    parts = (f1, comparison, terms, significance, baselines, checkpoints, confidence, cases, particles, errors, convergence, corpora, dynamics)  # fmt: skip
+    parts = (f1, comparison, terms, significance, claims, baselines, checkpoints, confidence, cases, particles, errors, convergence, corpora, dynamics)  # fmt: skip
     return Section("definitions", "How each figure was computed", [part.DEFINITION for part in parts])
 
 
@@ -208,6 +209,7 @@ ANALYSES: Sequence[Analysis] = (
     _f1,
     published.section,
     _terms,
+    claims.section,
     _differences,
     baselines.section,
     _scale,
@@ -226,5 +228,7 @@ ANALYSES: Sequence[Analysis] = (
     runs.left_out,
     _definitions,
 )
-COMPARED = frozenset({_differences, _scale, _regime, sources.section, cases.section, _convergence})
+COMPARED = frozenset(
+    {claims.section, _differences, _scale, _regime, sources.section, cases.section, _convergence}
+)
 """the analyses that are made once a term; they come in ANALYSES too, for their places"""

@@ -7,6 +7,7 @@ were scored on the same sentences are compared on the same draws. numpy only: th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from statistics import NormalDist
 
@@ -165,6 +166,15 @@ def p_value(observed: float, samples: np.ndarray) -> float:
     """
     as_large = np.count_nonzero(np.abs(samples) >= abs(observed) - TIE)
     return (1 + as_large) / (1 + len(samples))
+
+
+def holm(values: Sequence[float]) -> list[float]:
+    """Holm's step-down correction (1979) of the p of a family: each below `a` there keeps the family-wise error below `a`."""
+    corrected, largest = list(values), 0.0
+    for rank, place in enumerate(sorted(range(len(corrected)), key=corrected.__getitem__)):
+        largest = max(largest, min(1.0, (len(corrected) - rank) * values[place]))
+        corrected[place] = largest
+    return corrected
 
 
 def detectable_difference(samples: np.ndarray) -> float:
