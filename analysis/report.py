@@ -50,11 +50,13 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--out", type=Path, metavar="DIR", help="where the report is written [ROOT/report]")
     parser.add_argument("--uner", type=Path, metavar="DIR", default=os.environ.get("METAPT_UNER_DIR"), help="SET/train.iob2, for statistics of the training data [METAPT_UNER_DIR]")  # fmt: skip
     parser.add_argument("--equal", choices=[term.lower() for term in TERMS], default=UPDATES, help="what MAML and vanilla have spent alike in the comparisons that are shown first [updates]")  # fmt: skip
+    parser.add_argument("--no-sentences", action="store_true", help="leave the case studies out, which quote the evaluation sets: for a page that is published")  # fmt: skip
     arguments = parser.parse_args(argv)
     roots = arguments.roots or [newest_grid(RUNS)]
     out = arguments.out or roots[0] / "report"
     equal = next(term for term in TERMS if term.lower() == arguments.equal)
-    report = build(collect(roots, out), uner=arguments.uner and Path(arguments.uner), equal=equal)
+    uner = arguments.uner and Path(arguments.uner)
+    report = build(collect(roots, out), uner=uner, equal=equal, sentences=not arguments.no_sentences)
     write(report, out)
     if report.notice:
         print(f"{report.notice}\n")

@@ -75,12 +75,14 @@ def build(
     resamples: int = significance.RESAMPLES,
     uner: Path | None = None,
     equal: str = UPDATES,
+    sentences: bool = True,
 ) -> Report:
     """Computes everything.
 
     Args:
         uner: a folder SET/train.iob2, for statistics of the training data.
         equal: the term (of TERMS) that is shown first.
+        sentences: whether sentences of the evaluation sets are shown.
     """
     found = studies(collection, resamples, uner)
     study = found[UPDATES]
@@ -88,7 +90,9 @@ def build(
     title = "Zero-shot NER after meta-pretraining: " + ", ".join(root.resolve().name for root in collection.roots)  # fmt: skip
     sections: list[Section] = []
     for analysis in ANALYSES:
-        if analysis in COMPARED:
+        if analysis is cases.section and not sentences:
+            sections.append(Section("cases", "Case studies", ["Sentences of the evaluation sets are left out of this report."]))  # fmt: skip
+        elif analysis in COMPARED:
             sections += _compared(analysis, found.values())
         else:
             sections.append(analysis(study).pruned())

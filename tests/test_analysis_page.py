@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from analysis_runs import write_finetuning, write_grid, write_pretraining
+from analysis_runs import sentences, write_finetuning, write_grid, write_pretraining
 from pyarrow import parquet
 
 from analysis import report as program
@@ -203,6 +203,13 @@ def test_case_studies_show_chosen_sentences_and_extremes(tmp_path: Path) -> None
     assert found["tl_trg-0", "chosen"] == found["tl_trg-0", "largest loss"] == pytest.approx(-0.2)
     assert found["tl_trg-5", "largest gain"] == pytest.approx(0.05)
     assert len(found) == 3
+    program.main([str(root), "--no-sentences"])
+    content = json.loads((root / "report" / "report.json").read_text())
+    assert "cases" not in content["tables"]
+    assert ["Sentences of the evaluation sets are left out of this report."] in [section["paragraphs"] for section in content["sections"]]  # fmt: skip
+    page = (root / "report" / "index.html").read_text()
+    assert not any(" ".join(gold) in page for gold, _ in sentences("tl_trg", words) if len(gold) > 2)
+    assert '<ol class="cases">' not in page
 
 
 def test_frequent_words_within_entities_and_outside() -> None:
