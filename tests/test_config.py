@@ -43,6 +43,15 @@ def test_shipped_deepspeed_files_state_clipping_and_stage(file: Path):
     assert str(settings["zero_optimization"]["stage"]) in file.stem
 
 
+@pytest.mark.parametrize("scale", SCALES)
+def test_the_papers_episodes_are_a_choice(scale: str):
+    """METHOD: 32-way 4-shot, ten steps of 1e-3 on four layers of 128 with dropout 0.1, in half of the updates."""
+    meta = commandline.load("pretrain", [f"model={scale}", "objective=maml_paper", "data=demo"]).meta
+    assert (meta.objective, meta.rho, meta.rule, meta.scope) == ("maml", 0.5, "fomaml", "head")
+    assert (meta.n_way, meta.k_shot, meta.inner_steps, meta.inner_lr) == (32, 4, 10, 1e-3)
+    assert (meta.head_layers, meta.head_hidden, meta.head_dropout) == (4, 128, 0.1)
+
+
 @pytest.mark.parametrize(
     ("scale", "width", "feed_forward", "batch"),
     [
