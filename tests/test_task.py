@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from metapt.errors import OperationalError
+from metapt.launch.code import VARIABLE
 from metapt.launch.requeues import refuse_fruitless_requeues
 from metapt.launch.root import Root
 from metapt.launch.status import run_status
@@ -165,3 +166,21 @@ def test_the_local_executor_counts_by_the_task_that_it_queues_again(
     refuse_fruitless_requeues(run, "5", 0, most=0)
     with pytest.raises(OperationalError, match="queued again 1 times in a row"):
         again()
+
+
+def test_what_fails_before_its_process_starts_is_failed_and_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not lost: status and the jobs that need it find the error."""
+    variables = {
+        "SUBMITIT_EXECUTOR": "local",
+        "SUBMITIT_LOCAL_JOB_ID": "5",
+        VARIABLE: str(tmp_path / "other"),
+    }
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(OperationalError, match="submitted with the source"):
+        Task(tmp_path, JOB, 1, max_requeues=3)()
+    status = run_status(Root(tmp_path).run(JOB).path)
+    assert status.state == "failed"
+    assert "submitted with the source" in status.last_error_line

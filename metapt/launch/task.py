@@ -19,6 +19,8 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,12 +29,14 @@ import submitit
 from submitit.helpers import TorchDistributedEnvironment
 
 from metapt.errors import EXIT_INTERRUPTED
+from metapt.files import write_atomically
 from metapt.launch.child import GRACE_SECONDS, Child
 from metapt.launch.code import require_own_code
 from metapt.launch.jobs import Job
 from metapt.launch.requeues import refuse_fruitless_requeues
 from metapt.launch.root import Root
 from metapt.launch.status import is_held
+from metapt.runs import Run
 
 REQUEUE_SECONDS = 90  # what the other ranks give rank 0 for queueing the job again
 ANY_NUMBER_OF_TIMEOUTS = 1_000_000  # for submitit, which does not know what progress is
@@ -66,8 +70,9 @@ class Task:
         if environment.num_tasks > 1:
             # every process sees all GPUs of its node and takes the one of its LOCAL_RANK
             TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
-        require_own_code()
-        root.wait_for_inputs(self.job, self.patience_s)
+        with _told(run, leads=rank == 0):
+            require_own_code()
+            root.wait_for_inputs(self.job, self.patience_s)
         queue_again: Any = signal.getsignal(signal.SIGUSR2)  # submitit's
         child = Child(root, self.job, self.threads, rank)
         signal.signal(signal.SIGUSR2, lambda *_: child.warn())
@@ -82,6 +87,17 @@ class Task:
     def checkpoint(self) -> submitit.helpers.DelayedSubmission:
         """What submitit queues again: the same task; everything else that changes is in the run folder."""
         return submitit.helpers.DelayedSubmission(replace(self, restarts=self.restarts + 1))
+
+
+@contextmanager
+def _told(run: Run, leads: bool) -> Iterator[None]:
+    """What goes wrong within it stands in the run's error.txt: before there is a process, nobody else writes that."""
+    try:
+        yield
+    except Exception as error:
+        if leads:
+            write_atomically(run.error_file, f"{type(error).__name__}: {error}\n")
+        raise
 
 
 def _goes_on(child: Child, environment: submitit.JobEnvironment) -> bool:
