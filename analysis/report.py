@@ -24,6 +24,7 @@ import pyarrow
 from markupsafe import Markup
 from pyarrow import parquet
 
+from analysis import rendering
 from analysis.collect import collect, newest_grid
 from analysis.sections import Report, build
 from analysis.tables import Flat, Table
@@ -54,6 +55,7 @@ def main(argv: Sequence[str]) -> None:
     roots = arguments.roots or [newest_grid(RUNS)]
     out = arguments.out or roots[0] / "report"
     equal = next(term for term in TERMS if term.lower() == arguments.equal)
+    rendering.begin()
     report = build(collect(roots, out), uner=arguments.uner and Path(arguments.uner), equal=equal)
     write(report, out)
     if report.notice:

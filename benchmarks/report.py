@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 from run_tree import Shape, Tree
 
+from analysis import rendering
 from analysis.collect import collect, run_folders
 from analysis.report import write
 from analysis.sections import build
@@ -76,6 +77,7 @@ def changed(root: Path, out: Path) -> dict[str, float]:
 def reporting(root: Path, out: Path) -> dict[str, float]:
     """Everything, of what has been read before; CPU seconds of single parts are those of this process alone."""
     started, ends = time.perf_counter(), [cpu_seconds()]
+    rendering.begin()
     collection = collect([root], out)
     ends.append(cpu_seconds())
     report = build(collection)
