@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 
@@ -26,15 +27,25 @@ DEFINITION = (
 
 def tally(evaluations: Sequence[Evaluation]) -> Counter[tuple[str, str]]:
     """Spans by (length, fate or `spurious`), over several evaluations."""
-    found = np.zeros((len(LENGTHS), len(FATES) + 1), dtype=int)
-    for evaluation in evaluations:
-        matches = evaluation.matches
-        fates = np.select([matches.correct, matches.same_words, matches.touched], [0, 1, 2], 3)
-        np.add.at(found, (_is_long(evaluation.gold.table), fates), 1)
-        found[:, -1] += np.bincount(_is_long(evaluation.predicted)[matches.spurious], minlength=2)
+    found = sum(map(_tally, evaluations), start=_none())
     kinds = (*FATES, "spurious")
     counts = {(length, kind): int(found[i, j]) for i, length in enumerate(LENGTHS) for j, kind in enumerate(kinds)}  # fmt: skip
     return Counter({key: count for key, count in counts.items() if count})
+
+
+@cache
+def _tally(evaluation: Evaluation) -> np.ndarray:
+    """[lengths, fates and spurious]; kept, since it counts in two tables."""
+    matches = evaluation.matches
+    found = _none()
+    fates = np.select([matches.correct, matches.same_words, matches.touched], [0, 1, 2], 3)
+    np.add.at(found, (_is_long(evaluation.gold.table), fates), 1)
+    found[:, -1] += np.bincount(_is_long(evaluation.predicted)[matches.spurious], minlength=2)
+    return found
+
+
+def _none() -> np.ndarray:
+    return np.zeros((len(LENGTHS), len(FATES) + 1), dtype=int)
 
 
 def _is_long(table: SpanTable) -> np.ndarray:

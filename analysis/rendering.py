@@ -5,7 +5,6 @@ Canvases are pickled on the way, so what a figure is made of (a formatter of tic
 
 from __future__ import annotations
 
-import gc
 import io
 import os
 import re
@@ -56,11 +55,14 @@ def rendered(canvas: Canvas, name: str) -> Future[tuple[str, bytes]]:
     return _processes().submit(_render, canvas, name)
 
 
+def begin() -> None:
+    """Starts the processes, while this one is small: they keep what it holds when they start."""
+    _processes().submit(int).result()
+
+
 @cache
 def _processes() -> ProcessPoolExecutor:
-    """What they share with this process stays shared as long as no garbage is looked for in it: freeze."""
-    cores = len(os.sched_getaffinity(0))
-    return ProcessPoolExecutor(min(cores, MOST_PROCESSES), initializer=gc.freeze)
+    return ProcessPoolExecutor(min(len(os.sched_getaffinity(0)), MOST_PROCESSES))
 
 
 def _render(canvas: Canvas, name: str) -> tuple[str, bytes]:

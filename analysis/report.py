@@ -24,6 +24,7 @@ import pyarrow
 from markupsafe import Markup
 from pyarrow import parquet
 
+from analysis import rendering
 from analysis.collect import collect, newest_grid
 from analysis.sections import Report, build
 from analysis.tables import Flat, Table
@@ -56,6 +57,7 @@ def main(argv: Sequence[str]) -> None:
     out = arguments.out or roots[0] / "report"
     equal = next(term for term in TERMS if term.lower() == arguments.equal)
     uner = arguments.uner and Path(arguments.uner)
+    rendering.begin()
     report = build(collect(roots, out), uner=uner, equal=equal, sentences=not arguments.no_sentences)
     write(report, out)
     if report.notice:

@@ -1,8 +1,9 @@
 """The report of ten thousand run folders: `python benchmarks/report.py [FOLDER]` writes benchmarks/report.md.
 
 The tree of benchmarks/run_tree.py is made in FOLDER (absent: a temporary one), unless it is there. Each stage runs in a process of
-its own and tells CPU seconds (its own and those of the processes it starts), which on a machine with other work are a
-better measure than the time that passed, and the peaks of the resident sets. Beside them stands what the plainest
+its own, whose CPU seconds are told (with those of the processes it starts), which on a machine with other work are a
+better measure than the time that passed, and the peak of the memory of all of them together (proportional set size,
+asked for every half second). The last stage is the whole report from nothing. Beside them stands what the plainest
 reading costs: json.loads of every line that the report reads, in one process, on every twentieth folder and times twenty.
 """
 
@@ -16,16 +17,17 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 from run_tree import Shape, Tree
 
-from analysis import drawing
+from analysis import rendering
 from analysis.collect import collect, run_folders
 from analysis.report import write
 from analysis.sections import build
-from metapt.errors import run_command
+from metapt.errors import UserError, run_command
 
 SHARE = 20  # of the folders one is read plainly
 CHANGED = 100
@@ -36,11 +38,15 @@ def cpu_seconds() -> float:
     return sum(sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
 
 
-def peaks() -> tuple[float, float]:
-    """Peak of this process and of the largest that it has started, GiB."""
-    sides = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    own, child = (resource.getrusage(who).ru_maxrss / 2**20 for who in sides)
-    return own, child
+def memory(session: int) -> float:
+    """What the processes of a session hold at this moment, memory that they share counted once; GiB."""
+    total = 0
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # one that has just ended
+            if os.getsid(int(process.name)) == session:
+                lines = (process / "smaps_rollup").read_text().splitlines()
+                total += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+    return total / 2**20
 
 
 def plainly(root: Path, out: Path) -> dict[str, float]:
@@ -51,14 +57,14 @@ def plainly(root: Path, out: Path) -> dict[str, float]:
                     json.loads(line)
                 except ValueError:  # cut off
                     continue
-    return {"cpu": SHARE * cpu_seconds()}
+    return {"times": SHARE}
 
 
 def reading(root: Path, out: Path) -> dict[str, float]:
     started = time.perf_counter()
     found = collect([root], out)
     counts = {"tuned": len(found.finetuning), "pretrained": len(found.pretraining), "left out": len(found.left_out)}  # fmt: skip
-    return {"cpu": cpu_seconds(), "seconds": time.perf_counter() - started, **counts}
+    return {"seconds": time.perf_counter() - started, **counts}
 
 
 def changed(root: Path, out: Path) -> dict[str, float]:
@@ -69,31 +75,22 @@ def changed(root: Path, out: Path) -> dict[str, float]:
 
 
 def reporting(root: Path, out: Path) -> dict[str, float]:
-    """Everything, of what has been read before; what svg and pdf take is told apart."""
-    rendering = 0.0
-
-    def timed(function: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*arguments: Any) -> Any:
-            nonlocal rendering
-            started = time.process_time()
-            try:
-                return function(*arguments)
-            finally:
-                rendering += time.process_time() - started
-
-        return call
-
-    drawing.svg, drawing.pdf = timed(drawing.svg), timed(drawing.pdf)
-    started = time.perf_counter()
+    """Everything, of what has been read before; CPU seconds of single parts are those of this process alone."""
+    started, ends = time.perf_counter(), [cpu_seconds()]
+    rendering.begin()
     collection = collect([root], out)
-    read = cpu_seconds()
+    ends.append(cpu_seconds())
     report = build(collection)
-    built = cpu_seconds()
+    ends.append(cpu_seconds())
     write(report, out)
-    written = cpu_seconds()
+    ends.append(cpu_seconds())
     page = (out / "index.html").stat().st_size / 2**20
-    times = {"read": read, "analysed": built - read - rendering, "rendered": rendering, "written": written - built}  # fmt: skip
-    return {"cpu": written, "seconds": time.perf_counter() - started, **times, "figures": len(report.figures), "page MiB": page}  # fmt: skip
+    parts = dict(zip(("read", "analysed", "written"), np.diff(ends).tolist(), strict=True))
+    return {"seconds": time.perf_counter() - started, **parts, "figures": len(report.figures), "page MiB": page}  # fmt: skip
+
+
+def from_nothing(root: Path, out: Path) -> dict[str, float]:
+    return reporting(root, out / "again")
 
 
 STAGES: dict[str, Callable[[Path, Path], dict[str, float]]] = {
@@ -102,14 +99,27 @@ STAGES: dict[str, Callable[[Path, Path], dict[str, float]]] = {
     "second reading": reading,
     f"reading after {CHANGED} runs have changed": changed,
     "the report, of what was read": reporting,
+    "the report, from nothing": from_nothing,
 }
 
 
 def measured(stage: str, root: Path, out: Path) -> dict[str, float]:
-    """What a stage tells, of a fresh process."""
+    """What a stage tells, of a fresh process; CPU seconds of all its processes, and their peak together."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     command = [sys.executable, __file__, stage, str(root), str(out)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    return json.loads(done.stdout.splitlines()[-1])
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as running:
+        peak = 0.0
+        while running.poll() is None:
+            peak = max(peak, memory(running.pid))
+            time.sleep(0.5)
+        assert running.stdout is not None
+        told = running.stdout.read().splitlines()
+    if running.returncode:
+        raise UserError(f"{stage}: ended with {running.returncode}")
+    found = json.loads(told[-1])
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return {"cpu": found.pop("times", 1) * spent, "peak": peak, **found}
 
 
 def table(root: Path) -> list[str]:
@@ -117,18 +127,18 @@ def table(root: Path) -> list[str]:
     files = [file for file in root.rglob("*") if file.is_file()]
     size = sum(file.stat().st_size for file in files) / 2**30
     lines = [f"{len(list(run_folders(root))):,} folders, {len(files):,} files, {size:.1f} GiB.", ""]
-    lines += ["| stage | CPU seconds | share of plain json.loads | seconds | peak, GiB | of a process it starts | what else |"]  # fmt: skip
-    lines += ["|---|---:|---:|---:|---:|---:|---|"]
+    lines += ["| stage | CPU seconds | share of plain json.loads | seconds | peak, GiB | what else |"]  # fmt: skip
+    lines += ["|---|---:|---:|---:|---:|---|"]
     with tempfile.TemporaryDirectory(dir=root.parent) as out:
         plain = 0.0
         for stage in STAGES:
             found = measured(stage, root, Path(out))
             cpu, seconds = found.pop("cpu"), found.pop("seconds", None)
-            own, child = found.pop("peak"), found.pop("child")
+            peak = found.pop("peak")
             plain = plain or cpu
             rest = ", ".join(f"{name} {value:,.1f}".removesuffix(".0") for name, value in found.items())
             passed = "" if seconds is None else f"{seconds:.1f}"
-            lines.append(f"| {stage} | {cpu:.1f} | {cpu / plain:.2g} | {passed} | {own:.2f} | {child:.2f} | {rest} |")  # fmt: skip
+            lines.append(f"| {stage} | {cpu:.1f} | {cpu / plain:.2g} | {passed} | {peak:.2f} | {rest} |")  # fmt: skip
             print(lines[-1], flush=True)
     return lines
 
@@ -136,20 +146,20 @@ def table(root: Path) -> list[str]:
 def main(argv: Sequence[str]) -> None:
     """Makes the tree, measures every stage, and writes the table."""
     if len(argv) == 3:
-        found = STAGES[argv[0]](Path(argv[1]), Path(argv[2]))
-        own, child = peaks()
-        print(json.dumps({**found, "peak": own, "child": child}))
+        print(json.dumps(STAGES[argv[0]](Path(argv[1]), Path(argv[2]))))
         return
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(argv[0] if argv else temporary, "tree")
         if not root.exists():
             Tree(root, Shape()).write()
+        load = f"{os.getloadavg()[0]:.1f} before"
         lines = table(root)
+        load += f", {os.getloadavg()[0]:.1f} after"
     from machine import machine
 
     head = (
         "# The report of ten thousand runs\n\n`make bench-report` measured this; benchmarks/report.py says how, benchmarks/run_tree.py what is in the tree.\n\n"
-        f"Machine: {machine()}, {os.cpu_count()} cores. "
+        f"Machine: {machine()}, {os.cpu_count()} cores; load {load}. "
     )
     (Path(__file__).parent / "report.md").write_text(head + "\n".join(lines) + "\n", encoding="utf-8")
 

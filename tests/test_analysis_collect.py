@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import pickle
+import shutil
 import sqlite3
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from analysis_runs import write_finetuning, write_grid, write_pretraining
 from analysis import cache
 from analysis.collect import CACHE_FILE, collect
 from analysis.records import GoldSet
+from analysis.report import main
 from metapt.provenance import COMMIT_FILE
 
 
@@ -50,6 +53,60 @@ def test_only_what_changed_is_read_again(tmp_path: Path, reads: list[str]) -> No
     third = collect([root], tmp_path / "cache")
     assert sorted(reads) == sorted([changed.name, new.name])
     assert {run.result["dev_f1"] for run in third.finetuning if run.path == changed} == {0.75}
+
+
+def report(root: Path, reads: list[str]) -> tuple[list[dict[str, str]], dict[str, str], set[str]]:
+    """Of a report into root/report: the rows of tuned runs, what is left out with its state, and what was read for it."""
+    reads.clear()
+    main([str(root)])
+    tables = root / "report" / "tables"
+    tuned = list(csv.DictReader((tables / "runs_finetuning.csv").open()))
+    left_out = tables / "left_out.csv"
+    rows = csv.DictReader(left_out.open()) if left_out.exists() else ()
+    return tuned, {row["run"]: row["state"] for row in rows}, set(reads)
+
+
+def test_a_second_report_is_of_the_folders_as_they_are_now(tmp_path: Path, reads: list[str]) -> None:
+    """One removed, one completed, one corrupted, one overwritten by something else, one moved; the others are not read again."""
+    root = write_grid(tmp_path / "grid", seeds=(0, 1))
+    removed, completed, corrupted, foreign, moved, *_ = sorted((root / "finetune").iterdir())
+    result = (completed / "result.json").read_text()
+    (completed / "result.json").write_text(result[: len(result) // 2])
+    before, left_out, read = report(root, reads)
+    assert len(read) == 12
+    assert left_out == {completed.name: "broken"}
+    assert {row["run"] for row in before} == {path.name for path in (root / "finetune").iterdir()} - {completed.name}  # fmt: skip
+
+    shutil.rmtree(removed)
+    (completed / "result.json").write_text(result)
+    predictions = corrupted / "predictions" / "tl_trg.jsonl"
+    predictions.write_bytes(predictions.read_bytes()[:-200])
+    shutil.rmtree(foreign)
+    foreign.mkdir()
+    (foreign / "notes.txt").write_text("not a run")
+    renamed = moved.rename(moved.with_name("renamed"))
+    tuned, left_out, read = report(root, reads)
+    assert read == {completed.name, corrupted.name, foreign.name, renamed.name}
+    assert left_out == {corrupted.name: "broken", foreign.name: "foreign"}
+    names = {row["run"] for row in before} - {path.name for path in (removed, corrupted, foreign, moved)}
+    assert {row["run"] for row in tuned} == names | {completed.name, renamed.name}
+    (row,) = (row for row in tuned if row["run"] == renamed.name)
+    assert Path(row["folder"]) == renamed
+    assert row["runs"] == "../finetune/renamed"
+
+    assert report(root, reads) == (tuned, left_out, set())
+
+
+def test_a_moved_root_is_read_anew_and_names_its_new_folders(tmp_path: Path, reads: list[str]) -> None:
+    """The cache in its report knows the old paths only."""
+    root = write_grid(tmp_path / "grid")
+    report(root, reads)
+    root = root.rename(tmp_path / "elsewhere")
+    tuned, _, read = report(root, reads)
+    assert len(read) == 6
+    assert {Path(row["folder"]).parent for row in tuned} == {root / "finetune"}
+    write_grid(tmp_path / "grid", seeds=(1,))
+    assert {Path(row["folder"]) for row in report(root, reads)[0]} == {Path(row["folder"]) for row in tuned}
 
 
 def test_in_many_processes_as_in_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

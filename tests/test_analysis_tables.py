@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from analysis.tables import ABSENT, Cell, Column, Table, latex_escape
+from analysis.tables import ABSENT, MOST_ROWS, Cell, Column, Table, latex_escape
 
 HOSTILE = "<script>alert(1)</script> a|b & 50% $x_1$ #{}~^\\"
 
@@ -105,3 +105,14 @@ def test_terminal_text_is_aligned() -> None:
 def test_a_row_of_the_wrong_length_is_refused() -> None:
     with pytest.raises(ValueError, match="2 cells under 1 columns"):
         Table("t", "t", [Column("a")], [[1, 2]])
+
+
+def test_the_page_cuts_a_long_table_and_says_so_and_files_have_all() -> None:
+    rows: list[list[Cell]] = [[index] for index in range(MOST_ROWS + 7)]
+    long, short = Table("t", "", [Column("n")], rows), Table("t", "", [Column("n")], rows[:MOST_ROWS])
+    assert long.to_html().count("<tr>") == short.to_html().count("<tr>") == 1 + MOST_ROWS
+    assert len(long.to_markdown().splitlines()) == 2 + MOST_ROWS
+    assert long.cut == f"The first {MOST_ROWS} of {MOST_ROWS + 7} rows; tables/t.csv has all."
+    assert short.cut == ""
+    assert len(long.to_csv().splitlines()) == 1 + len(rows)
+    assert long.to_latex().count(r" \\") == 1 + len(rows)
