@@ -9,7 +9,7 @@ import pytest
 from conftest import REPO, run_module
 
 from metapt import commandline
-from metapt.config import DS_CONFIGS, deepspeed_settings, identity
+from metapt.config import DS_CONFIGS, deepspeed_settings, identity, tuning_rate
 from metapt.errors import UserError
 
 SCALES = ("nano", "laptop", "tiny", "small", "medium", "large")
@@ -41,6 +41,20 @@ def test_shipped_deepspeed_files_state_clipping_and_stage(file: Path):
     settings = json.loads(file.read_text())
     assert "gradient_clipping" in settings  # its default changed between DeepSpeed versions
     assert str(settings["zero_optimization"]["stage"]) in file.stem
+
+
+@pytest.mark.parametrize(
+    ("words", "rate"),
+    [
+        (["regime=head"], 3e-3),
+        (["regime=full"], 3e-5),
+        (["regime=lora"], 3e-5),
+        (["regime=head", "ner.lr=3e-5"], 3e-5),
+        (["regime=full", "ner.lr=1e-3"], 1e-3),
+    ],
+)
+def test_the_rate_of_tuning_goes_by_the_regime(words: list[str], rate: float):
+    assert tuning_rate(commandline.load("finetune", [*REQUIRED["finetune"], "data=demo", *words])) == rate
 
 
 @pytest.mark.parametrize("scale", SCALES)

@@ -16,6 +16,7 @@ from metapt.config.entities import (
     NerDataConfig,
     SetsConfig,
     TagConfig,
+    tuning_rate,
 )
 from metapt.config.grids import ClusterConfig, GridConfig, StatusConfig, SubmitConfig
 from metapt.config.keys import identity
@@ -54,6 +55,7 @@ __all__ = [
     "TrainConfig",
     "deepspeed_settings",
     "identity",
+    "tuning_rate",
     "uneven_units",
     "work_together",
     "zero_stage",

@@ -10,6 +10,10 @@ from metapt.config.keys import key
 from metapt.ner.baselines import BASELINES
 
 REGIMES = ("head", "full", "lora")
+PAPER_RATE = 3e-5
+FROZEN_RATE = (
+    3e-3  # docs/results/study.md: with the paper's the head of a small decoder learns next to nothing
+)
 
 
 @dataclass
@@ -20,7 +24,11 @@ class NerConfig:
     piece: str = key("first", "which piece of a word is tagged", choices=("first", "last", "mean"))
     prefix_space: bool = key(True, "words are tokenised as if a space stood before them")
     max_len: int = key(128, "pieces of a window; training sentences are cut to one", low=4)
-    lr: float = key(3e-5, "of AdamW", above=0)
+    lr: float | None = key(
+        None,
+        f"of AdamW; absent: {FROZEN_RATE:g} for the head of a frozen decoder, else {PAPER_RATE:g} (the paper's for both)",
+        above=0,
+    )
     head_lr: float | None = key(None, "of the CRF head; absent: as lr", above=0)
     lora_rank: int = key(8, "rank of the adapters of regime=lora", low=1)
     lora_alpha: float = key(16.0, "their product is scaled by this / lora_rank", above=0)
@@ -101,6 +109,11 @@ class FinetuneConfig:
     ner: NerConfig = field(default_factory=NerConfig)
     train: FinetuneTrainConfig = field(default_factory=FinetuneTrainConfig)
     run_dir: str = key(MISSING, "the run folder", identity=False)
+
+
+def tuning_rate(config: FinetuneConfig) -> float:
+    """The rate of AdamW: `ner.lr`, or what stands for it under the regime."""
+    return config.ner.lr or (FROZEN_RATE if config.regime == "head" else PAPER_RATE)
 
 
 @dataclass

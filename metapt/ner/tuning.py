@@ -27,7 +27,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from metapt import randomness
-from metapt.config import FinetuneConfig
+from metapt.config import FinetuneConfig, tuning_rate
 from metapt.data.iob2 import TAGS
 from metapt.data.uner import Collection, drawn, source_sets
 from metapt.errors import Interrupted, OperationalError, UserError
@@ -165,10 +165,11 @@ class Tuning:
         ]
 
     def _optimizer(self) -> AcceleratedOptimizer:
-        groups = [{"params": list(self.tagger.layer.parameters()), "lr": self.ner.head_lr or self.ner.lr}]
+        rate = tuning_rate(self.config)
+        groups = [{"params": list(self.tagger.layer.parameters()), "lr": self.ner.head_lr or rate}]
         learning = [value for value in self.tagger.decoder.parameters() if value.requires_grad]
         if learning:
-            groups.append({"params": learning, "lr": self.ner.lr})
+            groups.append({"params": learning, "lr": rate})
         return self.accelerator.prepare_optimizer(
             torch.optim.AdamW(groups, weight_decay=self.ner.weight_decay, fused=True)
         )
