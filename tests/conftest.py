@@ -8,10 +8,14 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 from forks import Forks
+
+if TYPE_CHECKING:
+    from metapt.data.corpus import Corpus
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -44,6 +48,17 @@ def stream_of(tmp_path: Path) -> Callable[[np.ndarray], object]:
         return TokenStream(sorted(folder.glob("*.bin")), np.dtype(np.uint16))
 
     return make
+
+
+@pytest.fixture(scope="session")
+def small_corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    """That of the documents of corpus_world, from one JSON-lines file."""
+    from corpus_world import config, jsonl, write
+
+    from metapt.data.corpus import prepare_corpus
+
+    folder = tmp_path_factory.mktemp("small_corpus")
+    return prepare_corpus(config(folder, write(folder / "all.jsonl", jsonl())))
 
 
 @pytest.fixture(scope="session")
