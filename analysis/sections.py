@@ -210,10 +210,10 @@ def _definitions(_: Study) -> Section:
 
 
 ANALYSES: Sequence[Analysis] = (
+    claims.section,
     _f1,
     published.section,
     _terms,
-    claims.section,
     _differences,
     baselines.section,
     _scale,
