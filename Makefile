@@ -6,7 +6,7 @@
 # make bench    what is timed, as ratios; how cost grows; memory against what is told (benchmarks/README.md)
 # make bench-report  the report of ten thousand run folders: time and memory (minutes, 8 GB of disk)
 # make bench-smoke  its short cases; fails where one has become twice as slow beside what it is measured against
-# make golden   record the golden losses anew
+# make golden   record the golden losses of this kind of processor anew
 # make golden-sbatch  record the scripts for sbatch anew
 # make clean    remove what the above made (other runs stay)
 
@@ -60,7 +60,7 @@ bench-smoke: $(INSTALLED)
 	$(BIN)/python benchmarks/run.py smoke
 
 golden: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(BIN)/python tests/golden.py
+	OMP_NUM_THREADS=1 PYTHONPATH=.:benchmarks $(BIN)/python tests/golden.py
 
 golden-sbatch: $(INSTALLED)
 	$(BIN)/python tests/golden_sbatch.py

@@ -11,12 +11,17 @@ import torch
 AMX, AVX512_BF16, NO_BF16 = "AMX", "AVX512-BF16", "no bf16 units"
 
 
-def machine() -> str:
-    """Processor, threads and versions, for people."""
+def processor() -> str:
+    """The name that the processor gives itself."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def machine() -> str:
+    """Processor, threads and versions, for people."""
     versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "deepspeed"))
-    return f"{names[0] if names else platform.processor()} ({kind()}), {torch.get_num_threads()} threads, {versions}"
+    return f"{processor()} ({kind()}), {torch.get_num_threads()} threads, {versions}"
 
 
 def kind() -> str:
