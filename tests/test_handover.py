@@ -36,6 +36,7 @@ def slurm_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         'n=$(ls "$HERE" | grep -c batch_); cp "$1" "$HERE/batch_$n"; env >"$HERE/environment"\n'
         'echo "Submitted batch job $((100 + n))"',
         "squeue": '[ ! -e "$HERE/queue" ] || cat "$HERE/queue"',
+        "srun": "exit 1",  # submitit looks whether it is there
         "scontrol": "true",
         "scancel": 'echo "$@" >>"$HERE/cancelled"',
     }
