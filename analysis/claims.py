@@ -78,20 +78,25 @@ def verdict(both: Difference, corrected: float) -> str:
 
 
 def _claims_table(families: dict[str, list[Claim]]) -> Table:
-    columns = [Column(head) for head in ("group", "sets", "scale", "variant", "regime", "comparisons")]
-    columns += [Column("vanilla"), Column("MAML"), *DIFFERENCE_COLUMNS]
-    columns += [Column("corrected p", digits=4), Column("verdict"), RUNS]
+    columns = [Column(head) for head in ("group", "scale", "variant", "regime", "verdict", "vanilla", "MAML")]
+    columns += [
+        *DIFFERENCE_COLUMNS,
+        Column("corrected p", digits=4),
+        Column("comparisons"),
+        Column("sets"),
+        RUNS,
+    ]
     rows: list[list[Cell]] = []
     for group, found in families.items():
         for claim in found:
             item = claim.average
-            cells: list[Cell] = [group, _sets(item.comparisons), *item.key, len(item.comparisons)]
-            cells += [item.vanilla.value, item.maml.value, *difference_cells(item.both)]
-            rows.append([*cells, claim.corrected, claim.verdict, item.runs])
-    tinted = {index for index, row in enumerate(rows) if row[-2] == EFFECT}
+            cells: list[Cell] = [group, *item.key, claim.verdict, item.vanilla.value, item.maml.value]
+            cells += [*difference_cells(item.both), claim.corrected, len(item.comparisons)]
+            rows.append([*cells, _sets(item.comparisons), item.runs])
+    tinted = {index for index, row in enumerate(rows) if EFFECT in row}
     note = "Tinted rows: an effect. p are corrected within each group."
     title = "MAML minus vanilla, by variant and regime"
-    return Table("claims", title, columns, rows, note, tinted).without_constant("variant")
+    return Table("claims", title, columns, rows, note, tinted).without_constant("scale", "variant")
 
 
 def variants(
@@ -121,17 +126,18 @@ def variants(
 
 
 def _variants_table(study: Study) -> Table:
-    columns = [Column(head) for head in ("group", "sets", "scale", "variant", "regime", "comparisons")]
-    columns += [Column(BASE), Column("this variant"), *DIFFERENCE_COLUMNS, RUNS]
+    columns = [Column(head) for head in ("group", "scale", "variant", "regime", BASE, "this variant")]
+    columns += [*DIFFERENCE_COLUMNS, Column("comparisons"), Column("sets"), RUNS]
     rows: list[list[Cell]] = []
     for group, names in groups(study.collection).items():
         for key, items in variants(study.collection, study.scores, names).items():
             both = average_difference(item.both for item in items)
-            cells: list[Cell] = [group, _sets(items), *key, len(items)]
-            cells += [both.second.value, both.first.value, *difference_cells(both)]
-            rows.append([*cells, runs_of(*(item.runs for item in items))])
+            cells: list[Cell] = [group, *key, both.second.value, both.first.value, *difference_cells(both)]
+            rows.append([*cells, len(items), _sets(items), runs_of(*(item.runs for item in items))])
     title = f"MAML under each variant minus MAML under {BASE}"
-    return Table("variants", title, columns, rows, "Descriptive: p are not corrected.")
+    return Table("variants", title, columns, rows, "Descriptive: p are not corrected.").without_constant(
+        "scale"
+    )
 
 
 def _without_label(run: FinetuneRun) -> tuple[object, ...]:
