@@ -11,12 +11,12 @@ from analysis.comparison import (
     Average,
     Comparison,
     averages,
+    compared,
     difference_cells,
     last_steps,
 )
-from analysis.provenance import runs_of
 from analysis.records import FinetuneRun, Setting
-from analysis.significance import Difference, Scores, average_difference, comparable
+from analysis.significance import Difference, Scores
 from analysis.study import Section, Study
 from analysis.tables import RUNS, Cell, Column, Table
 from analysis.terms import UPDATES
@@ -64,7 +64,7 @@ def claims(study: Study, names: Iterable[str]) -> list[Claim]:
     """A family: one claim for each scale, variant and regime, on these sets."""
     chosen = set(names)
     found = last_steps([item for item in study.found if item.set_name in chosen])
-    means = averages(found, lambda setting: (setting.scale, setting.label, setting.regime))
+    means = averages(found, _variant)
     corrected = holm([item.both.p for item in means])
     return [Claim(item, p, verdict(item.both, p)) for item, p in zip(means, corrected, strict=True)]
 
@@ -99,30 +99,15 @@ def _claims_table(families: dict[str, list[Claim]]) -> Table:
     return Table("claims", title, columns, rows, note, tinted).without_constant("scale", "variant")
 
 
-def variants(
-    collection: Collection, scores: Scores, names: Sequence[str]
-) -> dict[tuple[str, str, str], list[Comparison]]:
-    """Each MAML variant against BASE on these sets: (scale, variant, regime) -> comparisons, one a source and set.
-
-    The second side of a comparison, `vanilla`, is here MAML under BASE.
-    """
+def variants(collection: Collection, scores: Scores, names: Sequence[str]) -> list[Average]:
+    """Each MAML variant against BASE on these sets, by scale, variant and regime; `vanilla` is here MAML under BASE."""
     maml = [run for run in collection.finetuning if run.objective == "maml"]
     known = {_without_label(run): run for run in maml if run.setting.label == BASE}
     both: dict[Setting, list[tuple[FinetuneRun, FinetuneRun]]] = {}
     for run in maml:
         if run.setting.label != BASE and _without_label(run) in known:
             both.setdefault(run.setting, []).append((run, known[_without_label(run)]))
-    wanted = [(setting, name, same) for setting, part in both.items() for name in names if (same := comparable(part, name))]  # fmt: skip
-    differences = scores.differences([(same, name) for _, name, same in wanted])
-    found = [
-        Comparison(setting, name, same[0][0].sets[name].gold.gold_spans, same, difference)
-        for (setting, name, same), difference in zip(wanted, differences, strict=True)
-    ]
-    parts: dict[tuple[str, str, str], list[Comparison]] = {}
-    for item in last_steps(found):
-        key = (item.setting.scale, item.setting.label, item.setting.regime)
-        parts.setdefault(key, []).append(item)
-    return parts
+    return averages(last_steps(compared(both, names, scores)), _variant)
 
 
 def _variants_table(study: Study) -> Table:
@@ -130,14 +115,18 @@ def _variants_table(study: Study) -> Table:
     columns += [*DIFFERENCE_COLUMNS, Column("comparisons"), Column("sets"), RUNS]
     rows: list[list[Cell]] = []
     for group, names in groups(study.collection).items():
-        for key, items in variants(study.collection, study.scores, names).items():
-            both = average_difference(item.both for item in items)
-            cells: list[Cell] = [group, *key, both.second.value, both.first.value, *difference_cells(both)]
-            rows.append([*cells, len(items), _sets(items), runs_of(*(item.runs for item in items))])
+        for item in variants(study.collection, study.scores, names):
+            cells: list[Cell] = [group, *item.key, item.vanilla.value, item.maml.value]
+            cells += [*difference_cells(item.both), len(item.comparisons)]
+            rows.append([*cells, _sets(item.comparisons), item.runs])
     title = f"MAML under each variant minus MAML under {BASE}"
     return Table("variants", title, columns, rows, "Descriptive: p are not corrected.").without_constant(
         "scale"
     )
+
+
+def _variant(setting: Setting) -> tuple[Cell, ...]:
+    return (setting.scale, setting.label, setting.regime)
 
 
 def _without_label(run: FinetuneRun) -> tuple[object, ...]:

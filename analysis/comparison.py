@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -105,10 +105,15 @@ class Comparison(Both):
 
 def comparisons(collection: Collection, scores: Scores) -> list[Comparison]:
     """Every setting and set on which both objectives were scored on the same sentences, of which some hold a span."""
+    return compared(pairs(collection), collection.set_names(), scores)
+
+
+def compared(settings: Mapping[Setting, Pairs], names: Sequence[str], scores: Scores) -> list[Comparison]:
+    """The first of each pair against the second, by setting and set, where both were scored on the same sentences."""
     found = [
         (setting, name, same)
-        for setting, both in pairs(collection).items()
-        for name in collection.set_names()
+        for setting, both in settings.items()
+        for name in names
         if (same := comparable(both, name))
     ]
     differences = scores.differences([(same, name) for _, name, same in found])
