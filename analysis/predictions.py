@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -89,8 +90,9 @@ class Pool:
     def tagging(self, tags: tuple[str, ...]) -> Tagging:
         return self._tagging(tags, lambda: tags)
 
-    def tagging_of_text(self, text: bytes) -> Tagging:
-        return self._tagging(text, lambda: orjson.loads(text))
+    def taggings_of_texts(self, texts: Sequence[bytes]) -> list[Tagging]:
+        known = self._taggings.get
+        return [known(text) or self._tagging(text, partial(orjson.loads, text)) for text in texts]
 
     def _tagging(self, key: bytes | tuple[str, ...], parse: Callable[[], Sequence[str]]) -> Tagging:
         found = self._taggings.get(key)
@@ -119,16 +121,11 @@ def read_predictions(path: Path, pool: Pool) -> Predictions:
 
 def _read_in_parts(name: str, content: bytes, pool: Pool) -> Predictions:
     """Raises ValueError, TypeError or AttributeError where the file is not written as this suite does."""
-    heads, tags, logs = [], [], []
-    for line in _whole_lines(content).split(b"\n"):
-        head, _, rest = line.partition(PREDICTED)
-        tagged, _, log = rest.partition(GOLD_LOGPROB)
-        heads.append(head)
-        tags.append(tagged)
-        logs.append(log)
-    gold, lax = pool.gold_of_heads(name, tuple(heads))
-    taggings = [pool.tagging_of_text(text) for text in tags]
-    logprobs = _lists(logs)
+    lines = [line.partition(PREDICTED) for line in _whole_lines(content).split(b"\n")]
+    gold, lax = pool.gold_of_heads(name, tuple([head for head, _, _ in lines]))
+    values = [rest.partition(GOLD_LOGPROB) for _, _, rest in lines]
+    taggings = pool.taggings_of_texts([tags for tags, _, _ in values])
+    logprobs = _lists([logs for _, _, logs in values])
     words = gold.lengths
     if [tagging.words for tagging in taggings] != words:
         raise ValueError("not as many tags as words")
@@ -140,18 +137,20 @@ def _read_in_parts(name: str, content: bytes, pool: Pool) -> Predictions:
 def _lists(texts: Sequence[bytes]) -> list[list[float]] | None:
     """Flat lists, each with the brace that ends its line, parsed together; None if each is null.
 
-    That there are as many brackets as lists, each at its place, makes sure that no list is cut elsewhere than it is written.
+    No text has a line end. So that there are as many brackets as texts, each at its place, makes sure that each is one list.
     """
-    joined = b",".join(texts)
-    if joined == b",".join([b"null}"] * len(texts)):
+    joined = b"\n".join(texts)
+    if joined == b"\n".join([b"null}"] * len(texts)):
         return None
+    between = joined.count(b"]}\n[") + 1
     if not (
-        joined.count(b"[") == joined.count(b"]}") == joined.count(b"]") == joined.count(b"}") == len(texts)
+        between == joined.count(b"[") == joined.count(b"]") == joined.count(b"}") == len(texts)
+        and joined.startswith(b"[")
+        and joined.endswith(b"]}")
+        and b'"' not in joined
     ):
-        raise ValueError("not flat lists")
-    if b'"' in joined or not all(text[:1] == b"[" and text[-2:] == b"]}" for text in texts):
         raise ValueError("not lists of numbers")
-    return orjson.loads(b"[" + joined.replace(b"}", b"") + b"]")
+    return orjson.loads(b"[" + joined.replace(b"}\n", b",").removesuffix(b"}") + b"]")
 
 
 def _read_plainly(path: Path, content: bytes, pool: Pool) -> Predictions:
