@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import cache
 
 import numpy as np
 
@@ -61,7 +62,7 @@ class Gap:
     @classmethod
     def of(cls, maml: FinetuneRun, vanilla: FinetuneRun) -> Gap:
         steps = min(len(maml.losses), len(vanilla.losses))
-        new, old = measure(maml.losses[:steps]), measure(vanilla.losses[:steps])
+        new, old = measured_first(maml, steps), measured_first(vanilla, steps)
         t90 = new.t90 - old.t90
         both = (np.nan, np.nan) if np.isnan(t90) else (old.t90, new.t90)
         return cls(steps, *both, t90, new.area - old.area, new.slope - old.slope)
@@ -93,6 +94,12 @@ def measure(losses: np.ndarray) -> Convergence:
     return Convergence(t90, area, slope)
 
 
+@cache
+def measured_first(run: FinetuneRun, steps: int) -> Convergence:
+    """Of the first steps; kept, since a run counts in several tables."""
+    return measure(run.losses[:steps])
+
+
 def runs_table(collection: Collection) -> Table:
     """The measures of every group of runs, each run on its whole curve; mean over seeds."""
     columns = [
@@ -105,7 +112,7 @@ def runs_table(collection: Collection) -> Table:
     for group in groups(collection):
         if group.is_baseline:
             continue
-        found = [measure(run.losses) for run in group.runs]
+        found = [measured_first(run, len(run.losses)) for run in group.runs]
         cells: list[Cell] = [*group.cells]
         cells += [
             float(np.mean([run.result[key] for run in group.runs]))

@@ -11,7 +11,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocat
 from analysis import published
 from analysis.collect import Collection
 from analysis.comparison import Average, Comparison, averages, pairs
-from analysis.convergence import measure, smoothed
+from analysis.convergence import measured_first, smoothed
 from analysis.drawing import (
     COLOURS,
     MARKERS,
@@ -324,7 +324,7 @@ def _finetuning_panel(axis: Axes, both: Sequence[tuple[FinetuneRun, FinetuneRun]
     for run in (run for pair in both for run in reversed(pair)):
         steps, curve = np.arange(1, len(run.losses) + 1), smoothed(run.losses)
         line(axis, steps, curve, run.objective)
-        t90 = measure(run.losses).t90
+        t90 = measured_first(run, len(run.losses)).t90
         if not np.isnan(t90):
             axis.plot(
                 t90,

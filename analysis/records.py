@@ -111,7 +111,7 @@ class Evaluation:
     per_type: Mapping[str, Mapping[str, float]]
     logprobs: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
 
-    @property
+    @cached_property
     def matches(self) -> Matches:
         """Which gold spans are found, and what the others and the predicted ones share words with."""
         gold, predicted = self.gold.table, self.predicted

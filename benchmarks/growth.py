@@ -1,7 +1,7 @@
 """How cost grows: `python benchmarks/growth.py` writes benchmarks/growth.md and growth.svg.
 
 The points of a curve are measured in turn in one run, each told as a share of the first; `metapt/models/cost.py` says what the operations
-alone would give. All steps are bf16 at the shape of tiny unless the curve says otherwise.
+alone would give. All steps are at the shape of tiny unless the curve says otherwise.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from fitting import Curve, figure, section, sentence
-from machine import machine
+from machine import machine, precisions
 from run import begun_grid
 from steps import configuration, our_episode, our_micro_batch, random_sequences, random_task
 from timing import medians
@@ -38,6 +38,7 @@ from metapt.models.learner import build_learner
 from metapt.training.engine import Engine
 
 FOLDER = Path(__file__).parent
+PRECISION = precisions()[-1]
 RANKS = (1, 2)
 UNITS = 8  # micro-batches of an update that ranks share
 Run = Callable[[], object]
@@ -58,13 +59,13 @@ def width() -> Curve:
     cases: dict[float, PretrainConfig] = {}
     for wide in (96, 192, 384, 768):
         shape = [f"model.hidden_size={wide}", f"model.intermediate_size={4 * wide}", "train.micro_batch=2"]
-        cases[wide] = configuration("tiny", 512, "bf16", "objective=vanilla", *shape)
+        cases[wide] = configuration("tiny", 512, PRECISION, "objective=vanilla", *shape)
     return steps_curve("a next-token micro-batch of 2 x 512", "width", cases, is_episode=False)
 
 
 def sequence_length() -> Curve:
     cases: dict[float, PretrainConfig] = {
-        length: configuration("tiny", length, "bf16", "objective=vanilla")
+        length: configuration("tiny", length, PRECISION, "objective=vanilla")
         for length in (128, 256, 512, 1024, 2048)
     }
     return steps_curve("a micro-batch of 2,048 tokens", "sequence length", cases, is_episode=False)
@@ -74,14 +75,14 @@ def support_windows() -> Curve:
     cases: dict[float, PretrainConfig] = {}
     for classes, shots in ((4, 2), (8, 2), (8, 4), (16, 4), (32, 4)):
         shape = [f"meta.n_way={classes}", f"meta.k_shot={shots}", f"meta.q_query={shots}"]
-        cases[classes * shots] = configuration("tiny", 64, "bf16", *shape)
+        cases[classes * shots] = configuration("tiny", 64, PRECISION, *shape)
     return steps_curve("an episode of scope head, windows of 64", "n_way x k_shot", cases, is_episode=True)
 
 
 def inner_steps(scope: str) -> Curve:
     shape = ["meta.n_way=8", "meta.k_shot=2", "meta.q_query=2", f"meta.scope={scope}"]
     cases: dict[float, PretrainConfig] = {
-        steps: configuration("tiny", 64, "bf16", f"meta.inner_steps={steps}", *shape)
+        steps: configuration("tiny", 64, PRECISION, f"meta.inner_steps={steps}", *shape)
         for steps in (1, 2, 4, 8, 16)
     }
     return steps_curve(
@@ -128,7 +129,7 @@ class Ranks:
 def rank() -> None:
     """One process of `Ranks`: an update for every line on stdin."""
     words = ["objective=vanilla", "train.micro_batch=1", f"train.accumulation={UNITS}"]
-    config = configuration("tiny", 512, "bf16", *words)
+    config = configuration("tiny", 512, PRECISION, *words)
     engine, sequences = Engine(build_learner(config), config), random_sequences(config)
     units = range(engine.rank, UNITS, engine.world_size)
     for _ in sys.stdin:
@@ -194,7 +195,7 @@ def main(argv: Sequence[str]) -> None:
         "# How cost grows",
         "",
         "`python benchmarks/growth.py` measured this. Times are medians of repetitions in turn, as shares of the first point's; exponents are fitted",
-        "by least squares to their logarithms, ± the standard error. Steps are forward and backward passes in bf16 at the shape of `model=tiny` (but for",
+        f"by least squares to their logarithms, ± the standard error. Steps are forward and backward passes in {PRECISION} at the shape of `model=tiny` (but for",
         "what varies). Operations are those of `metapt/models/cost.py`, in which the episode head, norms, activations and embedding count nothing.",
         "Projection to GPUs: [docs/results/projection.md](../docs/results/projection.md).",
         "",

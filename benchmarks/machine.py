@@ -28,3 +28,8 @@ def kind() -> str:
     """How the processor multiplies bf16: in units for matrices, in units for vectors, or by way of fp32."""
     has = torch.cpu.get_capabilities()
     return AMX if has.get("amx_bf16") else AVX512_BF16 if has.get("avx512_bf16") else NO_BF16
+
+
+def precisions() -> tuple[str, ...]:
+    """The values of train.precision that a step is timed in; on a processor without bf16 units nobody would train in bf16."""
+    return ("fp32",) if kind() == NO_BF16 else ("fp32", "bf16")

@@ -191,12 +191,15 @@ def smoke() -> None:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Measures every case, writes ratios.json and benchmarks/README.md; with `smoke`, the short ones, and compares."""
+    """Measures every case and writes ratios.json and README.md as it goes; with `smoke`, the short ones, and compares."""
     if argv == ["smoke"]:
         smoke()
         return
-    ratios.record(kind(), machine(), str(date.today()), list(told(all_rows())))
-    (FOLDER / "README.md").write_text(ratios.table(ratios.recorded()), encoding="utf-8")
+    rows = []
+    for row in told(all_rows()):
+        rows.append(row)
+        ratios.record(kind(), machine(), str(date.today()), rows)
+        (FOLDER / "README.md").write_text(ratios.table(ratios.recorded()), encoding="utf-8")
 
 
 if __name__ == "__main__":

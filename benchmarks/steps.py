@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from machine import precisions
 from memory import status_bytes
 from timing import Row, compare, medians
 from tokens import Tokens
@@ -32,15 +33,15 @@ CASES = [
         ("trainer", size, str(length), precision)
         for size in ("tiny", "small")
         for length in (512, 2048)
-        for precision in ("fp32", "bf16")
+        for precision in precisions()
     ],
     *[("peak", size, "512", precision) for size in ("tiny", "small") for precision in ("fp32", "bf16")],
     *[  # straightforward code over longer windows takes minutes a repetition, and its graph gigabytes
         ("straightforward", size, length, precision)
         for size, length in (("tiny", "128"), ("small", "32"))
-        for precision in ("fp32", "bf16")
+        for precision in precisions()
     ],
-    ("scopes", "tiny", "64", "bf16"),
+    *[("scopes", "tiny", "64", precision) for precision in precisions()],
 ]
 
 
