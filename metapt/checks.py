@@ -107,6 +107,8 @@ def _check_pretrain(config: PretrainConfig) -> Iterator[str]:
     if meta.objective == "maml" and meta.rho == 0:
         yield "meta.rho=0: objective=maml without episodes is objective=vanilla"
     if meta.rho > 0:
+        if meta.start >= train.max_steps:
+            yield f"meta.start={meta.start}: no update is left for episodes before train.max_steps={train.max_steps}"
         if meta.window > model.max_positions:
             yield f"meta.window={meta.window}: the model has only model.max_positions={model.max_positions}"
         if meta.min_context >= meta.window:

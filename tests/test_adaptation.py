@@ -221,5 +221,7 @@ def test_branch_is_bernoulli_and_a_function_of_seed_and_step():
     draws = [is_episode(meta, 0, step) for step in range(4000)]
     assert draws == [is_episode(meta, 0, step) for step in range(4000)]
     assert abs(np.mean(draws) - 0.3) < 4 * (0.3 * 0.7 / 4000) ** 0.5
+    meta.start = 1000
+    assert [is_episode(meta, 0, step) for step in range(4000)] == [False] * 1000 + draws[1000:]
     meta.rho = 0.0
-    assert not any(is_episode(meta, 0, step) for step in range(100))
+    assert not any(is_episode(meta, 0, step) for step in range(4000))

@@ -6,11 +6,13 @@ from types import SimpleNamespace
 
 import fitting
 import numpy as np
+import probe
 import projection
 import pytest
 import ratios
 import run
 import timing
+import torch
 from fitting import Curve
 from hypothesis import assume, given
 from hypothesis import strategies as st
@@ -174,3 +176,16 @@ def test_the_implied_share_gives_the_hours_back():
 
 def test_the_projection_in_the_documentation_is_that_of_the_present_count():
     assert projection.FILE.read_text(encoding="utf-8") == projection.text()
+
+
+@pytest.mark.parametrize(("spread", "found"), [(3.0, True), (0.0, False)])
+def test_the_probe_finds_classes_where_states_hold_them(spread, found):
+    """Eight classes of four states each; those of a class have a common centre, or do not."""
+    draw = torch.Generator().manual_seed(0)
+    labels = torch.arange(8).repeat_interleave(4)
+    centres = spread * torch.randn(8, 16, generator=draw)
+    support, query = (centres[labels] + torch.randn(32, 16, generator=draw) for _ in range(2))
+    sides = support, labels, query, labels
+    accuracies = [probe.regression(sides), probe.inner_loop(sides, 1, 0.3), probe.inner_loop(sides, 2, 0.3)]
+    assert all((accuracy > 0.8) is found for accuracy in accuracies)
+    assert probe.inner_loop(sides, 1, 1e-9) < 0.5

@@ -131,6 +131,7 @@ def test_all_mistakes_are_told_at_once():
         (["data=text"], "data.text_dir is required"),
         (["objective=vanilla", "meta.rho=0.5"], "objective=vanilla has no episodes"),
         (["objective=maml", "meta.rho=0"], "objective=maml without episodes"),
+        (["objective=maml", "meta.start=6000"], "no update is left for episodes"),
         (["objective=maml", "meta.min_context=32"], "meta.min_context=32: must be less than meta.window=32"),
         (["objective=maml", "meta.scope=last_n", "meta.last_n=9"], "meta.last_n=9"),
         (["data.vocab_size=4096"], "data.vocab_size=4096: the model has only"),

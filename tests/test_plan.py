@@ -66,6 +66,11 @@ def test_hours_follow_from_operations():
     config = commandline.load("pretrain", ["model=tiny", "objective=maml", "meta.rho=0.25"])
     expected = 0.75 * flops_of_step(config, False) + 0.25 * flops_of_step(config, True)
     assert flops_expected(config) == expected
+    config.meta.start = config.train.max_steps // 2
+    assert flops_expected(config) == (
+        0.875 * flops_of_step(config, False) + 0.125 * flops_of_step(config, True)
+    )
+    config.meta.start = 0
     told = hours(config, Machine(Ranks(2, "cuda"), tflops=100, mfu=0.5))
     assert told == pytest.approx(config.train.max_steps * expected / (2 * 100e12 * 0.5) / 3600)
 

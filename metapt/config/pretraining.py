@@ -32,6 +32,7 @@ class MetaConfig:
 
     objective: str = key(MISSING, "vanilla or maml; set by objective=", choices=("vanilla", "maml"))
     rho: float = key(0.0, "probability that a step is an episode", low=0, high=1)
+    start: int = key(0, "updates before the first that may be an episode", low=0, before=0)
     rule: str = key(
         "fomaml",
         "outer gradient: first-order MAML; with learned inner rates; or Reptile",

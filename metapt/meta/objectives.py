@@ -35,8 +35,8 @@ class Outcome:
 
 
 def is_episode(meta: MetaConfig, seed: int, step: int) -> bool:
-    """The Bernoulli draw of a step, the same on all ranks."""
-    return bool(randomness.generator(seed, "branch", step).random() < meta.rho)
+    """The Bernoulli draw of a step, the same on all ranks; none is an episode before meta.start."""
+    return step >= meta.start and bool(randomness.generator(seed, "branch", step).random() < meta.rho)
 
 
 def autoregressive(learner: Learner, sequences: Tensor) -> Outcome:

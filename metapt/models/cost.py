@@ -84,7 +84,13 @@ def flops_of_episode(config: PretrainConfig, support: Iterable[int], query: Iter
 
 
 def flops_expected(config: PretrainConfig) -> float:
-    """Floating point operations of a step in the mean over the draws, of which a share rho are episodes."""
-    rho = config.meta.rho
-    episodes = rho * flops_of_step(config, True) if rho else 0.0
-    return (1 - rho) * flops_of_step(config, False) + episodes
+    """Floating point operations of a step in the mean over the run's draws."""
+    share = episode_share(config)
+    episodes = share * flops_of_step(config, True) if share else 0.0
+    return (1 - share) * flops_of_step(config, False) + episodes
+
+
+def episode_share(config: PretrainConfig) -> float:
+    """The share of a run's updates that are expected to be episodes: rho of those from meta.start on."""
+    meta, steps = config.meta, config.train.max_steps
+    return meta.rho * (1 - min(meta.start, steps) / steps)
