@@ -40,12 +40,12 @@ T = TypeVar("T")
 class Figure:
     """A drawing, its words and its runs: `caption` stands under it, `name` is the file name without its ending.
 
-    `drawn` will hold its SVG and its PDF.
+    `drawn` will hold its SVG and its PDF; none of a comparison under another term than the one shown first.
     """
 
     name: str
     caption: str
-    drawn: Future[tuple[str, bytes]]
+    drawn: Future[tuple[str, bytes | None]]
     runs: Runs
 
     @property
@@ -53,7 +53,7 @@ class Figure:
         return self.drawn.result()[0]
 
     @property
-    def pdf(self) -> bytes:
+    def pdf(self) -> bytes | None:
         return self.drawn.result()[1]
 
     @property

@@ -1,4 +1,4 @@
-"""How a canvas becomes SVG and PDF: in other processes, while the report goes on.
+"""How a canvas becomes SVG, and PDF if the report shows it first: in other processes, while the report goes on.
 
 Canvases are pickled on the way, so what a figure is made of (a formatter of ticks, say) must have a name in its module.
 """
@@ -8,7 +8,10 @@ from __future__ import annotations
 import io
 import os
 import re
+from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 from typing import Any
 
@@ -50,9 +53,20 @@ STYLE: dict[Any, Any] = {
 }
 
 
-def rendered(canvas: Canvas, name: str) -> Future[tuple[str, bytes]]:
+_with_pdf = ContextVar("_with_pdf", default=True)
+
+
+@contextmanager
+def without_pdf(wanted: bool = True) -> Iterator[None]:
+    """Within this context, if it is wanted, canvases become SVG alone: a PDF takes longer, its fonts being cut anew."""
+    before = _with_pdf.set(not wanted)
+    yield
+    _with_pdf.reset(before)
+
+
+def rendered(canvas: Canvas, name: str) -> Future[tuple[str, bytes | None]]:
     """What will be the canvas's SVG, whose ids depend on the name, and its PDF."""
-    return _processes().submit(_render, canvas, name)
+    return _processes().submit(_render, canvas, name, _with_pdf.get())
 
 
 def begin() -> None:
@@ -65,8 +79,8 @@ def _processes() -> ProcessPoolExecutor:
     return ProcessPoolExecutor(min(len(os.sched_getaffinity(0)), MOST_PROCESSES))
 
 
-def _render(canvas: Canvas, name: str) -> tuple[str, bytes]:
-    return svg(canvas, name), pdf(canvas)
+def _render(canvas: Canvas, name: str, with_pdf: bool) -> tuple[str, bytes | None]:
+    return svg(canvas, name), pdf(canvas) if with_pdf else None
 
 
 def pdf(canvas: Canvas) -> bytes:

@@ -1,8 +1,8 @@
 """python analysis/report.py [ROOT ...] [--out DIR] [--equal BUDGET]: from run folders to one page, tables and figures.
 
 Writes index.html (self-contained), report.md, report.json, references.bib, every table as CSV, LaTeX (booktabs) and
-Parquet, and every figure as SVG and as PDF at the width of a column or of the text. Without a ROOT it takes
-the newest grid under runs/; without --out it writes into ROOT/report of the first root.
+Parquet, every figure as SVG, and those under the term that is shown first (--equal) as PDF too, at the width of a
+column or of the text. Without a ROOT it takes the newest grid under runs/; without --out it writes into ROOT/report of the first root.
 """
 
 from __future__ import annotations
@@ -90,7 +90,8 @@ def write(report: Report, out: Path) -> None:
         files[Path("tables", f"{table.name}.parquet")] = to_parquet(table, report.notice, out)
     for figure in report.figures:
         files[Path("figures", f"{figure.name}.svg")] = figure.to_svg(report.notice).encode()
-        files[Path("figures", f"{figure.name}.pdf")] = figure.pdf
+        if figure.pdf is not None:
+            files[Path("figures", f"{figure.name}.pdf")] = figure.pdf
     endings = {path.suffix for path in files}
     stale = [
         path

@@ -30,10 +30,11 @@ from analysis import (
 from analysis.collect import Collection
 from analysis.comparison import averages, averages_table, balanced, unbalanced
 from analysis.drawing import Figure
+from analysis.rendering import without_pdf
 from analysis.study import Section, Study, studies, untuned
 from analysis.summary import finished_runs, nothing, summary
 from analysis.tables import Column, Table
-from analysis.terms import UPDATES
+from analysis.terms import TERMS, UPDATES
 from metapt.data import DEMO_NOTICE
 
 Analysis = Callable[[Study], Section]
@@ -93,7 +94,7 @@ def build(
         if analysis is cases.section and not sentences:
             sections.append(Section("cases", "Case studies", ["Sentences of the evaluation sets are left out of this report."]))  # fmt: skip
         elif analysis in COMPARED:
-            sections += _compared(analysis, found.values())
+            sections += _compared(analysis, found.values(), equal)
         else:
             sections.append(analysis(study).pruned())
     kept = [part for part in sections if part.paragraphs or part.figures or part.tables or part.blocks]
@@ -102,22 +103,24 @@ def build(
     return Report(title, notice, finished_runs(collection), equal, summaries, kept, table)
 
 
-def _compared(analysis: Analysis, found: Iterable[Study]) -> list[Section]:
+def _compared(analysis: Analysis, found: Iterable[Study], equal: str) -> list[Section]:
     """An analysis under each term; where that has no pair, the section only says what would be needed.
 
     Terms that have the very same runs, as equal updates and tokens often do, share their figures.
     """
-    made: dict[frozenset[Path], Section] = {}
-    sections = []
+    alike: dict[frozenset[Path], list[Study]] = {}
     for study in found:
         runs = frozenset(run.path for run in study.collection.finetuning if not run.is_baseline)
-        if runs not in made:
-            made[runs] = analysis(study).pruned()
-        section = made[runs]
-        if not study.found and study.term != UPDATES:
-            section = Section(section.name, section.title, [nothing(study)])
-        sections.append(section.under(study.term))
-    return sections
+        alike.setdefault(runs, []).append(study)
+    by_term = {}
+    for same in alike.values():
+        with without_pdf(all(study.term != equal for study in same)):
+            made = analysis(same[0]).pruned()
+        for study in same:
+            is_empty = not study.found and study.term != UPDATES
+            section = Section(made.name, made.title, [nothing(study)]) if is_empty else made
+            by_term[study.term] = section.under(study.term)
+    return [by_term[term] for term in TERMS]
 
 
 def _terms(study: Study) -> Section:

@@ -169,6 +169,8 @@ def test_every_number_is_the_same_in_every_format(out: Path) -> None:
 
 def test_pdf_figures_have_their_fonts_and_a_papers_width(out: Path) -> None:
     figures = list((out / "figures").glob("*.pdf"))
+    shown = [part for part in json.loads((out / "report.json").read_text())["sections"] if part["equal"] in (None, "updates")]  # fmt: skip
+    assert {path.stem for path in figures} >= {figure["name"] for part in shown for figure in part["figures"]}
     assert len(figures) > 15
     for path in figures:
         content = path.read_bytes()

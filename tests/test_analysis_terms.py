@@ -142,6 +142,11 @@ def test_a_report_under_each_term(tmp_path: Path, capsys: pytest.CaptureFixture[
     for part in (*by_term["updates"], *by_term["tokens"]):
         assert all(figure["caption"].endswith(f"At equal {part['equal']}.") for figure in part["figures"])
         assert all(f"At equal {part['equal']}." in content["tables"][name]["note"] for name in part["tables"])
+    drawn = {figure["name"] for part in by_term["updates"] for figure in part["figures"]}
+    made = {file.name for file in (root / "report" / "figures").iterdir()}
+    assert drawn
+    assert {f"{name}.svg" for name in drawn} <= made
+    assert made.isdisjoint(f"{name}.pdf" for name in drawn)  # those of the term that is shown first have one
     assert content["tables"]["differences"]["rows"] == content["tables"]["differences-tokens"]["rows"]
     assert "differences-flops" not in content["tables"]
     page = (root / "report" / "index.html").read_text()
