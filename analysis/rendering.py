@@ -60,8 +60,10 @@ _with_pdf = ContextVar("_with_pdf", default=True)
 def without_pdf(wanted: bool = True) -> Iterator[None]:
     """Within this context, if it is wanted, canvases become SVG alone: a PDF takes longer, its fonts being cut anew."""
     before = _with_pdf.set(not wanted)
-    yield
-    _with_pdf.reset(before)
+    try:
+        yield
+    finally:
+        _with_pdf.reset(before)
 
 
 def rendered(canvas: Canvas, name: str) -> Future[tuple[str, bytes | None]]:

@@ -32,6 +32,7 @@ from analysis.terms import TERMS, UPDATES
 from metapt.errors import run_command
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
+ENDINGS = {".csv", ".tex", ".parquet", ".svg", ".pdf"}  # of tables and figures
 REFERENCES = TEMPLATES / "references.bib"
 RUNS = Path("runs")
 
@@ -92,12 +93,11 @@ def write(report: Report, out: Path) -> None:
         files[Path("figures", f"{figure.name}.svg")] = figure.to_svg(report.notice).encode()
         if figure.pdf is not None:
             files[Path("figures", f"{figure.name}.pdf")] = figure.pdf
-    endings = {path.suffix for path in files}
     stale = [
         path
         for folder in ("tables", "figures")
         for path in (out / folder).glob("*")
-        if path.suffix in endings
+        if path.suffix in ENDINGS
     ]
     for path in stale:
         if path.relative_to(out) not in files:
