@@ -15,7 +15,7 @@ from metapt.errors import UserError
 from metapt.launch.grid import plan
 from metapt.launch.requirements import requirements
 from metapt.models.cost import flops_expected, flops_of_step
-from metapt.training.forecast import Machine, describe, hours, largest_micro_batch, largest_peak
+from metapt.training.forecast import Machine, describe, hours, kinds, largest_micro_batch, largest_peak
 from metapt.training.memory import Ranks
 
 LARGE = ["model=large", "ds=zero2", "nodes=1", "gpus=4"]
@@ -70,7 +70,9 @@ def test_hours_follow_from_operations():
     assert flops_expected(config) == (
         0.875 * flops_of_step(config, False) + 0.125 * flops_of_step(config, True)
     )
-    config.meta.start = 0
+    config.meta.rho = 1.0
+    assert kinds(config) == ["autoregressive", "episode"]
+    config.meta.rho, config.meta.start = 0.25, 0
     told = hours(config, Machine(Ranks(2, "cuda"), tflops=100, mfu=0.5))
     assert told == pytest.approx(config.train.max_steps * expected / (2 * 100e12 * 0.5) / 3600)
 

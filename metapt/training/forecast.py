@@ -10,7 +10,7 @@ from copy import deepcopy
 from dataclasses import dataclass, fields, replace
 
 from metapt.config import PlanConfig, PretrainConfig
-from metapt.models.cost import flops_expected, flops_of_step
+from metapt.models.cost import episode_share, flops_expected, flops_of_step
 from metapt.training.memory import KINDS, Memory, Ranks, all_parameters, peak
 
 GIB, GB, TFLOP = 2**30, 10**9, 10**12
@@ -35,7 +35,8 @@ class Machine:
 
 def kinds(config: PretrainConfig) -> list[str]:
     """The kinds of update that the run makes."""
-    shares = {"autoregressive": 1 - config.meta.rho, "episode": config.meta.rho}
+    episodes = episode_share(config)
+    shares = {"autoregressive": 1 - episodes, "episode": episodes}
     return [kind for kind in KINDS if shares[kind] > 0]
 
 
