@@ -57,9 +57,9 @@ _with_pdf = ContextVar("_with_pdf", default=True)
 
 
 @contextmanager
-def without_pdf(wanted: bool = True) -> Iterator[None]:
-    """Within this context, if it is wanted, canvases become SVG alone: a PDF takes longer, its fonts being cut anew."""
-    before = _with_pdf.set(not wanted)
+def with_pdf(wanted: bool) -> Iterator[None]:
+    """Within this context canvases become PDFs too, or SVG alone: a PDF takes longer, its fonts being cut anew."""
+    before = _with_pdf.set(wanted)
     try:
         yield
     finally:

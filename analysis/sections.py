@@ -30,7 +30,7 @@ from analysis import (
 from analysis.collect import Collection
 from analysis.comparison import averages, averages_table, balanced, unbalanced
 from analysis.drawing import Figure
-from analysis.rendering import without_pdf
+from analysis.rendering import with_pdf
 from analysis.study import Section, Study, studies, untuned
 from analysis.summary import finished_runs, nothing, summary
 from analysis.tables import Column, Table
@@ -114,7 +114,7 @@ def _compared(analysis: Analysis, found: Iterable[Study], equal: str) -> list[Se
         alike.setdefault(runs, []).append(study)
     by_term = {}
     for same in alike.values():
-        with without_pdf(all(study.term != equal for study in same)):
+        with with_pdf(any(study.term == equal for study in same)):
             made = analysis(same[0]).pruned()
         for study in same:
             is_empty = not study.found and study.term != UPDATES

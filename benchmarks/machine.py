@@ -8,6 +8,8 @@ from pathlib import Path
 
 import torch
 
+from metapt.models.learner import slow_in_bf16
+
 AMX, AVX512_BF16, NO_BF16 = "AMX", "AVX512-BF16", "no bf16 units"
 
 
@@ -32,4 +34,4 @@ def kind() -> str:
 
 def precisions() -> tuple[str, ...]:
     """The values of train.precision that a step is timed in; on a processor without bf16 units nobody would train in bf16."""
-    return ("fp32",) if kind() == NO_BF16 else ("fp32", "bf16")
+    return ("fp32",) if slow_in_bf16(torch.device("cpu")) else ("fp32", "bf16")

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
@@ -22,7 +21,7 @@ from metapt.data.corpus import prepare_corpus
 from metapt.data.episodes import EpisodeSampler, corpus_index
 from metapt.errors import UserError, run_command
 from metapt.meta.adaptation import adapt
-from metapt.meta.objectives import Side
+from metapt.meta.objectives import Side, accuracy
 from metapt.models.decoder import EpisodeHead, load_decoder
 from metapt.models.learner import build_learner
 from metapt.runs import MODEL_DIR, Run
@@ -33,7 +32,7 @@ Sides = tuple[Tensor, Tensor, Tensor, Tensor]
 """states and labels of support and query"""
 
 
-def episodes(run: Run, recorded: Mapping[str, Any], checkpoint: Path) -> list[Sides]:
+def episodes(recorded: Mapping[str, Any], checkpoint: Path) -> list[Sides]:
     """The states of a checkpoint on the episodes."""
     data = [
         commandline.word(f"data.{key}", value) for key, value in recorded["data"].items() if value is not None
@@ -70,7 +69,7 @@ def regression(sides: Sides) -> float:
         return value
 
     optimizer.step(loss)
-    return float(((query @ weight).argmax(dim=1) == wanted).float().mean())
+    return float(accuracy(query @ weight, wanted))
 
 
 def inner_loop(sides: Sides, layers: int, rate: float) -> float:
@@ -79,7 +78,7 @@ def inner_loop(sides: Sides, layers: int, rate: float) -> float:
     head = EpisodeHead(support.shape[1], 128, int(labels.max()) + 1, layers, 0.0, 0)
     start = dict(head.named_parameters())
     adapted = adapt(lambda values: cross_entropy(head.logits(support, values), labels), start, 10, rate)
-    return float((head.logits(query, adapted.values).argmax(dim=1) == wanted).float().mean())
+    return float(accuracy(head.logits(query, adapted.values), wanted))
 
 
 def told(accuracies: list[float]) -> str:
@@ -90,12 +89,11 @@ def main(argv: Sequence[str]) -> None:
     if len(argv) < 2:
         raise UserError("give a pretraining run and steps of its checkpoints")
     run, steps = Run(Path(argv[0])), [int(word) for word in argv[1:]]
-    recorded = yaml.safe_load(run.config_file.read_text(encoding="utf-8"))["config"]
     checkpoints = dict(run.checkpoints())
     print(f"| step | spread of the states | regression | {' | '.join(f'{n} layers, {rate:g}' for n in LAYERS for rate in RATES)} |")  # fmt: skip
     print(f"|---|---|---|{'---|' * len(LAYERS) * len(RATES)}")
     for step in steps:
-        found = episodes(run, recorded, checkpoints[step])
+        found = episodes(run.config(), checkpoints[step])
         spread = np.mean([float(sides[0].std(dim=0).mean()) for sides in found])
         loops = [told([inner_loop(sides, layers, rate) for sides in found]) for layers in LAYERS for rate in RATES]  # fmt: skip
         print(f"| {step} | {spread:.2f} | {told([regression(sides) for sides in found])} | {' | '.join(loops)} |", flush=True)  # fmt: skip
