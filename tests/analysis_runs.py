@@ -70,6 +70,39 @@ def measurement(rank: float, objective: str) -> dict[str, Any]:
     return values
 
 
+def level(step: int, seed: int) -> float:
+    """The next-token loss after so many updates, in nats."""
+    return 2 + 5 * np.exp(-step / 20) + 0.1 * np.sin(step * (1 + seed))
+
+
+def heldout(loss: float) -> dict[str, float]:
+    return {"heldout_loss_nats": loss, "heldout_perplexity": float(np.exp(loss))}
+
+
+def pretraining_lines(objective: str, seed: int, steps: int, flops: float) -> list[dict[str, Any]]:
+    """The metrics of a run; under maml every second update is an episode."""
+    lines: list[dict[str, Any]] = [{"step": 0, "kind": "heldout", **heldout(7.0)}]
+    for step in range(1, steps + 1):
+        line: dict[str, Any] = {"step": step, "kind": "autoregressive", "grad_norm": 1.0, "lr": 1e-3}
+        if objective == "maml" and step % 2 == 0:
+            line |= {
+                "kind": "episode",
+                "support_loss_nats": list(np.linspace(3.4, 3.4 - step / steps, 11)),
+                "support_accuracy": list(np.linspace(0.05, 0.3, 11)),
+                "query_loss_nats": 3.0,
+                "query_accuracy": 0.05 + 0.2 * step / steps,
+                "mask_position_tokens": 70.0,
+            }
+        else:
+            line |= {"lm_loss_nats": level(step, seed)}
+        totals = {"tokens_total": step * 2048, "flops_total": step * flops, "seconds_total": step * 0.5}
+        lines.append({**line, "seconds": 0.5, "tokens_per_second": 4096, **totals})
+        if step % 10 == 0:
+            lines.append({"step": step, "kind": "heldout", **heldout(level(step, seed))})
+            lines.append({"step": step, "kind": "dynamics", **measurement(1 - 0.5 * step / steps, objective)})
+    return lines
+
+
 def write_pretraining(
     root: Path,
     scale: str = "nano",
@@ -99,42 +132,6 @@ def write_pretraining(
         "tokenizer": "train",
     }
     origin |= {"generated_data": generated, "corpus_fingerprint": "c0"}
-    lines: list[dict[str, Any]] = [
-        {"step": 0, "kind": "heldout", "heldout_loss_nats": 7.0, "heldout_perplexity": float(np.exp(7))}
-    ]
-    for step in range(1, steps + 1):
-        totals = {"tokens_total": step * 2048, "flops_total": step * flops, "seconds_total": step * 0.5}
-        episode = objective == "maml" and step % 2 == 0
-        level = 2 + 5 * np.exp(-step / 20) + 0.1 * np.sin(step * (1 + seed))
-        line = {
-            "step": step,
-            "kind": "episode" if episode else "autoregressive",
-            "grad_norm": 1.0,
-            "lr": 1e-3,
-        }
-        if episode:
-            line |= {
-                "support_loss_nats": list(np.linspace(3.4, 3.4 - step / steps, 11)),
-                "support_accuracy": list(np.linspace(0.05, 0.3, 11)),
-            }
-            line |= {
-                "query_loss_nats": 3.0,
-                "query_accuracy": 0.05 + 0.2 * step / steps,
-                "mask_position_tokens": 70.0,
-            }
-        else:
-            line |= {"lm_loss_nats": level}
-        lines.append({**line, "seconds": 0.5, "tokens_per_second": 4096, **totals})
-        if step % 10 == 0:
-            lines.append(
-                {
-                    "step": step,
-                    "kind": "heldout",
-                    "heldout_loss_nats": level,
-                    "heldout_perplexity": float(np.exp(level)),
-                }
-            )
-            lines.append({"step": step, "kind": "dynamics", **measurement(1 - 0.5 * step / steps, objective)})
     result = {
         "kind": "pretrain",
         "origin": origin,
@@ -144,13 +141,12 @@ def write_pretraining(
     }
     result |= {
         "seconds_total": steps * 0.5,
-        "heldout_loss_nats": level,
-        "heldout_perplexity": float(np.exp(level)),
+        **heldout(level(steps, seed)),
     }
     write_run(
         folder,
         {"meta": {"n_way": 8}, "model": {"name": scale}},
-        lines,
+        pretraining_lines(objective, seed, steps, flops),
         {**result, "data": "demo", "generated_data": generated},
     )
     return origin

@@ -198,6 +198,7 @@ class _Checking:
         self.complaints: list[str] = []
 
     def description(self, values: dict[Any, Any], home: Path) -> Description | None:
+        """The description that the values make; None if there is any complaint. Paths are relative to `home`."""
         self.known(values, KEYS, "")
         name, licence = self.text(values, "name", required=True), self.text(values, "licence", required=True)
         language, *_ = (self.text(values, told) for told in TOLD)
@@ -237,6 +238,7 @@ class _Checking:
         default: str | None = None,
         required: bool = False,
     ) -> str | None:
+        """The text under a key, or the default where it is absent or no text."""
         if key not in values:
             if required:
                 self.complaints.append(f"{prefix}{key} is required")
@@ -264,6 +266,7 @@ class _Checking:
         return found
 
     def files(self, values: Mapping[Any, Any]) -> dict[str, Part]:
+        """The part of a file that each split is; none without `files`."""
         if "files" not in values:
             return {}
         found = {}
@@ -300,6 +303,7 @@ class _Checking:
         return Layout(tuple(str(name) for name in columns), str(separator), comment, types)
 
     def hub(self, values: Mapping[Any, Any], types: Mapping[str, str]) -> HubTable | None:
+        """The table on the hub; None without `hub`, or after any complaint."""
         if "hub" not in values:
             return None
         node = self.mapping(values["hub"], "hub", HUB_KEYS)

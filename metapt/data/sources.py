@@ -108,6 +108,11 @@ class HubSource:
         ]
 
     def documents(self, faults: Faults) -> Iterator[Item]:
+        """Rows in order: text as it is, lists of token ids for those of a tokenised set.
+
+        Raises:
+            UserError: the data set has no such column, or it holds neither text nor lists of token ids.
+        """
         name, column = f"{self._data.hub_name}[{self._data.hub_split}]", self._data.hub_column
         for number, row in enumerate(self._rows(), start=1):
             place = f"{name} row {number}"

@@ -40,6 +40,7 @@ class _Tiled(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        """Gradients of query, key and value, from scores that are made again tile by tile; those of key and value add up in fp32."""
         query, key, value = ctx.saved_tensors
         grad_query = torch.empty_like(query)
         grad_key, grad_value = (torch.zeros_like(side, dtype=torch.float32) for side in (key, value))

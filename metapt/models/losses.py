@@ -20,6 +20,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, dtype: torch.dtype) -> Tensor:
+        """The mean loss; its gradients are kept for `backward`, which only scales them."""
         types = hidden.dtype, weight.dtype
         hidden, weight = hidden.to(dtype), weight.to(dtype)
         wants_gradient = any(ctx.needs_input_grad[:2])

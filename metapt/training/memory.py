@@ -188,6 +188,7 @@ class _Sharding:
 
     @classmethod
     def of(cls, config: PretrainConfig, ranks: Ranks) -> _Sharding:
+        """What the DeepSpeed file of a run means in bytes on a rank."""
         zero = deepspeed_settings(config.ds).get("zero_optimization", {})
         stage, offload = zero.get("stage", 0), "offload_optimizer" in zero
         parameters, largest = FP32 * all_parameters(config), FP32 * _largest(config.model)
