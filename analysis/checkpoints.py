@@ -15,7 +15,6 @@ from analysis.provenance import NAMES, counted
 from analysis.records import FinetuneRun, Setting
 from analysis.study import Section, Study
 from analysis.tables import Column
-from metapt.ner.resampling import micro_f1
 
 MOST_DRAWN = 4  # models; a grid of all scales, sources and regimes would make hundreds of figures
 LEAST = 3  # checkpoints, below which there is no curve over them
@@ -180,7 +179,7 @@ def by_type(model: Model, runs: Sequence[FinetuneRun], sets: Sequence[str]) -> l
 
 
 def _f1(run: FinetuneRun, name: str) -> float:
-    return float(micro_f1(run.sets[name].counts.sum(axis=0)))
+    return run.sets[name].f1
 
 
 def _type(run: FinetuneRun, name: str, kind: str) -> float:

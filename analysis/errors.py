@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from functools import cache
 
 import numpy as np
 
 from analysis.collect import Collection
 from analysis.comparison import Group, groups
 from analysis.provenance import runs_of
-from analysis.records import Evaluation, SpanTable
+from analysis.records import FATES, Evaluation
 from analysis.tables import RUNS, Cell, Column, Table
 
-FATES = ("correct", "wrong type", "wrong boundary", "missed")
 LENGTHS = ("one word", "several words")
+COLUMNS = len(FATES) + 1  # of a tally: the spurious ones stand last
 
 DEFINITION = (
     "Errors: a gold span is correct if it is predicted with its type and both boundaries; wrong type if exactly these "
@@ -27,30 +26,17 @@ DEFINITION = (
 
 def tally(evaluations: Sequence[Evaluation]) -> Counter[tuple[str, str]]:
     """Spans by (length, fate or `spurious`), over several evaluations."""
-    found = sum(map(_tally, evaluations), start=_none())
+    found = sum(map(_tally, evaluations), start=np.zeros((len(LENGTHS), COLUMNS), dtype=int))
     kinds = (*FATES, "spurious")
     counts = {(length, kind): int(found[i, j]) for i, length in enumerate(LENGTHS) for j, kind in enumerate(kinds)}  # fmt: skip
     return Counter({key: count for key, count in counts.items() if count})
 
 
-@cache
 def _tally(evaluation: Evaluation) -> np.ndarray:
-    """[lengths, fates and spurious]; kept, since it counts in two tables."""
-    matches = evaluation.matches
-    found = _none()
-    fates = np.select([matches.correct, matches.same_words, matches.touched], [0, 1, 2], 3)
-    np.add.at(found, (_is_long(evaluation.gold.table), fates), 1)
-    found[:, -1] += np.bincount(_is_long(evaluation.predicted)[matches.spurious], minlength=2)
-    return found
-
-
-def _none() -> np.ndarray:
-    return np.zeros((len(LENGTHS), len(FATES) + 1), dtype=int)
-
-
-def _is_long(table: SpanTable) -> np.ndarray:
-    """The place in LENGTHS of each span."""
-    return (table.rows[:, 3] - table.rows[:, 2] > 1).astype(int)
+    """[lengths, fates and spurious]"""
+    kinds = np.concatenate([evaluation.fates, np.full(np.count_nonzero(evaluation.spurious), len(FATES))])
+    is_long = np.concatenate([evaluation.gold.table.is_long, evaluation.predicted.is_long[evaluation.spurious]])  # fmt: skip
+    return np.bincount(is_long * COLUMNS + kinds, minlength=len(LENGTHS) * COLUMNS).reshape(-1, COLUMNS)
 
 
 def errors_table(collection: Collection) -> Table:

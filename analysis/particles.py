@@ -13,7 +13,7 @@ import numpy as np
 from analysis.collect import Collection
 from analysis.comparison import Group, groups
 from analysis.provenance import runs_of
-from analysis.records import Evaluation, GoldSet
+from analysis.records import FATES, Evaluation, GoldSet
 from analysis.tables import RUNS, Cell, Column, Table
 from metapt.data.iob2 import spans
 from metapt.data.particles import CASE_PARTICLES, RULE_PARTICLES, follows_particle
@@ -55,7 +55,7 @@ def _persons_after(gold: GoldSet) -> dict[bool, np.ndarray]:
 
 def person_recall(evaluation: Evaluation) -> dict[bool, tuple[int, int]]:
     """(found, gold) spans of persons, by whether the span follows a particle."""
-    correct = evaluation.matches.correct
+    correct = evaluation.fates == FATES.index("correct")
     chosen = _persons_after(evaluation.gold)
     return {after: (int(correct[persons].sum()), int(persons.sum())) for after, persons in chosen.items()}
 

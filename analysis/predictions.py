@@ -40,7 +40,7 @@ class Tagging:
 
 @dataclass(frozen=True)
 class Predictions:
-    """The lines of a file: `logprobs` is None for a sentence of a tagger without probabilities."""
+    """The lines of a file: `logprobs` is None for a sentence of a tagger without probabilities; empty where not asked for."""
 
     gold: GoldSet
     gold_lax: Spans
@@ -54,6 +54,7 @@ class Pool:
     def __init__(self) -> None:
         self._found: dict[Any, Any] = {}
         self._gold: dict[tuple[str, tuple[bytes, ...]], Gold] = {}
+        self._last: dict[str, tuple[tuple[bytes, ...], Gold]] = {}
         self._taggings: dict[bytes | tuple[str, ...], Tagging] = {}
 
     def same(self, value: T) -> T:
@@ -77,7 +78,9 @@ class Pool:
 
     def gold_of_heads(self, name: str, heads: tuple[bytes, ...]) -> Gold:
         """The same of the beginnings of lines, up to the predictions."""
-        found = self._gold.get((name, heads))
+        known, found = self._last.get(name, (None, None))
+        if known != heads:  # compared first: to look them up, all their bytes would be hashed
+            found = self._gold.get((name, heads))
         if found is None:
             lines = [orjson.loads(head + b"}") for head in heads]
             if any(line.keys() != HEAD_KEYS for line in lines):
@@ -85,6 +88,7 @@ class Pool:
             if any(len(line["gold"]) != len(line["words"]) for line in lines):
                 raise ValueError("not as many tags as words")
             found = self._gold[name, heads] = self.gold(name, lines)
+        self._last[name] = heads, found
         return found
 
     def tagging(self, tags: tuple[str, ...]) -> Tagging:
@@ -105,30 +109,37 @@ class Pool:
         return found
 
 
-def read_predictions(path: Path, pool: Pool) -> Predictions:
+def read_predictions(path: Path, pool: Pool, with_logprobs: bool = True) -> Predictions:
     """The complete lines of a file.
 
+    Args:
+        with_logprobs: else the probabilities are not read, and damage within their numbers is not told.
     Raises:
         ValueError: a line has not as many tags or probabilities as words, or is no JSON.
         KeyError: a line lacks a key.
     """
     content = path.read_bytes()
     try:
-        return _read_in_parts(path.stem, content, pool)
+        return _read_in_parts(path.stem, content, pool, with_logprobs)
     except (ValueError, TypeError, AttributeError):  # of any damage that the plain way tells better
-        return _read_plainly(path, content, pool)
+        return _read_plainly(path, content, pool, with_logprobs)
 
 
-def _read_in_parts(name: str, content: bytes, pool: Pool) -> Predictions:
+def _read_in_parts(name: str, content: bytes, pool: Pool, with_logprobs: bool) -> Predictions:
     """Raises ValueError, TypeError or AttributeError where the file is not written as this suite does."""
-    lines = [line.partition(PREDICTED) for line in _whole_lines(content).split(b"\n")]
+    lines = [line.partition(PREDICTED) for line in whole_lines(content).split(b"\n")]
     gold, lax = pool.gold_of_heads(name, tuple([head for head, _, _ in lines]))
     values = [rest.partition(GOLD_LOGPROB) for _, _, rest in lines]
     taggings = pool.taggings_of_texts([tags for tags, _, _ in values])
-    logprobs = _lists([logs for _, _, logs in values])
+    texts = [logs for _, _, logs in values]
     words = gold.lengths
     if [tagging.words for tagging in taggings] != words:
         raise ValueError("not as many tags as words")
+    if not with_logprobs:
+        if b'"' in b"".join(texts):
+            raise ValueError("more keys")
+        return Predictions(gold, lax, taggings, ())
+    logprobs = _lists(texts)
     if logprobs is not None and list(map(len, logprobs)) != words:
         raise ValueError("not as many probabilities as words")
     return Predictions(gold, lax, taggings, logprobs or [None] * len(words))
@@ -153,7 +164,7 @@ def _lists(texts: Sequence[bytes]) -> list[list[float]] | None:
     return orjson.loads(b"[" + joined.replace(b"}\n", b",").removesuffix(b"}") + b"]")
 
 
-def _read_plainly(path: Path, content: bytes, pool: Pool) -> Predictions:
+def _read_plainly(path: Path, content: bytes, pool: Pool, with_logprobs: bool) -> Predictions:
     lines = json_lines(content)
     for number, line in enumerate(lines, 1):
         logprobs = line["gold_logprob"]
@@ -162,18 +173,19 @@ def _read_plainly(path: Path, content: bytes, pool: Pool) -> Predictions:
             raise ValueError(f"predictions/{path.name}, line {number}: not as many tags as words")
     gold, lax = pool.gold(path.stem, lines)
     taggings = [pool.tagging(tuple(line["predicted"])) for line in lines]
-    return Predictions(gold, lax, taggings, [line["gold_logprob"] for line in lines])
+    logprobs = [line["gold_logprob"] for line in lines] if with_logprobs else ()
+    return Predictions(gold, lax, taggings, logprobs)
 
 
 def json_lines(content: bytes) -> list[Any]:
     """The complete lines of a JSON-lines file, as `metapt.files.read_jsonl` gives them but parsed in one go."""
-    array = b"[" + _whole_lines(content).replace(b"\n", b",") + b"]"
+    array = b"[" + whole_lines(content).replace(b"\n", b",") + b"]"
     try:
         return orjson.loads(array)
     except orjson.JSONDecodeError:  # of NaN and lone surrogates too, which Python's own parser reads
         return json.loads(array.decode())
 
 
-def _whole_lines(content: bytes) -> bytes:
-    """Without a last line that a kill has cut off."""
+def whole_lines(content: bytes) -> bytes:
+    """Without a last line that a kill has cut off, and without the end of the one before."""
     return content[: content.rfind(b"\n") + 1].rstrip(b"\n")

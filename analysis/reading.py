@@ -7,15 +7,19 @@ result says) is left out as a whole and named, so that no table mixes numbers th
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import orjson
 import yaml
 
-from analysis.predictions import Pool, json_lines, read_predictions
+from analysis.predictions import Pool, json_lines, read_predictions, whole_lines
 from analysis.records import (
     BASELINE,
     Columns,
@@ -24,11 +28,10 @@ from analysis.records import (
     LeftOut,
     PretrainRun,
     Setting,
-    SpanTable,
     is_target,
 )
 from metapt.ner.resampling import micro_f1
-from metapt.ner.scoring import Span, count
+from metapt.ner.scoring import count
 from metapt.runs import Run
 
 FILES = frozenset(
@@ -42,6 +45,7 @@ F1_TOLERANCE = 1e-4
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the one in C is ten times as fast
 TOTALS = ("step", "tokens_total", "flops_total", "seconds_total")
 EPISODE = ("support_loss_nats", "support_accuracy", "query_loss_nats", "query_accuracy")
+LOSS = re.compile(rb'"kind": "train", "epoch": \d+, "loss_nats": ([^,]+),')
 Record = PretrainRun | FinetuneRun | LeftOut
 Stamp = tuple[tuple[str, int, int, int], ...]
 """(name, bytes, time of the last change in ns, inode) of each file of a run that the analysis reads"""
@@ -140,8 +144,7 @@ def _read_finetuning(run: Run, result: dict[str, Any], pool: Pool) -> FinetuneRu
         sys.intern(name): _read_set(run, name, values, pool) for name, values in result.pop("sets").items()
     }
     has_steps = origin.get("objective") != BASELINE
-    metrics = json_lines(run.metrics_file.read_bytes()) if has_steps else []
-    losses = [line["loss_nats"] for line in metrics if line["kind"] == "train"]
+    losses = train_losses(run.metrics_file.read_bytes()) if has_steps else []
     return FinetuneRun(
         run.path,
         origin.get("objective", "other"),
@@ -161,28 +164,32 @@ def _read_set(run: Run, name: str, values: Mapping[str, Any], pool: Pool) -> Eva
     path = run.predictions_dir / f"{name}.jsonl"
     if not path.is_file():
         raise ValueError(f"predictions/{path.name} is missing")
-    found = read_predictions(path, pool)
+    found = read_predictions(path, pool, is_target(name))
     predicted = [tagging.spans for tagging in found.taggings]
-    counts = _counts(predicted, found.gold.spans)
-    f1 = float(micro_f1(counts.sum(axis=0)))
-    if abs(f1 - values["f1"]) > F1_TOLERANCE:
-        raise ValueError(f"predictions/{path.name} give F1 {f1:.4f}, result.json says {values['f1']:.4f}")
-    per_type = {sys.intern(kind): {"f1": found["f1"]} for kind, found in values["per_type"].items()}
-    logprobs = [value for each in found.logprobs if each for value in each] if is_target(name) else []
     lax = [tagging.lax for tagging in found.taggings]
     is_valid = lax == predicted and found.gold_lax == found.gold.spans
-    lax_f1 = f1 if is_valid else float(micro_f1(_counts(lax, found.gold_lax).sum(axis=0)))
-    table = SpanTable.of(predicted)
-    return Evaluation(found.gold, table, counts, lax_f1, per_type, np.array(logprobs, dtype=np.float32))
+    lax_f1 = None if is_valid else float(micro_f1(count(lax, found.gold_lax).sum(axis=0)))
+    per_type = {sys.intern(kind): {"f1": figures["f1"]} for kind, figures in values["per_type"].items()}
+    logprobs = list(chain.from_iterable(filter(None, found.logprobs)))
+    evaluation = Evaluation.of(found.gold, predicted, per_type, lax_f1, logprobs)
+    if abs(evaluation.f1 - values["f1"]) > F1_TOLERANCE:
+        raise ValueError(f"predictions/{path.name} give F1 {evaluation.f1:.4f}, result.json says {values['f1']:.4f}")  # fmt: skip
+    return evaluation
 
 
-def _counts(predicted: Sequence[Sequence[Span]], gold: Sequence[Sequence[Span]]) -> np.ndarray:
-    """`metapt.ner.scoring.count` of the sentences that have any span, among rows of zeros: most have none."""
-    pairs = zip(predicted, gold, strict=True)
-    chosen = [index for index, (found, true) in enumerate(pairs) if found or true]
-    counts = np.zeros((len(gold), 3), dtype=np.int16)
-    counts[chosen] = count([predicted[index] for index in chosen], [gold[index] for index in chosen])
-    return counts
+def train_losses(content: bytes) -> list[float | None]:
+    """The loss of every training step, of the bytes of metrics.jsonl; None for one that is not finite.
+
+    Lines as tuning writes them are searched for the loss alone: the rest of them is not read, so damage there is not told.
+
+    Raises:
+        KeyError, ValueError: lines of another form lack a key, or are no JSON.
+    """
+    content = whole_lines(content)
+    with suppress(ValueError):  # which the plain way tells better
+        if len(found := LOSS.findall(content)) == content.count(b'"train"'):
+            return orjson.loads(b"[" + b",".join(found) + b"]")
+    return [line["loss_nats"] for line in json_lines(content) if line["kind"] == "train"]
 
 
 def _one_line(text: str) -> str:

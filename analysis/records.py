@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from metapt.ner.resampling import micro_f1
 from metapt.ner.scoring import Span
 
 TARGET_LANGUAGES = ("tl", "ceb")
 BASELINE = "baseline"
 """the objective in the record of a baseline"""
+FATES = ("correct", "wrong type", "wrong boundary", "missed")
+"""of a gold span: predicted; the same words with another type; another span that shares a word with it; none"""
 Columns = Mapping[str, np.ndarray]
 """field of metrics.jsonl to its values [lines], or [lines, inner steps]"""
 
@@ -63,6 +67,11 @@ class GoldSet:
         return SpanTable.of(self.spans)
 
     @cached_property
+    def bounds(self) -> tuple[np.ndarray, np.ndarray]:
+        """First word and one past the last of each gold span among all words of the set."""
+        return self.table.bounds(self.starts)
+
+    @cached_property
     def in_span(self) -> np.ndarray:
         """Whether a word belongs to a gold span, [words]."""
         inside = np.zeros(self.starts[-1], dtype=bool)
@@ -81,11 +90,17 @@ class SpanTable:
 
     @classmethod
     def of(cls, sentences: Sequence[Sequence[Span]]) -> SpanTable:
-        found = [(index, *span) for index, spans in enumerate(sentences) if spans for span in spans]
-        kinds = tuple(sorted({kind for _, kind, _, _ in found}))
-        place = {kind: index for index, kind in enumerate(kinds)}
-        rows = [(index, place[kind], start, end) for index, kind, start, end in found]
-        return cls(kinds, np.array(rows, dtype=np.int32).reshape(-1, 4))
+        rows = np.zeros((sum(map(len, sentences)), 4), dtype=np.int32)
+        rows[:, 0] = np.repeat(np.arange(len(sentences)), list(map(len, sentences)))
+        found, starts, ends = zip(*chain.from_iterable(sentences), strict=True) if len(rows) else ((), (), ())
+        kinds = tuple(sorted(set(found)))
+        rows[:, 1], rows[:, 2], rows[:, 3] = list(map(kinds.index, found)), starts, ends
+        return cls(kinds, rows)
+
+    @property
+    def is_long(self) -> np.ndarray:
+        """Whether a span has several words, [spans]."""
+        return self.rows[:, 3] - self.rows[:, 2] > 1
 
     def by_sentence(self, sentences: int) -> list[tuple[Span, ...]]:
         """The spans of each of so many sentences."""
@@ -94,54 +109,74 @@ class SpanTable:
             found[index].append((self.kinds[kind], start, end))
         return [tuple(spans) for spans in found]
 
+    def bounds(self, before: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """First word and one past the last of each span among all words of the set, of which `before` stand before each sentence."""
+        first = before[self.rows[:, 0]]
+        return first + self.rows[:, 2], first + self.rows[:, 3]
+
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
     """What one run predicted on one set.
 
-    `counts` is [sentences, (correct, predicted, gold)]. `logprobs` is [words], the natural logarithm of the probability
-    of each word's gold tag, over all sentences in turn; empty for sets that are no target
+    `fates` has the fate of each gold span, its place in FATES, and `spurious` whether a predicted span shares a word with
+    no gold one. `counts` is [sentences, (correct, predicted, gold)]. `logprobs` is [words], the natural logarithm of the
+    probability of each word's gold tag, over all sentences in turn; empty for sets that are no target
     and taggers without probabilities.
     """
 
     gold: GoldSet
     predicted: SpanTable
+    fates: np.ndarray
+    spurious: np.ndarray
     counts: np.ndarray
     conlleval_f1: float
     per_type: Mapping[str, Mapping[str, float]]
-    logprobs: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
+    logprobs: np.ndarray
 
-    @cached_property
-    def matches(self) -> Matches:
-        """Which gold spans are found, and what the others and the predicted ones share words with."""
-        gold, predicted = self.gold.table, self.predicted
-        kinds = np.array(
-            [gold.kinds.index(kind) if kind in gold.kinds else -1 for kind in predicted.kinds], int
-        )
-        starts, ends = self._bounds(gold)
-        other_starts, other_ends = self._bounds(predicted)
-        place, touched = _touching(starts, ends, other_starts, other_ends)
-        same = touched.copy()
-        same[touched] = (other_starts[place[touched]] == starts[touched]) & (other_ends[place[touched]] == ends[touched])  # fmt: skip
-        correct = same.copy()
-        correct[same] = kinds[predicted.rows[place[same], 1]] == gold.rows[same, 1]
-        return Matches(correct, same, touched, ~_touching(other_starts, other_ends, starts, ends)[1])
+    @classmethod
+    def of(
+        cls,
+        gold: GoldSet,
+        spans: Sequence[Sequence[Span]],
+        per_type: Mapping[str, Mapping[str, float]],
+        conlleval_f1: float | None = None,
+        logprobs: Sequence[float] = (),
+    ) -> Evaluation:
+        """The predicted spans of each sentence held against the gold ones.
 
-    def _bounds(self, table: SpanTable) -> tuple[np.ndarray, np.ndarray]:
-        """First word and one past the last of each span, counted over all sentences."""
-        before = self.gold.starts[table.rows[:, 0]]
-        return before + table.rows[:, 2], before + table.rows[:, 3]
+        Args:
+            conlleval_f1: absent where conlleval finds the same spans.
+        """
+        predicted = SpanTable.of(spans)
+        fates, spurious = _matched(gold, predicted)
+        counts = np.zeros((len(gold.ids), 3), dtype=np.int16)
+        found = (gold.table.rows[fates == 0], predicted.rows, gold.table.rows)
+        for column, rows in enumerate(found):
+            counts[:, column] = np.bincount(rows[:, 0], minlength=len(counts))
+        own = float(micro_f1(counts.sum(axis=0))) if conlleval_f1 is None else conlleval_f1
+        return cls(gold, predicted, fates, spurious, counts, own, per_type, np.array(logprobs, dtype=np.float32))  # fmt: skip
+
+    @property
+    def f1(self) -> float:
+        """Strict micro-F1; 0 without any span."""
+        return float(micro_f1(self.counts.sum(axis=0)))
 
 
-@dataclass(frozen=True, eq=False)
-class Matches:
-    """For each gold span whether it is predicted, with its type (`correct`) or any (`same_words`), and whether a predicted
-    span shares a word with it (`touched`); for each predicted span whether it shares a word with no gold span (`spurious`)."""
-
-    correct: np.ndarray
-    same_words: np.ndarray
-    touched: np.ndarray
-    spurious: np.ndarray
+def _matched(gold: GoldSet, predicted: SpanTable) -> tuple[np.ndarray, np.ndarray]:
+    """The fate of each gold span, and which predicted ones are spurious."""
+    true = gold.table
+    starts, ends = gold.bounds
+    other_starts, other_ends = predicted.bounds(gold.starts)
+    place, touched = _touching(starts, ends, other_starts, other_ends)
+    same = touched.copy()
+    same[touched] = (other_starts[place[touched]] == starts[touched]) & (other_ends[place[touched]] == ends[touched])  # fmt: skip
+    kinds = np.array([true.kinds.index(kind) if kind in true.kinds else -1 for kind in predicted.kinds], int)
+    correct = same.copy()
+    correct[same] = kinds[predicted.rows[place[same], 1]] == true.rows[same, 1]
+    # what is correct has the same words, and what has them is touched
+    fates = np.full(len(starts), len(FATES) - 1, dtype=np.uint8) - touched - same - correct
+    return fates, ~_touching(other_starts, other_ends, starts, ends)[1]
 
 
 def _touching(starts: np.ndarray, ends: np.ndarray, other_starts: np.ndarray, other_ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip

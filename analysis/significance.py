@@ -23,7 +23,6 @@ from metapt.ner.resampling import (
     SEED,
     detectable_difference,
     f1_samples,
-    micro_f1,
     p_value,
     percentile_interval,
     seed_weights,
@@ -160,7 +159,7 @@ class Scores:
         self._differences: dict[Key, Difference] = {}
         for run in runs:
             for name, found in run.sets.items():
-                self._values[run.path, name] = float(micro_f1(found.counts.sum(axis=0))) if found.gold.gold_spans else np.nan  # fmt: skip
+                self._values[run.path, name] = found.f1 if found.gold.gold_spans else np.nan  # fmt: skip
         self._weights = cache(lambda gold: sentence_weights(len(gold.ids), gold.name, resamples, seed))
         self._swaps = cache(lambda gold: swaps(len(gold.ids), gold.name, resamples, seed))
 

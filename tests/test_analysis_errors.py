@@ -13,7 +13,7 @@ from seqeval.metrics import f1_score
 from seqeval.scheme import IOB2, Entities
 
 from analysis.errors import FATES, LENGTHS, tally
-from analysis.records import Evaluation, GoldSet, SpanTable
+from analysis.records import Evaluation, GoldSet
 from metapt.data.iob2 import spans
 from metapt.ner.resampling import micro_f1
 from metapt.ner.scoring import Span, count
@@ -71,7 +71,9 @@ def evaluated(gold: Spans, predicted: Spans, words: Sequence[int]) -> Evaluation
     """Predictions for sentences of so many words."""
     ids = tuple(str(index) for index in range(len(gold)))
     golden = GoldSet("x", ids, tuple(("w",) * count for count in words), tuple(map(tuple, gold)))
-    return Evaluation(golden, SpanTable.of(predicted), count(predicted, gold), 0.0, {})
+    found = Evaluation.of(golden, predicted, {})
+    assert (found.counts == count(predicted, gold)).all()
+    return found
 
 
 def test_every_gold_span_has_exactly_one_fate() -> None:

@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 
 from analysis.particles import person_recall, rule_f1, rule_spans
-from analysis.records import Evaluation, GoldSet, SpanTable
+from analysis.records import Evaluation, GoldSet
 from metapt.data.iob2 import spans
-from metapt.ner.scoring import count
 
 
 def gold_set(*sentences: tuple[str, str]) -> GoldSet:
@@ -53,7 +52,7 @@ def test_persons_after_a_particle_and_elsewhere() -> None:
         spans(tags.split())
         for tags in ("O O B-PER O O O O", "O O O O B-LOC O", "O O O O O O", "B-PER", "O B-PER")
     ]
-    evaluation = Evaluation(HAND, SpanTable.of(predicted), count(predicted, HAND.spans), 0.0, {})
+    evaluation = Evaluation.of(HAND, predicted, {})
     assert person_recall(evaluation) == {True: (1, 3), False: (1, 2)}
 
 
@@ -78,5 +77,5 @@ def test_published_figures(name: str, f1: float, after: int, total: int) -> None
     )
     assert rule_f1(found) == pytest.approx(f1, abs=5e-4)
     nothing = [[]] * len(found.ids)
-    silent = person_recall(Evaluation(found, SpanTable.of(nothing), count(nothing, found.spans), 0.0, {}))
+    silent = person_recall(Evaluation.of(found, nothing, {}))
     assert {side: gold for side, (_, gold) in silent.items()} == {True: after, False: total - after}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from analysis import predictions
 from analysis.predictions import Pool, json_lines, read_predictions
+from analysis.reading import train_losses
 from metapt.data.iob2 import spans
 from metapt.ner.scoring import conlleval_spans
 
@@ -19,6 +21,7 @@ TAGS = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC", "I-ORG"]
 KEYS = (
     '", "predicted": ["O"], "gold_logprob": [-1.0]}\n{"id'  # a word that looks like the border of two lines
 )
+ERRORS = (ValueError, KeyError, TypeError, AttributeError, json.JSONDecodeError, UnicodeDecodeError)
 words = st.text(max_size=6) | st.sampled_from([KEYS, ', "predicted": ', "]}", "\\", "\u2028", '"', "null}"])
 numbers = st.floats(-20, 0).map(lambda value: round(value, 6)) | st.just(float("nan"))
 
@@ -35,17 +38,17 @@ def lines(draw: st.DrawFn) -> dict[str, Any]:
     return {"id": draw(words), "words": each(words), "gold": each(tags), "predicted": each(tags), "gold_logprob": logprobs}  # fmt: skip
 
 
-def outcome(path: Path, plain: bool) -> Any:
+def outcome(path: Path, plain: bool, with_logprobs: bool = True) -> Any:
     """What is read of a file, or the error."""
     pool = Pool()
     try:
         found = (
-            predictions._read_plainly(path, path.read_bytes(), pool)
+            predictions._read_plainly(path, path.read_bytes(), pool, with_logprobs)
             if plain
-            else read_predictions(path, pool)
+            else read_predictions(path, pool, with_logprobs)
         )
     except Exception as error:
-        return type(error), str(error)
+        return error.__class__, str(error)
     gold = (found.gold.name, found.gold.ids, found.gold.words, found.gold.spans, found.gold_lax)
     return gold, list(found.taggings), repr(found.logprobs)
 
@@ -68,6 +71,11 @@ def test_a_file_is_read_as_plain_json_does_however_it_is_damaged(
     path = tmp_path / "set.jsonl"
     path.write_bytes(content)
     assert outcome(path, plain=False) == outcome(path, plain=True)
+    fast, plain = (outcome(path, plain, with_logprobs=False) for plain in (False, True))
+    if (
+        fast[0] in ERRORS or plain[0] not in ERRORS
+    ):  # where numbers alone are damaged, only the plain way tells
+        assert fast == plain
 
 
 def test_a_file_of_this_suite_is_read_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,3 +102,31 @@ def test_lines_of_json(content: str) -> None:
     assert repr([{k: float(v) for k, v in line.items()} for line in json_lines(content.encode())]) == repr(
         [{k: float(v) for k, v in line.items()} for line in expected]
     )
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(["train", "dev"]), numbers | st.none()), max_size=5),
+    st.integers(0, 300),
+    st.sampled_from([b"", b'"', b"}", b"\n", b"a", b","]),
+)
+@settings(deadline=None)
+def test_losses_are_cut_from_the_lines_that_tuning_writes(
+    made: list[tuple[str, float | None]], place: int, damage: bytes
+) -> None:
+    """The same as by plain JSON, of a damaged file too, if that is still JSON."""
+    kinds = {"train": {"epoch": 1}, "dev": {"epoch": 1, "f1": 0.5}}
+    rest = {"train": {"lr": 3e-05, "seconds_total": 0.1}, "dev": {}}
+    lines = [json.dumps({"step": 7, "kind": kind, **kinds[kind], "loss_nats": finite(loss), **rest[kind]}) for kind, loss in made]  # fmt: skip
+    content = "".join(line + "\n" for line in lines).encode()
+    expected = [finite(loss) for kind, loss in made if kind == "train"]
+    assert train_losses(content) == expected
+    content = content[:place] + damage + content[place:]
+    try:
+        plain = [line["loss_nats"] for line in json_lines(content) if line["kind"] == "train"]
+    except (ValueError, KeyError, TypeError):
+        return
+    assert train_losses(content) == plain
+
+
+def finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
