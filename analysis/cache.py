@@ -25,6 +25,7 @@ from analysis.records import GoldSet
 from metapt.data import iob2
 from metapt.ner import scoring
 
+Part = tuple[list[tuple[str, bytes]], dict[str, tuple[Any, ...]]]
 PART = 100  # folders that a process reads at a time
 # a record is a function of the run's files and of these
 MADE_BY = (reading, predictions, records, iob2, scoring)
@@ -45,13 +46,12 @@ class Cache:
     def records(self, paths: Iterable[Path]) -> list[Record]:
         """The record of each folder, in the order of the paths; what is read anew is kept at once, part by part."""
         keys = dict(zip(paths, map(_key, paths), strict=True))
-        stamps = {path: repr((str(path), stamp(path))) for path in keys}
         found: dict[Path, Record | None] = dict.fromkeys(keys)
-        found |= self._known({keys[path]: (path, now) for path, now in stamps.items()})
+        found |= self._known({key: path for path, key in keys.items()})
         for part, contents, gold in _read_all([path for path in keys if found[path] is None]):
             self._gold |= {name: GoldSet(*parts) for name, parts in gold.items() if name not in self._gold}
-            found |= {path: _Unpickler.loads(content, self._gold) for path, content in zip(part, contents, strict=True)}  # fmt: skip
-            self._keep([(keys[path], stamps[path], content) for path, content in zip(part, contents, strict=True)], gold)  # fmt: skip
+            found |= {path: _Unpickler.loads(content, self._gold) for path, (_, content) in zip(part, contents, strict=True)}  # fmt: skip
+            self._keep([(keys[path], *content) for path, content in zip(part, contents, strict=True)], gold)  # fmt: skip
         return [record for record in found.values() if record is not None]
 
     def _keep(self, rows: Sequence[tuple[str, str, bytes]], gold: Mapping[str, tuple[Any, ...]]) -> None:
@@ -69,8 +69,8 @@ class Cache:
             print(f"{self._file} cannot be written ({error}); the next report reads everything again", file=sys.stderr)  # fmt: skip
             self._file = None
 
-    def _known(self, stamps: Mapping[str, tuple[Path, str]]) -> dict[Path, Record]:
-        """The records of those runs whose files are as they were, by key (path, stamp)."""
+    def _known(self, paths: Mapping[str, Path]) -> dict[Path, Record]:
+        """The records of those runs, given by key, whose files are as they were."""
         found: dict[Path, Record] = {}
         if self._file is None:
             return found
@@ -80,8 +80,8 @@ class Cache:
                     for name, content in base.execute("SELECT name, content FROM gold"):
                         self._gold[name] = GoldSet(*_Unpickler.loads(content, {}))
                     for key, then, content in base.execute("SELECT path, stamp, record FROM run"):
-                        path, now = stamps.get(key, (None, ""))
-                        if path is not None and then == now:
+                        path = paths.get(key)
+                        if path is not None and then == _stamp(path):
                             with suppress(Exception):  # damaged in whatever way: the run itself is read
                                 found[path] = _Unpickler.loads(content, self._gold)
         except sqlite3.OperationalError:
@@ -95,6 +95,10 @@ def _key(path: Path) -> str:
     return str(path.resolve())
 
 
+def _stamp(path: Path) -> str:
+    return repr((str(path), stamp(path)))
+
+
 class _Reader:
     """Reads parts of the folders, in one process; what it has read serves the parts that follow."""
 
@@ -102,10 +106,10 @@ class _Reader:
         self._pool = Pool()
         self._names: dict[GoldSet, str] = {}
 
-    def read(self, paths: Sequence[Path]) -> tuple[list[bytes], dict[str, tuple[Any, ...]]]:
-        """The pickled record of each folder, and the gold sets that were not among those of earlier parts, by name."""
+    def read(self, paths: Sequence[Path]) -> Part:
+        """Each folder's stamp before it is read, and its pickled record; and the gold sets that were not among those of earlier parts, by name."""
         told = len(self._names)
-        contents = [_Pickler.dumps(read(path, self._pool), self._name) for path in paths]
+        contents = [(_stamp(path), _Pickler.dumps(read(path, self._pool), self._name)) for path in paths]
         return contents, {name: _content(gold) for gold, name in islice(self._names.items(), told, None)}
 
     def _name(self, gold: GoldSet) -> str:
@@ -123,12 +127,12 @@ def _begin() -> None:
     _reader = _Reader()
 
 
-def _read_part(paths: Sequence[Path]) -> tuple[list[bytes], dict[str, tuple[Any, ...]]]:
+def _read_part(paths: Sequence[Path]) -> Part:
     return _reader.read(paths)
 
 
-def _read_all(paths: Sequence[Path]) -> Iterator[tuple[Sequence[Path], list[bytes], dict[str, tuple[Any, ...]]]]:  # fmt: skip
-    """(paths, pickled records, the gold sets that first occur here) of each part; several are shared out to processes.
+def _read_all(paths: Sequence[Path]) -> Iterator[tuple[Sequence[Path], *Part]]:
+    """(paths, stamps and records, the gold sets that first occur here) of each part; several are shared out to processes.
 
     A process takes its parts in their order, so the one in which it tells a gold set comes before those that name it only.
     """

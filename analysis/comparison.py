@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -110,17 +110,20 @@ def comparisons(collection: Collection, scores: Scores) -> list[Comparison]:
 
 def compared(settings: Mapping[Setting, Pairs], names: Sequence[str], scores: Scores) -> list[Comparison]:
     """The first of each pair against the second, by setting and set, where both were scored on the same sentences."""
-    found = [
-        (setting, name, same)
-        for setting, both in settings.items()
-        for name in names
-        if (same := comparable(both, name))
-    ]
+    found = list(comparable_by_set(settings, names))
     differences = scores.differences([(same, name) for _, name, same in found])
     return [
         Comparison(setting, name, same[0][0].sets[name].gold.gold_spans, same, both)
         for (setting, name, same), both in zip(found, differences, strict=True)
     ]
+
+
+def comparable_by_set(settings: Mapping[Setting, Pairs], names: Sequence[str]) -> Iterator[tuple[Setting, str, Pairs]]:  # fmt: skip
+    """(setting, set, the pairs of which both runs were scored on the same sentences of it), where there is one."""
+    for setting, both in settings.items():
+        for name in names:
+            if same := comparable(both, name):
+                yield setting, name, same
 
 
 def last_steps(found: Sequence[Comparison]) -> list[Comparison]:

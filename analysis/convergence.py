@@ -7,9 +7,11 @@ steps; a straight line stays what it is except within half a window of its ends.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cache
+from statistics import fmean
 
 import numpy as np
 
@@ -206,5 +208,5 @@ def _shape_columns(signed: bool) -> list[Column]:
 
 def _mean(values: Sequence[float | None]) -> float | None:
     """The mean of those that are defined."""
-    defined = [value for value in values if value is not None and not np.isnan(value)]
-    return float(np.mean(defined)) if defined else None
+    defined = [value for value in values if value is not None and not math.isnan(value)]
+    return fmean(defined) if defined else None

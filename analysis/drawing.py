@@ -31,7 +31,7 @@ THEME |= {COLOURS["vanilla"]: "vanilla", COLOURS["maml"]: "maml", OTHER_COLOUR: 
 SHARES = matplotlib.colormaps["cividis"]
 DIVERGING = LinearSegmentedColormap.from_list("objectives", [COLOURS["vanilla"], "#f4f4f2", COLOURS["maml"]])
 MARKERS = {"vanilla": "s", "maml": "o"}
-MAX_POINTS = 400
+MAX_POINTS = 240  # of a curve
 MAX_NUMBERS = 400  # cells of a heat map that hold their number
 T = TypeVar("T")
 
@@ -74,12 +74,30 @@ class Figure:
 
 @contextmanager
 def drawing(
-    rows: int, columns: int, height: float, sharey: bool | Literal["row"] = False
+    rows: int, columns: int, height: float, sharey: bool | Literal["row"] = False, alike: bool = False
 ) -> Iterator[tuple[Canvas, np.ndarray]]:
-    """A canvas of the page's width with rows x columns axes, in the page's style."""
-    with matplotlib.rc_context(STYLE):
+    """A canvas of the page's width with rows x columns axes, in the page's style.
+
+    Args:
+        alike: many small axes, all with titles and numbers of one size, have few ticks, and margins in inches in place of a
+            layout: to lay out twenty takes longer than to draw them.
+    """
+    with matplotlib.rc_context({**STYLE, "figure.constrained_layout.use": not alike}):
         canvas = Canvas(figsize=(WIDTH, height))
-        yield canvas, canvas.subplots(rows, columns, squeeze=False, sharey=sharey)
+        axes = canvas.subplots(rows, columns, squeeze=False, sharey=sharey)
+        if alike:
+            canvas.subplots_adjust(**_margins(rows, columns, height))
+            for axis in axes.flat:
+                axis.locator_params(nbins=4)
+        yield canvas, axes
+
+
+def _margins(rows: int, columns: int, height: float) -> dict[str, float]:
+    left, right, bottom, top, between, above = 0.8, 0.1, 0.55, 0.6, 0.7, 0.6  # inches
+    wide = (WIDTH - left - right - (columns - 1) * between) / columns
+    high = (height - bottom - top - (rows - 1) * above) / rows
+    sides = {"left": left / WIDTH, "right": 1 - right / WIDTH, "bottom": bottom / height, "top": 1 - top / height}  # fmt: skip
+    return {**sides, "wspace": between / wide, "hspace": above / high}
 
 
 def finished(canvas: Canvas, name: str, caption: str, runs: Iterable[Run]) -> Figure:
@@ -116,8 +134,15 @@ def with_intervals(
 
 
 def line(axis: Axes, x: np.ndarray, y: np.ndarray, objective: str) -> None:
-    colour = COLOURS.get(objective, OTHER_COLOUR)
-    axis.plot(*thinned(x, y), color=colour, label=NAMES.get(objective, objective), alpha=0.9)
+    lines(axis, [(x, y)], objective)
+
+
+def lines(axis: Axes, curves: Iterable[tuple[np.ndarray, np.ndarray]], objective: str) -> None:
+    """Curves (x, y) of one objective, as one line with gaps: each line by itself costs as much as all."""
+    gap = np.array([np.nan])
+    parts = [(x, gap, y, gap) for x, y in (thinned(*curve) for curve in curves)]
+    x, y = (np.concatenate([part for four in parts for part in four[side : side + 2]])[:-1] for side in (0, 2))  # fmt: skip
+    axis.plot(x, y, color=COLOURS.get(objective, OTHER_COLOUR), label=NAMES.get(objective, objective), alpha=0.9)  # fmt: skip
 
 
 def thinned(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 
@@ -32,8 +33,9 @@ def tally(evaluations: Sequence[Evaluation]) -> Counter[tuple[str, str]]:
     return Counter({key: count for key, count in counts.items() if count})
 
 
+@cache
 def _tally(evaluation: Evaluation) -> np.ndarray:
-    """[lengths, fates and spurious]"""
+    """[lengths, fates and spurious]; kept, since it counts in two tables."""
     kinds = np.concatenate([evaluation.fates, np.full(np.count_nonzero(evaluation.spurious), len(FATES))])
     is_long = np.concatenate([evaluation.gold.table.is_long, evaluation.predicted.is_long[evaluation.spurious]])  # fmt: skip
     return np.bincount(is_long * COLUMNS + kinds, minlength=len(LENGTHS) * COLUMNS).reshape(-1, COLUMNS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from statistics import fmean
 
 import numpy as np
 
@@ -113,7 +114,7 @@ def _head(collection: Collection, name: str) -> str:
 
 def _mean(runs: Sequence[FinetuneRun], name: str, value: Callable[[FinetuneRun, str], float]) -> float | None:
     values = [value(run, name) for run in runs if name in run.sets]
-    return float(np.mean(values)) if values else None
+    return fmean(values) if values else None
 
 
 def _precision(run: FinetuneRun, name: str) -> float:

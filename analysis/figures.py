@@ -25,6 +25,7 @@ from analysis.drawing import (
     finished,
     legend,
     line,
+    lines,
     millions,
     slug,
     thinned,
@@ -300,7 +301,7 @@ def finetuning(collection: Collection) -> list[Figure]:
     for scale, label, step in last.values():
         settings = by_model[scale, label, step]
         sources, regimes = (distinct(getattr(s, part) for s in settings) for part in ("source", "regime"))
-        with drawing(len(sources), len(regimes), 0.7 + 1.9 * len(sources)) as (canvas, axes):
+        with drawing(len(sources), len(regimes), 0.7 + 1.9 * len(sources), alike=True) as (canvas, axes):
             for axis in axes.flat:
                 axis.set_visible(False)
             for setting, both in settings.items():
@@ -321,19 +322,12 @@ def finetuning(collection: Collection) -> list[Figure]:
 
 
 def _finetuning_panel(axis: Axes, both: Sequence[tuple[FinetuneRun, FinetuneRun]]) -> None:
-    for run in (run for pair in both for run in reversed(pair)):
-        steps, curve = np.arange(1, len(run.losses) + 1), smoothed(run.losses)
-        line(axis, steps, curve, run.objective)
-        t90 = measured_first(run, len(run.losses)).t90
-        if not np.isnan(t90):
-            axis.plot(
-                t90,
-                curve[int(t90) - 1],
-                MARKERS[run.objective],
-                color=COLOURS[run.objective],
-                markersize=6,
-                markeredgecolor="white",
-            )
+    for runs in reversed(list(zip(*both, strict=True))):
+        curves = [smoothed(run.losses) for run in runs]
+        lines(axis, [(np.arange(1, len(curve) + 1), curve) for curve in curves], runs[0].objective)
+        reached = [measured_first(run, len(run.losses)).t90 for run in runs]
+        marks = [(t90, curve[int(t90) - 1]) for t90, curve in zip(reached, curves, strict=True) if not np.isnan(t90)]  # fmt: skip
+        axis.plot(*np.reshape(marks, (-1, 2)).T, MARKERS[runs[0].objective], color=COLOURS[runs[0].objective], markersize=6, markeredgecolor="white")  # fmt: skip
 
 
 def _by_model(runs: Sequence[PretrainRun]) -> dict[tuple[str, str], list[PretrainRun]]:

@@ -8,6 +8,7 @@ a backslash before it. A file that is not written so throughout is parsed in ful
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -20,7 +21,7 @@ from analysis.records import GoldSet
 from metapt.data.iob2 import spans
 from metapt.ner.scoring import Span, conlleval_spans
 
-PREDICTED, GOLD_LOGPROB = b', "predicted": ', b', "gold_logprob": '
+ANSWER = re.compile(rb', "predicted": (\[[^\]]*\]), "gold_logprob": (\[[^\]]*\]|null)\}\n')
 HEAD_KEYS = {"id", "words", "gold"}
 MOST_TAGGINGS = 200_000  # that are kept; some hundred bytes each
 Spans = tuple[tuple[Span, ...], ...]
@@ -127,41 +128,23 @@ def read_predictions(path: Path, pool: Pool, with_logprobs: bool = True) -> Pred
 
 def _read_in_parts(name: str, content: bytes, pool: Pool, with_logprobs: bool) -> Predictions:
     """Raises ValueError, TypeError or AttributeError where the file is not written as this suite does."""
-    lines = [line.partition(PREDICTED) for line in whole_lines(content).split(b"\n")]
-    gold, lax = pool.gold_of_heads(name, tuple([head for head, _, _ in lines]))
-    values = [rest.partition(GOLD_LOGPROB) for _, _, rest in lines]
-    taggings = pool.taggings_of_texts([tags for tags, _, _ in values])
-    texts = [logs for _, _, logs in values]
+    *parts, rest = ANSWER.split(whole_lines(content) + b"\n")
+    if rest:
+        raise ValueError("other lines")
+    gold, lax = pool.gold_of_heads(name, tuple(parts[::3]))
+    taggings = pool.taggings_of_texts(parts[1::3])
+    texts = b",".join(parts[2::3])
     words = gold.lengths
     if [tagging.words for tagging in taggings] != words:
         raise ValueError("not as many tags as words")
     if not with_logprobs:
-        if b'"' in b"".join(texts):
-            raise ValueError("more keys")
         return Predictions(gold, lax, taggings, ())
-    logprobs = _lists(texts)
-    if logprobs is not None and list(map(len, logprobs)) != words:
-        raise ValueError("not as many probabilities as words")
-    return Predictions(gold, lax, taggings, logprobs or [None] * len(words))
-
-
-def _lists(texts: Sequence[bytes]) -> list[list[float]] | None:
-    """Flat lists, each with the brace that ends its line, parsed together; None if each is null.
-
-    No text has a line end. So that there are as many brackets as texts, each at its place, makes sure that each is one list.
-    """
-    joined = b"\n".join(texts)
-    if joined == b"\n".join([b"null}"] * len(texts)):
-        return None
-    between = joined.count(b"]}\n[") + 1
-    if not (
-        between == joined.count(b"[") == joined.count(b"]") == joined.count(b"}") == len(texts)
-        and joined.startswith(b"[")
-        and joined.endswith(b"]}")
-        and b'"' not in joined
-    ):
+    if b'"' in texts:
         raise ValueError("not lists of numbers")
-    return orjson.loads(b"[" + joined.replace(b"}\n", b",").removesuffix(b"}") + b"]")
+    logprobs = orjson.loads(b"[" + texts + b"]")
+    if any(found is not None and len(found) != size for found, size in zip(logprobs, words, strict=True)):
+        raise ValueError("not as many probabilities as words")
+    return Predictions(gold, lax, taggings, logprobs)
 
 
 def _read_plainly(path: Path, content: bytes, pool: Pool, with_logprobs: bool) -> Predictions:

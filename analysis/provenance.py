@@ -6,7 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 from analysis.records import BASELINE, FinetuneRun, PretrainRun
@@ -29,6 +29,10 @@ class Runs:
 
     def __str__(self) -> str:
         """ "From 4 runs (2 vanilla, 2 MAML) of 2 seeds." """
+        return self._told
+
+    @cached_property
+    def _told(self) -> str:
         if not self.runs:
             return "From no run."
         kinds = Counter(NAMES.get(run.objective, run.objective) for run in self.runs)

@@ -185,9 +185,8 @@ def train_losses(content: bytes) -> list[float | None]:
     Raises:
         KeyError, ValueError: lines of another form lack a key, or are no JSON.
     """
-    content = whole_lines(content)
     with suppress(ValueError):  # which the plain way tells better
-        if len(found := LOSS.findall(content)) == content.count(b'"train"'):
+        if len(found := LOSS.findall(whole := whole_lines(content))) == whole.count(b'"train"'):
             return orjson.loads(b"[" + b",".join(found) + b"]")
     return [line["loss_nats"] for line in json_lines(content) if line["kind"] == "train"]
 

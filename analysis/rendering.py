@@ -1,5 +1,6 @@
 """How a canvas becomes SVG, and PDF if the report shows it first: in other processes, while the report goes on.
 
+The backends are called themselves, since `savefig` draws every canvas once more, for its layout, which drawing makes anyway.
 Canvases are pickled on the way, so what a figure is made of (a formatter of ticks, say) must have a name in its module.
 """
 
@@ -16,6 +17,8 @@ from functools import cache
 from typing import Any
 
 import matplotlib
+from matplotlib.backends.backend_pdf import FigureCanvasPdf
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure as Canvas
 from matplotlib.text import Text
 
@@ -78,7 +81,14 @@ def begin() -> None:
 
 @cache
 def _processes() -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(min(len(os.sched_getaffinity(0)), MOST_PROCESSES))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return ProcessPoolExecutor(min(cores, MOST_PROCESSES), initializer=_give_way)
+
+
+def _give_way() -> None:
+    """To the process that analyses, for which all wait in the end."""
+    if hasattr(os, "nice"):
+        os.nice(10)
 
 
 def _render(canvas: Canvas, name: str, with_pdf: bool) -> tuple[str, bytes | None]:
@@ -95,7 +105,7 @@ def pdf(canvas: Canvas) -> bytes:
         text.set_fontsize(float(text.get_fontsize()) * shrink)
     file = io.BytesIO()
     with matplotlib.rc_context(STYLE):
-        canvas.savefig(file, format="pdf", metadata={"CreationDate": None})
+        FigureCanvasPdf(canvas).print_pdf(file, metadata={"CreationDate": None})
     return file.getvalue()
 
 
@@ -103,9 +113,7 @@ def svg(canvas: Canvas, name: str) -> str:
     """The SVG of a canvas: no date, no link, the page's fonts; its ids depend on the name."""
     text = io.StringIO()
     with matplotlib.rc_context({**STYLE, "svg.hashsalt": name}):
-        canvas.savefig(
-            text, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None}
-        )
+        FigureCanvasSVG(canvas).print_svg(text, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     found = text.getvalue()
     found = found[found.index("<svg") :]
     found = re.sub(r"<metadata>.*?</metadata>", "", found, flags=re.DOTALL)

@@ -8,6 +8,7 @@ column or of the text. Without a ROOT it takes the newest grid under runs/; with
 from __future__ import annotations
 
 import argparse
+import gc
 import io
 import os
 import sys
@@ -25,7 +26,7 @@ from markupsafe import Markup
 from pyarrow import parquet
 
 from analysis import rendering
-from analysis.collect import collect, newest_grid
+from analysis.collect import Collection, collect, newest_grid
 from analysis.sections import Report, build
 from analysis.tables import Flat, Table
 from analysis.terms import TERMS, UPDATES
@@ -59,7 +60,7 @@ def main(argv: Sequence[str]) -> None:
     equal = next(term for term in TERMS if term.lower() == arguments.equal)
     uner = arguments.uner and Path(arguments.uner)
     rendering.begin()
-    report = build(collect(roots, out), uner=uner, equal=equal, sentences=not arguments.no_sentences)
+    report = build(read(roots, out), uner=uner, equal=equal, sentences=not arguments.no_sentences)
     write(report, out)
     if report.notice:
         print(f"{report.notice}\n")
@@ -75,6 +76,16 @@ def main(argv: Sequence[str]) -> None:
         f"report: {(out / 'index.html').absolute()}",
         sep="\n",
     )
+
+
+def read(roots: Sequence[Path], out: Path) -> Collection:
+    """`collect`, without the garbage collector, which then passes over what was found: all of it stays to the end."""
+    gc.disable()
+    try:
+        return collect(roots, out)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def write(report: Report, out: Path) -> None:

@@ -89,14 +89,15 @@ def build(
     study = found[UPDATES]
     notice = DEMO_NOTICE if collection.generated else ""
     title = "Zero-shot NER after meta-pretraining: " + ", ".join(root.resolve().name for root in collection.roots)  # fmt: skip
-    sections: list[Section] = []
-    for analysis in ANALYSES:
+    made: dict[Analysis, list[Section]] = {}
+    for analysis in sorted(ANALYSES, key=lambda analysis: analysis not in FIRST):
         if analysis is cases.section and not sentences:
-            sections.append(Section("cases", "Case studies", ["Sentences of the evaluation sets are left out of this report."]))  # fmt: skip
+            made[analysis] = [Section("cases", "Case studies", ["Sentences of the evaluation sets are left out of this report."])]  # fmt: skip
         elif analysis in COMPARED:
-            sections += _compared(analysis, found.values(), equal)
+            made[analysis] = _compared(analysis, found.values(), equal)
         else:
-            sections.append(analysis(study).pruned())
+            made[analysis] = [analysis(study).pruned()]
+    sections = [section for analysis in ANALYSES for section in made[analysis]]
     kept = [part for part in sections if part.paragraphs or part.figures or part.tables or part.blocks]
     summaries = {term: summary(one) for term, one in found.items()}
     table = f1.f1_table(collection, study.scores, study.found)
@@ -117,7 +118,7 @@ def _compared(analysis: Analysis, found: Iterable[Study], equal: str) -> list[Se
         with with_pdf(any(study.term == equal for study in same)):
             made = analysis(same[0]).pruned()
         for study in same:
-            is_empty = not study.found and study.term != UPDATES
+            is_empty = study.term != UPDATES and not study.has_comparisons
             section = Section(made.name, made.title, [nothing(study)]) if is_empty else made
             by_term[study.term] = section.under(study.term)
     return [by_term[term] for term in TERMS]
@@ -239,3 +240,5 @@ COMPARED = frozenset(
     {claims.section, _differences, _scale, _regime, sources.section, cases.section, _convergence}
 )
 """the analyses that are made once a term; they come in ANALYSES too, for their places"""
+FIRST = frozenset({_convergence, confidence.section, _pretraining})
+"""the analyses that are made first: other processes draw their many figures while this one resamples, which they have no need of"""

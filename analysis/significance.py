@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from itertools import groupby
 from pathlib import Path
+from statistics import fmean
 from typing import NamedTuple
 
 import numpy as np
@@ -31,7 +32,7 @@ from metapt.ner.resampling import (
     swaps,
 )
 
-BLOCK = 100  # runs whose resamples are made together: some 20 MB
+BLOCK = 400  # runs whose resamples are made together: some 20 MB
 
 DEFINITION = (
     f"Intervals: {LEVEL:.0%} percentile bootstrap over sentences (Efron 1979; Koehn 2004), {RESAMPLES:,} resamples, seed {SEED}. "
@@ -89,7 +90,7 @@ class Estimate:
 def average(estimates: Iterable[Estimate]) -> Estimate:
     """The unweighted mean of one or more estimates."""
     parts = list(estimates)
-    value = float(np.mean([part.value for part in parts]))
+    value = fmean(part.value for part in parts)
     return Estimate(value, np.mean([part.samples for part in parts], axis=0))
 
 
@@ -102,7 +103,7 @@ def over_seeds(estimates: Iterable[Estimate], name: str, seed: int = SEED) -> Es
     parts = list(estimates)
     samples = np.stack([part.samples for part in parts])
     weights = seed_weights(len(parts), name, samples.shape[1], seed)
-    return Estimate(float(np.mean([part.value for part in parts])), (weights * samples).sum(axis=0))
+    return Estimate(fmean(part.value for part in parts), (weights * samples).sum(axis=0))
 
 
 @dataclass(frozen=True, eq=False)
@@ -201,12 +202,12 @@ class Scores:
             swapped = iter(self._swapped([pair for key in part for pair in missing[key]], name))
             for key in part:
                 found = np.mean([next(swapped) for _ in missing[key]], axis=0)
-                self._differences[key] = Difference(*both[key], np.asarray(found, dtype=np.float32))
+                self._differences[key] = Difference(*both[key], found)
         return [self._differences[key] for key in keys]
 
     def _swapped(self, pairs: Pairs, set_name: str) -> np.ndarray:
         """[pairs, resamples]"""
-        found = np.empty((len(pairs), self._resamples))
+        found = np.empty((len(pairs), self._resamples), dtype=np.float32)
         for gold, places in _by_gold([first for first, _ in pairs], set_name).items():
             chosen = [pairs[place] for place in places]
             one, other = (np.stack([run.sets[set_name].counts for run in side]) for side in zip(*chosen, strict=True))  # fmt: skip

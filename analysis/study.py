@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from markupsafe import Markup
 
 from analysis import terms
 from analysis.collect import Collection, with_reference
-from analysis.comparison import Comparison, comparisons, last_steps
+from analysis.comparison import Comparison, comparable_by_set, comparisons, last_steps, pairs
 from analysis.drawing import Figure
 from analysis.significance import RESAMPLES, Scores
 from analysis.tables import Table
@@ -50,7 +51,7 @@ class Section:
 
 
 class Study:
-    """The runs, their scores, and the comparisons of MAML with vanilla: all, on target sets, and those of the last steps.
+    """The runs, their scores, and the comparisons of MAML with vanilla, which are worked out when they are asked for.
 
     `matches` has the checkpoints that are compared, of every term; the study is that of `term`.
     """
@@ -66,10 +67,27 @@ class Study:
         self.collection, self.uner = collection, uner
         self.term, self.matches = term, matches
         self.scores = scores
-        self.found: list[Comparison] = comparisons(collection, self.scores)
-        targets = set(collection.target_sets())
-        self.on_targets = [item for item in self.found if item.set_name in targets]
-        self.last = last_steps(self.on_targets)
+
+    @property
+    def has_comparisons(self) -> bool:
+        """Whether `found` has any."""
+        return any(comparable_by_set(pairs(self.collection), self.collection.set_names()))
+
+    @cached_property
+    def found(self) -> list[Comparison]:
+        """All comparisons."""
+        return comparisons(self.collection, self.scores)
+
+    @cached_property
+    def on_targets(self) -> list[Comparison]:
+        """Those on the target sets."""
+        targets = set(self.collection.target_sets())
+        return [item for item in self.found if item.set_name in targets]
+
+    @cached_property
+    def last(self) -> list[Comparison]:
+        """Of those on the target sets the ones at the last step of each model."""
+        return last_steps(self.on_targets)
 
 
 def untuned(study: Study) -> list[str]:

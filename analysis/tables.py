@@ -11,7 +11,7 @@ import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from urllib.parse import quote
 
@@ -115,6 +115,7 @@ class Table:
     note: str = ""
     tinted: set[int] = field(default_factory=set)
     on_page: bool = True
+    _flat: dict[Path, list[list[Flat]]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         for row in self.rows:
@@ -174,8 +175,13 @@ class Table:
         return all(isinstance(value, int | float | tuple) and not isinstance(value, bool) for value in values)
 
     def flat_rows(self, base: Path = Path()) -> list[list[Flat]]:
-        """The rows under the heads of CSV: an interval is two cells, NaN is None, runs are their folders seen from `base`."""
-        return [[value for cell in row for value in _flat(cell, base)] for row in self.rows]
+        """The rows under the heads of CSV: an interval is two cells, NaN is None, runs are their folders seen from `base`.
+
+        Kept, since every format for machines asks for them.
+        """
+        if base not in self._flat:
+            self._flat[base] = [[value for cell in row for value in _flat(cell, base)] for row in self.rows]
+        return self._flat[base]
 
     def to_csv(self, notice: str = "", base: Path = Path()) -> str:
         """Full precision, one head line; a notice becomes a last column, so that any reader keeps it. "; " parts folders."""
@@ -200,10 +206,10 @@ class Table:
         return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
     def to_latex(self, notice: str = "") -> str:
-        """A `tabular` for the package booktabs, every cell escaped; title, note and notice are comments."""
-        table = self._for_reading()
+        """A `tabular` for the package booktabs of the rows that the page shows, every cell escaped; title, note and notice are comments."""
+        table = self._for_page()._for_reading()
         numeric = [table.is_numeric(index) for index in range(len(table.columns))]
-        comments = [line for line in (notice, self.title, self.about) if line]
+        comments = [line for line in (notice, self.title, self.about, self.cut) if line]
         lines = [f"% {' '.join(line.split())}" for line in comments]
         lines += [rf"\begin{{tabular}}{{{''.join('r' if right else 'l' for right in numeric)}}}", r"\toprule"]
         lines += [_latex_row([column.head for column in table.columns]), r"\midrule"]
@@ -228,51 +234,51 @@ class Table:
     def to_html(self, base: Path = Path()) -> Markup:
         """A `table` element for a page in the folder `base`, of its first rows; every text is escaped."""
         table = self._for_page()
-        numeric = [table.is_numeric(index) for index in range(len(table.columns))]
-        classes = [Markup(' class="n"') if right else Markup("") for right in numeric]
-        heads = [Markup(' class="runs"') if column is RUNS else kind for kind, column in zip(classes, table.columns, strict=True)]  # fmt: skip
-        long = Markup(' class="long"')  # may be broken anywhere on paper
-        head = Markup("").join(
-            Markup('<th scope="col"{}>{}</th>').format(kind, column.head)
-            for kind, column in zip(heads, table.columns, strict=True)
-        )
-        body = Markup("").join(
-            Markup("<tr{}>{}</tr>\n").format(
-                Markup(' class="tinted"') if index in self.tinted else Markup(""),
-                Markup("").join(
-                    self._links(cell, text, base)
-                    if isinstance(cell, Runs)
-                    else Markup("<td{}>{}</td>").format(long if len(text) > LONG and not kind else kind, text)
-                    for kind, text, cell in zip(classes, row, table.rows[index], strict=True)
-                ),
+        kinds = [' class="n"' if table.is_numeric(index) else "" for index in range(len(table.columns))]
+        heads = [' class="runs"' if column is RUNS else kind for kind, column in zip(kinds, table.columns, strict=True)]  # fmt: skip
+        head = "".join(f'<th scope="col"{kind}>{escape(column.head)}</th>' for kind, column in zip(heads, table.columns, strict=True))  # fmt: skip
+        rows = []
+        for index, (cells, texts) in enumerate(zip(table.rows, table.shown(), strict=True)):
+            tinted = ' class="tinted"' if index in self.tinted else ""
+            parts = (
+                self._links(cell, text, base) if isinstance(cell, Runs) else _html_cell(text, kind)
+                for kind, text, cell in zip(kinds, texts, cells, strict=True)
             )
-            for index, row in enumerate(table.shown())
-        )
-        return Markup("<table>\n<thead><tr>{}</tr></thead>\n<tbody>\n{}</tbody>\n</table>").format(head, body)
+            rows.append(f"<tr{tinted}>{''.join(parts)}</tr>\n")
+        return Markup(f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{''.join(rows)}</tbody>\n</table>")
 
-    def _links(self, runs: Runs, text: str, base: Path) -> Markup:
+    def _links(self, runs: Runs, text: str, base: Path) -> str:
         """A cell that opens to links, one a run's folder; one run is a link by itself."""
         folders = runs.folders(base)
-        link = Markup('<a href="{}" title="{}">{}</a>')
         if len(folders) == 1:
-            return Markup('<td class="runs">{}</td>').format(link.format(quote(folders[0]), folders[0], text))
-        items = [link.format(quote(folder), folder, Path(folder).name) for folder in folders[:MOST_LINKS]]
+            return f'<td class="runs">{_link(folders[0], text)}</td>'
+        items = [_link(folder, folder.rpartition("/")[2]) for folder in folders[:MOST_LINKS]]
         if more := len(folders) - len(items):
-            items.append(Markup("{:,} more: tables/{}.csv").format(more, self.name))
-        inner = Markup("<details><summary>{}</summary>{}</details>").format(text, Markup("<br>").join(items))
-        return Markup('<td class="runs">{}</td>').format(inner if items else ABSENT)
+            items.append(f"{more:,} more: tables/{escape(self.name)}.csv")
+        inner = f"<details><summary>{escape(text)}</summary>{'<br>'.join(items)}</details>"
+        return f'<td class="runs">{inner if items else ABSENT}</td>'
+
+
+def _html_cell(text: str, kind: str) -> str:
+    if len(text) > LONG and not kind:
+        kind = ' class="long"'  # may be broken anywhere on paper
+    return f"<td{kind}>{escape(text)}</td>"
+
+
+def _link(folder: str, text: str) -> str:
+    return f'<a href="{escape(quote(folder))}" title="{escape(folder)}">{escape(text)}</a>'
 
 
 def _flat(cell: Cell, base: Path) -> list[Flat]:
     """The values of a cell in files for machines."""
     if isinstance(cell, Runs):
         return [cell.folders(base)]
-    return [
-        None if isinstance(value, float) and math.isnan(value) else value
-        for value in (cell if isinstance(cell, tuple) else (cell,))
-    ]
+    if isinstance(cell, tuple):
+        return [None if math.isnan(value) else value for value in cell]
+    return [None if isinstance(cell, float) and math.isnan(cell) else cell]
 
 
+@lru_cache(maxsize=100_000)
 def latex_escape(text: str) -> str:
     """Text that LaTeX sets as it stands."""
     return " ".join(text.split()).translate(ESCAPED)

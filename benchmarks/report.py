@@ -24,8 +24,8 @@ import numpy as np
 from run_tree import Shape, Tree
 
 from analysis import rendering
-from analysis.collect import collect, run_folders
-from analysis.report import write
+from analysis.collect import run_folders
+from analysis.report import read, write
 from analysis.sections import build
 from metapt.errors import UserError, run_command
 
@@ -62,7 +62,7 @@ def plainly(root: Path, out: Path) -> dict[str, float]:
 
 def reading(root: Path, out: Path) -> dict[str, float]:
     started = time.perf_counter()
-    found = collect([root], out)
+    found = read([root], out)
     counts = {"tuned": len(found.finetuning), "pretrained": len(found.pretraining), "left out": len(found.left_out)}  # fmt: skip
     return {"seconds": time.perf_counter() - started, **counts}
 
@@ -78,7 +78,7 @@ def reporting(root: Path, out: Path) -> dict[str, float]:
     """Everything, of what has been read before; CPU seconds of single parts are those of this process alone."""
     started, ends = time.perf_counter(), [cpu_seconds()]
     rendering.begin()
-    collection = collect([root], out)
+    collection = read([root], out)
     ends.append(cpu_seconds())
     report = build(collection)
     ends.append(cpu_seconds())
