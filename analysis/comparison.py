@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import ClassVar
 
 from analysis.collect import Collection, finetuning_key, setting_order
@@ -56,8 +57,9 @@ def groups(collection: Collection) -> list[Group]:
     return [Group(objective, setting, runs) for (setting, objective), runs in found.items()]
 
 
+@cache
 def pairs(collection: Collection) -> dict[Setting, list[tuple[FinetuneRun, FinetuneRun]]]:
-    """(MAML, vanilla) of each setting, one pair a seed."""
+    """(MAML, vanilla) of each setting, one pair a seed; kept, since most sections ask for them."""
     vanilla = {finetuning_key(run): run for run in collection.finetuning if run.objective == "vanilla"}
     found: dict[Setting, list[tuple[FinetuneRun, FinetuneRun]]] = {}
     for run in collection.finetuning:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from functools import cache
+from functools import cache, lru_cache
 from statistics import fmean
 
 import numpy as np
@@ -72,11 +72,17 @@ class Gap:
 
 def smoothed(losses: np.ndarray) -> np.ndarray:
     """Centred moving average of a curve [steps], over 5 % of its steps, fewer at its ends."""
-    half = int(len(losses) * WINDOW_SHARE) // 2
+    low, high = _windows(len(losses))
     sums = np.concatenate([[0.0], np.cumsum(losses, dtype=np.float64)])
-    index = np.arange(len(losses))
-    low, high = np.maximum(index - half, 0), np.minimum(index + half + 1, len(losses))
     return (sums[high] - sums[low]) / (high - low)
+
+
+@lru_cache(maxsize=64)
+def _windows(steps: int) -> tuple[np.ndarray, np.ndarray]:
+    """The first step of the window around each, and one past its last."""
+    half = int(steps * WINDOW_SHARE) // 2
+    index = np.arange(steps)
+    return np.maximum(index - half, 0), np.minimum(index + half + 1, steps)
 
 
 def measure(losses: np.ndarray) -> Convergence:
@@ -192,10 +198,16 @@ def _interval(by_source: Mapping[str, Sequence[tuple[float, ...]]], index: int) 
     found = [values[~np.isnan(values)] for values in found if not np.isnan(values).all()]
     if len(found) < LEAST_SOURCES:
         return (np.nan, np.nan)
-    draw = generator(SEED, "bootstrap/convergence", index)
-    means = np.stack([values[draw.integers(0, len(values), (RESAMPLES, len(values)))].mean(axis=1) for values in found])  # fmt: skip
-    chosen = draw.integers(0, len(found), (RESAMPLES, len(found)))
+    *drawn, chosen = _draws(tuple(map(len, found)), index)
+    means = np.stack([values[places].mean(axis=1) for values, places in zip(found, drawn, strict=True)])
     return percentile_interval(means[chosen, np.arange(RESAMPLES)[:, None]].mean(axis=1))
+
+
+@lru_cache(maxsize=16)
+def _draws(sizes: Sequence[int], index: int) -> list[np.ndarray]:
+    """Which of so many pairs of each source are drawn, and at the end which sources: each [resamples, as many]."""
+    draw = generator(SEED, "bootstrap/convergence", index)
+    return [draw.integers(0, size, (RESAMPLES, size)) for size in (*sizes, len(sizes))]
 
 
 def _shape_columns(signed: bool) -> list[Column]:

@@ -118,12 +118,12 @@ def _mean(runs: Sequence[FinetuneRun], name: str, value: Callable[[FinetuneRun, 
 
 
 def _precision(run: FinetuneRun, name: str) -> float:
-    correct, predicted, _ = run.sets[name].counts.sum(axis=0)
+    correct, predicted, _ = run.sets[name].totals
     return float(correct / predicted) if predicted else 0.0
 
 
 def _recall(run: FinetuneRun, name: str) -> float:
-    correct, _, gold = run.sets[name].counts.sum(axis=0)
+    correct, _, gold = run.sets[name].totals
     return float(correct / gold) if gold else float("nan")
 
 

@@ -157,10 +157,15 @@ class Evaluation:
         own = float(micro_f1(counts.sum(axis=0))) if conlleval_f1 is None else conlleval_f1
         return cls(gold, predicted, fates, spurious, counts, own, per_type, np.array(logprobs, dtype=np.float32))  # fmt: skip
 
+    @cached_property
+    def totals(self) -> np.ndarray:
+        """Spans of the whole set that are (correct, predicted, gold)."""
+        return self.counts.sum(axis=0)
+
     @property
     def f1(self) -> float:
         """Strict micro-F1; 0 without any span."""
-        return float(micro_f1(self.counts.sum(axis=0)))
+        return float(micro_f1(self.totals))
 
 
 def _matched(gold: GoldSet, predicted: SpanTable) -> tuple[np.ndarray, np.ndarray]:

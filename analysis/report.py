@@ -12,7 +12,7 @@ import gc
 import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 sys.path.insert(
@@ -90,31 +90,29 @@ def read(roots: Sequence[Path], out: Path) -> Collection:
 
 def write(report: Report, out: Path) -> None:
     """Writes every file of the report, and removes tables and figures of an earlier one that are no longer made."""
-    files: dict[Path, bytes] = {
-        Path("index.html"): to_html(report, out).encode(),
-        Path("report.md"): to_markdown(report).encode(),
-        Path("report.json"): to_json(report, out),
-        Path("references.bib"): REFERENCES.read_bytes(),
-    }
-    for table in report.tables:
-        files[Path("tables", f"{table.name}.csv")] = table.to_csv(report.notice, out).encode()
-        files[Path("tables", f"{table.name}.tex")] = table.to_latex(report.notice).encode()
-        files[Path("tables", f"{table.name}.parquet")] = to_parquet(table, report.notice, out)
-    for figure in report.figures:
-        files[Path("figures", f"{figure.name}.svg")] = figure.to_svg(report.notice).encode()
-        if figure.pdf is not None:
-            files[Path("figures", f"{figure.name}.pdf")] = figure.pdf
-    stale = [
-        path
-        for folder in ("tables", "figures")
-        for path in (out / folder).glob("*")
-        if path.suffix in ENDINGS
-    ]
-    for path in stale:
-        if path.relative_to(out) not in files:
-            path.unlink()
-    for name, content in files.items():
+    written = set()
+    for name, content in _files(report, out):
         write_bytes_atomically(out / name, content)
+        written.add(out / name)
+    for path in {*(out / "tables").glob("*"), *(out / "figures").glob("*")} - written:
+        if path.suffix in ENDINGS:
+            path.unlink()
+
+
+def _files(report: Report, out: Path) -> Iterator[tuple[str, bytes]]:
+    """(name, content): tables before figures, which other processes may still be drawing, and last the page, which has them all."""
+    for table in report.tables:
+        yield f"tables/{table.name}.csv", table.to_csv(report.notice, out).encode()
+        yield f"tables/{table.name}.tex", table.to_latex(report.notice).encode()
+        yield f"tables/{table.name}.parquet", to_parquet(table, report.notice, out)
+    yield "report.json", to_json(report, out)
+    yield "report.md", to_markdown(report).encode()
+    yield "references.bib", REFERENCES.read_bytes()
+    for figure in report.figures:
+        yield f"figures/{figure.name}.svg", figure.to_svg(report.notice).encode()
+        if figure.pdf is not None:
+            yield f"figures/{figure.name}.pdf", figure.pdf
+    yield "index.html", to_html(report, out).encode()
 
 
 def write_bytes_atomically(path: Path, content: bytes) -> None:

@@ -103,7 +103,7 @@ def over_seeds(estimates: Iterable[Estimate], name: str, seed: int = SEED) -> Es
     parts = list(estimates)
     samples = np.stack([part.samples for part in parts])
     weights = seed_weights(len(parts), name, samples.shape[1], seed)
-    return Estimate(fmean(part.value for part in parts), (weights * samples).sum(axis=0))
+    return Estimate(fmean(part.value for part in parts), np.einsum("sr,sr->r", weights, samples))
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,8 +175,7 @@ class Scores:
             samples = iter(self._samples([run for key in part for run in missing[key]], name))
             for key in part:
                 found = [Estimate(self.value(run, name), next(samples)) for run in missing[key]]
-                mean = over_seeds(found, model_name(missing[key][0]), self._seed)
-                self._means[key] = Estimate(mean.value, mean.samples.astype(np.float32))
+                self._means[key] = over_seeds(found, model_name(missing[key][0]), self._seed)
         return [self._means[key] for key in keys]
 
     def _samples(self, runs: Sequence[FinetuneRun], set_name: str) -> np.ndarray:

@@ -93,18 +93,18 @@ def _to_f1(correct: np.ndarray, total: np.ndarray) -> np.ndarray:
 
 @lru_cache(maxsize=64)
 def seed_weights(seeds: int, name: str, resamples: int = RESAMPLES, seed: int = SEED) -> np.ndarray:
-    """The weight of each training seed in each resample. [seeds, resamples], columns sum to 1.
+    """The weight of each training seed in each resample. [seeds, resamples] in fp32, columns sum to 1.
 
     Seeds are crossed with sentences (each seed is scored on all of them) and drawn independently of them: the pigeonhole
     bootstrap (Owen 2007, Annals of Applied Statistics 1). Of n seeds n - 1 are drawn, so that the variance of a mean
     over few is unbiased (Rao and Wu 1988, JASA 83). A seed alone has weight 1: nothing is known of its spread.
     The array is shared, and cannot be written to.
     """
-    found = np.ones((1, resamples))
+    found = np.ones((1, resamples), dtype=np.float32)
     if seeds > 1:
         shares = np.full(seeds, 1 / seeds)
         draw = generator(seed, f"bootstrap over seeds/{name}", seeds)
-        found = draw.multinomial(seeds - 1, shares, resamples).T / (seeds - 1)
+        found = (draw.multinomial(seeds - 1, shares, resamples).T / (seeds - 1)).astype(np.float32)
     found.setflags(write=False)
     return found
 
