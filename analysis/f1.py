@@ -119,12 +119,12 @@ def _mean(runs: Sequence[FinetuneRun], name: str, value: Callable[[FinetuneRun, 
 
 def _precision(run: FinetuneRun, name: str) -> float:
     correct, predicted, _ = run.sets[name].totals
-    return float(correct / predicted) if predicted else 0.0
+    return correct / predicted if predicted else 0.0
 
 
 def _recall(run: FinetuneRun, name: str) -> float:
     correct, _, gold = run.sets[name].totals
-    return float(correct / gold) if gold else float("nan")
+    return correct / gold if gold else float("nan")
 
 
 def _conlleval(run: FinetuneRun, name: str) -> float:

@@ -19,7 +19,7 @@ import numpy as np
 import orjson
 import yaml
 
-from analysis.predictions import Pool, json_lines, read_predictions, whole_lines
+from analysis.predictions import Pool, json_lines, read_predictions
 from analysis.records import (
     BASELINE,
     Columns,
@@ -185,8 +185,10 @@ def train_losses(content: bytes) -> list[float | None]:
     Raises:
         KeyError, ValueError: lines of another form lack a key, or are no JSON.
     """
-    with suppress(ValueError):  # which the plain way tells better
-        if len(found := LOSS.findall(whole := whole_lines(content))) == whole.count(b'"train"'):
+    content = content[: content.rfind(b"\n") + 1]
+    found = LOSS.findall(content)
+    if len(found) == content.count(b'"train"'):
+        with suppress(ValueError):  # which the plain way tells better
             return orjson.loads(b"[" + b",".join(found) + b"]")
     return [line["loss_nats"] for line in json_lines(content) if line["kind"] == "train"]
 

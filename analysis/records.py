@@ -120,7 +120,7 @@ class Evaluation:
     """What one run predicted on one set.
 
     `fates` has the fate of each gold span, its place in FATES, and `spurious` whether a predicted span shares a word with
-    no gold one. `counts` is [sentences, (correct, predicted, gold)]. `logprobs` is [words], the natural logarithm of the
+    no gold one. `counts` is [sentences, (correct, predicted, gold)], `totals` its sums, `f1` strict micro-F1, 0 without any span. `logprobs` is [words], the natural logarithm of the
     probability of each word's gold tag, over all sentences in turn; empty for sets that are no target
     and taggers without probabilities.
     """
@@ -130,6 +130,8 @@ class Evaluation:
     fates: np.ndarray
     spurious: np.ndarray
     counts: np.ndarray
+    totals: tuple[int, ...]
+    f1: float
     conlleval_f1: float
     per_type: Mapping[str, Mapping[str, float]]
     logprobs: np.ndarray
@@ -154,18 +156,10 @@ class Evaluation:
         found = (gold.table.rows[fates == 0], predicted.rows, gold.table.rows)
         for column, rows in enumerate(found):
             counts[:, column] = np.bincount(rows[:, 0], minlength=len(counts))
-        own = float(micro_f1(counts.sum(axis=0))) if conlleval_f1 is None else conlleval_f1
-        return cls(gold, predicted, fates, spurious, counts, own, per_type, np.array(logprobs, dtype=np.float32))  # fmt: skip
-
-    @cached_property
-    def totals(self) -> np.ndarray:
-        """Spans of the whole set that are (correct, predicted, gold)."""
-        return self.counts.sum(axis=0)
-
-    @property
-    def f1(self) -> float:
-        """Strict micro-F1; 0 without any span."""
-        return float(micro_f1(self.totals))
+        totals = counts.sum(axis=0)
+        f1 = float(micro_f1(totals))
+        lax = f1 if conlleval_f1 is None else conlleval_f1
+        return cls(gold, predicted, fates, spurious, counts, tuple(totals.tolist()), f1, lax, per_type, np.array(logprobs, dtype=np.float32))  # fmt: skip
 
 
 def _matched(gold: GoldSet, predicted: SpanTable) -> tuple[np.ndarray, np.ndarray]:
