@@ -11,7 +11,7 @@ import io
 import pickle
 import sqlite3
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing, suppress
 from itertools import islice
@@ -43,9 +43,12 @@ class Cache:
         self._file = file
         self._gold: dict[str, GoldSet] = {}
 
-    def records(self, paths: Iterable[Path]) -> list[Record]:
-        """The record of each folder, in the order of the paths; what is read anew is kept at once, part by part."""
-        keys = dict(zip(paths, map(_key, paths), strict=True))
+    def records(self, keys: Mapping[Path, str]) -> list[Record]:
+        """The record of each folder, in their order; what is read anew is kept at once, part by part.
+
+        Args:
+            keys: folder to where it truly is, whatever links lead there.
+        """
         found: dict[Path, Record | None] = dict.fromkeys(keys)
         found |= self._known({key: path for path, key in keys.items()})
         for part, contents, gold in _read_all([path for path in keys if found[path] is None]):
@@ -89,10 +92,6 @@ class Cache:
         except (sqlite3.DatabaseError, pickle.UnpicklingError):
             self._file.unlink()
         return found
-
-
-def _key(path: Path) -> str:
-    return str(path.resolve())
 
 
 def _stamp(path: Path) -> str:

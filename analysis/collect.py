@@ -109,7 +109,7 @@ def collect(roots: Sequence[Path], cache_dir: Path | None = None) -> Collection:
     folders = _folders(roots)
     others = _not_planned(folders)
     left_out = [LeftOut(path, "not of the present plan", NOT_PLANNED) for path in others]
-    records = Cache(cache_dir / CACHE_FILE if cache_dir else None).records([path for path in folders if path not in others])  # fmt: skip
+    records = Cache(cache_dir / CACHE_FILE if cache_dir else None).records({path: real for path, real in folders.items() if path not in others})  # fmt: skip
     left_out += [record for record in records if isinstance(record, LeftOut)]
     pretraining = _unique((run for run in records if isinstance(run, PretrainRun)), left_out, pretraining_key)
     finetuning = _unique((run for run in records if isinstance(run, FinetuneRun)), left_out, finetuning_key)
@@ -176,9 +176,9 @@ def _seeds(run: FinetuneRun) -> tuple[int, int]:
     return (run.seeds[0] or 0, run.seeds[1])
 
 
-def _folders(roots: Sequence[Path]) -> list[Path]:
-    """The run folders under the roots, each once."""
-    found: dict[Path, Path] = {}
+def _folders(roots: Sequence[Path]) -> dict[Path, str]:
+    """The run folders under the roots, each once, and where each truly is."""
+    found: dict[str, Path] = {}
     for root in roots:
         if not root.is_dir():
             raise UserError(f"{root}: no such folder; give the folder of a grid")
@@ -188,11 +188,11 @@ def _folders(roots: Sequence[Path]) -> list[Path]:
                 f"{root} holds no run; a grid has folders pretrain/RUN, finetune/RUN or baseline/RUN"
             )
         for path in under:
-            found.setdefault(path.resolve(), path)
-    return list(found.values())
+            found.setdefault(os.path.realpath(path), path)
+    return {path: real for real, path in found.items()}
 
 
-def _not_planned(folders: Sequence[Path]) -> dict[Path, None]:
+def _not_planned(folders: Iterable[Path]) -> dict[Path, None]:
     """Those of the run folders that the plan of their grid's folder does not have; none where there is no plan."""
     by_grid: dict[Path, list[Path]] = {}
     for path in folders:

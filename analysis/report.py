@@ -19,8 +19,9 @@ sys.path.insert(
     0, str(Path(__file__).resolve().parents[1])
 )  # as a script, only this folder would be on the path
 
-THREADS = "OMP_NUM_THREADS"
-os.environ.setdefault(THREADS, "1")  # of numpy's products, before it is imported: the other cores draw
+os.environ.setdefault(
+    "OMP_NUM_THREADS", "1"
+)  # of numpy's products, before it is imported: the other cores draw
 
 import jinja2
 import orjson

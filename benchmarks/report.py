@@ -25,7 +25,7 @@ from run_tree import Shape, Tree
 
 from analysis import rendering
 from analysis.collect import run_folders
-from analysis.report import THREADS, read, write
+from analysis.report import read, write
 from analysis.sections import build
 from metapt.errors import UserError, run_command
 
@@ -107,7 +107,10 @@ def measured(stage: str, root: Path, out: Path) -> dict[str, float]:
     """What a stage tells, of a fresh process; CPU seconds of all its processes, and their peak together."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     command = [sys.executable, __file__, stage, str(root), str(out)]
-    environment = {THREADS: "1", **os.environ}  # as analysis/report.py has it, if numpy is not there before
+    environment = {
+        "OMP_NUM_THREADS": "1",
+        **os.environ,
+    }  # as analysis/report.py has it, if numpy is not there before
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True, env=environment) as running:  # fmt: skip
         peak = 0.0
         while running.poll() is None:
