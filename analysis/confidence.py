@@ -60,7 +60,10 @@ def heat_maps(model: Model, runs: Sequence[FinetuneRun], name: str) -> list[Figu
     objectives = distinct(run.objective for run in runs)
     steps = sorted({run.setting.step or 0 for run in runs})
     words = {inside: found for inside, found in frequent(gold).items() if found}
-    with drawing(len(words), len(objectives), 0.8 + 2.3 * len(words)) as (canvas, axes):
+    with drawing(len(words), len(objectives), 0.8 + 2.3 * len(words), sharex="col", sharey="row") as (
+        canvas,
+        axes,
+    ):
         for row, (inside, found) in zip(axes, words.items(), strict=True):
             for axis, objective in zip(row, objectives, strict=True):
                 grid = np.array([[_mean([run for run in runs if (run.objective, run.setting.step) == (objective, step)], name, places) for step in steps] for places in found.values()])  # fmt: skip

@@ -74,7 +74,12 @@ class Figure:
 
 @contextmanager
 def drawing(
-    rows: int, columns: int, height: float, sharey: bool | Literal["row"] = False, alike: bool = False
+    rows: int,
+    columns: int,
+    height: float,
+    sharex: Literal["none", "col"] = "none",
+    sharey: bool | Literal["row"] = False,
+    alike: bool = False,
 ) -> Iterator[tuple[Canvas, np.ndarray]]:
     """A canvas of the page's width with rows x columns axes, in the page's style.
 
@@ -84,7 +89,7 @@ def drawing(
     """
     with matplotlib.rc_context({**STYLE, "figure.constrained_layout.use": not alike}):
         canvas = Canvas(figsize=(WIDTH, height))
-        axes = canvas.subplots(rows, columns, squeeze=False, sharey=sharey)
+        axes = canvas.subplots(rows, columns, squeeze=False, sharex=sharex, sharey=sharey)
         if alike:
             canvas.subplots_adjust(**_margins(rows, columns, height))
             for axis in axes.flat:

@@ -22,6 +22,8 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure as Canvas
 from matplotlib.text import Text
 
+from analysis import fonts
+
 COLUMN, TEXT = 3.3, 6.8  # inches: a column of a paper with two, and its text
 INK, QUIET, GRID = "#22262a", "#6b7278", "#e3e5e7"
 MOST_PROCESSES = 8
@@ -38,7 +40,7 @@ STYLE: dict[Any, Any] = {
     "axes.titlesize": 9.5,
     "axes.titleweight": "bold",
     "figure.constrained_layout.use": True,
-    "font.family": "DejaVu Sans",
+    "font.family": fonts.WHOLE,
     "font.size": 9,
     "grid.color": GRID,
     "grid.linewidth": 0.7,
@@ -76,6 +78,7 @@ def rendered(canvas: Canvas, name: str) -> Future[tuple[str, bytes | None]]:
 
 def begin() -> None:
     """Starts the processes, while this one is small: they keep what it holds when they start."""
+    fonts.families()
     _processes().submit(int).result()
 
 
@@ -103,6 +106,7 @@ def pdf(canvas: Canvas) -> bytes:
     for text in canvas.findobj(Text):
         assert isinstance(text, Text)
         text.set_fontsize(float(text.get_fontsize()) * shrink)
+        text.set_fontfamily(fonts.families())
     file = io.BytesIO()
     with matplotlib.rc_context(STYLE):
         FigureCanvasPdf(canvas).print_pdf(file, metadata={"CreationDate": None})

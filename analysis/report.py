@@ -35,6 +35,7 @@ from analysis.sections import Report, build
 from analysis.tables import Flat, Table
 from analysis.terms import TERMS, UPDATES
 from metapt.errors import run_command
+from metapt.files import write_bytes_atomically
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
 ENDINGS = {".csv", ".tex", ".parquet", ".svg", ".pdf"}  # of tables and figures
@@ -117,14 +118,6 @@ def _files(report: Report, out: Path) -> Iterator[tuple[str, bytes]]:
         if figure.pdf is not None:
             yield f"figures/{figure.name}.pdf", figure.pdf
     yield "index.html", to_html(report, out).encode()
-
-
-def write_bytes_atomically(path: Path, content: bytes) -> None:
-    """Readers see the old file or the new one. Not synced: a report can be made again."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_bytes(content)
-    temporary.replace(path)
 
 
 def to_parquet(table: Table, notice: str, out: Path) -> bytes:
