@@ -17,12 +17,12 @@ from statistics import median
 from machine import machine, precisions
 from peers import trainer_step
 from steps import configuration, our_step, random_sequences
+from timing import REPETITIONS
 from torch.profiler import ProfilerActivity, profile
 
 from metapt.errors import run_command
 
 FILE = Path(__file__).with_suffix(".md")
-REPETITIONS = 5
 CASES = [(size, precision) for precision in precisions() for size in ("tiny", "small")]
 PARTS = {
     "matrix products": ("mm", "addmm", "addmm_", "bmm", "baddbmm", "baddbmm_"),

@@ -16,6 +16,7 @@ import torch
 from fitting import Curve
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from parts import parts_of, table
 from scipy.stats import linregress
 from shares import Seconds, shares
 
@@ -189,3 +190,13 @@ def test_the_probe_finds_classes_where_states_hold_them(spread, found):
     accuracies = [probe.regression(sides), probe.inner_loop(sides, 1, 0.3), probe.inner_loop(sides, 2, 0.3)]
     assert all((accuracy > 0.8) is found for accuracy in accuracies)
     assert probe.inner_loop(sides, 1, 1e-9) < 0.5
+
+
+def test_operations_are_told_by_their_part():
+    side = torch.rand(64, 64)
+    found = parts_of(lambda: torch.softmax(side @ side, -1))
+    assert found["matrix products"] > 0
+    assert found["softmax and loss"] > 0
+    assert found["torch's attention"] == 0
+    lines = table("tiny", "fp32", {"matrix products": (0.25, 0.5), "all else": (0.25, 0.5)})
+    assert lines[-2] == "| the update | 0.50 | 1.00 |"
