@@ -201,12 +201,12 @@ class Scores:
             swapped = iter(self._swapped([pair for key in part for pair in missing[key]], name))
             for key in part:
                 found = np.mean([next(swapped) for _ in missing[key]], axis=0)
-                self._differences[key] = Difference(*both[key], found)
+                self._differences[key] = Difference(*both[key], np.asarray(found, dtype=np.float32))
         return [self._differences[key] for key in keys]
 
     def _swapped(self, pairs: Pairs, set_name: str) -> np.ndarray:
         """[pairs, resamples]"""
-        found = np.empty((len(pairs), self._resamples), dtype=np.float32)
+        found = np.empty((len(pairs), self._resamples))
         for gold, places in _by_gold([first for first, _ in pairs], set_name).items():
             chosen = [pairs[place] for place in places]
             one, other = (np.stack([run.sets[set_name].counts for run in side]) for side in zip(*chosen, strict=True))  # fmt: skip
