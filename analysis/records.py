@@ -120,9 +120,9 @@ class Evaluation:
     """What one run predicted on one set.
 
     `fates` has the fate of each gold span, its place in FATES, and `spurious` whether a predicted span shares a word with
-    no gold one. `counts` is [sentences, (correct, predicted, gold)], `totals` its sums, `f1` strict micro-F1, 0 without any span. `logprobs` is [words], the natural logarithm of the
-    probability of each word's gold tag, over all sentences in turn; empty for sets that are no target
-    and taggers without probabilities.
+    no gold one. `counts` is [sentences, (correct, predicted, gold)], `totals` its sums; `f1` is strict micro-F1, 0 without
+    any span. `logprobs` is [words], the natural logarithm of the probability of each word's gold tag, over all sentences
+    in turn; empty for sets that are no target and taggers without probabilities.
     """
 
     gold: GoldSet

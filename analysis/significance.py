@@ -198,10 +198,10 @@ class Scores:
         means = iter(self.means(sides))
         both = {key: (next(means), next(means)) for key in missing}
         for name, part in _blocks(missing):
-            swapped = iter(self._swapped([pair for key in part for pair in missing[key]], name))
-            for key in part:
-                found = np.mean([next(swapped) for _ in missing[key]], axis=0)
-                self._differences[key] = Difference(*both[key], np.asarray(found, dtype=np.float32))
+            swapped = self._swapped([pair for key in part for pair in missing[key]], name)
+            ends = np.cumsum([len(missing[key]) for key in part])[:-1]
+            for key, rows in zip(part, np.split(swapped, ends), strict=True):
+                self._differences[key] = Difference(*both[key], rows.mean(axis=0).astype(np.float32))
         return [self._differences[key] for key in keys]
 
     def _swapped(self, pairs: Pairs, set_name: str) -> np.ndarray:
