@@ -183,7 +183,10 @@ class Scores:
         found = np.empty((len(runs), self._resamples), dtype=np.float32)
         for gold, places in _by_gold(runs, set_name).items():
             counts = np.stack([runs[place].sets[set_name].counts for place in places])
-            found[places] = f1_samples(counts, set_name, self._resamples, self._seed, self._weights(gold))
+            made = f1_samples(counts, set_name, self._resamples, self._seed, self._weights(gold))
+            if len(places) == len(runs):  # as nearly always; what is as large is not copied
+                return made
+            found[places] = made
         return found
 
     def differences(self, wanted: Sequence[tuple[Pairs, str]]) -> list[Difference]:
@@ -210,7 +213,10 @@ class Scores:
         for gold, places in _by_gold([first for first, _ in pairs], set_name).items():
             chosen = [pairs[place] for place in places]
             one, other = (np.stack([run.sets[set_name].counts for run in side]) for side in zip(*chosen, strict=True))  # fmt: skip
-            found[places] = swapped_differences(one, other, set_name, self._resamples, self._seed, self._swaps(gold))  # fmt: skip
+            made = swapped_differences(one, other, set_name, self._resamples, self._seed, self._swaps(gold))
+            if len(places) == len(pairs):
+                return made
+            found[places] = made
         return found
 
 
