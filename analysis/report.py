@@ -19,9 +19,8 @@ sys.path.insert(
     0, str(Path(__file__).resolve().parents[1])
 )  # as a script, only this folder would be on the path
 
-os.environ.setdefault(
-    "OMP_NUM_THREADS", "1"
-)  # of numpy's products, before it is imported: the other cores draw
+# numpy's products have one thread, which it must know before it is imported: the other cores draw
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import jinja2
 import orjson

@@ -32,7 +32,7 @@ from metapt.ner.resampling import (
     swaps,
 )
 
-BLOCK = 400  # runs whose resamples are made together: some 20 MB
+BLOCK = 400  # runs whose resamples are made together: some 30 MB
 
 DEFINITION = (
     f"Intervals: {LEVEL:.0%} percentile bootstrap over sentences (Efron 1979; Koehn 2004), {RESAMPLES:,} resamples, seed {SEED}. "

@@ -107,10 +107,7 @@ def measured(stage: str, root: Path, out: Path) -> dict[str, float]:
     """What a stage tells, of a fresh process; CPU seconds of all its processes, and their peak together."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     command = [sys.executable, __file__, stage, str(root), str(out)]
-    environment = {
-        "OMP_NUM_THREADS": "1",
-        **os.environ,
-    }  # as analysis/report.py has it, if numpy is not there before
+    environment = {"OMP_NUM_THREADS": "1", **os.environ}  # as analysis/report.py sets it
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True, env=environment) as running:  # fmt: skip
         peak = 0.0
         while running.poll() is None:

@@ -13,22 +13,20 @@ from typing import Any
 
 def write_atomically(path: Path, text: str) -> None:
     """Writes a text file so that readers see either the old or the new content, never a part."""
+    write_bytes_atomically(path, text.encode(), synced=True)
+
+
+def write_bytes_atomically(path: Path, content: bytes, synced: bool = False) -> None:
+    """The same of bytes; not synced for what can be made again."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_text(text, encoding="utf-8")
-        sync(temporary)
+        temporary.write_bytes(content)
+        if synced:
+            sync(temporary)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def write_bytes_atomically(path: Path, content: bytes) -> None:
-    """Readers see the old file or the new one. Not synced: for what can be made again."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(content)
-    temporary.replace(path)
 
 
 def write_json(path: Path, value: Any) -> None:
