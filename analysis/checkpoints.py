@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Canvas
 
 from analysis import figures
 from analysis.comparison import averages, averages_table, balanced, unbalanced
 from analysis.convergence import smoothed
-from analysis.drawing import COLOURS, Figure, distinct, drawing, figure_legend, finished, slug
+from analysis.drawing import COLOURS, Figure, distinct, drawing, figure, figure_legend, slug
 from analysis.provenance import NAMES, counted
 from analysis.records import FinetuneRun, Setting
 from analysis.study import Section, Study
@@ -26,6 +28,17 @@ DEFINITION = (
     "median over checkpoints (and seeds) and the band between their quartiles. Final loss: the last smoothed value."
 )
 Model = tuple[str, str, str, str]
+
+
+@dataclass(frozen=True)
+class Means:
+    """A figure of the runs of one objective by checkpoint, mean over seeds; of one entity type, if it has a name."""
+
+    objective: str
+    steps: Sequence[int]
+    means: Sequence[float]
+    style: str
+    kind: str
 
 
 def section(study: Study) -> Section:
@@ -126,71 +139,89 @@ def undrawn(models: Mapping[Model, list[FinetuneRun]]) -> list[str]:
 
 def fan(model: Model, runs: Sequence[FinetuneRun]) -> Figure:
     """Median and quartiles of the fine-tuning loss over checkpoints."""
+    bands = {}
+    for objective, chosen in _by_objective(runs).items():
+        length = min(len(run.losses) for run in chosen)
+        curves = np.stack([smoothed(run.losses)[:length] for run in chosen])
+        bands[objective] = np.quantile(curves, [0.25, 0.5, 0.75], axis=0)
+    caption = (
+        f"Fine-tuning loss over {_checkpoints(runs)} ({model_title(model)}): median and interquartile band."
+    )
+    return figure(slug("fan", *model), caption, runs, draw_fan, bands)
+
+
+def draw_fan(bands: Mapping[str, np.ndarray]) -> Canvas:
     with drawing(1, 1, 3.0) as (canvas, axes):
         axis = axes[0, 0]
-        for objective, chosen in _by_objective(runs).items():
-            length = min(len(run.losses) for run in chosen)
-            curves = np.stack([smoothed(run.losses)[:length] for run in chosen])
-            low, middle, high = np.quantile(curves, [0.25, 0.5, 0.75], axis=0)
-            steps = np.arange(1, length + 1)
+        for objective, (low, middle, high) in bands.items():
+            steps = np.arange(1, len(middle) + 1)
             axis.fill_between(steps, low, high, color=COLOURS[objective], alpha=0.2, linewidth=0)
             axis.plot(steps, middle, color=COLOURS[objective], label=NAMES[objective])
         axis.set(xlabel="fine-tuning step", ylabel="loss (nats/word)")
         figure_legend(canvas, axis)
-        caption = f"Fine-tuning loss over {_checkpoints(runs)} ({model_title(model)}): median and interquartile band."
-        return finished(canvas, slug("fan", *model), caption, runs)
+        return canvas
 
 
 def finals(model: Model, runs: Sequence[FinetuneRun], sets: Sequence[str]) -> Figure:
     """Final loss, and F1 on the development set and on each target set, by checkpoint."""
-    with drawing(1, 2 + len(sets), 2.8) as (canvas, axes):
-        for objective, chosen in _by_objective(runs).items():
-            _curve(axes[0, 0], chosen, lambda run: float(smoothed(run.losses)[-1]) if len(run.losses) else np.nan, objective)  # fmt: skip
-            _curve(axes[0, 1], chosen, lambda run: run.result["dev_f1"], objective)
-            for axis, name in zip(axes[0, 2:], sets, strict=True):
-                _curve(axis, chosen, lambda run, name=name: _f1(run, name), objective)
-        for axis, head in zip(axes[0], ("final loss (nats/word)", "dev F1", *(f"{s} F1" for s in sets)), strict=True):  # fmt: skip
-            axis.set_title(head)
-            axis.set_xlabel("update")
+    values: dict[str, Callable[[FinetuneRun], float]] = {
+        "final loss (nats/word)": lambda run: float(smoothed(run.losses)[-1]) if len(run.losses) else np.nan,
+        "dev F1": lambda run: run.result["dev_f1"],
+    }
+    values |= {f"{name} F1": lambda run, name=name: run.sets[name].f1 for name in sets}  # type: ignore[misc]
+    panels = {head: [_curve(chosen, value, objective) for objective, chosen in _by_objective(runs).items()] for head, value in values.items()}  # fmt: skip
+    caption = f"Final fine-tuning loss and F1 by checkpoint ({model_title(model)}), {_checkpoints(runs)}, mean over seeds."  # fmt: skip
+    return figure(slug("finals", *model), caption, runs, draw_finals, panels)
+
+
+def draw_finals(panels: Mapping[str, Sequence[Means]]) -> Canvas:
+    with drawing(1, len(panels), 2.8) as (canvas, axes):
+        for axis, (head, curves) in zip(axes[0], panels.items(), strict=True):
+            _draw(axis, head, curves)
             axis.set_ylim(bottom=0)
         figure_legend(canvas, axes[0, 0])
-        caption = f"Final fine-tuning loss and F1 by checkpoint ({model_title(model)}), {_checkpoints(runs)}, mean over seeds."  # fmt: skip
-        return finished(canvas, slug("finals", *model), caption, runs)
+        return canvas
 
 
 def by_type(model: Model, runs: Sequence[FinetuneRun], sets: Sequence[str]) -> list[Figure]:
     """F1 of each entity type by checkpoint, for types that a set has."""
-    golds = {name: runs[0].sets[name].gold for name in sets}
-    kinds = {name: sorted({s[0] for spans in gold.spans for s in spans}) for name, gold in golds.items()}
-    sets = [name for name in sets if kinds[name]]
-    if not sets:
+    panels = {}
+    for name in sets:
+        kinds = sorted({span[0] for spans in runs[0].sets[name].gold.spans for span in spans})
+        curves = [
+            _curve(chosen, lambda run, name=name, kind=kind: run.sets[name].per_type.get(kind, 0.0), objective, style, kind)  # type: ignore[misc]
+            for objective, chosen in _by_objective(runs).items()
+            for kind, style in zip(kinds, STYLES, strict=False)
+        ]  # fmt: skip
+        if curves:
+            panels[name] = curves
+    if not panels:
         return []
-    with drawing(1, len(sets), 2.8, sharey=True) as (canvas, axes):
-        for axis, name in zip(axes[0], sets, strict=True):
-            for objective, chosen in _by_objective(runs).items():
-                for kind, style in zip(kinds[name], STYLES, strict=False):
-                    _curve(axis, chosen, lambda run, name=name, kind=kind: _type(run, name, kind), objective, style, kind)  # fmt: skip
-            axis.set_title(name)
-            axis.set_xlabel("update")
+    caption = f"F1 by entity type and checkpoint ({model_title(model)}), {_checkpoints(runs)}, mean over seeds; types without a gold span in a set are not drawn."  # fmt: skip
+    return [figure(slug("types", *model), caption, runs, draw_by_type, panels)]
+
+
+def draw_by_type(panels: Mapping[str, Sequence[Means]]) -> Canvas:
+    with drawing(1, len(panels), 2.8, sharey=True) as (canvas, axes):
+        for axis, (name, curves) in zip(axes[0], panels.items(), strict=True):
+            _draw(axis, name, curves)
         axes[0, 0].set_ylabel("F1")
         figure_legend(canvas, axes[0, 0])
-        caption = f"F1 by entity type and checkpoint ({model_title(model)}), {_checkpoints(runs)}, mean over seeds; types without a gold span in a set are not drawn."  # fmt: skip
-        return [finished(canvas, slug("types", *model), caption, runs)]
+        return canvas
 
 
-def _f1(run: FinetuneRun, name: str) -> float:
-    return run.sets[name].f1
+def _draw(axis: Axes, head: str, curves: Sequence[Means]) -> None:
+    for curve in curves:
+        label = f"{NAMES[curve.objective]} {curve.kind}".strip()
+        axis.plot(curve.steps, curve.means, curve.style, color=COLOURS[curve.objective], label=label, marker=".")  # fmt: skip
+    axis.set_title(head)
+    axis.set_xlabel("update")
 
 
-def _type(run: FinetuneRun, name: str, kind: str) -> float:
-    return run.sets[name].per_type.get(kind, {}).get("f1", 0.0)
-
-
-def _curve(axis: Axes, runs: Sequence[FinetuneRun], value, objective: str, style: str = "-", kind: str = "") -> None:  # type: ignore[no-untyped-def]  # fmt: skip
+def _curve(runs: Sequence[FinetuneRun], value: Callable[[FinetuneRun], float], objective: str, style: str = "-", kind: str = "") -> Means:  # fmt: skip
     steps = sorted(set(map(_step, runs)))
     means = [float(np.mean([value(run) for run in runs if _step(run) == step])) for step in steps]
-    label = f"{NAMES[objective]} {kind}".strip()
-    axis.plot(steps, means, style, color=COLOURS[objective], label=label, marker=".")
+    return Means(objective, steps, means, style, kind)
 
 
 def _by_objective(runs: Sequence[FinetuneRun]) -> dict[str, list[FinetuneRun]]:

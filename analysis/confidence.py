@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
+from matplotlib.figure import Figure as Canvas
 
 from analysis.checkpoints import LEAST, Model, by_model, complete, model_title, most_tuned, undrawn
 from analysis.comparison import pairs
-from analysis.drawing import SHARES, Figure, distinct, drawing, finished, heat_map, slug
+from analysis.drawing import SHARES, Figure, distinct, drawing, figure, heat_map, slug
 from analysis.provenance import NAMES, counted, runs_of
 from analysis.records import FinetuneRun, GoldSet
 from analysis.significance import comparable
@@ -24,6 +26,15 @@ DEFINITION = (
     f"for the {WORDS} most frequent words within gold spans and the {WORDS} most frequent outside of them; ties by first appearance. "
     "Words are compared as they are written."
 )
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Words within entities, or outside of them, and p(correct) by objective: [words, checkpoints]."""
+
+    inside: bool
+    words: Sequence[str]
+    shares: Mapping[str, np.ndarray]
 
 
 def section(study: Study) -> Section:
@@ -52,30 +63,36 @@ def frequent(gold: GoldSet) -> dict[bool, dict[str, np.ndarray]]:
 
 def heat_maps(model: Model, runs: Sequence[FinetuneRun], name: str) -> list[Figure]:
     """Word by checkpoint, a column for each objective; above the words within entities, below those outside."""
-    told = [run for run in runs if name in run.sets and len(run.sets[name].logprobs)]
-    runs = complete([run for run in told if run.sets[name].gold is told[0].sets[name].gold])
+    scored = [run for run in runs if name in run.sets and len(run.sets[name].logprobs)]
+    runs = complete([run for run in scored if run.sets[name].gold is scored[0].sets[name].gold])
     if not runs:
         return []
     gold = runs[0].sets[name].gold
-    objectives = distinct(run.objective for run in runs)
     steps = sorted({run.setting.step or 0 for run in runs})
-    words = {inside: found for inside, found in frequent(gold).items() if found}
-    with drawing(len(words), len(objectives), 0.8 + 2.3 * len(words), sharex="col", sharey="row") as (
-        canvas,
-        axes,
-    ):
-        for row, (inside, found) in zip(axes, words.items(), strict=True):
-            for axis, objective in zip(row, objectives, strict=True):
-                grid = np.array([[_mean([run for run in runs if (run.objective, run.setting.step) == (objective, step)], name, places) for step in steps] for places in found.values()])  # fmt: skip
-                heat_map(axis, grid, list(found), [str(step) for step in steps], (0.0, 1.0), SHARES, ".2f" if len(steps) <= 8 else "")  # fmt: skip
-                axis.set_title(f"{NAMES[objective]}, {KINDS[inside]}")
+    told = {objective: [_probabilities([run for run in runs if (run.objective, run.setting.step) == (objective, step)], name) for step in steps] for objective in distinct(run.objective for run in runs)}  # fmt: skip
+    panels = [
+        Panel(inside, list(found), {objective: np.array([[_mean(part, places) for part in parts] for places in found.values()]) for objective, parts in told.items()})
+        for inside, found in frequent(gold).items() if found
+    ]  # fmt: skip
+    caption = (
+        f"p(correct tag) on {name} by checkpoint, {model_title(model)}, "
+        f"{counted(len(steps), 'checkpoint')}, mean over seeds; dark 0, light 1."
+    )
+    return [figure(slug("confidence", *model, name), caption, runs, draw_heat_maps, panels, steps)]
+
+
+def draw_heat_maps(panels: Sequence[Panel], steps: Sequence[int]) -> Canvas:
+    """A row for each panel, a column for each objective."""
+    columns = [str(step) for step in steps]
+    form = ".2f" if len(steps) <= 8 else ""
+    with drawing(len(panels), len(panels[0].shares), 0.8 + 2.3 * len(panels), sharex="col", sharey="row") as (canvas, axes):  # fmt: skip
+        for row, panel in zip(axes, panels, strict=True):
+            for axis, (objective, shares) in zip(row, panel.shares.items(), strict=True):
+                heat_map(axis, shares, panel.words, columns, (0.0, 1.0), SHARES, form)
+                axis.set_title(f"{NAMES[objective]}, {KINDS[panel.inside]}")
         for axis in axes[-1]:
             axis.set_xlabel("pretraining updates")
-        caption = (
-            f"p(correct tag) on {name} by checkpoint, {model_title(model)}, "
-            f"{counted(len(steps), 'checkpoint')}, mean over seeds; dark 0, light 1."
-        )
-        return [finished(canvas, slug("confidence", *model, name), caption, runs)]
+        return canvas
 
 
 def table(study: Study) -> Table:
@@ -90,9 +107,10 @@ def table(study: Study) -> Table:
             ]
             same = [pair for pair in same if pair[0].sets[name].gold is same[0][0].sets[name].gold]
             runs = runs_of(*same)
+            told = [_probabilities(side, name) for side in zip(*same, strict=True)]
             for inside, found in frequent(same[0][0].sets[name].gold).items() if same else ():
                 for word, places in found.items():
-                    means = [_mean([run for pair in same for run in pair if run.objective == objective], name, places) for objective in NAMES]  # fmt: skip
+                    means = [_mean(part, places) for part in reversed(told)]
                     rows.append([scale, label, name, word, KINDS[inside], len(places), *means, runs])
     title = "p(correct tag) of the most frequent words, at the last checkpoint that both objectives have"
     note = "Mean over the pairs of the scale (sources, regimes and seeds)."
@@ -108,5 +126,11 @@ def _last_pairs(study: Study) -> dict[tuple[str, str], list[tuple[FinetuneRun, F
     return {model: steps[max(steps)] for model, steps in found.items()}
 
 
-def _mean(runs: Sequence[FinetuneRun], name: str, places: np.ndarray) -> float:
-    return float(np.mean([np.exp(run.sets[name].logprobs[places]).mean() for run in runs]))
+def _probabilities(runs: Sequence[FinetuneRun], name: str) -> np.ndarray:
+    """[runs, words]"""
+    return np.exp([run.sets[name].logprobs for run in runs])
+
+
+def _mean(probabilities: np.ndarray, places: np.ndarray) -> float:
+    """Over the occurrences of a word, then over the runs."""
+    return float(probabilities.take(places, axis=1).mean(axis=1).mean())

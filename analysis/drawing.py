@@ -1,4 +1,6 @@
-"""What all figures share: palette and axes. How a canvas becomes SVG and PDF is in rendering.py.
+"""What all figures share: palette and axes. How they become SVG and PDF is in rendering.py.
+
+A figure is a function and its data: the analysis gathers what is drawn, and other processes draw it.
 
 Blue squares are vanilla, vermilion circles MAML (Okabe and Ito's palette), throughout.
 """
@@ -6,7 +8,7 @@ Blue squares are vanilla, vermilion circles MAML (Okabe and Ito's palette), thro
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,7 +23,6 @@ from matplotlib.figure import Figure as Canvas
 
 from analysis.provenance import NAMES, Run, Runs, runs_of
 from analysis.rendering import GRID, INK, QUIET, STYLE, rendered
-from analysis.significance import Estimate
 
 WIDTH = 9.4
 COLOURS = {"vanilla": "#0072B2", "maml": "#D55E00"}
@@ -34,6 +35,10 @@ MARKERS = {"vanilla": "s", "maml": "o"}
 MAX_POINTS = 240  # of a curve
 MAX_NUMBERS = 400  # cells of a heat map that hold their number
 T = TypeVar("T")
+Point = tuple[float, float, float]
+"""a value and its interval"""
+Curve = tuple[np.ndarray, np.ndarray]
+"""x and y"""
 
 
 @dataclass(frozen=True)
@@ -105,26 +110,26 @@ def _margins(rows: int, columns: int, height: float) -> dict[str, float]:
     return {**sides, "wspace": between / wide, "hspace": above / high}
 
 
-def finished(canvas: Canvas, name: str, caption: str, runs: Iterable[Run]) -> Figure:
-    """The figure that a canvas has become; its caption ends with the number of runs and seeds that it shows."""
+def figure(name: str, caption: str, runs: Iterable[Run], draw: Callable[..., Canvas], *data: Any) -> Figure:
+    """The figure that `draw(*data)` will make, in another process, so a function of a module, and no more data than it draws.
+
+    The caption ends with the number of runs and seeds that it shows.
+    """
     shown = runs_of(runs)
-    return Figure(name, f"{caption} {shown}", rendered(canvas, name), shown)
+    return Figure(name, f"{caption} {shown}", rendered(name, draw, *data), shown)
 
 
 def with_intervals(
     axis: Axes,
     at: Sequence[float],
-    estimates: Sequence[Estimate],
+    points: Sequence[Point],
     objective: str,
     line: bool = False,
     upright: bool = True,
 ) -> None:
     """Points with their intervals, at positions along x (or along y, if not upright)."""
-    values = np.array([estimate.value for estimate in estimates])
-    bounds = np.array([estimate.interval for estimate in estimates]).reshape(-1, 2)
-    spread = np.maximum(
-        [values - bounds[:, 0], bounds[:, 1] - values], 0
-    )  # a skewed interval may lie beside its figure
+    values, low, high = np.reshape(points, (-1, 3)).T
+    spread = np.maximum([values - low, high - values], 0)  # a skewed interval may lie beside its figure
     style: dict[str, Any] = {
         "color": COLOURS[objective],
         "marker": MARKERS[objective],
@@ -138,19 +143,14 @@ def with_intervals(
         axis.errorbar(values, at, xerr=spread, **style)
 
 
-def line(axis: Axes, x: np.ndarray, y: np.ndarray, objective: str) -> None:
-    lines(axis, [(x, y)], objective)
-
-
-def lines(axis: Axes, curves: Iterable[tuple[np.ndarray, np.ndarray]], objective: str) -> None:
-    """Curves (x, y) of one objective, as one line with gaps: each line by itself costs as much as all."""
+def lines(axis: Axes, curves: Sequence[Curve], objective: str) -> None:
+    """Curves of one objective, as one line with gaps: each line by itself costs as much as all."""
     gap = np.array([np.nan])
-    parts = [(x, gap, y, gap) for x, y in (thinned(*curve) for curve in curves)]
-    x, y = (np.concatenate([part for four in parts for part in four[side : side + 2]])[:-1] for side in (0, 2))  # fmt: skip
+    x, y = (np.concatenate([part for curve in curves for part in (curve[side], gap)])[:-1] for side in (0, 1))
     axis.plot(x, y, color=COLOURS.get(objective, OTHER_COLOUR), label=NAMES.get(objective, objective), alpha=0.9)  # fmt: skip
 
 
-def thinned(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def thinned(x: np.ndarray, y: np.ndarray) -> Curve:
     """At most MAX_POINTS points, the first and the last among them."""
     index = (
         np.unique(np.linspace(0, len(x) - 1, min(len(x), MAX_POINTS)).astype(int))

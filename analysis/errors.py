@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from functools import cache
 
 import numpy as np
 
 from analysis.collect import Collection
 from analysis.comparison import Group, groups
+from analysis.matching import COLUMNS, FATES, LENGTHS
 from analysis.provenance import runs_of
-from analysis.records import FATES, Evaluation
+from analysis.records import Evaluation
 from analysis.tables import RUNS, Cell, Column, Table
-
-LENGTHS = ("one word", "several words")
-COLUMNS = len(FATES) + 1  # of a tally: the spurious ones stand last
 
 DEFINITION = (
     "Errors: a gold span is correct if it is predicted with its type and both boundaries; wrong type if exactly these "
@@ -27,18 +24,10 @@ DEFINITION = (
 
 def tally(evaluations: Sequence[Evaluation]) -> Counter[tuple[str, str]]:
     """Spans by (length, fate or `spurious`), over several evaluations."""
-    found = sum(map(_tally, evaluations), start=np.zeros((len(LENGTHS), COLUMNS), dtype=int))
+    nothing = np.zeros((len(LENGTHS), COLUMNS), dtype=int)
+    found = sum((evaluation.tally for evaluation in evaluations), start=nothing)
     kinds = (*FATES, "spurious")
-    counts = {(length, kind): int(found[i, j]) for i, length in enumerate(LENGTHS) for j, kind in enumerate(kinds)}  # fmt: skip
-    return Counter({key: count for key, count in counts.items() if count})
-
-
-@cache
-def _tally(evaluation: Evaluation) -> np.ndarray:
-    """[lengths, fates and spurious]; kept, since it counts in two tables."""
-    kinds = np.concatenate([evaluation.fates, np.full(np.count_nonzero(evaluation.spurious), len(FATES))])
-    is_long = np.concatenate([evaluation.gold.table.is_long, evaluation.predicted.is_long[evaluation.spurious]])  # fmt: skip
-    return np.bincount(is_long * COLUMNS + kinds, minlength=len(LENGTHS) * COLUMNS).reshape(-1, COLUMNS)
+    return Counter({(length, kind): int(found[i, j]) for i, length in enumerate(LENGTHS) for j, kind in enumerate(kinds)})  # fmt: skip
 
 
 def errors_table(collection: Collection) -> Table:

@@ -132,4 +132,4 @@ def _conlleval(run: FinetuneRun, name: str) -> float:
 
 
 def _type_f1(kind: str) -> Callable[[FinetuneRun, str], float]:
-    return lambda run, name: run.sets[name].per_type.get(kind, {}).get("f1", 0.0)
+    return lambda run, name: run.sets[name].per_type.get(kind, 0.0)

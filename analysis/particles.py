@@ -12,8 +12,9 @@ import numpy as np
 
 from analysis.collect import Collection
 from analysis.comparison import Group, groups
+from analysis.matching import FATES
 from analysis.provenance import runs_of
-from analysis.records import FATES, Evaluation, GoldSet
+from analysis.records import Evaluation, GoldSet
 from analysis.tables import RUNS, Cell, Column, Table
 from metapt.data.iob2 import spans
 from metapt.data.particles import CASE_PARTICLES, RULE_PARTICLES, follows_particle

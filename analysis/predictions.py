@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 import orjson
 
+from analysis.matching import packed
 from analysis.records import GoldSet
 from metapt.data.iob2 import spans
 from metapt.ner.scoring import Span, conlleval_spans
@@ -32,11 +33,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Tagging:
-    """The tags of a sentence: their number, their spans in strict IOB2, and as conlleval finds them."""
+    """The tags of a sentence: their number, their spans in strict IOB2, as they are and packed, as conlleval finds them, and whether these are the same."""
 
     words: int
     spans: tuple[Span, ...]
+    packed: bytes
     lax: tuple[Span, ...]
+    is_valid: bool
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,7 @@ class Pool:
 
     def __init__(self) -> None:
         self._found: dict[Any, Any] = {}
+        self._parsed: dict[str, Any] = {}
         self._gold: dict[tuple[str, tuple[bytes, ...]], Gold] = {}
         self._last: dict[str, tuple[tuple[bytes, ...], Gold]] = {}
         self._taggings: dict[bytes | tuple[str, ...], Tagging] = {}
@@ -62,8 +66,11 @@ class Pool:
         """The first of the values that equal this one."""
         return self._found.setdefault(value, value)
 
-    def same_mapping(self, value: dict[str, str]) -> dict[str, str]:
-        return self._found.setdefault(tuple(value.items()), value)
+    def parsed(self, text: str, parse: Callable[[str], T]) -> T:
+        """What a text says; of equal ones the first is parsed, and none of them may be written to."""
+        if text not in self._parsed:
+            self._parsed[text] = parse(text)
+        return self._parsed[text]
 
     def gold(self, name: str, lines: Sequence[Any]) -> Gold:
         """The gold set of lines with an id, words and gold tags."""
@@ -106,7 +113,7 @@ class Pool:
             strict, lax = self.same(tuple(spans(tags))), self.same(tuple(conlleval_spans(tags)))
             if len(self._taggings) >= MOST_TAGGINGS:
                 self._taggings.clear()
-            found = self._taggings[key] = Tagging(len(tags), strict, lax)
+            found = self._taggings[key] = Tagging(len(tags), strict, packed(strict), lax, lax == strict)
         return found
 
 
@@ -142,7 +149,7 @@ def _read_in_parts(name: str, content: bytes, pool: Pool, with_logprobs: bool) -
     if b'"' in texts:
         raise ValueError("not lists of numbers")
     logprobs = orjson.loads(b"[" + texts + b"]")
-    if any(found is not None and len(found) != size for found, size in zip(logprobs, words, strict=True)):
+    if [size if found is None else len(found) for found, size in zip(logprobs, words, strict=True)] != words:
         raise ValueError("not as many probabilities as words")
     return Predictions(gold, lax, taggings, logprobs)
 

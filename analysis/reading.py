@@ -39,12 +39,16 @@ FILES = frozenset(
     for run in [Run(".")]
     for file in (run.config_file, run.metrics_file, run.result_file, run.error_file)
 )
+PREDICTIONS = Run(".").predictions_dir.name
 # of a run folder anywhere
 MARKS = frozenset(file.name for file in (Run(".").config_file, Run(".").metrics_file))
 F1_TOLERANCE = 1e-4
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the one in C is ten times as fast
 TOTALS = ("step", "tokens_total", "flops_total", "seconds_total")
 EPISODE = ("support_loss_nats", "support_accuracy", "query_loss_nats", "query_accuracy")
+ENTRY = re.compile(
+    r"^  \w.*\n(?:(?!  \w).*\n)*", re.MULTILINE
+)  # of a mapping within one, with what belongs to it
 LOSS = re.compile(rb'"kind": "train", "epoch": \d+, "loss_nats": ([^,]+),')
 Record = PretrainRun | FinetuneRun | LeftOut
 Stamp = tuple[tuple[str, int, int, int], ...]
@@ -54,10 +58,10 @@ Stamp = tuple[tuple[str, int, int, int], ...]
 def stamp(path: Path) -> Stamp:
     """What changes when the run does; empty for a folder without any of a run's files."""
     found = []
-    for folder in (path, Run(path).predictions_dir):
-        if folder.is_dir():
-            for entry in os.scandir(folder):
-                if (folder != path or entry.name in FILES) and entry.is_file():
+    for folder, known in ((path, FILES), (path / PREDICTIONS, None)):
+        with suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
+            for entry in entries:
+                if (known is None or entry.name in known) and entry.is_file():
                     status = entry.stat()
                     found.append((entry.name, status.st_size, status.st_mtime_ns, status.st_ino))
     return tuple(sorted(found))
@@ -94,17 +98,24 @@ def _unfinished(run: Run) -> LeftOut:
 
 def _recorded(run: Run) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     """(config, provenance) of config.yaml."""
-    recorded = yaml.load(run.config_file.read_text(encoding="utf-8"), LOADER)
+    recorded = _yaml(run.config_file.read_text(encoding="utf-8"))
     return recorded["config"], recorded["provenance"]
 
 
 def _provenance(run: Run, pool: Pool) -> Mapping[str, Any]:
     """The provenance alone, the last part of config.yaml; the rest of it is long, and no table has it."""
     _, key, text = run.config_file.read_text(encoding="utf-8").rpartition("\nprovenance:\n")
-    if not key:
-        return _recorded(run)[1]
-    found = yaml.load(text, LOADER)
-    return {**found, "versions": pool.same_mapping(found["versions"])}
+    found: dict[str, Any] = {}
+    try:
+        for entry in ENTRY.findall(text if key else ""):  # most of which many runs share
+            found |= pool.parsed(entry, _yaml)
+    except (yaml.YAMLError, TypeError):  # of entries in another form
+        found = {}
+    return found or _recorded(run)[1]
+
+
+def _yaml(text: str) -> Any:
+    return yaml.load(text, LOADER)
 
 
 def _read_pretraining(run: Run, result: dict[str, Any]) -> PretrainRun:
@@ -165,11 +176,12 @@ def _read_set(run: Run, name: str, values: Mapping[str, Any], pool: Pool) -> Eva
     if not path.is_file():
         raise ValueError(f"predictions/{path.name} is missing")
     found = read_predictions(path, pool, is_target(name))
-    predicted = [tagging.spans for tagging in found.taggings]
-    lax = [tagging.lax for tagging in found.taggings]
-    is_valid = lax == predicted and found.gold_lax == found.gold.spans
-    lax_f1 = None if is_valid else float(micro_f1(count(lax, found.gold_lax).sum(axis=0)))
-    per_type = {sys.intern(kind): {"f1": figures["f1"]} for kind, figures in values["per_type"].items()}
+    predicted = [tagging.packed for tagging in found.taggings]
+    lax_f1 = None
+    if found.gold_lax != found.gold.spans or not all(tagging.is_valid for tagging in found.taggings):
+        lax = [tagging.lax for tagging in found.taggings]
+        lax_f1 = float(micro_f1(count(lax, found.gold_lax).sum(axis=0)))
+    per_type = {sys.intern(kind): figures["f1"] for kind, figures in values["per_type"].items()}
     logprobs = list(chain.from_iterable(filter(None, found.logprobs)))
     evaluation = Evaluation.of(found.gold, predicted, per_type, lax_f1, logprobs)
     if abs(evaluation.f1 - values["f1"]) > F1_TOLERANCE:

@@ -1,7 +1,6 @@
-"""How a canvas becomes SVG, and PDF if the report shows it first: in other processes, while the report goes on.
+"""How a figure becomes SVG, and PDF if the report shows it first: in other processes, while the report goes on.
 
 The backends are called themselves, since `savefig` draws every canvas once more, for its layout, which drawing makes anyway.
-Canvases are pickled on the way, so what a figure is made of (a formatter of ticks, say) must have a name in its module.
 """
 
 from __future__ import annotations
@@ -9,7 +8,7 @@ from __future__ import annotations
 import io
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -63,7 +62,7 @@ _with_pdf = ContextVar("_with_pdf", default=True)
 
 @contextmanager
 def with_pdf(wanted: bool) -> Iterator[None]:
-    """Within this context canvases become PDFs too, or SVG alone: a PDF takes longer, its fonts being cut anew."""
+    """Within this context figures become PDFs too, or SVG alone: a PDF takes longer, its fonts being cut anew."""
     before = _with_pdf.set(wanted)
     try:
         yield
@@ -71,9 +70,9 @@ def with_pdf(wanted: bool) -> Iterator[None]:
         _with_pdf.reset(before)
 
 
-def rendered(canvas: Canvas, name: str) -> Future[tuple[str, bytes | None]]:
-    """What will be the canvas's SVG, whose ids depend on the name, and its PDF."""
-    return _processes().submit(_render, canvas, name, _with_pdf.get())
+def rendered(name: str, draw: Callable[..., Canvas], *data: Any) -> Future[tuple[str, bytes | None]]:
+    """What will be the SVG of `draw(*data)`, whose ids depend on the name, and its PDF."""
+    return _processes().submit(_render, _with_pdf.get(), name, draw, *data)
 
 
 def begin() -> None:
@@ -94,7 +93,8 @@ def _give_way() -> None:
         os.nice(10)
 
 
-def _render(canvas: Canvas, name: str, with_pdf: bool) -> tuple[str, bytes | None]:
+def _render(with_pdf: bool, name: str, draw: Callable[..., Canvas], *data: Any) -> tuple[str, bytes | None]:
+    canvas = draw(*data)
     return svg(canvas, name), pdf(canvas) if with_pdf else None
 
 

@@ -16,6 +16,7 @@ from analysis import (
     confidence,
     convergence,
     corpora,
+    curves,
     dynamics,
     errors,
     f1,
@@ -194,13 +195,13 @@ def _convergence(study: Study) -> Section:
         if means.rows
         else ["Needed: a MAML and a vanilla run tuned alike, with their losses at every step."]
     )
-    return Section("convergence", "Fine-tuning speed", text, figures.finetuning(study.collection), tables)
+    return Section("convergence", "Fine-tuning speed", text, curves.finetuning(study.collection), tables)
 
 
 def _pretraining(study: Study) -> Section:
     collection = study.collection
     tables = [dynamics.budgets_table(collection), dynamics.episodes_table(collection), dynamics.measurements_table(collection)]  # fmt: skip
-    drawn = [*figures.pretraining(collection), *figures.episodes(collection), *figures.dynamics(collection)]
+    drawn = [*curves.pretraining(collection), *curves.episodes(collection), *curves.dynamics(collection)]
     skipped = {run.path.name: len(run.skipped["step"]) for run in collection.pretraining if len(run.skipped["step"])}  # fmt: skip
     text = [f"Skipped updates, whose loss or gradient was not finite: {', '.join(f'{count} in {name}' for name, count in skipped.items()) or 'none'}."] if collection.pretraining else ["Needed: a finished pretraining run."]  # fmt: skip
     if not any(len(run.dynamics) > 1 for run in collection.pretraining):

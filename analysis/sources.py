@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+from matplotlib.figure import Figure as Canvas
 
 from analysis import figures
 from analysis.comparison import Comparison, averages, averages_table, balanced, last_steps, unbalanced
-from analysis.drawing import DIVERGING, SHARES, Figure, distinct, drawing, finished, heat_map, slug, title
+from analysis.drawing import DIVERGING, SHARES, Figure, distinct, drawing, figure, heat_map, slug, title
 from analysis.provenance import counted, runs_of
 from analysis.study import Section, Study
 from analysis.tables import Column
@@ -18,6 +19,7 @@ SIDES = {
     "MAML": lambda item: item.maml.value,
     "MAML minus vanilla": lambda item: item.difference.value,
 }
+SIGNED = {"MAML minus vanilla"}
 
 
 def section(study: Study) -> Section:
@@ -43,24 +45,27 @@ def heat_maps(found: Sequence[Comparison]) -> list[Figure]:
         grids = {side: _grid(chosen, sources, sets, side, len(regimes)) for side in SIDES}
         if np.isnan(grids["vanilla"]).all():
             continue
-        high = max(0.01, *(float(np.nanmax(grids[side])) for side in ("vanilla", "MAML")))
-        gap = max(0.01, float(np.nanmax(np.abs(grids["MAML minus vanilla"]))))
-        with drawing(1, 3, 2.0 + 0.3 * len(sources), sharey=True) as (canvas, axes):
-            for axis, (side, grid) in zip(axes[0], grids.items(), strict=True):
-                signed = side == "MAML minus vanilla"
-                limits = (-100 * gap, 100 * gap) if signed else (0.0, 100 * high)
-                form = "+.0f" if signed else ".0f"
-                heat_map(axis, 100 * grid, sources, sets, limits, DIVERGING if signed else SHARES, form)  # fmt: skip
-                axis.set_title(side)
-            name = slug("source_heat", scale, label)
-            shown = runs_of(*(item.runs for item in chosen))
-            caption = (
-                f"Micro-F1 in points by fine-tuning source (rows) and evaluation set (columns), {title(scale, label)}: mean over {' and '.join(regimes)}, "
-                f"from {counted(len(shown) // 2, 'pair')} of runs. A cell is empty where not all regimes were tuned or a set was not evaluated. "
-                "No interval is shown: a single cell rests on few spans, see the table of differences."
-            )
-            drawn.append(finished(canvas, name, caption, shown))
+        shown = runs_of(*(item.runs for item in chosen))
+        caption = (
+            f"Micro-F1 in points by fine-tuning source (rows) and evaluation set (columns), {title(scale, label)}: mean over {' and '.join(regimes)}, "
+            f"from {counted(len(shown) // 2, 'pair')} of runs. A cell is empty where not all regimes were tuned or a set was not evaluated. "
+            "No interval is shown: a single cell rests on few spans, see the table of differences."
+        )
+        drawn.append(figure(slug("source_heat", scale, label), caption, shown, draw_heat_maps, grids, sources, sets))  # fmt: skip
     return drawn
+
+
+def draw_heat_maps(grids: Mapping[str, np.ndarray], sources: Sequence[str], sets: Sequence[str]) -> Canvas:
+    """A column for each side; both objectives have the same colours."""
+    high, gap = (max(0.01, *(float(np.nanmax(np.abs(grid))) for side, grid in grids.items() if (side in SIGNED) == signed)) for signed in (False, True))  # fmt: skip
+    with drawing(1, len(grids), 2.0 + 0.3 * len(sources), sharey=True) as (canvas, axes):
+        for axis, (side, grid) in zip(axes[0], grids.items(), strict=True):
+            if side in SIGNED:
+                heat_map(axis, 100 * grid, sources, sets, (-100 * gap, 100 * gap), DIVERGING, "+.0f")
+            else:
+                heat_map(axis, 100 * grid, sources, sets, (0.0, 100 * high), SHARES, ".0f")
+            axis.set_title(side)
+        return canvas
 
 
 def _grid(

@@ -8,6 +8,7 @@ import os
 import pickle
 import shutil
 import sqlite3
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -42,9 +43,10 @@ def test_only_what_changed_is_read_again(tmp_path: Path, reads: list[str]) -> No
         assert (one.setting, one.seeds, one.result) == (other.setting, other.seeds, other.result)
         np.testing.assert_array_equal(one.losses, other.losses)
         for name, evaluation in one.sets.items():
-            assert evaluation.predicted.kinds == other.sets[name].predicted.kinds
-            np.testing.assert_array_equal(evaluation.predicted.rows, other.sets[name].predicted.rows)
-            np.testing.assert_array_equal(evaluation.logprobs, other.sets[name].logprobs)
+            for field in fields(evaluation):
+                np.testing.assert_array_equal(
+                    *(getattr(each, field.name) for each in (evaluation, other.sets[name]))
+                )
     assert len({id(run.sets["tl_trg"].gold) for run in second.finetuning}) == 1
     changed = second.finetuning[3].path
     result = json.loads((changed / "result.json").read_text())

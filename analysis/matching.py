@@ -1,0 +1,82 @@
+"""The entity spans of a whole set at once: where they stand among its words, and what became of every gold one."""
+
+from __future__ import annotations
+
+from array import array
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import count
+
+import numpy as np
+
+from metapt.ner.scoring import Span
+
+FATES = ("correct", "wrong type", "wrong boundary", "missed")
+"""of a gold span: predicted; the same words with another type; another span that shares a word with it; none"""
+LENGTHS = ("one word", "several words")
+COLUMNS = len(FATES) + 1  # of a tally: the spurious ones stand last
+TYPES: defaultdict[str, int] = defaultdict(count().__next__)
+"""a number for each entity type, as they come: another one in another process"""
+FIELDS = 3
+
+
+def packed(spans: Sequence[Span]) -> bytes:
+    """The spans of a sentence, (number of the type, start, end) of each in turn: what `Spans.of` is fast with."""
+    return array("i", [part for kind, start, end in spans for part in (TYPES[kind], start, end)]).tobytes()
+
+
+@dataclass(frozen=True, eq=False)
+class Spans:
+    """The spans of a set in order, each [spans]: sentence, number of the type, first word and one past the last among all words."""
+
+    sentence: np.ndarray
+    kind: np.ndarray
+    first: np.ndarray
+    end: np.ndarray
+
+    @classmethod
+    def of(cls, sentences: Sequence[bytes], starts: np.ndarray) -> Spans:
+        """Those of each sentence (`packed`), which begin at `starts` among the words of the set."""
+        rows = np.frombuffer(b"".join(sentences), dtype=np.intc).reshape(-1, FIELDS)
+        sizes = np.fromiter(map(len, sentences), dtype=int, count=len(sentences)) // (FIELDS * rows.itemsize)
+        sentence = np.repeat(np.arange(len(sizes)), sizes)
+        before = starts[sentence]
+        return cls(sentence, rows[:, 0], before + rows[:, 1], before + rows[:, 2])
+
+    @cached_property
+    def is_long(self) -> np.ndarray:
+        """Whether a span has several words."""
+        return self.end - self.first > 1
+
+
+def matched(gold: Spans, predicted: Spans) -> tuple[np.ndarray, np.ndarray]:
+    """The fate of each gold span, its place in FATES, and whether each predicted one is spurious: shares a word with none."""
+    place, touched = _touching(gold, predicted)
+    same = touched.copy()
+    there = place[touched]
+    same[touched] = (predicted.first[there] == gold.first[touched]) & (predicted.end[there] == gold.end[touched])  # fmt: skip
+    correct = same.copy()
+    correct[same] = predicted.kind[place[same]] == gold.kind[same]
+    # what is correct has the same words, and what has them is touched
+    fates = np.full(len(place), len(FATES) - 1, dtype=np.uint8) - touched - same - correct
+    return fates, ~_touching(predicted, gold)[1]
+
+
+def _touching(spans: Spans, others: Spans) -> tuple[np.ndarray, np.ndarray]:
+    """The first of the others that ends behind the start of each span, and whether it begins before its end.
+
+    Spans of a side are in order and share no word.
+    """
+    place = np.searchsorted(others.end, spans.first, side="right")
+    found = place < len(others.end)
+    found[found] = others.first[place[found]] < spans.end[found]
+    return place, found
+
+
+def tally(gold: Spans, fates: np.ndarray, predicted: Spans, spurious: np.ndarray) -> np.ndarray:
+    """Spans by length and fate, the spurious ones behind: [LENGTHS, COLUMNS]."""
+    true = np.bincount(gold.is_long * COLUMNS + fates, minlength=len(LENGTHS) * COLUMNS).reshape(-1, COLUMNS)
+    true[:, -1] = np.bincount(predicted.is_long[spurious], minlength=len(LENGTHS))
+    return true
