@@ -12,7 +12,7 @@ from matplotlib.figure import Figure as Canvas
 from analysis import figures
 from analysis.comparison import averages, averages_table, balanced, unbalanced
 from analysis.convergence import smoothed
-from analysis.drawing import COLOURS, Figure, distinct, drawing, figure, figure_legend, slug
+from analysis.drawing import COLOURS, Curve, Figure, distinct, drawing, figure, figure_legend, slug, thinned
 from analysis.provenance import NAMES, counted
 from analysis.records import FinetuneRun, Setting
 from analysis.study import Section, Study
@@ -143,18 +143,18 @@ def fan(model: Model, runs: Sequence[FinetuneRun]) -> Figure:
     for objective, chosen in _by_objective(runs).items():
         length = min(len(run.losses) for run in chosen)
         curves = np.stack([smoothed(run.losses)[:length] for run in chosen])
-        bands[objective] = np.quantile(curves, [0.25, 0.5, 0.75], axis=0)
+        quartiles = np.quantile(curves, [0.25, 0.5, 0.75], axis=0)
+        bands[objective] = thinned(np.arange(1, length + 1), quartiles)
     caption = (
         f"Fine-tuning loss over {_checkpoints(runs)} ({model_title(model)}): median and interquartile band."
     )
     return figure(slug("fan", *model), caption, runs, draw_fan, bands)
 
 
-def draw_fan(bands: Mapping[str, np.ndarray]) -> Canvas:
+def draw_fan(bands: Mapping[str, Curve]) -> Canvas:
     with drawing(1, 1, 3.0) as (canvas, axes):
         axis = axes[0, 0]
-        for objective, (low, middle, high) in bands.items():
-            steps = np.arange(1, len(middle) + 1)
+        for objective, (steps, (low, middle, high)) in bands.items():
             axis.fill_between(steps, low, high, color=COLOURS[objective], alpha=0.2, linewidth=0)
             axis.plot(steps, middle, color=COLOURS[objective], label=NAMES[objective])
         axis.set(xlabel="fine-tuning step", ylabel="loss (nats/word)")

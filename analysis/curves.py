@@ -15,6 +15,7 @@ from analysis.comparison import pairs
 from analysis.convergence import measured_first, smoothed
 from analysis.drawing import (
     COLOURS,
+    FEW_POINTS,
     MARKERS,
     OTHER_COLOUR,
     QUIET,
@@ -228,7 +229,7 @@ def _tuned(runs: Sequence[FinetuneRun]) -> Tuned:
     curves = [smoothed(run.losses) for run in runs]
     reached = [measured_first(run, len(run.losses)).t90 for run in runs]
     marks = [(t90, curve[int(t90) - 1]) for t90, curve in zip(reached, curves, strict=True) if not np.isnan(t90)]  # fmt: skip
-    thin = [thinned(np.arange(1, len(curve) + 1), curve) for curve in curves]
+    thin = [thinned(np.arange(1, len(curve) + 1), curve, FEW_POINTS) for curve in curves]
     return Tuned(runs[0].objective, thin, np.reshape(marks, (-1, 2)))
 
 

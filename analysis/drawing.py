@@ -32,7 +32,8 @@ THEME |= {COLOURS["vanilla"]: "vanilla", COLOURS["maml"]: "maml", OTHER_COLOUR: 
 SHARES = matplotlib.colormaps["cividis"]
 DIVERGING = LinearSegmentedColormap.from_list("objectives", [COLOURS["vanilla"], "#f4f4f2", COLOURS["maml"]])
 MARKERS = {"vanilla": "s", "maml": "o"}
-MAX_POINTS = 240  # of a curve
+MOST_POINTS = 240  # of a curve
+FEW_POINTS = 120  # of one in a small panel
 MAX_NUMBERS = 400  # cells of a heat map that hold their number
 T = TypeVar("T")
 Point = tuple[float, float, float]
@@ -150,14 +151,10 @@ def lines(axis: Axes, curves: Sequence[Curve], objective: str) -> None:
     axis.plot(x, y, color=COLOURS.get(objective, OTHER_COLOUR), label=NAMES.get(objective, objective), alpha=0.9)  # fmt: skip
 
 
-def thinned(x: np.ndarray, y: np.ndarray) -> Curve:
-    """At most MAX_POINTS points, the first and the last among them."""
-    index = (
-        np.unique(np.linspace(0, len(x) - 1, min(len(x), MAX_POINTS)).astype(int))
-        if len(x)
-        else np.array([], int)
-    )
-    return x[index], y[index]
+def thinned(x: np.ndarray, y: np.ndarray, most: int = MOST_POINTS) -> Curve:
+    """At most so many points of a curve, or of several [curves, points]; the first and the last are among them."""
+    index = np.unique(np.linspace(0, len(x) - 1, min(len(x), most)).astype(int))
+    return x[index], y[..., index]
 
 
 def legend(axis: Axes) -> None:

@@ -1,4 +1,7 @@
-"""The entity spans of a whole set at once: where they stand among its words, and what became of every gold one."""
+"""The entity spans of whole sets at once: where they stand among all words, and what became of every gold one.
+
+The few operations on all sets of a run together take a third of the time that they take on each by itself.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import count
+from itertools import count, pairwise
 
 import numpy as np
 
@@ -17,6 +20,7 @@ FATES = ("correct", "wrong type", "wrong boundary", "missed")
 """of a gold span: predicted; the same words with another type; another span that shares a word with it; none"""
 LENGTHS = ("one word", "several words")
 COLUMNS = len(FATES) + 1  # of a tally: the spurious ones stand last
+CELLS = len(LENGTHS) * COLUMNS
 TYPES: defaultdict[str, int] = defaultdict(count().__next__)
 """a number for each entity type, as they come: another one in another process"""
 FIELDS = 3
@@ -75,8 +79,45 @@ def _touching(spans: Spans, others: Spans) -> tuple[np.ndarray, np.ndarray]:
     return place, found
 
 
-def tally(gold: Spans, fates: np.ndarray, predicted: Spans, spurious: np.ndarray) -> np.ndarray:
-    """Spans by length and fate, the spurious ones behind: [LENGTHS, COLUMNS]."""
-    true = np.bincount(gold.is_long * COLUMNS + fates, minlength=len(LENGTHS) * COLUMNS).reshape(-1, COLUMNS)
-    true[:, -1] = np.bincount(predicted.is_long[spurious], minlength=len(LENGTHS))
-    return true
+@dataclass(frozen=True, eq=False)
+class Matches:
+    """Of one set: the fate of each gold span; spans by length and fate, the spurious ones last, [LENGTHS, COLUMNS]; and
+    [sentences, (correct, predicted, gold)]."""
+
+    fates: np.ndarray
+    tally: np.ndarray
+    counts: np.ndarray
+
+
+class Gold:
+    """The gold spans of several sets, each [sentences] of spans and of lengths in words, as one text."""
+
+    def __init__(self, sets: Sequence[tuple[Sequence[Sequence[Span]], Sequence[int]]]) -> None:
+        sizes = [len(spans) for spans, _ in sets]
+        lengths = np.array([words for _, each in sets for words in each], dtype=int)
+        self._starts = np.concatenate([[0], np.cumsum(lengths)])
+        self._spans = Spans.of([packed(found) for spans, _ in sets for found in spans], self._starts)
+        self._set = np.repeat(np.arange(len(sets)), sizes)  # of each sentence
+        self._sentences = np.cumsum([0, *sizes])
+        self._cells = self._set[self._spans.sentence] * CELLS + self._spans.is_long * COLUMNS
+        self._bounds = np.searchsorted(self._spans.sentence, self._sentences)
+
+    def matches(self, predicted: Sequence[bytes]) -> list[Matches]:
+        """Of each set, given the predicted spans of all sentences (`packed`)."""
+        true, guessed = self._spans, Spans.of(predicted, self._starts)
+        fates, spurious = matched(true, guessed)
+        counts = np.empty((len(predicted), 3), dtype=np.int16)
+        for column, sentences in enumerate((true.sentence[fates == 0], guessed.sentence, true.sentence)):
+            counts[:, column] = np.bincount(sentences, minlength=len(counts))
+        cells = self._set[guessed.sentence] * CELLS + guessed.is_long * COLUMNS + len(FATES)
+        size = (len(self._bounds) - 1) * CELLS
+        tallies = np.bincount(self._cells + fates, minlength=size) + np.bincount(cells[spurious], minlength=size)  # fmt: skip
+        return [
+            Matches(fates[first:end], tally, counts[start:stop])
+            for (first, end), tally, (start, stop) in zip(
+                pairwise(self._bounds),
+                tallies.reshape(-1, len(LENGTHS), COLUMNS),
+                pairwise(self._sentences),
+                strict=True,
+            )
+        ]

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 import orjson
 
-from analysis.matching import packed
+from analysis.matching import Gold, packed
 from analysis.records import GoldSet
 from metapt.data.iob2 import spans
 from metapt.ner.scoring import Span, conlleval_spans
@@ -26,7 +26,7 @@ ANSWER = re.compile(rb', "predicted": (\[[^\]]*\]), "gold_logprob": (\[[^\]]*\]|
 HEAD_KEYS = {"id", "words", "gold"}
 MOST_TAGGINGS = 200_000  # that are kept; some hundred bytes each
 Spans = tuple[tuple[Span, ...], ...]
-Gold = tuple[GoldSet, Spans]
+Known = tuple[GoldSet, Spans]
 """a gold set, and its spans as conlleval finds them"""
 T = TypeVar("T")
 
@@ -58,8 +58,9 @@ class Pool:
     def __init__(self) -> None:
         self._found: dict[Any, Any] = {}
         self._parsed: dict[str, Any] = {}
-        self._gold: dict[tuple[str, tuple[bytes, ...]], Gold] = {}
-        self._last: dict[str, tuple[tuple[bytes, ...], Gold]] = {}
+        self._gold: dict[tuple[str, tuple[bytes, ...]], Known] = {}
+        self._last: dict[str, tuple[tuple[bytes, ...], Known]] = {}
+        self._together: dict[tuple[GoldSet, ...], Gold] = {}
         self._taggings: dict[bytes | tuple[str, ...], Tagging] = {}
 
     def same(self, value: T) -> T:
@@ -72,7 +73,7 @@ class Pool:
             self._parsed[text] = parse(text)
         return self._parsed[text]
 
-    def gold(self, name: str, lines: Sequence[Any]) -> Gold:
+    def gold(self, name: str, lines: Sequence[Any]) -> Known:
         """The gold set of lines with an id, words and gold tags."""
         taggings = [self.tagging(tuple(line["gold"])) for line in lines]
         parts = (
@@ -84,7 +85,7 @@ class Pool:
         found = self._found.get(parts) or self._found.setdefault(parts, GoldSet(*parts))
         return found, tuple(tagging.lax for tagging in taggings)
 
-    def gold_of_heads(self, name: str, heads: tuple[bytes, ...]) -> Gold:
+    def gold_of_heads(self, name: str, heads: tuple[bytes, ...]) -> Known:
         """The same of the beginnings of lines, up to the predictions."""
         known, found = self._last.get(name, (None, None))
         if known != heads:  # compared first: to look them up, all their bytes would be hashed
@@ -98,6 +99,12 @@ class Pool:
             found = self._gold[name, heads] = self.gold(name, lines)
         self._last[name] = heads, found
         return found
+
+    def together(self, golds: tuple[GoldSet, ...]) -> Gold:
+        """The gold spans of several sets as one text."""
+        if golds not in self._together:
+            self._together[golds] = Gold([(gold.spans, gold.lengths) for gold in golds])
+        return self._together[golds]
 
     def tagging(self, tags: tuple[str, ...]) -> Tagging:
         return self._tagging(tags, lambda: tags)

@@ -19,7 +19,8 @@ import numpy as np
 import orjson
 import yaml
 
-from analysis.predictions import Pool, json_lines, read_predictions
+from analysis.matching import Matches
+from analysis.predictions import Pool, Predictions, json_lines, read_predictions
 from analysis.records import (
     BASELINE,
     Columns,
@@ -151,9 +152,7 @@ def _columns(lines: Sequence[Mapping[str, Any]], fields: Sequence[str]) -> Colum
 def _read_finetuning(run: Run, result: dict[str, Any], pool: Pool) -> FinetuneRun:
     origin = result["origin"]
     setting = Setting(origin["model"], origin.get("label", ""), origin.get("step"), result["regime"], result["source"])  # fmt: skip
-    sets = {
-        sys.intern(name): _read_set(run, name, values, pool) for name, values in result.pop("sets").items()
-    }
+    sets = _read_sets(run, result.pop("sets"), pool)
     has_steps = origin.get("objective") != BASELINE
     losses = train_losses(run.metrics_file.read_bytes()) if has_steps else []
     return FinetuneRun(
@@ -170,22 +169,31 @@ def _read_finetuning(run: Run, result: dict[str, Any], pool: Pool) -> FinetuneRu
     )
 
 
-def _read_set(run: Run, name: str, values: Mapping[str, Any], pool: Pool) -> Evaluation:
-    """The predictions on one set, checked against the F1 of the result."""
+def _read_sets(run: Run, results: Mapping[str, Any], pool: Pool) -> dict[str, Evaluation]:
+    """What was predicted on each set, checked against the F1 of the result."""
+    read = {sys.intern(name): _predictions(run, name, pool) for name in results}
+    predicted = [tagging.packed for each in read.values() for tagging in each.taggings]
+    found = pool.together(tuple(each.gold for each in read.values())).matches(predicted)
+    return {name: _evaluation(name, each, matches, results[name]) for (name, each), matches in zip(read.items(), found, strict=True)}  # fmt: skip
+
+
+def _predictions(run: Run, name: str, pool: Pool) -> Predictions:
     path = run.predictions_dir / f"{name}.jsonl"
     if not path.is_file():
         raise ValueError(f"predictions/{path.name} is missing")
-    found = read_predictions(path, pool, is_target(name))
-    predicted = [tagging.packed for tagging in found.taggings]
+    return read_predictions(path, pool, is_target(name))
+
+
+def _evaluation(name: str, read: Predictions, found: Matches, result: Mapping[str, Any]) -> Evaluation:
     lax_f1 = None
-    if found.gold_lax != found.gold.spans or not all(tagging.is_valid for tagging in found.taggings):
-        lax = [tagging.lax for tagging in found.taggings]
-        lax_f1 = float(micro_f1(count(lax, found.gold_lax).sum(axis=0)))
-    per_type = {sys.intern(kind): figures["f1"] for kind, figures in values["per_type"].items()}
-    logprobs = list(chain.from_iterable(filter(None, found.logprobs)))
-    evaluation = Evaluation.of(found.gold, predicted, per_type, lax_f1, logprobs)
-    if abs(evaluation.f1 - values["f1"]) > F1_TOLERANCE:
-        raise ValueError(f"predictions/{path.name} give F1 {evaluation.f1:.4f}, result.json says {values['f1']:.4f}")  # fmt: skip
+    if read.gold_lax != read.gold.spans or not all(tagging.is_valid for tagging in read.taggings):
+        lax = [tagging.lax for tagging in read.taggings]
+        lax_f1 = float(micro_f1(count(lax, read.gold_lax).sum(axis=0)))
+    per_type = {sys.intern(kind): figures["f1"] for kind, figures in result["per_type"].items()}
+    logprobs = list(chain.from_iterable(filter(None, read.logprobs)))
+    evaluation = Evaluation.of(read.gold, found, per_type, lax_f1, logprobs)
+    if abs(evaluation.f1 - result["f1"]) > F1_TOLERANCE:
+        raise ValueError(f"predictions/{name}.jsonl give F1 {evaluation.f1:.4f}, result.json says {result['f1']:.4f}")  # fmt: skip
     return evaluation
 
 

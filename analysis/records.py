@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from analysis.matching import Spans, matched, packed, tally
+from analysis.matching import Matches
 from metapt.ner.resampling import micro_f1
 from metapt.ner.scoring import Span
 
@@ -61,16 +61,12 @@ class GoldSet:
         return np.concatenate([[0], np.cumsum(self.lengths, dtype=np.int64)])
 
     @cached_property
-    def located(self) -> Spans:
-        """The spans among all words of the set."""
-        return Spans.of([packed(found) for found in self.spans], self.starts)
-
-    @cached_property
     def in_span(self) -> np.ndarray:
         """Whether a word belongs to a gold span, [words]."""
         inside = np.zeros(self.starts[-1], dtype=bool)
-        for first, end in zip(self.located.first, self.located.end, strict=True):
-            inside[first:end] = True
+        for start, found in zip(self.starts, self.spans, strict=False):
+            for _, first, end in found:
+                inside[start + first : start + end] = True
         return inside
 
 
@@ -78,7 +74,8 @@ class GoldSet:
 class Evaluation:
     """What one run predicted on one set.
 
-    `fates` has the fate of each gold span, its place in FATES, and `tally` how many spans of each length have one (matching.py).
+    `fates` has the fate of each gold span, its place in FATES, and `tally` how many spans of each length have one
+    (matching.py).
     `counts` is [sentences, (correct, predicted, gold)], `totals` its sums; `f1` is strict micro-F1, 0 without any span.
     `per_type` is the F1 of each type. `logprobs` is [words], the natural logarithm of the probability of each word's gold
     tag, over all sentences in turn; empty for sets that are no target and taggers without probabilities.
@@ -98,32 +95,26 @@ class Evaluation:
     def of(
         cls,
         gold: GoldSet,
-        predicted: Sequence[bytes],
+        found: Matches,
         per_type: Mapping[str, float],
         conlleval_f1: float | None = None,
         logprobs: Sequence[float] = (),
     ) -> Evaluation:
-        """The predicted spans of each sentence (`packed`) held against the gold ones.
+        """Of what was found of the gold spans.
 
         Args:
             conlleval_f1: absent where conlleval finds the same spans.
         """
-        true, guessed = gold.located, Spans.of(predicted, gold.starts)
-        fates, spurious = matched(true, guessed)
-        counts = np.empty((len(predicted), 3), dtype=np.int16)
-        for column, sentences in enumerate((true.sentence[fates == 0], guessed.sentence, true.sentence)):
-            counts[:, column] = np.bincount(sentences, minlength=len(counts))
-        totals = counts.sum(axis=0)
+        totals = found.counts.sum(axis=0)
         f1 = float(micro_f1(totals))
-        lax = f1 if conlleval_f1 is None else conlleval_f1
         return cls(
             gold,
-            fates,
-            tally(true, fates, guessed, spurious),
-            counts,
+            found.fates,
+            found.tally,
+            found.counts,
             tuple(totals.tolist()),
             f1,
-            lax,
+            f1 if conlleval_f1 is None else conlleval_f1,
             per_type,
             np.array(logprobs, dtype=np.float32),
         )

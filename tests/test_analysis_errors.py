@@ -13,7 +13,7 @@ from seqeval.metrics import f1_score
 from seqeval.scheme import IOB2, Entities
 
 from analysis.errors import tally
-from analysis.matching import FATES, LENGTHS, packed
+from analysis.matching import FATES, LENGTHS, Gold, packed
 from analysis.records import Evaluation, GoldSet
 from metapt.data.iob2 import spans
 from metapt.ner.resampling import micro_f1
@@ -72,7 +72,8 @@ def evaluated(gold: Spans, predicted: Spans, words: Sequence[int]) -> Evaluation
     """Predictions for sentences of so many words."""
     ids = tuple(str(index) for index in range(len(gold)))
     golden = GoldSet("x", ids, tuple(("w",) * count for count in words), tuple(map(tuple, gold)))
-    found = Evaluation.of(golden, list(map(packed, predicted)), {})
+    [matches] = Gold([(gold, words)]).matches(list(map(packed, predicted)))
+    found = Evaluation.of(golden, matches, {})
     assert (found.counts == count(predicted, gold)).all()
     return found
 
@@ -92,3 +93,14 @@ def test_sentences_are_tallied_as_each_by_itself(pairs: list[tuple[list[str], li
     words = [len(tags) for tags, _ in pairs]
     evaluation = evaluated(gold, predicted, words)
     assert tally([evaluation, evaluation]) == expected_tally(gold * 2, predicted * 2)
+
+
+@given(st.lists(sentence_pairs, min_size=1, max_size=4))
+def test_sets_are_matched_together_as_each_by_itself(sets: list[list[tuple[list[str], list[str]]]]) -> None:
+    gold = [([tuple(spans(true)) for true, _ in pairs], [len(true) for true, _ in pairs]) for pairs in sets]
+    predicted = [[packed(spans(guessed)) for _, guessed in pairs] for pairs in sets]
+    together = Gold(gold).matches(list(itertools.chain(*predicted)))
+    for one, found, guessed in zip(gold, together, predicted, strict=True):
+        [alone] = Gold([one]).matches(guessed)
+        for field in ("fates", "tally", "counts"):
+            np.testing.assert_array_equal(getattr(found, field), getattr(alone, field))

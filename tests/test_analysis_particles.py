@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from analysis.matching import packed
+from analysis.matching import Gold, packed
 from analysis.particles import person_recall, rule_f1, rule_spans
 from analysis.records import Evaluation, GoldSet
 from metapt.data.iob2 import spans
@@ -18,6 +18,12 @@ def gold_set(*sentences: tuple[str, str]) -> GoldSet:
     words = tuple(tuple(text.split()) for text, _ in sentences)
     found = tuple(tuple(spans(tags.split())) for _, tags in sentences)
     return GoldSet("x", tuple(str(index) for index in range(len(sentences))), words, found)
+
+
+def evaluated(gold: GoldSet, predicted: list[bytes]) -> Evaluation:
+    """Of the predicted spans of each sentence."""
+    [matches] = Gold([(gold.spans, gold.lengths)]).matches(predicted)
+    return Evaluation.of(gold, matches, {})
 
 
 HAND = gold_set(
@@ -53,8 +59,7 @@ def test_persons_after_a_particle_and_elsewhere() -> None:
         spans(tags.split())
         for tags in ("O O B-PER O O O O", "O O O O B-LOC O", "O O O O O O", "B-PER", "O B-PER")
     ]
-    evaluation = Evaluation.of(HAND, list(map(packed, predicted)), {})
-    assert person_recall(evaluation) == {True: (1, 3), False: (1, 2)}
+    assert person_recall(evaluated(HAND, list(map(packed, predicted)))) == {True: (1, 3), False: (1, 2)}
 
 
 @pytest.mark.real_data
@@ -78,5 +83,5 @@ def test_published_figures(name: str, f1: float, after: int, total: int) -> None
     )
     assert rule_f1(found) == pytest.approx(f1, abs=5e-4)
     nothing = [b""] * len(found.ids)
-    silent = person_recall(Evaluation.of(found, nothing, {}))
+    silent = person_recall(evaluated(found, nothing))
     assert {side: gold for side, (_, gold) in silent.items()} == {True: after, False: total - after}
