@@ -206,10 +206,10 @@ class Table:
         return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
     def to_latex(self, notice: str = "") -> str:
-        """A `tabular` for the package booktabs of the rows that the page shows, every cell escaped; title, note and notice are comments."""
-        table = self._for_page()._for_reading()
+        """A `tabular` for the package booktabs, every cell escaped; title, note and notice are comments."""
+        table = self._for_reading()
         numeric = [table.is_numeric(index) for index in range(len(table.columns))]
-        comments = [line for line in (notice, self.title, self.about, self.cut) if line]
+        comments = [line for line in (notice, self.title, self.about) if line]
         lines = [f"% {' '.join(line.split())}" for line in comments]
         lines += [rf"\begin{{tabular}}{{{''.join('r' if right else 'l' for right in numeric)}}}", r"\toprule"]
         lines += [_latex_row([column.head for column in table.columns]), r"\midrule"]
