@@ -16,6 +16,7 @@ from forks import Forks
 
 if TYPE_CHECKING:
     from metapt.data.corpus import Corpus
+    from metapt.runs import Run
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -132,3 +133,40 @@ def _run(words: Sequence[str], **kwargs: object) -> subprocess.CompletedProcess:
     return subprocess.run(
         command, cwd=REPO, capture_output=True, text=True, timeout=600, check=False, **kwargs
     )
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a small decoder (`model`) and a collection (`uner`), for fine-tuning."""
+    from ner_world import write_checkpoint, write_collection
+
+    folder = tmp_path_factory.mktemp("world")
+    write_checkpoint(folder / "model")
+    write_collection(folder / "uner")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def head_run(world: Path) -> Run:
+    """Six epochs, head-only."""
+    from tuned import tune
+
+    return tune(world, world / "head", "ner.max_epochs=6")
+
+
+@pytest.fixture(scope="session")
+def full_run(world: Path) -> Run:
+    """Six epochs of the whole model."""
+    from tuned import tune
+
+    return tune(world, world / "full", "regime=full", "ner.lr=0.005", "ner.max_epochs=6")
+
+
+@pytest.fixture
+def fresh_accelerate() -> Iterator[None]:
+    """accelerate keeps the precision of a process' first Accelerator for all later ones."""
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)

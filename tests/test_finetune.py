@@ -1,106 +1,27 @@
-"""Fine-tuning as a whole on a small decoder: it learns, stops, resumes to the same weights, and refuses mistakes."""
+"""Fine-tuning as a whole on a small decoder: it learns, stops early, tells what it did, and refuses mistakes."""
 
 from __future__ import annotations
 
 import json
 import shutil
-import signal
-from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from conftest import run_module
-from ner_world import labelled, write_checkpoint, write_collection
+from ner_world import write_checkpoint
 from safetensors.torch import load_file
+from tuned import assert_same, outcome, tune, words
 
-from metapt import commandline
-from metapt.data.iob2 import write_iob2
-from metapt.errors import Interrupted, UserError
-from metapt.models.tagger import Tagger, load_base
+from metapt.errors import UserError
+from metapt.models.tagger import load_base
 from metapt.ner import tuning as tuning_module
 from metapt.ner.features import EncodedSet, word_vectors
-from metapt.ner.finetune import finetune
 from metapt.ner.folder import load_tagger
-from metapt.ner.lora import merged, with_adapters
 from metapt.ner.tuning import Tuning
 from metapt.runs import Run
-from metapt.training.interruption import StopRequest
-
-FAST = ("ner.batch_size=8", "ner.lr=0.02", "ner.patience=9")
-
-
-class Killed(Exception):
-    """Stands for a process that dies on the spot."""
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a model (`model`) and a collection (`uner`)."""
-    folder = tmp_path_factory.mktemp("world")
-    write_checkpoint(folder / "model")
-    write_collection(folder / "uner")
-    return folder
-
-
-def words(world: Path, run_dir: Path, *more: str) -> list[str]:
-    return [
-        f"checkpoint={world / 'model'}",
-        "source=aa_one",
-        f"data.uner_dir={world / 'uner'}",
-        f"run_dir={run_dir}",
-        *FAST,
-        *more,
-    ]
-
-
-def tune(world: Path, run_dir: Path, *more: str, stop: StopRequest | None = None) -> Run:
-    stop = StopRequest() if stop is None else stop
-    finetune(commandline.load("finetune", words(world, run_dir, *more)), stop)
-    return Run(run_dir)
-
-
-def die_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
-    """The process dies when it asks for one step more than `steps`."""
-    real = Tuning._step
-
-    def step(self: Tuning, chosen: np.ndarray) -> tuple[float, bool]:
-        if self.state.step == steps:
-            raise Killed
-        return real(self, chosen)
-
-    monkeypatch.setattr(Tuning, "_step", step)
-
-
-def outcome(run: Run) -> tuple[dict[str, Any], list[dict[str, Any]], dict[str, torch.Tensor]]:
-    """Result, metrics and weights of a run, without the clock."""
-    result = {name: value for name, value in run.result().items() if name != "seconds_total"}
-    metrics = [
-        {name: value for name, value in line.items() if name != "seconds_total"} for line in run.metrics()
-    ]
-    return result, metrics, load_tagger(run.tagger_dir)[0].state_dict()
-
-
-def assert_same(one: Run, other: Run) -> None:
-    (result, metrics, weights), (other_result, other_metrics, other_weights) = outcome(one), outcome(other)
-    assert result == other_result
-    assert metrics == other_metrics
-    assert weights.keys() == other_weights.keys()
-    assert all(torch.equal(weights[name], other_weights[name]) for name in weights)
-
-
-@pytest.fixture(scope="module")
-def head_run(world: Path) -> Run:
-    return tune(world, world / "head", "ner.max_epochs=6")
-
-
-@pytest.fixture(scope="module")
-def full_run(world: Path) -> Run:
-    return tune(world, world / "full", "regime=full", "ner.lr=0.005", "ner.max_epochs=6")
 
 
 def test_full_tuning_learns_the_sentences(full_run: Run) -> None:
@@ -121,63 +42,6 @@ def test_head_only_learns_and_leaves_the_decoder_alone(world: Path, tmp_path: Pa
     )
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
-
-
-LORA = ("regime=lora", "ner.lora_rank=2", "ner.lr=0.02", "ner.max_epochs=4")
-
-
-@pytest.fixture(scope="module")
-def lora_run(world: Path) -> Run:
-    return tune(world, world / "lora", *LORA)
-
-
-def test_lora_learns_low_rank_changes_and_saves_an_ordinary_decoder(world: Path, lora_run: Run) -> None:
-    losses = [line["loss_nats"] for line in lora_run.metrics() if line["kind"] == "train"]
-    assert losses[-1] < losses[0] / 3
-    before = load_base(world / "model").state_dict()
-    after = load_tagger(lora_run.tagger_dir)[0].decoder.state_dict()
-    assert before.keys() == after.keys()
-    for name, value in before.items():
-        rank = int(torch.linalg.matrix_rank(after[name] - value, atol=1e-4)) if value.ndim == 2 else 0
-        assert rank == (2 if "proj" in name else 0), name
-        assert torch.equal(after[name], value) == ("proj" not in name)
-
-
-def test_lora_resumes_to_the_same_weights(
-    world: Path, lora_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with monkeypatch.context() as patch:
-        die_after(patch, 8)
-        with pytest.raises(Killed):
-            tune(world, tmp_path / "run", *LORA)
-    (checkpoint,) = [folder for _, folder in Run(tmp_path / "run").checkpoints()]
-    kept = load_file(checkpoint / "engine" / "weights.safetensors")
-    assert all("lora_" in name or name.startswith("layer.") for name in kept)
-    assert_same(tune(world, tmp_path / "run", *LORA), lora_run)
-
-
-def test_merged_adapters_give_the_same_vectors(world: Path) -> None:
-    base, pieces = load_base(world / "model"), torch.arange(40).reshape(2, 20)
-    decoder = with_adapters(load_base(world / "model"), 3, 6.0, seed=0)
-    with torch.no_grad():
-        untouched = decoder(input_ids=pieces).last_hidden_state
-        torch.testing.assert_close(untouched, base(input_ids=pieces).last_hidden_state)
-        for name, value in decoder.named_parameters():
-            if "lora_B" in name:
-                value.normal_(std=0.1)
-        tuned = decoder(input_ids=pieces).last_hidden_state
-        assert not torch.allclose(tuned, untouched, atol=1e-2)
-        torch.testing.assert_close(
-            merged(decoder)(input_ids=pieces).last_hidden_state, tuned, rtol=1e-4, atol=1e-4
-        )
-
-
-def test_lora_without_peft_is_a_mistake_told(
-    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("metapt.ner.lora.find_spec", lambda _: None)
-    with pytest.raises(UserError, match="peft"):
-        tune(world, tmp_path / "run", *LORA)
 
 
 def test_full_tuning_changes_the_decoder(world: Path, full_run: Run) -> None:
@@ -282,174 +146,6 @@ def test_frozen_features_give_the_same_steps_as_recomputing(
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
 
-@pytest.mark.parametrize(
-    ("regime", "steps"), [("head", 12), ("head", 15), ("full", 6), ("full", 8), ("full", 3)]
-)
-def test_killed_and_resumed_is_as_uninterrupted(
-    world: Path,
-    head_run: Run,
-    full_run: Run,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    regime: str,
-    steps: int,
-) -> None:
-    """Killed where an epoch ends (6 steps each), in the middle of one, and before the first checkpoint."""
-    more = ("ner.max_epochs=6", f"regime={regime}", *(["ner.lr=0.005"] if regime == "full" else []))
-    with monkeypatch.context() as patch:
-        die_after(patch, steps)
-        with pytest.raises(Killed):
-            tune(world, tmp_path / "run", *more)
-    assert [step for step, _ in Run(tmp_path / "run").checkpoints()] == [steps // 6 * 6][: steps // 6]
-    assert_same(tune(world, tmp_path / "run", *more), head_run if regime == "head" else full_run)
-
-
-def stop_at(monkeypatch: pytest.MonkeyPatch, name: str) -> StopRequest:
-    """A request to stop that comes when `name` is called in the module of the loop."""
-    stop, real = StopRequest(), getattr(tuning_module, name)
-
-    def told(*args: Any, **kwargs: Any) -> Any:
-        stop._remember(signal.SIGTERM, None)
-        return real(*args, **kwargs)
-
-    monkeypatch.setattr(tuning_module, name, told)
-    return stop
-
-
-def test_a_signal_saves_in_the_middle_of_an_epoch(
-    world: Path, head_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for step in (1, 2):
-        with monkeypatch.context() as patch:
-            stop = stop_at(patch, "epoch_batches")
-            with pytest.raises(Interrupted, match=f"step {step}"):
-                tune(world, tmp_path / "run", "ner.max_epochs=6", stop=stop)
-        assert [done for done, _ in Run(tmp_path / "run").checkpoints()] == [step]
-    assert_same(tune(world, tmp_path / "run", "ner.max_epochs=6"), head_run)
-
-
-def test_a_signal_ends_the_computing_of_frozen_features(
-    world: Path, head_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    more = ("ner.max_epochs=6", f"ner.cache_dir={tmp_path / 'cache'}")
-    with monkeypatch.context() as patch:
-        stop = stop_at(patch, "word_vectors")
-        with pytest.raises(Interrupted, match="word vectors"):
-            tune(world, tmp_path / "run", *more, stop=stop)
-    assert not list((tmp_path / "cache").glob("*/"))
-    assert_same(tune(world, tmp_path / "run", *more), head_run)
-
-
-def count_calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The number of words of each set whose vectors are computed from now on."""
-    counts: list[int] = []
-
-    def counted(tagger: Tagger, encoded: EncodedSet, *more: Any) -> torch.Tensor:
-        counts.append(len(encoded.tags))
-        return word_vectors(tagger, encoded, *more)
-
-    monkeypatch.setattr(tuning_module, "word_vectors", counted)
-    return counts
-
-
-def test_a_cache_changes_no_bit_and_saves_the_decoder(
-    world: Path, head_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Of the train, dev and two test sets each is computed once: not for another seed, rate or head, nor after a kill."""
-    counts = count_calls(monkeypatch)
-    cached = ("ner.max_epochs=6", f"ner.cache_dir={tmp_path / 'cache'}")
-    with monkeypatch.context() as patch:
-        die_after(patch, 8)
-        with pytest.raises(Killed):
-            tune(world, tmp_path / "first", *cached)
-    assert_same(tune(world, tmp_path / "first", *cached), head_run)
-    assert len(counts) == 4
-    assert_same(tune(world, tmp_path / "second", *cached), head_run)
-    tune(world, tmp_path / "third", *cached, "train.seed=1", "ner.lr=0.01", "ner.head=softmax")
-    assert len(counts) == 4
-    plain = tune(world, tmp_path / "plain", "ner.max_epochs=1", "data.max_train_sentences=20")
-    few = tune(world, tmp_path / "few", *cached, "ner.max_epochs=1", "data.max_train_sentences=20")
-    assert_same(few, plain)
-    assert len(counts) == 4 + 4 + 1
-
-
-def test_mixed_sources_share_the_vectors_of_their_sets(
-    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    shutil.copytree(world / "uner", tmp_path / "uner")
-    for split, count, seed in (("train", 30, 8), ("dev", 11, 9)):
-        write_iob2(tmp_path / "uner" / "bb_two" / f"{split}.iob2", labelled(count, seed))
-    counts = count_calls(monkeypatch)
-    more = ("ner.max_epochs=2", f"data.uner_dir={tmp_path / 'uner'}", f"ner.cache_dir={tmp_path / 'cache'}")
-    mixed = tune(world, tmp_path / "mixed", *more, "source=bb_two+aa_one")
-    assert mixed.result()["train_sentences"] == 78
-    assert len(counts) == 6
-    for source in ("aa_one", "bb_two", "all"):
-        tune(world, tmp_path / source, *more, f"source={source}")
-    assert len(counts) == 6
-    again = tune(world, tmp_path / "again", *more, "source=bb_two+aa_one", "ner.cache_dir=null")
-    assert_same(again, mixed)
-
-
-@pytest.mark.usefixtures("fresh_accelerate")
-def test_cached_vectors_are_never_stale(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever the vectors depend on is part of the key; what only the tag layer depends on is not."""
-    cached = ("ner.max_epochs=1", f"ner.cache_dir={tmp_path / 'cache'}", "data.eval_sets=[bb_two]")
-    tune(world, tmp_path / "first", *cached)
-    other, config = tmp_path / "other", tmp_path / "config"
-    write_checkpoint(other, seed=9)
-    shutil.copytree(world / "model", config)
-    settings = json.loads((config / "config.json").read_text())
-    (config / "config.json").write_text(json.dumps({**settings, "rms_norm_eps": 0.01}))
-    shutil.copytree(world / "uner", tmp_path / "uner")
-    file = tmp_path / "uner" / "bb_two" / "test.iob2"
-    file.write_text(file.read_text(encoding="utf-8").replace("\t.\t", "\t!\t"), encoding="utf-8")
-    changes = {f"checkpoint={other}": 3, f"checkpoint={config}": 3, f"data.uner_dir={tmp_path / 'uner'}": 1}
-    changes |= {"ner.piece=mean": 3, "ner.prefix_space=false": 3, "ner.eval_batch_size=3": 3}
-    changes |= {"ner.max_len=8": 3, "ner.precision=bf16": 3}
-    for number, (change, expected) in enumerate(changes.items()):
-        AcceleratorState._reset_state(reset_partial_state=True)
-        with monkeypatch.context() as patch:
-            counts = count_calls(patch)
-            run = tune(world, tmp_path / f"cached{number}", *cached, change)
-            assert len(counts) == expected, change
-            assert_same(tune(world, tmp_path / f"plain{number}", *cached, change, "ner.cache_dir=null"), run)
-
-
-def test_killed_while_evaluating_trains_nothing_again(
-    world: Path, head_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with monkeypatch.context() as patch:
-
-        def die(*_: object) -> None:
-            raise Killed
-
-        patch.setattr(tuning_module, "write_predictions", die)
-        with pytest.raises(Killed):
-            tune(world, tmp_path / "run", "ner.max_epochs=6")
-    assert not Run(tmp_path / "run").is_done
-    die_after(monkeypatch, 36)
-    assert_same(tune(world, tmp_path / "run", "ner.max_epochs=6"), head_run)
-
-
-def test_a_damaged_checkpoint_is_passed_over(
-    world: Path,
-    head_run: Run,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    with monkeypatch.context() as patch:
-        die_after(patch, 7)
-        with pytest.raises(Killed):
-            tune(world, tmp_path / "run", "ner.max_epochs=6")
-    (checkpoint,) = [folder for _, folder in Run(tmp_path / "run").checkpoints()]
-    weights = checkpoint / "engine" / "weights.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-4] + b"\0\0\0\1")
-    assert_same(tune(world, tmp_path / "run", "ner.max_epochs=6"), head_run)
-    assert "damaged" in capsys.readouterr().err
-
-
 def test_the_seed_decides_everything(world: Path, head_run: Run, tmp_path: Path) -> None:
     assert_same(tune(world, tmp_path / "same", "ner.max_epochs=6"), head_run)
     other = tune(world, tmp_path / "other", "ner.max_epochs=6", "train.seed=1")
@@ -538,14 +234,6 @@ def test_tuned_on_one_collection_and_evaluated_on_described_corpora_too(
     assert "news test has no entity" not in told
     with pytest.raises(UserError, match=r"data\.corpora: 1 mistake"):
         tune(world, tmp_path / "wrong", "data.corpora=[cebuano]")
-
-
-@pytest.fixture
-def fresh_accelerate() -> Iterator[None]:
-    """accelerate keeps the precision of a process' first Accelerator for all later ones."""
-    AcceleratorState._reset_state(reset_partial_state=True)
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.mark.usefixtures("fresh_accelerate")

@@ -1,0 +1,107 @@
+"""Fine-tuning that is killed or told to stop: resumed, it ends with the same weights."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tuned import Killed, assert_same, die_after, tune
+
+from metapt.errors import Interrupted
+from metapt.ner import tuning as tuning_module
+from metapt.runs import Run
+from metapt.training.interruption import StopRequest
+
+
+@pytest.mark.parametrize(
+    ("regime", "steps"), [("head", 12), ("head", 15), ("full", 6), ("full", 8), ("full", 3)]
+)
+def test_killed_and_resumed_is_as_uninterrupted(
+    world: Path,
+    head_run: Run,
+    full_run: Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    regime: str,
+    steps: int,
+) -> None:
+    """Killed where an epoch ends (6 steps each), in the middle of one, and before the first checkpoint."""
+    more = ("ner.max_epochs=6", f"regime={regime}", *(["ner.lr=0.005"] if regime == "full" else []))
+    with monkeypatch.context() as patch:
+        die_after(patch, steps)
+        with pytest.raises(Killed):
+            tune(world, tmp_path / "run", *more)
+    assert [step for step, _ in Run(tmp_path / "run").checkpoints()] == [steps // 6 * 6][: steps // 6]
+    assert_same(tune(world, tmp_path / "run", *more), head_run if regime == "head" else full_run)
+
+
+def stop_at(monkeypatch: pytest.MonkeyPatch, name: str) -> StopRequest:
+    """A request to stop that comes when `name` is called in the module of the loop."""
+    stop, real = StopRequest(), getattr(tuning_module, name)
+
+    def told(*args: Any, **kwargs: Any) -> Any:
+        stop._remember(signal.SIGTERM, None)
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(tuning_module, name, told)
+    return stop
+
+
+def test_a_signal_saves_in_the_middle_of_an_epoch(
+    world: Path, head_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for step in (1, 2):
+        with monkeypatch.context() as patch:
+            stop = stop_at(patch, "epoch_batches")
+            with pytest.raises(Interrupted, match=f"step {step}"):
+                tune(world, tmp_path / "run", "ner.max_epochs=6", stop=stop)
+        assert [done for done, _ in Run(tmp_path / "run").checkpoints()] == [step]
+    assert_same(tune(world, tmp_path / "run", "ner.max_epochs=6"), head_run)
+
+
+def test_a_signal_ends_the_computing_of_frozen_features(
+    world: Path, head_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    more = ("ner.max_epochs=6", f"ner.cache_dir={tmp_path / 'cache'}")
+    with monkeypatch.context() as patch:
+        stop = stop_at(patch, "word_vectors")
+        with pytest.raises(Interrupted, match="word vectors"):
+            tune(world, tmp_path / "run", *more, stop=stop)
+    assert not list((tmp_path / "cache").glob("*/"))
+    assert_same(tune(world, tmp_path / "run", *more), head_run)
+
+
+def test_killed_while_evaluating_trains_nothing_again(
+    world: Path, head_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+
+        def die(*_: object) -> None:
+            raise Killed
+
+        patch.setattr(tuning_module, "write_predictions", die)
+        with pytest.raises(Killed):
+            tune(world, tmp_path / "run", "ner.max_epochs=6")
+    assert not Run(tmp_path / "run").is_done
+    die_after(monkeypatch, 36)
+    assert_same(tune(world, tmp_path / "run", "ner.max_epochs=6"), head_run)
+
+
+def test_a_damaged_checkpoint_is_passed_over(
+    world: Path,
+    head_run: Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with monkeypatch.context() as patch:
+        die_after(patch, 7)
+        with pytest.raises(Killed):
+            tune(world, tmp_path / "run", "ner.max_epochs=6")
+    (checkpoint,) = [folder for _, folder in Run(tmp_path / "run").checkpoints()]
+    weights = checkpoint / "engine" / "weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4] + b"\0\0\0\1")
+    assert_same(tune(world, tmp_path / "run", "ner.max_epochs=6"), head_run)
+    assert "damaged" in capsys.readouterr().err
