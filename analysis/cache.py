@@ -18,7 +18,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from analysis import matching, predictions, reading, records
+from analysis import forms, matching, predictions, reading, records
 from analysis.predictions import Pool
 from analysis.reading import Record, read, stamp
 from analysis.records import GoldSet
@@ -28,12 +28,13 @@ from metapt.ner import scoring
 Part = tuple[list[tuple[str, bytes]], dict[str, tuple[Any, ...]]]
 PART = 100  # folders that a process reads at a time
 # a record is a function of the run's files and of these
-MADE_BY = (reading, predictions, matching, records, iob2, scoring)
+MADE_BY = (reading, forms, predictions, matching, records, iob2, scoring)
 ADMITTED = {("numpy", "ndarray"), ("numpy", "dtype")}
 ADMITTED |= {(f"numpy.{core}.multiarray", "_reconstruct") for core in ("core", "_core")}
 ADMITTED |= {(f"numpy.{core}.numeric", "_frombuffer") for core in ("core", "_core")}
 ADMITTED |= {("pathlib", "PosixPath"), ("pathlib", "WindowsPath"), ("pathlib._local", "PosixPath")}
-ADMITTED |= {("analysis.records", name) for name in ("Setting", "Evaluation", "PretrainRun", "FinetuneRun", "LeftOut")}  # fmt: skip
+ADMITTED |= {("analysis.forms", name) for name in ("Origin", "PretrainOrigin", "PretrainResult", "BaselineResult", "TunedResult", "EffectiveRanks", "Dynamics")}  # fmt: skip
+ADMITTED |= {("analysis.records", name) for name in ("Setting", "Made", "Evaluation", "PretrainRun", "FinetuneRun", "LeftOut")}  # fmt: skip
 
 
 class Cache:

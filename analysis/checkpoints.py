@@ -166,7 +166,7 @@ def finals(model: Model, runs: Sequence[FinetuneRun], sets: Sequence[str]) -> Fi
     """Final loss, and F1 on the development set and on each target set, by checkpoint."""
     values: dict[str, Callable[[FinetuneRun], float]] = {
         "final loss (nats/word)": lambda run: float(smoothed(run.losses)[-1]) if len(run.losses) else np.nan,
-        "dev F1": lambda run: run.result["dev_f1"],
+        "dev F1": lambda run: np.nan if run.result.dev_f1 is None else run.result.dev_f1,
     }
     values |= {f"{name} F1": lambda run, name=name: run.sets[name].f1 for name in sets}  # type: ignore[misc]
     panels = {head: [_curve(chosen, value, objective) for objective, chosen in _by_objective(runs).items()] for head, value in values.items()}  # fmt: skip

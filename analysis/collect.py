@@ -21,10 +21,6 @@ CACHE_FILE = ".runs.sqlite"
 NOT_PLANNED = "superseded, or of another selection of the grid"
 
 
-def _source_sets(run: FinetuneRun) -> Sequence[str]:
-    return run.result.get("source_sets", run.setting.source.split("+"))
-
-
 @dataclass(frozen=True, eq=False)
 class Collection:
     roots: Sequence[Path]
@@ -35,8 +31,8 @@ class Collection:
     @property
     def generated(self) -> bool:
         """Whether any run was trained or tuned on generated text."""
-        results = [run.result for run in self.pretraining] + [run.result for run in self.finetuning]
-        return any(result.get("generated_data") for result in results)
+        runs: list[PretrainRun | FinetuneRun] = [*self.pretraining, *self.finetuning]
+        return any(run.result.generated_data for run in runs)
 
     def set_names(self) -> list[str]:
         """The evaluation sets, target languages first, then by name."""
@@ -67,7 +63,7 @@ class Collection:
 
     @cached_property
     def _sources(self) -> set[str]:
-        return {name for run in self.finetuning for name in _source_sets(run)}
+        return {name for run in self.finetuning for name in run.result.sources}
 
     def holder(self, gold: GoldSet) -> FinetuneRun:
         """A run whose predictions hold these sentences."""

@@ -123,7 +123,7 @@ def runs_table(collection: Collection) -> Table:
         found = [measured_first(run, len(run.losses)) for run in group.runs]
         cells: list[Cell] = [*group.cells]
         cells += [
-            float(np.mean([run.result[key] for run in group.runs]))
+            float(np.mean([getattr(run.result, key) for run in group.runs]))
             for key in ("steps", "best_step", "dev_f1")
         ]
         cells += [_mean([getattr(item, part) for item in found]) for part in ("t90", "area", "slope")]

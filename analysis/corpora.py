@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from analysis.provenance import runs_of
-from analysis.records import Setting
 from analysis.study import Section, Study, untuned
 from analysis.tables import RUNS, Cell, Column, Table
 from metapt.data.iob2 import TYPES, read_iob2, spans
@@ -30,7 +28,7 @@ def section(study: Study) -> Section:
         for name in collection.set_names()
         for gold in collection.gold_sets(name)
     ]
-    sources = {part for run in collection.finetuning for part in _parts(run.result, run.setting)}
+    sources = {part for run in collection.finetuning for part in run.result.sources}
     training = _training(study.uner, sorted(sources)) if study.uner else {}
     rows += [[*_row(name, "train", found), None] for name, found in training.items()]
     text = untuned(study)
@@ -42,10 +40,6 @@ def section(study: Study) -> Section:
     note = "Evaluated: read from the predictions of the run that is named; train: from the folder that --uner names."
     tables = [Table("data", "Labelled data", [*columns, RUNS], rows, note), _unknown_words(study, training)]
     return Section("data", "Data", text, tables=tables)
-
-
-def _parts(result: Mapping[str, Any], setting: Setting) -> Iterable[str]:
-    return result.get("source_sets", setting.source.split("+"))
 
 
 def _training(folder: Path, names: Sequence[str]) -> dict[str, list[Labelled]]:

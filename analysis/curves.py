@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,17 +32,16 @@ from analysis.drawing import (
     thinned,
     title,
 )
-from analysis.dynamics import BUDGETS, FEED_FORWARD, edges, heldout, language_model_loss
+from analysis.dynamics import ATTENTION, BUDGETS, FEED_FORWARD, edges, heldout, language_model_loss
+from analysis.forms import Dynamics
 from analysis.records import FinetuneRun, PretrainRun, Setting
 
 ENDS = {"start": ":", "end": "-"}
-MEASURED = {
-    "effective rank, attention": lambda item: np.mean([item["effective_rank"][kind] for kind in "qkvo"]),
-    "effective rank, feed-forward": lambda item: np.mean(
-        [item["effective_rank"][kind] for kind in FEED_FORWARD]
-    ),
-    "attention entropy": lambda item: np.mean(item["attention_entropy_share"]),
-    "probe accuracy": lambda item: (item.get("probe_query_accuracy") or [None])[-1],
+MEASURED: dict[str, Callable[[Dynamics], float | None]] = {
+    "effective rank, attention": lambda item: item.rank(ATTENTION),
+    "effective rank, feed-forward": lambda item: item.rank(FEED_FORWARD),
+    "attention entropy": lambda item: item.entropy,
+    "probe accuracy": lambda item: item.adapted("query"),
 }
 
 
@@ -185,7 +184,7 @@ def dynamics(collection: Collection) -> list[Figure]:
 
 def _measured(run: PretrainRun, head: str) -> Curve:
     """One of MEASURED by update, where it was measured."""
-    points = [(item["step"], value) for item in run.dynamics if (value := MEASURED[head](item)) is not None]
+    points = [(item.step, value) for item in run.dynamics if (value := MEASURED[head](item)) is not None]
     steps, values = np.array(points, dtype=np.float64).reshape(-1, 2).T
     return thinned(steps, values)
 

@@ -11,6 +11,7 @@ from analysis.tables import RUNS, Cell, Column, Table
 
 BUDGETS = {"updates": "step", "tokens": "tokens_total", "FLOPs": "flops_total", "seconds": "seconds_total"}
 EDGE_SHARE = 0.10
+ATTENTION = ("q", "k", "v", "o")
 FEED_FORWARD = ("gate", "up", "down")
 
 DEFINITION = (
@@ -122,12 +123,9 @@ def measurements_table(collection: Collection) -> Table:
     for run in collection.pretraining:
         lines = run.dynamics
         for line in (lines[0], lines[-1]) if lines else ():
-            ranks = line["effective_rank"]
-            cells: list[Cell] = [run.scale, run.label, run.objective, run.seed, line["step"]]
-            cells += [float(np.mean([ranks[kind] for kind in kinds])) for kinds in ("qkvo", FEED_FORWARD)]
-            cells.append(float(np.mean(line["attention_entropy_share"])))
-            probes = (line.get(f"probe_{side}_accuracy") for side in ("support", "query"))
-            rows.append([*cells, *(probe[-1] if probe else None for probe in probes), runs_of(run)])
+            cells: list[Cell] = [run.scale, run.label, run.objective, run.seed, line.step]
+            cells += [line.rank(ATTENTION), line.rank(FEED_FORWARD), line.entropy]
+            rows.append([*cells, line.adapted("support"), line.adapted("query"), runs_of(run)])
     note = (
         "Means over blocks, heads and kinds of matrix. The proportional effective rank is 1 where all directions count alike; "
         "the entropy is a share of that of uniform attention; the probe is one episode, never trained on, after adaptation."

@@ -11,6 +11,7 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,15 @@ import numpy as np
 import orjson
 import yaml
 
+from analysis.forms import (
+    BaselineResult,
+    Dynamics,
+    Origin,
+    PretrainResult,
+    SetResult,
+    TunedResult,
+    checked,
+)
 from analysis.matching import Matches
 from analysis.predictions import Pool, Predictions, json_lines, read_predictions
 from analysis.records import (
@@ -27,6 +37,7 @@ from analysis.records import (
     Evaluation,
     FinetuneRun,
     LeftOut,
+    Made,
     PretrainRun,
     Setting,
     is_target,
@@ -49,7 +60,7 @@ TOTALS = ("step", "tokens_total", "flops_total", "seconds_total")
 EPISODE = ("support_loss_nats", "support_accuracy", "query_loss_nats", "query_accuracy")
 ENTRY = re.compile(
     r"^  \w.*\n(?:(?!  \w).*\n)*", re.MULTILINE
-)  # of a mapping within one, with what belongs to it
+)  # of a mapping within a mapping, and what belongs to it
 LOSS = re.compile(rb'"kind": "train", "epoch": \d+, "loss_nats": ([^,]+),')
 Record = PretrainRun | FinetuneRun | LeftOut
 Stamp = tuple[tuple[str, int, int, int], ...]
@@ -76,8 +87,10 @@ def read(path: Path, pool: Pool) -> Record:
             return _unfinished(run)
         result = run.result()
         if result.get("kind", path.parent.name) == "pretrain":
-            return _read_pretraining(run, result)
-        return _read_finetuning(run, result, pool)
+            return _read_pretraining(run, checked(result, PretrainResult))
+        if checked(result["origin"], Origin).objective == BASELINE:
+            return _read_finetuning(run, checked(result, BaselineResult), pool)
+        return _read_finetuning(run, checked(result, TunedResult), pool)
     except KeyError as error:
         return LeftOut(path, "broken", f"no key {error} where one is expected")
     except Exception as error:  # a folder that anyone may have written to can be wrong in any way
@@ -105,42 +118,51 @@ def _recorded(run: Run) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
 
 def _provenance(run: Run, pool: Pool) -> Mapping[str, Any]:
     """The provenance alone, the last part of config.yaml; the rest of it is long, and no table has it."""
-    _, key, text = run.config_file.read_text(encoding="utf-8").rpartition("\nprovenance:\n")
-    found: dict[str, Any] = {}
-    try:
-        for entry in ENTRY.findall(text if key else ""):  # most of which many runs share
-            found |= pool.parsed(entry, _yaml)
-    except (yaml.YAMLError, TypeError):  # of entries in another form
-        found = {}
-    return found or _recorded(run)[1]
+    _, _, text = run.config_file.read_text(encoding="utf-8").rpartition("\nprovenance:\n")
+    entries = ENTRY.findall(text)
+    if entries and "".join(entries) == text:
+        with suppress(yaml.YAMLError, AttributeError):  # of entries in another form
+            return dict(chain.from_iterable(pool.parsed(entry, _yaml).items() for entry in entries))
+    return _recorded(run)[1]
 
 
 def _yaml(text: str) -> Any:
     return yaml.load(text, LOADER)
 
 
-def _read_pretraining(run: Run, result: dict[str, Any]) -> PretrainRun:
+def _made(provenance: Mapping[str, Any]) -> Made:
+    """
+    Raises:
+        KeyError, AttributeError: the provenance lacks an entry, or has it in another form.
+    """
+    commit, _, changes = provenance["git_commit"].partition("+")
+    versions = ", ".join(f"{name} {version}" for name, version in provenance["versions"].items())
+    begun = commit[:10] + (f"+{changes}" if changes else "")
+    return Made(begun, str(provenance["started"]), str(provenance["host"]), versions)
+
+
+def _read_pretraining(run: Run, result: PretrainResult) -> PretrainRun:
     config, provenance = _recorded(run)
-    origin = result["origin"]
+    origin = result.origin
     by_kind: dict[str, list[Mapping[str, Any]]] = {}
     for line in sorted(json_lines(run.metrics_file.read_bytes()), key=lambda line: line["step"]):
         by_kind.setdefault(line["kind"], []).append(line)
     return PretrainRun(
         run.path,
-        origin["model"],
-        origin["label"],
-        origin["objective"],
-        origin["seed"],
-        origin["parameters"],
-        origin["corpus_fingerprint"],
-        config["meta"]["n_way"],
-        provenance,
+        origin.model,
+        origin.label,
+        origin.objective,
+        origin.seed,
+        origin.parameters,
+        origin.corpus_fingerprint,
+        checked(config["meta"]["n_way"], int),
+        _made(provenance),
         result,
         _columns(by_kind.get("autoregressive", ()), (*TOTALS, "lm_loss_nats")),
         _columns(by_kind.get("episode", ()), (*TOTALS, *EPISODE)),
         _columns(by_kind.get("skipped", ()), TOTALS),
         _columns(by_kind.get("heldout", ()), ("step", "heldout_loss_nats")),
-        by_kind.get("dynamics", ()),
+        checked(by_kind.get("dynamics", []), list[Dynamics]),
     )
 
 
@@ -149,27 +171,26 @@ def _columns(lines: Sequence[Mapping[str, Any]], fields: Sequence[str]) -> Colum
     return {field: np.array([line[field] for line in lines], dtype=np.float64) for field in fields}
 
 
-def _read_finetuning(run: Run, result: dict[str, Any], pool: Pool) -> FinetuneRun:
-    origin = result["origin"]
-    setting = Setting(origin["model"], origin.get("label", ""), origin.get("step"), result["regime"], result["source"])  # fmt: skip
-    sets = _read_sets(run, result.pop("sets"), pool)
-    has_steps = origin.get("objective") != BASELINE
-    losses = train_losses(run.metrics_file.read_bytes()) if has_steps else []
+def _read_finetuning(run: Run, result: TunedResult | BaselineResult, pool: Pool) -> FinetuneRun:
+    origin = result.origin
+    setting = Setting(origin.model, origin.label, origin.step, result.regime, result.source)
+    sets = _read_sets(run, result.sets, pool)
+    losses = train_losses(run.metrics_file.read_bytes()) if isinstance(result, TunedResult) else []
     return FinetuneRun(
         run.path,
-        origin.get("objective", "other"),
+        origin.objective,
         pool.same(setting),
-        (origin.get("seed"), result["seed"]),
-        origin.get("parameters"),
-        origin.get("corpus_fingerprint", ""),
-        _provenance(run, pool),
-        result,
+        (origin.seed, result.seed),
+        origin.parameters,
+        origin.corpus_fingerprint,
+        pool.same(_made(_provenance(run, pool))),
+        replace(result, sets={}),
         np.array(losses, dtype=np.float32),
         sets,
     )
 
 
-def _read_sets(run: Run, results: Mapping[str, Any], pool: Pool) -> dict[str, Evaluation]:
+def _read_sets(run: Run, results: Mapping[str, SetResult], pool: Pool) -> dict[str, Evaluation]:
     """What was predicted on each set, checked against the F1 of the result."""
     read = {sys.intern(name): _predictions(run, name, pool) for name in results}
     predicted = [tagging.packed for each in read.values() for tagging in each.taggings]
@@ -184,16 +205,16 @@ def _predictions(run: Run, name: str, pool: Pool) -> Predictions:
     return read_predictions(path, pool, is_target(name))
 
 
-def _evaluation(name: str, read: Predictions, found: Matches, result: Mapping[str, Any]) -> Evaluation:
+def _evaluation(name: str, read: Predictions, found: Matches, result: SetResult) -> Evaluation:
     lax_f1 = None
     if read.gold_lax != read.gold.spans or not all(tagging.is_valid for tagging in read.taggings):
         lax = [tagging.lax for tagging in read.taggings]
         lax_f1 = float(micro_f1(count(lax, read.gold_lax).sum(axis=0)))
-    per_type = {sys.intern(kind): figures["f1"] for kind, figures in result["per_type"].items()}
+    per_type = {sys.intern(kind): figures.f1 for kind, figures in result.per_type.items()}
     logprobs = list(chain.from_iterable(filter(None, read.logprobs)))
     evaluation = Evaluation.of(read.gold, found, per_type, lax_f1, logprobs)
-    if abs(evaluation.f1 - result["f1"]) > F1_TOLERANCE:
-        raise ValueError(f"predictions/{name}.jsonl give F1 {evaluation.f1:.4f}, result.json says {result['f1']:.4f}")  # fmt: skip
+    if abs(evaluation.f1 - result.f1) > F1_TOLERANCE:
+        raise ValueError(f"predictions/{name}.jsonl give F1 {evaluation.f1:.4f}, result.json says {result.f1:.4f}")  # fmt: skip
     return evaluation
 
 

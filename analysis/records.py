@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 
+from analysis.forms import BaselineResult, Dynamics, PretrainResult, TunedResult
 from analysis.matching import Matches
 from metapt.ner.resampling import micro_f1
 from metapt.ner.scoring import Span
@@ -120,9 +121,18 @@ class Evaluation:
         )
 
 
+class Made(NamedTuple):
+    """By which code a run was made, when and where: the beginning of the commit, and names with versions."""
+
+    commit: str
+    started: str
+    host: str
+    versions: str
+
+
 @dataclass(frozen=True, eq=False)
 class PretrainRun:
-    """`autoregressive`, `episodes`, `skipped` and `heldout` hold the lines of these kinds by step; `dynamics` whole lines."""
+    """`autoregressive`, `episodes`, `skipped` and `heldout` hold the lines of these kinds by step."""
 
     path: Path
     scale: str
@@ -132,13 +142,13 @@ class PretrainRun:
     parameters: int
     corpus: str
     n_way: int
-    provenance: Mapping[str, Any]
-    result: Mapping[str, Any]
+    made: Made
+    result: PretrainResult
     autoregressive: Columns
     episodes: Columns
     skipped: Columns
     heldout: Columns
-    dynamics: Sequence[Mapping[str, Any]]
+    dynamics: Sequence[Dynamics]
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,8 +161,8 @@ class FinetuneRun:
     seeds: tuple[int | None, int]
     parameters: int | None
     corpus: str
-    provenance: Mapping[str, Any]
-    result: Mapping[str, Any]
+    made: Made
+    result: TunedResult | BaselineResult
     losses: np.ndarray
     sets: Mapping[str, Evaluation]
 

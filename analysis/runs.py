@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from analysis.collect import Collection
 from analysis.provenance import runs_of
-from analysis.records import FinetuneRun, PretrainRun
+from analysis.records import FinetuneRun, Made, PretrainRun
 from analysis.study import Section, Study
 from analysis.tables import RUNS, Cell, Column, Table
 
@@ -33,19 +30,7 @@ def left_out(study: Study) -> Section:
     )
 
 
-def _made(provenance: Mapping[str, Any]) -> list[Cell]:
-    """Commit, start, host and library versions of a run."""
-    versions = ", ".join(f"{name} {version}" for name, version in provenance["versions"].items())
-    commit, _, changes = provenance["git_commit"].partition("+")
-    return [
-        commit[:10] + (f"+{changes}" if changes else ""),
-        provenance["started"],
-        provenance["host"],
-        versions,
-    ]
-
-
-MADE = [*(Column(head) for head in ("commit", "started", "host", "versions")), RUNS]
+MADE = [*map(Column, Made._fields), RUNS]
 
 
 def _pretraining_runs(collection: Collection) -> Table:
@@ -78,16 +63,16 @@ def _pretraining_row(run: PretrainRun) -> list[Cell]:
         run.objective,
         run.seed,
         run.parameters,
-        result["data"],
+        result.data,
     ]
     cells += [
-        result["steps"],
+        result.steps,
         len(run.skipped["step"]),
-        result["tokens_total"],
-        float(result["flops_total"]),
-        float(result["seconds_total"]),
+        result.tokens_total,
+        result.flops_total,
+        result.seconds_total,
     ]
-    return [*cells, float(result["heldout_perplexity"]), *_made(run.provenance), runs_of(run)]
+    return [*cells, result.heldout_perplexity, *run.made, runs_of(run)]
 
 
 def _finetuning_runs(collection: Collection) -> Table:
@@ -128,7 +113,7 @@ def _finetuning_row(run: FinetuneRun) -> list[Cell]:
     cells += [
         setting.source,
         *run.seeds,
-        *(result.get(name) for name in ("ner_head", "steps", "epochs", "dev_f1")),
+        *(result.ner_head, result.steps, result.epochs, result.dev_f1),
     ]
-    cells += [result["train_sentences"], result.get("train_sentences_cut"), float(result["seconds_total"])]
-    return [*cells, *_made(run.provenance), runs_of(run)]
+    cells += [result.train_sentences, result.train_sentences_cut, result.seconds_total]
+    return [*cells, *run.made, runs_of(run)]

@@ -53,7 +53,7 @@ def test_only_what_changed_is_read_again(tmp_path: Path, reads: list[str]) -> No
     new = write_finetuning(root, {"model": "another"})
     third = collect([root], tmp_path / "cache")
     assert sorted(reads) == sorted([changed.name, new.name])
-    assert {run.result["dev_f1"] for run in third.finetuning if run.path == changed} == {0.75}
+    assert {run.result.dev_f1 for run in third.finetuning if run.path == changed} == {0.75}
 
 
 def report(root: Path, reads: list[str]) -> tuple[list[dict[str, str]], dict[str, str], set[str]]:

@@ -282,7 +282,7 @@ def test_broken_runs_are_named_and_left_out(tmp_path: Path) -> None:
     assert found[runs[0]][1] == "predictions/tl_trg.jsonl is missing"
     assert found[runs[4]][1] == "ValueError: no space left"
     assert "result.json says" in found[runs[5]][1]
-    assert "'regime'" in found[runs[6]][1]
+    assert "`regime`" in found[runs[6]][1]
     assert len(collection.finetuning) == 1
     page(make(root))
 

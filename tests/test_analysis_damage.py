@@ -1,0 +1,138 @@
+"""A run folder may hold anything: whatever an entry of its files is, the report is made, and the folder is in it or left out by name."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterator
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from analysis_runs import write_grid
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from analysis import drawing
+from analysis.collect import Collection, collect
+from analysis.sections import build
+
+REMOVED = object()
+OTHERS = (REMOVED, None, "x", -1.5, [], {})
+Place = tuple[str | int, ...]
+
+
+@pytest.fixture(scope="module")
+def grid(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A small grid; figures are drawn at once, so that what fails there fails the test."""
+
+    def drawn(name: str, draw: Any, *data: Any) -> Future[tuple[str, None]]:
+        draw(*data)
+        found: Future[tuple[str, None]] = Future()
+        found.set_result(("<svg>", None))
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(drawing, "rendered", drawn)
+        yield write_grid(tmp_path_factory.mktemp("grid"), regimes=("head",), seeds=(0, 1))
+
+
+def report(root: Path) -> Collection:
+    collection = collect([root])
+    build(collection, resamples=10)
+    return collection
+
+
+def places(value: Any, place: Place = ()) -> Iterator[Place]:
+    """Where each entry of a JSON value is; of a list the first one's."""
+    yield place
+    if isinstance(value, dict):
+        for name, entry in value.items():
+            yield from places(entry, (*place, name))
+    elif isinstance(value, list) and value:
+        yield from places(value[0], (*place, 0))
+
+
+def changed(value: Any, place: Place, new: Any) -> Any:
+    """The value with another entry at a place, or without it."""
+    whole = copy.deepcopy(value)
+    if not place:
+        return None if new is REMOVED else new
+    within = whole
+    for name in place[:-1]:
+        within = within[name]
+    if new is REMOVED:
+        del within[place[-1]]
+    else:
+        within[place[-1]] = new
+    return whole
+
+
+@st.composite
+def damages(draw: st.DrawFn, run: Path) -> tuple[Path, str]:
+    """A file of a run and its text with one entry changed."""
+    file = run / draw(st.sampled_from(("result.json", "metrics.jsonl", "config.yaml")))
+    text = file.read_text()
+    lines = text.splitlines()
+    first = {json.loads(line)["kind"]: number for number, line in reversed(list(enumerate(lines)))} if file.suffix == ".jsonl" else {}  # fmt: skip
+    number = draw(st.sampled_from(sorted(first.values()))) if first else 0
+    read = yaml.safe_load if file.suffix == ".yaml" else json.loads
+    value = read(lines[number] if first else text)
+    new = changed(value, draw(st.sampled_from(list(places(value)))), draw(st.sampled_from(OTHERS)))
+    if file.suffix == ".yaml":
+        return file, yaml.safe_dump(new, sort_keys=False)
+    lines[number] = json.dumps(new)
+    return file, "\n".join(lines) + "\n" if first else lines[number]
+
+
+@pytest.mark.parametrize("kind", ["finetune", "pretrain"])
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_no_entry_of_a_file_ends_the_report(grid: Path, kind: str, data: st.DataObject) -> None:
+    run = min((grid / kind).iterdir())
+    file, text = data.draw(damages(run))
+    before = file.read_text()
+    file.write_text(text)
+    try:
+        collection = report(grid)
+    finally:
+        file.write_text(before)
+    found = [*collection.pretraining, *collection.finetuning, *collection.left_out]
+    assert {one.path for one in found} == {*(grid / "finetune").iterdir(), *(grid / "pretrain").iterdir()}
+    assert all(one.reason for one in collection.left_out)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "message"),
+    [
+        ("finetune", "steps", "Object missing required field `steps`"),
+        ("finetune", "dev_f1", "Expected `float`, got `str` - at `$.dev_f1`"),
+        ("pretrain", "flops_total", "Expected `float`, got `str` - at `$.flops_total`"),
+    ],
+)
+def test_a_wrong_entry_is_told(grid: Path, kind: str, name: str, message: str) -> None:
+    file = min((grid / kind).iterdir()) / "result.json"
+    before = file.read_text()
+    file.write_text(
+        json.dumps(changed(json.loads(before), (name,), REMOVED if "missing" in message else "much"))
+    )
+    try:
+        (left,) = report(grid).left_out
+    finally:
+        file.write_text(before)
+    assert (left.path, left.state, left.reason) == (file.parent, "broken", message)
+
+
+def test_a_perplexity_that_is_not_finite_is_no_damage(grid: Path) -> None:
+    """null, as every number of result.json that is not finite: the run diverged, and is told so."""
+    file = min((grid / "pretrain").iterdir()) / "result.json"
+    before = file.read_text()
+    file.write_text(json.dumps({**json.loads(before), "heldout_perplexity": None}))
+    try:
+        collection = report(grid)
+    finally:
+        file.write_text(before)
+    assert not collection.left_out
+    assert [run.result.heldout_perplexity for run in collection.pretraining if run.path == file.parent] == [None]  # fmt: skip
