@@ -176,11 +176,9 @@ class EpisodeSampler:
                 if stop - start <= 4096
                 else draw.choice(stop - start, 4096, False)
             )
-            free = [
-                place
-                for place in tries[: self.per_class + len(taken)]
-                if int(self.index.windows[start + place]) not in taken
-            ]
+            tries = tries[: self.per_class + len(taken)]
+            found = self.index.windows[start + tries].tolist()
+            free = [place for place, window in zip(tries, found, strict=True) if window not in taken]
             if len(free) < self.per_class:
                 continue
             places = start + np.asarray(free[: self.per_class])
