@@ -98,7 +98,8 @@ class WindowIndex:
     def load(cls, folder: Path) -> WindowIndex:
         """The arrays stay on disk, memory-mapped."""
         offsets, windows, last = (
-            np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("offsets", "windows", "last")
+            np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r"))
+            for name in ("offsets", "windows", "last")
         )
         return cls(offsets, windows, last, int(np.load(folder / "num_windows.npy")))
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 
 SHARD_TOKENS = 2**28
 
@@ -72,7 +71,7 @@ class TokenStream:
     """The tokens of a split, end to end: documents in order, each closed by end-of-text."""
 
     def __init__(self, files: Sequence[Path], dtype: np.dtype):
-        self._shards = [np.memmap(path, dtype=dtype, mode="r") for path in files]
+        self._shards = [np.asarray(np.memmap(path, dtype=dtype, mode="r")) for path in files]
         self._dtype = dtype
         self._ends = np.cumsum([len(shard) for shard in self._shards], dtype=np.int64)
 
@@ -110,7 +109,7 @@ class TokenStream:
         for index in np.unique(owner[whole]):
             shard, rows = self._shards[index], whole & (owner == index)
             begin = self._ends[index] - len(shard)
-            windows[rows] = sliding_window_view(shard, length)[starts[rows] - begin]
+            windows[rows] = shard[(starts[rows] - begin)[:, None] + np.arange(length)]
         for row in np.flatnonzero(~whole):
             windows[row] = self.tokens(starts[row], starts[row] + length)
         return windows
