@@ -88,7 +88,7 @@ def damages(draw: st.DrawFn, run: Path) -> tuple[Path, str]:
 
 
 @pytest.mark.parametrize("kind", ["finetune", "pretrain"])
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_no_entry_of_a_file_ends_the_report(grid: Path, kind: str, data: st.DataObject) -> None:
     run = min((grid / kind).iterdir())
