@@ -152,6 +152,7 @@ def fan(model: Model, runs: Sequence[FinetuneRun]) -> Figure:
 
 
 def draw_fan(bands: Mapping[str, Curve]) -> Canvas:
+    """By objective: the quartiles [3, steps] over steps."""
     with drawing(1, 1, 3.0) as (canvas, axes):
         axis = axes[0, 0]
         for objective, (steps, (low, middle, high)) in bands.items():
@@ -175,6 +176,7 @@ def finals(model: Model, runs: Sequence[FinetuneRun], sets: Sequence[str]) -> Fi
 
 
 def draw_finals(panels: Mapping[str, Sequence[Means]]) -> Canvas:
+    """A panel for each figure, from 0 on."""
     with drawing(1, len(panels), 2.8) as (canvas, axes):
         for axis, (head, curves) in zip(axes[0], panels.items(), strict=True):
             _draw(axis, head, curves)
@@ -202,6 +204,7 @@ def by_type(model: Model, runs: Sequence[FinetuneRun], sets: Sequence[str]) -> l
 
 
 def draw_by_type(panels: Mapping[str, Sequence[Means]]) -> Canvas:
+    """A panel for each set."""
     with drawing(1, len(panels), 2.8, sharey=True) as (canvas, axes):
         for axis, (name, curves) in zip(axes[0], panels.items(), strict=True):
             _draw(axis, name, curves)

@@ -151,6 +151,7 @@ def _episodes(run: PretrainRun) -> Episodes:
 
 
 def draw_episodes(runs: Sequence[Episodes]) -> Canvas:
+    """Within the inner loop, and over training."""
     with drawing(1, 2, 2.9) as (canvas, axes):
         for run in runs:
             for part, curve in run.inner.items():
@@ -190,6 +191,7 @@ def _measured(run: PretrainRun, head: str) -> Curve:
 
 
 def draw_dynamics(curves: Mapping[str, Sequence[tuple[str, Curve]]]) -> Canvas:
+    """A panel for each of MEASURED, a curve for each run that has it."""
     with drawing(1, len(curves), 2.8) as (canvas, axes):
         for axis, (head, found) in zip(axes[0], curves.items(), strict=True):
             for objective, curve in found:
@@ -233,6 +235,7 @@ def _tuned(runs: Sequence[FinetuneRun]) -> Tuned:
 
 
 def draw_finetuning(panels: Mapping[tuple[str, str], Sequence[Tuned]], sources: Sequence[str], regimes: Sequence[str]) -> Canvas:  # fmt: skip
+    """A row for each source, a column for each regime; what was not tuned stays empty."""
     with drawing(len(sources), len(regimes), 0.7 + 1.9 * len(sources), alike=True) as (canvas, axes):
         for axis in axes.flat:
             axis.set_visible(False)

@@ -88,6 +88,7 @@ def _published(sets: tuple[str, ...], parameters: Sequence[int]) -> dict[str, li
 
 
 def draw_scale_curve(panels: Sequence[Panel], gain: Panel) -> Canvas:
+    """A panel for each regime, all of one height, and the gain."""
     with drawing(1, len(panels) + 1, 3.1) as (canvas, axes):
         for axis, panel in zip(axes[0], panels, strict=False):
             for shift, objective in ((0.97, "vanilla"), (1.03, "maml")):
@@ -150,6 +151,7 @@ def by_source(collection: Collection, found: Sequence[Comparison]) -> list[Figur
 
 
 def draw_by_source(panels: Sequence[Panel], sources: Sequence[str]) -> Canvas:
+    """A panel for each scale, a row for each source."""
     with drawing(1, len(panels), 1.3 + 0.42 * len(sources), sharey=True) as (canvas, axes):
         for axis, panel in zip(axes[0], panels, strict=True):
             for shift, objective in ((-0.14, "vanilla"), (0.14, "maml")):
@@ -185,6 +187,7 @@ def by_step(collection: Collection, found: Sequence[Comparison]) -> list[Figure]
 
 
 def draw_by_step(panel: Panel) -> Canvas:
+    """Both objectives over updates."""
     with drawing(1, 1, 3.0) as (canvas, axes):
         axis = axes[0, 0]
         for objective, points in panel.points.items():

@@ -1,6 +1,6 @@
 """The entity spans of whole sets at once: where they stand among all words, and what became of every gold one.
 
-The few operations on all sets of a run together take a third of the time that they take on each by itself.
+All sets of a run are matched together: of so few spans, the calls cost more than the work.
 """
 
 from __future__ import annotations
@@ -21,14 +21,16 @@ FATES = ("correct", "wrong type", "wrong boundary", "missed")
 LENGTHS = ("one word", "several words")
 COLUMNS = len(FATES) + 1  # of a tally: the spurious ones stand last
 CELLS = len(LENGTHS) * COLUMNS
-TYPES: defaultdict[str, int] = defaultdict(count().__next__)
+TYPE_NUMBERS: defaultdict[str, int] = defaultdict(count().__next__)
 """a number for each entity type, as they come: another one in another process"""
 FIELDS = 3
 
 
 def packed(spans: Sequence[Span]) -> bytes:
     """The spans of a sentence, (number of the type, start, end) of each in turn: what `Spans.of` is fast with."""
-    return array("i", [part for kind, start, end in spans for part in (TYPES[kind], start, end)]).tobytes()
+    return array(
+        "i", [part for kind, start, end in spans for part in (TYPE_NUMBERS[kind], start, end)]
+    ).tobytes()
 
 
 @dataclass(frozen=True, eq=False)

@@ -131,7 +131,8 @@ def _yaml(text: str) -> Any:
 
 
 def _made(provenance: Mapping[str, Any]) -> Made:
-    """
+    """What the tables tell of it.
+
     Raises:
         KeyError, AttributeError: the provenance lacks an entry, or has it in another form.
     """

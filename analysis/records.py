@@ -76,8 +76,7 @@ class Evaluation:
     """What one run predicted on one set.
 
     `fates` has the fate of each gold span, its place in FATES, and `tally` how many spans of each length have one
-    (matching.py).
-    `counts` is [sentences, (correct, predicted, gold)], `totals` its sums; `f1` is strict micro-F1, 0 without any span.
+    (matching.py). `counts` is [sentences, (correct, predicted, gold)], `totals` its sums; `f1` is strict micro-F1, 0 without any span.
     `per_type` is the F1 of each type. `logprobs` is [words], the natural logarithm of the probability of each word's gold
     tag, over all sentences in turn; empty for sets that are no target and taggers without probabilities.
     """

@@ -6,7 +6,7 @@ same sentences, so a difference of two systems is paired; different sets are dra
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from itertools import groupby
@@ -180,14 +180,12 @@ class Scores:
 
     def _samples(self, runs: Sequence[FinetuneRun], set_name: str) -> np.ndarray:
         """[runs, resamples]"""
-        found = np.empty((len(runs), self._resamples), dtype=np.float32)
-        for gold, places in _by_gold(runs, set_name).items():
+
+        def made(gold: GoldSet, places: Sequence[int]) -> np.ndarray:
             counts = np.stack([runs[place].sets[set_name].counts for place in places])
-            made = f1_samples(counts, set_name, self._resamples, self._seed, self._weights(gold))
-            if len(places) == len(runs):  # as nearly always; what is as large is not copied
-                return made
-            found[places] = made
-        return found
+            return f1_samples(counts, set_name, self._resamples, self._seed, self._weights(gold))
+
+        return _of_versions(runs, set_name, made)
 
     def differences(self, wanted: Sequence[tuple[Pairs, str]]) -> list[Difference]:
         """The first of each pair minus the second, mean over the pairs, on the set, of each (pairs, set).
@@ -209,15 +207,22 @@ class Scores:
 
     def _swapped(self, pairs: Pairs, set_name: str) -> np.ndarray:
         """[pairs, resamples]"""
-        found = np.empty((len(pairs), self._resamples))
-        for gold, places in _by_gold([first for first, _ in pairs], set_name).items():
-            chosen = [pairs[place] for place in places]
-            one, other = (np.stack([run.sets[set_name].counts for run in side]) for side in zip(*chosen, strict=True))  # fmt: skip
-            made = swapped_differences(one, other, set_name, self._resamples, self._seed, self._swaps(gold))
-            if len(places) == len(pairs):
-                return made
-            found[places] = made
-        return found
+
+        def made(gold: GoldSet, places: Sequence[int]) -> np.ndarray:
+            sides = zip(*(pairs[place] for place in places), strict=True)
+            one, other = (np.stack([run.sets[set_name].counts for run in side]) for side in sides)
+            return swapped_differences(one, other, set_name, self._resamples, self._seed, self._swaps(gold))
+
+        return _of_versions([first for first, _ in pairs], set_name, made)
+
+
+def _of_versions(runs: Sequence[FinetuneRun], set_name: str, made: Callable[[GoldSet, Sequence[int]], np.ndarray]) -> np.ndarray:  # fmt: skip
+    """[runs, resamples], made of the runs on each version of the set together, given their places."""
+    versions = _by_gold(runs, set_name)
+    parts = [made(gold, places) for gold, places in versions.items()]
+    if len(parts) == 1:  # as nearly always; what is as large is not copied
+        return parts[0]
+    return np.concatenate(parts)[np.argsort(np.concatenate(list(versions.values())))]
 
 
 def _by_gold(runs: Sequence[FinetuneRun], set_name: str) -> dict[GoldSet, list[int]]:

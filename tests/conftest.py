@@ -138,12 +138,9 @@ def _run(words: Sequence[str], **kwargs: object) -> subprocess.CompletedProcess:
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a small decoder (`model`) and a collection (`uner`), for fine-tuning."""
-    from ner_world import write_checkpoint, write_collection
+    from ner_world import write_world
 
-    folder = tmp_path_factory.mktemp("world")
-    write_checkpoint(folder / "model")
-    write_collection(folder / "uner")
-    return folder
+    return write_world(tmp_path_factory.mktemp("world"))
 
 
 @pytest.fixture(scope="session")

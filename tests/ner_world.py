@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -128,4 +129,11 @@ def write_encoder(folder: Path) -> Path:
     )
     XLMRobertaForMaskedLM(config).save_pretrained(folder)
     make_encoder_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def write_world(folder: Path, write_model: Callable[[Path], Path] = write_checkpoint) -> Path:
+    """The folder, with a model (`model`) and a collection (`uner`) to tune it on."""
+    write_model(folder / "model")
+    write_collection(folder / "uner")
     return folder

@@ -39,10 +39,16 @@ def grid(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield write_grid(tmp_path_factory.mktemp("grid"), regimes=("head",), seeds=(0, 1))
 
 
-def report(root: Path) -> Collection:
-    collection = collect([root])
-    build(collection, resamples=10)
-    return collection
+def report(root: Path, file: Path, text: str) -> Collection:
+    """What a report is made of while a file has another text."""
+    before = file.read_text()
+    file.write_text(text)
+    try:
+        collection = collect([root])
+        build(collection, resamples=10)
+        return collection
+    finally:
+        file.write_text(before)
 
 
 def places(value: Any, place: Place = ()) -> Iterator[Place]:
@@ -92,13 +98,7 @@ def damages(draw: st.DrawFn, run: Path) -> tuple[Path, str]:
 @given(data=st.data())
 def test_no_entry_of_a_file_ends_the_report(grid: Path, kind: str, data: st.DataObject) -> None:
     run = min((grid / kind).iterdir())
-    file, text = data.draw(damages(run))
-    before = file.read_text()
-    file.write_text(text)
-    try:
-        collection = report(grid)
-    finally:
-        file.write_text(before)
+    collection = report(grid, *data.draw(damages(run)))
     found = [*collection.pretraining, *collection.finetuning, *collection.left_out]
     assert {one.path for one in found} == {*(grid / "finetune").iterdir(), *(grid / "pretrain").iterdir()}
     assert all(one.reason for one in collection.left_out)
@@ -114,25 +114,15 @@ def test_no_entry_of_a_file_ends_the_report(grid: Path, kind: str, data: st.Data
 )
 def test_a_wrong_entry_is_told(grid: Path, kind: str, name: str, message: str) -> None:
     file = min((grid / kind).iterdir()) / "result.json"
-    before = file.read_text()
-    file.write_text(
-        json.dumps(changed(json.loads(before), (name,), REMOVED if "missing" in message else "much"))
-    )
-    try:
-        (left,) = report(grid).left_out
-    finally:
-        file.write_text(before)
+    new = REMOVED if "missing" in message else "much"
+    (left,) = report(grid, file, json.dumps(changed(json.loads(file.read_text()), (name,), new))).left_out
     assert (left.path, left.state, left.reason) == (file.parent, "broken", message)
 
 
 def test_a_perplexity_that_is_not_finite_is_no_damage(grid: Path) -> None:
     """null, as every number of result.json that is not finite: the run diverged, and is told so."""
     file = min((grid / "pretrain").iterdir()) / "result.json"
-    before = file.read_text()
-    file.write_text(json.dumps({**json.loads(before), "heldout_perplexity": None}))
-    try:
-        collection = report(grid)
-    finally:
-        file.write_text(before)
+    diverged = {**json.loads(file.read_text()), "heldout_perplexity": None}
+    collection = report(grid, file, json.dumps(diverged))
     assert not collection.left_out
     assert [run.result.heldout_perplexity for run in collection.pretraining if run.path == file.parent] == [None]  # fmt: skip

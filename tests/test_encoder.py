@@ -8,7 +8,7 @@ import huggingface_hub.constants
 import pytest
 import torch
 from accelerate import Accelerator
-from ner_world import labelled, make_encoder_tokenizer, make_tokenizer, write_collection, write_encoder
+from ner_world import labelled, make_encoder_tokenizer, make_tokenizer, write_encoder, write_world
 from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel, LlamaConfig, LlamaModel
 
 import metapt
@@ -29,10 +29,7 @@ from metapt.training.interruption import StopRequest
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with an encoder (`model`) and a collection (`uner`)."""
-    folder = tmp_path_factory.mktemp("world")
-    write_encoder(folder / "model")
-    write_collection(folder / "uner")
-    return folder
+    return write_world(tmp_path_factory.mktemp("world"), write_encoder)
 
 
 def pieces_of(model: Path, max_len: int) -> WordPieces:
