@@ -8,7 +8,7 @@ from analysis.provenance import runs_of
 from analysis.significance import Scores, comparable
 from analysis.study import Section, Study
 from analysis.tables import RUNS, Cell, Column, Table
-from metapt.ner.baselines import BASELINES
+from metapt.evaluation.baselines import BASELINES
 
 MOST_ON_PAGE = 60
 

@@ -23,12 +23,12 @@ from analysis.predictions import Pool
 from analysis.reading import Record, read, stamp
 from analysis.records import GoldSet
 from metapt.data import iob2
-from metapt.ner import scoring
+from metapt.evaluation import span_f1
 
 Part = tuple[list[tuple[str, bytes]], dict[str, tuple[Any, ...]]]
 PART = 100  # folders that a process reads at a time
 # a record is a function of the run's files and of these
-MADE_BY = (reading, forms, predictions, matching, records, iob2, scoring)
+MADE_BY = (reading, forms, predictions, matching, records, iob2, span_f1)
 ADMITTED = {("numpy", "ndarray"), ("numpy", "dtype")}
 ADMITTED |= {(f"numpy.{core}.multiarray", "_reconstruct") for core in ("core", "_core")}
 ADMITTED |= {(f"numpy.{core}.numeric", "_frombuffer") for core in ("core", "_core")}

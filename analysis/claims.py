@@ -20,7 +20,7 @@ from analysis.significance import Difference, Scores
 from analysis.study import Section, Study
 from analysis.tables import RUNS, Cell, Column, Table
 from analysis.terms import UPDATES
-from metapt.ner.resampling import holm
+from metapt.evaluation.bootstrap import holm
 
 BASE = "base"
 SMALL = 0.02

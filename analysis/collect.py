@@ -13,8 +13,8 @@ from analysis.cache import Cache
 from analysis.reading import MARKS, stamp
 from analysis.records import FinetuneRun, GoldSet, LeftOut, PretrainRun, Setting, is_target
 from metapt.errors import UserError
+from metapt.launch.grid_dir import Root
 from metapt.launch.jobs import RUN_KINDS
-from metapt.launch.root import Root
 from metapt.provenance import COMMIT_FILE
 
 CACHE_FILE = ".runs.sqlite"

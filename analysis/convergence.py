@@ -20,7 +20,7 @@ from analysis.comparison import Group, groups, pairs, setting_cells
 from analysis.provenance import runs_of
 from analysis.records import FinetuneRun
 from analysis.tables import RUNS, Cell, Column, Table
-from metapt.ner.resampling import LEVEL, RESAMPLES, SEED, percentile_interval
+from metapt.evaluation.bootstrap import LEVEL, RESAMPLES, SEED, percentile_interval
 from metapt.randomness import generator
 
 REACHED = 0.90

@@ -14,7 +14,7 @@ from itertools import count, pairwise
 
 import numpy as np
 
-from metapt.ner.scoring import Span
+from metapt.evaluation.span_f1 import Span
 
 FATES = ("correct", "wrong type", "wrong boundary", "missed")
 """of a gold span: predicted; the same words with another type; another span that shares a word with it; none"""

@@ -1,6 +1,6 @@
 """Case particles: the rule baseline, and persons after a particle against persons elsewhere.
 
-The rule is that of metapt/ner/baselines.py: the word after si or ni is a person of one word. Words are compared in lower case.
+The rule is that of metapt/evaluation/baselines.py: the word after si or ni is a person of one word. Words are compared in lower case.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from analysis.tables import RUNS, Cell, Column, Table
 from metapt.data.iob2 import spans
 from metapt.data.particles import CASE_PARTICLES, RULE_PARTICLES, follows_particle
 from metapt.data.statistics import labelled_figures
-from metapt.ner.baselines import after_particle
-from metapt.ner.resampling import micro_f1
-from metapt.ner.scoring import Span, count
+from metapt.evaluation.baselines import after_particle
+from metapt.evaluation.bootstrap import micro_f1
+from metapt.evaluation.span_f1 import Span, count
 
 RULE_NAME = "rule: word after si/ni"
 

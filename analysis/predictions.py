@@ -20,7 +20,7 @@ import orjson
 from analysis.matching import Gold, packed
 from analysis.records import GoldSet
 from metapt.data.iob2 import spans
-from metapt.ner.scoring import Span, conlleval_spans
+from metapt.evaluation.span_f1 import Span, conlleval_spans
 
 ANSWER = re.compile(rb', "predicted": (\[[^\]]*\]), "gold_logprob": (\[[^\]]*\]|null)\}\n')
 HEAD_KEYS = {"id", "words", "gold"}

@@ -42,8 +42,8 @@ from analysis.records import (
     Setting,
     is_target,
 )
-from metapt.ner.resampling import micro_f1
-from metapt.ner.scoring import count
+from metapt.evaluation.bootstrap import micro_f1
+from metapt.evaluation.span_f1 import count
 from metapt.runs import Run
 
 FILES = frozenset(

@@ -12,8 +12,8 @@ import numpy as np
 
 from analysis.forms import BaselineResult, Dynamics, PretrainResult, TunedResult
 from analysis.matching import Matches
-from metapt.ner.resampling import micro_f1
-from metapt.ner.scoring import Span
+from metapt.evaluation.bootstrap import micro_f1
+from metapt.evaluation.span_f1 import Span
 
 TARGET_LANGUAGES = ("tl", "ceb")
 BASELINE = "baseline"

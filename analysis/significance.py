@@ -1,6 +1,6 @@
 """Figures with their resamples: what one run scores on one set, means over seeds, and differences of two systems.
 
-The statistics are in metapt/ner/resampling.py; here runs are brought to them. The same draws serve every system on the
+The statistics are in metapt/evaluation/bootstrap.py; here runs are brought to them. The same draws serve every system on the
 same sentences, so a difference of two systems is paired; different sets are drawn independently of one another.
 """
 
@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from analysis.records import FinetuneRun, GoldSet
-from metapt.ner.resampling import (
+from metapt.evaluation.bootstrap import (
     LEVEL,
     POWER,
     RESAMPLES,

@@ -1,6 +1,6 @@
 """How cost grows: `python benchmarks/growth.py` writes benchmarks/growth.md and growth.svg.
 
-The points of a curve are measured in turn in one run, each told as a share of the first; `metapt/models/cost.py` says what the operations
+The points of a curve are measured in turn in one run, each told as a share of the first; `metapt/estimate/flops.py` says what the operations
 alone would give. All steps are at the shape of tiny unless the curve says otherwise.
 """
 
@@ -26,15 +26,14 @@ from run import begun_grid
 from steps import configuration, our_episode, our_micro_batch, random_sequences, random_task
 from timing import medians
 
-from metapt import commandline
-from metapt.config import PretrainConfig
+from metapt.config import PretrainConfig, commandline
 from metapt.errors import run_command
+from metapt.estimate.flops import flops_of_step
 from metapt.launch.grid import plan
-from metapt.launch.overview import overview
+from metapt.launch.grid_status import overview
 from metapt.launch.submission import submit
 from metapt.meta.objectives import autoregressive
-from metapt.models.cost import flops_of_step
-from metapt.models.learner import build_learner
+from metapt.models.meta_lm import build_learner
 from metapt.training.engine import Engine
 
 FOLDER = Path(__file__).parent
@@ -196,7 +195,7 @@ def main(argv: Sequence[str]) -> None:
         "",
         "`python benchmarks/growth.py` measured this. Times are medians of repetitions in turn, as shares of the first point's; exponents are fitted",
         f"by least squares to their logarithms, ± the standard error. Steps are forward and backward passes in {PRECISION} at the shape of `model=tiny` (but for",
-        "what varies). Operations are those of `metapt/models/cost.py`, in which the episode head, norms, activations and embedding count nothing.",
+        "what varies). Operations are those of `metapt/estimate/flops.py`, in which the episode head, norms, activations and embedding count nothing.",
         "Projection to GPUs: [docs/results/projection.md](../docs/results/projection.md).",
         "",
         f"Machine: {machine()}; {date.today()}.",

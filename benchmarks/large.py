@@ -22,10 +22,10 @@ from typing import Any
 
 from memory import status_bytes
 
-from metapt import commandline
+from metapt.config import commandline
 from metapt.errors import EXIT_INTERRUPTED, OperationalError, run_command
+from metapt.estimate.memory import KINDS, Ranks, peak
 from metapt.runs import MODEL_DIR, Run
-from metapt.training.memory import KINDS, Ranks, peak
 
 GIB = 2**30
 LEAST_AVAILABLE = 1.5 * GIB

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from metapt.models.learner import slow_in_bf16
+from metapt.models.meta_lm import slow_in_bf16
 
 AMX, AVX512_BF16, NO_BF16 = "AMX", "AVX512-BF16", "no bf16 units"
 

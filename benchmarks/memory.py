@@ -14,8 +14,8 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from metapt import commandline
-from metapt.training import memory
+from metapt.config import commandline
+from metapt.estimate import memory
 
 ALLOCATOR = "glibc.malloc.mmap_threshold=65536"
 # What is told holds for windows that are read whole; those read at the mask are shorter, as the text has it.
@@ -85,7 +85,7 @@ def run_updates(kind: str, words: list[str]) -> None:
 
     from metapt.data.episodes import EpisodeSampler, WindowIndex
     from metapt.meta.objectives import autoregressive, episode
-    from metapt.models.learner import build_learner
+    from metapt.models.meta_lm import build_learner
     from metapt.training.engine import Engine
 
     config = commandline.load("pretrain", words)
@@ -114,7 +114,7 @@ def main() -> None:
     lines = [
         "# Memory of an update on one rank: predicted and measured",
         "",
-        "`python benchmarks/memory.py` measured this; it also says how. Model of memory: `metapt/training/memory.py`.",
+        "`python benchmarks/memory.py` measured this; it also says how. Model of memory: `metapt/estimate/memory.py`.",
         "",
         f"Machine: {machine()}.",
         "",

@@ -16,14 +16,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from metapt import commandline
+from metapt.config import commandline
 from metapt.data.corpus import prepare_corpus
 from metapt.data.episodes import EpisodeSampler, corpus_index
 from metapt.errors import UserError, run_command
 from metapt.meta.adaptation import adapt
 from metapt.meta.objectives import Side, accuracy
 from metapt.models.decoder import EpisodeHead, load_decoder
-from metapt.models.learner import build_learner
+from metapt.models.meta_lm import build_learner
 from metapt.runs import MODEL_DIR, Run
 
 EPISODES, SEED, PENALTY = 30, 12345, 0.01

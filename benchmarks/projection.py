@@ -1,6 +1,6 @@
 """The paper's pretraining on GPUs, on paper: `python benchmarks/projection.py` writes docs/results/projection.md.
 
-Nothing is measured here. Operations are those that metapt counts (metapt/models/cost.py), hours those of `metapt.plan`.
+Nothing is measured here. Operations are those that metapt counts (metapt/estimate/flops.py), hours those of `metapt.plan`.
 """
 
 from __future__ import annotations
@@ -8,11 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from metapt import commandline
-from metapt.config import PretrainConfig
-from metapt.models.cost import flops_expected, parameter_count, tokens_of_step
-from metapt.training.forecast import TFLOP, Machine, figure, hours, implied_mfu
-from metapt.training.memory import Ranks
+from metapt.config import PretrainConfig, commandline
+from metapt.estimate.flops import flops_expected, parameter_count, tokens_of_step
+from metapt.estimate.forecast import TFLOP, Machine, figure, hours, implied_mfu
+from metapt.estimate.memory import Ranks
 
 FILE = Path(__file__).parents[1] / "docs" / "results" / "projection.md"
 PUBLISHED_HOURS = {"tiny": 10, "small": 15, "medium": 16, "large": 25}  # Africa et al. 2025, on 4 x A100-80GB
@@ -25,7 +24,7 @@ UTILISATIONS = (0.2, 0.4)
 
 INTRODUCTION = """# The paper's pretraining on GPUs, on paper
 
-`python benchmarks/projection.py` writes this. **No GPU was measured.** It is arithmetic: operations as `metapt/models/cost.py` counts
+`python benchmarks/projection.py` writes this. **No GPU was measured.** It is arithmetic: operations as `metapt/estimate/flops.py` counts
 them (a test compares its count with torch's profiler), for the configurations as they are shipped (`python -m metapt.pretrain model=SIZE
 objective=maml|vanilla`: 6,000 updates), divided by a share of the peak (MFU, model FLOPs utilisation) that is assumed: 20 % and 40 %. Peaks are of
 dense bf16 products, from NVIDIA's data sheets: A100-80GB SXM 312 TFLOP/s, H100 SXM 989 (1,979 with sparsity). Evaluation, checkpoints

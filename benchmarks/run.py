@@ -26,15 +26,15 @@ from timing import Row, compare
 from tokens import Tokens
 from torch.nn.functional import cross_entropy, scaled_dot_product_attention
 
-from metapt import commandline
+from metapt.config import commandline
 from metapt.data.episodes import EpisodeSampler, WindowIndex
 from metapt.errors import OperationalError, run_command
+from metapt.launch.grid_dir import Root
 from metapt.launch.jobs import Job, Plan
-from metapt.launch.root import Root
 from metapt.meta.objectives import episode
 from metapt.models.attention import causal_attention
-from metapt.models.learner import build_learner
 from metapt.models.losses import linear_cross_entropy
+from metapt.models.meta_lm import build_learner
 from metapt.runs import Run
 
 FOLDER = Path(__file__).parent

@@ -17,7 +17,7 @@ import numpy as np
 import yaml
 
 from metapt.data.iob2 import TYPES, spans
-from metapt.ner.scoring import count
+from metapt.evaluation.span_f1 import count
 from metapt.runs import Run
 
 SETS = {

@@ -18,15 +18,14 @@ from typing import Any
 import torch
 from timing import medians
 
-from metapt import commandline
-from metapt.config import PretrainConfig
+from metapt.config import PretrainConfig, commandline
 from metapt.data.corpus import prepare_corpus
+from metapt.estimate.flops import flops_of_step
 from metapt.meta.objectives import autoregressive, episode
-from metapt.models.cost import flops_of_step
 from metapt.runs import Run
 from metapt.training.dynamics import parameter_groups
-from metapt.training.interruption import StopRequest
-from metapt.training.telemetry import Telemetry, Totals
+from metapt.training.metrics import Telemetry, Totals
+from metapt.training.signals import StopRequest
 from metapt.training.trainer import Trainer
 
 FILE = Path(__file__).parent / "shares.md"

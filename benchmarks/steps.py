@@ -18,12 +18,11 @@ from memory import status_bytes
 from timing import Row, compare, medians
 from tokens import Tokens
 
-from metapt import commandline
-from metapt.config import ModelConfig, PretrainConfig
+from metapt.config import ModelConfig, PretrainConfig, commandline
 from metapt.data.episodes import Episode, EpisodeSampler, WindowIndex
+from metapt.estimate.flops import flops_of_step, tokens_of_step
 from metapt.meta.objectives import autoregressive, episode
-from metapt.models.cost import flops_of_step, tokens_of_step
-from metapt.models.learner import build_learner
+from metapt.models.meta_lm import build_learner
 from metapt.training.engine import Engine
 
 TOKENS = 2048  # of a micro-batch, whatever the length of its sequences

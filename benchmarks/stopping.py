@@ -23,7 +23,7 @@ from machine import machine
 from steps import our_micro_batch
 from timing import medians
 
-from metapt import commandline
+from metapt.config import commandline
 from metapt.errors import EXIT_INTERRUPTED, OperationalError, run_command
 from metapt.runs import Run
 

@@ -32,14 +32,14 @@ from transformers import (
 )
 
 import metapt
-from metapt import commandline
+from metapt.config import commandline
 from metapt.data import demo
 from metapt.data.iob2 import TAGS
 from metapt.data.tokenizers import train_tokenizer
 from metapt.models.decoder import build_decoder
-from metapt.models.tagger import Tagger, TagLayer
-from metapt.ner.features import Reading
-from metapt.ner.folder import save_tagger
+from metapt.tagger.encoding import Reading
+from metapt.tagger.model import Tagger, TagLayer
+from metapt.tagger.serialization import save_tagger
 
 SIZES = ("nano", "tiny", "small")
 PRECISIONS = ("fp32", "bf16")

@@ -6,16 +6,16 @@ from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 
-from metapt import commandline
+from metapt.config import commandline
 from metapt.data import demo
+from metapt.data.labelled_sets import open_collection
 from metapt.data.tokenizers import train_tokenizer
-from metapt.data.uner import open_collection
+from metapt.finetuning.progress import Progress
+from metapt.finetuning.run_finetuning import weights_sha256
+from metapt.finetuning.tuner import Tuning
 from metapt.models.decoder import build_decoder
-from metapt.ner.finetune import weights_sha256
-from metapt.ner.progress import Progress
-from metapt.ner.tuning import Tuning
 from metapt.runs import MetricsWriter, Run
-from metapt.training.interruption import StopRequest
+from metapt.training.signals import StopRequest
 
 
 class Recomputing(Tuning):

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from metapt.ner.tagging import EntityTagger
+    from metapt.inference.entity_tagger import EntityTagger
 
 __version__ = "0.1.0"
 
@@ -24,6 +24,6 @@ def load_tagger(
     Raises:
         UserError: there is no tagger at that path.
     """
-    from metapt.ner.tagging import EntityTagger  # imports torch: not before it is needed
+    from metapt.inference.entity_tagger import EntityTagger  # imports torch: not before it is needed
 
     return EntityTagger.load(path, precision=precision, device=device, batch_size=batch_size)

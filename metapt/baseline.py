@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from metapt import commandline
+from metapt.config import commandline
 from metapt.errors import run_command
-from metapt.ner.baseline import baseline
+from metapt.evaluation.run_baseline import baseline
 
 
 def main(argv: Sequence[str]) -> None:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from metapt import commandline
-from metapt.config import FinetuneConfig
+from metapt.config import FinetuneConfig, commandline
 from metapt.errors import run_command
-from metapt.training.interruption import StopRequest
+from metapt.training.signals import StopRequest
 
 
 def main(argv: Sequence[str]) -> None:
@@ -19,7 +18,9 @@ def main(argv: Sequence[str]) -> None:
     """
     stop = StopRequest().listen()  # before the slow imports, during which a signal would otherwise kill
     config: FinetuneConfig = commandline.load("finetune", argv)
-    from metapt.ner.finetune import finetune  # imports torch: not before the arguments are known to be right
+    from metapt.finetuning.run_finetuning import (
+        finetune,  # imports torch: not before the arguments are known to be right
+    )
 
     finetune(config, stop)
 

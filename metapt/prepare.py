@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from metapt import commandline
+from metapt.config import commandline
 from metapt.data.corpus import Corpus, prepare_corpus
 from metapt.errors import run_command
 

@@ -9,13 +9,12 @@ from contextlib import nullcontext, suppress
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from metapt import commandline
-from metapt.config import PretrainConfig, identity
+from metapt.config import PretrainConfig, commandline, identity
 from metapt.data import DEMO_NOTICE
 from metapt.errors import Interrupted, UserError, run_command
 from metapt.runs import Run
-from metapt.training import loggers
-from metapt.training.interruption import StopAsked, StopRequest
+from metapt.training import experiment_trackers
+from metapt.training.signals import StopAsked, StopRequest
 
 if TYPE_CHECKING:
     from metapt.data.corpus import Corpus
@@ -30,7 +29,7 @@ def main(argv: Sequence[str]) -> None:
     """
     stop = StopRequest().listen()
     config: PretrainConfig = commandline.load("pretrain", argv)
-    loggers.require_packages(config.log)
+    experiment_trackers.require_packages(config.log)
     run = Run(config.run_dir)
     leads = os.environ.get("RANK", "0") == "0"
     with run.claimed() if leads else nullcontext():
@@ -49,7 +48,7 @@ def pretrain(config: PretrainConfig, run: Run, stop: StopRequest) -> None:
             f"the tokenizer has {corpus.tokenizer.size} entries, and model.vocab_size={config.model.vocab_size}; "
             f"give model.vocab_size={-(-corpus.tokenizer.size // 64) * 64}"
         )
-    from metapt.models.learner import SLOW_BF16, slow_in_bf16
+    from metapt.models.meta_lm import SLOW_BF16, slow_in_bf16
     from metapt.training.trainer import Trainer
 
     trainer = Trainer(config, run, corpus, stop)

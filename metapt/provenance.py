@@ -39,7 +39,7 @@ def provenance(fingerprints: Mapping[str, str]) -> dict[str, Any]:
 def git_commit() -> str:
     """The commit of the source, `+changes` where tracked files differ from it, or `unknown` outside of a checkout.
 
-    A copy of the source that a grid made (metapt/launch/code.py) has it in a file.
+    A copy of the source that a grid made (metapt/launch/code_snapshot.py) has it in a file.
     """
     folder = Path(__file__).parent
     if (recorded := folder.parent / COMMIT_FILE).exists():

@@ -6,11 +6,10 @@ import sys
 import time
 from collections.abc import Sequence
 
-from metapt import commandline
-from metapt.config import StatusConfig
+from metapt.config import StatusConfig, commandline
 from metapt.errors import run_command
-from metapt.launch.overview import Overview, overview
-from metapt.launch.root import Root
+from metapt.launch.grid_dir import Root
+from metapt.launch.grid_status import Overview, overview
 
 WORDS = {"--watch": "watch=true", "--json": "json=true"}
 ROWS_BESIDE_THE_TABLE = 12  # header, counts, errors

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from metapt import commandline
+from metapt.config import commandline
 from metapt.errors import run_command
 from metapt.launch.submission import submit
 

@@ -14,11 +14,11 @@ from typing import BinaryIO
 
 from rich.console import Console
 
-from metapt import commandline, load_tagger
-from metapt.config import TagConfig
+from metapt import load_tagger
+from metapt.config import TagConfig, commandline
 from metapt.errors import UserError, run_command
-from metapt.ner.rendering import as_iob2, as_json, bracketed, coloured, paint
-from metapt.ner.streams import (
+from metapt.inference.formatting import as_iob2, as_json, bracketed, coloured, paint
+from metapt.inference.streams import (
     COLUMN_SUFFIXES,
     InputSentence,
     column_sentences,

@@ -18,13 +18,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metapt import commandline
-from metapt.config import PretrainConfig, work_together
+from metapt.config import PretrainConfig, commandline, work_together
 from metapt.data.episodes import Episode, EpisodeSampler, WindowIndex
 from metapt.meta.objectives import autoregressive, episode
-from metapt.models.learner import build_learner
+from metapt.models.meta_lm import build_learner
 from metapt.training.engine import Engine
-from metapt.training.partitioned import episode_together
+from metapt.training.zero3 import episode_together
 
 STAGES = ["zero0", "zero1", "zero2", "zero2_offload", "zero3"]
 UPDATES, UNITS, LR = 2, 4, 1e-3

@@ -19,10 +19,10 @@ from submitit.core.submission import process_job
 from submitit.core.utils import DelayedSubmission
 
 from metapt.errors import EXIT_INTERRUPTED
-from metapt.launch import child, task
+from metapt.launch import process, slurm_task
+from metapt.launch.grid_dir import Root
 from metapt.launch.jobs import Job
-from metapt.launch.root import Root
-from metapt.launch.task import ANY_NUMBER_OF_TIMEOUTS, Task
+from metapt.launch.slurm_task import ANY_NUMBER_OF_TIMEOUTS, Task
 from metapt.runs import Run
 
 JOB = Job("pretrain/a", "pretrain", ("-c", "pass"), (), "pretrain/a")
@@ -136,11 +136,11 @@ class Slurm:
         job.dump(self._folder / f"{NUMBER}_submitted.pkl")
 
     def _put_in_place(self) -> None:
-        for module in (child, task, submitit.core.job_environment):
+        for module in (process, slurm_task, submitit.core.job_environment):
             self._patch.setattr(module, "time", self.clock)
         start = SimpleNamespace(Popen=self.program.start, DEVNULL=subprocess.DEVNULL)
-        self._patch.setattr(child, "subprocess", start)
-        self._patch.setattr(task, "subprocess", SimpleNamespace(run=self._squeue))
+        self._patch.setattr(process, "subprocess", start)
+        self._patch.setattr(slurm_task, "subprocess", SimpleNamespace(run=self._squeue))
         self._patch.setattr(submitit.slurm.slurm, "subprocess", SimpleNamespace(check_call=self._scontrol))
         variables = {"SUBMITIT_EXECUTOR": "slurm", "SLURM_JOB_ID": NUMBER, "SLURM_PROCID": str(self.rank)}
         variables |= {"SLURM_NTASKS": str(self.rank + 1), "SLURM_JOB_NUM_NODES": "1"}

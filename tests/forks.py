@@ -37,8 +37,8 @@ PLACES = {
     "checkpoint": "metapt.training.checkpoints:Checkpoints.save",
     "staging": "metapt.runs:CheckpointFolders.staging",
     "engine": "metapt.training.engine:Engine.__init__",
-    "engine file": "metapt.training.fragments:save_file",
-    "loss": "metapt.models.learner:Learner.lm_loss",
+    "engine file": "metapt.training.sharded_state:save_file",
+    "loss": "metapt.models.meta_lm:Learner.lm_loss",
     "export": "metapt.training.checkpoints:Checkpoints._export",
     "atomic write": "metapt.files:write_atomically",
     "sync": "metapt.files:sync",
@@ -48,14 +48,14 @@ PLACES = {
     "restore": "metapt.training.engine:Engine.load",
     "corpus": "metapt.data.corpus:prepare_corpus",
     "finish": "metapt.runs:Run.finish",
-    "tuning": "metapt.ner.tuning:Tuning._step",
-    "tuning save": "metapt.ner.tuning:Tuning._save",
-    "tuning restore": "metapt.ner.tuning:Tuning._restore",
-    "tagger": "metapt.ner.tuning:Tuning.save_tagger",
-    "test set": "metapt.ner.tuning:Tuning._evaluate",
-    "dev score": "metapt.ner.tuning:dev_figures",
-    "word vectors": "metapt.ner.tuning:word_vectors",
-    "cache": "metapt.ner.cache:VectorCache._store",
+    "tuning": "metapt.finetuning.tuner:Tuning._step",
+    "tuning save": "metapt.finetuning.tuner:Tuning._save",
+    "tuning restore": "metapt.finetuning.tuner:Tuning._restore",
+    "tagger": "metapt.finetuning.tuner:Tuning.save_tagger",
+    "test set": "metapt.finetuning.tuner:Tuning._evaluate",
+    "dev score": "metapt.finetuning.tuner:dev_figures",
+    "word vectors": "metapt.finetuning.tuner:word_vectors",
+    "cache": "metapt.finetuning.feature_cache:VectorCache._store",
     "optimizer file": "torch:save",
 }
 
@@ -147,14 +147,14 @@ def import_everything() -> None:
     for name in (
         "metapt.pretrain",
         "metapt.finetune",
-        "metapt.ner.finetune",
+        "metapt.finetuning.run_finetuning",
         "metapt.data.demo",
         "deepspeed.runtime.zero.muon.muon_optimizer",
     ):
         importlib.import_module(name)
-    from metapt.training import fragments
+    from metapt.training import sharded_state
 
-    fragments.FILE_BYTES = 2**16  # several files, written by all ranks
+    sharded_state.FILE_BYTES = 2**16  # several files, written by all ranks
     from transformers import LlamaConfig, LlamaForCausalLM
 
     sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}

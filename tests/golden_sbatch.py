@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 from unittest import mock
 
-from metapt import commandline
+from metapt.config import commandline
 from metapt.launch.submission import submit
 
 FOLDER = Path(__file__).parent / "golden_sbatch"

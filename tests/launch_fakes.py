@@ -52,7 +52,7 @@ def run_fake(
     root: Path, cluster: ClusterConfig, behaviours: dict[str, str] | None = None, code: str = "live"
 ) -> None:
     from metapt.config import GridConfig, SubmitConfig  # here: a job's process should start fast
-    from metapt.launch.root import Root
+    from metapt.launch.grid_dir import Root
     from metapt.launch.submission import run_plan
 
     config = SubmitConfig(grid=GridConfig(name="fake"), cluster=cluster, root=str(root), code=code)

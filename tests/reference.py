@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 
 from metapt.config import MetaConfig, TrainConfig
 from metapt.data.episodes import Episode, Examples
-from metapt.models.learner import Learner
+from metapt.models.meta_lm import Learner
 
 
 def logits_and_labels(learner: Learner, examples: Examples) -> tuple[Tensor, Tensor]:

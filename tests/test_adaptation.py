@@ -10,13 +10,13 @@ import pytest
 import reference
 import torch
 
-from metapt import commandline, randomness
-from metapt.config import PretrainConfig
+from metapt import randomness
+from metapt.config import PretrainConfig, commandline
 from metapt.data.episodes import Episode, EpisodeSampler, WindowIndex
 from metapt.meta.adaptation import adapt, at_adapted, with_gradients
 from metapt.meta.objectives import autoregressive, episode, is_episode
-from metapt.models.learner import Learner, build_learner
-from metapt.models.windows import Windows
+from metapt.models.meta_lm import Learner, build_learner
+from metapt.models.packed_windows import Windows
 
 SCOPES = ["head", "full", "last_n"]
 RULES = ["fomaml", "meta_sgd", "reptile"]

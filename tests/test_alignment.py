@@ -18,8 +18,8 @@ from tokenizers import pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from metapt.data.iob2 import TAGS, Sentence
-from metapt.models.tagger import Tagger, TagLayer, load_base
-from metapt.ner.features import WordPieces, encode, word_vectors
+from metapt.tagger.encoding import WordPieces, encode, word_vectors
+from metapt.tagger.model import Tagger, TagLayer, load_base
 
 ODD = [
     "\x00",

@@ -18,7 +18,7 @@ from analysis.collect import collect
 from analysis.significance import Told
 from analysis.study import Study, studies
 from analysis.tables import Table
-from metapt.ner.resampling import holm
+from metapt.evaluation.bootstrap import holm
 
 
 def test_holm_of_an_example() -> None:

@@ -16,8 +16,8 @@ from analysis.errors import tally
 from analysis.matching import FATES, LENGTHS, Gold, packed
 from analysis.records import Evaluation, GoldSet
 from metapt.data.iob2 import spans
-from metapt.ner.resampling import micro_f1
-from metapt.ner.scoring import Span, count
+from metapt.evaluation.bootstrap import micro_f1
+from metapt.evaluation.span_f1 import Span, count
 
 Spans = Sequence[Sequence[Span]]
 TAGS = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]

@@ -15,7 +15,7 @@ from analysis import predictions
 from analysis.predictions import Pool, json_lines, read_predictions
 from analysis.reading import train_losses
 from metapt.data.iob2 import spans
-from metapt.ner.scoring import conlleval_spans
+from metapt.evaluation.span_f1 import conlleval_spans
 
 TAGS = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC", "I-ORG"]
 KEYS = (

@@ -23,8 +23,8 @@ from analysis import report as program
 from analysis.collect import collect, newest_grid
 from analysis.sections import DEMO_NOTICE, build
 from metapt.errors import UserError
+from metapt.launch.grid_dir import Root
 from metapt.launch.jobs import Job, Plan
-from metapt.launch.root import Root
 
 SCRIPT = Path(program.__file__)
 PROJECT = tomllib.loads((SCRIPT.parents[1] / "pyproject.toml").read_text())["project"]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from analysis.significance import Difference, Estimate, average, average_difference, over_seeds
-from metapt.ner.resampling import (
+from metapt.evaluation.bootstrap import (
     detectable_difference,
     f1_samples,
     micro_f1,

@@ -16,9 +16,9 @@ from analysis import report
 from metapt import baseline as command
 from metapt.data.iob2 import TAGS, Sentence, repaired, spans
 from metapt.errors import UserError
+from metapt.evaluation.baselines import BASELINES, Training, shape, surface_features
+from metapt.evaluation.span_f1 import span_figures
 from metapt.files import read_jsonl
-from metapt.ner.baselines import BASELINES, Training, shape, surface_features
-from metapt.ner.scoring import span_figures
 from metapt.runs import Run
 
 VOCABULARY = ["si", "Ni", "kay", "kang", "Maria", "Juan", "bata", "sa", "Cebu", "12", "日本"]

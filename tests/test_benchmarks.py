@@ -20,11 +20,11 @@ from parts import parts_of, table
 from scipy.stats import linregress
 from shares import Seconds, shares
 
-from metapt import commandline
+from metapt.config import commandline
 from metapt.errors import OperationalError
-from metapt.models.cost import flops_of_step
-from metapt.training.forecast import Machine, hours, implied_mfu
-from metapt.training.memory import Ranks
+from metapt.estimate.flops import flops_of_step
+from metapt.estimate.forecast import Machine, hours, implied_mfu
+from metapt.estimate.memory import Ranks
 
 POINTS = st.lists(st.integers(1, 10_000), min_size=3, max_size=8, unique=True)
 

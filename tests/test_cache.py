@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from metapt.ner.cache import KEY_FILE, VECTORS_FILE, VectorCache
+from metapt.finetuning.feature_cache import KEY_FILE, VECTORS_FILE, VectorCache
 
 FORK = multiprocessing.get_context("fork")
 ROWS = 1000  # of 2 numbers: 8 kB, and the header of the file
@@ -29,7 +29,7 @@ def vectors(number: int, rows: int = ROWS) -> Tensor:
     return torch.randn(rows, 2, generator=torch.Generator().manual_seed(number))
 
 
-def get(cache: VectorCache, number: int) -> tuple[Tensor, bool]:
+def get(feature_cache: VectorCache, number: int) -> tuple[Tensor, bool]:
     """The vectors of a number, and whether they had to be computed."""
     calls = []
 
@@ -37,7 +37,7 @@ def get(cache: VectorCache, number: int) -> tuple[Tensor, bool]:
         calls.append(number)
         return vectors(number)
 
-    found = cache.get({"number": number}, compute)
+    found = feature_cache.get({"number": number}, compute)
     assert torch.equal(found, vectors(number))
     return found, bool(calls)
 
@@ -51,15 +51,15 @@ def size(folder: Path) -> int:
 
 
 def test_computed_once_and_mapped_thereafter(tmp_path: Path) -> None:
-    cache = VectorCache(tmp_path, 1)
-    first, computed = get(cache, 1)
+    feature_cache = VectorCache(tmp_path, 1)
+    first, computed = get(feature_cache, 1)
     assert computed
     second, computed = get(VectorCache(tmp_path, 1), 1)
     assert not computed
-    assert get(cache, 2)[1]
+    assert get(feature_cache, 2)[1]
     second += 1  # a private copy of the page
     assert torch.equal(first, vectors(1))
-    assert not get(cache, 1)[1]
+    assert not get(feature_cache, 1)[1]
     assert (entries(tmp_path)[0] / KEY_FILE).is_file()
 
 
@@ -81,41 +81,41 @@ def lose_manifest(file: Path) -> None:
 def test_a_damaged_entry_is_computed_again(
     tmp_path: Path, damage: Callable[[Path], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    cache = VectorCache(tmp_path, 1)
-    get(cache, 1)
+    feature_cache = VectorCache(tmp_path, 1)
+    get(feature_cache, 1)
     damage(entries(tmp_path)[0] / VECTORS_FILE)
-    assert get(cache, 1)[1]
+    assert get(feature_cache, 1)[1]
     assert "damaged" in capsys.readouterr().err
-    assert not get(cache, 1)[1]
+    assert not get(feature_cache, 1)[1]
 
 
 def test_the_least_recently_used_goes_and_what_is_in_use_stays(tmp_path: Path) -> None:
-    cache = VectorCache(tmp_path, 3.5 * ROWS * 8 / 1e9)
+    feature_cache = VectorCache(tmp_path, 3.5 * ROWS * 8 / 1e9)
     for number in (1, 2, 3):
-        get(cache, number)
+        get(feature_cache, number)
         time.sleep(0.02)  # a file's time has steps
-    assert not get(cache, 1)[1]
-    get(cache, 4)  # 2 goes
-    assert [get(cache, number)[1] for number in (1, 3, 4)] == [False] * 3
-    held = [get(cache, number)[0][5:] for number in (1, 3)]  # a part of a tensor is enough
-    get(cache, 5)  # 4 goes, although 1 was used before it
-    assert [get(cache, number)[1] for number in (1, 3, 5)] == [False] * 3
-    held.append(get(cache, 5)[0])
-    found, computed = get(cache, 6)
+    assert not get(feature_cache, 1)[1]
+    get(feature_cache, 4)  # 2 goes
+    assert [get(feature_cache, number)[1] for number in (1, 3, 4)] == [False] * 3
+    held = [get(feature_cache, number)[0][5:] for number in (1, 3)]  # a part of a tensor is enough
+    get(feature_cache, 5)  # 4 goes, although 1 was used before it
+    assert [get(feature_cache, number)[1] for number in (1, 3, 5)] == [False] * 3
+    held.append(get(feature_cache, 5)[0])
+    found, computed = get(feature_cache, 6)
     assert computed
     assert len(entries(tmp_path)) == 3
     held.clear()
-    assert get(cache, 6)[1]
-    assert not get(cache, 6)[1]
+    assert get(feature_cache, 6)[1]
+    assert not get(feature_cache, 6)[1]
     del found
 
 
 def test_what_is_larger_than_the_cache_is_not_kept_and_nothing_is_deleted_for_it(tmp_path: Path) -> None:
-    cache = VectorCache(tmp_path, 2.5 * ROWS * 8 / 1e9)
-    get(cache, 1)
-    large = cache.get({"number": 9}, lambda: vectors(9, 3 * ROWS))
+    feature_cache = VectorCache(tmp_path, 2.5 * ROWS * 8 / 1e9)
+    get(feature_cache, 1)
+    large = feature_cache.get({"number": 9}, lambda: vectors(9, 3 * ROWS))
     assert torch.equal(large, vectors(9, 3 * ROWS))
-    assert not get(cache, 1)[1]
+    assert not get(feature_cache, 1)[1]
     assert len(entries(tmp_path)) == 1
 
 
@@ -123,10 +123,10 @@ def test_what_is_larger_than_the_cache_is_not_kept_and_nothing_is_deleted_for_it
 @given(st.lists(st.tuples(st.integers(0, 5), st.booleans()), max_size=15), st.integers(1, 4))
 def test_it_never_exceeds_its_size_whatever_is_asked_for(asked: list[tuple[int, bool]], room: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        cache = VectorCache(folder, (room + 0.5) * ROWS * 8 / 1e9)
+        feature_cache = VectorCache(folder, (room + 0.5) * ROWS * 8 / 1e9)
         held = {}
         for number, hold in asked:
-            found, computed = get(cache, number)
+            found, computed = get(feature_cache, number)
             assert not (computed and number in held and held[number][1])
             kept = any(
                 f'"number": {number}' in (entry / KEY_FILE).read_text() for entry in entries(Path(folder))
@@ -196,9 +196,9 @@ def dying_job(folder: Path, where: str) -> None:
     if where == "writing":
         np.save = half
     elif where == "committing":
-        from metapt.ner import cache
+        from metapt.finetuning import feature_cache
 
-        cache.CheckpointFolders.commit = lambda *_: die()  # type: ignore[method-assign,assignment]
+        feature_cache.CheckpointFolders.commit = lambda *_: die()  # type: ignore[method-assign,assignment]
     VectorCache(folder, 1).get({"number": 1}, compute)
 
 
@@ -226,12 +226,12 @@ def test_what_another_job_uses_is_not_deleted(tmp_path: Path) -> None:
     ready, done = FORK.Event(), FORK.Event()
     job = child(holding_job, tmp_path, ready, done)
     assert ready.wait(60)
-    cache = VectorCache(tmp_path, 1.5 * ROWS * 8 / 1e9)
-    assert get(cache, 2)[1]
-    assert get(cache, 2)[1]  # there was no room for it
+    feature_cache = VectorCache(tmp_path, 1.5 * ROWS * 8 / 1e9)
+    assert get(feature_cache, 2)[1]
+    assert get(feature_cache, 2)[1]  # there was no room for it
     done.set()
     job.join(60)
     assert job.exitcode == 0
-    get(cache, 2)
-    assert not get(cache, 2)[1]
+    get(feature_cache, 2)
+    assert not get(feature_cache, 2)[1]
     assert len(entries(tmp_path)) == 1

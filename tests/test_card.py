@@ -17,13 +17,13 @@ import metapt
 from metapt.config import NerConfig
 from metapt.data import DEMO_NOTICE, demo
 from metapt.data.iob2 import TAGS
+from metapt.data.labelled_sets import ALL_SETS
 from metapt.data.licences import SETS, shared_licence
-from metapt.data.uner import ALL_SETS
-from metapt.models.tagger import Tagger, TagLayer, load_base
-from metapt.ner.card import model_card
-from metapt.ner.features import Reading
-from metapt.ner.folder import save_tagger
-from metapt.ner.scoring import scored
+from metapt.evaluation.span_f1 import scored
+from metapt.finetuning.model_card import model_card
+from metapt.tagger.encoding import Reading
+from metapt.tagger.model import Tagger, TagLayer, load_base
+from metapt.tagger.serialization import save_tagger
 
 WORDS = '["Pumunta", "si", "Maria", "sa", "Cebu", "."]'  # in the code of the card
 

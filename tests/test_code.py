@@ -13,8 +13,8 @@ import pytest
 
 from metapt import provenance
 from metapt.errors import OperationalError, UserError
-from metapt.launch import code as source
-from metapt.launch.code import VARIABLE, Code, code, require_own_code
+from metapt.launch import code_snapshot as source
+from metapt.launch.code_snapshot import VARIABLE, Code, code, require_own_code
 
 LOOK = [sys.executable, "-m", "metapt.look"]
 

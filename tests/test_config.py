@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 from conftest import REPO, run_module
 
-from metapt import commandline
-from metapt.config import DS_CONFIGS, deepspeed_settings, identity, tuning_rate
+from metapt.config import DS_CONFIGS, commandline, deepspeed_settings, identity, tuning_rate
 from metapt.errors import UserError
 
 SCALES = ("nano", "laptop", "tiny", "small", "medium", "large")

@@ -16,7 +16,7 @@ from corpus_world import DOCUMENTS, GOOD, config, documents_of, jsonl, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metapt.data import reading
+from metapt.data import text_files
 from metapt.data.corpus import Corpus, prepare_corpus
 from metapt.errors import UserError
 
@@ -77,8 +77,8 @@ def test_any_bytes_are_read_or_counted(
     if name.endswith(".gz") and not content.startswith(b"\xff"):
         packed = gzip.compress(content)
     path = write(tmp_path_factory.mktemp("fuzz") / name, packed)
-    faults = reading.Faults("skip")
-    found = list(reading.read_file(path, txt_document, faults))
+    faults = text_files.Faults("skip")
+    found = list(text_files.read_file(path, txt_document, faults))
     assert all(document.text.strip() and len(document.text.encode()) == document.bytes for document in found)
     if name == "a.txt" and txt_document == "file":
         assert len(found) + faults.skipped.total() == 1

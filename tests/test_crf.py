@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torchcrf import CRF
 
 from metapt.data.iob2 import TAGS
-from metapt.models.crf import LinearChainCRF, SoftmaxHead, iob2_transitions
+from metapt.tagger.crf import LinearChainCRF, SoftmaxHead, iob2_transitions
 
 
 def random_crf(num_tags: int, draw: torch.Generator, forbid: float) -> LinearChainCRF:

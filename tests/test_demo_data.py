@@ -16,7 +16,7 @@ from metapt.data.demo_english_forms import as_text, verb_form, with_articles, wi
 from metapt.data.demo_grammar import Draws, Word, entity, expand
 from metapt.data.demo_slovak import decline
 from metapt.data.iob2 import TAGS, TYPES, read_iob2, spans
-from metapt.data.uner import open_collection, source_sets
+from metapt.data.labelled_sets import open_collection, source_sets
 
 PARTS = [(name, split) for name, sizes in demo.SIZES.items() for split in sizes]
 PARTICLES = {"si", "ni", "ang", "ng", "sa"}

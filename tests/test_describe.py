@@ -10,16 +10,16 @@ from pathlib import Path
 
 import pytest
 from conftest import REPO, run_module
+from metapt.data.__main__ import main
 from ner_world import make_tokenizer
 from seqeval.scheme import IOB2, Entities
 
 from metapt.config import SetsConfig
 from metapt.data import demo
-from metapt.data.__main__ import main
 from metapt.data.iob2 import TYPES, Sentence, write_iob2
-from metapt.data.pieces import piece_figures, read_tokenizer
+from metapt.data.labelled_sets import SOURCES, open_collection, source_sets
 from metapt.data.statistics import set_figures
-from metapt.data.uner import SOURCES, open_collection, source_sets
+from metapt.data.tokenizer_stats import piece_figures, read_tokenizer
 from metapt.errors import UserError
 
 HAND = [

@@ -11,11 +11,10 @@ from hypothesis import strategies as st
 from seqeval.scheme import BILOU, IOBES, Entities
 
 from analysis.collect import is_target
-from metapt import commandline
-from metapt.config import NerDataConfig
-from metapt.data.described import open_described, presets, read_description
+from metapt.config import NerDataConfig, commandline
+from metapt.data.custom_corpus import open_described, presets, read_description
 from metapt.data.iob2 import OWN_TYPES, TAGS, Layout, Sentence, read_iob2, repaired, spans, write_iob2
-from metapt.data.uner import open_collection, source_sets
+from metapt.data.labelled_sets import open_collection, source_sets
 from metapt.errors import UserError
 
 NEWS = """\

@@ -16,15 +16,15 @@ from conftest import pretrain_many
 from safetensors.torch import load_file
 from torch.nn.functional import cross_entropy
 
-from metapt import commandline
+from metapt.config import commandline
 from metapt.data.episodes import Episode, EpisodeSampler, WindowIndex
-from metapt.launch.status import run_status
+from metapt.launch.run_status import run_status
 from metapt.meta.objectives import autoregressive, probe
-from metapt.models.learner import Learner, build_learner
+from metapt.models.meta_lm import Learner, build_learner
 from metapt.runs import Run
 from metapt.training import dynamics
 from metapt.training.engine import Engine
-from metapt.training.telemetry import Telemetry, Totals
+from metapt.training.metrics import Telemetry, Totals
 
 STAGES = ["zero0", "zero1", "zero2", "zero2_offload", "zero3"]
 TIMING = ("seconds", "seconds_total", "tokens_per_second")

@@ -12,18 +12,18 @@ from ner_world import labelled, make_encoder_tokenizer, make_tokenizer, write_en
 from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel, LlamaConfig, LlamaModel
 
 import metapt
-from metapt import commandline
+from metapt.config import commandline
 from metapt.data.iob2 import TAGS, Sentence
 from metapt.errors import UserError
 from metapt.files import read_jsonl
-from metapt.model_folders import model_folder
-from metapt.models.tagger import Tagger, TagLayer, is_causal, load_base
-from metapt.ner.evaluate import annotate
-from metapt.ner.features import WordPieces, encode, special_pieces, word_vectors
-from metapt.ner.finetune import finetune
-from metapt.ner.folder import load_tagger
+from metapt.finetuning.run_finetuning import finetune
+from metapt.models.pretrained import model_folder
 from metapt.runs import Run
-from metapt.training.interruption import StopRequest
+from metapt.tagger.encoding import WordPieces, encode, special_pieces, word_vectors
+from metapt.tagger.model import Tagger, TagLayer, is_causal, load_base
+from metapt.tagger.predict import annotate
+from metapt.tagger.serialization import load_tagger
+from metapt.training.signals import StopRequest
 
 
 @pytest.fixture(scope="module")

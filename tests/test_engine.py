@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from metapt.meta.objectives import autoregressive
-from metapt.models.learner import build_learner
+from metapt.models.meta_lm import build_learner
 from metapt.training.engine import Engine
 
 SOON = ["autoregressive", "head", "full", "full-bf16"]  # of the cases, on several ranks in the ordinary suite

@@ -16,12 +16,12 @@ from safetensors.torch import load_file
 from tuned import assert_same, outcome, tune, words
 
 from metapt.errors import UserError
-from metapt.models.tagger import load_base
-from metapt.ner import tuning as tuning_module
-from metapt.ner.features import EncodedSet, word_vectors
-from metapt.ner.folder import load_tagger
-from metapt.ner.tuning import Tuning
+from metapt.finetuning import tuner as tuning_module
+from metapt.finetuning.tuner import Tuning
 from metapt.runs import Run
+from metapt.tagger.encoding import EncodedSet, word_vectors
+from metapt.tagger.model import load_base
+from metapt.tagger.serialization import load_tagger
 
 
 def test_full_tuning_learns_the_sentences(full_run: Run) -> None:

@@ -14,10 +14,10 @@ from ner_world import labelled, write_checkpoint
 from tuned import Killed, assert_same, die_after, tune
 
 from metapt.data.iob2 import write_iob2
-from metapt.models.tagger import Tagger
-from metapt.ner import tuning as tuning_module
-from metapt.ner.features import EncodedSet, word_vectors
+from metapt.finetuning import tuner as tuning_module
 from metapt.runs import Run
+from metapt.tagger.encoding import EncodedSet, word_vectors
+from metapt.tagger.model import Tagger
 
 
 def count_calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:

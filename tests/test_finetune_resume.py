@@ -10,9 +10,9 @@ import pytest
 from tuned import Killed, assert_same, die_after, tune
 
 from metapt.errors import Interrupted
-from metapt.ner import tuning as tuning_module
+from metapt.finetuning import tuner as tuning_module
 from metapt.runs import Run
-from metapt.training.interruption import StopRequest
+from metapt.training.signals import StopRequest
 
 
 @pytest.mark.parametrize(

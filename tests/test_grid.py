@@ -11,8 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metapt import commandline
-from metapt.config import ClusterConfig, GridConfig, SubmitConfig
+from metapt.config import ClusterConfig, GridConfig, SubmitConfig, commandline
 from metapt.errors import UserError
 from metapt.launch import grid as planning
 from metapt.launch import slurm

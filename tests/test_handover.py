@@ -13,12 +13,11 @@ from pathlib import Path
 import pytest
 from launch_fakes import fake_plan, run_fake
 
-from metapt import commandline
-from metapt.config import ClusterConfig
+from metapt.config import ClusterConfig, commandline
 from metapt.errors import OperationalError
-from metapt.launch import queue, slurm
-from metapt.launch.code import code
-from metapt.launch.root import Root
+from metapt.launch import slurm, slurm_queue
+from metapt.launch.code_snapshot import code
+from metapt.launch.grid_dir import Root
 from metapt.launch.submission import current_states, submit, to_do
 from metapt.runs import Run
 
@@ -155,7 +154,7 @@ def test_an_array_is_no_larger_than_the_site_allows(
     ]
     numbers = [100 + number for number in range(1 + len(sizes))]
     assert scripts[-1]["dependency"] == f"afterany:{':'.join(map(str, numbers))}"
-    recorded = queue.recorded(Root(tmp_path / "r"))
+    recorded = slurm_queue.recorded(Root(tmp_path / "r"))
     assert len(recorded) == len(set(recorded.values())) == 1 + 6 + 1
 
 
@@ -205,7 +204,7 @@ def test_all_is_submitted_or_nothing(tmp_path: Path, slurm_commands: Path, is_ta
     refusing = '[ -e "$HERE/batch_2" ] && { echo Socket timed out >&2; exit 1; }\n'
     script = slurm_commands / "sbatch"
     script.write_text(script.read_text().replace("n=$(", f"{refusing}n=$("))
-    stray = f"103|PENDING|Priority|{queue.mark(Root(tmp_path / 'r'))}\n" if is_taken else ""
+    stray = f"103|PENDING|Priority|{slurm_queue.mark(Root(tmp_path / 'r'))}\n" if is_taken else ""
     (slurm_commands / "queue").write_text("7|RUNNING|None|another grid's\n")
     (slurm_commands / "squeue").write_text(
         f"#!/bin/bash\n[ -e '{slurm_commands}/batch_2' ] && echo '{stray}'\ntrue\n"
@@ -214,20 +213,20 @@ def test_all_is_submitted_or_nothing(tmp_path: Path, slurm_commands: Path, is_ta
         run_fake(tmp_path / "r", CLUSTER)
     cancelled = (slurm_commands / "cancelled").read_text().split()
     assert sorted(cancelled) == ["100", "101_0", "101_1", "102", *(["103"] if is_taken else [])]
-    assert not queue.recorded(Root(tmp_path / "r"))
+    assert not slurm_queue.recorded(Root(tmp_path / "r"))
 
 
 def test_what_a_killed_submitter_has_submitted_is_cancelled_by_the_next(
     tmp_path: Path, slurm_commands: Path
 ) -> None:
-    mark = queue.mark(Root(tmp_path / "r"))
+    mark = slurm_queue.mark(Root(tmp_path / "r"))
     (slurm_commands / "queue").write_text(
         f"55_0|PENDING|Priority|{mark}\n56|PENDING|Priority|{mark}/elsewhere\n"
     )
     run_fake(tmp_path / "r", CLUSTER)
     assert (slurm_commands / "cancelled").read_text().split() == ["55_0"]
     (slurm_commands / "queue").write_text(f"100|PENDING|Priority|{mark}\n")  # recorded: no stray
-    assert queue.strays(Root(tmp_path / "r")) == set()
+    assert slurm_queue.strays(Root(tmp_path / "r")) == set()
 
 
 def test_a_second_shell_hands_nothing_over(tmp_path: Path, slurm_commands: Path) -> None:
@@ -252,7 +251,7 @@ def test_what_a_failed_pretraining_blocks_goes_on_with_it(
     for name in ("prepare/demo", "pretrain/b", "finetune/b"):
         Run(root.path / name).finish({})
     failed(root, "pretrain/a")
-    numbers = queue.recorded(root)
+    numbers = slurm_queue.recorded(root)
     waiting = f"{numbers['finetune/a']}|PENDING|{reason}\n" if reason else ""
     (slurm_commands / "queue").write_text(f"{waiting}{numbers['report']}|RUNNING|None\n")
     plan = fake_plan(root.path)
@@ -372,7 +371,7 @@ def test_what_submitit_pickles_is_the_configuration_and_nothing_else(
                 texts.append(argument)
         assert globals_ <= {
             "submitit.core.utils.DelayedSubmission",
-            "metapt.launch.task.Task",
+            "metapt.launch.slurm_task.Task",
             "metapt.launch.jobs.Job",
             "pathlib.PosixPath",
         }

@@ -15,14 +15,14 @@ from safetensors.torch import load_file
 from analysis.dynamics import heldout
 from analysis.reading import TOTALS
 from analysis.records import PretrainRun
-from metapt import commandline
+from metapt.config import commandline
 from metapt.data.batches import Batches
 from metapt.data.corpus import prepare_corpus
 from metapt.errors import EXIT_FAILED
 from metapt.files import finite
-from metapt.launch.status import run_status
+from metapt.launch.run_status import run_status
 from metapt.meta.objectives import autoregressive, is_episode
-from metapt.models.learner import build_learner
+from metapt.models.meta_lm import build_learner
 from metapt.runs import Run
 from metapt.training.engine import Engine
 

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from metapt import commandline
+from metapt.config import commandline
 from metapt.launch import grid as planning
 from metapt.launch.jobs import Job
 

@@ -14,13 +14,12 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from wandb.proto import wandb_internal_pb2
 
-from metapt import commandline
-from metapt.config import identity
+from metapt.config import commandline, identity
 from metapt.errors import UserError
 from metapt.pretrain import main
 from metapt.runs import Run
-from metapt.training import loggers
-from metapt.training.loggers import Loggers, open_loggers, scalars
+from metapt.training import experiment_trackers
+from metapt.training.experiment_trackers import Loggers, open_loggers, scalars
 
 
 @pytest.fixture(autouse=True)
@@ -139,17 +138,17 @@ def test_a_resumed_run_is_the_same_one_in_weights_and_biases(tmp_path: Path):
         time.sleep(1.1)  # the files of a start are named by its second
     files = [*run.path.glob("wandb/offline-run-*/*.wandb")]
     assert len(files) == 2
-    assert {file.name for file in files} == {f"run-{loggers.run_id(run)}.wandb"}
+    assert {file.name for file in files} == {f"run-{experiment_trackers.run_id(run)}.wandb"}
     assert [points["heldout/loss"] for points in wandb_points(run)] == [[(1, 1.5)], [(5, 1.5)]]
 
 
 def test_a_folder_that_is_begun_anew_is_another_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     run, _ = begun(tmp_path / "run")
-    first = loggers.run_id(run)
-    assert loggers.run_id(Run(tmp_path / "run")) == first
+    first = experiment_trackers.run_id(run)
+    assert experiment_trackers.run_id(Run(tmp_path / "run")) == first
     made = run.provenance()
     monkeypatch.setattr(Run, "provenance", lambda self: {**made, "started": "another time"})
-    assert loggers.run_id(run) != first
+    assert experiment_trackers.run_id(run) != first
 
 
 class Faulty:
@@ -207,7 +206,7 @@ def test_a_missing_package_is_named_before_anything_is_done(
     def version(name: str) -> str:
         raise metadata.PackageNotFoundError(name)
 
-    monkeypatch.setattr(loggers.metadata, "version", version)
+    monkeypatch.setattr(experiment_trackers.metadata, "version", version)
     with pytest.raises(UserError, match=f"pip install {package}"):
         main([word, f"run_dir={tmp_path / 'run'}"])
     assert not (tmp_path / "run").exists()

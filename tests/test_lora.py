@@ -10,10 +10,10 @@ from safetensors.torch import load_file
 from tuned import Killed, assert_same, die_after, tune
 
 from metapt.errors import UserError
-from metapt.models.tagger import load_base
-from metapt.ner.folder import load_tagger
-from metapt.ner.lora import merged, with_adapters
+from metapt.finetuning.lora import merged, with_adapters
 from metapt.runs import Run
+from metapt.tagger.model import load_base
+from metapt.tagger.serialization import load_tagger
 
 LORA = ("regime=lora", "ner.lora_rank=2", "ner.lr=0.02", "ner.max_epochs=4")
 
@@ -67,6 +67,6 @@ def test_merged_adapters_give_the_same_vectors(world: Path) -> None:
 def test_lora_without_peft_is_a_mistake_told(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("metapt.ner.lora.find_spec", lambda _: None)
+    monkeypatch.setattr("metapt.finetuning.lora.find_spec", lambda _: None)
     with pytest.raises(UserError, match="peft"):
         tune(world, tmp_path / "run", *LORA)

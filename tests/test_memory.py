@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from benchmarks import memory as measuring
-from metapt import commandline
-from metapt.models.learner import build_learner
-from metapt.training import memory
-from metapt.training.memory import Ranks, all_parameters, moments, peak, saved_activations
+from metapt.config import commandline
+from metapt.estimate import memory
+from metapt.estimate.memory import Ranks, all_parameters, moments, peak, saved_activations
+from metapt.models.meta_lm import build_learner
 
 TOLERANCE = 0.15
 

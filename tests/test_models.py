@@ -10,15 +10,15 @@ from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy, scaled_dot_product_attention
 from transformers import LlamaForCausalLM
 
-from metapt import commandline
+from metapt.config import commandline
 from metapt.data.episodes import EpisodeSampler, WindowIndex
 from metapt.errors import UserError
+from metapt.estimate.flops import Cost, parameter_count
 from metapt.meta.adaptation import adapt, adapt_by
 from metapt.meta.objectives import autoregressive, episode
 from metapt.models import attention, losses
-from metapt.models.cost import Cost, parameter_count
 from metapt.models.decoder import EpisodeHead, build_decoder, llama_config
-from metapt.models.learner import build_learner, slow_in_bf16
+from metapt.models.meta_lm import build_learner, slow_in_bf16
 from metapt.training.dynamics import attention_entropy
 
 EXACT = {"tiny": 11_282_784, "small": 64_595_328, "medium": 181_095_168, "large": 569_808_384}

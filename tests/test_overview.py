@@ -11,10 +11,10 @@ import pytest
 from launch_fakes import fake_plan
 
 from metapt import status
+from metapt.launch.grid_dir import Root
+from metapt.launch.grid_status import overview
 from metapt.launch.jobs import Job, Plan
-from metapt.launch.overview import overview
-from metapt.launch.root import Root
-from metapt.launch.status import TAIL_BYTES
+from metapt.launch.run_status import TAIL_BYTES
 from metapt.runs import MetricsWriter, Run
 
 NUMBERS = {name: str(100 + index) for index, name in enumerate(job.id for job in fake_plan(Path()).jobs)}

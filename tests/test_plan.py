@@ -9,14 +9,13 @@ from pathlib import Path
 import pytest
 from conftest import run_module
 
-from metapt import commandline
-from metapt.config import ClusterConfig
+from metapt.config import ClusterConfig, commandline
 from metapt.errors import UserError
+from metapt.estimate.flops import flops_expected, flops_of_step
+from metapt.estimate.forecast import Machine, describe, hours, kinds, largest_micro_batch, largest_peak
+from metapt.estimate.memory import Ranks
 from metapt.launch.grid import plan
 from metapt.launch.requirements import requirements
-from metapt.models.cost import flops_expected, flops_of_step
-from metapt.training.forecast import Machine, describe, hours, kinds, largest_micro_batch, largest_peak
-from metapt.training.memory import Ranks
 
 LARGE = ["model=large", "ds=zero2", "nodes=1", "gpus=4"]
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from metapt.config import TrainConfig
-from metapt.models.learner import SLOW_BF16, slow_in_bf16
+from metapt.models.meta_lm import SLOW_BF16, slow_in_bf16
 from metapt.runs import CheckpointFolders, Run
 from metapt.training.trainer import learning_rate
 

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from metapt.errors import OperationalError
 from metapt.launch import requeues
-from metapt.launch.code import code
+from metapt.launch.code_snapshot import code
 from metapt.launch.requeues import refuse_fruitless_requeues
-from metapt.launch.status import run_status
+from metapt.launch.run_status import run_status
 from metapt.runs import Run
 
 MOST = 2

@@ -17,9 +17,9 @@ from seqeval.metrics.v1 import classification_report, precision_recall_fscore_su
 from seqeval.scheme import IOB2
 
 from metapt.data.iob2 import OWN_TYPES, TAGS, Sentence, repaired, spans
-from metapt.ner.predictions import Annotation, write_predictions
-from metapt.ner.resampling import micro_f1
-from metapt.ner.scoring import conlleval_spans, count, scored, span_figures
+from metapt.evaluation.bootstrap import micro_f1
+from metapt.evaluation.predictions import Annotation, write_predictions
+from metapt.evaluation.span_f1 import conlleval_spans, count, scored, span_figures
 
 
 def rows_like(size: int, valid: bool) -> st.SearchStrategy[list[str]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from metapt.launch.status import TAIL_BYTES, RunStatus, is_held, run_status, tail
+from metapt.launch.run_status import TAIL_BYTES, RunStatus, is_held, run_status, tail
 from metapt.runs import MetricsWriter, Run
 
 

@@ -15,11 +15,11 @@ import launch_fakes
 import pytest
 from launch_fakes import SHAPE, fake_plan, run_fake, starts
 
-from metapt import commandline, status
-from metapt.config import ClusterConfig
+from metapt import status
+from metapt.config import ClusterConfig, commandline
 from metapt.errors import EXIT_INTERRUPTED, STOP_SIGNALS, OperationalError
-from metapt.launch.root import Root
-from metapt.launch.status import run_status
+from metapt.launch.grid_dir import Root
+from metapt.launch.run_status import run_status
 from metapt.launch.submission import current_states, submit
 from metapt.runs import Run
 

@@ -20,19 +20,21 @@ from ner_world import labelled, make_tokenizer, write_checkpoint, write_collecti
 from torch import Tensor
 
 import metapt
-from metapt import commandline, tag
+from metapt import tag
+from metapt.config import commandline
 from metapt.data.iob2 import TAGS, read_iob2
 from metapt.errors import UserError
-from metapt.models.tagger import Tagger, TagLayer, load_base
-from metapt.ner import features, tagging
-from metapt.ner.features import Reading
-from metapt.ner.finetune import finetune
-from metapt.ner.folder import save_tagger
-from metapt.ner.rendering import bracketed, coloured
-from metapt.ner.streams import column_sentences, lines_as_they_come, text_sentences
-from metapt.ner.tagging import EntityTagger
-from metapt.ner.words import word_offsets
-from metapt.training.interruption import StopRequest
+from metapt.finetuning.run_finetuning import finetune
+from metapt.inference import entity_tagger
+from metapt.inference.entity_tagger import EntityTagger
+from metapt.inference.formatting import bracketed, coloured
+from metapt.inference.streams import column_sentences, lines_as_they_come, text_sentences
+from metapt.inference.word_splitting import word_offsets
+from metapt.tagger import encoding
+from metapt.tagger.encoding import Reading
+from metapt.tagger.model import Tagger, TagLayer, load_base
+from metapt.tagger.serialization import save_tagger
+from metapt.training.signals import StopRequest
 
 TEXT = "Juan Cruz met Maria.\t Pedro  lives in Davao City."
 
@@ -131,7 +133,7 @@ def test_given_words_are_kept_and_lone_sentences_are_as_in_a_batch(tagger: Entit
     together = tagger.tag(sentences)
     assert [list(each.words) for each in together] == sentences
     assert together[-1].offsets == ((0, 3), (4, 9))
-    assert together[-2] == tagging.TaggedSentence("", (), (), (), (), ())
+    assert together[-2] == entity_tagger.TaggedSentence("", (), (), (), (), ())
     for alone, each in zip((tagger.tag([one])[0] for one in sentences), together, strict=True):
         assert (alone.text, alone.tags, alone.offsets) == (each.text, each.tags, each.offsets)
         assert alone.probabilities == pytest.approx(each.probabilities, abs=1e-5)
@@ -150,8 +152,8 @@ def test_sentences_longer_than_a_window_and_than_a_group(
     assert len(expected[0].tags) == 300
     assert expected[0].tags[:5] == ("B-PER", "O", "O", "B-LOC", "O")
     assert expected[1].tags == tagger.tag([TEXT])[0].tags
-    monkeypatch.setattr(tagging, "WORDS_AT_ONCE", 10)
-    monkeypatch.setattr(features, "REMEMBERED", 2)
+    monkeypatch.setattr(entity_tagger, "WORDS_AT_ONCE", 10)
+    monkeypatch.setattr(encoding, "REMEMBERED", 2)
     assert [each.tags for each in tagger.tag([text, TEXT])] == [each.tags for each in expected]
 
 
@@ -162,7 +164,7 @@ def brute_force(emissions: Tensor, tagger: EntityTagger, kind: str, begin: int, 
     length = torch.tensor([len(emissions)])
     for path in itertools.product(range(len(TAGS)), repeat=len(emissions)):
         tags = [TAGS[tag] for tag in path]
-        if (kind, begin, end) in tagging.spans(tags):
+        if (kind, begin, end) in entity_tagger.spans(tags):
             try:
                 total += float(sequence.log_likelihood(emissions[None], torch.tensor([path]), length).exp())
             except ValueError:  # a forbidden transition
@@ -180,10 +182,13 @@ def test_the_probability_of_an_entity_is_that_of_all_tag_sequences_that_have_it(
     ]
     assert sum(len(each.entities) for each in found) > 3
     for sentence in found:
-        encoded = features.encode(
-            [tagging.Sentence("", sentence.words, ("O",) * len(sentence.words))], tagger.pieces, 64, cut=False
+        encoded = encoding.encode(
+            [entity_tagger.Sentence("", sentence.words, ("O",) * len(sentence.words))],
+            tagger.pieces,
+            64,
+            cut=False,
         )
-        emissions = tagger.tagger.layer.linear(features.word_vectors(tagger.tagger, encoded, 1)).detach()
+        emissions = tagger.tagger.layer.linear(encoding.word_vectors(tagger.tagger, encoded, 1)).detach()
         for each in sentence.entities:
             expected = brute_force(emissions, tagger, each.type, each.start_word, each.end_word)
             assert each.probability == pytest.approx(expected, rel=1e-3)

@@ -26,10 +26,10 @@ from transformers import (
 
 from metapt.data.iob2 import TAGS, Sentence, read_iob2
 from metapt.errors import UserError
-from metapt.models.crf import SoftmaxHead
-from metapt.models.tagger import Tagger, TagLayer, load_base, unpacked
-from metapt.ner.features import Reading, WordPieces, collate, encode, epoch_batches, windows, word_vectors
-from metapt.ner.folder import load_tagger, save_tagger
+from metapt.tagger.crf import SoftmaxHead
+from metapt.tagger.encoding import Reading, WordPieces, collate, encode, epoch_batches, windows, word_vectors
+from metapt.tagger.model import Tagger, TagLayer, load_base, unpacked
+from metapt.tagger.serialization import load_tagger, save_tagger
 
 LONG_TEXT = "Maria lives in Davao City and Juan Cruz works for the Red Cross"
 LONG = Sentence("long", tuple(LONG_TEXT.split(" ") * 3), ("O",) * 39)

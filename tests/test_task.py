@@ -11,11 +11,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from metapt.errors import OperationalError
-from metapt.launch.code import VARIABLE
+from metapt.launch.code_snapshot import VARIABLE
+from metapt.launch.grid_dir import Root
 from metapt.launch.requeues import refuse_fruitless_requeues
-from metapt.launch.root import Root
-from metapt.launch.status import run_status
-from metapt.launch.task import Task
+from metapt.launch.run_status import run_status
+from metapt.launch.slurm_task import Task
 
 
 @pytest.fixture

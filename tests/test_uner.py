@@ -10,7 +10,7 @@ from seqeval.scheme import IOB2, Entities
 
 from metapt.config import NerDataConfig
 from metapt.data.iob2 import TAGS, Sentence, read_iob2, spans, write_iob2
-from metapt.data.uner import (
+from metapt.data.labelled_sets import (
     ALL_SETS,
     SOURCES,
     TEST_ONLY,

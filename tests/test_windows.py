@@ -8,11 +8,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metapt import commandline
-from metapt.models import windows
-from metapt.models.cost import Cost, flops_of_episode, flops_of_step
-from metapt.models.learner import Learner, build_learner
-from metapt.models.windows import Windows
+from metapt.config import commandline
+from metapt.estimate.flops import Cost, flops_of_episode, flops_of_step
+from metapt.models import packed_windows
+from metapt.models.meta_lm import Learner, build_learner
+from metapt.models.packed_windows import Windows
 
 CPU = torch.device("cpu")
 SHAPE = ["model.num_layers=2", "model.vocab_size=300", "data.vocab_size=300"]
@@ -34,8 +34,8 @@ def drawn(count: int, length: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 def test_every_window_is_there_up_to_what_is_read(count: int, length: int, groups: int, seed: int):
     tokens, positions = drawn(count, length, seed)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(windows, "GROUPS", groups)
-        patch.setattr(windows, "SMALLEST", 1)
+        patch.setattr(packed_windows, "GROUPS", groups)
+        patch.setattr(packed_windows, "SMALLEST", 1)
         cut = Windows.cut(tokens, positions, CPU)
     laid, places, reads = cut.tokens[0].numpy(), cut.places[0].numpy(), cut.reads.numpy()
     for row, (read, position) in enumerate(zip(reads, positions, strict=True)):
@@ -58,8 +58,8 @@ def test_states_and_gradients_are_those_of_whole_windows(
 ):
     tokens, positions = drawn(count, length, seed)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(windows, "GROUPS", groups)
-        patch.setattr(windows, "SMALLEST", 1)
+        patch.setattr(packed_windows, "GROUPS", groups)
+        patch.setattr(packed_windows, "SMALLEST", 1)
         cut = Windows.cut(tokens, positions, CPU)
     weights = torch.randn(count, learner.decoder.config.hidden_size, dtype=torch.float64)
     parameters = list(learner.decoder.model.parameters())

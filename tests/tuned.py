@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from metapt import commandline
-from metapt.ner.finetune import finetune
-from metapt.ner.folder import load_tagger
-from metapt.ner.tuning import Tuning
+from metapt.config import commandline
+from metapt.finetuning.run_finetuning import finetune
+from metapt.finetuning.tuner import Tuning
 from metapt.runs import Run
-from metapt.training.interruption import StopRequest
+from metapt.tagger.serialization import load_tagger
+from metapt.training.signals import StopRequest
 
 FAST = ("ner.batch_size=8", "ner.lr=0.02", "ner.patience=9")
 

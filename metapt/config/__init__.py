@@ -1,13 +1,15 @@
-"""The whole typed configuration. metapt/checks.py checks it.
+"""The whole typed configuration. metapt/config/checks.py checks it.
 
 Each command has one dataclass, named in COMMANDS. Defaults live here; the YAML files under conf/ hold only what a choice
-(`model=tiny`, `objective=maml`) changes. metapt/commandline.py turns a command line into one of these.
+(`model=tiny`, `objective=maml`) changes. metapt/config/commandline.py turns a command line into one of these.
 """
 
 from __future__ import annotations
 
 from metapt.config.deepspeed import DS_CONFIGS, deepspeed_settings, zero_stage
-from metapt.config.entities import (
+from metapt.config.grids import ClusterConfig, GridConfig, StatusConfig, SubmitConfig
+from metapt.config.keys import identity
+from metapt.config.ner import (
     REGIMES,
     BaselineConfig,
     DescribeConfig,
@@ -18,8 +20,6 @@ from metapt.config.entities import (
     TagConfig,
     tuning_rate,
 )
-from metapt.config.grids import ClusterConfig, GridConfig, StatusConfig, SubmitConfig
-from metapt.config.keys import identity
 from metapt.config.pretraining import (
     CorpusConfig,
     LogConfig,

@@ -187,5 +187,5 @@ def uneven_units(config: PretrainConfig, ranks: int) -> list[str]:
 
 
 def work_together(config: PretrainConfig) -> bool:
-    """Whether all ranks share each episode (metapt/training/partitioned.py), instead of having episodes of their own."""
+    """Whether all ranks share each episode (metapt/training/zero3.py), instead of having episodes of their own."""
     return zero_stage(config.ds) == 3 and config.meta.scope != "head"

@@ -28,9 +28,9 @@ from transformers import PreTrainedTokenizerFast
 from metapt import files, randomness
 from metapt.config import CorpusConfig
 from metapt.data import tokenizers
-from metapt.data.reading import EMPTY, Document, Faults
 from metapt.data.shards import SHARD_TOKENS, ShardWriter, TokenStream
-from metapt.data.sources import Item, Source, Tokenised, open_source
+from metapt.data.text_files import EMPTY, Document, Faults
+from metapt.data.text_sources import Item, Source, Tokenised, open_source
 from metapt.data.tokenizers import TokenizerInfo
 from metapt.errors import UserError
 

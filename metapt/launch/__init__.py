@@ -1,0 +1,1 @@
+"""Jobs of a grid: the plan, the executors, Slurm, and their status."""

@@ -16,10 +16,10 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from metapt.launch.grid_dir import Root
+from metapt.launch.grid_status import JobStatus, Overview
 from metapt.launch.jobs import Job, Plan
-from metapt.launch.overview import JobStatus, Overview
-from metapt.launch.root import Root
-from metapt.launch.status import RunStatus, run_status
+from metapt.launch.run_status import RunStatus, run_status
 
 if TYPE_CHECKING:
     from metapt.launch.executors import View

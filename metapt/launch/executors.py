@@ -16,12 +16,12 @@ from typing import Any, Protocol
 from metapt.config import ClusterConfig
 from metapt.errors import Interrupted
 from metapt.files import write_atomically
-from metapt.launch.child import Child, default_threads
-from metapt.launch.code import Code
+from metapt.launch.code_snapshot import Code
+from metapt.launch.grid_dir import Root
 from metapt.launch.jobs import Job, Plan
-from metapt.launch.root import Root
-from metapt.launch.status import RunStatus, run_status
-from metapt.launch.task import ANY_NUMBER_OF_TIMEOUTS, Task
+from metapt.launch.process import Child, default_threads
+from metapt.launch.run_status import RunStatus, run_status
+from metapt.launch.slurm_task import ANY_NUMBER_OF_TIMEOUTS, Task
 
 POLL_SECONDS = 0.2
 
@@ -76,7 +76,7 @@ class _LocalHandle:
 
     def stop(self) -> None:
         if not self.is_over():
-            # to submitit's controller, which passes it on to the task (metapt.launch.task)
+            # to submitit's controller, which passes it on to the task (metapt.launch.slurm_task)
             os.kill(int(self._job.job_id), signal.SIGTERM)
 
 

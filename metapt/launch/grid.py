@@ -15,20 +15,20 @@ from itertools import chain, product
 from pathlib import Path
 from typing import Any
 
-from metapt import commandline
 from metapt.config import (
     REGIMES,
     ClusterConfig,
     GridConfig,
     PretrainConfig,
     SubmitConfig,
+    commandline,
     uneven_units,
 )
 from metapt.errors import UserError
-from metapt.launch import naming
+from metapt.evaluation.baselines import BASELINES
+from metapt.launch import run_identity
 from metapt.launch.jobs import Job, Plan
-from metapt.model_folders import HUB_PREFIX
-from metapt.ner.baselines import BASELINES
+from metapt.models.pretrained import HUB_PREFIX
 from metapt.runs import Run
 
 SET_BY_THE_GRID = {
@@ -214,20 +214,20 @@ def _identified(
         return final[job.id]
 
     for job in pretrains:
-        digests[job.id] = naming.of_pretraining(configs[job.id])
+        digests[job.id] = run_identity.of_pretraining(configs[job.id])
         rename(job, digests[job.id])
     for job in finetunes:
         config = configs[job.id]
         if not job.needs:
-            rename(job, naming.of_tagging(config, checkpoint=config.checkpoint))
+            rename(job, run_identity.of_tagging(config, checkpoint=config.checkpoint))
             continue
         (needed,) = job.needs
         below = Path(config.checkpoint).relative_to(root / needed)  # which checkpoint, if not the last
-        digest = naming.of_tagging(config, pretraining=digests[needed], checkpoint=str(below))
+        digest = run_identity.of_tagging(config, pretraining=digests[needed], checkpoint=str(below))
         renamed = rename(job, digest, checkpoint=root / final[needed].id / below)
         final[job.id] = replace(renamed, needs=(final[needed].id,))
     for job in baselines:
-        rename(job, naming.of_tagging(configs[job.id]))
+        rename(job, run_identity.of_tagging(configs[job.id]))
     return [[final[job.id] for job in jobs] for jobs in (pretrains, finetunes, baselines)], named
 
 
@@ -237,7 +237,7 @@ def _with_prepares(pretrains: list[Job], configs: dict[str, Any]) -> tuple[list[
     waiting = []
     for job in pretrains:
         config: PretrainConfig = configs[job.id]
-        name = f"prepare/{config.data.name}-{naming.of_corpus(config)}"
+        name = f"prepare/{config.data.name}-{run_identity.of_corpus(config)}"
         argv = tuple(word for word in job.argv if word.partition("=")[0] not in ("run_dir", "label"))
         prepares.setdefault(name, Job(name, "prepare", ("-m", "metapt.prepare"), argv, name))
         waiting.append(replace(job, needs=(name,)))

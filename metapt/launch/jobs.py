@@ -13,7 +13,7 @@ RUN_KINDS = ("pretrain", "finetune", "baseline")
 class Job:
     """One process (on a cluster: one per GPU) that turns the results of other jobs into one more."""
 
-    id: str  # also its folder below the root; of a run, it ends with the hash of metapt/launch/naming.py
+    id: str  # also its folder below the root; of a run, it ends with the hash of metapt/launch/run_identity.py
     kind: str  # prepare, pretrain, finetune, baseline or report
     program: tuple[str, ...]  # what follows `python`: ("-m", "metapt.pretrain")
     argv: tuple[str, ...]

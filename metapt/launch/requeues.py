@@ -22,7 +22,7 @@ from pathlib import Path
 from metapt.config import ClusterConfig
 from metapt.errors import OperationalError, run_command
 from metapt.files import write_atomically, write_json
-from metapt.launch.code import code
+from metapt.launch.code_snapshot import code
 from metapt.runs import Run
 
 
@@ -67,7 +67,7 @@ def _noted(run: Run, job: str) -> tuple[int, int] | None:
 
 def main(argv: Sequence[str]) -> None:
     """Looks at the run of a command line, in a job of Slurm. Raises as `refuse_fruitless_requeues`."""
-    from metapt import commandline
+    from metapt.config import commandline
 
     print(code(Path(), is_copied=False), flush=True)
     run = Run(commandline.load(argv[0].removeprefix("metapt."), argv[1:]).run_dir)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from metapt.config import ClusterConfig, PretrainConfig
+from metapt.estimate.flops import flops_expected
+from metapt.estimate.forecast import GIB, TFLOP, Machine, figure, hours, largest_micro_batch, largest_peak
+from metapt.estimate.memory import Ranks
 from metapt.launch.jobs import Job, Plan
-from metapt.models.cost import flops_expected
-from metapt.training.forecast import GIB, TFLOP, Machine, figure, hours, largest_micro_batch, largest_peak
-from metapt.training.memory import Ranks
 
 HEADER = ("pretraining run", "seeds", "ranks", "GiB/rank", "largest batch", "TFLOP/update", "hours")
 

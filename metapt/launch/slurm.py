@@ -3,8 +3,8 @@
 Jobs that are alike, such as the fine-tuning runs of one pretraining run, are one array. A job waits with `afterok` for
 what it needs, the report with `afterany` for all; a job whose need has failed is taken from the queue
 (`--kill-on-invalid-dep`). All is handed over or nothing: if sbatch refuses a request, what the call has submitted is
-cancelled. What a job does on its nodes, and how it is queued again after its time limit, is in metapt.launch.task;
-what is in the queue already in metapt.launch.queue.
+cancelled. What a job does on its nodes, and how it is queued again after its time limit, is in metapt.launch.slurm_task;
+what is in the queue already in metapt.launch.slurm_queue.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any
 
 from metapt.config import ClusterConfig
 from metapt.errors import OperationalError, UserError
-from metapt.launch import queue
-from metapt.launch.code import Code
+from metapt.launch import slurm_queue
+from metapt.launch.code_snapshot import Code
+from metapt.launch.grid_dir import Root
 from metapt.launch.jobs import Job, Plan
-from metapt.launch.root import Root
 
 if TYPE_CHECKING:
     import submitit
@@ -41,8 +41,8 @@ def hand_over(plan: Plan, todo: Sequence[Job], root: Root, cluster: ClusterConfi
     """
     if not shutil.which("sbatch"):
         raise UserError("cluster=slurm: there is no sbatch here; cluster=local runs on this machine")
-    present = queue.entries(root)
-    queue.cancel(queue.strays(root))
+    present = slurm_queue.entries(root)
+    slurm_queue.cancel(slurm_queue.strays(root))
     made: list[tuple[Job, str]] = []
 
     def submit(array: Sequence[Job], needs: Sequence[str]) -> list[str]:
@@ -56,9 +56,9 @@ def hand_over(plan: Plan, todo: Sequence[Job], root: Root, cluster: ClusterConfi
     except (Exception, KeyboardInterrupt) as error:
         _take_back(root, [number for _, number in made], error)
         raise
-    queue.record(root, made)
+    slurm_queue.record(root, made)
     replaced = {present[job.id].number for job in todo if job.id in present and present[job.id].waits}
-    queue.cancel(replaced)
+    slurm_queue.cancel(replaced)
     return (
         f"{root.path}: {len(todo)} jobs handed to Slurm in {count} submissions, "
         f"{len(present) - len(replaced)} were in its queue already\n"
@@ -69,7 +69,7 @@ def hand_over(plan: Plan, todo: Sequence[Job], root: Root, cluster: ClusterConfi
 def _take_back(root: Root, numbers: Sequence[str], reason: BaseException) -> None:
     """Cancels what a call has submitted before it failed. Raises OperationalError, with both reasons, if that fails."""
     try:
-        queue.cancel({*numbers, *queue.strays(root)})
+        slurm_queue.cancel({*numbers, *slurm_queue.strays(root)})
     except OperationalError as error:
         raise OperationalError(
             f"{reason}\nwhat was submitted before could not be cancelled: {error}"
@@ -93,7 +93,7 @@ def scripts(
         number = f"@{len(made)}"
         return [number] if len(array) == 1 else [f"{number}_{index}" for index in range(len(array))]
 
-    _in_order(plan, todo, root, queue.entries(root), collect)
+    _in_order(plan, todo, root, slurm_queue.entries(root), collect)
     return made
 
 
@@ -105,7 +105,7 @@ def asked(script: str) -> tuple[bool, str]:
 
 
 def _in_order(
-    plan: Plan, todo: Sequence[Job], root: Root, present: Mapping[str, queue.Entry], hand: Hand
+    plan: Plan, todo: Sequence[Job], root: Root, present: Mapping[str, slurm_queue.Entry], hand: Hand
 ) -> int:
     """Gives arrays of jobs to `hand`, each with the numbers of the jobs that it has to wait for; how many arrays."""
     due = {job.id for job in todo}
@@ -154,7 +154,7 @@ def executor(
     """submitit's executor for jobs that are alike, with all that each of them asks for."""
     import submitit
 
-    from metapt.launch.task import ANY_NUMBER_OF_TIMEOUTS
+    from metapt.launch.slurm_task import ANY_NUMBER_OF_TIMEOUTS
 
     class Executor(submitit.SlurmExecutor):
         @classmethod
@@ -182,7 +182,7 @@ def executor(
         # since Slurm 22.05 srun does not take the first over from sbatch; --wait: the seconds that a dead process is survived
         # by the others, longer than Slurm takes to see that a node has failed, whose jobs it queues again
         "srun_args": [f"--cpus-per-task={cluster.cpus_per_task}", "--wait=600"],
-        "comment": queue.mark(root),
+        "comment": slurm_queue.mark(root),
         "additional_parameters": {
             "kill-on-invalid-dep": "yes",
             "requeue": True,  # a site may have set that jobs are not queued again unless they say so
@@ -221,7 +221,7 @@ def _submit(
     """The numbers under which Slurm now has the jobs: N, or N_0, N_1, ... if there are several."""
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 
-    from metapt.launch.task import Task
+    from metapt.launch.slurm_task import Task
 
     threads = cluster.threads or cluster.cpus_per_task
     most, patience = cluster.max_requeues_without_progress, cluster.visible_within_s

@@ -8,16 +8,16 @@ from collections.abc import Mapping
 
 from metapt.config import SubmitConfig
 from metapt.data import DEMO_NOTICE
-from metapt.data.uner import open_collection, source_sets
+from metapt.data.labelled_sets import open_collection, source_sets
 from metapt.errors import OperationalError, UserError
-from metapt.launch import executors, queue, slurm
-from metapt.launch.code import code
+from metapt.launch import executors, slurm, slurm_queue
+from metapt.launch.code_snapshot import code
 from metapt.launch.display import describe_plan, summary, view
 from metapt.launch.grid import plan
+from metapt.launch.grid_dir import Root
 from metapt.launch.jobs import Job, Plan
 from metapt.launch.requirements import requirements
-from metapt.launch.root import Root
-from metapt.launch.status import run_status
+from metapt.launch.run_status import run_status
 
 IN_QUEUE = ("queued", "started")
 NOTHING_TO_DO = ("done", *IN_QUEUE)
@@ -111,7 +111,7 @@ def run_plan(grid_plan: Plan, root: Root, config: SubmitConfig) -> None:
 
 def current_states(grid_plan: Plan, root: Root) -> dict[str, str]:
     """The state of every job: that of its folder (status.RunStatus); where Slurm has it, queued or started."""
-    entries = queue.entries(root)  # before the folders: what ends in between is seen as done
+    entries = slurm_queue.entries(root)  # before the folders: what ends in between is seen as done
     states = {}
     for job in grid_plan.jobs:
         state, entry = run_status(root.path / job.run_dir).state, entries.get(job.id)

@@ -11,7 +11,7 @@ pass accumulates that gradient, under any engine:
     fomaml     grad L_Q at phi_T, added to the gradient of phi: `at_adapted` has the value phi_T and, with respect
                to phi, the derivative of the identity;
     meta_sgd   as fomaml, with learned rates alpha * m, one m per parameter (Li et al. 2017, algorithm 1), whose
-               first-order gradient is grad L_Q(phi_T) * (-alpha * sum_t grad L_S(phi_t)): metapt/models/rates.py;
+               first-order gradient is grad L_Q(phi_T) * (-alpha * sum_t grad L_S(phi_t)): metapt/models/inner_rates.py;
     reptile    (phi - phi_T) / (alpha * T), the mean inner gradient (Nichol et al. 2018, section 3), which an
                outer Adam takes as gradient: `with_gradients`.
 """

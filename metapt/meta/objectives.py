@@ -22,8 +22,8 @@ from metapt.config import MetaConfig
 from metapt.data.episodes import Episode, Examples
 from metapt.meta.adaptation import Adapted, Parameters, adapt, adapt_by, at_adapted, with_gradients
 from metapt.models.decoder import EpisodeHead
-from metapt.models.learner import Learner
-from metapt.models.windows import Windows
+from metapt.models.meta_lm import Learner
+from metapt.models.packed_windows import Windows
 
 
 @dataclass
@@ -138,7 +138,7 @@ def _outer(
 def _idle(loss: Tensor, learner: Learner, used: AbstractSet[Tensor]) -> Tensor:
     """The loss with a gradient of zero for the parameters that it does not use.
 
-    Partitioned parameters need none: the engine starts from zeros there (metapt/training/partitioned.py).
+    Partitioned parameters need none: the engine starts from zeros there (metapt/training/zero3.py).
     """
     if learner.partitioned:
         return loss

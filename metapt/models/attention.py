@@ -82,7 +82,7 @@ def attention_forward(
 
     A compiled block has torch's own too: the tiles cannot be traced.
 
-    groups: windows and their length, of windows that are laid end to end in one row (metapt/models/windows.py);
+    groups: windows and their length, of windows that are laid end to end in one row (metapt/models/packed_windows.py);
         none: each row is a window.
     """
     if groups:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from metapt.models.cost import CHUNK_TOKENS, TILE_TOKENS
+from metapt.estimate.flops import CHUNK_TOKENS, TILE_TOKENS
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):

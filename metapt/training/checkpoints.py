@@ -18,7 +18,7 @@ from metapt.errors import OperationalError
 from metapt.files import sync, write_json
 from metapt.runs import ENGINE_DIR, MODEL_DIR, ORIGIN_FILE, STATE_FILE, CheckpointFolders, Run
 from metapt.training.engine import Engine
-from metapt.training.telemetry import Totals
+from metapt.training.metrics import Totals
 
 transformers_logging.disable_progress_bar()
 

@@ -25,9 +25,9 @@ from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 from metapt.config import PretrainConfig, work_together
 from metapt.data.episodes import Episode, EpisodeSampler
 from metapt.meta.objectives import probe
-from metapt.models.learner import Learner
+from metapt.models.meta_lm import Learner
 from metapt.training.engine import Engine
-from metapt.training.partitioned import probe_together
+from metapt.training.zero3 import probe_together
 
 MATRICES = {
     "q": "self_attn.q_proj",

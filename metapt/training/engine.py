@@ -22,10 +22,10 @@ from torch import distributed as dist
 
 from metapt.config import PretrainConfig, TrainConfig, deepspeed_settings, uneven_units, zero_stage
 from metapt.errors import UserError
-from metapt.models.learner import Learner
-from metapt.training.fragments import StateFiles, fragments
-from metapt.training.partitioned import SETTINGS as PARTITIONED_SETTINGS
-from metapt.training.partitioned import Shards
+from metapt.models.meta_lm import Learner
+from metapt.training.sharded_state import StateFiles, fragments
+from metapt.training.zero3 import SETTINGS as PARTITIONED_SETTINGS
+from metapt.training.zero3 import Shards
 
 logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
 # DeepSpeed calls collectives of torch by names that are about to change

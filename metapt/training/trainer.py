@@ -15,16 +15,16 @@ from metapt.data.batches import Batches, heldout_sequences
 from metapt.data.corpus import Corpus
 from metapt.data.episodes import Episode, EpisodeSampler, corpus_index
 from metapt.errors import Interrupted, OperationalError
+from metapt.estimate.flops import flops_of_episode, flops_of_step, parameter_count
 from metapt.meta.objectives import Outcome, autoregressive, episode, is_episode
-from metapt.models.cost import flops_of_episode, flops_of_step, parameter_count
-from metapt.models.learner import build_learner
+from metapt.models.meta_lm import build_learner
 from metapt.runs import Run
 from metapt.training.checkpoints import Checkpoints
 from metapt.training.dynamics import Dynamics, parameter_groups
 from metapt.training.engine import Engine
-from metapt.training.interruption import StopAsked, StopRequest
-from metapt.training.partitioned import episode_together
-from metapt.training.telemetry import Telemetry, Totals
+from metapt.training.metrics import Telemetry, Totals
+from metapt.training.signals import StopAsked, StopRequest
+from metapt.training.zero3 import episode_together
 
 
 def learning_rate(train: TrainConfig, step: int) -> float:
@@ -43,7 +43,7 @@ class Trainer:
 
     Work is dealt to ranks in units whose number does not depend on them: `train.accumulation` micro-batches or
     `meta.tasks_per_step` episodes an update. Rank r of W takes units r, r + W, ..., or its rows of every episode
-    where parameters are partitioned (metapt/training/partitioned.py).
+    where parameters are partitioned (metapt/training/zero3.py).
     """
 
     def __init__(self, config: PretrainConfig, run: Run, corpus: Corpus, stop: StopRequest):

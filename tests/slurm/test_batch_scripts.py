@@ -14,8 +14,8 @@ from conftest import run_module
 from real_slurm import MARKS, losses, wait_for_the_end, wait_until, weights
 
 from metapt.config import ClusterConfig
-from metapt.launch.code import code
-from metapt.launch.status import run_status
+from metapt.launch.code_snapshot import code
+from metapt.launch.run_status import run_status
 from metapt.provenance import git_commit
 from metapt.runs import Run
 

@@ -20,11 +20,11 @@ from real_slurm import MARKS, losses, wait_until, weights
 from stopping import INTERRUPTIONS, at_work, fail_last_node, last_node, processes, requeue, restarts
 
 from metapt.config import ClusterConfig
-from metapt.launch import queue, slurm
-from metapt.launch.code import code
+from metapt.launch import slurm, slurm_queue
+from metapt.launch.code_snapshot import code
+from metapt.launch.grid_dir import Root
 from metapt.launch.jobs import Job, Plan
-from metapt.launch.root import Root
-from metapt.launch.status import run_status
+from metapt.launch.run_status import run_status
 from metapt.runs import Run
 
 REPOSITORY = Path(__file__).parents[2]
@@ -99,7 +99,7 @@ def hand_over(root: Root, words: list[str], nodes: int, cluster: ClusterConfig =
     source = code(root.path, is_copied=True)
     source.write()
     slurm.hand_over(Plan("one", (job,)), [job], root, cluster, source)
-    return root.run(job), queue.entries(root)[job.id].number
+    return root.run(job), slurm_queue.entries(root)[job.id].number
 
 
 def disturb(root: Root, run: Run, number: str, kinds: list[str]) -> None:
@@ -107,7 +107,7 @@ def disturb(root: Root, run: Run, number: str, kinds: list[str]) -> None:
     for count, kind in enumerate(kinds):
         wait_until(at_work(run, number, count), seconds=300)
         INTERRUPTIONS[kind](number)
-    wait_until(lambda: not queue.entries(root), seconds=400)
+    wait_until(lambda: not slurm_queue.entries(root), seconds=400)
 
 
 def check(run: Run, whole: Run, root: Root, kinds: list[str]) -> None:
@@ -151,7 +151,7 @@ def test_a_run_longer_than_its_time_limit(
     words = [*WORDS, f"data.cache_dir={corpus_cache}", f"train.max_steps={updates_in(nodes, 120)}"]
     cluster = replace(CLUSTER, timeout_min=1, signal_delay_s=30, max_requeues_without_progress=20)
     run, _ = hand_over(root, words, nodes, cluster)
-    wait_until(lambda: not queue.entries(root), seconds=1800)
+    wait_until(lambda: not slurm_queue.entries(root), seconds=1800)
     log = (root.path / "logs/pretrain/a.err").read_text()
     assert run_status(run.path).state == "done", log
     assert log.count("interrupted: ") >= json.loads(run.requeues_file.read_text())["start"] > 0, log
@@ -172,7 +172,7 @@ def test_a_job_outlives_a_node_that_dies_at_once(
         os.kill(process, signal.SIGKILL)
     wait_until(run.error_file.exists, seconds=300)
     fail_last_node(number)
-    wait_until(lambda: not queue.entries(root), seconds=400)
+    wait_until(lambda: not slurm_queue.entries(root), seconds=400)
     assert run_status(run.path).state == "done"
     assert json.loads(run.requeues_file.read_text())["start"] == 1
     assert losses(run) == losses(whole.run)
@@ -189,7 +189,7 @@ def test_a_job_that_is_stopped_again_and_again_before_its_first_checkpoint_is_gi
     for count in range(most + 1):
         wait_until(partial(at_start, number, count), seconds=300)
         requeue(number)
-    wait_until(lambda: not queue.entries(root))
+    wait_until(lambda: not slurm_queue.entries(root))
     status = run_status(run.path)
     assert status.state == "failed"
     assert status.last_error_line == (

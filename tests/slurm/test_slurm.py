@@ -20,11 +20,11 @@ from real_slurm import MARKS, wait_until
 
 from metapt.config import ClusterConfig
 from metapt.errors import OperationalError
-from metapt.launch import queue, slurm
-from metapt.launch.code import PARTS, code
+from metapt.launch import slurm, slurm_queue
+from metapt.launch.code_snapshot import PARTS, code
+from metapt.launch.grid_dir import Root
+from metapt.launch.grid_status import overview
 from metapt.launch.jobs import Plan
-from metapt.launch.overview import overview
-from metapt.launch.root import Root
 from metapt.launch.submission import current_states
 
 REPOSITORY = Path(__file__).parents[2]
@@ -40,11 +40,11 @@ def _jobs_find_metapt(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def wait_for_the_queue(root: Path) -> None:
-    wait_until(lambda: not queue.entries(Root(root)))
+    wait_until(lambda: not slurm_queue.entries(Root(root)))
 
 
 def numbers_in_queue(root: Path) -> dict[str, str]:
-    return {name: entry.number for name, entry in queue.entries(Root(root)).items()}
+    return {name: entry.number for name, entry in slurm_queue.entries(Root(root)).items()}
 
 
 def states(root: Path) -> dict[str, str]:
@@ -151,8 +151,8 @@ def test_a_request_that_slurm_rejects_takes_back_those_before_it(tmp_path: Path)
     with pytest.raises(OperationalError, match=r"finetune/a: sbatch refuses.*More processors"):
         slurm.hand_over(plan, jobs, root, CLUSTER, live)
     comments = subprocess.check_output(["squeue", "-h", "-t", "pending,running", "-o", "%k"], text=True)
-    assert queue.mark(root) not in comments
-    assert not queue.recorded(root)
+    assert slurm_queue.mark(root) not in comments
+    assert not slurm_queue.recorded(root)
     answers = [
         slurm.asked(script) for _, script in slurm.scripts(plan, jobs, root, CLUSTER, live, is_test=True)
     ]

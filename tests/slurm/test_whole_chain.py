@@ -13,8 +13,8 @@ import pytest
 from real_slurm import MARKS, wait_until
 from stopping import at_work, preempt, requeue
 
-from metapt.launch import queue
-from metapt.launch.root import Root
+from metapt.launch import slurm_queue
+from metapt.launch.grid_dir import Root
 from metapt.runs import Run
 
 REPOSITORY = Path(__file__).parents[2]
@@ -63,7 +63,7 @@ def submit(root: Path, cluster: str, words: list[str]) -> None:
 def test_the_report_is_number_for_number_that_of_one_machine(words: list[str], tmp_path: Path) -> None:
     submit(tmp_path / "slurm", "slurm", words)
     submit(tmp_path / "inline", "inline", words)
-    wait_until(lambda: not queue.entries(Root(tmp_path / "slurm")), seconds=600)
+    wait_until(lambda: not slurm_queue.entries(Root(tmp_path / "slurm")), seconds=600)
     tables = {cluster: numbers(tmp_path / cluster / "report/tables") for cluster in ("slurm", "inline")}
     assert len(tables["inline"]["f1"]) > 1
     assert tables["slurm"] == tables["inline"]
@@ -74,7 +74,7 @@ def test_tuning_jobs_that_are_stopped_on_the_way_change_nothing(tmp_path: Path) 
     """All tasks of an array are preempted, and then each is queued again by an administrator."""
     submit(tmp_path / "slurm", "slurm", [*TUNED, "cluster.partition=low"])
     root = Root(tmp_path / "slurm")
-    numbered = queue.recorded(root)
+    numbered = slurm_queue.recorded(root)
     tuned = {numbered[job.id]: root.run(job) for job in root.read_plan().jobs if job.kind == "finetune"}
     assert len(tuned) == 3
     assert len({number.partition("_")[0] for number in tuned}) == 1
@@ -92,7 +92,7 @@ def test_tuning_jobs_that_are_stopped_on_the_way_change_nothing(tmp_path: Path) 
 
     wait_until(each_is_queued_again, seconds=600)
     submit(tmp_path / "inline", "inline", TUNED)
-    wait_until(lambda: not queue.entries(root), seconds=600)
+    wait_until(lambda: not slurm_queue.entries(root), seconds=600)
     for run in tuned.values():
         whole = Run(tmp_path / "inline" / run.path.relative_to(root.path))
         log = (root.path / "logs" / f"{run.path.relative_to(root.path)}.err").read_text()

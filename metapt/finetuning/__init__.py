@@ -1,0 +1,1 @@
+"""Fine-tuning a decoder or encoder as a NER tagger."""

@@ -1,0 +1,1 @@
+"""Tagging new text with a fine-tuned tagger."""
