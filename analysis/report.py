@@ -15,9 +15,9 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-sys.path.insert(
-    0, str(Path(__file__).resolve().parents[1])
-)  # as a script, only this folder would be on the path
+if not __package__:  # run as a script: import this folder as the package that it is
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+    __package__ = "analysis"
 
 # numpy's products have one thread, which it must know before it is imported: the other cores draw
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -28,13 +28,14 @@ import pyarrow
 from markupsafe import Markup
 from pyarrow import parquet
 
-from analysis import rendering
-from analysis.collect import Collection, collect, newest_grid
-from analysis.sections import Report, build
-from analysis.tables import Flat, Table
-from analysis.terms import TERMS, UPDATES
 from metapt.errors import run_command
 from metapt.files import write_bytes_atomically
+
+from .build import Report, build
+from .figures import rendering
+from .load.collect import Collection, collect, newest_grid
+from .stats.matched_budget import TERMS, UPDATES
+from .tables import Flat, Table
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
 ENDINGS = {".csv", ".tex", ".parquet", ".svg", ".pdf"}  # of tables and figures

@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 from markupsafe import Markup, escape
 
-from analysis.provenance import Runs, counted, runs_of
+from .stats.run_refs import Runs, counted, runs_of
 
 Interval = tuple[float, float]
 Cell = str | int | float | bool | None | Interval | Runs

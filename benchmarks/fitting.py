@@ -79,8 +79,8 @@ def section(curve: Curve) -> list[str]:
 
 def figure(curves: Sequence[Curve], columns: int = 4) -> str:
     """An SVG with a panel for each curve: times with the fitted line, operations dashed; both axes in powers."""
-    from analysis.drawing import COLOURS, QUIET, drawing
-    from analysis.rendering import svg
+    from analysis.figures.rendering import svg
+    from analysis.figures.style import COLOURS, QUIET, drawing
 
     rows = math.ceil(len(curves) / columns)
     with drawing(rows, columns, 2.4 * rows) as (canvas, axes):

@@ -23,10 +23,10 @@ from pathlib import Path
 import numpy as np
 from run_tree import Shape, Tree
 
-from analysis import rendering
-from analysis.collect import run_folders
+from analysis.build import build
+from analysis.figures import rendering
+from analysis.load.collect import run_folders
 from analysis.report import read, write
-from analysis.sections import build
 from metapt.errors import UserError, run_command
 
 SHARE = 20  # of the folders one is read plainly

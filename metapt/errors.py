@@ -44,6 +44,10 @@ def _outcome(main: Callable[[Sequence[str]], None]) -> int:
     """Runs it; the exit code."""
     try:
         main(sys.argv[1:])
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader of stdout has gone, as in `metapt --help | head -1`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the flush at exit fails no more
+        return 0
     except UserError as error:
         return _say(error, EXIT_USER)
     except Interrupted as error:

@@ -11,6 +11,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from metapt import __version__
+
 COMMIT_FILE = "COMMIT"  # beside the package in a copy of the source
 LIBRARIES = (
     "torch",
@@ -37,19 +39,24 @@ def provenance(fingerprints: Mapping[str, str]) -> dict[str, Any]:
 
 
 def git_commit() -> str:
-    """The commit of the source, `+changes` where tracked files differ from it, or `unknown` outside of a checkout.
+    """The commit of the source, with `+changes` where tracked files differ from it.
 
-    A copy of the source that a grid made (metapt/launch/code_snapshot.py) has it in a file.
+    A copy of the source that a grid made (metapt/launch/code_snapshot.py) has it in a file. An installed package has no
+    commit: it is `release VERSION`, also where the environment lies inside a repository of the user's.
     """
     folder = Path(__file__).parent
     if (recorded := folder.parent / COMMIT_FILE).exists():
         return recorded.read_text(encoding="utf-8").strip()
-    commands = (["git", "rev-parse", "HEAD"], ["git", "status", "--porcelain", "--untracked-files=no"])
+    commands = (
+        ["git", "ls-files", "--error-unmatch", "__init__.py"],
+        ["git", "rev-parse", "HEAD"],
+        ["git", "status", "--porcelain", "--untracked-files=no"],
+    )
     try:
-        head, changes = (
+        _, head, changes = (
             subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
             for command in commands
         )
     except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+        return f"release {__version__}"
     return head + ("+changes" if changes else "")

@@ -12,11 +12,11 @@ from analysis_runs import write_finetuning, write_grid, write_pretraining
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analysis import claims
-from analysis.claims import EFFECT, NONE, UNKNOWN
-from analysis.collect import collect
-from analysis.significance import Told
-from analysis.study import Study, studies
+from analysis.load.collect import collect
+from analysis.sections import claims
+from analysis.sections.base import Study, studies
+from analysis.sections.claims import EFFECT, NONE, UNKNOWN
+from analysis.stats.significance import Told
 from analysis.tables import Table
 from metapt.evaluation.bootstrap import holm
 

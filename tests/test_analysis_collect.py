@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from analysis_runs import write_finetuning, write_grid, write_pretraining
 
-from analysis import cache
-from analysis.collect import CACHE_FILE, collect
-from analysis.records import GoldSet
+from analysis.load import cache
+from analysis.load.collect import CACHE_FILE, collect
+from analysis.load.records import GoldSet
 from analysis.report import main
 from metapt.provenance import COMMIT_FILE
 

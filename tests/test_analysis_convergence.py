@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from analysis.convergence import WINDOW_SHARE, measure, smoothed
+from analysis.stats.convergence import WINDOW_SHARE, measure, smoothed
 from metapt.randomness import generator
 
 

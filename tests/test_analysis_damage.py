@@ -15,9 +15,9 @@ from analysis_runs import write_grid
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from analysis import drawing
-from analysis.collect import Collection, collect
-from analysis.sections import build
+from analysis.build import build
+from analysis.figures import style
+from analysis.load.collect import Collection, collect
 
 REMOVED = object()
 OTHERS = (REMOVED, None, "x", -1.5, [], {})
@@ -35,7 +35,7 @@ def grid(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         return found
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(drawing, "rendered", drawn)
+        patch.setattr(style, "rendered", drawn)
         yield write_grid(tmp_path_factory.mktemp("grid"), regimes=("head",), seeds=(0, 1))
 
 

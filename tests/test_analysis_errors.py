@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from seqeval.metrics import f1_score
 from seqeval.scheme import IOB2, Entities
 
-from analysis.errors import tally
-from analysis.matching import FATES, LENGTHS, Gold, packed
-from analysis.records import Evaluation, GoldSet
+from analysis.load.records import Evaluation, GoldSet
+from analysis.load.span_matching import FATES, LENGTHS, Gold, packed
+from analysis.sections.error_analysis import tally
 from metapt.data.iob2 import spans
 from metapt.evaluation.bootstrap import micro_f1
 from metapt.evaluation.span_f1 import Span, count

@@ -16,17 +16,17 @@ from analysis_runs import sentences, write_finetuning, write_grid, write_pretrai
 from pyarrow import parquet
 
 from analysis import report as program
-from analysis.cases import CHOSEN
-from analysis.checkpoints import complete
-from analysis.checkpoints import section as steps_section
-from analysis.collect import collect
-from analysis.comparison import balanced, comparisons, unbalanced
-from analysis.confidence import frequent
-from analysis.convergence import means_table
-from analysis.records import GoldSet
-from analysis.sections import build
-from analysis.significance import Scores
-from analysis.study import Study
+from analysis.build import build
+from analysis.load.collect import collect
+from analysis.load.records import GoldSet
+from analysis.sections.base import Study
+from analysis.sections.case_studies import CHOSEN
+from analysis.sections.confidence import frequent
+from analysis.sections.learning_curves import complete
+from analysis.sections.learning_curves import section as steps_section
+from analysis.stats.comparison import balanced, comparisons, unbalanced
+from analysis.stats.convergence import means_table
+from analysis.stats.significance import Scores
 
 HOSTILE = ("</span><script>alert(1)</script>", "{{ 7*7 }}", "&amp;", "$x_1$")
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from analysis.matching import Gold, packed
-from analysis.particles import person_recall, rule_f1, rule_spans
-from analysis.records import Evaluation, GoldSet
+from analysis.load.records import Evaluation, GoldSet
+from analysis.load.span_matching import Gold, packed
+from analysis.sections.particle_recall import person_recall, rule_f1, rule_spans
 from metapt.data.iob2 import spans
 
 

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from analysis import predictions
-from analysis.predictions import Pool, json_lines, read_predictions
-from analysis.reading import train_losses
+from analysis.load import prediction_reader
+from analysis.load.prediction_reader import Pool, json_lines, read_predictions
+from analysis.load.run_reader import train_losses
 from metapt.data.iob2 import spans
 from metapt.evaluation.span_f1 import conlleval_spans
 
@@ -43,7 +43,7 @@ def outcome(path: Path, plain: bool, with_logprobs: bool = True) -> Any:
     pool = Pool()
     try:
         found = (
-            predictions._read_plainly(path, path.read_bytes(), pool, with_logprobs)
+            prediction_reader._read_plainly(path, path.read_bytes(), pool, with_logprobs)
             if plain
             else read_predictions(path, pool, with_logprobs)
         )
@@ -84,7 +84,7 @@ def test_a_file_of_this_suite_is_read_in_parts(tmp_path: Path, monkeypatch: pyte
     path.write_text(
         "".join(json.dumps({**line, "id": str(number)}) + "\n" for number in range(3)) + '{"id": "cut'
     )
-    monkeypatch.setattr(predictions, "_read_plainly", lambda *_: pytest.fail("parsed in full"))
+    monkeypatch.setattr(prediction_reader, "_read_plainly", lambda *_: pytest.fail("parsed in full"))
     pool = Pool()
     found = read_predictions(path, pool)
     assert found.gold.ids == ("0", "1", "2")

@@ -18,10 +18,9 @@ import numpy as np
 import pytest
 from analysis_runs import write_baseline, write_finetuning, write_grid, write_pretraining
 
-from analysis import particles
 from analysis import report as program
-from analysis.collect import collect, newest_grid
-from analysis.sections import DEMO_NOTICE, build
+from analysis.build import DEMO_NOTICE, build, particle_recall
+from analysis.load.collect import collect, newest_grid
 from metapt.errors import UserError
 from metapt.launch.grid_dir import Root
 from metapt.launch.jobs import Job, Plan
@@ -244,7 +243,7 @@ def test_baselines_are_rows_and_models_are_compared_with_them(tmp_path: Path) ->
     f1 = rows(out, "f1")
     kept = {(row["scale"], row["source"]): row for row in f1 if row["objective"] == "baseline"}
     assert list(kept) == [("crf", "en_ewt"), ("crf", "sk_snk"), ("particle", "")]
-    assert not any(row["scale"] == particles.RULE_NAME for row in f1)
+    assert not any(row["scale"] == particle_recall.RULE_NAME for row in f1)
     models = {(row["objective"], row["source"]): row for row in f1 if row["scale"] == "nano"}
     found = rows(out, "baselines")
     assert len(found) == 2 * 2 * 2 * 2  # objectives, sources, baselines that fit, target sets

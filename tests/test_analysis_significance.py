@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from analysis.significance import Difference, Estimate, average, average_difference, over_seeds
+from analysis.stats.significance import Difference, Estimate, average, average_difference, over_seeds
 from metapt.evaluation.bootstrap import (
     detectable_difference,
     f1_samples,

@@ -14,13 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from analysis import report as program
-from analysis import terms
-from analysis.collect import Collection, collect, with_reference
-from analysis.comparison import comparisons
-from analysis.dynamics import BUDGETS, budgets_table, heldout, language_model_loss
-from analysis.significance import Scores
-from analysis.study import studies
-from analysis.terms import Match, matched, matches
+from analysis.load.collect import Collection, collect, with_reference
+from analysis.sections.base import studies
+from analysis.sections.learning_dynamics import BUDGETS, budgets_table, heldout, language_model_loss
+from analysis.stats import matched_budget
+from analysis.stats.comparison import comparisons
+from analysis.stats.matched_budget import Match, matched, matches
+from analysis.stats.significance import Scores
 
 CHEAP = {"vanilla": 4e12, "maml": 2.4e12}  # FLOPs an update: 60 updates of MAML are 36 of vanilla
 
@@ -101,20 +101,20 @@ def test_budgets_are_unknown_without_the_pretraining_run(tmp_path: Path) -> None
     assert one(collection, "tokens").needed == "the pretraining run of vanilla and of MAML, whose metrics tell the tokens"  # fmt: skip
 
 
-def side(steps: set[int], cost: float) -> terms.Side:
+def side(steps: set[int], cost: float) -> matched_budget.Side:
     """One objective that spent `cost` FLOPs an update, with a tuned model of one design at these checkpoints."""
     none: dict[str, list[float]] = {field: [] for field in BUDGETS.values()}
     lines = {**none, "step": np.arange(1.0, 31), "flops_total": cost * np.arange(1.0, 31)}
     lines |= {field: np.zeros(30) for field in ("tokens_total", "seconds_total")}
     pretraining = SimpleNamespace(autoregressive=lines, episodes=none, skipped=none)
     tuned = SimpleNamespace(setting=SimpleNamespace(regime="head", source="en_ewt"), seeds=(0, 0))
-    return terms.Side(pretraining, {step: [tuned] for step in steps})  # type: ignore[arg-type,misc]
+    return matched_budget.Side(pretraining, {step: [tuned] for step in steps})  # type: ignore[arg-type,misc]
 
 
 @given(st.sets(st.integers(1, 30), max_size=6), st.sets(st.integers(1, 30), max_size=6), st.floats(0.2, 5))
 def test_the_chosen_pair_is_of_equal_budget_and_the_largest(vanilla: set[int], maml: set[int], cost: float) -> None:  # fmt: skip
     """Against every pair, one by one."""
-    found = terms._steps("FLOPs", {"vanilla": side(vanilla, 1.0), "maml": side(maml, cost)})
+    found = matched_budget._steps("FLOPs", {"vanilla": side(vanilla, 1.0), "maml": side(maml, cost)})
     spent = [(old, new) for old in vanilla for new in maml if abs(old - cost * new) <= 0.05 * max(old, cost * new)]  # fmt: skip
     assert bool(found) == bool(spent)
     if found:

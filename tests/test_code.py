@@ -19,16 +19,23 @@ from metapt.launch.code_snapshot import VARIABLE, Code, code, require_own_code
 LOOK = [sys.executable, "-m", "metapt.look"]
 
 
-@pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A source of a few files in place of the real one; `python -m metapt.look` says what it is."""
+@pytest.fixture(params=["clone", "installed"])
+def project(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A source of a few files in place of the real one, laid out as a clone or as an installed wheel.
+
+    `python -m metapt.look` prints where each package was imported from.
+    """
     folder = tmp_path / "the source"
-    for part in source.PARTS:
-        (folder / part / "__pycache__").mkdir(parents=True)
-        (folder / part / "__pycache__" / "x.pyc").touch()
-        (folder / part / "__init__.py").touch()
-    (folder / "ds_configs" / "zero9.json").write_text("{}")
-    (folder / "metapt" / "look.py").write_text("import analysis\nprint('old', __file__, analysis.__file__)\n")
+    beside = folder if request.param == "clone" else folder / "metapt"
+    for package in (folder / "metapt", *(beside / name for name in source.SUBPACKAGES)):
+        (package / "__pycache__").mkdir(parents=True)
+        (package / "__pycache__" / "x.pyc").touch()
+        (package / "__init__.py").touch()
+    (beside / "ds_configs" / "zero9.json").write_text("{}")
+    (folder / "metapt" / "look.py").write_text(
+        "import metapt.analysis\nprint('old', __file__, metapt.analysis.__file__)\n"
+    )
+    monkeypatch.setattr(source, "PACKAGE", folder / "metapt")
     monkeypatch.setattr(source, "SOURCE", folder)
     monkeypatch.delenv("PYTHONPATH", raising=False)
     return folder
@@ -48,7 +55,7 @@ def test_what_was_submitted_is_run_although_the_source_has_changed(project: Path
     assert said.count(str(copy.folder)) == 2
     assert VARIABLE not in os.environ
     assert not list(copy.folder.rglob("__pycache__/x.pyc"))
-    assert (copy.folder / "ds_configs" / "zero9.json").exists()
+    assert (copy.folder / "metapt" / "ds_configs" / "zero9.json").exists()
 
 
 def test_a_batch_script_waits_for_the_copy_and_runs_it(project: Path, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ REQUIRED = {
 
 
 def shipped_choices() -> list[tuple[str, str, str]]:
-    files = (REPO / "metapt" / "conf").glob("*/*/*.yaml")
+    files = (REPO / "metapt" / "config" / "conf").glob("*/*/*.yaml")
     return sorted((path.parts[-3], path.parts[-2], path.stem) for path in files)
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from seqeval.scheme import BILOU, IOBES, Entities
 
-from analysis.collect import is_target
+from analysis.load.collect import is_target
 from metapt.config import NerDataConfig, commandline
 from metapt.data.custom_corpus import open_described, presets, read_description
 from metapt.data.iob2 import OWN_TYPES, TAGS, Layout, Sentence, read_iob2, repaired, spans, write_iob2

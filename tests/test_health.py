@@ -12,9 +12,9 @@ import torch
 from forks import Fault, Forks, Outcome
 from safetensors.torch import load_file
 
-from analysis.dynamics import heldout
-from analysis.reading import TOTALS
-from analysis.records import PretrainRun
+from analysis.load.records import PretrainRun
+from analysis.load.run_reader import TOTALS
+from analysis.sections.learning_dynamics import heldout
 from metapt.config import commandline
 from metapt.data.batches import Batches
 from metapt.data.corpus import prepare_corpus

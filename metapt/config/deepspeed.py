@@ -6,7 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-DS_CONFIGS = Path(__file__).parents[2] / "ds_configs"
+PACKAGE = Path(__file__).parents[1]
+INSTALLED, IN_CLONE = PACKAGE / "ds_configs", PACKAGE.parent / "ds_configs"
+DS_CONFIGS = INSTALLED if INSTALLED.is_dir() else IN_CLONE
 
 
 def zero_stage(name: str) -> int:

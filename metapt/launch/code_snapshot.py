@@ -19,8 +19,9 @@ from pathlib import Path
 from metapt.errors import OperationalError, UserError
 from metapt.provenance import COMMIT_FILE, git_commit
 
-SOURCE = Path(__file__).resolve().parents[2]
-PARTS = ("metapt", "analysis", "ds_configs")
+PACKAGE = Path(__file__).resolve().parents[1]
+SOURCE = PACKAGE.parent  # a clone of the repository, or site-packages
+SUBPACKAGES = ("analysis", "ds_configs")  # beside the package in a clone, inside it where it is installed
 VARIABLE = "METAPT_CODE"  # tells a job's processes which folder they have to come from
 
 
@@ -98,17 +99,24 @@ def code(root: Path, is_copied: bool) -> Code:
             f"root={root}: PYTHONPATH, by which jobs find their source, can hold no {os.pathsep!r}; "
             "give another folder, or code=live"
         )
-    files = (path for part in PARTS for path in sorted((SOURCE / part).rglob("*")))
-    content = {
-        str(path.relative_to(SOURCE)): path.read_bytes()
-        for path in files
-        if path.is_file() and "__pycache__" not in path.parts
-    }
+    content = _files(PACKAGE, "metapt")
+    for name in SUBPACKAGES:
+        if not (PACKAGE / name).is_dir():
+            content |= _files(SOURCE / name, f"metapt/{name}")
     content[COMMIT_FILE] = f"{commit}\n".encode()
     digest = hashlib.sha256()
     for name, data in content.items():
         digest.update(f"{name} {len(data)}\n".encode() + data)
     return Code(root.absolute() / "code" / digest.hexdigest()[:12], commit, content)
+
+
+def _files(folder: Path, name: str) -> dict[str, bytes]:
+    """The files below a folder, by their paths in the copy, where the folder is called `name`."""
+    return {
+        f"{name}/{path.relative_to(folder).as_posix()}": path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and "__pycache__" not in path.parts
+    }
 
 
 def require_own_code() -> None:

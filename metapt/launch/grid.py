@@ -60,7 +60,7 @@ def plan(config: SubmitConfig) -> Plan:
     prepares, pretrains = _with_prepares(pretrains, configs)
     before = [*prepares, *pretrains, *finetunes, *baselines]
     needs = tuple(job.id for job in before)
-    report = Job("report", "report", ("-m", "analysis.report"), (str(root),), "report", needs)
+    report = Job("report", "report", ("-m", "metapt", "report"), (str(root),), "report", needs)
     return Plan(grid.name, (*before, report), configs)
 
 

@@ -1,0 +1,1 @@
+"""Figures as SVG and PDF: their style, how they are drawn, and the curves."""

@@ -1,0 +1,1 @@
+"""Pairs of runs, differences with intervals, convergence times."""
