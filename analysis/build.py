@@ -148,9 +148,9 @@ def _differences(study: Study) -> Section:
 
 def _scale(study: Study) -> Section:
     found = balanced(study.last, "scale")
-    sizes = {label: study.collection.sizes(label) for label in {item.setting.label for item in found}}
+    sizes = {label: study.collection.sizes(label) for label in {item.setting.variant for item in found}}
     means = averages(
-        found, lambda setting: (setting.scale, setting.label, sizes[setting.label][setting.scale])
+        found, lambda setting: (setting.scale, setting.variant, sizes[setting.variant][setting.scale])
     )
     heads = [Column("scale"), Column("variant"), Column("parameters")]
     table = averages_table("by_scale", "Mean F1 on the target sets by scale", heads, means)
@@ -160,14 +160,14 @@ def _scale(study: Study) -> Section:
     return Section("scale", "Scale", text, scaling.scale_curve(study.collection, found), [table])
 
 
-def _regime(study: Study) -> Section:
-    found = balanced(study.last, "regime")
-    means = averages(found, lambda setting: (setting.scale, setting.label, setting.regime))
-    heads = [Column("scale"), Column("variant"), Column("regime")]
-    table = averages_table("by_regime", "Mean F1 on the target sets by regime", heads, means)
-    regimes = {item.setting.regime for item in study.last}
-    text = [f"Needed to compare regimes: pairs under both; there are some under {', '.join(sorted(regimes)) or 'none'} only."] if len(regimes) < 2 else []  # fmt: skip
-    return Section("regime", "Regime", text + unbalanced(study.last, "regime"), tables=[table])
+def _tuning(study: Study) -> Section:
+    found = balanced(study.last, "tuning")
+    means = averages(found, lambda setting: (setting.scale, setting.variant, setting.tuning))
+    heads = [Column("scale"), Column("variant"), Column("tuning")]
+    table = averages_table("by_tuning", "Mean F1 on the target sets by tuning", heads, means)
+    tunings = {item.setting.tuning for item in study.last}
+    text = [f"Needed to compare tunings: pairs under both; there are some under {', '.join(sorted(tunings)) or 'none'} only."] if len(tunings) < 2 else []  # fmt: skip
+    return Section("tuning", "Tuning", text + unbalanced(study.last, "tuning"), tables=[table])
 
 
 def _particles(study: Study) -> Section:
@@ -222,7 +222,7 @@ ANALYSES: Sequence[Analysis] = (
     _differences,
     baseline_rows.section,
     _scale,
-    _regime,
+    _tuning,
     source_languages.section,
     learning_curves.section,
     confidence.section,
@@ -242,7 +242,7 @@ COMPARED = frozenset(
         claims.section,
         _differences,
         _scale,
-        _regime,
+        _tuning,
         source_languages.section,
         case_studies.section,
         _convergence,

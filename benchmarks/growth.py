@@ -32,8 +32,8 @@ from metapt.estimate.flops import flops_of_step
 from metapt.launch.grid import plan
 from metapt.launch.grid_status import overview
 from metapt.launch.submission import submit
-from metapt.meta.objectives import autoregressive
-from metapt.models.meta_lm import build_learner
+from metapt.meta.objectives import next_token
+from metapt.models.meta_lm import build_meta_lm
 from metapt.training.engine import Engine
 
 FOLDER = Path(__file__).parent
@@ -127,13 +127,13 @@ class Ranks:
 
 def rank() -> None:
     """One process of `Ranks`: an update for every line on stdin."""
-    words = ["objective=vanilla", "train.micro_batch=1", f"train.accumulation={UNITS}"]
+    words = ["objective=vanilla", "train.micro_batch=1", f"train.micro_batches_per_update={UNITS}"]
     config = configuration("tiny", 512, PRECISION, *words)
-    engine, sequences = Engine(build_learner(config), config), random_sequences(config)
+    engine, sequences = Engine(build_meta_lm(config), config), random_sequences(config)
     units = range(engine.rank, UNITS, engine.world_size)
     for _ in sys.stdin:
         for unit in units:
-            loss = autoregressive(engine.learner, sequences).loss
+            loss = next_token(engine.meta_lm, sequences).loss
             engine.backward(loss / len(units), last=unit == units[-1])
         engine.step(config.train.lr)
         print("done", flush=True)

@@ -43,11 +43,16 @@ def words(size: str, scope: str, folder: Path) -> list[str]:
     """The command line of a run."""
     settings = [f"model={size}", "objective=maml", "ds=zero2", "data=text", "data.max_tokens=2000000"]
     settings += [commandline.word(f"data.{key}", os.environ[name]) for key, name in DATA.items()]
-    settings += ["train.seq_len=128", "train.precision=bf16", "train.micro_batch=1", "train.accumulation=2"]
+    settings += [
+        "train.seq_len=128",
+        "train.precision=bf16",
+        "train.micro_batch=1",
+        "train.micro_batches_per_update=2",
+    ]
     settings += [
         "train.max_steps=3",
         "train.warmup_steps=1",
-        "train.heldout_batches=1",
+        "train.eval_batches=1",
         "train.checkpoint_every=3",
     ]
     settings += [f"meta.scope={scope}", "meta.window=128", "meta.n_way=4", "meta.k_shot=1", "meta.q_query=1"]
@@ -107,7 +112,7 @@ def available() -> int:
 
 
 def has_update(metrics: Path) -> bool:
-    return metrics.exists() and '"autoregressive"' in metrics.read_text(encoding="utf-8")
+    return metrics.exists() and '"lm"' in metrics.read_text(encoding="utf-8")
 
 
 def measure(size: str, scope: str, folder: Path) -> dict[str, Any]:

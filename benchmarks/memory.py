@@ -20,7 +20,7 @@ from metapt.estimate import memory
 ALLOCATOR = "glibc.malloc.mmap_threshold=65536"
 # What is told holds for windows that are read whole; those read at the mask are shorter, as the text has it.
 SMALL_EPISODE = ["meta.n_way=4", "meta.k_shot=2", "meta.q_query=2", "meta.inner_steps=2", "meta.window=64"]
-SMALL_EPISODE += ["meta.read_at=end"]
+SMALL_EPISODE += ["meta.prediction_position=end"]
 SHORT = ["train.seq_len=128", "train.micro_batch=2"]
 LONG = ["train.seq_len=512", "train.micro_batch=4"]
 FP32 = ["train.precision=fp32"]
@@ -28,10 +28,10 @@ CASES = [
     (size, kind, words)
     for size in ("tiny", "small", "medium")
     for kind, words in [
-        ("autoregressive", ["ds=zero0", *SHORT]),
-        ("autoregressive", ["ds=zero2", *SHORT]),
-        ("autoregressive", ["ds=zero2", *LONG]),
-        ("autoregressive", ["ds=zero0", *LONG, *FP32]),
+        ("lm", ["ds=zero0", *SHORT]),
+        ("lm", ["ds=zero2", *SHORT]),
+        ("lm", ["ds=zero2", *LONG]),
+        ("lm", ["ds=zero0", *LONG, *FP32]),
         ("episode", ["ds=zero0", "meta.scope=head", *SMALL_EPISODE]),
         ("episode", ["ds=zero2", "meta.scope=head", *SMALL_EPISODE]),
         ("episode", ["ds=zero0", "meta.scope=full", *SMALL_EPISODE]),
@@ -43,8 +43,8 @@ CASES = [
 
 def arguments(size: str, words: list[str]) -> list[str]:
     """The command line of a case; an update has two units."""
-    two = ["train.accumulation=2", "meta.tasks_per_step=2"]
-    return [f"model={size}", "objective=maml", "meta.max_share=1", *two, *words]
+    two = ["train.micro_batches_per_update=2", "meta.tasks_per_step=2"]
+    return [f"model={size}", "objective=maml", "meta.max_window_fraction=1", *two, *words]
 
 
 def predicted(size: str, kind: str, words: list[str]) -> tuple[str, int]:
@@ -70,7 +70,7 @@ def status_bytes(name: str, process: str | int = "self") -> int:
 
 def measure(kind: str, words: list[str]) -> int:
     """The peak of this process for two updates, in bytes."""
-    run_updates(kind, ["objective=maml", "meta.max_share=1", *words[4:], "model=nano"])
+    run_updates(kind, ["objective=maml", "meta.max_window_fraction=1", *words[4:], "model=nano"])
     Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
     before = status_bytes("VmRSS")
     run_updates(kind, words)
@@ -84,8 +84,8 @@ def run_updates(kind: str, words: list[str]) -> None:
     from tokens import Tokens
 
     from metapt.data.episodes import EpisodeSampler, WindowIndex
-    from metapt.meta.objectives import autoregressive, episode
-    from metapt.models.meta_lm import build_learner
+    from metapt.meta.objectives import episode, next_token
+    from metapt.models.meta_lm import build_meta_lm
     from metapt.training.engine import Engine
 
     config = commandline.load("pretrain", words)
@@ -93,14 +93,14 @@ def run_updates(kind: str, words: list[str]) -> None:
     tokens = np.random.default_rng(0).integers(2, 200, 40_000)
     index = WindowIndex.build(tokens, 256, meta.window, meta.min_context)
     sampler = EpisodeSampler(Tokens(tokens), index, meta, 0, 1, 0)  # type: ignore[arg-type]
-    engine = Engine(build_learner(config), config)
+    engine = Engine(build_meta_lm(config), config)
     for step in range(2):
         for unit in range(2):
             if kind == "episode":
-                outcome = episode(engine.learner, sampler.episode(step, unit), meta, 0, step, unit)
+                outcome = episode(engine.meta_lm, sampler.episode(step, unit), meta, 0, step, unit)
             else:
-                outcome = autoregressive(
-                    engine.learner, torch.randint(2, 200, (train.micro_batch, train.seq_len + 1))
+                outcome = next_token(
+                    engine.meta_lm, torch.randint(2, 200, (train.micro_batch, train.seq_len + 1))
                 )
             engine.backward(outcome.loss / 2, last=unit == 1)
             del outcome

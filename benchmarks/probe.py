@@ -1,7 +1,7 @@
 """What a decoder's states hold of the words that episodes ask for: `python benchmarks/probe.py RUN STEP [STEP ...]`.
 
 RUN is a pretraining run with checkpoints; its text, tokenizer and shape are used. The states of 30 episodes (32-way, 4-shot, windows of 32; drawn with a seed that no
-run has) go to two learners: a logistic regression on the support states, to its optimum, and the inner loop of
+run has) go to two meta_lms: a logistic regression on the support states, to its optimum, and the inner loop of
 the episodes, from fresh heads of one, two and four layers, at several rates. Told is the query accuracy, ± its standard error.
 """
 
@@ -23,7 +23,7 @@ from metapt.errors import UserError, run_command
 from metapt.meta.adaptation import adapt
 from metapt.meta.objectives import Side, accuracy
 from metapt.models.decoder import EpisodeHead, load_decoder
-from metapt.models.meta_lm import build_learner
+from metapt.models.meta_lm import build_meta_lm
 from metapt.runs import MODEL_DIR, Run
 
 EPISODES, SEED, PENALTY = 30, 12345, 0.01
@@ -41,14 +41,14 @@ def episodes(recorded: Mapping[str, Any], checkpoint: Path) -> list[Sides]:
     corpus = prepare_corpus(config.data)
     tokenizer = corpus.tokenizer
     sampler = EpisodeSampler(corpus.train, corpus_index(corpus, config.meta), config.meta, SEED, tokenizer.mask_id, tokenizer.eos_id)  # fmt: skip
-    learner = build_learner(config).eval()
-    learner.decoder.load_state_dict(load_decoder(checkpoint / MODEL_DIR).state_dict())
+    meta_lm = build_meta_lm(config).eval()
+    meta_lm.decoder.load_state_dict(load_decoder(checkpoint / MODEL_DIR).state_dict())
     found = []
     for number in range(EPISODES):
         task = sampler.episode(number, 0)
         with torch.no_grad():
-            sides = [Side.of(examples, learner) for examples in (task.support, task.query)]
-            states = [learner.states_read(side.windows) for side in sides]
+            sides = [Side.of(examples, meta_lm) for examples in (task.support, task.query)]
+            states = [meta_lm.states_read(side.windows) for side in sides]
         found.append((states[0], sides[0].labels, states[1], sides[1].labels))
     return found
 

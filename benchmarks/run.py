@@ -34,7 +34,7 @@ from metapt.launch.jobs import Job, Plan
 from metapt.meta.objectives import episode
 from metapt.models.attention import causal_attention
 from metapt.models.losses import linear_cross_entropy
-from metapt.models.meta_lm import build_learner
+from metapt.models.meta_lm import build_meta_lm
 from metapt.runs import Run
 
 FOLDER = Path(__file__).parent
@@ -85,15 +85,21 @@ def support_states() -> Case:
     """An 8-way episode of scope head at tiny, against scope full, which runs the decoder in every inner step."""
     sides = []
     for scope in ("head", "full"):
-        words = ["model=tiny", "objective=maml", f"meta.scope={scope}", "meta.n_way=8", "meta.max_share=1"]
+        words = [
+            "model=tiny",
+            "objective=maml",
+            f"meta.scope={scope}",
+            "meta.n_way=8",
+            "meta.max_window_fraction=1",
+        ]
         config = commandline.load("pretrain", [*words, "meta.k_shot=2", "meta.q_query=2", "meta.window=64"])
         tokens = np.random.default_rng(0).integers(2, 200, 40_000)
         index = WindowIndex.build(tokens, 256, 64, config.meta.min_context)
         task = EpisodeSampler(Tokens(tokens), index, config.meta, 0, 1, 0).episode(0, 0)  # type: ignore[arg-type]
-        learner = build_learner(config)
+        meta_lm = build_meta_lm(config)
 
-        def run(learner=learner, task=task, meta=config.meta) -> None:  # type: ignore[no-untyped-def]
-            episode(learner, task, meta, 0, 0, 0).loss.backward()
+        def run(meta_lm=meta_lm, task=task, meta=config.meta) -> None:  # type: ignore[no-untyped-def]
+            episode(meta_lm, task, meta, 0, 0, 0).loss.backward()
 
         sides.append(run)
     return "episode, scope head (states once)", sides[0], "scope full (states in every inner step)", sides[1]
@@ -114,7 +120,7 @@ def begun_grid(folder: Path, runs: int) -> Root:
         "flops_total",
         "seconds_total",
     )
-    update = {"kind": "autoregressive", "tokens_total": 10**9, **dict.fromkeys(values, 0.123456789)}
+    update = {"kind": "lm", "tokens_total": 10**9, **dict.fromkeys(values, 0.123456789)}
     metrics = "".join(json.dumps({"step": step, **update}) + "\n" for step in range(1, 2001))
     for name in names:
         run = Run(folder / name)

@@ -151,10 +151,10 @@ class Tree:
             self._pretraining(size, objective, seed)
         steps = np.linspace(0, self.shape.updates, self.shape.checkpoints + 1).astype(int)[1:].tolist()
         models = product(self.shape.sizes, ("vanilla", "maml"), range(self.shape.seeds), steps)
-        for (size, objective, seed, step), source, regime in product(
-            models, self.shape.sources, ("head", "full")
+        for (size, objective, seed, step), source, tuning in product(
+            models, self.shape.sources, ("head_only", "full")
         ):
-            self._finetuning(size, objective, seed, step, source, regime)
+            self._finetuning(size, objective, seed, step, source, tuning)
         for name in ("particle", "capitals"):
             self._scored(f"baseline/{name}", {"model": name, "objective": "baseline"}, "", "", 2)
         for name, source in product(("majority", "crf"), self.shape.sources):
@@ -170,7 +170,7 @@ class Tree:
             "parameters": SIZES[size],
         }
         about = {
-            "label": "",
+            "variant": "",
             "data": "text",
             "tokenizer": "file",
             "generated_data": True,
@@ -187,23 +187,23 @@ class Tree:
         }
         result = {"kind": "pretrain", "origin": self._origin(size, objective, seed, updates), "steps": updates, **totals}  # fmt: skip
         result |= {
-            "heldout_loss_nats": 4.0,
-            "heldout_perplexity": 54.6,
+            "eval_loss_nats": 4.0,
+            "eval_perplexity": 54.6,
             "data": "text",
             "generated_data": True,
         }
         config = {"model": {"name": size}, "meta": {"n_way": 32, "k_shot": 4}, "train": {"seed": seed}}
         self._run(f"pretrain/{size}-{objective}-s{seed}", config, self._updates(objective, seed), result)
 
-    def _finetuning(self, size: str, objective: str, seed: int, step: int, source: str, regime: str) -> None:
-        skill = 0.15 * list(SIZES).index(size) + 0.2 * (regime == "full") + 0.3 * step / self.shape.updates
+    def _finetuning(self, size: str, objective: str, seed: int, step: int, source: str, tuning: str) -> None:
+        skill = 0.15 * list(SIZES).index(size) + 0.2 * (tuning == "full") + 0.3 * step / self.shape.updates
         skill += 0.02 * (objective == "maml")
-        name = f"finetune/{size}-{objective}-s{seed}-{step}-{source}-{regime}"
+        name = f"finetune/{size}-{objective}-s{seed}-{step}-{source}-{tuning}"
         self._scored(
-            name, self._origin(size, objective, seed, step), source, regime, round(skill * (LEVELS - 1))
+            name, self._origin(size, objective, seed, step), source, tuning, round(skill * (LEVELS - 1))
         )
 
-    def _scored(self, name: str, origin: Mapping[str, Any], source: str, regime: str, level: int) -> None:
+    def _scored(self, name: str, origin: Mapping[str, Any], source: str, tuning: str, level: int) -> None:
         """A tuned model, or a baseline."""
         tuned = name.startswith("finetune")
         steps = SOURCES[source] if tuned else 0
@@ -212,7 +212,7 @@ class Tree:
             "kind": name.split("/")[0],
             "origin": dict(origin),
             "source": source,
-            "regime": regime,
+            "tuning": tuning,
         }
         result |= {
             "seed": 0,
@@ -234,8 +234,8 @@ class Tree:
             text, entry = made.predictions(level, draw, has_logprobs="majority" not in name)
             (folder / f"{made.name}.jsonl").write_text(text, encoding="utf-8")
             result["sets"][made.name] = entry
-        metrics = self._losses(source, regime, str(origin["objective"])) if tuned else ""
-        self._run(name, {"source": source, "regime": regime, "ner": dict.fromkeys(map(str, range(40)), 0.1)}, metrics, result)  # fmt: skip
+        metrics = self._losses(source, tuning, str(origin["objective"])) if tuned else ""
+        self._run(name, {"source": source, "tuning": tuning, "ner": dict.fromkeys(map(str, range(40)), 0.1)}, metrics, result)  # fmt: skip
 
     def _run(
         self, name: str, config: Mapping[str, Any], metrics: str, result: Mapping[str, Any] | None
@@ -256,8 +256,8 @@ class Tree:
             run.result_file.write_text(json.dumps(result, indent=1) + "\n")
         return run
 
-    def _losses(self, source: str, regime: str, objective: str) -> str:
-        key = (source, regime, objective)
+    def _losses(self, source: str, tuning: str, objective: str) -> str:
+        key = (source, tuning, objective)
         if key not in self._curves:
             steps = SOURCES[source]
             draw = np.random.default_rng(list("".join(key).encode()))
@@ -286,11 +286,11 @@ class Tree:
             return
         if kind == "half a file":
             origin = self._origin("tiny", "maml", 0, 1)
-            self._scored(f"finetune/{path.name}", origin, "sk_snk", "head", 1)
+            self._scored(f"finetune/{path.name}", origin, "sk_snk", "head_only", 1)
             file = Run(path).predictions_dir / "tl_trg.jsonl"
             file.write_bytes(file.read_bytes()[:-1000])
             return
-        run = self._run(f"finetune/{path.name}", {}, self._losses("sk_snk", "head", "maml")[:-20], None)
+        run = self._run(f"finetune/{path.name}", {}, self._losses("sk_snk", "head_only", "maml")[:-20], None)
         if kind == "failed":
             run.error_file.write_text("Traceback\n  File x\nRuntimeError: out of memory\n")
         if kind == "corrupt":
@@ -323,13 +323,13 @@ def _update(step: int, objective: str, draw: np.random.Generator) -> Iterator[di
         }
         yield {"step": step, "kind": "episode", **inner, "query_loss_nats": 3.0, "query_accuracy": 0.1, "mask_position_tokens": 70.0, **totals}  # fmt: skip
     elif step:
-        yield {"step": step, "kind": "autoregressive", "lm_loss_nats": level + 0.1 * draw.normal(), **totals}
+        yield {"step": step, "kind": "lm", "lm_loss_nats": level + 0.1 * draw.normal(), **totals}
     if step % 100 == 0:
         yield {
             "step": step,
-            "kind": "heldout",
-            "heldout_loss_nats": level,
-            "heldout_perplexity": float(np.exp(level)),
+            "kind": "eval",
+            "eval_loss_nats": level,
+            "eval_perplexity": float(np.exp(level)),
         }
         share = {kind: draw.random(12).tolist() for kind in ("q", "k", "v", "o", "gate", "up", "down")}
-        yield {"step": step, "kind": "dynamics", "effective_rank": share, "attention_entropy_share": draw.random((12, 12)).tolist()}  # fmt: skip
+        yield {"step": step, "kind": "dynamics", "effective_rank": share, "attention_entropy_ratio": draw.random((12, 12)).tolist()}  # fmt: skip

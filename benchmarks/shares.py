@@ -21,7 +21,7 @@ from timing import medians
 from metapt.config import PretrainConfig, commandline
 from metapt.data.corpus import prepare_corpus
 from metapt.estimate.flops import flops_of_step
-from metapt.meta.objectives import autoregressive, episode
+from metapt.meta.objectives import episode, next_token
 from metapt.runs import Run
 from metapt.training.dynamics import parameter_groups
 from metapt.training.metrics import Telemetry, Totals
@@ -51,11 +51,11 @@ def shares(config: PretrainConfig, seconds: Seconds) -> dict[str, float]:
     """Shares of the time of a run: dynamics, checkpoints, metrics, "the three" together, and data.
 
     An update is (1 - rho) a (B + M) + rho t (D + E) + O + L, with B, D, M, E, O, L the seconds of a batch, a draw, a micro-batch,
-    an episode, an optimizer step and a line, a = train.accumulation, t = meta.tasks_per_step; dynamics and checkpoint come once in
+    an episode, an optimizer step and a line, a = train.micro_batches_per_update, t = meta.tasks_per_step; dynamics and checkpoint come once in
     train.dynamics_every and train.checkpoint_every updates. Held-out evaluation, which is none of them, is left out.
     """
     train, meta = config.train, config.meta
-    units, tasks = (1 - meta.rho) * train.accumulation, meta.rho * meta.tasks_per_step
+    units, tasks = (1 - meta.rho) * train.micro_batches_per_update, meta.rho * meta.tasks_per_step
     data = units * seconds.batch + tasks * seconds.draw
     training = units * seconds.micro_batch + tasks * seconds.task + seconds.optimizer
     dynamics = seconds.dynamics / train.dynamics_every
@@ -84,7 +84,7 @@ def _seconds(trainer: Trainer, telemetry: Telemetry) -> Seconds:
     train, meta, numbers = config.train, config.meta, count(1)
     sequences = torch.from_numpy(trainer.batches.sequences(0, train.micro_batch))
     task = sampler.episode(0, 0) if sampler else None
-    values = autoregressive(engine.learner, sequences).measures
+    values = next_token(engine.meta_lm, sequences).measures
     told: dict[str, Any] = {name: value.tolist() for name, value in values.items()} | {
         "grad_norm": 1 / 3,
         "flops": flops_of_step(config, False),
@@ -100,15 +100,15 @@ def _seconds(trainer: Trainer, telemetry: Telemetry) -> Seconds:
 
     def run_task() -> None:
         if task:
-            loss = episode(engine.learner, task, meta, train.seed, 0, 0, trainer.poll).loss
+            loss = episode(engine.meta_lm, task, meta, train.seed, 0, 0, trainer.poll).loss
             engine.backward(loss, last=True)
 
     def micro_batch() -> None:
         trainer.poll()
-        engine.backward(autoregressive(engine.learner, sequences).loss, last=True)
+        engine.backward(next_token(engine.meta_lm, sequences).loss, last=True)
 
     def dynamics() -> None:
-        engine.gradient_norms(parameter_groups(engine.learner))
+        engine.gradient_norms(parameter_groups(engine.meta_lm))
         telemetry.dynamics(next(numbers), **trainer.dynamics.measure())
 
     parts: dict[str, Callable[[], object]] = {

@@ -21,8 +21,8 @@ from tokens import Tokens
 from metapt.config import ModelConfig, PretrainConfig, commandline
 from metapt.data.episodes import Episode, EpisodeSampler, WindowIndex
 from metapt.estimate.flops import flops_of_step, tokens_of_step
-from metapt.meta.objectives import autoregressive, episode
-from metapt.models.meta_lm import build_learner
+from metapt.meta.objectives import episode, next_token
+from metapt.models.meta_lm import build_meta_lm
 from metapt.training.engine import Engine
 
 TOKENS = 2048  # of a micro-batch, whatever the length of its sequences
@@ -47,8 +47,12 @@ CASES = [
 def configuration(size: str, length: int, precision: str, *words: str) -> PretrainConfig:
     """A run of one micro-batch of TOKENS tokens or one episode of windows of `length` tokens an update."""
     settings = [f"model={size}", "objective=maml", f"train.precision={precision}", f"train.seq_len={length}"]
-    settings += [f"train.micro_batch={TOKENS // length}", "train.accumulation=1", "meta.tasks_per_step=1"]
-    settings += [f"meta.window={length}", f"meta.min_context={length // 4}", "meta.max_share=1"]
+    settings += [
+        f"train.micro_batch={TOKENS // length}",
+        "train.micro_batches_per_update=1",
+        "meta.tasks_per_step=1",
+    ]
+    settings += [f"meta.window={length}", f"meta.min_context={length // 4}", "meta.max_window_fraction=1"]
     return commandline.load("pretrain", [*settings, *words])
 
 
@@ -66,10 +70,10 @@ def random_task(config: PretrainConfig) -> Episode:
 
 def our_step(config: PretrainConfig, sequences: torch.Tensor) -> Callable[[], None]:
     """An update of one micro-batch under the engine."""
-    engine = Engine(build_learner(config), config)
+    engine = Engine(build_meta_lm(config), config)
 
     def step() -> None:
-        engine.backward(autoregressive(engine.learner, sequences).loss, last=True)
+        engine.backward(next_token(engine.meta_lm, sequences).loss, last=True)
         engine.step(config.train.lr)
 
     return step
@@ -77,22 +81,22 @@ def our_step(config: PretrainConfig, sequences: torch.Tensor) -> Callable[[], No
 
 def our_micro_batch(config: PretrainConfig) -> Callable[[], None]:
     """The forward and the backward pass of a next-token micro-batch."""
-    learner, sequences = build_learner(config), random_sequences(config)
+    meta_lm, sequences = build_meta_lm(config), random_sequences(config)
 
     def run() -> None:
-        autoregressive(learner, sequences).loss.backward()
-        learner.zero_grad()
+        next_token(meta_lm, sequences).loss.backward()
+        meta_lm.zero_grad()
 
     return run
 
 
 def our_episode(config: PretrainConfig, task: Episode) -> Callable[[], None]:
     """The forward and the backward pass of an episode."""
-    learner = build_learner(config)
+    meta_lm = build_meta_lm(config)
 
     def run() -> None:
-        episode(learner, task, config.meta, 0, 0, 0).loss.backward()
-        learner.zero_grad()
+        episode(meta_lm, task, config.meta, 0, 0, 0).loss.backward()
+        meta_lm.zero_grad()
 
     return run
 

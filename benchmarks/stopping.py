@@ -39,7 +39,7 @@ VARIANTS = {
 def words(variant: str, folder: Path) -> list[str]:
     """The command line of a run, its folder excepted."""
     data = [commandline.word(f"data.{key}", os.environ[name]) for key, name in DATA.items()]
-    small = ["data.max_tokens=5000000", "train.heldout_batches=1", "train.dynamics_every=0"]
+    small = ["data.max_tokens=5000000", "train.eval_batches=1", "train.dynamics_every=0"]
     cache = commandline.word("data.cache_dir", folder / "corpus")
     return ["model=tiny", *VARIANTS[variant], "data=text", *data, *small, cache]
 

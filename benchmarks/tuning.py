@@ -1,4 +1,4 @@
-"""Head-only tuning: word vectors computed once, or found in the cache, against the decoder running in every epoch."""
+"""Head-only tuning: word features computed once, or found in the cache, against the decoder running in every epoch."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from metapt.training.signals import StopRequest
 
 
 class Recomputing(Tuning):
-    """Knows nothing of frozen vectors: each epoch computes those of what it trains and scores on."""
+    """Knows nothing of frozen features: each epoch computes those of what it trains and scores on."""
 
     def _epoch(self, metrics: MetricsWriter | None, progress: Progress) -> None:
-        self._frozen_vectors()
+        self._frozen_features()
         super()._epoch(metrics, progress)
 
 
@@ -54,6 +54,6 @@ def head_only(folder: Path) -> list[Case]:
     once, cached = tuned(Tuning), tuned(Tuning, f"ner.cache_dir={folder / 'cache'}")
     name = "head-only tuning, ten epochs"
     return [
-        (f"{name}, word vectors computed once", once, "the decoder in every epoch", tuned(Recomputing)),
-        (f"{name}, word vectors from the cache", cached, "computed once", once),
+        (f"{name}, word features computed once", once, "the decoder in every epoch", tuned(Recomputing)),
+        (f"{name}, word features from the cache", cached, "computed once", once),
     ]

@@ -14,7 +14,7 @@ from metapt.data import DEMO_NOTICE
 from metapt.errors import Interrupted, UserError, run_command
 from metapt.runs import Run
 from metapt.training import experiment_trackers
-from metapt.training.signals import StopAsked, StopRequest
+from metapt.training.signals import StopRequest, StopRequested
 
 if TYPE_CHECKING:
     from metapt.data.corpus import Corpus
@@ -60,7 +60,7 @@ def pretrain(config: PretrainConfig, run: Run, stop: StopRequest) -> None:
     if trainer.engine.rank == 0:
         run.finish(result)
         print(
-            f"{run.path}: held-out perplexity {result['heldout_perplexity']:.1f} after {result['steps']} updates"
+            f"{run.path}: held-out perplexity {result['eval_perplexity']:.1f} after {result['steps']} updates"
         )
         if result["generated_data"]:
             print(DEMO_NOTICE)
@@ -77,7 +77,7 @@ def prepare(config: PretrainConfig, stop: StopRequest) -> Corpus:
     from metapt.data.episodes import corpus_index
 
     corpus = None
-    with suppress(StopAsked), stop.at_once():
+    with suppress(StopRequested), stop.at_once():
         corpus = prepare_corpus(config.data)
         if config.meta.rho > 0:
             corpus_index(corpus, config.meta)

@@ -4,7 +4,7 @@
       plan.json                         the jobs of the present plan, and what each waits for
       code/                             copies of the source that jobs run
       corpus/                           token shards, shared by the runs of the grid
-      features/                         word vectors of frozen decoders, likewise (metapt/finetuning/feature_cache.py)
+      features/                         word features of frozen decoders, likewise (metapt/finetuning/feature_cache.py)
       pretrain/RUN/ , finetune/RUN/ , baseline/RUN/     runs, as below; RUN ends with a hash of its configuration
       report/                           what analysis/report.py writes
 

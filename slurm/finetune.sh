@@ -1,7 +1,7 @@
 #!/bin/bash
-# One fine-tuning run, in one process, or (regime=full, lora) in as many on a node as --ntasks-per-node says, one per GPU:
+# One fine-tuning run, in one process, or (tuning=full, lora) in as many on a node as --ntasks-per-node says, one per GPU:
 #
-#   sbatch --gpus-per-node=1 slurm/finetune.sh checkpoint=runs/large source=en_ewt regime=full run_dir=runs/large-en
+#   sbatch --gpus-per-node=1 slurm/finetune.sh checkpoint=runs/large source=en_ewt tuning=full run_dir=runs/large-en
 #
 # Before the time limit Slurm sends USR1 to all of them; the run saves and exits with 75, and this job is queued again.
 # What a site needs is in slurm/site.env; see slurm/site.env.example.

@@ -64,7 +64,7 @@ def measurement(rank: float, objective: str) -> dict[str, Any]:
     """A measurement of learning dynamics in which attention matrices have this effective rank, and others half of it."""
     shares = {kind: [rank, rank] for kind in "qkvo"}
     shares |= {kind: [rank / 2, rank / 2] for kind in ("gate", "up", "down")}
-    values: dict[str, Any] = {"effective_rank": shares, "attention_entropy_share": [[0.9, 0.7], [0.5, 0.7]]}
+    values: dict[str, Any] = {"effective_rank": shares, "attention_entropy_ratio": [[0.9, 0.7], [0.5, 0.7]]}
     if objective == "maml":
         values |= {"probe_support_accuracy": [0.1, 0.4, 0.6], "probe_query_accuracy": [0.1, 0.2, 0.3]}
     return values
@@ -75,15 +75,15 @@ def level(step: int, seed: int) -> float:
     return 2 + 5 * np.exp(-step / 20) + 0.1 * np.sin(step * (1 + seed))
 
 
-def heldout(loss: float) -> dict[str, float]:
-    return {"heldout_loss_nats": loss, "heldout_perplexity": float(np.exp(loss))}
+def eval_values(loss: float) -> dict[str, float]:
+    return {"eval_loss_nats": loss, "eval_perplexity": float(np.exp(loss))}
 
 
 def pretraining_lines(objective: str, seed: int, steps: int, flops: float) -> list[dict[str, Any]]:
     """The metrics of a run; under maml every second update is an episode."""
-    lines: list[dict[str, Any]] = [{"step": 0, "kind": "heldout", **heldout(7.0)}]
+    lines: list[dict[str, Any]] = [{"step": 0, "kind": "eval", **eval_values(7.0)}]
     for step in range(1, steps + 1):
-        line: dict[str, Any] = {"step": step, "kind": "autoregressive", "grad_norm": 1.0, "lr": 1e-3}
+        line: dict[str, Any] = {"step": step, "kind": "lm", "grad_norm": 1.0, "lr": 1e-3}
         if objective == "maml" and step % 2 == 0:
             line |= {
                 "kind": "episode",
@@ -98,7 +98,7 @@ def pretraining_lines(objective: str, seed: int, steps: int, flops: float) -> li
         totals = {"tokens_total": step * 2048, "flops_total": step * flops, "seconds_total": step * 0.5}
         lines.append({**line, "seconds": 0.5, "tokens_per_second": 4096, **totals})
         if step % 10 == 0:
-            lines.append({"step": step, "kind": "heldout", **heldout(level(step, seed))})
+            lines.append({"step": step, "kind": "eval", **eval_values(level(step, seed))})
             lines.append({"step": step, "kind": "dynamics", **measurement(1 - 0.5 * step / steps, objective)})
     return lines
 
@@ -127,7 +127,7 @@ def write_pretraining(
     }
     origin |= {
         "parameters": PARAMETERS[scale] + len(label),
-        "label": label,
+        "variant": label,
         "data": "demo",
         "tokenizer": "train",
     }
@@ -141,7 +141,7 @@ def write_pretraining(
     }
     result |= {
         "seconds_total": steps * 0.5,
-        **heldout(level(steps, seed)),
+        **eval_values(level(steps, seed)),
     }
     write_run(
         folder,
@@ -153,7 +153,7 @@ def write_pretraining(
 
 
 def write_finetuning(
-    root: Path, origin: dict[str, Any], source: str = "en_ewt", regime: str = "head", skill: float = 0.4, steps: int = 120,
+    root: Path, origin: dict[str, Any], source: str = "en_ewt", tuning: str = "head_only", skill: float = 0.4, steps: int = 120,
     sets: Iterable[str] = SETS, words: Sequence[str] = (),
 ) -> Path:  # fmt: skip
     """A finished fine-tuning run from the model of `origin`, at the seed of its pretraining."""
@@ -161,10 +161,10 @@ def write_finetuning(
     parts = [
         origin["model"],
         origin.get("objective"),
-        origin.get("label"),
+        origin.get("variant"),
         str(origin.get("step")),
         source,
-        regime,
+        tuning,
         f"s{seed}",
     ]
     folder = root / "finetune" / "-".join(filter(None, parts)).replace("/", "_")
@@ -172,7 +172,7 @@ def write_finetuning(
         "kind": "finetune",
         "origin": origin,
         "source": source,
-        "regime": regime,
+        "tuning": tuning,
         "seed": seed,
         "ner_head": "crf",
     }
@@ -220,7 +220,7 @@ def write_finetuning(
         {"step": steps // 4 * epoch, "kind": "dev", "epoch": epoch, "f1": 0.1 * epoch}
         for epoch in range(1, 5)
     ]
-    write_run(folder, {"source": source, "regime": regime}, lines, result)
+    write_run(folder, {"source": source, "tuning": tuning}, lines, result)
     return folder
 
 
@@ -265,7 +265,7 @@ def write_run(
 
 def write_grid(
     root: Path, scales: Sequence[str] = ("nano",), objectives: Sequence[str] = ("vanilla", "maml"), seeds: Sequence[int] = (0,),
-    labels: Sequence[str] = ("",), sources: Sequence[str] = ("en_ewt",), regimes: Sequence[str] = ("head", "full"),
+    labels: Sequence[str] = ("",), sources: Sequence[str] = ("en_ewt",), tunings: Sequence[str] = ("head_only", "full"),
     steps: Sequence[int] = (60,), generated: bool = False, words: Sequence[str] = (),
 ) -> Path:  # fmt: skip
     """A whole grid, every run of it finished; MAML is the better one."""
@@ -276,9 +276,9 @@ def write_grid(
                     origin = write_pretraining(root, scale, objective, seed, label, generated=generated)
                     for step in steps:
                         for source in sources:
-                            for regime in regimes:
-                                skill = 0.3 + 0.2 * (objective == "maml") + 0.1 * (regime == "full")
+                            for tuning in tunings:
+                                skill = 0.3 + 0.2 * (objective == "maml") + 0.1 * (tuning == "full")
                                 write_finetuning(
-                                    root, {**origin, "step": step}, source, regime, skill, words=words
+                                    root, {**origin, "step": step}, source, tuning, skill, words=words
                                 )
     return root

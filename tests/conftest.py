@@ -91,8 +91,8 @@ def nano_arguments(corpus_cache: Path) -> list[str]:
         "train.max_steps=8",
         "train.warmup_steps=2",
         "train.checkpoint_every=4",
-        "train.heldout_every=4",
-        "train.heldout_batches=2",
+        "train.eval_every=4",
+        "train.eval_batches=2",
     ]
 
 
@@ -107,8 +107,14 @@ def forks() -> Iterator[Forks]:
 def small_arguments(corpus_cache: Path) -> list[str]:
     """Arguments of a pretraining run of a second: nine updates of a decoder of 35,000 parameters."""
     sizes = {"hidden_size": 16, "intermediate_size": 32, "num_layers": 1, "num_heads": 2, "num_kv_heads": 1}
-    train = {"seq_len": 32, "micro_batch": 2, "accumulation": 4, "max_steps": 9, "warmup_steps": 2}
-    train |= {"checkpoint_every": 3, "heldout_every": 4, "dynamics_every": 4, "heldout_batches": 3}
+    train = {
+        "seq_len": 32,
+        "micro_batch": 2,
+        "micro_batches_per_update": 4,
+        "max_steps": 9,
+        "warmup_steps": 2,
+    }
+    train |= {"checkpoint_every": 3, "eval_every": 4, "dynamics_every": 4, "eval_batches": 3}
     meta = {"n_way": 4, "inner_steps": 3, "head_hidden": 16, "head_layers": 2}
     sections = {"model": sizes, "train": train, "meta": meta}
     keys = [f"{name}.{key}={value}" for name, values in sections.items() for key, value in values.items()]
@@ -156,7 +162,7 @@ def full_run(world: Path) -> Run:
     """Six epochs of the whole model."""
     from tuned import tune
 
-    return tune(world, world / "full", "regime=full", "ner.lr=0.005", "ner.max_epochs=6")
+    return tune(world, world / "full", "tuning=full", "ner.lr=0.005", "ner.max_epochs=6")
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ def config(tmp_path: Path, source: Path, **changes: Any) -> CorpusConfig:
         "name": "text",
         "text_dir": str(source),
         "vocab_size": 300,
-        "heldout_share": 0.3,
+        "eval_fraction": 0.3,
         "cache_dir": str(tmp_path / "cache"),
     }
     return CorpusConfig(**{**given, **changes})

@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metapt.config import PretrainConfig, commandline, work_together
+from metapt.config import PretrainConfig, commandline, ranks_share_episodes
 from metapt.data.episodes import Episode, EpisodeSampler, WindowIndex
-from metapt.meta.objectives import autoregressive, episode
-from metapt.models.meta_lm import build_learner
+from metapt.meta.objectives import episode, next_token
+from metapt.models.meta_lm import build_meta_lm
 from metapt.training.engine import Engine
 from metapt.training.zero3 import episode_together
 
@@ -34,27 +34,31 @@ class Case:
     """A kind of update."""
 
     scope: str | None = None
-    rule: str = "fomaml"
+    algorithm: str = "fomaml"
     precision: str = "fp32"
     clip: float = 1.0
 
     def config(self, ds: str) -> PretrainConfig:
         words = [
             "objective=maml",
-            "meta.max_share=1",
+            "meta.max_window_fraction=1",
             "meta.inner_steps=4",
             f"meta.tasks_per_step={UNITS}",
-            f"train.accumulation={UNITS}",
+            f"train.micro_batches_per_update={UNITS}",
         ]
         more = [f"ds={ds}", f"train.precision={self.precision}", f"train.grad_clip={self.clip}"]
-        rule = [f"meta.rule={self.rule}", f"meta.scope={self.scope or 'head'}", "meta.head_dropout=0"]
-        return commandline.load("pretrain", [*words, *more, *rule])
+        algorithm = [
+            f"meta.algorithm={self.algorithm}",
+            f"meta.scope={self.scope or 'head'}",
+            "meta.head_dropout=0",
+        ]
+        return commandline.load("pretrain", [*words, *more, *algorithm])
 
 
 CASES = {
-    "autoregressive": Case(),
-    "autoregressive-unclipped": Case(clip=0.0),
-    "autoregressive-bf16": Case(precision="bf16"),
+    "lm": Case(),
+    "lm-unclipped": Case(clip=0.0),
+    "lm-bf16": Case(precision="bf16"),
     "head": Case("head"),
     "full": Case("full"),
     "full-unclipped": Case("full", clip=0.0),
@@ -96,21 +100,21 @@ def make_update(
     """One update as the trainer makes it. Returns the norm, and the support losses of each of this rank's tasks."""
     mine = range(engine.rank, UNITS, engine.world_size)
     support: list[Tensor] = []
-    for number in mine if case.scope is None or not work_together(config) else range(UNITS):
+    for number in mine if case.scope is None or not ranks_share_episodes(config) else range(UNITS):
         if case.scope is None:
             engine.backward(
-                autoregressive(engine.learner, batches(update)[number]).loss / len(mine),
+                next_token(engine.meta_lm, batches(update)[number]).loss / len(mine),
                 last=number == mine[-1],
             )
             continue
         task = tasks(config, update)[number]
-        if work_together(config):
+        if ranks_share_episodes(config):
             backward = partial(engine.backward, last=False)
             measures = episode_together(
-                engine.shards, engine.learner, backward, task, config.meta, 0, update, number
+                engine.shards, engine.meta_lm, backward, task, config.meta, 0, update, number
             )
         else:
-            outcome = episode(engine.learner, task, config.meta, 0, update, number)
+            outcome = episode(engine.meta_lm, task, config.meta, 0, update, number)
             engine.backward(outcome.loss / len(mine), last=number == mine[-1])
             measures = outcome.measures
         support.append(measures["support_loss_nats"])
@@ -119,7 +123,7 @@ def make_update(
 
 def run(case: Case, ds: str, folder: Path) -> None:
     config = case.config(ds)
-    engine = Engine(build_learner(config), config)
+    engine = Engine(build_meta_lm(config), config)
     figures: dict[str, list] = {"norms": [], "support": []}
     for update in range(UPDATES):
         norm, support = make_update(engine, case, config, update)

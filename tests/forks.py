@@ -38,7 +38,7 @@ PLACES = {
     "staging": "metapt.runs:CheckpointFolders.staging",
     "engine": "metapt.training.engine:Engine.__init__",
     "engine file": "metapt.training.sharded_state:save_file",
-    "loss": "metapt.models.meta_lm:Learner.lm_loss",
+    "loss": "metapt.models.meta_lm:MetaLM.lm_loss",
     "export": "metapt.training.checkpoints:Checkpoints._export",
     "atomic write": "metapt.files:write_atomically",
     "sync": "metapt.files:sync",
@@ -53,9 +53,9 @@ PLACES = {
     "tuning restore": "metapt.finetuning.tuner:Tuning._restore",
     "tagger": "metapt.finetuning.tuner:Tuning.save_tagger",
     "test set": "metapt.finetuning.tuner:Tuning._evaluate",
-    "dev score": "metapt.finetuning.tuner:dev_figures",
-    "word vectors": "metapt.finetuning.tuner:word_vectors",
-    "cache": "metapt.finetuning.feature_cache:VectorCache._store",
+    "dev score": "metapt.finetuning.tuner:dev_scores",
+    "word features": "metapt.finetuning.tuner:word_features",
+    "cache": "metapt.finetuning.feature_cache:FeatureCache._store",
     "optimizer file": "torch:save",
 }
 

@@ -26,7 +26,7 @@ KEPT = (
     "lm_loss_nats",
     "support_loss_nats",
     "query_loss_nats",
-    "heldout_loss_nats",
+    "eval_loss_nats",
     "grad_norm",
 )
 
@@ -61,8 +61,8 @@ def losses(objective: str, folder: Path, cache: Path) -> list[dict[str, Any]]:
     schedule = [
         f"train.max_steps={STEPS}",
         "train.warmup_steps=5",
-        "train.heldout_every=10",
-        "train.heldout_batches=2",
+        "train.eval_every=10",
+        "train.eval_batches=2",
     ]
     main([f"objective={objective}", *schedule, f"run_dir={folder}", f"data.cache_dir={cache}"])
     lines = (line for line in Run(folder).metrics() if line["kind"] != "dynamics")

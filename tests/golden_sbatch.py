@@ -28,14 +28,14 @@ CASES = {
     "single": [
         "cluster.gpus_per_node=0",
         "grid.objectives=[maml]",
-        "grid.regimes=[head]",
+        "grid.tunings=[head_only]",
         "cluster.cpus_per_task=2",
     ],
     # everything that a site may ask for, two nodes for pretraining, arrays with a limit
     "arrays": [
         "cluster.gpus_per_node=4",
         "grid.gpus_per_size={nano:8}",
-        'grid.pretrain=["data=demo","train.accumulation=8","meta.tasks_per_step=8"]',
+        'grid.pretrain=["data=demo","train.micro_batches_per_update=8","meta.tasks_per_step=8"]',
         "grid.hours_per_size={nano:2.5}",
         "grid.mem_gb_per_size={nano:32}",
         "cluster.max_running=1",

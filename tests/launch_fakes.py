@@ -74,9 +74,7 @@ def job(run_dir: Path, kind: str, behaviour: str) -> None:
         run.begin({"train": {"max_steps": 4}}, {})
         metrics = MetricsWriter(run)
         for step in range(1, 5):
-            metrics.write(
-                step, "autoregressive", lm_loss_nats=5.0 / step, seconds=0.01, tokens_per_second=100.0
-            )
+            metrics.write(step, "lm", lm_loss_nats=5.0 / step, seconds=0.01, tokens_per_second=100.0)
         metrics.close()
         _behave(run, behaviour)
         run.finish({"kind": kind})

@@ -30,7 +30,7 @@ TEMPLATES = (
     "it rained all day .",
     "PER met PER .",
 )
-NOTHING = "\u200d"  # the tokenizer drops it, so that it has no piece
+NOTHING = "\u200d"  # the tokenizer drops it, so that it has no subword
 
 
 def labelled(count: int, seed: int) -> list[Sentence]:
@@ -96,11 +96,11 @@ def write_checkpoint(folder: Path, seed: int = 0) -> Path:
 
 
 def make_encoder_tokenizer() -> PreTrainedTokenizerFast:
-    """A Unigram model of letters and some words, with XLM-R's special pieces, at its places and around each text."""
+    """A Unigram model of letters and some words, with XLM-R's special tokens, at its places and around each text."""
     words = sorted({word for each in labelled(50, 0) for word in each.words})
     special = ["<s>", "<pad>", "</s>", "<unk>"]
     letters = ["▁", *sorted(set("".join(words)))]
-    vocabulary = [(piece, 0.0) for piece in special]
+    vocabulary = [(subword, 0.0) for subword in special]
     vocabulary += [(letter, -6.0) for letter in letters] + [(f"▁{word}", -3.0) for word in words[::2]]
     tokenizer = Tokenizer(models.Unigram(vocabulary, unk_id=3))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(

@@ -14,18 +14,18 @@ from metapt import randomness
 from metapt.config import PretrainConfig, commandline
 from metapt.data.episodes import Episode, EpisodeSampler, WindowIndex
 from metapt.meta.adaptation import adapt, at_adapted, with_gradients
-from metapt.meta.objectives import autoregressive, episode, is_episode
-from metapt.models.meta_lm import Learner, build_learner
+from metapt.meta.objectives import episode, is_episode, next_token
+from metapt.models.meta_lm import MetaLM, build_meta_lm
 from metapt.models.packed_windows import Windows
 
 SCOPES = ["head", "full", "last_n"]
-RULES = ["fomaml", "meta_sgd", "reptile"]
+ALGORITHMS = ["fomaml", "meta_sgd", "reptile"]
 SCOPES_OF = {"fomaml": SCOPES, "meta_sgd": SCOPES, "reptile": ["full", "last_n"]}
 
 
 def configuration(scope: str = "head", precision: str = "fp32", **changes: object) -> PretrainConfig:
     words = [f"meta.{key}={value}" for key, value in changes.items()]
-    fixed = ["objective=maml", "meta.head_dropout=0", "meta.max_share=1", f"meta.scope={scope}"]
+    fixed = ["objective=maml", "meta.head_dropout=0", "meta.max_window_fraction=1", f"meta.scope={scope}"]
     return commandline.load("pretrain", [*fixed, f"train.precision={precision}", *words])
 
 
@@ -37,30 +37,32 @@ def tasks(stream_of, config: PretrainConfig, count: int) -> list[Episode]:
 
 
 def outer_gradient(
-    learner: Learner, episodes: list[Episode], config: PretrainConfig
+    meta_lm: MetaLM, episodes: list[Episode], config: PretrainConfig
 ) -> dict[str, torch.Tensor]:
     for number, task in enumerate(episodes):
-        (episode(learner, task, config.meta, 0, 0, number).loss / len(episodes)).backward()
-    return {name: value.grad for name, value in learner.named_parameters()}
+        (episode(meta_lm, task, config.meta, 0, 0, number).loss / len(episodes)).backward()
+    return {name: value.grad for name, value in meta_lm.named_parameters()}
 
 
-@pytest.mark.parametrize(("rule", "scope"), [(rule, scope) for rule in RULES for scope in SCOPES_OF[rule]])
+@pytest.mark.parametrize(
+    ("algorithm", "scope"), [(algorithm, scope) for algorithm in ALGORITHMS for scope in SCOPES_OF[algorithm]]
+)
 @pytest.mark.parametrize(
     ("dtype", "count", "rtol", "atol"), [(torch.float32, 3, 1e-3, 1e-5), (torch.float64, 2, 1e-9, 1e-12)]
 )
 def test_outer_gradient_equals_the_reference(
-    stream_of, rule: str, scope: str, dtype: torch.dtype, count: int, rtol: float, atol: float
+    stream_of, algorithm: str, scope: str, dtype: torch.dtype, count: int, rtol: float, atol: float
 ):
     """In double precision nothing is left to rounding."""
-    config = configuration(scope, inner_lr=0.05, rule=rule)
-    learner = build_learner(config).to(dtype)
-    if learner.rates:
+    config = configuration(scope, inner_lr=0.05, algorithm=algorithm)
+    meta_lm = build_meta_lm(config).to(dtype)
+    if meta_lm.rates:
         with torch.no_grad(), randomness.torch_seed(0, "rates"):
-            for value in learner.rates.parameters():
+            for value in meta_lm.rates.parameters():
                 value.uniform_(0.5, 1.5)
     episodes = tasks(stream_of, config, count)
-    expected = reference.outer_gradient(copy.deepcopy(learner), episodes, config.meta)
-    found = outer_gradient(learner, episodes, config)
+    expected = reference.outer_gradient(copy.deepcopy(meta_lm), episodes, config.meta)
+    found = outer_gradient(meta_lm, episodes, config)
     for name, gradient in expected.items():
         torch.testing.assert_close(found[name], gradient, rtol=rtol, atol=atol, msg=name)
 
@@ -68,10 +70,10 @@ def test_outer_gradient_equals_the_reference(
 @pytest.mark.parametrize("scope", SCOPES)
 def test_support_loss_along_the_trajectory_equals_the_reference_and_falls(stream_of, scope: str):
     config = configuration(scope, inner_lr=0.05 if scope == "head" else 1e-3)
-    learner = build_learner(config)
+    meta_lm = build_meta_lm(config)
     task = tasks(stream_of, config, 1)[0]
-    _, expected, _ = reference.adapted(learner, task, config.meta)
-    found = episode(learner, task, config.meta, 0, 0, 0).measures["support_loss_nats"].tolist()
+    _, expected, _ = reference.adapted(meta_lm, task, config.meta)
+    found = episode(meta_lm, task, config.meta, 0, 0, 0).measures["support_loss_nats"].tolist()
     assert found[:-1] == pytest.approx(expected, rel=1e-5)
     assert len(found) == config.meta.inner_steps + 1
     assert all(later < earlier for earlier, later in itertools.pairwise(found))
@@ -105,7 +107,7 @@ def test_gradient_at_the_adapted_point_goes_to_the_original():
 def test_an_inner_step_too_small_for_bf16_still_counts(stream_of):
     """1e-3 on weights near 1 is below bf16's spacing; the copies are fp32 under either precision."""
     config = configuration("full", "bf16", inner_lr=1e-4, inner_steps=1)
-    learner = build_learner(config)
+    meta_lm = build_meta_lm(config)
     task = tasks(stream_of, config, 1)[0]
     seen = []
 
@@ -113,7 +115,7 @@ def test_an_inner_step_too_small_for_bf16_still_counts(stream_of):
         seen.append(values["decoder.model.norm.weight"].detach().clone())
         return (
             torch.func.functional_call(
-                learner,
+                meta_lm,
                 values,
                 (Windows.cut(task.support.tokens, task.support.positions, torch.device("cpu")),),
             )
@@ -121,7 +123,7 @@ def test_an_inner_step_too_small_for_bf16_still_counts(stream_of):
             .sum()
         )
 
-    found = adapt(loss, learner.adaptable(config.meta), 1, 1e-4).values
+    found = adapt(loss, meta_lm.adaptable(config.meta), 1, 1e-4).values
     moved = (found["decoder.model.norm.weight"] - 1).abs().max()
     assert 0 < moved < 2**-8
     assert torch.equal(seen[0], torch.ones_like(seen[0]))
@@ -138,8 +140,8 @@ def test_bf16_gradient_is_close_to_fp32(stream_of, scope: str):
     gradients = []
     for precision in ("fp32", "bf16"):
         config = configuration(scope, precision, inner_lr=1e-4)
-        learner = build_learner(config)
-        found = outer_gradient(learner, tasks(stream_of, config, 2), config)
+        meta_lm = build_meta_lm(config)
+        found = outer_gradient(meta_lm, tasks(stream_of, config, 2), config)
         assert all(value.dtype == torch.float32 for value in found.values())
         gradients.append(torch.cat([value.flatten() for value in found.values()]))
     exact, mixed = gradients
@@ -148,8 +150,8 @@ def test_bf16_gradient_is_close_to_fp32(stream_of, scope: str):
 
 def test_scopes_name_what_they_adapt():
     config = configuration("last_n", last_n=2)
-    learner = build_learner(config)
-    names = set(learner.adaptable(config.meta))
+    meta_lm = build_meta_lm(config)
+    names = set(meta_lm.adaptable(config.meta))
     assert all(
         name.startswith(
             ("head.", "decoder.model.norm.", "decoder.model.layers.1.", "decoder.model.layers.2.")
@@ -158,8 +160,8 @@ def test_scopes_name_what_they_adapt():
     )
     assert "decoder.model.layers.1.mlp.up_proj.weight" in names
     config.meta.scope = "full"
-    every = {name for name, _ in learner.named_parameters()}
-    assert every - set(learner.adaptable(config.meta)) == {"decoder.lm_head.weight"}
+    every = {name for name, _ in meta_lm.named_parameters()}
+    assert every - set(meta_lm.adaptable(config.meta)) == {"decoder.lm_head.weight"}
 
 
 def test_unused_parameters_get_a_zero_gradient():
@@ -171,22 +173,22 @@ def test_unused_parameters_get_a_zero_gradient():
 
 def test_both_objectives_reach_every_parameter(stream_of):
     config = configuration()
-    learner = build_learner(config)
+    meta_lm = build_meta_lm(config)
     losses = [
-        autoregressive(learner, torch.randint(0, 50, (2, 17))).loss,
-        episode(learner, tasks(stream_of, config, 1)[0], config.meta, 0, 0, 0).loss,
+        next_token(meta_lm, torch.randint(0, 50, (2, 17))).loss,
+        episode(meta_lm, tasks(stream_of, config, 1)[0], config.meta, 0, 0, 0).loss,
     ]
     for loss in losses:
-        learner.zero_grad()
+        meta_lm.zero_grad()
         loss.backward()
-        assert all(value.grad is not None for value in learner.parameters())
+        assert all(value.grad is not None for value in meta_lm.parameters())
 
 
 def test_dropout_is_a_function_of_the_task(stream_of):
     config = configuration(head_dropout=0.5)
-    learner = build_learner(config)
+    meta_lm = build_meta_lm(config)
     task = tasks(stream_of, config, 1)[0]
-    losses = [episode(learner, task, config.meta, 0, step, 0).loss.item() for step in (0, 0, 1)]
+    losses = [episode(meta_lm, task, config.meta, 0, step, 0).loss.item() for step in (0, 0, 1)]
     assert losses[0] == losses[1] != losses[2]
 
 
@@ -208,8 +210,8 @@ def test_adaptation_solves_what_the_context_tells(stream_of, scope: str):
         index = WindowIndex.build(tokens, 512, 4, 1)
         sampler = EpisodeSampler(stream_of(tokens), index, config.meta, 0, 1, 0)
         sampler.eligible = np.arange(10, 50)
-        learner = build_learner(config)
-        outcomes = [episode(learner, sampler.episode(0, task), config.meta, 0, 0, task) for task in range(8)]
+        meta_lm = build_meta_lm(config)
+        outcomes = [episode(meta_lm, sampler.episode(0, task), config.meta, 0, 0, task) for task in range(8)]
         accuracy[rate] = np.mean([outcome.measures["query_accuracy"].item() for outcome in outcomes])
     assert accuracy[1e-9] < 0.45
     assert accuracy[0.05] > 0.8
@@ -221,7 +223,7 @@ def test_branch_is_bernoulli_and_a_function_of_seed_and_step():
     draws = [is_episode(meta, 0, step) for step in range(4000)]
     assert draws == [is_episode(meta, 0, step) for step in range(4000)]
     assert abs(np.mean(draws) - 0.3) < 4 * (0.3 * 0.7 / 4000) ** 0.5
-    meta.start = 1000
+    meta.start_step = 1000
     assert [is_episode(meta, 0, step) for step in range(4000)] == [False] * 1000 + draws[1000:]
     meta.rho = 0.0
     assert not any(is_episode(meta, 0, step) for step in range(4000))

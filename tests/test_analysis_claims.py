@@ -58,12 +58,12 @@ def test_verdicts(corrected: float, interval: tuple[float, float], said: str) ->
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> Study:
-    """Two variants of MAML, that of `base` beside vanilla, in two regimes and of two seeds."""
+    """Two variants of MAML, that of `base` beside vanilla, in two tunings and of two seeds."""
     root = write_grid(tmp_path_factory.mktemp("runs") / "grid", labels=("base",), seeds=(0, 1))
     for seed in (0, 1):
         origin = write_pretraining(root, "nano", "maml", seed, "fast")
-        for regime in ("head", "full"):
-            write_finetuning(root, {**origin, "step": 60}, "en_ewt", regime, 0.95)
+        for tuning in ("head_only", "full"):
+            write_finetuning(root, {**origin, "step": 60}, "en_ewt", tuning, 0.95)
     return studies(collect([root]), 500)["updates"]
 
 
@@ -85,8 +85,8 @@ def test_sets_are_targets_or_in_languages_that_no_run_was_tuned_on(found: Study)
 
 def test_a_claim_is_the_mean_over_sets_and_corrected_in_its_family(found: Study) -> None:
     table = rows(found, "claims")
-    rows_of = [(variant, regime) for variant in ("base", "fast") for regime in ("full", "head")]
-    assert [(row["variant"], row["regime"]) for row in table] == rows_of
+    rows_of = [(variant, tuning) for variant in ("base", "fast") for tuning in ("full", "head_only")]
+    assert [(row["variant"], row["tuning"]) for row in table] == rows_of
     assert [row["corrected p"] for row in table] == holm([row["p"] for row in table])  # type: ignore[misc]
     for row in table:
         sides = [
@@ -95,7 +95,7 @@ def test_a_claim_is_the_mean_over_sets_and_corrected_in_its_family(found: Study)
                     found.scores.value(run, name)
                     for run in found.collection.finetuning
                     for name in ("tl_trg", "ceb_gja")
-                    if (run.setting.label, run.setting.regime) == (row["variant"], row["regime"])
+                    if (run.setting.variant, run.setting.tuning) == (row["variant"], row["tuning"])
                     and run.objective == objective
                 ]
             )
@@ -109,12 +109,12 @@ def test_a_claim_is_the_mean_over_sets_and_corrected_in_its_family(found: Study)
 
 def test_a_variant_stands_against_base(found: Study) -> None:
     table = rows(found, "variants")
-    assert [(row["variant"], row["regime"]) for row in table] == [("fast", "full"), ("fast", "head")]
-    against = {row["regime"]: row for row in rows(found, "claims") if row["variant"] == "base"}
-    itself = {row["regime"]: row for row in rows(found, "claims") if row["variant"] == "fast"}
+    assert [(row["variant"], row["tuning"]) for row in table] == [("fast", "full"), ("fast", "head_only")]
+    against = {row["tuning"]: row for row in rows(found, "claims") if row["variant"] == "base"}
+    itself = {row["tuning"]: row for row in rows(found, "claims") if row["variant"] == "fast"}
     for row in table:
-        assert row["base"] == pytest.approx(against[row["regime"]]["MAML"])
-        assert row["this variant"] == pytest.approx(itself[row["regime"]]["MAML"])
+        assert row["base"] == pytest.approx(against[row["tuning"]]["MAML"])
+        assert row["this variant"] == pytest.approx(itself[row["tuning"]]["MAML"])
         assert row["difference"] == pytest.approx(row["this variant"] - row["base"], abs=1e-6)  # type: ignore[operator]
         low, high = row["95 % interval"]  # type: ignore[misc]
         assert low <= row["difference"] <= high

@@ -148,7 +148,7 @@ def test_a_cache_that_cannot_be_written_is_told(tmp_path: Path, capsys: pytest.C
 
 def test_runs_are_found_at_any_depth_and_once(tmp_path: Path) -> None:
     root = tmp_path / "all"
-    write_grid(root / "2026" / "one", regimes=("head",))
+    write_grid(root / "2026" / "one", tunings=("head_only",))
     write_finetuning(root / "two", {"model": "elsewhere"})
     (root / "report").mkdir()
     (root / "report" / "result.json").write_text("{}")  # of a job that is no run
@@ -164,7 +164,7 @@ def test_runs_are_found_at_any_depth_and_once(tmp_path: Path) -> None:
 
 
 def test_whatever_a_folder_holds_it_is_named(tmp_path: Path) -> None:
-    root = write_grid(tmp_path / "grid", regimes=("head",))
+    root = write_grid(tmp_path / "grid", tunings=("head_only",))
     folders = {name: root / "finetune" / name for name in ("empty", "notes", "binary", "list", "nested")}
     for folder in folders.values():
         folder.mkdir()

@@ -36,7 +36,7 @@ def grid(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(style, "rendered", drawn)
-        yield write_grid(tmp_path_factory.mktemp("grid"), regimes=("head",), seeds=(0, 1))
+        yield write_grid(tmp_path_factory.mktemp("grid"), tunings=("head_only",), seeds=(0, 1))
 
 
 def report(root: Path, file: Path, text: str) -> Collection:
@@ -122,7 +122,7 @@ def test_a_wrong_entry_is_told(grid: Path, kind: str, name: str, message: str) -
 def test_a_perplexity_that_is_not_finite_is_no_damage(grid: Path) -> None:
     """null, as every number of result.json that is not finite: the run diverged, and is told so."""
     file = min((grid / "pretrain").iterdir()) / "result.json"
-    diverged = {**json.loads(file.read_text()), "heldout_perplexity": None}
+    diverged = {**json.loads(file.read_text()), "eval_perplexity": None}
     collection = report(grid, file, json.dumps(diverged))
     assert not collection.left_out
-    assert [run.result.heldout_perplexity for run in collection.pretraining if run.path == file.parent] == [None]  # fmt: skip
+    assert [run.result.eval_perplexity for run in collection.pretraining if run.path == file.parent] == [None]  # fmt: skip

@@ -36,7 +36,11 @@ CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("page") / "grid"
     write_grid(
-        root, sources=("en_ewt", "sk_snk", "hr_set"), regimes=("head",), steps=(20, 40, 60), words=HOSTILE
+        root,
+        sources=("en_ewt", "sk_snk", "hr_set"),
+        tunings=("head_only",),
+        steps=(20, 40, 60),
+        words=HOSTILE,
     )
     program.main([str(root)])
     return root / "report"
@@ -75,10 +79,12 @@ def test_every_figure_and_every_row_names_the_runs_it_is_from(out: Path) -> None
     differences = content["tables"]["differences"]
     step, source = (differences["columns"].index(head) for head in ("step", "source"))
     for row in differences["rows"]:
-        pair = [f"../finetune/nano-{side}-{row[step]}-{row[source]}-head-s0" for side in ("maml", "vanilla")]
+        pair = [
+            f"../finetune/nano-{side}-{row[step]}-{row[source]}-head_only-s0" for side in ("maml", "vanilla")
+        ]
         assert row[-1] == pair
     page = (out / "index.html").read_text()
-    assert '<a href="../finetune/nano-maml-60-en_ewt-head-s0" title=' in page
+    assert '<a href="../finetune/nano-maml-60-en_ewt-head_only-s0" title=' in page
 
 
 @pytest.mark.parametrize("objectives", [("vanilla",), ("vanilla", "maml")])
@@ -96,7 +102,7 @@ def test_a_section_without_data_says_what_would_be_needed(tmp_path: Path, object
             assert all(f"From {len(item.runs):,} run" in item.caption for item in section.figures)
             assert all(table.runs for table in section.tables if table.name != "published")
         names = {section.name for section in report.sections}
-        assert {"scale", "regime", "source", "steps", "confidence", "cases", "convergence", "data", "errors", "pretraining"} <= names  # fmt: skip
+        assert {"scale", "tuning", "source", "steps", "confidence", "cases", "convergence", "data", "errors", "pretraining"} <= names  # fmt: skip
         compared = {figure.name for section in report.sections if section.term for figure in section.figures}
         assert compared == set()
 
@@ -127,7 +133,7 @@ def test_curves_over_checkpoints_are_means_over_the_same_seeds(tmp_path: Path) -
 
 def test_averages_along_an_axis_leave_out_what_has_no_like(tmp_path: Path) -> None:
     for scale, sources in (("nano", ("en_ewt", "sk_snk")), ("tiny", ("en_ewt",))):
-        write_grid(tmp_path, (scale,), sources=sources, regimes=("head",))
+        write_grid(tmp_path, (scale,), sources=sources, tunings=("head_only",))
     collection = collect([tmp_path])
     found = comparisons(collection, Scores(collection.finetuning, 10))
     by_scale = balanced(found, "scale")
@@ -224,7 +230,7 @@ def test_frequent_words_within_entities_and_outside() -> None:
 
 def test_speed_intervals_need_three_sources(tmp_path: Path) -> None:
     for sources in (("en_ewt", "sk_snk"), ("en_ewt", "sk_snk", "hr_set")):
-        root = write_grid(tmp_path / str(len(sources)), sources=sources, regimes=("head",))
+        root = write_grid(tmp_path / str(len(sources)), sources=sources, tunings=("head_only",))
         table = means_table(collect([root]))
         (row,) = table.rows
         cells = dict(zip([column.head for column in table.columns], row, strict=True))
@@ -236,7 +242,7 @@ def test_speed_intervals_need_three_sources(tmp_path: Path) -> None:
 
 
 def test_statistics_of_training_data(tmp_path: Path) -> None:
-    root = write_grid(tmp_path / "grid", regimes=("head",))
+    root = write_grid(tmp_path / "grid", tunings=("head_only",))
     folder = tmp_path / "uner" / "en_ewt"
     folder.mkdir(parents=True)
     words = [("si", "O"), ("Maria", "B-PER"), ("Santos", "I-PER"), ("Juan", "B-PER")]

@@ -111,8 +111,8 @@ def test_f1_table_holds_the_means_of_what_the_runs_recorded(tmp_path: Path) -> N
     for row in rows(out, "f1"):
         if row["objective"] not in ("vanilla", "MAML"):
             continue
-        key = (row["objective"].lower(), row["regime"], row["source"])
-        same = [r for r in recorded if (r["origin"]["objective"], r["regime"], r["source"]) == key]
+        key = (row["objective"].lower(), row["tuning"], row["source"])
+        same = [r for r in recorded if (r["origin"]["objective"], r["tuning"], r["source"]) == key]
         assert len(same) == int(row["seeds"]) == 3
         for head in row:
             if "(" in head:
@@ -123,13 +123,13 @@ def test_f1_table_holds_the_means_of_what_the_runs_recorded(tmp_path: Path) -> N
 
 def test_differences_are_those_of_the_f1_table(tmp_path: Path) -> None:
     out = make(write_grid(tmp_path / "grid", seeds=(0, 1)))
-    table = {(row["regime"], row["objective"]): row for row in rows(out, "f1")}
+    table = {(row["tuning"], row["objective"]): row for row in rows(out, "f1")}
     found = rows(out, "differences")
     assert len(found) == 6
     for row in found:
         head = f"{row['set']} ({row['gold spans']})"
         vanilla, maml, gap = (
-            float(table[row["regime"], name][head]) for name in ("vanilla", "MAML", "difference")
+            float(table[row["tuning"], name][head]) for name in ("vanilla", "MAML", "difference")
         )
         assert (float(row["vanilla"]), float(row["MAML"]), float(row["difference"])) == pytest.approx(
             (vanilla, maml, gap)
@@ -145,8 +145,8 @@ def test_differences_are_those_of_the_f1_table(tmp_path: Path) -> None:
 
 def test_only_runs_of_equal_seed_are_paired(tmp_path: Path) -> None:
     root = tmp_path / "grid"
-    write_grid(root, objectives=("vanilla",), seeds=(0, 1), regimes=("head",))
-    write_grid(root, objectives=("maml",), seeds=(1, 2), regimes=("head",))
+    write_grid(root, objectives=("vanilla",), seeds=(0, 1), tunings=("head_only",))
+    write_grid(root, objectives=("maml",), seeds=(1, 2), tunings=("head_only",))
     out = make(root)
     by_seed = {(r["origin"]["objective"], r["seed"]): r["sets"]["tl_trg"]["f1"] for r in results(root)}
     (row,) = (row for row in rows(out, "differences") if row["set"] == "tl_trg")
@@ -154,7 +154,7 @@ def test_only_runs_of_equal_seed_are_paired(tmp_path: Path) -> None:
 
 
 def test_variants_and_checkpoints_stay_apart(tmp_path: Path) -> None:
-    root = write_grid(tmp_path / "grid", labels=("", "full-scope"), steps=(20, 60), regimes=("head",))
+    root = write_grid(tmp_path / "grid", labels=("", "full-scope"), steps=(20, 60), tunings=("head_only",))
     out = make(root)
     assert {(row["variant"], row["step"]) for row in rows(out, "differences")} == {
         (label, step) for label in ("", "full-scope") for step in ("20", "60")
@@ -212,7 +212,7 @@ def test_a_root_without_a_finished_run(tmp_path: Path, capsys: pytest.CaptureFix
     run = tmp_path / "grid" / "pretrain" / "nano-maml-s0"
     run.mkdir(parents=True)
     (run / "config.yaml").write_text("config: {}\nprovenance: {}\n")
-    (run / "metrics.jsonl").write_text('{"step": 7, "kind": "heldout"}\n{"step": 8, "ki')
+    (run / "metrics.jsonl").write_text('{"step": 7, "kind": "eval"}\n{"step": 8, "ki')
     out = make(tmp_path / "grid")
     assert [row["what is known"] for row in rows(out, "left_out")] == ["at step 7"]
     assert "no finished run" in capsys.readouterr().out
@@ -228,7 +228,7 @@ def test_only_vanilla_runs(tmp_path: Path) -> None:
 
 def test_a_model_from_elsewhere_is_a_row(tmp_path: Path) -> None:
     root = write_grid(tmp_path / "grid")
-    write_finetuning(root, {"model": "some-model"}, regime="head")
+    write_finetuning(root, {"model": "some-model"}, tuning="head_only")
     out = make(root)
     (row,) = (row for row in rows(out, "f1") if row["scale"] == "some-model")
     assert row["objective"] == "other"
@@ -236,7 +236,7 @@ def test_a_model_from_elsewhere_is_a_row(tmp_path: Path) -> None:
 
 
 def test_baselines_are_rows_and_models_are_compared_with_them(tmp_path: Path) -> None:
-    root = write_grid(tmp_path / "grid", seeds=(0, 1), sources=("en_ewt", "sk_snk"), regimes=("head",))
+    root = write_grid(tmp_path / "grid", seeds=(0, 1), sources=("en_ewt", "sk_snk"), tunings=("head_only",))
     for name, source in (("particle", ""), ("crf", "en_ewt"), ("crf", "sk_snk")):
         write_baseline(root, name, source)
     out = make(root)
@@ -261,7 +261,7 @@ def test_baselines_are_rows_and_models_are_compared_with_them(tmp_path: Path) ->
 
 
 def test_broken_runs_are_named_and_left_out(tmp_path: Path) -> None:
-    root = write_grid(tmp_path / "grid", regimes=("head", "full"), sources=("en_ewt", "sk_snk"))
+    root = write_grid(tmp_path / "grid", tunings=("head_only", "full"), sources=("en_ewt", "sk_snk"))
     runs = sorted((root / "finetune").iterdir())
     (runs[0] / "predictions" / "tl_trg.jsonl").unlink()
     (runs[1] / "result.json").write_text("{")
@@ -272,7 +272,7 @@ def test_broken_runs_are_named_and_left_out(tmp_path: Path) -> None:
     result = json.loads((runs[5] / "result.json").read_text())
     result["sets"]["tl_trg"]["f1"] += 0.1
     (runs[5] / "result.json").write_text(json.dumps(result))
-    del result["regime"]
+    del result["tuning"]
     (runs[6] / "result.json").write_text(json.dumps(result))
     collection = collect([root])
     found = {item.path: (item.state, item.reason) for item in collection.left_out}
@@ -281,20 +281,20 @@ def test_broken_runs_are_named_and_left_out(tmp_path: Path) -> None:
     assert found[runs[0]][1] == "predictions/tl_trg.jsonl is missing"
     assert found[runs[4]][1] == "ValueError: no space left"
     assert "result.json says" in found[runs[5]][1]
-    assert "`regime`" in found[runs[6]][1]
+    assert "`tuning`" in found[runs[6]][1]
     assert len(collection.finetuning) == 1
     page(make(root))
 
 
 def test_a_run_that_the_present_plan_does_not_have_is_named_and_in_no_table(tmp_path: Path) -> None:
-    root = write_grid(tmp_path / "grid", regimes=("head",))
+    root = write_grid(tmp_path / "grid", tunings=("head_only",))
     superseded, *present = sorted((root / "finetune").iterdir())
     rule = write_baseline(root, "particle")
     names = [f"pretrain/{path.name}" for path in (root / "pretrain").iterdir()]
     names += [f"finetune/{path.name}" for path in present]
     jobs = [Job(name, name.split("/")[0], (), (), name) for name in names]
     Root(root).write_plan(Plan("grid", tuple(jobs)))
-    elsewhere = write_grid(tmp_path / "unplanned", ("tiny",), regimes=("head",))
+    elsewhere = write_grid(tmp_path / "unplanned", ("tiny",), tunings=("head_only",))
     for given, more in (([root], 0), ([tmp_path], 2), ([elsewhere, root / "finetune", root], 2)):
         collection = collect(given)
         states = {item.path: item.state for item in collection.left_out}
@@ -304,15 +304,15 @@ def test_a_run_that_the_present_plan_does_not_have_is_named_and_in_no_table(tmp_
 
 
 def test_the_same_setting_in_two_roots_is_counted_once(tmp_path: Path) -> None:
-    first, second = (write_grid(tmp_path / name, regimes=("head",)) for name in ("one", "two"))
+    first, second = (write_grid(tmp_path / name, tunings=("head_only",)) for name in ("one", "two"))
     collection = collect([first, second])
     assert {item.state for item in collection.left_out} == {"duplicate"}
     assert {run.path.parents[1] for run in collection.finetuning} == {first}
 
 
 def test_two_roots_are_paired_with_one_another(tmp_path: Path) -> None:
-    first = write_grid(tmp_path / "one", objectives=("vanilla",), regimes=("head",))
-    second = write_grid(tmp_path / "two", objectives=("maml",), regimes=("head",))
+    first = write_grid(tmp_path / "one", objectives=("vanilla",), tunings=("head_only",))
+    second = write_grid(tmp_path / "two", objectives=("maml",), tunings=("head_only",))
     assert len(rows(make(first, second), "differences")) == 3
 
 
@@ -354,7 +354,7 @@ def test_learning_dynamics_at_the_first_and_the_last_measurement(tmp_path: Path)
 
 
 def test_a_report_is_a_function_of_the_runs(tmp_path: Path) -> None:
-    root = write_grid(tmp_path / "grid", regimes=("head",))
+    root = write_grid(tmp_path / "grid", tunings=("head_only",))
     first = {path: path.read_bytes() for path in make(root).rglob("*") if path.is_file()}
     stale = root / "report" / "tables" / "of_an_earlier_report.csv"
     stale.write_text("")
@@ -381,7 +381,7 @@ def test_the_newest_grid_is_the_one_written_last(tmp_path: Path) -> None:
 
 def test_as_a_script_from_another_folder(tmp_path: Path) -> None:
     """Without a ROOT, by the documented command, and where only the dependencies of the report can be imported."""
-    root = write_grid(tmp_path / "runs" / "demo", regimes=("head",))
+    root = write_grid(tmp_path / "runs" / "demo", tunings=("head_only",))
     code = f"import runpy, sys; sys.argv = ['report.py', '--out', 'out']; runpy.run_path({str(SCRIPT)!r}, run_name='__main__')"
     blocked = f"import sys; sys.modules.update(dict.fromkeys({NOT_OF_THE_REPORT})); {code}"
     for command in ([str(SCRIPT)], ["-c", blocked]):

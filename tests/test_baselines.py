@@ -1,4 +1,4 @@
-"""Baselines: the rules on sentences written by hand, the learners against plain reference code, the command as a user meets it."""
+"""Baselines: the rules on sentences written by hand, the meta_lms against plain reference code, the command as a user meets it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from metapt import baseline as command
 from metapt.data.iob2 import TAGS, Sentence, repaired, spans
 from metapt.errors import UserError
 from metapt.evaluation.baselines import BASELINES, Training, shape, surface_features
-from metapt.evaluation.span_f1 import span_figures
+from metapt.evaluation.span_f1 import span_scores
 from metapt.files import read_jsonl
 from metapt.runs import Run
 
@@ -88,9 +88,7 @@ def test_the_crf_learns_and_its_probabilities_are_marginals(tmp_path: Path) -> N
     pytest.importorskip("pycrfsuite")
     annotate = BASELINES["crf"].fit(Training(labelled(80, 1), tmp_path / "crf"))
     test = labelled(20, 2)
-    assert (
-        span_figures([each.tags for each in test], [annotate(each).predicted for each in test])["f1"] > 0.95
-    )
+    assert span_scores([each.tags for each in test], [annotate(each).predicted for each in test])["f1"] > 0.95
     words = test[0].words
     shares = []
     for tag in TAGS:
@@ -119,7 +117,7 @@ def test_the_command_writes_a_run_that_the_report_shows(
     for name, figures in result["sets"].items():
         lines = list(read_jsonl(Run(folders["crf"]).predictions_dir / f"{name}.jsonl"))
         assert (
-            span_figures([line["gold"] for line in lines], [line["predicted"] for line in lines])["f1"]
+            span_scores([line["gold"] for line in lines], [line["predicted"] for line in lines])["f1"]
             == figures["f1"]
         )
         assert all(value <= 0 for line in lines for value in line["gold_logprob"])

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metapt.data.batches import Batches, heldout_sequences
+from metapt.data.batches import Batches, eval_sequences
 from metapt.errors import UserError
 
 
@@ -58,10 +58,10 @@ def test_too_short_a_corpus_is_refused():
     with pytest.raises(UserError, match=r"5 training tokens.*train.seq_len=8"):
         Batches(Counting(5), 8, 0)
     with pytest.raises(UserError, match="held-out"):
-        heldout_sequences(Counting(1), 8, 4)
+        eval_sequences(Counting(1), 8, 4)
 
 
 def test_heldout_is_at_most_the_limit_and_adapts_to_short_splits():
-    assert heldout_sequences(Counting(1000), 10, 4).shape == (4, 11)
-    assert heldout_sequences(Counting(1000), 10, 400).shape == (99, 11)
-    assert heldout_sequences(Counting(6), 10, 4).tolist() == [[0, 1, 2, 3, 4, 5]]
+    assert eval_sequences(Counting(1000), 10, 4).shape == (4, 11)
+    assert eval_sequences(Counting(1000), 10, 400).shape == (99, 11)
+    assert eval_sequences(Counting(6), 10, 4).tolist() == [[0, 1, 2, 3, 4, 5]]

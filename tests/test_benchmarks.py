@@ -125,7 +125,7 @@ def test_operations_agree_with_a_count_by_hand():
 def test_operations_are_near_the_rule_of_thumb(size):
     """6 N D also counts the embedding (d x 50,304), and does not count attention scores."""
     config = projection.configuration(size, "vanilla")
-    tokens = config.train.micro_batch * config.train.accumulation * config.train.seq_len
+    tokens = config.train.micro_batch * config.train.micro_batches_per_update * config.train.seq_len
     assert tokens == {"tiny": 1024, "small": 2048, "medium": 2048, "large": 2048}[size] * 2048
     d, blocks = config.model.hidden_size, config.model.num_layers
     embedding = 6 * d * config.model.vocab_size * tokens
@@ -136,7 +136,7 @@ def test_operations_are_near_the_rule_of_thumb(size):
 
 def test_shares_are_those_of_a_count_by_hand():
     """1,000 updates with rho = 0.5, a = 10, t = 2: 500 x 10 micro-batches, 500 x 2 episodes, 10 checkpoints, 20 measurements."""
-    words = ["objective=maml", "train.accumulation=10", "meta.tasks_per_step=2"]
+    words = ["objective=maml", "train.micro_batches_per_update=10", "meta.tasks_per_step=2"]
     config = commandline.load("pretrain", [*words, "train.checkpoint_every=100", "train.dynamics_every=50"])
     one = Seconds(
         batch=0.01, draw=0.02, micro_batch=2, task=3, optimizer=0.5, line=0.001, dynamics=7, checkpoint=20

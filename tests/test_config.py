@@ -31,7 +31,7 @@ def test_every_shipped_configuration_parses(
 ):
     for variable in ("METAPT_TEXT_DIR", "METAPT_UNER_DIR", "METAPT_TOKENIZER"):
         monkeypatch.setenv(variable, "/somewhere")
-    extra = {"text": ["data.text_dir=/somewhere"], "described": ["data.corpora=[tl_tlunified]"]}
+    extra = {"text": ["data.text_dir=/somewhere"], "custom": ["data.corpora=[tl_tlunified]"]}
     commandline.load(command, [*REQUIRED[command], f"{group}={choice}", *extra.get(choice, [])])
 
 
@@ -45,11 +45,11 @@ def test_shipped_deepspeed_files_state_clipping_and_stage(file: Path):
 @pytest.mark.parametrize(
     ("words", "rate"),
     [
-        (["regime=head"], 3e-3),
-        (["regime=full"], 3e-5),
-        (["regime=lora"], 3e-5),
-        (["regime=head", "ner.lr=3e-5"], 3e-5),
-        (["regime=full", "ner.lr=1e-3"], 1e-3),
+        (["tuning=head_only"], 3e-3),
+        (["tuning=full"], 3e-5),
+        (["tuning=lora"], 3e-5),
+        (["tuning=head_only", "ner.lr=3e-5"], 3e-5),
+        (["tuning=full", "ner.lr=1e-3"], 1e-3),
     ],
 )
 def test_the_rate_of_tuning_goes_by_the_regime(words: list[str], rate: float):
@@ -60,7 +60,7 @@ def test_the_rate_of_tuning_goes_by_the_regime(words: list[str], rate: float):
 def test_the_papers_episodes_are_a_choice(scale: str):
     """METHOD: 32-way 4-shot, ten steps of 1e-3 on four layers of 128 with dropout 0.1, in half of the updates."""
     meta = commandline.load("pretrain", [f"model={scale}", "objective=maml_paper", "data=demo"]).meta
-    assert (meta.objective, meta.rho, meta.rule, meta.scope) == ("maml", 0.5, "fomaml", "head")
+    assert (meta.objective, meta.rho, meta.algorithm, meta.scope) == ("maml", 0.5, "fomaml", "head")
     assert (meta.n_way, meta.k_shot, meta.inner_steps, meta.inner_lr) == (32, 4, 10, 1e-3)
     assert (meta.head_layers, meta.head_hidden, meta.head_dropout) == (4, 128, 0.1)
 
@@ -80,7 +80,7 @@ def test_paper_scales(scale: str, width: int, feed_forward: int, batch: int):
     assert (model.hidden_size, model.intermediate_size, model.num_layers) == (width, feed_forward, 12)
     assert (model.num_heads, model.num_kv_heads, model.vocab_size) == (12, 4, 50304)
     assert (train.seq_len, train.lr, train.warmup_steps, train.max_steps) == (2048, 3e-4, 2500, 6000)
-    assert train.micro_batch * train.accumulation == batch
+    assert train.micro_batch * train.micro_batches_per_update == batch
     assert (meta.rho, meta.n_way, meta.k_shot, meta.inner_steps, meta.inner_lr) == (0.5, 32, 4, 10, 1e-3)
 
 
@@ -130,13 +130,13 @@ def test_all_mistakes_are_told_at_once():
         (["data=text"], "data.text_dir is required"),
         (["objective=vanilla", "meta.rho=0.5"], "objective=vanilla has no episodes"),
         (["objective=maml", "meta.rho=0"], "objective=maml without episodes"),
-        (["objective=maml", "meta.start=6000"], "no update is left for episodes"),
+        (["objective=maml", "meta.start_step=6000"], "no update is left for episodes"),
         (["objective=maml", "meta.min_context=32"], "meta.min_context=32: must be less than meta.window=32"),
         (["objective=maml", "meta.scope=last_n", "meta.last_n=9"], "meta.last_n=9"),
         (["data.vocab_size=4096"], "data.vocab_size=4096: the model has only"),
         (["train.max_steps=10"], "train.warmup_steps=30: exceeds"),
         (["ds=zero7"], "shipped are zero0, zero1, zero2, zero2_offload, zero3"),
-        (["objective=maml", "meta.rule=reptile"], "meta.rule=reptile: learns only what is adapted"),
+        (["objective=maml", "meta.algorithm=reptile"], "meta.algorithm=reptile: learns only what is adapted"),
         (["model.num_heads=0"], "model.num_heads=0: must be at least 1"),
         (["train.lr=nan"], "train.lr=nan: must be a finite number"),
         (["train.grad_clip=inf"], "train.grad_clip=inf: must be a finite number"),
@@ -198,9 +198,9 @@ def test_run_dir_and_cache_do_not_decide_the_outcome():
 def test_a_later_key_leaves_the_identity_of_earlier_runs_as_it_was():
     before, after = (
         identity(commandline.load("pretrain", ["objective=maml", *words]))
-        for words in ([], ["meta.read_at=end"])
+        for words in ([], ["meta.prediction_position=end"])
     )
-    assert after["meta"].pop("read_at") == "end"
+    assert after["meta"].pop("prediction_position") == "end"
     assert before == after
 
 

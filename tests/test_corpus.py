@@ -31,21 +31,21 @@ def test_each_format_gives_the_same_corpus(kind: str, small_corpus: Corpus, tmp_
     source = FORMATS[kind](tmp_path / "in")
     corpus = prepare_corpus(config(tmp_path, source, txt_document="block" if "blocks" in kind else "file"))
     assert everything(corpus.train) == everything(small_corpus.train)
-    assert everything(corpus.heldout) == everything(small_corpus.heldout)
+    assert everything(corpus.eval) == everything(small_corpus.eval)
     assert corpus.fingerprint == small_corpus.fingerprint
 
 
 def test_splits_hold_every_document_once_in_order_and_the_manifest_counts_them(small_corpus: Corpus) -> None:
-    train, heldout = (
+    train, held_out = (
         documents_of(small_corpus.train, small_corpus),
-        documents_of(small_corpus.heldout, small_corpus),
+        documents_of(small_corpus.eval, small_corpus),
     )
-    assert sorted(train + heldout, key=DOCUMENTS.index) == DOCUMENTS
+    assert sorted(train + held_out, key=DOCUMENTS.index) == DOCUMENTS
     assert [DOCUMENTS.index(text) for text in train] == sorted(DOCUMENTS.index(text) for text in train)
-    assert 1 <= len(heldout) < len(train)
+    assert 1 <= len(held_out) < len(train)
     for name, stream, texts in (
         ("train", small_corpus.train, train),
-        ("heldout", small_corpus.heldout, heldout),
+        ("eval", small_corpus.eval, held_out),
     ):
         counts = small_corpus.manifest["splits"][name]
         assert counts["documents"] == len(texts)
@@ -60,7 +60,7 @@ def test_splits_hold_every_document_once_in_order_and_the_manifest_counts_them(s
 def test_text_that_spells_special_tokens_makes_none(tmp_path: Path) -> None:
     texts = [f"{text} <|mask|> and <|endoftext|>" for text in DOCUMENTS]
     corpus = prepare_corpus(config(tmp_path, write(tmp_path / "a.jsonl", jsonl(texts))))
-    for stream, name in ((corpus.train, "train"), (corpus.heldout, "heldout")):
+    for stream, name in ((corpus.train, "train"), (corpus.eval, "eval")):
         assert corpus.tokenizer.mask_id not in everything(stream)
         assert (
             everything(stream).count(corpus.tokenizer.eos_id) == corpus.manifest["splits"][name]["documents"]
@@ -71,7 +71,7 @@ def test_text_that_spells_special_tokens_makes_none(tmp_path: Path) -> None:
 def test_max_tokens_ends_after_the_document_that_reaches_it(small_corpus: Corpus, tmp_path: Path) -> None:
     source = write(tmp_path / "a.jsonl", jsonl())
     corpus = prepare_corpus(config(tmp_path, source, max_tokens=300))
-    total = len(corpus.train) + len(corpus.heldout)
+    total = len(corpus.train) + len(corpus.eval)
     longest = max(
         np.diff(np.flatnonzero(np.array(everything(small_corpus.train)) == small_corpus.tokenizer.eos_id))
     )
@@ -88,15 +88,15 @@ def test_the_held_out_share_is_met_and_a_longer_corpus_holds_out_the_same(tmp_pa
             config(
                 tmp_path,
                 write(tmp_path / f"{size}.jsonl", jsonl(texts[:size])),
-                heldout_share=0.1,
+                eval_fraction=0.1,
                 tokenizer=str(tmp_path / "tokenizer"),
             )
         )
         for size in (4000, 1500)
     )
-    heldout = documents_of(long.heldout, long)
-    assert abs(len(heldout) - 400) < 4 * (4000 * 0.1 * 0.9) ** 0.5
-    assert documents_of(short.heldout, short) == [text for text in heldout if text in set(texts[:1500])]
+    held_out = documents_of(long.eval, long)
+    assert abs(len(held_out) - 400) < 4 * (4000 * 0.1 * 0.9) ** 0.5
+    assert documents_of(short.eval, short) == [text for text in held_out if text in set(texts[:1500])]
 
 
 # --- shards -------------------------------------------------------------------------------------------------
@@ -169,7 +169,7 @@ def test_an_unchanged_corpus_is_reused_wherever_the_text_lies(
 
 
 @pytest.mark.parametrize(
-    "change", [{"vocab_size": 310}, {"heldout_share": 0.4}, {"max_tokens": 400}, {"on_bad_input": "skip"}]
+    "change", [{"vocab_size": 310}, {"eval_fraction": 0.4}, {"max_tokens": 400}, {"on_bad_input": "skip"}]
 )
 def test_another_setting_gives_another_folder(change: dict[str, Any], tmp_path: Path) -> None:
     data = config(tmp_path, write(tmp_path / "a.jsonl", jsonl()))
@@ -215,7 +215,7 @@ def slow(self, *arguments):
     time.sleep(float(sys.argv[3]))
     return write(self, *arguments)
 corpus._Build._write = slow
-data = CorpusConfig(name="text", text_dir=source, vocab_size=300, heldout_share=0.3, cache_dir=str(folder / "cache"))
+data = CorpusConfig(name="text", text_dir=source, vocab_size=300, eval_fraction=0.3, cache_dir=str(folder / "cache"))
 print(corpus.prepare_corpus(data).fingerprint)
 """
 
@@ -279,7 +279,7 @@ def test_prepare_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFix
         f"data.cache_dir={tmp_path}/cache",
         "data.vocab_size=300",
     ]
-    arguments += ["data.heldout_share=0.3", "data.on_bad_input=skip"]
+    arguments += ["data.eval_fraction=0.3", "data.on_bad_input=skip"]
     prepare.main(arguments)
     printed, progress = capsys.readouterr()
     assert progress.startswith("training a byte-level BPE of 300 entries")
@@ -293,11 +293,11 @@ def test_prepare_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFix
 
 
 def test_the_demo_corpus(tmp_path: Path) -> None:
-    data = config(tmp_path, tmp_path, name="demo", text_dir=None, vocab_size=1000, heldout_share=0.05)
+    data = config(tmp_path, tmp_path, name="demo", text_dir=None, vocab_size=1000, eval_fraction=0.05)
     corpus = prepare_corpus(data)
     assert len(corpus.train) > 100_000
     assert corpus.tokenizer.size == 1000
-    assert 0.03 < len(corpus.heldout) / len(corpus.train) < 0.08
+    assert 0.03 < len(corpus.eval) / len(corpus.train) < 0.08
     assert corpus.manifest["skipped"] == {}
 
 
@@ -307,10 +307,10 @@ def test_real_text_with_the_olmo_tokenizer(tmp_path: Path) -> None:
     if not (texts and tokenizer):
         pytest.skip("METAPT_TEXT_DIR or METAPT_TOKENIZER is not set")
     source = Path(texts) / "gum_open_en.jsonl.gz"
-    corpus = prepare_corpus(config(tmp_path, source, tokenizer=tokenizer, heldout_share=0.1))
+    corpus = prepare_corpus(config(tmp_path, source, tokenizer=tokenizer, eval_fraction=0.1))
     with gzip.open(source, "rt", encoding="utf-8") as lines:
         originals = {json.loads(line)["text"] for line in lines}
     assert len(originals) == 108
-    assert set(documents_of(corpus.train, corpus) + documents_of(corpus.heldout, corpus)) == originals
+    assert set(documents_of(corpus.train, corpus) + documents_of(corpus.eval, corpus)) == originals
     assert (corpus.tokenizer.eos_id, corpus.tokenizer.mask_id) == (50_279, 50_280)
-    assert 80_000 < len(corpus.train) + len(corpus.heldout) < 120_000
+    assert 80_000 < len(corpus.train) + len(corpus.eval) < 120_000

@@ -72,7 +72,7 @@ def test_tokenised_rows_are_taken_as_they_are(
     encoded = tokenizers.encode(tokenizers.load_tokenizer(small_corpus.tokenizer_dir), DOCUMENTS)
     hub.rows = [{"input_ids": ids} for ids in encoded]
     corpus = prepare_corpus(hub_config(tmp_path, small_corpus))
-    stored = everything(corpus.train) + everything(corpus.heldout)
+    stored = everything(corpus.train) + everything(corpus.eval)
     assert sorted(stored) == sorted(token for ids in encoded for token in ids)
 
 

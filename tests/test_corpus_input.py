@@ -91,7 +91,7 @@ def test_the_whole_lines_of_a_truncated_archive_are_kept(tmp_path: Path) -> None
     with pytest.raises(UserError, match=r"a\.jsonl\.gz: truncated or damaged \.gz"):
         prepare_corpus(config(tmp_path, bad))
     corpus = prepare_corpus(config(tmp_path, bad, on_bad_input="skip"))
-    kept = documents_of(corpus.train, corpus) + documents_of(corpus.heldout, corpus)
+    kept = documents_of(corpus.train, corpus) + documents_of(corpus.eval, corpus)
     assert 1000 < len(kept) < 2000
     assert sorted(kept, key=texts.index) == texts[: len(kept)]
     assert corpus.manifest["skipped"] == {"truncated or damaged .gz": 1}
@@ -104,7 +104,7 @@ def test_a_block_that_a_truncation_cuts_is_no_document(tmp_path: Path) -> None:
     data = config(tmp_path, source, on_bad_input="skip", txt_document="block")
     corpus = prepare_corpus(data)
     lines = set(text.decode().split("\n\n"))
-    assert set(documents_of(corpus.heldout, corpus)) | set(documents_of(corpus.train, corpus)) < lines
+    assert set(documents_of(corpus.eval, corpus)) | set(documents_of(corpus.train, corpus)) < lines
 
 
 def test_blocks_tell_the_line_where_they_start(tmp_path: Path) -> None:
@@ -177,7 +177,7 @@ def test_what_is_always_refused(policy: str, tmp_path: Path) -> None:
     assert "0.3 of 1 document(s) gives" in one
     assert "txt_document" in one
     assert "of 24 document(s) gives 24 for training and 0 held out" in complaint(
-        write(tmp_path / "a.jsonl", GOOD), heldout_share=1e-9
+        write(tmp_path / "a.jsonl", GOOD), eval_fraction=1e-9
     )
     write(tmp_path / "in" / "a.jsonl", GOOD)
     (tmp_path / "in" / "b.jsonl").symlink_to(tmp_path / "gone.jsonl")

@@ -80,13 +80,13 @@ def test_many_words_are_of_middling_frequency(tokens):
 
 def test_a_bigram_model_learns_the_text(tokens):
     """Held-out perplexity of an interpolated bigram model is far below that of the unigram model."""
-    train, heldout = tokens[: len(tokens) * 9 // 10], tokens[len(tokens) * 9 // 10 :]
+    train, held_out = tokens[: len(tokens) * 9 // 10], tokens[len(tokens) * 9 // 10 :]
     words = Counter(word for document in train for word in document)
     pairs = Counter(pair for document in train for pair in pairwise(document))
     before = Counter(word for document in train for word in document[:-1])
     total, kinds = sum(words.values()), len(words) + 1
     losses = {"unigram": 0.0, "bigram": 0.0}
-    predictions = [pair for document in heldout for pair in pairwise(document)]
+    predictions = [pair for document in held_out for pair in pairwise(document)]
     for left, right in predictions:
         unigram = (words[right] + 0.1) / (total + 0.1 * kinds)
         bigram = 0.8 * (pairs[left, right] / before[left] if before[left] else unigram) + 0.2 * unigram

@@ -1,4 +1,4 @@
-"""`python -m metapt.data describe`: its figures by hand, against seqeval, and against the published ones."""
+"""`metapt describe`: its figures by hand, against seqeval, and against the published ones."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from pathlib import Path
 
 import pytest
 from conftest import REPO, run_module
-from metapt.data.__main__ import main
 from ner_world import make_tokenizer
 from seqeval.scheme import IOB2, Entities
 
 from metapt.config import SetsConfig
 from metapt.data import demo
+from metapt.data.describe import main
 from metapt.data.iob2 import TYPES, Sentence, write_iob2
 from metapt.data.labelled_sets import SOURCES, open_collection, source_sets
-from metapt.data.statistics import set_figures
-from metapt.data.tokenizer_stats import piece_figures, read_tokenizer
+from metapt.data.statistics import set_statistics
+from metapt.data.tokenizer_stats import read_tokenizer, subword_statistics
 from metapt.errors import UserError
 
 HAND = [
@@ -36,16 +36,16 @@ def told(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, dict[str,
 
 
 def test_figures_by_hand() -> None:
-    figures = set_figures(HAND)
+    figures = set_statistics(HAND)
     assert (figures["sentences"], figures["words"], figures["longest_sentence_words"]) == (4, 14, 5)
     assert figures["sentences_with_entity"] == 3
     persons = {
         "count": 4,
         "mean_words": 1.25,
-        "single_word_share": 0.75,
+        "single_word_fraction": 0.75,
         "lengths_words": {"1": 3, "2": 1},
     }
-    nothing = {"count": 0, "mean_words": None, "single_word_share": None, "lengths_words": {}}
+    nothing = {"count": 0, "mean_words": None, "single_word_fraction": None, "lengths_words": {}}
     assert figures["spans"]["PER"] == persons
     assert figures["spans"]["ORG"] == nothing
     assert figures["spans"]["all"]["lengths_words"] == {"1": 4, "2": 1}
@@ -56,23 +56,23 @@ def test_figures_by_hand() -> None:
 
 
 def test_piece_figures_by_hand() -> None:
-    """Against the pieces that the tokenizer gives for each word alone."""
+    """Against the subwords that the tokenizer gives for each word alone."""
     fast = make_tokenizer()
-    figures = piece_figures(HAND, fast.backend_tokenizer)
+    figures = subword_statistics(HAND, fast.backend_tokenizer)
     words = [word for sentence in HAND for word in sentence.words]
     counts = [len(fast.tokenize(f" {word}")) for word in words]
-    assert figures["pieces_per_word"] == pytest.approx(sum(counts) / 14)
-    assert figures["split_word_share"] == pytest.approx(sum(count > 1 for count in counts) / 14)
+    assert figures["subwords_per_word"] == pytest.approx(sum(counts) / 14)
+    assert figures["split_word_fraction"] == pytest.approx(sum(count > 1 for count in counts) / 14)
     assert figures["paper_oov_rate"] == pytest.approx(
         sum(word not in fast.get_vocab() for word in words) / 14
     )
     hits = 0
     for sentence in HAND:
         places = fast([list(sentence.words)], is_split_into_words=True).word_ids(0)
-        for piece, word in enumerate(places):
-            first = piece == 0 or places[piece - 1] != word
-            if first and 1 <= piece <= len(sentence.words):
-                hits += sentence.words[piece - 1].lower() in ("si", "ni", "ang", "ng", "sa")
+        for subword, word in enumerate(places):
+            first = subword == 0 or places[subword - 1] != word
+            if first and 1 <= subword <= len(sentence.words):
+                hits += sentence.words[subword - 1].lower() in ("si", "ni", "ang", "ng", "sa")
     assert figures["paper_particle_recall"] == pytest.approx(hits / 14)
 
 
@@ -87,7 +87,7 @@ def test_the_demo_as_seqeval_and_its_own_sizes_count_it(
     for kind in TYPES:
         lengths = [one.end - one.start for one in entities if one.tag == kind]
         assert figures["spans"][kind]["count"] == len(lengths)
-        assert figures["spans"][kind]["single_word_share"] == lengths.count(1) / len(lengths)
+        assert figures["spans"][kind]["single_word_fraction"] == lengths.count(1) / len(lengths)
 
 
 @pytest.mark.real_data
@@ -105,14 +105,14 @@ def test_published_figures(capsys: pytest.CaptureFixture[str]) -> None:
             assert each["sentences_with_entity"] == expected["sents_with_entity"], name
             assert each["longest_sentence_words"] == expected["max_len"], name
             for kind in TYPES:
-                share = each["spans"][kind]["single_word_share"]
+                share = each["spans"][kind]["single_word_fraction"]
                 assert each["spans"][kind]["count"] == expected[kind], name
                 assert (None if share is None else round(100 * share, 1)) == expected["single"][kind], name
     sources = source_sets(open_collection(SetsConfig(name="uner", uner_dir=root)), "all")
     assert sources == [name for name in SOURCES if name in figures]
     slovak = figures["sk_snk"]["train"]["spans"]
     shares = {
-        kind: (slovak[kind]["count"], round(100 * slovak[kind]["single_word_share"], 1)) for kind in TYPES
+        kind: (slovak[kind]["count"], round(100 * slovak[kind]["single_word_fraction"], 1)) for kind in TYPES
     }
     assert shares == {"PER": (2277, 87.6), "LOC": (277, 75.1), "ORG": (153, 56.9)}
     particles = {
@@ -162,7 +162,7 @@ def test_mistakes_are_told(tmp_path: Path) -> None:
         main(["describe", f"data.uner_dir={tmp_path}", "sets=[xx,yy]"])
     with pytest.raises(
         UserError,
-        match=r"metapt.data describe: 1 mistake.*\n.*tokeniser: no such key; did you mean tokenizer",
+        match=r"metapt.describe: 1 mistake.*\n.*tokeniser: no such key; did you mean tokenizer",
     ):
         main(["describe", "tokeniser=x"])
 
@@ -173,12 +173,12 @@ def test_as_a_command(tmp_path: Path) -> None:
     write_iob2(tmp_path / "xx/test.iob2", HAND)
     make_tokenizer().save_pretrained(tmp_path)
     words = ["describe", f"data.uner_dir={tmp_path}", f"tokenizer={tmp_path}"]
-    shown = run_module("metapt.data", words)
+    shown = run_module("metapt", words)
     assert shown.returncode == 0, shown.stderr
     (line,) = [line.split() for line in shown.stdout.splitlines() if line.startswith("xx")]
     assert line[:11] == ["xx", "test", "4", "3", "14", "4", "75.0", "0", "-", "1", "100.0"]
     assert line[11:15] == ["1.20", "(2)", "50.0", "60.0"]
-    assert run_module("metapt.data", []).returncode == 2
-    code = "import sys; from metapt.data.__main__ import main; main(sys.argv[1:]); sys.exit('torch' in sys.modules)"
+    assert run_module("metapt", ["describe"]).returncode == 2
+    code = "import sys; from metapt.data.describe import main; main(sys.argv[1:]); sys.exit('torch' in sys.modules)"
     command = [sys.executable, "-c", code, *words]
     assert subprocess.run(command, cwd=REPO, capture_output=True, check=False).returncode == 0

@@ -19,8 +19,8 @@ from torch.nn.functional import cross_entropy
 from metapt.config import commandline
 from metapt.data.episodes import Episode, EpisodeSampler, WindowIndex
 from metapt.launch.run_status import run_status
-from metapt.meta.objectives import autoregressive, probe
-from metapt.models.meta_lm import Learner, build_learner
+from metapt.meta.objectives import next_token, probe
+from metapt.models.meta_lm import MetaLM, build_meta_lm
 from metapt.runs import Run
 from metapt.training import dynamics
 from metapt.training.engine import Engine
@@ -31,7 +31,7 @@ TIMING = ("seconds", "seconds_total", "tokens_per_second")
 
 
 def configuration(*words: str):
-    fixed = ["objective=maml", "meta.max_share=1", "meta.inner_steps=3", "meta.inner_lr=0.05"]
+    fixed = ["objective=maml", "meta.max_window_fraction=1", "meta.inner_steps=3", "meta.inner_lr=0.05"]
     return commandline.load("pretrain", [*fixed, *words])
 
 
@@ -87,30 +87,30 @@ def test_effective_rank_of_what_is_not_finite_is_not_a_number(value: float):
 # --- attention
 
 
-def peaked(learner: Learner) -> Learner:
+def peaked(meta_lm: MetaLM) -> MetaLM:
     """With larger projections, so that heads differ; at random weights attention is almost uniform."""
     with torch.no_grad():
-        for layer in learner.decoder.model.layers:
+        for layer in meta_lm.decoder.model.layers:
             layer.self_attn.q_proj.weight.mul_(40)
-    return learner
+    return meta_lm
 
 
 def test_entropy_of_uniform_attention_is_the_logarithm_of_the_visible_keys():
-    learner = build_learner(configuration())
-    for layer in learner.decoder.model.layers:
+    meta_lm = build_meta_lm(configuration())
+    for layer in meta_lm.decoder.model.layers:
         torch.nn.init.zeros_(layer.self_attn.q_proj.weight)
-    found = dynamics.attention_entropy(learner, torch.randint(0, 2048, (2, 30)))
+    found = dynamics.attention_entropy(meta_lm, torch.randint(0, 2048, (2, 30)))
     expected = np.log(np.arange(1, 31)).mean()
     np.testing.assert_allclose(found["attention_entropy_nats"], np.full((3, 4), expected), rtol=1e-6)
-    np.testing.assert_allclose(found["attention_entropy_share"], np.ones((3, 4)), rtol=1e-6)
+    np.testing.assert_allclose(found["attention_entropy_ratio"], np.ones((3, 4)), rtol=1e-6)
 
 
 def test_entropies_are_those_of_the_weights_that_eager_attention_returns(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(dynamics, "QUERIES_AT_ONCE", 7)
-    learner = peaked(build_learner(configuration()))
+    meta_lm = peaked(build_meta_lm(configuration()))
     sequences = torch.randint(0, 2048, (2, 30), generator=torch.Generator().manual_seed(0))
-    found = dynamics.attention_entropy(learner, sequences)
-    eager = copy.deepcopy(learner.decoder)
+    found = dynamics.attention_entropy(meta_lm, sequences)
+    eager = copy.deepcopy(meta_lm.decoder)
     eager.set_attn_implementation("eager")
     with torch.no_grad():
         attentions = eager(input_ids=sequences, output_attentions=True).attentions
@@ -120,19 +120,19 @@ def test_entropies_are_those_of_the_weights_that_eager_attention_returns(monkeyp
     expected = entropies.mean(dim=(1, 3))
     assert expected.max() - expected.min() > 0.1, "the heads are all alike, and prove nothing"
     np.testing.assert_allclose(found["attention_entropy_nats"], expected, rtol=1e-5)
-    np.testing.assert_allclose(found["attention_entropy_share"], shares.mean(dim=(1, 3)), rtol=1e-5)
+    np.testing.assert_allclose(found["attention_entropy_ratio"], shares.mean(dim=(1, 3)), rtol=1e-5)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_measuring_attention_leaves_the_model_as_it_was(precision: str):
-    learner = build_learner(configuration(f"train.precision={precision}"))
+    meta_lm = build_meta_lm(configuration(f"train.precision={precision}"))
     sequences = torch.randint(0, 2048, (2, 30), generator=torch.Generator().manual_seed(0))
-    before, loss = copy.deepcopy(learner.state_dict()), learner.lm_loss(sequences)
-    found = dynamics.attention_entropy(learner, sequences)
+    before, loss = copy.deepcopy(meta_lm.state_dict()), meta_lm.lm_loss(sequences)
+    found = dynamics.attention_entropy(meta_lm, sequences)
     assert np.isfinite(found["attention_entropy_nats"]).all()
-    assert learner.lm_loss(sequences) == loss
-    assert all(torch.equal(value, before[name]) for name, value in learner.state_dict().items())
-    assert not any(module._forward_hooks or module._forward_pre_hooks for module in learner.modules())
+    assert meta_lm.lm_loss(sequences) == loss
+    assert all(torch.equal(value, before[name]) for name, value in meta_lm.state_dict().items())
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in meta_lm.modules())
 
 
 # --- gradients
@@ -141,15 +141,15 @@ def test_measuring_attention_leaves_the_model_as_it_was(precision: str):
 @pytest.mark.parametrize("ds", STAGES)
 def test_gradient_norms_are_those_of_plain_pytorch(ds: str):
     config = configuration(f"ds={ds}", "train.grad_clip=0.01")
-    learner = build_learner(config)
-    plain = copy.deepcopy(learner)
-    engine = Engine(learner, config)
-    groups = dynamics.parameter_groups(engine.learner)
+    meta_lm = build_meta_lm(config)
+    plain = copy.deepcopy(meta_lm)
+    engine = Engine(meta_lm, config)
+    groups = dynamics.parameter_groups(engine.meta_lm)
     assert [*groups] == ["embedding", "block_0", "block_1", "block_2", "output_layer", "episode_head"]
     sequences = torch.randint(0, 2048, (3, 4, 33), generator=torch.Generator().manual_seed(0))
     for index, micro_batch in enumerate(sequences):
-        engine.backward(autoregressive(engine.learner, micro_batch).loss / 3, last=index == 2)
-        (autoregressive(plain, micro_batch).loss / 3).backward()
+        engine.backward(next_token(engine.meta_lm, micro_batch).loss / 3, last=index == 2)
+        (next_token(plain, micro_batch).loss / 3).backward()
     gradients = {name: value.grad.double() for name, value in plain.named_parameters()}
     norms = engine.gradient_norms(groups)
     for group, names in groups.items():
@@ -164,21 +164,21 @@ def test_gradient_norms_are_those_of_plain_pytorch(ds: str):
 
 @pytest.mark.parametrize("scope", ["head", "full", "last_n"])
 def test_the_probe_follows_the_reference_and_changes_nothing(stream_of, scope: str):
-    """The reference has no dropout; the learner has, and the probe must do without."""
+    """The reference has no dropout; the meta_lm has, and the probe must do without."""
     config = configuration(f"meta.scope={scope}")
-    meta, learner = config.meta, build_learner(config)
-    task, before = draw_task(stream_of, config), copy.deepcopy(learner.state_dict())
+    meta, meta_lm = config.meta, build_meta_lm(config)
+    task, before = draw_task(stream_of, config), copy.deepcopy(meta_lm.state_dict())
     draws = torch.get_rng_state()
-    found = probe(learner, task, meta)
-    again = probe(learner, task, meta)
+    found = probe(meta_lm, task, meta)
+    again = probe(meta_lm, task, meta)
     assert all(torch.equal(found[name], again[name]) for name in found)
     assert torch.equal(torch.get_rng_state(), draws)
-    assert all(torch.equal(value, before[name]) for name, value in learner.state_dict().items())
-    assert all(value.grad is None for value in learner.parameters())
-    assert all(module.training for module in learner.modules())
-    learner.eval()
+    assert all(torch.equal(value, before[name]) for name, value in meta_lm.state_dict().items())
+    assert all(value.grad is None for value in meta_lm.parameters())
+    assert all(module.training for module in meta_lm.modules())
+    meta_lm.eval()
     for step in range(meta.inner_steps + 1):
-        pupil, _, _ = reference.adapted(learner, task, replace(meta, inner_steps=step))
+        pupil, _, _ = reference.adapted(meta_lm, task, replace(meta, inner_steps=step))
         for name, examples in (("support", task.support), ("query", task.query)):
             logits, labels = reference.logits_and_labels(pupil, examples)
             expected = cross_entropy(logits, labels).item()
@@ -233,7 +233,7 @@ def weights(run: Run) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("kind", STAGES)
 def test_training_is_the_same_bits_whether_measured_or_not(runs: dict[str, Run], kind: str):
     measured, unmeasured = runs[f"{kind}-1-1"], runs[f"{kind}-1-0"]
-    kinds = ("autoregressive", "episode", "heldout")
+    kinds = ("lm", "episode", "eval")
     updates = lines(measured, *kinds)
     for line in updates:
         line.pop("gradient_norms", None)
@@ -271,14 +271,14 @@ def leaves(value: object, path: str = ""):
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_what_a_run_records(runs: dict[str, Run], kind: str, ranks: int):
     run = runs[f"{kind}-{ranks}-1"]
-    updates = {line["step"]: line for line in lines(run, "autoregressive", "episode")}
+    updates = {line["step"]: line for line in lines(run, "lm", "episode")}
     for line in lines(run, "dynamics"):
         assert [*line["effective_rank"]] == ["q", "k", "v", "o", "gate", "up", "down"]
         assert all(
             len(blocks) == 3 and 0 < min(blocks) <= max(blocks) <= 1
             for blocks in line["effective_rank"].values()
         )
-        assert np.shape(line["attention_entropy_nats"]) == np.shape(line["attention_entropy_share"]) == (3, 4)
+        assert np.shape(line["attention_entropy_nats"]) == np.shape(line["attention_entropy_ratio"]) == (3, 4)
         if line["step"]:
             update = updates[line["step"]]
             assert math.hypot(*update["gradient_norms"].values()) == pytest.approx(

@@ -1,4 +1,4 @@
-"""Encoders through the tagger's code path: their special pieces, their mask, tuning, and models by their name on the hub."""
+"""Encoders through the tagger's code path: their special tokens, their mask, tuning, and models by their name on the hub."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from metapt.files import read_jsonl
 from metapt.finetuning.run_finetuning import finetune
 from metapt.models.pretrained import model_folder
 from metapt.runs import Run
-from metapt.tagger.encoding import WordPieces, encode, special_pieces, word_vectors
+from metapt.tagger.encoding import WordTokenizer, encode, special_tokens, word_features
 from metapt.tagger.model import Tagger, TagLayer, is_causal, load_base
 from metapt.tagger.predict import annotate
 from metapt.tagger.serialization import load_tagger
@@ -32,14 +32,14 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_world(tmp_path_factory.mktemp("world"), write_encoder)
 
 
-def pieces_of(model: Path, max_len: int) -> WordPieces:
+def word_tokenizer_of(model: Path, max_len: int) -> WordTokenizer:
     tokenizer = AutoTokenizer.from_pretrained(model)
-    return WordPieces(tokenizer, True, (max_len - 2) // 2, special_pieces(tokenizer))
+    return WordTokenizer(tokenizer, True, (max_len - 2) // 2, special_tokens(tokenizer))
 
 
 def test_special_pieces_are_found() -> None:
-    assert special_pieces(make_encoder_tokenizer()) == ([0], [2])
-    assert special_pieces(make_tokenizer()) == ([], [])
+    assert special_tokens(make_encoder_tokenizer()) == ([0], [2])
+    assert special_tokens(make_tokenizer()) == ([], [])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -53,18 +53,18 @@ def test_only_a_decoder_is_causal(dtype: torch.dtype) -> None:
     assert all(parameter.grad is None for parameter in decoder.parameters())
 
 
-@pytest.mark.parametrize("piece", ["first", "last"])
-def test_word_vectors_are_those_of_the_librarys_own_call(world: Path, piece: str) -> None:
+@pytest.mark.parametrize("subword_pooling", ["first", "last"])
+def test_word_vectors_are_those_of_the_librarys_own_call(world: Path, subword_pooling: str) -> None:
     """Batches of unequal sentences, against each sentence alone as transformers tokenises a list of words."""
     model, tokenizer = (
         AutoModel.from_pretrained(world / "model"),
         AutoTokenizer.from_pretrained(world / "model"),
     )
-    tagger = Tagger(load_base(world / "model"), TagLayer(32, TAGS, "crf", 0.1), piece)
+    tagger = Tagger(load_base(world / "model"), TagLayer(32, TAGS, "crf", 0.1), subword_pooling)
     assert tagger.decoder.pooler is None
     sentences = [*labelled(9, 5), Sentence("one", ("Cebu",), ("B-LOC",))]
-    found = word_vectors(
-        tagger, encode(sentences, pieces_of(world / "model", 64), 64, cut=False), 4, Accelerator()
+    found = word_features(
+        tagger, encode(sentences, word_tokenizer_of(world / "model", 64), 64, cut=False), 4, Accelerator()
     )
     expected = []
     for sentence in sentences:
@@ -74,7 +74,7 @@ def test_word_vectors_are_those_of_the_librarys_own_call(world: Path, piece: str
         places = inputs.word_ids()
         for word in range(len(sentence.words)):
             own = [place for place, number in enumerate(places) if number == word]
-            expected.append(states[own[0 if piece == "first" else -1]])
+            expected.append(states[own[0 if subword_pooling == "first" else -1]])
     torch.testing.assert_close(found, torch.stack(expected), rtol=1e-4, atol=1e-4)
 
 
@@ -83,15 +83,17 @@ def test_long_sentences_are_read_in_framed_windows_and_lose_no_word(world: Path)
         "long", tuple(" ".join(word for each in labelled(9, 6) for word in each.words).split()), ()
     )
     long = Sentence("long", long.words, ("O",) * len(long.words))
-    pieces = pieces_of(world / "model", 16)
-    encoded = encode([long], pieces, 16, cut=False)
+    word_tokenizer = word_tokenizer_of(world / "model", 16)
+    encoded = encode([long], word_tokenizer, 16, cut=False)
     assert len(encoded.windows) > 3
     read = []
     for window in encoded.windows:
-        assert len(window.pieces) <= 16
-        assert (window.pieces[0], window.pieces[-1]) == (0, 2)
-        read += [window.pieces[a : b + 1].tolist() for a, b in zip(window.firsts, window.lasts, strict=True)]
-    assert read == pieces(long.words)
+        assert len(window.subwords) <= 16
+        assert (window.subwords[0], window.subwords[-1]) == (0, 2)
+        read += [
+            window.subwords[a : b + 1].tolist() for a, b in zip(window.firsts, window.lasts, strict=True)
+        ]
+    assert read == word_tokenizer(long.words)
 
 
 def tune(world: Path, run_dir: Path, *more: str) -> Run:
@@ -103,15 +105,15 @@ def tune(world: Path, run_dir: Path, *more: str) -> Run:
 
 def test_an_encoder_is_tuned_like_a_decoder(world: Path, tmp_path: Path) -> None:
     run = tune(
-        world, tmp_path / "run", "regime=full", "ner.lr=0.006", "ner.head_lr=0.02", "ner.max_epochs=12"
+        world, tmp_path / "run", "tuning=full", "ner.lr=0.006", "ner.head_lr=0.02", "ner.max_epochs=12"
     )
     result = run.result()
     assert result["origin"] == {"model": "model"}
     assert result["dev_f1"] > 0.8
     tagger, _, _ = load_tagger(run.tagger_dir)
     sentences = labelled(9, 3)  # the test split of aa_one
-    encoded = encode(sentences, pieces_of(run.tagger_dir, 64), 64, cut=False)
-    again = annotate(tagger.layer, word_vectors(tagger, encoded, 3, Accelerator()), encoded, 4)
+    encoded = encode(sentences, word_tokenizer_of(run.tagger_dir, 64), 64, cut=False)
+    again = annotate(tagger.layer, word_features(tagger, encoded, 3, Accelerator()), encoded, 4)
     predicted = [line["predicted"] for line in read_jsonl(run.predictions_dir / "aa_one.jsonl")]
     assert [each.predicted for each in again] == predicted
     found = metapt.load_tagger(run.path).tag([list(each.words) for each in sentences])
@@ -119,9 +121,9 @@ def test_an_encoder_is_tuned_like_a_decoder(world: Path, tmp_path: Path) -> None
 
 
 def test_a_frozen_encoder_and_its_limit(world: Path, tmp_path: Path) -> None:
-    run = tune(world, tmp_path / "run", "ner.lr=0.05", "ner.max_epochs=10", "ner.piece=last")
+    run = tune(world, tmp_path / "run", "ner.lr=0.05", "ner.max_epochs=10", "ner.subword_pooling=last")
     assert run.result()["dev_f1"] > 0.6
-    with pytest.raises(UserError, match="at most 64 pieces"):
+    with pytest.raises(UserError, match="at most 64 subwords"):
         tune(world, tmp_path / "other", "ner.max_len=66")
 
 

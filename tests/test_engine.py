@@ -21,11 +21,11 @@ from engine_cases import CASES, LR, STAGES, UNITS, UPDATES, Case
 from safetensors.torch import load_file
 from torch import Tensor
 
-from metapt.meta.objectives import autoregressive
-from metapt.models.meta_lm import build_learner
+from metapt.meta.objectives import next_token
+from metapt.models.meta_lm import build_meta_lm
 from metapt.training.engine import Engine
 
-SOON = ["autoregressive", "head", "full", "full-bf16"]  # of the cases, on several ranks in the ordinary suite
+SOON = ["lm", "head", "full", "full-bf16"]  # of the cases, on several ranks in the ordinary suite
 RANKS_AND_CASES = [
     pytest.param(1, list(CASES), id="1 rank"),
     pytest.param(2, SOON, id="2 ranks"),
@@ -48,20 +48,20 @@ def expected(name: str) -> tuple[dict[str, Tensor], dict[str, Tensor], list[floa
     """Weights, first moments and norms of gradients after the updates of a case, by one rank without DeepSpeed."""
     case = CASES[name]
     config = case.config("zero0")
-    learner = build_learner(config)
-    optimizer = reference.Optimizer(learner, config.train)
+    meta_lm = build_meta_lm(config)
+    optimizer = reference.Optimizer(meta_lm, config.train)
     norms = []
     for update in range(UPDATES):
         if case.scope:
-            gradient = reference.outer_gradient(learner, engine_cases.tasks(config, update), config.meta)
+            gradient = reference.outer_gradient(meta_lm, engine_cases.tasks(config, update), config.meta)
         else:
-            learner.zero_grad()
+            meta_lm.zero_grad()
             for micro_batch in engine_cases.batches(update):
-                (autoregressive(learner, micro_batch).loss / UNITS).backward()
-            gradient = {name: value.grad for name, value in learner.named_parameters()}
+                (next_token(meta_lm, micro_batch).loss / UNITS).backward()
+            gradient = {name: value.grad for name, value in meta_lm.named_parameters()}
         norms.append(optimizer.step(gradient, LR))
-    state = {name: optimizer.adamw.state[value] for name, value in learner.named_parameters()}
-    weights = {name: value.detach() for name, value in learner.named_parameters()}
+    state = {name: optimizer.adamw.state[value] for name, value in meta_lm.named_parameters()}
+    weights = {name: value.detach() for name, value in meta_lm.named_parameters()}
     return weights, {name: value["exp_avg"] for name, value in state.items()}, norms
 
 
@@ -133,16 +133,16 @@ def test_saved_state_is_restored_exactly(tmp_path: Path, ds: str):
     sequences = torch.randint(0, 2048, (4, 4, 33), generator=torch.Generator().manual_seed(0))
 
     def update(engine: Engine, batch: torch.Tensor) -> None:
-        engine.backward(autoregressive(engine.learner, batch).loss, last=True)
+        engine.backward(next_token(engine.meta_lm, batch).loss, last=True)
         engine.step(1e-3)
 
-    engine = Engine(build_learner(config), config)
+    engine = Engine(build_meta_lm(config), config)
     for batch in sequences[:2]:
         update(engine, batch)
     engine.save(tmp_path)
     for batch in sequences[2:]:
         update(engine, batch)
-    other = Engine(build_learner(config), config)
+    other = Engine(build_meta_lm(config), config)
     other.load(tmp_path)
     for batch in sequences[2:]:
         update(other, batch)
@@ -154,7 +154,7 @@ def test_a_process_alone_leaves_its_environment_as_it_was():
     """Its children would take themselves for ranks."""
     before = dict(os.environ)
     config = configuration("zero1")
-    engine = Engine(build_learner(config), config)
+    engine = Engine(build_meta_lm(config), config)
     assert (engine.rank, engine.world_size) == (0, 1)
     changed = {name for name in os.environ if os.environ[name] != before.get(name)}
     assert not changed & {"RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"}

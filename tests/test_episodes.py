@@ -24,7 +24,7 @@ def make_meta(**changes: object) -> MetaConfig:
         "q_query": 3,
         "window": 12,
         "min_context": 3,
-        "max_share": 0.6,
+        "max_window_fraction": 0.6,
     }
     return MetaConfig(**{**values, **changes})
 
@@ -75,7 +75,9 @@ def test_properties(stream_of, seed: int, n_way: int, k_shot: int, q_query: int,
 
 def test_at_the_end_of_the_window_the_same_windows_are_read(stream_of):
     tokens = make_tokens(0)
-    at_mask, at_end = (make_sampler(stream_of, tokens, make_meta(read_at=place)) for place in ("mask", "end"))
+    at_mask, at_end = (
+        make_sampler(stream_of, tokens, make_meta(prediction_position=place)) for place in ("mask", "end")
+    )
     for left, right in zip(
         *(sampler.episode(3, 1).query.__dict__.items() for sampler in (at_mask, at_end)), strict=True
     ):
@@ -84,7 +86,7 @@ def test_at_the_end_of_the_window_the_same_windows_are_read(stream_of):
 
 
 def test_classes_stay_within_the_bounds(stream_of):
-    meta = make_meta(min_windows=9, max_share=0.1)
+    meta = make_meta(min_windows=9, max_window_fraction=0.1)
     tokens = make_tokens(0)
     sampler = make_sampler(stream_of, tokens, meta)
     grid = tokens[: len(tokens) // 12 * 12].reshape(-1, 12)

@@ -19,7 +19,7 @@ from metapt.errors import UserError
 from metapt.finetuning import tuner as tuning_module
 from metapt.finetuning.tuner import Tuning
 from metapt.runs import Run
-from metapt.tagger.encoding import EncodedSet, word_vectors
+from metapt.tagger.encoding import EncodedSet, word_features
 from metapt.tagger.model import load_base
 from metapt.tagger.serialization import load_tagger
 
@@ -34,7 +34,7 @@ def test_full_tuning_learns_the_sentences(full_run: Run) -> None:
 
 @pytest.mark.parametrize("head", ["crf", "softmax"])
 def test_head_only_learns_and_leaves_the_decoder_alone(world: Path, tmp_path: Path, head: str) -> None:
-    run = tune(world, tmp_path / "run", f"ner.head={head}", "ner.max_epochs=6", "ner.piece=last")
+    run = tune(world, tmp_path / "run", f"ner.head={head}", "ner.max_epochs=6", "ner.subword_pooling=last")
     assert run.result()["dev_f1"] > 0.6
     before, after = (
         load_base(world / "model").state_dict(),
@@ -58,7 +58,7 @@ def test_the_result_is_as_documented(head_run: Run) -> None:
         "kind",
         "origin",
         "source",
-        "regime",
+        "tuning",
         "seed",
         "ner_head",
         "steps",
@@ -75,7 +75,7 @@ def test_the_result_is_as_documented(head_run: Run) -> None:
         "train_words_cut",
         "generated_data",
         "source_sets",
-        "described_sets",
+        "custom_sets",
         "sets",
     }
     assert result.keys() == described
@@ -133,8 +133,8 @@ def test_frozen_features_give_the_same_steps_as_recomputing(
             0,
             0,
         )
-        self.train_vectors = torch.full((len(self.train_set.tags), 32), torch.nan)
-        self.train_vectors[rows] = word_vectors(self.tagger, now, 3, self.accelerator)
+        self.train_features = torch.full((len(self.train_set.tags), 32), torch.nan)
+        self.train_features[rows] = word_features(self.tagger, now, 3, self.accelerator)
         self.forward.train()
         return real(self, chosen)
 
@@ -156,13 +156,13 @@ def test_early_stopping_keeps_the_best_epoch(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scores = iter([(0.0, 2.0), (0.0, 1.0), (0.5, 3.0), (0.4, 0.1), (0.5, 3.0), (0.9, 0.1)])
-    monkeypatch.setattr(tuning_module, "dev_figures", lambda *_: next(scores))
+    monkeypatch.setattr(tuning_module, "dev_scores", lambda *_: next(scores))
     run = tune(world, tmp_path / "run", "ner.patience=2", "data.eval_sets=[bb_two]")
     result = run.result()
     assert (result["best_epoch"], result["best_step"], result["epochs"], result["steps"]) == (3, 18, 5, 30)
     assert result["dev_f1"] == 0.5
     assert result["sets"].keys() == {"bb_two"}
-    monkeypatch.setattr(tuning_module, "dev_figures", lambda *_: (0.5, 1.0))
+    monkeypatch.setattr(tuning_module, "dev_scores", lambda *_: (0.5, 1.0))
     assert torch.equal(
         outcome(tune(world, tmp_path / "short", "ner.max_epochs=1"))[2]["layer.linear.weight"],
         outcome(tune(world, tmp_path / "flat", "ner.patience=2"))[2]["layer.linear.weight"],
@@ -239,7 +239,7 @@ def test_tuned_on_one_collection_and_evaluated_on_described_corpora_too(
 @pytest.mark.usefixtures("fresh_accelerate")
 def test_bf16_trains(world: Path, tmp_path: Path) -> None:
     run = tune(
-        world, tmp_path / "run", "regime=full", "ner.precision=bf16", "ner.lr=0.005", "ner.max_epochs=4"
+        world, tmp_path / "run", "tuning=full", "ner.precision=bf16", "ner.lr=0.005", "ner.max_epochs=4"
     )
     losses = [line["loss_nats"] for line in run.metrics() if line["kind"] == "train"]
     assert losses[-1] < losses[0] / 3
@@ -252,7 +252,7 @@ def test_bf16_trains(world: Path, tmp_path: Path) -> None:
     ("change", "message"),
     [
         ("checkpoint=/nowhere", "nowhere"),
-        ("ner.max_len=512", "at most 256 pieces"),
+        ("ner.max_len=512", "at most 256 subwords"),
         ("source=zz_none", "zz_none"),
         ("source=bb_two", "no train split"),
         ("data.eval_sets=[aa_one,cc_three]", "cc_three"),
@@ -276,10 +276,10 @@ def test_a_model_without_weights_or_tokenizer_is_refused(world: Path, tmp_path: 
 
 def test_as_a_command(world: Path, tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
-    wrong = run_module("metapt.finetune", words(world, run_dir, "regime=half", "ner.lr=-1"))
+    wrong = run_module("metapt.finetune", words(world, run_dir, "tuning=half", "ner.lr=-1"))
     assert wrong.returncode == 2
     assert "Traceback" not in wrong.stderr
-    assert "regime" in wrong.stderr
+    assert "tuning" in wrong.stderr
     assert "ner.lr" in wrong.stderr
     right = run_module("metapt.finetune", words(world, run_dir, "ner.max_epochs=1"))
     assert right.returncode == 0, right.stderr

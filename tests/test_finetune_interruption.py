@@ -19,7 +19,7 @@ from metapt.runs import CheckpointFolders, Run
 
 pytestmark = pytest.mark.commands
 
-ON_ANY_RANK = ["tuning", "tuning save", "tuning restore", "tagger", "test set", "dev score", "word vectors"]
+ON_ANY_RANK = ["tuning", "tuning save", "tuning restore", "tagger", "test set", "dev score", "word features"]
 ON_THE_FIRST = [
     "metrics",
     "trimming",
@@ -98,14 +98,14 @@ def scene(forks: Forks, tmp_path_factory: pytest.TempPathFactory) -> SceneMaker:
     write_checkpoint(world / "model")
     write_collection(world / "uner")
 
-    def make(regime: str = "full", ranks: int = 1, more: Sequence[str] = ()) -> Scene:
-        key = (regime, ranks, *more)
+    def make(tuning: str = "full", ranks: int = 1, more: Sequence[str] = ()) -> Scene:
+        key = (tuning, ranks, *more)
         if key not in made:
-            folder = tmp_path_factory.mktemp(f"{regime}-{ranks}")
-            rate = "0.005" if regime == "full" else "0.02"
+            folder = tmp_path_factory.mktemp(f"{tuning}-{ranks}")
+            rate = "0.005" if tuning == "full" else "0.02"
             words = [f"checkpoint={world / 'model'}", f"data.uner_dir={world / 'uner'}", "source=aa_one"]
-            words += [f"regime={regime}", f"ner.lr={rate}", "ner.batch_size=8", "ner.max_epochs=4", *more]
-            if regime == "head":
+            words += [f"tuning={tuning}", f"ner.lr={rate}", "ner.batch_size=8", "ner.max_epochs=4", *more]
+            if tuning == "head_only":
                 words.append(f"ner.cache_dir={folder / 'cache'}")
             made[key] = Scene(forks, words, ranks, folder)
         return made[key]
@@ -151,7 +151,7 @@ def test_all_ranks_stop_at_the_epoch_of_the_first(scene: SceneMaker, tmp_path: P
 
 
 def test_head_only_takes_one_rank(scene: SceneMaker, tmp_path: Path) -> None:
-    refused = scene("head").run(Run(tmp_path / "run"), ranks=2)
+    refused = scene("head_only").run(Run(tmp_path / "run"), ranks=2)
     assert refused.codes == [EXIT_USER] * 2
     assert "one process" in refused.errors[0]
 
@@ -159,21 +159,21 @@ def test_head_only_takes_one_rank(scene: SceneMaker, tmp_path: Path) -> None:
 # ---- SIGKILL
 
 
-def draw_kill(draw: random.Random, scene: Scene, regime: str) -> tuple[str, dict[str, Any]]:
+def draw_kill(draw: random.Random, scene: Scene, tuning: str) -> tuple[str, dict[str, Any]]:
     """What is to happen, by name, and as arguments of Scene.run: a kill at a named place or after some time."""
     grace = draw.choice([0.0, 0.3])  # for the other rank, which may notice
     if draw.random() < 0.3:
         victims = draw.choice([[], *([rank] for rank in range(scene.ranks))])
         seconds = draw.uniform(0, scene.outcome.seconds)
         return "some time", {"seconds": seconds, "signal_ranks": victims, "grace": grace}
-    place = draw.choice(ON_ANY_RANK + ON_THE_FIRST + (["cache"] if regime == "head" else []))
+    place = draw.choice(ON_ANY_RANK + ON_THE_FIRST + (["cache"] if tuning == "head_only" else []))
     rank = 0 if place in ON_THE_FIRST else draw.randrange(scene.ranks)
     call = draw.randint(1, 12 if place in OFTEN else 2)
     fault = Fault(place, "KILL", call, after=draw.random() < 0.5, rank=rank)
     return place, {"faults": [fault], "grace": grace}
 
 
-def kill_often(scene: Scene, regime: str, kills: int, seed: int) -> Counter[str]:
+def kill_often(scene: Scene, tuning: str, kills: int, seed: int) -> Counter[str]:
     """Kills runs of a scene so often, brings all to their end, and compares. Returns where they were killed."""
     draw = random.Random(seed)
     runs: list[Run] = []
@@ -181,7 +181,7 @@ def kill_often(scene: Scene, regime: str, kills: int, seed: int) -> Counter[str]
     while places.total() < kills:
         if not runs or runs[-1].is_done:
             runs.append(Run(scene.folder / f"killed{seed}-{len(runs)}"))
-        place, how = draw_kill(draw, scene, regime)
+        place, how = draw_kill(draw, scene, tuning)
         faults = how.pop("faults", [])
         outcome = scene.run(runs[-1], *faults, **how)
         assert outcome.killed or not any(outcome.codes), (place, how, outcome.errors)
@@ -191,17 +191,17 @@ def kill_often(scene: Scene, regime: str, kills: int, seed: int) -> Counter[str]
     return places
 
 
-@pytest.mark.parametrize(("regime", "ranks", "seed"), [("head", 1, 1), ("full", 2, 2)])
+@pytest.mark.parametrize(("tuning", "ranks", "seed"), [("head_only", 1, 1), ("full", 2, 2)])
 def test_killed_and_resumed_equals_uninterrupted(
-    scene: SceneMaker, regime: str, ranks: int, seed: int
+    scene: SceneMaker, tuning: str, ranks: int, seed: int
 ) -> None:
-    kill_often(scene(regime, ranks), regime, 3, seed)
+    kill_often(scene(tuning, ranks), tuning, 3, seed)
 
 
 @pytest.mark.nightly
-@pytest.mark.parametrize(("regime", "ranks"), [("head", 1), ("full", 1), ("full", 2), ("lora", 2)])
-def test_killed_at_thirty_moments(scene: SceneMaker, regime: str, ranks: int) -> None:
-    places = kill_often(scene(regime, ranks), regime, 30, seed=100)
+@pytest.mark.parametrize(("tuning", "ranks"), [("head_only", 1), ("full", 1), ("full", 2), ("lora", 2)])
+def test_killed_at_thirty_moments(scene: SceneMaker, tuning: str, ranks: int) -> None:
+    places = kill_often(scene(tuning, ranks), tuning, 30, seed=100)
     assert len(places) >= 10, places
 
 

@@ -16,7 +16,7 @@ from metapt.training.signals import StopRequest
 
 
 @pytest.mark.parametrize(
-    ("regime", "steps"), [("head", 12), ("head", 15), ("full", 6), ("full", 8), ("full", 3)]
+    ("tuning", "steps"), [("head_only", 12), ("head_only", 15), ("full", 6), ("full", 8), ("full", 3)]
 )
 def test_killed_and_resumed_is_as_uninterrupted(
     world: Path,
@@ -24,17 +24,17 @@ def test_killed_and_resumed_is_as_uninterrupted(
     full_run: Run,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    regime: str,
+    tuning: str,
     steps: int,
 ) -> None:
     """Killed where an epoch ends (6 steps each), in the middle of one, and before the first checkpoint."""
-    more = ("ner.max_epochs=6", f"regime={regime}", *(["ner.lr=0.005"] if regime == "full" else []))
+    more = ("ner.max_epochs=6", f"tuning={tuning}", *(["ner.lr=0.005"] if tuning == "full" else []))
     with monkeypatch.context() as patch:
         die_after(patch, steps)
         with pytest.raises(Killed):
             tune(world, tmp_path / "run", *more)
     assert [step for step, _ in Run(tmp_path / "run").checkpoints()] == [steps // 6 * 6][: steps // 6]
-    assert_same(tune(world, tmp_path / "run", *more), head_run if regime == "head" else full_run)
+    assert_same(tune(world, tmp_path / "run", *more), head_run if tuning == "head_only" else full_run)
 
 
 def stop_at(monkeypatch: pytest.MonkeyPatch, name: str) -> StopRequest:
@@ -66,8 +66,8 @@ def test_a_signal_ends_the_computing_of_frozen_features(
 ) -> None:
     more = ("ner.max_epochs=6", f"ner.cache_dir={tmp_path / 'cache'}")
     with monkeypatch.context() as patch:
-        stop = stop_at(patch, "word_vectors")
-        with pytest.raises(Interrupted, match="word vectors"):
+        stop = stop_at(patch, "word_features")
+        with pytest.raises(Interrupted, match="word features"):
             tune(world, tmp_path / "run", *more, stop=stop)
     assert not list((tmp_path / "cache").glob("*/"))
     assert_same(tune(world, tmp_path / "run", *more), head_run)

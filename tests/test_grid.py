@@ -23,7 +23,7 @@ SUBSETS = {
     "objectives": ["vanilla", "maml"],
     "seeds": [0, 1, 7],
     "sources": ["en_demo", "sk_demo", "all"],
-    "regimes": ["head", "full"],
+    "tunings": ["head_only", "full"],
     "checkpoints": [0, 100, 300],
 }
 
@@ -52,7 +52,7 @@ grids = st.builds(
     objectives=some("objectives", 1),
     seeds=some("seeds", 1),
     sources=some("sources", 0),
-    regimes=some("regimes", 1),
+    tunings=some("tunings", 1),
     checkpoints=some("checkpoints", 0),
     variants=st.sampled_from(
         [{}, {"v1": []}, {"v1": ["train.lr=1e-3"], "small_bpe": ["data.vocab_size=1000"]}]
@@ -68,14 +68,14 @@ def test_vanilla_is_run_once_for_variants_of_the_episodes_alone() -> None:
     )
     jobs = [job for job in planned("grid=demo", variants, "grid.sources=[]").jobs if job.kind == "pretrain"]
     labels = {
-        name: [job.label for job in jobs if f"objective={name}" in job.argv] for name in ("vanilla", "maml")
+        name: [job.variant for job in jobs if f"objective={name}" in job.argv] for name in ("vanilla", "maml")
     }
     assert labels == {"vanilla": ["a", "c"], "maml": ["a", "b", "c", "d"]}
 
 
 def test_further_checkpoints_are_tuned_beside_the_last() -> None:
-    words = ["grid.sources=[en_demo]", "grid.regimes=[head]", 'grid.variants={a:[],b:["meta.rho=0.25"]}']
-    jobs = planned("grid=demo", *words, "grid.further_checkpoints={vanilla:[100],b:[200]}").jobs
+    words = ["grid.sources=[en_demo]", "grid.tunings=[head_only]", 'grid.variants={a:[],b:["meta.rho=0.25"]}']
+    jobs = planned("grid=demo", *words, "grid.extra_checkpoints={vanilla:[100],b:[200]}").jobs
     tuned = [job.id.partition("/")[2].rpartition("-")[0] for job in jobs if job.kind == "finetune"]
     assert tuned == [
         "nano-vanilla-s0-a-en_demo-head",
@@ -97,7 +97,7 @@ def test_every_run_is_planned_once_and_after_what_it_needs(grid: GridConfig) -> 
         seen.add(job.id)
     assert len({job.run_dir for job in plan.jobs}) == len(plan.jobs)
     pretrains = len(grid.sizes) * len(grid.objectives) * len(grid.seeds) * max(1, len(grid.variants))
-    finetunes = pretrains * len(grid.sources) * len(grid.regimes) * max(1, len(grid.checkpoints))
+    finetunes = pretrains * len(grid.sources) * len(grid.tunings) * max(1, len(grid.checkpoints))
     assert kinds(plan).get("pretrain") == pretrains
     assert kinds(plan).get("finetune", 0) == finetunes
     assert set(plan.jobs[-1].needs) == seen - {"report"}
@@ -115,10 +115,10 @@ def test_the_runs_of_a_grid_share_a_cache_unless_they_are_told_another() -> None
 
 
 def test_only_what_tunes_a_decoder_takes_several_gpus() -> None:
-    words = ["cluster.gpus_per_node=4", "cluster.finetune_gpus=2", "grid.regimes=[head,full,lora]"]
+    words = ["cluster.gpus_per_node=4", "cluster.finetune_gpus=2", "grid.tunings=[head_only,full,lora]"]
     jobs = [job for job in planned("grid=demo", *words).jobs if job.kind == "finetune"]
-    gpus = {(commandline.load("finetune", job.argv).regime, job.gpus_per_node) for job in jobs}
-    assert gpus == {("head", 1), ("full", 2), ("lora", 2)}
+    gpus = {(commandline.load("finetune", job.argv).tuning, job.gpus_per_node) for job in jobs}
+    assert gpus == {("head_only", 1), ("full", 2), ("lora", 2)}
 
 
 def test_ids_do_not_depend_on_the_rest_of_the_grid() -> None:
@@ -146,7 +146,7 @@ def test_one_corpus_is_prepared_for_all_runs_that_read_it_and_no_other() -> None
 def test_baselines_and_further_models_are_jobs_beside_the_grids_own() -> None:
     plan = planned(
         "grid=demo", "grid.baselines=[particle,majority]", "grid.models=['hub:some/encoder',/models/b]",
-        "grid.seeds=[0,1]", "grid.regimes=[full]", 'grid.finetune=["data=demo","data.eval_sets=[tl_demo]","ner.max_len=64"]',
+        "grid.seeds=[0,1]", "grid.tunings=[full]", 'grid.finetune=["data=demo","data.eval_sets=[tl_demo]","ner.max_len=64"]',
     )  # fmt: skip
     jobs = {job.id: job for job in plan.jobs}
     configs = {name.rpartition("-")[0]: config for name, config in plan.configs.items()}  # without the hash
@@ -160,7 +160,7 @@ def test_baselines_and_further_models_are_jobs_beside_the_grids_own() -> None:
     assert len(models) == 2 * 2 * 2
     assert all(job.needs == () for job in models)
     tuned = configs["finetune/some_encoder-sk_demo-full-s1"]
-    assert (tuned.checkpoint, tuned.source, tuned.regime) == ("hub:some/encoder", "sk_demo", "full")
+    assert (tuned.checkpoint, tuned.source, tuned.tuning) == ("hub:some/encoder", "sk_demo", "full")
     assert (tuned.train.seed, tuned.ner.max_len, tuned.ner.lr) == (1, 64, 1e-3)
     assert set(jobs) - {"report"} == set(jobs["report"].needs)
     assert not any(job.kind == "baseline" for job in planned("grid=demo", "grid.sources=[]").jobs)
@@ -219,7 +219,7 @@ def test_all_mistakes_of_a_grid_are_told_at_once() -> None:
             "grid=demo",
             "grid.sizes=[nano,tinny]",
             'grid.pretrain=["data=demo","train.lrr=1"]',
-            "grid.regimes=[head,tail]",
+            "grid.tunings=[head_only,tail]",
         )
     message = str(told.value)
     assert (
@@ -228,7 +228,7 @@ def test_all_mistakes_of_a_grid_are_told_at_once() -> None:
     )
     assert "train.lrr: no such key" in message
     assert "(in pretrain/nano-vanilla-s0 and 3 more)" in message
-    assert "regime=tail" in message
+    assert "tuning=tail" in message
 
 
 @pytest.mark.parametrize(
@@ -239,12 +239,12 @@ def test_all_mistakes_of_a_grid_are_told_at_once() -> None:
         (['grid.pretrain=["train.seed=3"]'], "train.seed follows from the grid"),
         (["grid.per_size={nanno:[]}"], "grid.per_size.nanno: must be one of"),
         (["grid.variants={a-b:[]}"], "'a-b' becomes part of a folder's name"),
-        (["grid.further_checkpoints={maml:[150]}"], "150 will not exist in pretrain/nano-maml-s0"),
-        (["grid.further_checkpoints={reptile:[100]}"], "reptile: neither an objective nor a variant"),
+        (["grid.extra_checkpoints={maml:[150]}"], "150 will not exist in pretrain/nano-maml-s0"),
+        (["grid.extra_checkpoints={reptile:[100]}"], "reptile: neither an objective nor a variant"),
         (["grid.checkpoints=[0,150]"], "150 will not exist in pretrain/nano-vanilla-s0"),
         (
             ["cluster=slurm", "grid.gpus_per_size={nano:3}"],
-            "train.accumulation=2 must be a multiple of its 3 tasks",
+            "train.micro_batches_per_update=2 must be a multiple of its 3 tasks",
         ),
         (["cluster.nodes=2"], "cluster.nodes=2: cluster=local has one"),
         (["cluster=slurm", "cluster.gpu_request=constraint"], "cluster.gpu_type is required"),
@@ -285,7 +285,7 @@ def test_a_mapping_with_a_value_of_the_wrong_type_is_refused() -> None:
 
 
 def test_where_text_is_expected_true_is_a_word() -> None:
-    assert commandline.load("pretrain", ["label=true"]).label == "true"
+    assert commandline.load("pretrain", ["variant=true"]).variant == "true"
     assert commandline.load("submit", ["dry_run=true"]).dry_run == "true"
 
 

@@ -14,15 +14,15 @@ from safetensors.torch import load_file
 
 from analysis.load.records import PretrainRun
 from analysis.load.run_reader import TOTALS
-from analysis.sections.learning_dynamics import heldout
+from analysis.sections.learning_dynamics import eval_losses_of
 from metapt.config import commandline
 from metapt.data.batches import Batches
 from metapt.data.corpus import prepare_corpus
 from metapt.errors import EXIT_FAILED
 from metapt.files import finite
 from metapt.launch.run_status import run_status
-from metapt.meta.objectives import autoregressive, is_episode
-from metapt.models.meta_lm import build_learner
+from metapt.meta.objectives import is_episode, next_token
+from metapt.models.meta_lm import build_meta_lm
 from metapt.runs import Run
 from metapt.training.engine import Engine
 
@@ -33,7 +33,7 @@ EXPLODING = ["objective=maml", "meta.inner_lr=1e30"]
 def backward(engine: Engine, update: torch.Tensor, spoiled: int | None = None) -> None:
     """Gradients of some micro-batches, one of which may have a finite loss and a gradient that is not."""
     for number, sequences in enumerate(update):
-        loss = autoregressive(engine.learner, sequences).loss / len(update)
+        loss = next_token(engine.meta_lm, sequences).loss / len(update)
         if number == spoiled:
             loss.register_hook(lambda gradient: gradient * float("nan"))
         assert torch.isfinite(loss)
@@ -48,7 +48,7 @@ def test_a_skipped_update_changes_nothing(ds: str, clip: float):
     config = commandline.load("pretrain", words)
     updates = torch.randint(0, 2048, (3, 2, 2, 17), generator=torch.Generator().manual_seed(0))
     other = updates.flip(-1)
-    plain, disturbed = (Engine(build_learner(config), config) for _ in range(2))
+    plain, disturbed = (Engine(build_meta_lm(config), config) for _ in range(2))
     for update in updates:
         before = disturbed.weights()
         for spoiled, apply in ((0, True), (1, True), (None, False), (0, False)):
@@ -88,7 +88,7 @@ def lines_of(run: Run) -> list[dict[str, Any]]:
 
     text = run.metrics_file.read_text()
     lines = [json.loads(line, parse_constant=refuse) for line in text.splitlines()]
-    updates = [line for line in lines if line["kind"] not in ("heldout", "dynamics")]
+    updates = [line for line in lines if line["kind"] not in ("eval", "dynamics")]
     assert [line["step"] for line in updates] == list(range(1, len(updates) + 1))
     return updates
 
@@ -109,11 +109,11 @@ def test_a_gradient_of_one_of_two_ranks(pretrain, small_arguments: list[str], ds
     updates = lines_of(run)
     assert [line["step"] for line in updates if line["kind"] == "skipped"] == [3]
     skipped, last = updates[2], updates[-1]
-    assert (skipped["objective"], skipped["not_finite"]) == ("autoregressive", ["grad_norm"])
+    assert (skipped["objective"], skipped["not_finite"]) == ("lm", ["grad_norm"])
     assert (last["skipped_total"], skipped["skipped_in_row"], last["skipped_in_row"]) == (1, 1, 0)
     assert last["tokens_total"] == 9 * 8 * 32
     assert run.result()["skipped_total"] == 1
-    assert "update 3 (autoregressive) is skipped: grad_norm not finite" in outcome.errors[0]
+    assert "update 3 (lm) is skipped: grad_norm not finite" in outcome.errors[0]
     weights(run, 9)
     config = commandline.load("pretrain", [*small_arguments, *words])
     rows = Batches(prepare_corpus(config.data).train, 32, 0).rows(16, 8)
@@ -126,9 +126,9 @@ def test_episodes_that_explode_leave_the_other_updates_alone(pretrain):
     assert outcome.codes == [0], outcome.errors
     updates = lines_of(run)
     meta = commandline.load("pretrain", EXPLODING).meta
-    expected = ["skipped" if is_episode(meta, 0, step) else "autoregressive" for step in range(9)]
+    expected = ["skipped" if is_episode(meta, 0, step) else "lm" for step in range(9)]
     assert [line["kind"] for line in updates] == expected
-    assert set(expected) == {"skipped", "autoregressive"}
+    assert set(expected) == {"skipped", "lm"}
     for line in updates:
         if line["kind"] == "skipped":
             assert line["objective"] == "episode"
@@ -143,15 +143,15 @@ def test_episodes_that_explode_leave_the_other_updates_alone(pretrain):
 def test_a_run_of_skipped_updates_ends(pretrain):
     """Also if it was interrupted in between; it goes on when more is allowed, and nothing was lost."""
     words = [*EXPLODING, "meta.rho=1"]
-    run, outcome = pretrain(*words, "train.max_skipped_in_row=5", faults=[Fault("backward", "USR1", 3)])
+    run, outcome = pretrain(*words, "train.max_consecutive_skips=5", faults=[Fault("backward", "USR1", 3)])
     assert [line["kind"] for line in lines_of(run)] == ["skipped"] * 1
     for _ in range(2):  # the checkpoint before stands, and its count
-        run, outcome = pretrain(*words, "train.max_skipped_in_row=5")
+        run, outcome = pretrain(*words, "train.max_consecutive_skips=5")
         assert outcome.codes == [EXIT_FAILED]
         assert "the last 5 updates up to 5 were not finite and not applied" in outcome.errors[0]
         assert [line["kind"] for line in lines_of(run)] == ["skipped"] * 5
         assert [step for step, _ in run.checkpoints()] == [0, 1, 3]
-    run, outcome = pretrain(*words, "train.max_skipped_in_row=10")
+    run, outcome = pretrain(*words, "train.max_consecutive_skips=10")
     assert outcome.codes == [0], outcome.errors
     assert [line["skipped_in_row"] for line in lines_of(run)] == list(range(1, 10))
     same(weights(run, 0), weights(run, 9))
@@ -187,9 +187,9 @@ def test_the_report_keeps_what_was_measured_after_a_skipped_update(tmp_path: Pat
         {name: np.array([]) for name in TOTALS},
         {name: np.array([SKIPPED[name]]) for name in TOTALS},
     )
-    measured = {"step": np.array([2]), "heldout_loss_nats": np.array([3.0])}
+    measured = {"step": np.array([2]), "eval_loss_nats": np.array([3.0])}
     origin = ("nano", "", "maml", 0, 1, "corpus", 4, {}, {})
-    axes, losses = heldout(PretrainRun(tmp_path, *origin, none, none, skipped, measured, []))
+    axes, losses = eval_losses_of(PretrainRun(tmp_path, *origin, none, none, skipped, measured, []))
     assert losses.tolist() == [3.0]
     assert {name: values.tolist() for name, values in axes.items()} == {
         "updates": [2],

@@ -14,7 +14,7 @@ WORDS = [
     "cluster=local",
     "grid=demo",
     "grid.sources=[en_demo]",
-    "grid.regimes=[head]",
+    "grid.tunings=[head_only]",
     "grid.baselines=[particle]",
 ]
 ORDER = ("prepare", "vanilla", "vanilla tuned", "maml", "maml tuned")

@@ -208,7 +208,7 @@ def test_a_signal_ends_the_run_before_the_next_piece_of_work(
     assert stopped.codes == [EXIT_INTERRUPTED] * ranks, stopped.errors
     assert "SIGUSR2" in stopped.errors[ranks - 1]
     assert not any("Traceback" in text for text in stopped.errors)
-    done = [line["step"] for line in run.metrics() if line["kind"] not in ("heldout", "dynamics")]
+    done = [line["step"] for line in run.metrics() if line["kind"] not in ("eval", "dynamics")]
     assert run.checkpoints()[-1][0] == len(done)  # none for half an update
     assert CheckpointFolders.problem(run.checkpoints()[-1][1]) is None
     assert (len(done) == 0) == ((place, call) in (("loss", 1), ("inner loss", 4)))
@@ -222,7 +222,7 @@ def test_an_evaluation_is_told_once(scene: SceneMaker, tmp_path: Path, after: bo
     stopped = here.run(run, Fault("evaluation", "USR1", 2, after=after))
     assert stopped.codes == [EXIT_INTERRUPTED]
     assert [step for step, _ in run.checkpoints()] == [0, 3, 4]
-    assert [line["step"] for line in run.metrics() if line["kind"] == "heldout"] == ([0, 4] if after else [0])
+    assert [line["step"] for line in run.metrics() if line["kind"] == "eval"] == ([0, 4] if after else [0])
     here.finish(run, also=[4])
 
 

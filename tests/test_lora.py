@@ -15,7 +15,7 @@ from metapt.runs import Run
 from metapt.tagger.model import load_base
 from metapt.tagger.serialization import load_tagger
 
-LORA = ("regime=lora", "ner.lora_rank=2", "ner.lr=0.02", "ner.max_epochs=4")
+LORA = ("tuning=lora", "ner.lora_rank=2", "ner.lr=0.02", "ner.max_epochs=4")
 
 
 @pytest.fixture(scope="module")
@@ -49,18 +49,18 @@ def test_lora_resumes_to_the_same_weights(
 
 
 def test_merged_adapters_give_the_same_vectors(world: Path) -> None:
-    base, pieces = load_base(world / "model"), torch.arange(40).reshape(2, 20)
+    base, subwords = load_base(world / "model"), torch.arange(40).reshape(2, 20)
     decoder = with_adapters(load_base(world / "model"), 3, 6.0, seed=0)
     with torch.no_grad():
-        untouched = decoder(input_ids=pieces).last_hidden_state
-        torch.testing.assert_close(untouched, base(input_ids=pieces).last_hidden_state)
+        untouched = decoder(input_ids=subwords).last_hidden_state
+        torch.testing.assert_close(untouched, base(input_ids=subwords).last_hidden_state)
         for name, value in decoder.named_parameters():
             if "lora_B" in name:
                 value.normal_(std=0.1)
-        tuned = decoder(input_ids=pieces).last_hidden_state
+        tuned = decoder(input_ids=subwords).last_hidden_state
         assert not torch.allclose(tuned, untouched, atol=1e-2)
         torch.testing.assert_close(
-            merged(decoder)(input_ids=pieces).last_hidden_state, tuned, rtol=1e-4, atol=1e-4
+            merged(decoder)(input_ids=subwords).last_hidden_state, tuned, rtol=1e-4, atol=1e-4
         )
 
 

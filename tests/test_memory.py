@@ -9,7 +9,7 @@ from benchmarks import memory as measuring
 from metapt.config import commandline
 from metapt.estimate import memory
 from metapt.estimate.memory import Ranks, all_parameters, moments, peak, saved_activations
-from metapt.models.meta_lm import build_learner
+from metapt.models.meta_lm import build_meta_lm
 
 TOLERANCE = 0.15
 
@@ -24,8 +24,8 @@ def test_saved_activations_are_what_autograd_saves(
     monkeypatch.setattr(torch.nn.functional, "linear", torch._C._nn.linear)
     words = [f"model={scale}", f"train.precision={precision}", "model.vocab_size=512", "data.vocab_size=512"]
     config = commandline.load("pretrain", words)
-    learner = build_learner(config)
-    own = {value.untyped_storage().data_ptr() for value in learner.parameters()}
+    meta_lm = build_meta_lm(config)
+    own = {value.untyped_storage().data_ptr() for value in meta_lm.parameters()}
     for windows, length in ((2, 64), (3, 33)):
         saved: dict[int, torch.Tensor] = {}
 
@@ -33,7 +33,7 @@ def test_saved_activations_are_what_autograd_saves(
             return saved.setdefault(tensor.untyped_storage().data_ptr(), tensor)
 
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            states = learner.states(torch.zeros((windows, length), dtype=torch.long))
+            states = meta_lm.states(torch.zeros((windows, length), dtype=torch.long))
         counted = sum(value.untyped_storage().nbytes() for key, value in saved.items() if key not in own)
         assert states.requires_grad
         assert saved_activations(config.model, windows, length, precision) == pytest.approx(counted, rel=0.01)
@@ -41,7 +41,7 @@ def test_saved_activations_are_what_autograd_saves(
 
 def test_parameters_are_counted_with_the_head():
     config = commandline.load("pretrain", ["objective=maml"])
-    assert all_parameters(config) == sum(value.numel() for value in build_learner(config).parameters())
+    assert all_parameters(config) == sum(value.numel() for value in build_meta_lm(config).parameters())
 
 
 ORDINARY = [case for case in measuring.CASES if case[0] == "tiny" and "ds=zero2" in case[2]]
@@ -60,7 +60,7 @@ def test_the_peak_is_as_told(size: str, kind: str, words: list[str]):
     assert told == pytest.approx(measuring.measured(size, kind, words), rel=TOLERANCE), moment
 
 
-def largest(*words: str, ranks: int = 4, kind: str = "autoregressive", device: str = "cuda") -> int:
+def largest(*words: str, ranks: int = 4, kind: str = "lm", device: str = "cuda") -> int:
     config = commandline.load("pretrain", ["model=large", "objective=maml", *words])
     return peak(config, kind, Ranks(ranks, device))[1].total
 

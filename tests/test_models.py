@@ -15,10 +15,10 @@ from metapt.data.episodes import EpisodeSampler, WindowIndex
 from metapt.errors import UserError
 from metapt.estimate.flops import Cost, parameter_count
 from metapt.meta.adaptation import adapt, adapt_by
-from metapt.meta.objectives import autoregressive, episode
+from metapt.meta.objectives import episode, next_token
 from metapt.models import attention, losses
 from metapt.models.decoder import EpisodeHead, build_decoder, llama_config
-from metapt.models.meta_lm import build_learner, slow_in_bf16
+from metapt.models.meta_lm import build_meta_lm, slow_in_bf16
 from metapt.training.dynamics import attention_entropy
 
 EXACT = {"tiny": 11_282_784, "small": 64_595_328, "medium": 181_095_168, "large": 569_808_384}
@@ -35,7 +35,7 @@ def test_exact_parameter_counts(scale: str, expected: int):
 
 def test_same_seed_same_initial_weights_for_both_objectives():
     vanilla, maml = (
-        build_learner(commandline.load("pretrain", [f"objective={name}", "train.seed=7"]))
+        build_meta_lm(commandline.load("pretrain", [f"objective={name}", "train.seed=7"]))
         for name in ("vanilla", "maml")
     )
     assert vanilla.head is None
@@ -174,16 +174,16 @@ def test_attention_is_tiled_under_autocast_alone(monkeypatch: pytest.MonkeyPatch
         lambda query, *rest: called.append(query.dtype) or torch.zeros_like(query),
     )
     for precision in ("fp32", "bf16"):
-        learner = build_learner(commandline.load("pretrain", [f"train.precision={precision}"]))
-        learner.states(torch.zeros((1, 8), dtype=torch.long))
-        assert called == [torch.bfloat16] * (len(learner.decoder.model.layers) if precision == "bf16" else 0)
+        meta_lm = build_meta_lm(commandline.load("pretrain", [f"train.precision={precision}"]))
+        meta_lm.states(torch.zeros((1, 8), dtype=torch.long))
+        assert called == [torch.bfloat16] * (len(meta_lm.decoder.model.layers) if precision == "bf16" else 0)
 
 
 def test_lm_loss_is_the_librarys_loss():
-    learner = build_learner(commandline.load("pretrain", []))
+    meta_lm = build_meta_lm(commandline.load("pretrain", []))
     sequences = torch.randint(0, 2048, (3, 33), generator=torch.Generator().manual_seed(0))
-    expected = learner.decoder(input_ids=sequences, labels=sequences).loss
-    torch.testing.assert_close(learner.lm_loss(sequences), expected, rtol=1e-5, atol=1e-5)
+    expected = meta_lm.decoder(input_ids=sequences, labels=sequences).loss
+    torch.testing.assert_close(meta_lm.lm_loss(sequences), expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.nightly
@@ -196,7 +196,7 @@ def test_compiled_blocks_give_the_same(stream_of, scope: str, precision: str):
     for found, switch in ((plain, "false"), (compiled, "true")):
         words = [
             "objective=maml",
-            "meta.max_share=1",
+            "meta.max_window_fraction=1",
             "meta.head_dropout=0",
             "meta.inner_steps=2",
             f"meta.scope={scope}",
@@ -204,21 +204,21 @@ def test_compiled_blocks_give_the_same(stream_of, scope: str, precision: str):
         config = commandline.load(
             "pretrain", [*words, f"train.precision={precision}", f"train.compile={switch}"]
         )
-        learner = build_learner(config)
+        meta_lm = build_meta_lm(config)
         index = WindowIndex.build(tokens, 64, config.meta.window, config.meta.min_context)
         sampler = EpisodeSampler(stream_of(tokens), index, config.meta, 0, 1, 0)
-        outcomes = [autoregressive(learner, torch.from_numpy(tokens[: 2 * 33].reshape(2, 33)))]
-        outcomes += [episode(learner, sampler.episode(0, task), config.meta, 0, 0, task) for task in range(2)]
+        outcomes = [next_token(meta_lm, torch.from_numpy(tokens[: 2 * 33].reshape(2, 33)))]
+        outcomes += [episode(meta_lm, sampler.episode(0, task), config.meta, 0, 0, task) for task in range(2)]
         for outcome in outcomes:
-            learner.zero_grad()
+            meta_lm.zero_grad()
             outcome.loss.backward()
-            gradient = torch.cat([value.grad.flatten() for value in learner.parameters()])
+            gradient = torch.cat([value.grad.flatten() for value in meta_lm.parameters()])
             found.append((outcome.loss.item(), gradient))
-        entropies = attention_entropy(learner, torch.from_numpy(tokens[:40].reshape(1, 40)))
+        entropies = attention_entropy(meta_lm, torch.from_numpy(tokens[:40].reshape(1, 40)))
         found.append((0.0, torch.tensor(entropies["attention_entropy_nats"])))
-        names = [name for name, _ in learner.named_parameters()]
+        names = [name for name, _ in meta_lm.named_parameters()]
     assert names == [
-        name for name, _ in build_learner(commandline.load("pretrain", words)).named_parameters()
+        name for name, _ in build_meta_lm(commandline.load("pretrain", words)).named_parameters()
     ]
     bound = {"fp32": 1e-4, "bf16": 0.15}[precision]  # in bf16 rounded states flip ReLUs of the head
     for (ours, found_gradient), (theirs, gradient) in zip(compiled, plain, strict=True):

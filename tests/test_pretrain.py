@@ -40,14 +40,14 @@ def weights(run: Run, step: int = 8) -> dict[str, torch.Tensor]:
 
 def test_metrics_keep_the_objectives_apart(finished: Run):
     lines = list(finished.metrics())
-    updates = [line for line in lines if line["kind"] not in ("heldout", "dynamics")]
+    updates = [line for line in lines if line["kind"] not in ("eval", "dynamics")]
     assert [line["step"] for line in updates] == list(range(1, 9))
-    assert [line["step"] for line in lines if line["kind"] == "heldout"] == [0, 4, 8]
+    assert [line["step"] for line in lines if line["kind"] == "eval"] == [0, 4, 8]
     assert [line["step"] for line in lines if line["kind"] == "dynamics"] == [0, 8]
     kinds = {line["kind"] for line in updates}
-    assert kinds == {"autoregressive", "episode"}
+    assert kinds == {"lm", "episode"}
     for line in updates:
-        assert ("lm_loss_nats" in line) == (line["kind"] == "autoregressive")
+        assert ("lm_loss_nats" in line) == (line["kind"] == "lm")
         assert ("query_loss_nats" in line) == (line["kind"] == "episode")
         assert line["grad_norm"] > 0
         if line["kind"] == "episode":
@@ -61,7 +61,7 @@ def test_metrics_keep_the_objectives_apart(finished: Run):
 
 
 def test_training_lowers_the_heldout_loss(finished: Run):
-    first, *_, last = (line["heldout_loss_nats"] for line in finished.metrics() if line["kind"] == "heldout")
+    first, *_, last = (line["eval_loss_nats"] for line in finished.metrics() if line["kind"] == "eval")
     assert first == pytest.approx(np.log(2048), abs=0.1)  # untrained: uniform over the vocabulary
     assert last < first - 0.1
 
@@ -71,7 +71,7 @@ def test_result_and_provenance(finished: Run):
     assert result["steps"] == 8
     assert result["origin"]["parameters"] == 272_976
     assert result["generated_data"] is True
-    assert result["heldout_perplexity"] == pytest.approx(np.exp(result["heldout_loss_nats"]))
+    assert result["eval_perplexity"] == pytest.approx(np.exp(result["eval_loss_nats"]))
     assert made["fingerprints"]["corpus"] == result["origin"]["corpus_fingerprint"]
     assert made["versions"]["torch"].startswith(torch.__version__.split("+")[0])
 
@@ -162,7 +162,7 @@ def test_two_processes_never_share_a_run(finished: Run, nano_arguments: list[str
 
 
 def test_learning_rate_at_points_computed_by_hand():
-    train = TrainConfig(lr=1.0, warmup_steps=10, max_steps=110, min_lr_share=0.1)
+    train = TrainConfig(lr=1.0, warmup_steps=10, max_steps=110, min_lr_ratio=0.1)
     assert learning_rate(train, 0) == pytest.approx(0.1)
     assert learning_rate(train, 9) == pytest.approx(1.0)
     assert learning_rate(train, 60) == pytest.approx(0.1 + 0.9 * 0.5)

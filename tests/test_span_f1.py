@@ -19,7 +19,7 @@ from seqeval.scheme import IOB2
 from metapt.data.iob2 import OWN_TYPES, TAGS, Sentence, repaired, spans
 from metapt.evaluation.bootstrap import micro_f1
 from metapt.evaluation.predictions import Annotation, write_predictions
-from metapt.evaluation.span_f1 import conlleval_spans, count, scored, span_figures
+from metapt.evaluation.span_f1 import conlleval_spans, count, scored, span_scores
 
 
 def rows_like(size: int, valid: bool) -> st.SearchStrategy[list[str]]:
@@ -49,7 +49,7 @@ def test_equals_seqeval(pair: tuple[list[list[str]], list[list[str]]]) -> None:
         )
         lax = conll_precision_recall_fscore_support(gold, predicted, average="micro", zero_division=0)
     for expected, find in ((strict, spans), (lax, conlleval_spans)):
-        found = span_figures(gold, predicted, find)
+        found = span_scores(gold, predicted, find)
         assert (found["precision"], found["recall"], found["f1"]) == pytest.approx(expected[:3])
         assert (
             micro_f1(count(*(list(map(find, side)) for side in (predicted, gold))).sum(axis=0)) == found["f1"]
@@ -60,7 +60,7 @@ def test_equals_seqeval(pair: tuple[list[list[str]], list[list[str]]]) -> None:
 @given(tagged())
 def test_each_type_equals_seqeval(pair: tuple[list[list[str]], list[list[str]]]) -> None:
     gold, predicted = pair
-    found = span_figures(gold, predicted)
+    found = span_scores(gold, predicted)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         options = {"scheme": IOB2, "zero_division": 0, "output_dict": True}
@@ -77,7 +77,7 @@ def test_each_type_equals_seqeval(pair: tuple[list[list[str]], list[list[str]]])
 @given(tagged())
 def test_on_valid_tags_the_two_scores_are_one(pair: tuple[list[list[str]], list[list[str]]]) -> None:
     gold, predicted = ([repaired(tags, OWN_TYPES) for tags in side] for side in pair)
-    assert span_figures(gold, predicted) == span_figures(gold, predicted, conlleval_spans)
+    assert span_scores(gold, predicted) == span_scores(gold, predicted, conlleval_spans)
 
 
 def test_conlleval_lets_an_inner_tag_start_a_span() -> None:
@@ -93,7 +93,7 @@ def _has_span(*sides: list[list[str]]) -> bool:
 def test_figures_of_a_worked_example() -> None:
     gold = [["B-PER", "I-PER", "O", "B-LOC"], ["B-PER", "O"]]
     predicted = [["B-PER", "O", "O", "B-LOC"], ["B-PER", "B-ORG"]]
-    found = span_figures(gold, predicted)
+    found = span_scores(gold, predicted)
     assert (found["gold_spans"], found["predicted_spans"], found["correct_spans"]) == (3, 4, 2)
     assert (found["precision"], found["recall"], found["f1"]) == pytest.approx((2 / 4, 2 / 3, 4 / 7))
     assert found["per_type"]["PER"]["correct_spans"] == 1
@@ -106,7 +106,7 @@ def test_figures_of_a_worked_example() -> None:
         "f1": 0,
     }
     with pytest.raises(ValueError, match="gold tags"):
-        span_figures([["O"]], [["O", "O"]])
+        span_scores([["O"]], [["O", "O"]])
 
 
 def test_the_entry_of_a_set() -> None:

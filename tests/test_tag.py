@@ -43,7 +43,7 @@ TEXT = "Juan Cruz met Maria.\t Pedro  lives in Davao City."
 def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run whose tagger has learnt the sentences of ner_world."""
     folder = tmp_path_factory.mktemp("world")
-    words = [f"checkpoint={write_checkpoint(folder / 'model')}", "source=aa_one", "regime=full"]
+    words = [f"checkpoint={write_checkpoint(folder / 'model')}", "source=aa_one", "tuning=full"]
     words += [f"data.uner_dir={write_collection(folder / 'uner', train=96)}", f"run_dir={folder / 'run'}"]
     words += ["ner.batch_size=8", "ner.lr=0.005", "ner.max_epochs=12", "ner.max_len=64"]
     finetune(commandline.load("finetune", words), StopRequest())
@@ -184,11 +184,11 @@ def test_the_probability_of_an_entity_is_that_of_all_tag_sequences_that_have_it(
     for sentence in found:
         encoded = encoding.encode(
             [entity_tagger.Sentence("", sentence.words, ("O",) * len(sentence.words))],
-            tagger.pieces,
+            tagger.word_tokenizer,
             64,
             cut=False,
         )
-        emissions = tagger.tagger.layer.linear(encoding.word_vectors(tagger.tagger, encoded, 1)).detach()
+        emissions = tagger.tagger.layer.linear(encoding.word_features(tagger.tagger, encoded, 1)).detach()
         for each in sentence.entities:
             expected = brute_force(emissions, tagger, each.type, each.start_word, each.end_word)
             assert each.probability == pytest.approx(expected, rel=1e-3)

@@ -1,4 +1,4 @@
-"""Words to pieces to windows to word vectors, and the tagger's folder."""
+"""Words to subwords to windows to word features, and the tagger's folder."""
 
 from __future__ import annotations
 
@@ -27,7 +27,15 @@ from transformers import (
 from metapt.data.iob2 import TAGS, Sentence, read_iob2
 from metapt.errors import UserError
 from metapt.tagger.crf import SoftmaxHead
-from metapt.tagger.encoding import Reading, WordPieces, collate, encode, epoch_batches, windows, word_vectors
+from metapt.tagger.encoding import (
+    Reading,
+    WordTokenizer,
+    collate,
+    encode,
+    epoch_batches,
+    windows,
+    word_features,
+)
 from metapt.tagger.model import Tagger, TagLayer, load_base, unpacked
 from metapt.tagger.serialization import load_tagger, save_tagger
 
@@ -40,55 +48,55 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_checkpoint(tmp_path_factory.mktemp("model"))
 
 
-def make_tagger(checkpoint: Path, piece: str = "first", head: str = "crf") -> Tagger:
+def make_tagger(checkpoint: Path, subword_pooling: str = "first", head: str = "crf") -> Tagger:
     torch.manual_seed(1)
     layer = TagLayer(32, TAGS, head, dropout=0.1)
     for parameter in layer.parameters():
         torch.nn.init.normal_(parameter)
-    return Tagger(load_base(checkpoint), layer, piece).eval()
+    return Tagger(load_base(checkpoint), layer, subword_pooling).eval()
 
 
 def test_a_word_has_the_pieces_that_the_tokenizer_gives_it_alone() -> None:
     tokenizer = make_tokenizer()
     words = ["Maria", "Zzyx", "Maria", "日本", "a b"]
     for prefix in (True, False):
-        found = WordPieces(tokenizer, prefix, most=64)(words)
+        found = WordTokenizer(tokenizer, prefix, most=64)(words)
         assert found == [tokenizer.encode(" " * prefix + word, add_special_tokens=False) for word in words]
-        assert [tokenizer.decode(pieces).strip() for pieces in found] == words
+        assert [tokenizer.decode(subwords).strip() for subwords in found] == words
     assert (
-        WordPieces(tokenizer, True, most=2)(["Zzyxabc"])[0]
-        == WordPieces(tokenizer, True, most=64)(["Zzyxabc"])[0][:2]
+        WordTokenizer(tokenizer, True, most=2)(["Zzyxabc"])[0]
+        == WordTokenizer(tokenizer, True, most=64)(["Zzyxabc"])[0][:2]
     )
 
 
 def test_a_word_without_a_piece_gets_one_so_that_nothing_shifts() -> None:
     tokenizer = make_tokenizer()
-    pieces = WordPieces(tokenizer, False, most=64)
-    assert pieces(["Maria", NOTHING, "Cebu"]) == [
-        *pieces(["Maria"]),
+    word_tokenizer = WordTokenizer(tokenizer, False, most=64)
+    assert word_tokenizer(["Maria", NOTHING, "Cebu"]) == [
+        *word_tokenizer(["Maria"]),
         [tokenizer.eos_token_id],
-        *pieces(["Cebu"]),
+        *word_tokenizer(["Cebu"]),
     ]
     tokenizer.eos_token = None
     with pytest.raises(UserError, match="eos_token"):
-        WordPieces(tokenizer, False, most=64)
+        WordTokenizer(tokenizer, False, most=64)
 
 
 @settings(max_examples=200, deadline=None)
 @given(st.integers(4, 12), st.data())
 def test_windows_read_every_word_once_with_context(max_len: int, data: st.DataObject) -> None:
     sizes = data.draw(st.lists(st.integers(1, max_len // 2), min_size=1, max_size=30))
-    pieces = np.split(
+    subwords = np.split(
         np.arange(sum(sizes)), np.cumsum(sizes)[:-1]
-    )  # a piece is its own place in the sentence
+    )  # a subword is its own place in the sentence
     read = []
-    for window in windows(pieces, max_len):
-        assert len(window.pieces) <= max_len
+    for window in windows(subwords, max_len):
+        assert len(window.subwords) <= max_len
         for first, last in zip(window.firsts, window.lasts, strict=True):
-            read.append(window.pieces[first : last + 1].tolist())
+            read.append(window.subwords[first : last + 1].tolist())
             before = read[-1][0]
             assert first >= min(before, max_len // 2 - max(sizes) + 1)
-    assert read == [each.tolist() for each in pieces]
+    assert read == [each.tolist() for each in subwords]
 
 
 def test_sentences_that_fit_are_one_window() -> None:
@@ -96,13 +104,13 @@ def test_sentences_that_fit_are_one_window() -> None:
 
 
 def test_cut_sentences_are_counted_and_whole_words_kept() -> None:
-    pieces = WordPieces(make_tokenizer(), True, most=8)
+    word_tokenizer = WordTokenizer(make_tokenizer(), True, most=8)
     short = Sentence("short", ("Maria", "lives"), ("B-PER", "O"))
-    cut, whole = (encode([LONG, short], pieces, 16, cut=choice) for choice in (True, False))
+    cut, whole = (encode([LONG, short], word_tokenizer, 16, cut=choice) for choice in (True, False))
     assert (cut.num_cut, whole.num_cut) == (1, 0)
     assert whole.lengths.tolist() == [39, 2]
     kept = int(cut.lengths[0])
-    sizes = np.cumsum([len(each) for each in pieces(LONG.words)])
+    sizes = np.cumsum([len(each) for each in word_tokenizer(LONG.words)])
     assert sizes[kept - 1] <= 16 < sizes[kept]
     assert cut.tags[kept:].tolist() == [TAGS.index("B-PER"), 0]
 
@@ -118,33 +126,35 @@ def test_real_sets_lose_no_word(name: str) -> None:
         pytest.skip(f"{path} is not there")
     sentences = read_iob2(path)
     tokenizer = PreTrainedTokenizerFast(tokenizer_file=tokenizer_file, eos_token="<|endoftext|>")
-    pieces = WordPieces(tokenizer, True, most=16)
-    encoded = encode(sentences, pieces, 32, cut=False)  # short windows, so that many sentences need several
+    word_tokenizer = WordTokenizer(tokenizer, True, most=16)
+    encoded = encode(
+        sentences, word_tokenizer, 32, cut=False
+    )  # short windows, so that many sentences need several
     assert encoded.tags.tolist() == [TAGS.index(tag) for sentence in sentences for tag in sentence.tags]
     read = [
-        window.pieces[a : b + 1].tolist()
+        window.subwords[a : b + 1].tolist()
         for window in encoded.windows
         for a, b in zip(window.firsts, window.lasts, strict=True)
     ]
-    assert read == [mine for sentence in sentences for mine in pieces(sentence.words)]
+    assert read == [mine for sentence in sentences for mine in word_tokenizer(sentence.words)]
     assert len(encoded.windows) > len(sentences) * (name in ("zh_gsd", "sv_pud"))
 
 
-@pytest.mark.parametrize("piece", ["first", "last", "mean"])
-def test_word_vectors_are_the_states_of_the_words_own_pieces(checkpoint: Path, piece: str) -> None:
-    tagger = make_tagger(checkpoint, piece)
-    pieces = WordPieces(make_tokenizer(), True, most=64)
+@pytest.mark.parametrize("subword_pooling", ["first", "last", "mean"])
+def test_word_vectors_are_the_states_of_the_words_own_pieces(checkpoint: Path, subword_pooling: str) -> None:
+    tagger = make_tagger(checkpoint, subword_pooling)
+    word_tokenizer = WordTokenizer(make_tokenizer(), True, most=64)
     sentences = [*labelled(7, 5), LONG, Sentence("odd", ("Qwertyuiop", "日本"), ("O", "O"))]
-    encoded = encode(sentences, pieces, 256, cut=False)
-    packed = word_vectors(tagger, encoded, 4, Accelerator())
+    encoded = encode(sentences, word_tokenizer, 256, cut=False)
+    packed = word_features(tagger, encoded, 4, Accelerator())
     expected = []
     for sentence in sentences:
-        by_word = pieces(sentence.words)
+        by_word = word_tokenizer(sentence.words)
         hidden = tagger.decoder(torch.tensor([list(chain(*by_word))])).last_hidden_state[0].detach()
         place = 0
         for mine in by_word:
             states = hidden[place : place + len(mine)]
-            expected.append({"first": states[0], "last": states[-1], "mean": states.mean(0)}[piece])
+            expected.append({"first": states[0], "last": states[-1], "mean": states.mean(0)}[subword_pooling])
             place += len(mine)
     torch.testing.assert_close(packed, torch.stack(expected), rtol=1e-4, atol=1e-5)
     chosen = np.array([8, 0, 7])
@@ -157,18 +167,18 @@ def test_word_vectors_are_the_states_of_the_words_own_pieces(checkpoint: Path, p
 
 def test_windows_change_nothing_before_the_first_border_and_lose_no_word(checkpoint: Path) -> None:
     tagger = make_tagger(checkpoint)
-    pieces = WordPieces(make_tokenizer(), True, most=8)
-    whole, split = (encode([LONG], pieces, max_len, cut=False) for max_len in (256, 16))
+    word_tokenizer = WordTokenizer(make_tokenizer(), True, most=8)
+    whole, split = (encode([LONG], word_tokenizer, max_len, cut=False) for max_len in (256, 16))
     assert len(split.windows) > 3
-    vectors = [word_vectors(tagger, encoded, 2, Accelerator()) for encoded in (whole, split)]
-    assert len(vectors[1]) == len(LONG.words)
+    features = [word_features(tagger, encoded, 2, Accelerator()) for encoded in (whole, split)]
+    assert len(features[1]) == len(LONG.words)
     first = len(split.windows[0].firsts)
-    torch.testing.assert_close(vectors[0][:first], vectors[1][:first], rtol=1e-4, atol=1e-5)
-    assert not torch.allclose(vectors[0][first:], vectors[1][first:], atol=1e-2)
+    torch.testing.assert_close(features[0][:first], features[1][:first], rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(features[0][first:], features[1][first:], atol=1e-2)
 
 
 def test_epoch_batches_hold_every_sentence_once_and_depend_on_seed_and_epoch_alone() -> None:
-    encoded = encode(labelled(333, 6), WordPieces(make_tokenizer(), True, most=64), 128, cut=True)
+    encoded = encode(labelled(333, 6), WordTokenizer(make_tokenizer(), True, most=64), 128, cut=True)
     batches = epoch_batches(encoded, 4, seed=1, epoch=2)
     assert sorted(np.concatenate(batches)) == list(range(333))
     assert [len(batch) for batch in batches].count(4) == 83
@@ -177,7 +187,7 @@ def test_epoch_batches_hold_every_sentence_once_and_depend_on_seed_and_epoch_alo
     ]
     assert np.concatenate(batches).tolist() == orders[0]
     assert orders[0] != orders[1] != orders[2] != orders[0]
-    sizes = np.array([len(window.pieces) for window in encoded.windows])
+    sizes = np.array([len(window.subwords) for window in encoded.windows])
     spread = [np.ptp(sizes[batch]) for batch in batches]
     assert np.mean(spread) < np.ptp(sizes) / 4
 
@@ -185,25 +195,25 @@ def test_epoch_batches_hold_every_sentence_once_and_depend_on_seed_and_epoch_alo
 @pytest.mark.parametrize("head", ["crf", "softmax"])
 def test_the_loss_is_the_negative_log_likelihood_per_word(checkpoint: Path, head: str) -> None:
     tagger = make_tagger(checkpoint, head=head)
-    encoded = encode(labelled(5, 7), WordPieces(make_tokenizer(), True, most=64), 128, cut=True)
+    encoded = encode(labelled(5, 7), WordTokenizer(make_tokenizer(), True, most=64), 128, cut=True)
     loss = tagger(collate(encoded.windows), encoded.tags, encoded.lengths)
-    vectors = word_vectors(tagger, encoded, 2, Accelerator())
+    features = word_features(tagger, encoded, 2, Accelerator())
     for number in range(5):
         words, length = encoded.words(np.array([number])), encoded.lengths[[number]]
-        emissions = tagger.layer.linear(vectors[words])[None]
+        emissions = tagger.layer.linear(features[words])[None]
         alone = tagger.layer.sequence.log_likelihood(emissions, encoded.tags[words][None], length)
         torch.testing.assert_close(loss[number], -alone[0] / length[0], rtol=1e-4, atol=1e-5)
 
 
 def test_under_bf16_autocast_only_the_decoder_is_in_bf16(checkpoint: Path) -> None:
     tagger = make_tagger(checkpoint)
-    encoded = encode(labelled(3, 8), WordPieces(make_tokenizer(), True, most=64), 128, cut=True)
+    encoded = encode(labelled(3, 8), WordTokenizer(make_tokenizer(), True, most=64), 128, cut=True)
     batch = collate(encoded.windows)
     with torch.autocast("cpu", torch.bfloat16):
-        vectors, exact = tagger.word_vectors(batch), torch.randn(int(encoded.lengths.sum()), 32)
+        features, exact = tagger.word_features(batch), torch.randn(int(encoded.lengths.sum()), 32)
         low = tagger.layer(exact, encoded.tags, encoded.lengths)
-    assert vectors.dtype == low.dtype == torch.float32
-    assert not torch.equal(vectors, tagger.word_vectors(batch))
+    assert features.dtype == low.dtype == torch.float32
+    assert not torch.equal(features, tagger.word_features(batch))
     assert torch.equal(low, tagger.layer(exact, encoded.tags, encoded.lengths))
 
 
@@ -218,10 +228,10 @@ def test_unpacked_places_rows_and_passes_gradients() -> None:
 
 @pytest.mark.parametrize("head", ["crf", "softmax"])
 def test_a_saved_tagger_stands_alone(checkpoint: Path, tmp_path: Path, head: str) -> None:
-    tagger = make_tagger(checkpoint, piece="mean", head=head)
+    tagger = make_tagger(checkpoint, subword="mean", head=head)
     save_tagger(tmp_path, tagger, make_tokenizer(), Reading(False, 96, before=(1,), after=(2, 3)))
     loaded, tokenizer, reading = load_tagger(tmp_path)
-    assert (loaded.piece, loaded.layer.tags, loaded.layer.head_name) == ("mean", TAGS, head)
+    assert (loaded.subword_pooling, loaded.layer.tags, loaded.layer.head_name) == ("mean", TAGS, head)
     assert (reading, loaded.layer.dropout.p) == (Reading(False, 96, (1,), (2, 3)), 0.1)
     assert isinstance(loaded.layer.sequence, SoftmaxHead) == (head == "softmax")
     assert not loaded.training
@@ -235,18 +245,18 @@ def test_a_saved_tagger_stands_alone(checkpoint: Path, tmp_path: Path, head: str
     assert {each.dtype for each in low.layer.parameters()} == {torch.float32}
 
 
-@pytest.mark.parametrize("piece", ["first", "last", "mean"])
+@pytest.mark.parametrize("subword_pooling", ["first", "last", "mean"])
 @pytest.mark.parametrize("family", ["Llama", "GPT2", "Bert"])
 def test_transformers_own_class_loads_it_with_our_emissions(
-    checkpoint: Path, tmp_path: Path, piece: str, family: str
+    checkpoint: Path, tmp_path: Path, subword_pooling: str, family: str
 ) -> None:
-    tagger, frame = make_tagger(checkpoint, piece), ((), ())
+    tagger, frame = make_tagger(checkpoint, subword_pooling), ((), ())
     if family == "GPT2":
         config = GPT2Config(vocab_size=300, n_positions=256, n_embd=32, n_layer=1, n_head=2)
-        tagger = Tagger(GPT2Model(config), tagger.layer, piece).eval()
+        tagger = Tagger(GPT2Model(config), tagger.layer, subword_pooling).eval()
     elif family == "Bert":
         sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
-        tagger = Tagger(BertModel(BertConfig(vocab_size=300, **sizes)), tagger.layer, piece).eval()
+        tagger = Tagger(BertModel(BertConfig(vocab_size=300, **sizes)), tagger.layer, subword_pooling).eval()
         frame = ((1,), (2, 3))
     reading = Reading(True, 128, *frame)
     save_tagger(tmp_path, tagger, make_tokenizer(), reading)
@@ -255,17 +265,19 @@ def test_transformers_own_class_loads_it_with_our_emissions(
     assert not any(report.values())  # no weight is missing and none is left over
     assert model.config.label2id == {tag: number for number, tag in enumerate(TAGS)}
     sentences = labelled(4, 9)
-    pieces = reading.word_pieces(make_tokenizer())
-    encoded = encode(sentences, pieces, 128, cut=False)
-    emissions = tagger.layer.linear(word_vectors(tagger, encoded, 2)).detach()
+    word_tokenizer = reading.word_tokenizer(make_tokenizer())
+    encoded = encode(sentences, word_tokenizer, 128, cut=False)
+    emissions = tagger.layer.linear(word_features(tagger, encoded, 2)).detach()
     found = []
     for sentence in sentences:
-        by_word = pieces(sentence.words)
+        by_word = word_tokenizer(sentence.words)
         with torch.no_grad():
             logits = model(torch.tensor([[*frame[0], *chain(*by_word), *frame[1]]])).logits[0]
         sizes = [len(each) for each in by_word]
         of_words = logits[len(frame[0]) :][: sum(sizes)].split(sizes)
-        found += [{"first": each[0], "last": each[-1], "mean": each.mean(0)}[piece] for each in of_words]
+        found += [
+            {"first": each[0], "last": each[-1], "mean": each.mean(0)}[subword_pooling] for each in of_words
+        ]
     torch.testing.assert_close(torch.stack(found), emissions, rtol=1e-4, atol=1e-4)
 
 

@@ -22,7 +22,7 @@ KINDS = {
     "maml-zero3": ["objective=maml", "ds=zero3"],
     "maml-zero3-full": ["objective=maml", "ds=zero3", "meta.scope=full"],
 }
-LOGGED = ("lm_loss_nats", "query_loss_nats", "heldout_loss_nats", "grad_norm", "mask_position_tokens")
+LOGGED = ("lm_loss_nats", "query_loss_nats", "eval_loss_nats", "grad_norm", "mask_position_tokens")
 
 
 def test_two_ranks_learn_what_one_does(nano_arguments: list[str], tmp_path: Path):
@@ -47,8 +47,8 @@ def test_a_run_goes_on_with_other_ranks(
     nano_arguments: list[str], tmp_path: Path, ranks: tuple[int, int, int]
 ):
     """Two updates on each number of ranks in turn: the same data in the same order, the losses of one rank."""
-    schedule = ["train.max_steps=6", "train.checkpoint_every=2", "train.heldout_every=2", "train.lr=1e-3"]
-    units = ["train.accumulation=4", "meta.tasks_per_step=4"]
+    schedule = ["train.max_steps=6", "train.checkpoint_every=2", "train.eval_every=2", "train.lr=1e-3"]
+    units = ["train.micro_batches_per_update=4", "meta.tasks_per_step=4"]
     words = {kind: [*nano_arguments, *schedule, *units, *more] for kind, more in KINDS.items()}
 
     def train(runs: dict[str, Run], count: int) -> str:
@@ -93,6 +93,8 @@ def compare_weights(one: Run, other: Run, step: int) -> None:
 
 
 def test_units_must_divide_by_the_ranks(nano_arguments: list[str], tmp_path: Path):
-    done = pretrain_many([[*nano_arguments, f"run_dir={tmp_path / 'odd'}", "train.accumulation=3"]], ranks=2)
+    done = pretrain_many(
+        [[*nano_arguments, f"run_dir={tmp_path / 'odd'}", "train.micro_batches_per_update=3"]], ranks=2
+    )
     assert done.returncode != 0
-    assert "train.accumulation=3 must be a multiple of the number of ranks, 2" in done.stderr
+    assert "train.micro_batches_per_update=3 must be a multiple of the number of ranks, 2" in done.stderr

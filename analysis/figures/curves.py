@@ -13,7 +13,14 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 from ..load.collect import Collection
 from ..load.records import FinetuneRun, PretrainRun, Setting
 from ..load.schema import Dynamics
-from ..sections.learning_dynamics import ATTENTION, BUDGETS, FEED_FORWARD, edges, heldout, language_model_loss
+from ..sections.learning_dynamics import (
+    ATTENTION,
+    BUDGETS,
+    FEED_FORWARD,
+    edges,
+    eval_losses_of,
+    language_model_loss,
+)
 from ..stats.comparison import pairs
 from ..stats.convergence import measured_first, smoothed
 from .style import (
@@ -87,11 +94,11 @@ def pretraining(collection: Collection) -> list[Figure]:
 
 def _pretraining(run: PretrainRun) -> Pretraining:
     loss_axes, losses = language_model_loss(run)
-    heldout_axes, heldout_losses = heldout(run)
+    eval_axes, eval_losses = eval_losses_of(run)
     return Pretraining(
         run.objective,
         {budget: thinned(at, smoothed(losses)) for budget, at in loss_axes.items()},
-        {budget: thinned(at, np.exp(heldout_losses)) for budget, at in heldout_axes.items()},
+        {budget: thinned(at, np.exp(eval_losses)) for budget, at in eval_axes.items()},
         {budget: run.skipped[field] for budget, field in BUDGETS.items()},
     )
 
@@ -204,17 +211,17 @@ def draw_dynamics(curves: Mapping[str, Sequence[tuple[str, Curve]]]) -> Canvas:
 
 
 def finetuning(collection: Collection) -> list[Figure]:
-    """Fine-tuning loss of the pairs, with t90: a row for each source, a column for each regime, one figure for each model."""
+    """Fine-tuning loss of the pairs, with t90: a row for each source, a column for each tuning, one figure for each model."""
     by_model: dict[tuple[str, str, int | None], dict[Setting, list[tuple[FinetuneRun, FinetuneRun]]]] = {}
     for setting, both in pairs(collection).items():
-        by_model.setdefault((setting.scale, setting.label, setting.step), {})[setting] = both
+        by_model.setdefault((setting.scale, setting.variant, setting.step), {})[setting] = both
     last = {key[:2]: key for key in sorted(by_model, key=lambda key: key[2] or 0)}
     figures = []
     for scale, label, step in last.values():
         settings = by_model[scale, label, step]
-        sources, regimes = (distinct(getattr(s, part) for s in settings) for part in ("source", "regime"))
+        sources, tunings = (distinct(getattr(s, part) for s in settings) for part in ("source", "tuning"))
         panels = {
-            (setting.source, setting.regime): [
+            (setting.source, setting.tuning): [
                 _tuned(runs) for runs in reversed(list(zip(*both, strict=True)))
             ]
             for setting, both in settings.items()
@@ -222,7 +229,7 @@ def finetuning(collection: Collection) -> list[Figure]:
         name = slug("finetuning", scale, label)
         caption = f"Fine-tuning loss of {title(scale, label)} (smoothed), one line a seed; the mark is t90 on the run's whole curve."
         shown = (run for both in settings.values() for pair in both for run in pair)
-        figures.append(figure(name, caption, shown, draw_finetuning, panels, sources, regimes))
+        figures.append(figure(name, caption, shown, draw_finetuning, panels, sources, tunings))
     return figures
 
 
@@ -234,18 +241,18 @@ def _tuned(runs: Sequence[FinetuneRun]) -> Tuned:
     return Tuned(runs[0].objective, thin, np.reshape(marks, (-1, 2)))
 
 
-def draw_finetuning(panels: Mapping[tuple[str, str], Sequence[Tuned]], sources: Sequence[str], regimes: Sequence[str]) -> Canvas:  # fmt: skip
-    """A row for each source, a column for each regime; what was not tuned stays empty."""
-    with drawing(len(sources), len(regimes), 0.7 + 1.9 * len(sources), alike=True) as (canvas, axes):
+def draw_finetuning(panels: Mapping[tuple[str, str], Sequence[Tuned]], sources: Sequence[str], tunings: Sequence[str]) -> Canvas:  # fmt: skip
+    """A row for each source, a column for each tuning; what was not tuned stays empty."""
+    with drawing(len(sources), len(tunings), 0.7 + 1.9 * len(sources), alike=True) as (canvas, axes):
         for axis in axes.flat:
             axis.set_visible(False)
-        for (source, regime), sides in panels.items():
-            axis = axes[sources.index(source), regimes.index(regime)]
+        for (source, tuning), sides in panels.items():
+            axis = axes[sources.index(source), tunings.index(tuning)]
             axis.set_visible(True)
             for side in sides:
                 lines(axis, side.curves, side.objective)
                 axis.plot(*side.marks.T, MARKERS[side.objective], color=COLOURS[side.objective], markersize=6, markeredgecolor="white")  # fmt: skip
-            axis.set_title(f"{source}, {regime}")
+            axis.set_title(f"{source}, {tuning}")
         for axis in axes[:, 0]:
             axis.set_ylabel("loss (nats/word)")
         for axis in axes[-1]:
@@ -257,5 +264,5 @@ def draw_finetuning(panels: Mapping[tuple[str, str], Sequence[Tuned]], sources: 
 def _by_model(runs: Sequence[PretrainRun]) -> dict[tuple[str, str], list[PretrainRun]]:
     found: dict[tuple[str, str], list[PretrainRun]] = {}
     for run in runs:
-        found.setdefault((run.scale, run.label), []).append(run)
+        found.setdefault((run.scale, run.variant), []).append(run)
     return found

@@ -49,19 +49,19 @@ def _points(means: Sequence[Average]) -> dict[str, list[Point]]:
 
 
 def scale_curve(collection: Collection, found: Sequence[Comparison]) -> list[Figure]:
-    """F1 by number of parameters for each regime, and the relative gain; one figure for each variant."""
+    """F1 by number of parameters for each tuning, and the relative gain; one figure for each variant."""
     figures = []
-    for label in distinct(item.setting.label for item in found):
+    for label in distinct(item.setting.variant for item in found):
         sizes = collection.sizes(label)
-        chosen = [item for item in found if item.setting.label == label]
-        means = averages(chosen, lambda setting: (setting.regime, setting.scale))
+        chosen = [item for item in found if item.setting.variant == label]
+        means = averages(chosen, lambda setting: (setting.tuning, setting.scale))
         panels = []
-        for regime in distinct(item.setting.regime for item in chosen):
-            part = [item for item in means if item.key[0] == regime]
+        for tuning in distinct(item.setting.tuning for item in chosen):
+            part = [item for item in means if item.key[0] == tuning]
             scales = [str(item.key[1]) for item in part]
             at = [sizes[scale] for scale in scales]
             marks = _published(tuple(collection.target_sets()), at)
-            panels.append(Panel(f"{regime}{f', {label}' if label else ''}", at, _points(part), scales, marks))
+            panels.append(Panel(f"{tuning}{f', {label}' if label else ''}", at, _points(part), scales, marks))
         overall = averages(chosen, lambda setting: (setting.scale,))
         scales = [str(item.key[0]) for item in overall]
         gains = [item.maml.relative_to(item.vanilla) for item in overall]
@@ -75,8 +75,8 @@ def scale_curve(collection: Collection, found: Sequence[Comparison]) -> list[Fig
 def _scale_caption(collection: Collection, label: str) -> str:
     variant = f" Variant {label}." if label else ""
     return (
-        f"Mean micro-F1 on {', '.join(collection.target_sets())} by scale and regime, with 95 % intervals, and the gain of "
-        f"MAML relative to vanilla over all regimes.{variant} Hollow marks, where there are any, are published figures over both regimes (see there)."
+        f"Mean micro-F1 on {', '.join(collection.target_sets())} by scale and tuning, with 95 % intervals, and the gain of "
+        f"MAML relative to vanilla over all tunings.{variant} Hollow marks, where there are any, are published figures over both tunings (see there)."
     )
 
 
@@ -88,7 +88,7 @@ def _published(sets: tuple[str, ...], parameters: Sequence[int]) -> dict[str, li
 
 
 def draw_scale_curve(panels: Sequence[Panel], gain: Panel) -> Canvas:
-    """A panel for each regime, all of one height, and the gain."""
+    """A panel for each tuning, all of one height, and the gain."""
     with drawing(1, len(panels) + 1, 3.1) as (canvas, axes):
         for axis, panel in zip(axes[0], panels, strict=False):
             for shift, objective in ((0.97, "vanilla"), (1.03, "maml")):
@@ -133,8 +133,8 @@ def _behind(found: Sequence[Comparison]) -> Runs:
 def by_source(collection: Collection, found: Sequence[Comparison]) -> list[Figure]:
     """F1 by fine-tuning source, a panel for each scale; one figure for each variant."""
     figures = []
-    for label in distinct(item.setting.label for item in found):
-        chosen = [item for item in found if item.setting.label == label]
+    for label in distinct(item.setting.variant for item in found):
+        chosen = [item for item in found if item.setting.variant == label]
         sources = distinct(item.setting.source for item in chosen)
         panels = []
         for scale in collection.sizes():
@@ -145,7 +145,7 @@ def by_source(collection: Collection, found: Sequence[Comparison]) -> list[Figur
                 points = _points([means[source] for source in sources if source in means])
                 panels.append(Panel(title(scale, label), rows, points))
         name = slug("by_source", label)
-        caption = f"Mean micro-F1 on {', '.join(collection.target_sets())} by fine-tuning source{f' ({label})' if label else ''}, over {' and '.join(distinct(item.setting.regime for item in chosen))}, with 95 % intervals."
+        caption = f"Mean micro-F1 on {', '.join(collection.target_sets())} by fine-tuning source{f' ({label})' if label else ''}, over {' and '.join(distinct(item.setting.tuning for item in chosen))}, with 95 % intervals."
         figures.append(figure(name, caption, _behind(chosen), draw_by_source, panels, sources))
     return figures
 
@@ -173,8 +173,8 @@ def draw_by_source(panels: Sequence[Panel], sources: Sequence[str]) -> Canvas:
 def by_step(collection: Collection, found: Sequence[Comparison]) -> list[Figure]:
     """F1 by pretraining step, where several checkpoints of a scale were tuned."""
     figures = []
-    for scale, label in distinct((item.setting.scale, item.setting.label) for item in found):
-        chosen = [item for item in found if (item.setting.scale, item.setting.label) == (scale, label)]
+    for scale, label in distinct((item.setting.scale, item.setting.variant) for item in found):
+        chosen = [item for item in found if (item.setting.scale, item.setting.variant) == (scale, label)]
         means = averages(chosen, lambda setting: (setting.step or 0,))
         if len(means) < 2:
             continue

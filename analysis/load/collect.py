@@ -72,8 +72,8 @@ class Collection:
 
     def sizes(self, label: str | None = None) -> dict[str, int]:
         """Parameters by scale, where known, smallest first; of one variant (a vocabulary changes them), or of any."""
-        tuned = [run for run in self.finetuning if label in (None, run.setting.label)]
-        pretrained = [run for run in self.pretraining if label in (None, run.label)]
+        tuned = [run for run in self.finetuning if label in (None, run.setting.variant)]
+        pretrained = [run for run in self.pretraining if label in (None, run.variant)]
         found = {run.setting.scale: run.parameters or 0 for run in tuned}
         found |= {run.scale: run.parameters for run in pretrained}
         return dict(sorted(found.items(), key=lambda item: (item[1] or float("inf"), item[0])))
@@ -121,15 +121,15 @@ def with_reference(collection: Collection) -> Collection:
     pretraining, finetuning = list(collection.pretraining), list(collection.finetuning)
     labels: dict[tuple[str, str], dict[str, set[str]]] = {}
     for scale, corpus, label, objective in [
-        *((run.scale, run.corpus, run.label, run.objective) for run in pretraining),
-        *((run.setting.scale, run.corpus, run.setting.label, run.objective) for run in finetuning),
+        *((run.scale, run.corpus, run.variant, run.objective) for run in pretraining),
+        *((run.setting.scale, run.corpus, run.setting.variant, run.objective) for run in finetuning),
     ]:
         labels.setdefault((scale, corpus), {"vanilla": set()}).setdefault(objective, set()).add(label)
     for (scale, corpus), found in labels.items():
         shared, which = found.get("maml", set()) - found["vanilla"], ("vanilla", scale, corpus)
         for label in shared if len(found["vanilla"]) == 1 else ():
-            pretraining += [replace(run, label=label) for run in collection.pretraining if (run.objective, run.scale, run.corpus) == which]  # fmt: skip
-            finetuning += [replace(run, setting=replace(run.setting, label=label)) for run in collection.finetuning if (run.objective, run.setting.scale, run.corpus) == which]  # fmt: skip
+            pretraining += [replace(run, variant=label) for run in collection.pretraining if (run.objective, run.scale, run.corpus) == which]  # fmt: skip
+            finetuning += [replace(run, setting=replace(run.setting, variant=label)) for run in collection.finetuning if (run.objective, run.setting.scale, run.corpus) == which]  # fmt: skip
     return _sorted(replace(collection, pretraining=pretraining, finetuning=finetuning))
 
 
@@ -140,7 +140,7 @@ def _sorted(collection: Collection) -> Collection:
         collection,
         pretraining=sorted(
             collection.pretraining,
-            key=lambda run: (order[run.scale], run.label, run.seed, run.objective != "vanilla"),
+            key=lambda run: (order[run.scale], run.variant, run.seed, run.objective != "vanilla"),
         ),
         finetuning=sorted(
             collection.finetuning,
@@ -150,8 +150,8 @@ def _sorted(collection: Collection) -> Collection:
 
 
 def setting_order(setting: Setting, scales: Mapping[str, int]) -> tuple[Any, ...]:
-    """Sort key: scale by size, then variant, regime, source, step."""
-    return (scales[setting.scale], setting.label, setting.regime, setting.source, setting.step or 0)
+    """Sort key: scale by size, then variant, tuning, source, step."""
+    return (scales[setting.scale], setting.variant, setting.tuning, setting.source, setting.step or 0)
 
 
 def language(set_name: str) -> str:
@@ -161,7 +161,7 @@ def language(set_name: str) -> str:
 
 def pretraining_key(run: PretrainRun) -> tuple[Any, ...]:
     """Equal for two runs that only differ in the objective."""
-    return (run.scale, run.label, run.seed, run.corpus)
+    return (run.scale, run.variant, run.seed, run.corpus)
 
 
 def finetuning_key(run: FinetuneRun) -> tuple[Any, ...]:

@@ -33,9 +33,9 @@ class Setting:
     """What the two runs of a pair share, seeds and data aside."""
 
     scale: str
-    label: str
+    variant: str
     step: int | None
-    regime: str
+    tuning: str
     source: str
 
 
@@ -132,11 +132,11 @@ class Made(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class PretrainRun:
-    """`autoregressive`, `episodes`, `skipped` and `heldout` hold the lines of these kinds by step."""
+    """`lm`, `episodes`, `skipped` and `eval` hold the lines of these kinds by step."""
 
     path: Path
     scale: str
-    label: str
+    variant: str
     objective: str
     seed: int
     parameters: int
@@ -144,10 +144,10 @@ class PretrainRun:
     n_way: int
     made: Made
     result: PretrainResult
-    autoregressive: Columns
+    lm: Columns
     episodes: Columns
     skipped: Columns
-    heldout: Columns
+    eval: Columns
     dynamics: Sequence[Dynamics]
 
 

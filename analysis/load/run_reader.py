@@ -152,7 +152,7 @@ def _read_pretraining(run: Run, result: PretrainResult) -> PretrainRun:
     return PretrainRun(
         run.path,
         origin.model,
-        origin.label,
+        origin.variant,
         origin.objective,
         origin.seed,
         origin.parameters,
@@ -160,10 +160,10 @@ def _read_pretraining(run: Run, result: PretrainResult) -> PretrainRun:
         checked(config["meta"]["n_way"], int),
         _made(provenance),
         result,
-        _columns(by_kind.get("autoregressive", ()), (*TOTALS, "lm_loss_nats")),
+        _columns(by_kind.get("lm", ()), (*TOTALS, "lm_loss_nats")),
         _columns(by_kind.get("episode", ()), (*TOTALS, *EPISODE)),
         _columns(by_kind.get("skipped", ()), TOTALS),
-        _columns(by_kind.get("heldout", ()), ("step", "heldout_loss_nats")),
+        _columns(by_kind.get("eval", ()), ("step", "eval_loss_nats")),
         checked(by_kind.get("dynamics", []), list[Dynamics]),
     )
 
@@ -175,7 +175,7 @@ def _columns(lines: Sequence[Mapping[str, Any]], fields: Sequence[str]) -> Colum
 
 def _read_finetuning(run: Run, result: TunedResult | BaselineResult, pool: Pool) -> FinetuneRun:
     origin = result.origin
-    setting = Setting(origin.model, origin.label, origin.step, result.regime, result.source)
+    setting = Setting(origin.model, origin.variant, origin.step, result.tuning, result.source)
     sets = _read_sets(run, result.sets, pool)
     losses = train_losses(run.metrics_file.read_bytes()) if isinstance(result, TunedResult) else []
     return FinetuneRun(

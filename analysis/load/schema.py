@@ -32,7 +32,7 @@ class Origin:
 
     model: str
     objective: str = "other"
-    label: str = ""
+    variant: str = ""
     seed: int | None = None
     step: int | None = None
     parameters: int | None = None
@@ -43,7 +43,7 @@ class Origin:
 class PretrainOrigin:
     model: str
     objective: str
-    label: str
+    variant: str
     seed: int
     parameters: int
     corpus_fingerprint: str
@@ -57,7 +57,7 @@ class PretrainResult:
     tokens_total: int
     flops_total: float
     seconds_total: float
-    heldout_perplexity: float | None
+    eval_perplexity: float | None
     generated_data: bool = False
 
 
@@ -76,7 +76,7 @@ class SetResult:
 class _Result:
     origin: Origin
     source: str
-    regime: str
+    tuning: str
     seed: int
     sets: dict[str, SetResult]
     train_sentences: int
@@ -125,7 +125,7 @@ class Dynamics:
 
     step: int
     effective_rank: EffectiveRanks
-    attention_entropy_share: list[Numbers]
+    attention_entropy_ratio: list[Numbers]
     probe_support_accuracy: Numbers | None = None
     probe_query_accuracy: Numbers | None = None
 
@@ -136,7 +136,7 @@ class Dynamics:
     @property
     def entropy(self) -> float:
         """Mean over blocks and heads."""
-        return _mean(chain.from_iterable(self.attention_entropy_share))
+        return _mean(chain.from_iterable(self.attention_entropy_ratio))
 
     def adapted(self, side: str) -> float | None:
         """Accuracy of the probe on its support or its query, after the inner loop; None without a probe."""

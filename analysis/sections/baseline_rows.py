@@ -42,7 +42,7 @@ def _models(collection: Collection) -> list[Group]:
 
 
 def _model(group: Group) -> tuple[str, str, str]:
-    return (group.setting.scale, group.setting.label, group.objective)
+    return (group.setting.scale, group.setting.variant, group.objective)
 
 
 def baselines_table(collection: Collection, scores: Scores) -> Table:

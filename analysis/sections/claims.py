@@ -29,11 +29,11 @@ LEVEL = 0.05
 EFFECT, NONE, UNKNOWN = "effect", "none of practical size", "cannot be told"
 
 DEFINITION = (
-    "Claims: mean differences over sources and the sets of a group, one figure a scale, variant and regime, at the last step that both "
+    "Claims: mean differences over sources and the sets of a group, one figure a scale, variant and tuning, at the last step that both "
     "objectives have. The groups are the target sets, and the sets whose language no run was tuned on; each group is a family of its own, "
     f"whose p are corrected by Holm's method (1979). Effect: the corrected p is below {LEVEL} and the interval leaves out 0. None of practical size: "
     f"the interval lies within {100 * SMALL:.0f} points of 0. Anything else cannot be told from these runs; `detectable` says what could have been. "
-    f"Variants: MAML under a variant minus MAML under `{BASE}`, paired by seed, source and regime, at the last step that both have; descriptive, "
+    f"Variants: MAML under a variant minus MAML under `{BASE}`, paired by seed, source and tuning, at the last step that both have; descriptive, "
     "their p are not corrected."
 )
 
@@ -62,7 +62,7 @@ def groups(collection: Collection) -> dict[str, list[str]]:
 
 
 def claims(study: Study, names: Iterable[str]) -> list[Claim]:
-    """A family: one claim for each scale, variant and regime, on these sets."""
+    """A family: one claim for each scale, variant and tuning, on these sets."""
     chosen = set(names)
     found = last_steps([item for item in study.found if item.set_name in chosen])
     means = averages(found, _variant)
@@ -79,7 +79,7 @@ def verdict(both: Difference, corrected: float) -> str:
 
 
 def _claims_table(families: dict[str, list[Claim]]) -> Table:
-    columns = [Column(head) for head in ("group", "scale", "variant", "regime", "verdict", "vanilla", "MAML")]
+    columns = [Column(head) for head in ("group", "scale", "variant", "tuning", "verdict", "vanilla", "MAML")]
     columns += [
         *DIFFERENCE_COLUMNS,
         Column("corrected p", digits=4),
@@ -96,23 +96,23 @@ def _claims_table(families: dict[str, list[Claim]]) -> Table:
             rows.append([*cells, _sets(item.comparisons), item.runs])
     tinted = {index for index, row in enumerate(rows) if EFFECT in row}
     note = "Tinted rows: an effect. p are corrected within each group."
-    title = "MAML minus vanilla, by variant and regime"
+    title = "MAML minus vanilla, by variant and tuning"
     return Table("claims", title, columns, rows, note, tinted).without_constant("scale", "variant")
 
 
 def variants(collection: Collection, scores: Scores, names: Sequence[str]) -> list[Average]:
-    """Each MAML variant against BASE on these sets, by scale, variant and regime; `vanilla` is here MAML under BASE."""
+    """Each MAML variant against BASE on these sets, by scale, variant and tuning; `vanilla` is here MAML under BASE."""
     maml = [run for run in collection.finetuning if run.objective == "maml"]
-    known = {_without_label(run): run for run in maml if run.setting.label == BASE}
+    known = {_without_variant(run): run for run in maml if run.setting.variant == BASE}
     both: dict[Setting, list[tuple[FinetuneRun, FinetuneRun]]] = {}
     for run in maml:
-        if run.setting.label != BASE and _without_label(run) in known:
-            both.setdefault(run.setting, []).append((run, known[_without_label(run)]))
+        if run.setting.variant != BASE and _without_variant(run) in known:
+            both.setdefault(run.setting, []).append((run, known[_without_variant(run)]))
     return averages(last_steps(compared(both, names, scores)), _variant)
 
 
 def _variants_table(study: Study) -> Table:
-    columns = [Column(head) for head in ("group", "scale", "variant", "regime", BASE, "this variant")]
+    columns = [Column(head) for head in ("group", "scale", "variant", "tuning", BASE, "this variant")]
     columns += [*DIFFERENCE_COLUMNS, Column("comparisons"), Column("sets"), RUNS]
     rows: list[list[Cell]] = []
     for group, names in groups(study.collection).items():
@@ -127,13 +127,13 @@ def _variants_table(study: Study) -> Table:
 
 
 def _variant(setting: Setting) -> tuple[Cell, ...]:
-    return (setting.scale, setting.label, setting.regime)
+    return (setting.scale, setting.variant, setting.tuning)
 
 
-def _without_label(run: FinetuneRun) -> tuple[object, ...]:
+def _without_variant(run: FinetuneRun) -> tuple[object, ...]:
     """Equal for two runs that only differ in the variant of their pretraining."""
     setting = run.setting
-    return (setting.scale, setting.regime, setting.source, setting.step, run.seeds, run.corpus)
+    return (setting.scale, setting.tuning, setting.source, setting.step, run.seeds, run.corpus)
 
 
 def _sets(found: Sequence[Comparison]) -> str:

@@ -113,7 +113,7 @@ def table(study: Study) -> Table:
                     means = [_mean(part, places) for part in reversed(told)]
                     rows.append([scale, label, name, word, KINDS[inside], len(places), *means, runs])
     title = "p(correct tag) of the most frequent words, at the last checkpoint that both objectives have"
-    note = "Mean over the pairs of the scale (sources, regimes and seeds)."
+    note = "Mean over the pairs of the scale (sources, tunings and seeds)."
     return Table("confidence", title, columns, rows, note).without_constant("variant")
 
 
@@ -121,7 +121,7 @@ def _last_pairs(study: Study) -> dict[tuple[str, str], list[tuple[FinetuneRun, F
     """The pairs of each scale and variant at its last step."""
     found: dict[tuple[str, str], dict[int, list[tuple[FinetuneRun, FinetuneRun]]]] = {}
     for setting, both in pairs(study.collection).items():
-        steps = found.setdefault((setting.scale, setting.label), {})
+        steps = found.setdefault((setting.scale, setting.variant), {})
         steps.setdefault(setting.step or 0, []).extend(both)
     return {model: steps[max(steps)] for model, steps in found.items()}
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from metapt.data.iob2 import TYPES, read_iob2, spans
-from metapt.data.statistics import Labelled, labelled_figures
+from metapt.data.statistics import Labelled, labelled_statistics
 
 from ..stats.run_refs import runs_of
 from ..tables import RUNS, Cell, Column, Table
@@ -53,10 +53,10 @@ def _training(folder: Path, names: Sequence[str]) -> dict[str, list[Labelled]]:
 
 
 def _row(name: str, part: str, sentences: Sequence[Labelled]) -> list[Cell]:
-    figures = labelled_figures(sentences)
+    figures = labelled_statistics(sentences)
     of = figures["spans"]
     cells: list[Cell] = [name, part, figures["sentences"], figures["words"], of["all"]["count"]]
-    return cells + [of[kind][figure] for kind in TYPES for figure in ("count", "single_word_share")]
+    return cells + [of[kind][figure] for kind in TYPES for figure in ("count", "single_word_fraction")]
 
 
 def _unknown_words(study: Study, training: dict[str, list[Labelled]]) -> Table:

@@ -18,7 +18,7 @@ from ..stats.run_refs import NAMES, counted
 from ..tables import Column
 from .base import Section, Study
 
-MOST_DRAWN = 4  # models; a grid of all scales, sources and regimes would make hundreds of figures
+MOST_DRAWN = 4  # models; a grid of all scales, sources and tunings would make hundreds of figures
 LEAST = 3  # checkpoints, below which there is no curve over them
 STYLES = ("-", "--", ":", "-.")
 
@@ -46,7 +46,7 @@ def section(study: Study) -> Section:
     collection = study.collection
     steps = balanced(study.on_targets, "step")
     drawn = scaling.by_step(collection, steps)
-    means = averages(steps, lambda setting: (setting.scale, setting.label, setting.step)) if drawn else []
+    means = averages(steps, lambda setting: (setting.scale, setting.variant, setting.step)) if drawn else []
     heads = [Column("scale"), Column("variant"), Column("step")]
     table = averages_table("by_step", "Mean F1 on the target sets by pretraining step", heads, means)
     text = unbalanced(study.on_targets, "step") if drawn else []
@@ -63,7 +63,7 @@ def section(study: Study) -> Section:
 
 
 def by_model(found: Sequence[FinetuneRun]) -> dict[Model, list[FinetuneRun]]:
-    """The runs of each (scale, variant, regime, source) that make a complete block of enough checkpoints."""
+    """The runs of each (scale, variant, tuning, source) that make a complete block of enough checkpoints."""
     return _complete(_by_model(found))
 
 
@@ -232,7 +232,7 @@ def _by_objective(runs: Sequence[FinetuneRun]) -> dict[str, list[FinetuneRun]]:
 
 
 def _model(setting: Setting) -> Model:
-    return (setting.scale, setting.label, setting.regime, setting.source)
+    return (setting.scale, setting.variant, setting.tuning, setting.source)
 
 
 def model_title(model: Model) -> str:

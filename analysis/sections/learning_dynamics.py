@@ -23,19 +23,19 @@ DEFINITION = (
 )
 
 
-def heldout(run: PretrainRun) -> tuple[dict[str, np.ndarray], np.ndarray]:
+def eval_losses_of(run: PretrainRun) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """(budget name to its value, loss in nats per token) at every held-out measurement, both [measurements]."""
     totals = budgets(run)
-    steps = run.heldout["step"]
+    steps = run.eval["step"]
     at = np.searchsorted(totals["updates"], steps)
     known = np.isin(steps, totals["updates"])
     axes = {name: values[at[known]] for name, values in totals.items()}
-    return axes, run.heldout["heldout_loss_nats"][known]
+    return axes, run.eval["eval_loss_nats"][known]
 
 
 def budgets(run: PretrainRun) -> dict[str, np.ndarray]:
     """What had been spent, by budget name, after each update [1 + updates]; before the first one nothing."""
-    kinds = (run.autoregressive, run.episodes, run.skipped)
+    kinds = (run.lm, run.episodes, run.skipped)
     steps = np.concatenate([[0.0], *(kind["step"] for kind in kinds)])
     order = np.argsort(steps, kind="stable")
     return {
@@ -46,8 +46,8 @@ def budgets(run: PretrainRun) -> dict[str, np.ndarray]:
 
 def language_model_loss(run: PretrainRun) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """(budget name to its value, loss in nats per token) at every autoregressive step, both [steps]."""
-    axes = {name: run.autoregressive[field] for name, field in BUDGETS.items()}
-    return axes, run.autoregressive["lm_loss_nats"]
+    axes = {name: run.lm[field] for name, field in BUDGETS.items()}
+    return axes, run.lm["lm_loss_nats"]
 
 
 def pretraining_pairs(collection: Collection) -> list[tuple[PretrainRun, PretrainRun]]:
@@ -69,7 +69,7 @@ def budgets_table(collection: Collection) -> Table:
     columns += [Column("perplexity vanilla", 2), Column("perplexity MAML", 2), Column("ratio", 4), RUNS]
     rows: list[list[Cell]] = []
     for maml, vanilla in pretraining_pairs(collection):
-        (new_axes, new), (old_axes, old) = heldout(maml), heldout(vanilla)
+        (new_axes, new), (old_axes, old) = eval_losses_of(maml), eval_losses_of(vanilla)
         if not (len(new) and len(old)):
             continue
         for name in BUDGETS:
@@ -78,7 +78,7 @@ def budgets_table(collection: Collection) -> Table:
                 float(np.interp(budget, axes[name], loss))
                 for axes, loss in ((old_axes, old), (new_axes, new))
             ]
-            cells: list[Cell] = [maml.scale, maml.label, maml.seed, name, float(budget)]
+            cells: list[Cell] = [maml.scale, maml.variant, maml.seed, name, float(budget)]
             cells += [*(float(np.exp(loss)) for loss in losses), float(np.exp(losses[1] - losses[0]))]
             rows.append([*cells, runs_of(vanilla, maml)])
     note = "Ratio below 1: MAML's held-out perplexity is the lower one."
@@ -104,7 +104,7 @@ def episodes_table(collection: Collection) -> Table:
         count = len(run.episodes["step"])
         for part, chosen in edges(count).items() if count else ():
             means = {field: values[chosen].mean(axis=0) for field, values in run.episodes.items()}
-            cells: list[Cell] = [run.scale, run.label, run.seed, part, len(range(count)[chosen])]
+            cells: list[Cell] = [run.scale, run.variant, run.seed, part, len(range(count)[chosen])]
             for field in ("support_loss_nats", "support_accuracy"):
                 cells += [float(means[field][0]), float(means[field][-1])]
             cells += [float(means["query_loss_nats"]), float(means["query_accuracy"]), 1 / run.n_way]
@@ -123,7 +123,7 @@ def measurements_table(collection: Collection) -> Table:
     for run in collection.pretraining:
         lines = run.dynamics
         for line in (lines[0], lines[-1]) if lines else ():
-            cells: list[Cell] = [run.scale, run.label, run.objective, run.seed, line.step]
+            cells: list[Cell] = [run.scale, run.variant, run.objective, run.seed, line.step]
             cells += [line.rank(ATTENTION), line.rank(FEED_FORWARD), line.entropy]
             rows.append([*cells, line.adapted("support"), line.adapted("query"), runs_of(run)])
     note = (

@@ -12,7 +12,7 @@ import numpy as np
 
 from metapt.data.iob2 import spans
 from metapt.data.particles import CASE_PARTICLES, RULE_PARTICLES, follows_particle
-from metapt.data.statistics import labelled_figures
+from metapt.data.statistics import labelled_statistics
 from metapt.evaluation.baselines import after_particle
 from metapt.evaluation.bootstrap import micro_f1
 from metapt.evaluation.span_f1 import Span, count
@@ -70,7 +70,7 @@ def data_table(collection: Collection) -> Table:
     rows: list[list[Cell]] = []
     for name in collection.set_names():
         for gold in collection.gold_sets(name):
-            persons = labelled_figures(list(zip(gold.words, gold.spans, strict=True)))
+            persons = labelled_statistics(list(zip(gold.words, gold.spans, strict=True)))
             after, total = persons["after_particle"]["PER"], persons["spans"]["PER"]["count"]
             correct, predicted, _ = (
                 count([rule_spans(words) for words in gold.words], gold.spans).sum(axis=0).tolist()

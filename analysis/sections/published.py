@@ -56,4 +56,4 @@ def curve_table(collection: Collection) -> Table:
     for point in found["points"]:
         cells: list[Cell] = [point[key] for key in ("scale", "parameters", "vanilla", "maml")]
         rows.append([*cells, found["conditions"], found["source"]])
-    return Table("published_scales", "Published: mean over ten sources, two regimes and three sets", columns, rows)  # fmt: skip
+    return Table("published_scales", "Published: mean over ten sources, two tunings and three sets", columns, rows)  # fmt: skip

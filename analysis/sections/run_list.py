@@ -10,7 +10,7 @@ from .base import Section, Study
 
 
 def section(study: Study) -> Section:
-    text = ["Every figure of this report is computed from the folders below; the heads of a row of any table (scale, variant, step, regime, source, objective) find its runs here, one a seed."]  # fmt: skip
+    text = ["Every figure of this report is computed from the folders below; the heads of a row of any table (scale, variant, step, tuning, source, objective) find its runs here, one a seed."]  # fmt: skip
     tables = [_pretraining_runs(study.collection), _finetuning_runs(study.collection)]
     return Section("runs", "Runs", text, tables=tables)
 
@@ -59,7 +59,7 @@ def _pretraining_row(run: PretrainRun) -> list[Cell]:
         run.path.name,
         str(run.path),
         run.scale,
-        run.label,
+        run.variant,
         run.objective,
         run.seed,
         run.parameters,
@@ -72,7 +72,7 @@ def _pretraining_row(run: PretrainRun) -> list[Cell]:
         result.flops_total,
         result.seconds_total,
     ]
-    return [*cells, result.heldout_perplexity, *run.made, runs_of(run)]
+    return [*cells, result.eval_perplexity, *run.made, runs_of(run)]
 
 
 def _finetuning_runs(collection: Collection) -> Table:
@@ -83,7 +83,7 @@ def _finetuning_runs(collection: Collection) -> Table:
         "variant",
         "step",
         "objective",
-        "regime",
+        "tuning",
         "source",
         "pretraining seed",
         "seed",
@@ -105,10 +105,10 @@ def _finetuning_row(run: FinetuneRun) -> list[Cell]:
         run.path.name,
         str(run.path),
         setting.scale,
-        setting.label,
+        setting.variant,
         setting.step,
         run.objective,
-        setting.regime,
+        setting.tuning,
     ]
     cells += [
         setting.source,

@@ -24,7 +24,7 @@ SIGNED = {"MAML minus vanilla"}
 
 def section(study: Study) -> Section:
     found = balanced(study.last, "source")
-    means = averages(found, lambda setting: (setting.scale, setting.label, setting.source))
+    means = averages(found, lambda setting: (setting.scale, setting.variant, setting.source))
     heads = [Column("scale"), Column("variant"), Column("source")]
     table = averages_table("by_source", "Mean F1 on the target sets by fine-tuning source", heads, means)
     drawn = [*heat_maps(last_steps(study.found)), *scaling.by_source(study.collection, found)]
@@ -35,20 +35,20 @@ def section(study: Study) -> Section:
 
 
 def heat_maps(found: Sequence[Comparison]) -> list[Figure]:
-    """F1 by source and set, mean over regimes and seeds; one figure for each scale and variant."""
+    """F1 by source and set, mean over tunings and seeds; one figure for each scale and variant."""
     drawn = []
-    for scale, label in distinct((item.setting.scale, item.setting.label) for item in found):
-        chosen = [item for item in found if (item.setting.scale, item.setting.label) == (scale, label)]
+    for scale, label in distinct((item.setting.scale, item.setting.variant) for item in found):
+        chosen = [item for item in found if (item.setting.scale, item.setting.variant) == (scale, label)]
         sources = distinct(item.setting.source for item in chosen)
         sets = distinct(item.set_name for item in chosen)
-        regimes = distinct(item.setting.regime for item in chosen)
-        grids = {side: _grid(chosen, sources, sets, side, len(regimes)) for side in SIDES}
+        tunings = distinct(item.setting.tuning for item in chosen)
+        grids = {side: _grid(chosen, sources, sets, side, len(tunings)) for side in SIDES}
         if np.isnan(grids["vanilla"]).all():
             continue
         shown = runs_of(*(item.runs for item in chosen))
         caption = (
-            f"Micro-F1 in points by fine-tuning source (rows) and evaluation set (columns), {title(scale, label)}: mean over {' and '.join(regimes)}, "
-            f"from {counted(len(shown) // 2, 'pair')} of runs. A cell is empty where not all regimes were tuned or a set was not evaluated. "
+            f"Micro-F1 in points by fine-tuning source (rows) and evaluation set (columns), {title(scale, label)}: mean over {' and '.join(tunings)}, "
+            f"from {counted(len(shown) // 2, 'pair')} of runs. A cell is empty where not all tunings were tuned or a set was not evaluated. "
             "No interval is shown: a single cell rests on few spans, see the table of differences."
         )
         drawn.append(figure(slug("source_heat", scale, label), caption, shown, draw_heat_maps, grids, sources, sets))  # fmt: skip
@@ -69,13 +69,13 @@ def draw_heat_maps(grids: Mapping[str, np.ndarray], sources: Sequence[str], sets
 
 
 def _grid(
-    found: Sequence[Comparison], sources: Sequence[str], sets: Sequence[str], side: str, regimes: int
+    found: Sequence[Comparison], sources: Sequence[str], sets: Sequence[str], side: str, tunings: int
 ) -> np.ndarray:
-    """Means [sources, sets] over so many regimes; NaN where there are fewer."""
+    """Means [sources, sets] over so many tunings; NaN where there are fewer."""
     grid = np.full((len(sources), len(sets)), np.nan)
     for row, source in enumerate(sources):
         for column, name in enumerate(sets):
             cell = [SIDES[side](i) for i in found if (i.setting.source, i.set_name) == (source, name)]
-            if len(cell) == regimes:
+            if len(cell) == tunings:
                 grid[row, column] = np.mean(cell)
     return grid

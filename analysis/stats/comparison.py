@@ -14,12 +14,12 @@ from .run_refs import NAMES, Runs, counted, runs_of
 from .significance import Difference, Estimate, Pairs, Scores, Told, average_difference, comparable
 
 DEFINITION = (
-    "Pairs: a MAML run and a vanilla run of identical scale, variant, pretraining step, corpus, regime, source and seeds. "
+    "Pairs: a MAML run and a vanilla run of identical scale, variant, pretraining step, corpus, tuning, source and seeds. "
     "Variants of the episodes alone share the vanilla runs of their scale. "
     "A difference is MAML minus vanilla, averaged over the seeds that both have. "
-    "Averages over sets, sources and regimes are unweighted means of F1 over the pairs, on the target sets only (those in "
+    "Averages over sets, sources and tunings are unweighted means of F1 over the pairs, on the target sets only (those in "
     "Tagalog and Cebuano; where there are none, the sets that no run was tuned on), at the last pretraining step that "
-    "both objectives have. Averages by scale, regime, source or step leave out what not every scale (regime, source, step) "
+    "both objectives have. Averages by scale, tuning, source or step leave out what not every scale (tuning, source, step) "
     "has the like of, so that they differ in nothing else. Relative gain: mean MAML F1 / mean vanilla F1 - 1."
 )
 
@@ -32,7 +32,7 @@ class Group:
     setting: Setting
     runs: Sequence[FinetuneRun]
 
-    HEADS: ClassVar = ("scale", "variant", "step", "regime", "source", "objective", "seeds")
+    HEADS: ClassVar = ("scale", "variant", "step", "tuning", "source", "objective", "seeds")
     OPTIONAL: ClassVar = ("variant", "step")
 
     @property
@@ -46,7 +46,7 @@ class Group:
 
 
 def setting_cells(setting: Setting) -> list[Cell]:
-    return [setting.scale, setting.label, setting.step, setting.regime, setting.source]
+    return [setting.scale, setting.variant, setting.step, setting.tuning, setting.source]
 
 
 def groups(collection: Collection) -> list[Group]:
@@ -132,14 +132,14 @@ def last_steps(found: Sequence[Comparison]) -> list[Comparison]:
     """Only the last pretraining step of each scale and variant."""
     last: dict[tuple[str, str], int] = {}
     for item in found:
-        key = (item.setting.scale, item.setting.label)
+        key = (item.setting.scale, item.setting.variant)
         last[key] = max(last.get(key, 0), item.setting.step or 0)
     return [
-        item for item in found if (item.setting.step or 0) == last[item.setting.scale, item.setting.label]
+        item for item in found if (item.setting.step or 0) == last[item.setting.scale, item.setting.variant]
     ]
 
 
-AXES = {"scale": ("label",), **dict.fromkeys(("regime", "source", "step"), ("scale", "label"))}
+AXES = {"scale": ("variant",), **dict.fromkeys(("tuning", "source", "step"), ("scale", "variant"))}
 """along what averages are compared, and within what"""
 
 
@@ -162,7 +162,7 @@ def unbalanced(found: Sequence[Comparison], axis: str) -> list[str]:
 
 
 def _design(item: Comparison, axis: str) -> tuple[Cell, ...]:
-    return (*_part(item, [part for part in ("scale", "label", "regime", "source") if part != axis]), item.set_name)  # fmt: skip
+    return (*_part(item, [part for part in ("scale", "variant", "tuning", "source") if part != axis]), item.set_name)  # fmt: skip
 
 
 def _part(item: Comparison, names: Sequence[str]) -> tuple[Cell, ...]:
@@ -240,6 +240,6 @@ def averages_table(name: str, title: str, heads: Sequence[Column], found: Sequen
 
 
 def order_by_size(collection: Collection) -> Callable[[Setting], tuple[object, ...]]:
-    """Sort key of settings: scale by size, then variant, regime, source, step."""
+    """Sort key of settings: scale by size, then variant, tuning, source, step."""
     scales = {scale: index for index, scale in enumerate(collection.sizes())}
     return lambda setting: setting_order(setting, scales)

@@ -165,8 +165,8 @@ def pairs_table(collection: Collection) -> Table:
 
 
 def means_table(collection: Collection) -> Table:
-    """MAML minus vanilla by scale and regime: mean over sources and seeds, with bootstrap intervals over both."""
-    columns = [Column("scale"), Column("variant"), Column("step"), Column("regime"), Column("sources"), Column("pairs")]  # fmt: skip
+    """MAML minus vanilla by scale and tuning: mean over sources and seeds, with bootstrap intervals over both."""
+    columns = [Column("scale"), Column("variant"), Column("step"), Column("tuning"), Column("sources"), Column("pairs")]  # fmt: skip
     columns += [Column("Δ t90 (steps)", digits=1, signed=True), Column("95 % Δ t90", digits=1, signed=True, interval=True)]  # fmt: skip
     columns += [Column("Δ t90 relative", digits=1, signed=True, percent=True)]
     columns += [Column("Δ area", digits=4, signed=True), Column("95 % Δ area", digits=4, signed=True, interval=True)]  # fmt: skip

@@ -26,7 +26,7 @@ DEFINITION = (
     f"Equal terms: what each pretraining run had spent after each update is in its metrics (tokens, FLOPs, and seconds of training, which "
     "compare only on equal machines). For each model and seed, the last tuned checkpoint of the objective that spent less stands against the "
     f"other's tuned checkpoint that is nearest in budget, if it is within {TOLERANCE:.0%}; failing that, the checkpoint before, and so on. "
-    "Both must have been tuned on the same source under the same regime and seed. At equal updates, checkpoints of the same number of updates are "
+    "Both must have been tuned on the same source under the same tuning and seed. At equal updates, checkpoints of the same number of updates are "
     "compared. A pair at equal updates never stands in for another budget, and no loss of episodes is part of any comparison."
 )
 
@@ -61,7 +61,7 @@ class Match:
 
     term: str
     scale: str
-    label: str
+    variant: str
     seed: int | None
     steps: Mapping[str, int]
     spent: Mapping[str, float]
@@ -79,7 +79,7 @@ def matches(collection: Collection, term: str) -> list[Match]:
         models.setdefault(key, {})[pretrained.objective] = Side(pretrained)
     for run in collection.finetuning:
         if run.setting.step is not None and run.objective in NAMES:
-            key = (run.setting.scale, run.setting.label, run.seeds[0], run.corpus)
+            key = (run.setting.scale, run.setting.variant, run.seeds[0], run.corpus)
             side = models.setdefault(key, {}).setdefault(run.objective, Side())
             side.tuned.setdefault(run.setting.step, []).append(run)
     return [_match(term, key, sides) for key, sides in models.items() if set(NAMES) <= set(sides)]
@@ -128,7 +128,7 @@ def _in_common(sides: Mapping[str, Side], steps: Mapping[str, int]) -> list[Fine
 
 
 def _design(run: FinetuneRun) -> tuple[str, str, tuple[int | None, int]]:
-    return (run.setting.regime, run.setting.source, run.seeds)
+    return (run.setting.tuning, run.setting.source, run.seeds)
 
 
 def _needed(term: str, sides: Mapping[str, Side], spent: Mapping[str, float]) -> str:
@@ -163,7 +163,7 @@ def told(found: Sequence[Match]) -> str:
 
 
 def _model(match: Match) -> str:
-    parts = (match.scale, match.label, "" if match.seed is None else f"seed {match.seed}")
+    parts = (match.scale, match.variant, "" if match.seed is None else f"seed {match.seed}")
     return ", ".join(part for part in parts if part)
 
 
@@ -180,7 +180,7 @@ def terms_table(found: Sequence[Match]) -> Table:
     ]
     rows: list[list[Cell]] = []
     for match in found:
-        cells: list[Cell] = [match.term, match.scale, match.label, match.seed]
+        cells: list[Cell] = [match.term, match.scale, match.variant, match.seed]
         for objective in NAMES:
             cells += [match.steps.get(objective), match.spent.get(objective)]
         more = match.spent["maml"] / match.spent["vanilla"] - 1 if match.spent else None

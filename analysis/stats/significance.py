@@ -265,4 +265,4 @@ def comparable(pairs: Pairs, set_name: str) -> list[tuple[FinetuneRun, FinetuneR
 
 def model_name(run: FinetuneRun) -> str:
     """Scale and variant: what is pretrained anew for each seed, whatever is then tuned."""
-    return f"{run.setting.scale}/{run.setting.label}"
+    return f"{run.setting.scale}/{run.setting.variant}"

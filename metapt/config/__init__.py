@@ -10,7 +10,7 @@ from metapt.config.deepspeed import DS_CONFIGS, deepspeed_settings, zero_stage
 from metapt.config.grids import ClusterConfig, GridConfig, StatusConfig, SubmitConfig
 from metapt.config.keys import identity
 from metapt.config.ner import (
-    REGIMES,
+    TUNINGS,
     BaselineConfig,
     DescribeConfig,
     FinetuneConfig,
@@ -22,23 +22,24 @@ from metapt.config.ner import (
 )
 from metapt.config.pretraining import (
     CorpusConfig,
+    EstimateConfig,
     LogConfig,
     MetaConfig,
     ModelConfig,
-    PlanConfig,
     PretrainConfig,
     TrainConfig,
+    ranks_share_episodes,
     uneven_units,
-    work_together,
 )
 
 __all__ = [
     "DS_CONFIGS",
-    "REGIMES",
+    "TUNINGS",
     "BaselineConfig",
     "ClusterConfig",
     "CorpusConfig",
     "DescribeConfig",
+    "EstimateConfig",
     "FinetuneConfig",
     "GridConfig",
     "LogConfig",
@@ -46,7 +47,6 @@ __all__ = [
     "ModelConfig",
     "NerConfig",
     "NerDataConfig",
-    "PlanConfig",
     "PretrainConfig",
     "SetsConfig",
     "StatusConfig",
@@ -55,18 +55,18 @@ __all__ = [
     "TrainConfig",
     "deepspeed_settings",
     "identity",
+    "ranks_share_episodes",
     "tuning_rate",
     "uneven_units",
-    "work_together",
     "zero_stage",
 ]
 
 COMMANDS: dict[str, type] = {
     "pretrain": PretrainConfig,
-    "plan": PlanConfig,
+    "estimate": EstimateConfig,
     "finetune": FinetuneConfig,
     "tag": TagConfig,
-    "data describe": DescribeConfig,
+    "describe": DescribeConfig,
     "baseline": BaselineConfig,
     "submit": SubmitConfig,
     "status": StatusConfig,

@@ -11,8 +11,8 @@ from typing import Any
 from metapt.config import (
     BaselineConfig,
     DescribeConfig,
+    EstimateConfig,
     FinetuneConfig,
-    PlanConfig,
     PretrainConfig,
     SubmitConfig,
     uneven_units,
@@ -28,9 +28,9 @@ def check(config: Any) -> list[str]:
         complaints += _check_pretrain(config)
     if isinstance(config, FinetuneConfig | DescribeConfig):
         data = config.data
-        if data.name == "described" and not data.corpora:
-            complaints.append("data.corpora is required with data=described (presets or .yaml files)")
-    if isinstance(config, PlanConfig):
+        if data.name == "custom" and not data.corpora:
+            complaints.append("data.corpora is required with data=custom (presets or .yaml files)")
+    if isinstance(config, EstimateConfig):
         ranks = config.nodes * max(1, config.gpus)
         complaints += [
             f"{each}: must be a multiple of the number of ranks, {ranks}"
@@ -107,16 +107,16 @@ def _check_pretrain(config: PretrainConfig) -> Iterator[str]:
     if meta.objective == "maml" and meta.rho == 0:
         yield "meta.rho=0: objective=maml without episodes is objective=vanilla"
     if meta.rho > 0:
-        if meta.start >= train.max_steps:
-            yield f"meta.start={meta.start}: no update is left for episodes before train.max_steps={train.max_steps}"
+        if meta.start_step >= train.max_steps:
+            yield f"meta.start_step={meta.start_step}: no update is left for episodes before train.max_steps={train.max_steps}"
         if meta.window > model.max_positions:
             yield f"meta.window={meta.window}: the model has only model.max_positions={model.max_positions}"
         if meta.min_context >= meta.window:
             yield f"meta.min_context={meta.min_context}: must be less than meta.window={meta.window}"
         if meta.scope == "last_n" and meta.last_n > model.num_layers:
             yield f"meta.last_n={meta.last_n}: the model has only model.num_layers={model.num_layers}"
-        if meta.rule == "reptile" and meta.scope == "head":
-            yield "meta.rule=reptile: learns only what is adapted, with meta.scope=head nothing of the decoder; use full or last_n"
+        if meta.algorithm == "reptile" and meta.scope == "head":
+            yield "meta.algorithm=reptile: learns only what is adapted, with meta.scope=head nothing of the decoder; use full or last_n"
     if train.warmup_steps > train.max_steps:
         yield f"train.warmup_steps={train.warmup_steps}: exceeds train.max_steps={train.max_steps}"
     try:

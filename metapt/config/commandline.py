@@ -29,8 +29,8 @@ from metapt.errors import UserError
 
 CONF = Path(__file__).parent / "conf"
 SAME_CHOICES = {
-    "plan": "pretrain",
-    "data describe": "finetune",
+    "estimate": "pretrain",
+    "describe": "finetune",
     "baseline": "finetune",
 }  # commands that take those of another one
 TEXTS = {  # commands that take texts beside their keys, and what --help says of them

@@ -24,7 +24,7 @@ def deepspeed_file(name: str) -> Path:
 def deepspeed_settings(name: str) -> dict[str, Any]:
     """The content of the DeepSpeed file that `ds=name` means, as far as it may decide.
 
-    Batch sizes and clipping are told by train.*; parameters stay fp32 (models/learner.py).
+    Batch sizes and clipping are told by train.*; parameters stay fp32 (models/meta_lm.py).
     Raises:
         ValueError: it is not there, is no DeepSpeed configuration, or decides what metapt decides.
     """

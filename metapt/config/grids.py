@@ -11,7 +11,7 @@ from metapt.config.keys import key
 
 @dataclass
 class GridConfig:
-    """A grid: the product of sizes, objectives, seeds and variants, each tuned on sources under regimes."""
+    """A grid: the product of sizes, objectives, seeds and variants, each tuned on sources under tunings."""
 
     name: str = key(MISSING, "name of the grid; set by grid=")
     sizes: list[str] = key(["nano"], "models")
@@ -22,15 +22,15 @@ class GridConfig:
         "name: pretraining overrides; every variant is run (vanilla: one of those that differ in meta. alone)",
     )
     sources: list[str] = key([], "fine-tuning sets")
-    regimes: list[str] = key(["head", "full"], "fine-tuning regimes")
+    tunings: list[str] = key(["head_only", "full"], "fine-tuning tunings")
     checkpoints: list[int] = key([], "pretraining steps to fine-tune; empty: the last")
-    further_checkpoints: dict[str, list[int]] = key(
+    extra_checkpoints: dict[str, list[int]] = key(
         {}, "objective or variant: further steps to fine-tune, such as the one at equal FLOPs"
     )
     pretrain: list[str] = key([], "overrides for every pretraining run")
     finetune: list[str] = key([], "overrides for every fine-tuning run")
     per_size: dict[str, list[str]] = key({}, "size: further pretraining overrides")
-    finetune_per_regime: dict[str, list[str]] = key({}, "regime: further fine-tuning overrides")
+    finetune_per_tuning: dict[str, list[str]] = key({}, "tuning: further fine-tuning overrides")
     baselines: list[str] = key([], "baselines (metapt.baseline); those that learn, on every source")
     models: list[str] = key([], "further models, tuned like the grid's: folders, or hub:NAME; also encoders")
     per_objective: dict[str, list[str]] = key({}, "objective: further pretraining overrides")
@@ -56,7 +56,9 @@ class ClusterConfig:
     nodes: int = key(1, "nodes of a pretraining job, unless grid.gpus_per_size tells (slurm)", low=1)
     gpus_per_node: int = key(0, "GPUs per node of a pretraining job, one task each", low=0)
     finetune_gpus: int = key(
-        1, "GPUs of a fine-tuning job, one task each, at most those of a node; regime=head takes one", low=1
+        1,
+        "GPUs of a fine-tuning job, one task each, at most those of a node; tuning=head_only takes one",
+        low=1,
     )
     gpu_request: str = key(
         "gpus_per_node",
@@ -71,7 +73,7 @@ class ClusterConfig:
     account: str | None = key(None, "account (slurm)")
     qos: str | None = key(None, "quality of service (slurm)")
     signal_delay_s: int = key(120, "warning before the time limit, seconds (slurm)", low=1)
-    visible_within_s: int = key(
+    visibility_timeout_s: int = key(
         90, "so long a job waits for the results that it needs to appear on its node (slurm)", low=0
     )
     max_requeues_without_progress: int = key(

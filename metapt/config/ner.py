@@ -9,7 +9,7 @@ from omegaconf import MISSING
 from metapt.config.keys import key
 from metapt.evaluation.baselines import BASELINES
 
-REGIMES = ("head", "full", "lora")
+TUNINGS = ("head_only", "full", "lora")
 PAPER_RATE = 3e-5
 FROZEN_RATE = (
     3e-3  # docs/results/study.md: with the paper's the head of a small decoder learns next to nothing
@@ -21,16 +21,18 @@ class NerConfig:
     """The tagger and how it is tuned."""
 
     head: str = key("crf", "linear-chain CRF, or a softmax per word", choices=("crf", "softmax"))
-    piece: str = key("first", "which piece of a word is tagged", choices=("first", "last", "mean"))
+    subword_pooling: str = key(
+        "first", "which subword of a word is tagged", choices=("first", "last", "mean")
+    )
     prefix_space: bool = key(True, "words are tokenised as if a space stood before them")
-    max_len: int = key(128, "pieces of a window; training sentences are cut to one", low=4)
+    max_len: int = key(128, "subwords of a window; training sentences are cut to one", low=4)
     lr: float | None = key(
         None,
         f"of AdamW; absent: {FROZEN_RATE:g} for the head of a frozen decoder, else {PAPER_RATE:g} (the paper's for both)",
         above=0,
     )
     head_lr: float | None = key(None, "of the CRF head; absent: as lr", above=0)
-    lora_rank: int = key(8, "rank of the adapters of regime=lora", low=1)
+    lora_rank: int = key(8, "rank of the adapters of tuning=lora", low=1)
     lora_alpha: float = key(16.0, "their product is scaled by this / lora_rank", above=0)
     weight_decay: float = key(0.01, "of AdamW", low=0)
     batch_size: int = key(16, "sentences", low=1)
@@ -44,7 +46,7 @@ class NerConfig:
     eval_batch_size: int = key(64, "sentences", low=1)
     cache_dir: str | None = key(
         None,
-        "where word vectors of a frozen decoder are kept for other runs; absent: nowhere",
+        "where word features of a frozen decoder are kept for other runs; absent: nowhere",
         identity=False,
     )
     cache_gb: float = key(
@@ -59,7 +61,7 @@ class SetsConfig:
     name: str = key(
         MISSING,
         "uner, demo, or described: data.corpora only; set by data=",
-        choices=("uner", "demo", "described"),
+        choices=("uner", "demo", "custom"),
     )
     uner_dir: str | None = key(None, "folder of <set>/<split>.iob2; absent: the hub", identity=False)
     hub_name: str = key("universalner/universal_ner", "read through its Parquet conversion")
@@ -69,7 +71,7 @@ class SetsConfig:
         "further sets: presets (ceb_cebuaner, tl_tlunified) or .yaml files, each with :FOLDER if its files need one",
         identity=False,
     )
-    dev_share: float = key(
+    dev_fraction: float = key(
         0.0,
         "share of the train sentences held out where a set has no dev split; 0: such sets are no sources",
         low=0,
@@ -100,10 +102,10 @@ class FinetuneConfig:
         identity=False,
     )
     source: str = key(MISSING, "the set to tune on, several joined by +, or all")
-    regime: str = key(
-        "head",
-        "head: the decoder is frozen; full: all is tuned; lora: low-rank adapters of it (pip install peft)",
-        choices=REGIMES,
+    tuning: str = key(
+        "head_only",
+        "head_only: the decoder is frozen; full: all is tuned; lora: low-rank adapters of it (pip install peft)",
+        choices=TUNINGS,
     )
     data: NerDataConfig = field(default_factory=NerDataConfig)
     ner: NerConfig = field(default_factory=NerConfig)
@@ -112,8 +114,8 @@ class FinetuneConfig:
 
 
 def tuning_rate(config: FinetuneConfig) -> float:
-    """The rate of AdamW: `ner.lr`, or what stands for it under the regime."""
-    return config.ner.lr or (FROZEN_RATE if config.regime == "head" else PAPER_RATE)
+    """The rate of AdamW: `ner.lr`, or what stands for it under the tuning."""
+    return config.ner.lr or (FROZEN_RATE if config.tuning == "head_only" else PAPER_RATE)
 
 
 @dataclass
@@ -140,12 +142,12 @@ class TagConfig:
 
 @dataclass
 class DescribeConfig:
-    """python -m metapt.data describe"""
+    """metapt describe"""
 
     data: SetsConfig = field(default_factory=SetsConfig)
     sets: list[str] = key([], "sets to describe; empty: every one that is found")
     tokenizer: str | None = key(
-        None, "a tokenizer.json, a folder with one, or a hub name; absent: no figures of pieces"
+        None, "a tokenizer.json, a folder with one, or a hub name; absent: no figures of subwords"
     )
     json: bool = key(False, "print JSON (also: --json)")
 

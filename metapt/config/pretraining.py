@@ -28,12 +28,12 @@ class ModelConfig:
 
 @dataclass
 class MetaConfig:
-    """The hybrid objective: how often an episode replaces an autoregressive step, and what an episode is."""
+    """The hybrid objective: how often an episode replaces a next-token update, and what an episode is."""
 
     objective: str = key(MISSING, "vanilla or maml; set by objective=", choices=("vanilla", "maml"))
     rho: float = key(0.0, "probability that a step is an episode", low=0, high=1)
-    start: int = key(0, "updates before the first that may be an episode", low=0, before=0)
-    rule: str = key(
+    start_step: int = key(0, "updates before the first that may be an episode", low=0, before=0)
+    algorithm: str = key(
         "fomaml",
         "outer gradient: first-order MAML; with learned inner rates; or Reptile",
         choices=("fomaml", "meta_sgd", "reptile"),
@@ -48,14 +48,16 @@ class MetaConfig:
     tasks_per_step: int = key(4, "episodes averaged in one episode step, over all ranks", low=1)
     window: int = key(128, "tokens of a support or query window", low=2)
     min_context: int = key(32, "tokens that must stand before the mask that is read", low=0)
-    read_at: str = key(
+    prediction_position: str = key(
         "mask",
         "the state that is classified: at the last mask, or at the window's end, which has seen what follows it too",
         choices=("mask", "end"),
         before="mask",
     )
     min_windows: int = key(8, "a class occurs in at least so many windows (and in at least K + Q)", low=1)
-    max_share: float = key(0.05, "a class occurs in at most this share of the windows", above=0, high=1)
+    max_window_fraction: float = key(
+        0.05, "a class occurs in at most this share of the windows", above=0, high=1
+    )
     index_tokens: int = key(100_000_000, "tokens of the corpus that are indexed for episodes", low=1)
     head_hidden: int = key(128, "hidden width of the episode head", low=1)
     head_layers: int = key(4, "linear layers of the episode head", low=1)
@@ -82,7 +84,7 @@ class CorpusConfig:
     max_tokens: int | None = key(None, "stop reading the corpus after so many tokens", low=1)
     tokenizer: str = key("train", "`train` (byte-level BPE), a tokenizer.json, or a hub name", identity=False)
     vocab_size: int = key("${model.vocab_size}", "entries of the BPE that tokenizer=train makes", low=260)
-    heldout_share: float = key(0.01, "share of the documents kept for perplexity", above=0, high=0.5)
+    eval_fraction: float = key(0.01, "share of the documents kept for perplexity", above=0, high=0.5)
     on_bad_input: str = key(
         "refuse", "a bad line or file stops the run, or is counted", choices=("refuse", "skip")
     )
@@ -96,7 +98,7 @@ class TrainConfig:
     seed: int = key(0, "of everything that is drawn", low=0)
     max_steps: int = key(6000, "optimizer updates", low=1)
     micro_batch: int = key(4, "sequences in one forward pass", low=1)
-    accumulation: int = key(256, "micro-batches in one update, over all ranks", low=1)
+    micro_batches_per_update: int = key(256, "micro-batches in one update, over all ranks", low=1)
     seq_len: int = key(2048, "tokens of a sequence", low=2)
     precision: str = key("bf16", "of the forward and backward passes", choices=("bf16", "fp32"))
     compile: bool = key(
@@ -106,13 +108,13 @@ class TrainConfig:
     )
     lr: float = key(3e-4, "peak rate of AdamW", above=0)
     schedule: str = key("cosine", "after the warm-up", choices=("cosine", "constant"))
-    min_lr_share: float = key(0.0, "the cosine ends at this share of lr", low=0, high=1)
+    min_lr_ratio: float = key(0.0, "the cosine ends at this share of lr", low=0, high=1)
     warmup_steps: int = key(2500, "linear warm-up", low=0)
     weight_decay: float = key(0.01, "of AdamW", low=0)
     beta1: float = key(0.9, "of AdamW", low=0, high=0.9999)
     beta2: float = key(0.999, "of AdamW", low=0, high=0.99999)
     grad_clip: float = key(1.0, "largest norm of the gradient; 0: no clipping", low=0)
-    max_skipped_in_row: int = key(
+    max_consecutive_skips: int = key(
         10,
         "updates in a row skipped for numbers that are not finite, after which the run stops",
         low=1,
@@ -120,8 +122,8 @@ class TrainConfig:
     )
     checkpoint_every: int = key(100, "updates", low=1)
     keep_checkpoints: int = key(0, "newest so many are kept; 0: all", low=0, identity=False)
-    heldout_every: int = key(100, "updates between held-out perplexities", low=1)
-    heldout_batches: int = key(16, "micro-batches of the held-out split", low=1)
+    eval_every: int = key(100, "updates between held-out perplexities", low=1)
+    eval_batches: int = key(16, "micro-batches of the held-out split", low=1)
     dynamics_every: int = key(
         100, "updates between measurements of learning dynamics; 0: never", low=0, identity=False
     )
@@ -152,7 +154,7 @@ class PretrainConfig:
     data: CorpusConfig = field(default_factory=CorpusConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     log: LogConfig = field(default_factory=LogConfig)
-    label: str = key("", "free name of a variant; shown in the report", identity=False)
+    variant: str = key("", "free name of a variant; shown in the report", identity=False)
     ds: str = key("zero0", "DeepSpeed configuration: a name under ds_configs/, or a .json file")
     run_dir: str = key(
         "runs/pretrain/${model.name}-${meta.objective}-s${train.seed}", "the run folder", identity=False
@@ -160,8 +162,8 @@ class PretrainConfig:
 
 
 @dataclass
-class PlanConfig(PretrainConfig):
-    """python -m metapt.plan"""
+class EstimateConfig(PretrainConfig):
+    """metapt estimate"""
 
     nodes: int = key(1, "nodes", low=1)
     gpus: int = key(1, "GPUs per node, one rank each; 0: one rank per node on its CPU", low=0)
@@ -177,8 +179,8 @@ class PlanConfig(PretrainConfig):
 
 def uneven_units(config: PretrainConfig, ranks: int) -> list[str]:
     """`key=value` for each number of units that an update deals out and that so many ranks cannot share evenly."""
-    meta, units = config.meta, {"train.accumulation": config.train.accumulation}
-    if meta.rho > 0 and work_together(config):
+    meta, units = config.meta, {"train.micro_batches_per_update": config.train.micro_batches_per_update}
+    if meta.rho > 0 and ranks_share_episodes(config):
         units["meta.n_way * meta.k_shot"] = meta.n_way * meta.k_shot
         units["meta.n_way * meta.q_query"] = meta.n_way * meta.q_query
     elif meta.rho > 0:
@@ -186,6 +188,6 @@ def uneven_units(config: PretrainConfig, ranks: int) -> list[str]:
     return [f"{name}={value}" for name, value in units.items() if value % ranks]
 
 
-def work_together(config: PretrainConfig) -> bool:
+def ranks_share_episodes(config: PretrainConfig) -> bool:
     """Whether all ranks share each episode (metapt/training/zero3.py), instead of having episodes of their own."""
     return zero_stage(config.ds) == 3 and config.meta.scope != "head"

@@ -52,7 +52,7 @@ class Batches:
         return self.stream.windows(self.rows(first, count) * self.seq_len, self.seq_len + 1)
 
 
-def heldout_sequences(stream: TokenStream, seq_len: int, limit: int) -> np.ndarray:
+def eval_sequences(stream: TokenStream, seq_len: int, limit: int) -> np.ndarray:
     """The first `limit` rows of the held-out split, fewer if it is shorter. int64 [n, length + 1], n at least 1.
 
     Raises:
@@ -60,7 +60,7 @@ def heldout_sequences(stream: TokenStream, seq_len: int, limit: int) -> np.ndarr
     """
     if len(stream) < 2:
         raise UserError(
-            f"the held-out split has {len(stream)} tokens; raise data.heldout_share or give more text"
+            f"the held-out split has {len(stream)} tokens; raise data.eval_fraction or give more text"
         )
     length = min(seq_len, len(stream) - 1)
     count = min(limit, (len(stream) - 1) // length)

@@ -37,7 +37,7 @@ from metapt.errors import UserError
 __all__ = ["Corpus", "TokenStream", "TokenizerInfo", "prepare_corpus"]
 
 FORMAT = 2
-SPLITS = ("train", "heldout")
+SPLITS = ("train", "eval")
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer"
 BPE_TRAINING_BYTES = 100_000_000
@@ -55,7 +55,7 @@ class Corpus:
     fingerprint: str
     tokenizer: TokenizerInfo
     train: TokenStream
-    heldout: TokenStream
+    eval: TokenStream
     manifest: dict[str, Any]
 
     @property
@@ -87,7 +87,7 @@ class Corpus:
                     )
             streams[split] = TokenStream([folder / shard["file"] for shard in shards], dtype)
         info = TokenizerInfo(**manifest["tokenizer"])
-        return cls(folder, manifest["fingerprint"], info, streams["train"], streams["heldout"], manifest)
+        return cls(folder, manifest["fingerprint"], info, streams["train"], streams["eval"], manifest)
 
 
 def prepare_corpus(
@@ -125,7 +125,7 @@ def _recipe(data: CorpusConfig, source: Source, seed: int, shard_tokens: int) ->
         tokenizer["training_bytes"] = BPE_TRAINING_BYTES
     else:
         tokenizer = {"sha256": tokenizers.content_sha256(tokenizers.read_tokenizer(data.tokenizer))}
-    settings = ("max_tokens", "heldout_share", "on_bad_input", "txt_document")
+    settings = ("max_tokens", "eval_fraction", "on_bad_input", "txt_document")
     return {
         "format": FORMAT,
         "sources": source.identity(),
@@ -190,15 +190,15 @@ class _Build:
                 raise UserError(
                     f"{document.place}: already tokenised; data.tokenizer must name its tokenizer"
                 )
-            if self._is_heldout(index):
+            if self._is_eval(index):
                 continue
             yield document.text
             taken += document.bytes
             if taken >= BPE_TRAINING_BYTES:
                 return
 
-    def _is_heldout(self, index: int) -> bool:
-        return randomness.key(self._seed, "heldout document", index) < self._data.heldout_share * 2**63
+    def _is_eval(self, index: int) -> bool:
+        return randomness.key(self._seed, "heldout document", index) < self._data.eval_fraction * 2**63
 
     def _write(
         self, building: Path, tokenizer: PreTrainedTokenizerFast, info: TokenizerInfo, dtype: np.dtype
@@ -211,24 +211,24 @@ class _Build:
         for index, (ids, size) in enumerate(self._encoded(tokenizer, info)):
             if limit is not None and total >= limit:
                 break
-            writers["heldout" if self._is_heldout(index) else "train"].add(ids, size)
+            writers["eval" if self._is_eval(index) else "train"].add(ids, size)
             total += len(ids)
             if (now := time.monotonic()) - told >= PROGRESS_SECONDS:
                 told = now
                 self._progress(
                     f"{index + 1:,} documents, {total:,} tokens, {total / (now - began):,.0f} tokens/s"
                 )
-        self._check_counts(writers["train"].documents, writers["heldout"].documents)
+        self._check_counts(writers["train"].documents, writers["eval"].documents)
         return {split: writer.finish() for split, writer in writers.items()}
 
-    def _check_counts(self, train: int, heldout: int) -> None:
-        if not train + heldout:
+    def _check_counts(self, train: int, held_out: int) -> None:
+        if not train + held_out:
             skipped = f" ({sum(self._faults.skipped.values())} skipped)" if self._faults.skipped else ""
             raise UserError(f"data={self._data.name}: the corpus is empty{skipped}")
-        if not (train and heldout):
+        if not (train and held_out):
             raise UserError(
-                f"data.heldout_share={self._data.heldout_share} of {train + heldout} document(s) gives {train} for "
-                f"training and {heldout} held out, and each side needs one: give more documents (is a .txt one "
+                f"data.eval_fraction={self._data.eval_fraction} of {train + held_out} document(s) gives {train} for "
+                f"training and {held_out} held out, and each side needs one: give more documents (is a .txt one "
                 "document a file? see data.txt_document) or another share"
             )
 

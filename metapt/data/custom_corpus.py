@@ -71,7 +71,7 @@ class Description:
     hub: HubTable | None
 
 
-class DescribedSet:
+class CustomCorpus:
     """One set as its description has it, in a folder or on the hub.
 
     name, licence, language: of the set; splits: those it has.
@@ -134,7 +134,7 @@ class DescribedSet:
             )
 
 
-def open_described(entries: Sequence[str]) -> list[DescribedSet]:
+def open_custom_corpora(entries: Sequence[str]) -> list[CustomCorpus]:
     """The sets that `data.corpora` means: each entry is a preset or a YAML file, with `:FOLDER` if it has none.
 
     Raises:
@@ -147,7 +147,7 @@ def open_described(entries: Sequence[str]) -> list[DescribedSet]:
             if match is None:
                 raise UserError(f"{entry!r}: neither NAME nor FILE.yaml, with :FOLDER or without")
             folder = Path(match["folder"]).expanduser() if match["folder"] else None
-            found.append(DescribedSet(read_description(_file_of(match["what"])), folder))
+            found.append(CustomCorpus(read_description(_file_of(match["what"])), folder))
         except UserError as error:
             complaints += str(error).splitlines()
     if complaints:

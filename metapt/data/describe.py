@@ -1,4 +1,4 @@
-"""python -m metapt.data describe [key=value ...] [--json]: what is in labelled sets. `--help` lists the keys."""
+"""metapt describe [key=value ...] [--json]: what is in labelled sets. `--help` lists the keys."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from metapt.data import DEMO_NOTICE
 from metapt.data.custom_corpus import SPLITS
 from metapt.data.iob2 import TYPES
 from metapt.data.labelled_sets import open_collection
-from metapt.data.statistics import set_figures
-from metapt.data.tokenizer_stats import piece_figures, read_tokenizer
-from metapt.errors import UserError, run_command
+from metapt.data.statistics import set_statistics
+from metapt.data.tokenizer_stats import read_tokenizer, subword_statistics
+from metapt.errors import UserError
 
-COMMAND = "data describe"
+COMMAND = "describe"
 NOTES = """\
 %1: share of spans of one word. words/span: mean (longest). part PER, part all: share of spans of persons, of all spans,
 directly after a case particle (si, ni, ang, ng, sa; in lower case)."""
-PIECE_NOTES = """
-pieces: per word, with a space before it. %split: words of two pieces or more. paper oov: words that are no entry of the
+SUBWORD_NOTES = """
+subwords: per word, with a space before it. %split: words of two subwords or more. paper oov: words that are no entry of the
 vocabulary without that space. paper part: the authors' "particle recall", which counts positions of all words, O too,
 by misaligned numbers (docs/design.md)."""
 
@@ -35,22 +35,24 @@ def main(argv: Sequence[str]) -> None:
     Raises:
         UserError: a mistake in the arguments or in the data.
     """
-    if not argv or (argv[0] != "describe" and not {"-h", "--help"} & set(argv)):
-        raise UserError("usage: python -m metapt.data describe [key=value ...]; --help lists the keys")
-    words = ["json=true" if word == "--json" else word for word in argv if word != "describe"]
+    if not argv:
+        raise UserError(
+            "metapt describe: give data=demo, data.uner_dir=DIR or data.corpora=[...]; --help lists the keys"
+        )
+    words = ["json=true" if word == "--json" else word for word in argv]
     config: DescribeConfig = commandline.load(COMMAND, words)
     figures = describe(config)
     if config.json:
         print(json.dumps(figures, ensure_ascii=False))
         return
     Console(width=None if sys.stdout.isatty() else 200, highlight=False).print(table(figures))
-    print(NOTES + (PIECE_NOTES if config.tokenizer else ""))
+    print(NOTES + (SUBWORD_NOTES if config.tokenizer else ""))
     if config.data.name == "demo":
         print(DEMO_NOTICE)
 
 
 def describe(config: DescribeConfig) -> dict[str, dict[str, dict[str, Any]]]:
-    """Set to split to figures (metapt/data/statistics.py), those of pieces (metapt/data/tokenizer_stats.py) too if there is a tokenizer."""
+    """Set to split to figures (metapt/data/statistics.py), those of subwords (metapt/data/tokenizer_stats.py) too if there is a tokenizer."""
     collection = open_collection(config.data)
     unknown = [name for name in config.sets if name not in collection.splits]
     if unknown:
@@ -62,46 +64,42 @@ def describe(config: DescribeConfig) -> dict[str, dict[str, dict[str, Any]]]:
     for name in config.sets or collection.splits:
         for split in (split for split in SPLITS if split in collection.splits[name]):
             sentences = collection.load(name, split)
-            figures = set_figures(sentences)
+            figures = set_statistics(sentences)
             if tokenizer is not None:
-                figures |= piece_figures(sentences, tokenizer)
+                figures |= subword_statistics(sentences, tokenizer)
             found.setdefault(name, {})[split] = figures
     return found
 
 
 def table(figures: dict[str, dict[str, dict[str, Any]]]) -> Table:
     """The figures for people, one line a split."""
-    has_pieces = any("pieces_per_word" in each for splits in figures.values() for each in splits.values())
+    has_subwords = any("subwords_per_word" in each for splits in figures.values() for each in splits.values())
     heads = ["sentences", "with entity", "words"]
     heads += [head for kind in TYPES for head in (kind, "%1")]
     heads += ["words/span", "part PER", "part all"]
-    heads += ["pieces", "%split", "paper oov", "paper part"] if has_pieces else []
+    heads += ["subwords", "%split", "paper oov", "paper part"] if has_subwords else []
     shown = Table("set", "split", box=None, pad_edge=False)
     for head in heads:
         shown.add_column(head, justify="right")
     for name, splits in figures.items():
         for split, each in splits.items():
-            shown.add_row(name, split, *_cells(each, has_pieces))
+            shown.add_row(name, split, *_cells(each, has_subwords))
     return shown
 
 
-def _cells(each: dict[str, Any], has_pieces: bool) -> list[str]:
+def _cells(each: dict[str, Any], has_subwords: bool) -> list[str]:
     every = each["spans"]["all"]
     cells = [f"{each[key]:,}" for key in ("sentences", "sentences_with_entity", "words")]
     for kind in TYPES:
-        cells += [f"{each['spans'][kind]['count']:,}", _percent(each["spans"][kind]["single_word_share"])]
+        cells += [f"{each['spans'][kind]['count']:,}", _percent(each["spans"][kind]["single_word_fraction"])]
     longest = max(map(int, every["lengths_words"]), default=0)
     cells.append(f"{every['mean_words']:.2f} ({longest})" if every["count"] else "-")
     cells += [_percent(each["after_particle"][kind]["share"]) for kind in ("PER", "all")]
-    if has_pieces:
-        cells += [f"{each['pieces_per_word']:.2f}", _percent(each["split_word_share"])]
+    if has_subwords:
+        cells += [f"{each['subwords_per_word']:.2f}", _percent(each["split_word_fraction"])]
         cells += [f"{each[key]:.3f}" for key in ("paper_oov_rate", "paper_particle_recall")]
     return cells
 
 
 def _percent(share: float | None) -> str:
     return "-" if share is None else f"{100 * share:.1f}"
-
-
-if __name__ == "__main__":
-    run_command(main)

@@ -3,7 +3,7 @@
 An episode has N classes, each a token type. The corpus is cut into windows on a fixed grid; for each class K
 support and Q query windows that hold the class token are drawn, all N (K + Q) of them different. In its window
 every occurrence of the class token is masked, and the classifier reads the state at the last of them, where a
-causal decoder has seen most (`meta.read_at=end`: at the window's end). Class numbers are shuffled.
+causal decoder has seen most (`meta.prediction_position=end`: at the window's end). Class numbers are shuffled.
 
 Everything is a function of (seed, step, task).
 """
@@ -129,7 +129,7 @@ class EpisodeSampler:
         counts = index.counts
         self.per_class = meta.k_shot + meta.q_query
         self.fewest = max(meta.min_windows, self.per_class)
-        self.most = max(self.fewest, int(meta.max_share * index.num_windows))
+        self.most = max(self.fewest, int(meta.max_window_fraction * index.num_windows))
         within = (counts >= self.fewest) & (counts <= self.most)
         within[[mask_id, eos_id]] = False
         self.eligible = np.flatnonzero(within)
@@ -140,7 +140,7 @@ class EpisodeSampler:
                 f"query windows: {needed} windows of {meta.window} tokens are needed, there are {index.num_windows}; "
                 f"{meta.n_way} token types must occur in {self.fewest} to {self.most} of them, "
                 f"and {len(self.eligible)} do. Lower meta.n_way, meta.k_shot, meta.window or meta.min_windows, raise "
-                "meta.max_share, or give more text"
+                "meta.max_window_fraction, or give more text"
             )
 
     def episode(self, step: int, task: int) -> Episode:
@@ -150,7 +150,9 @@ class EpisodeSampler:
         masked = self.stream.windows(windows.ravel() * self.meta.window, self.meta.window)
         labels = np.repeat(np.arange(self.meta.n_way), self.per_class)
         masked[masked == classes[labels][:, None]] = self.mask_id
-        positions = last if self.meta.read_at == "mask" else np.full_like(last, self.meta.window - 1)
+        positions = (
+            last if self.meta.prediction_position == "mask" else np.full_like(last, self.meta.window - 1)
+        )
         is_support = np.tile(np.arange(self.per_class) < self.meta.k_shot, self.meta.n_way)
 
         def side(chosen: np.ndarray) -> Examples:

@@ -15,7 +15,7 @@ import numpy as np
 
 from metapt import randomness
 from metapt.config import SetsConfig
-from metapt.data.custom_corpus import SPLITS, open_described
+from metapt.data.custom_corpus import SPLITS, open_custom_corpora
 from metapt.data.hub import HUB_SPLITS, HubTable, read_hub
 from metapt.data.iob2 import TAGS, UNER_TYPES, Sentence, read_iob2
 from metapt.errors import UserError
@@ -98,8 +98,8 @@ def open_collection(data: SetsConfig) -> Collection:
             (all such mistakes at once), or two sets have one name.
     """
     own = _own_collection(data)
-    collection = _with_described(own, data.corpora) if data.corpora else own
-    return _with_dev(collection, data.dev_share) if data.dev_share else collection
+    collection = _with_custom_corpora(own, data.corpora) if data.corpora else own
+    return _with_dev(collection, data.dev_fraction) if data.dev_fraction else collection
 
 
 def source_sets(collection: Collection, source: str) -> list[str]:
@@ -127,7 +127,7 @@ def source_sets(collection: Collection, source: str) -> list[str]:
 
 def _why_not(collection: Collection, name: str) -> str:
     if name in collection.sets("train"):
-        advice = "data.dev_share=0.1 would hold out a tenth of its train split"
+        advice = "data.dev_fraction=0.1 would hold out a tenth of its train split"
         return f"{name!r} has no dev split in {collection.where} ({advice})"
     if any(name in collection.sets(split) for split in SPLITS):
         return f"{name!r} has no train split in {collection.where}"
@@ -152,7 +152,7 @@ def _own_collection(data: SetsConfig) -> Collection:
         from metapt.data import demo
 
         return Collection("the embedded demo", demo.SET_SPLITS, demo.sentences)
-    if data.name == "described":
+    if data.name == "custom":
         return Collection("data.corpora", {}, lambda name, split: [])
     if data.uner_dir is not None:
         return _folder_collection(Path(data.uner_dir).expanduser())
@@ -216,9 +216,9 @@ def _hub_collection(hub_name: str, revision: str) -> Collection:
     return Collection(f"{hub_name} on the hub", splits, read)
 
 
-def _with_described(own: Collection, entries: Sequence[str]) -> Collection:
+def _with_custom_corpora(own: Collection, entries: Sequence[str]) -> Collection:
     """The sets of `own`, and those of `data.corpora`. If there are no others, these are all that `all` means."""
-    described = open_described(entries)
+    described = open_custom_corpora(entries)
     names = [one.name for one in described]
     twice = sorted({name for name in names if names.count(name) > 1 or name in own.splits})
     if twice:
@@ -251,7 +251,7 @@ def _with_dev(whole: Collection, share: float) -> Collection:
         found = [each for each, dev in zip(sentences, is_dev, strict=True) if dev == (split == "dev")]
         if not found:
             raise UserError(
-                f"data.dev_share={share} of the {len(sentences)} train sentences of {name} leaves none for {split}"
+                f"data.dev_fraction={share} of the {len(sentences)} train sentences of {name} leaves none for {split}"
             )
         return found
 

@@ -13,16 +13,16 @@ Labelled = tuple[Sequence[str], Sequence[tuple[str, int, int]]]
 """the words of a sentence and its spans: (type, first word, one past the last word)"""
 
 
-def set_figures(sentences: Sequence[Sentence]) -> dict[str, Any]:
-    """`labelled_figures` of tagged sentences."""
-    return labelled_figures([(sentence.words, spans(sentence.tags)) for sentence in sentences])
+def set_statistics(sentences: Sequence[Sentence]) -> dict[str, Any]:
+    """`labelled_statistics` of tagged sentences."""
+    return labelled_statistics([(sentence.words, spans(sentence.tags)) for sentence in sentences])
 
 
-def labelled_figures(sentences: Sequence[Labelled]) -> dict[str, Any]:
+def labelled_statistics(sentences: Sequence[Labelled]) -> dict[str, Any]:
     """Counts of a set; shares are of 1, and None where there is nothing to share.
 
     Returns: sentences, words, longest_sentence_words, sentences_with_entity; `spans`: type (and `all`) to count,
-        mean_words, single_word_share, and lengths_words (length to how many); `after_particle`: PER and `all` to
+        mean_words, single_word_fraction, and lengths_words (length to how many); `after_particle`: PER and `all` to
         spans (those directly after a case particle), share.
     """
     found = [(words, span) for words, those in sentences for span in those]
@@ -49,7 +49,7 @@ def _lengths(lengths: Sequence[int]) -> dict[str, Any]:
     return {
         "count": len(lengths),
         "mean_words": _share(sum(lengths), len(lengths)),
-        "single_word_share": _share(lengths.count(1), len(lengths)),
+        "single_word_fraction": _share(lengths.count(1), len(lengths)),
         "lengths_words": {str(length): count for length, count in sorted(Counter(lengths).items())},
     }
 

@@ -15,13 +15,13 @@ from metapt.errors import OperationalError, UserError
 FILE = "tokenizer.json"
 
 
-def piece_figures(sentences: Sequence[Sentence], tokenizer: Tokenizer) -> dict[str, Any]:
+def subword_statistics(sentences: Sequence[Sentence], tokenizer: Tokenizer) -> dict[str, Any]:
     """How a tokenizer cuts the words of a set.
 
-    A byte-level BPE knows every word in some pieces, so no word is out of its vocabulary in the strict sense. What comes
-    nearest are words that it has no piece of their own for, read as the tagger reads them, with a space before.
+    A byte-level BPE knows every word in some subwords, so no word is out of its vocabulary in the strict sense. What comes
+    nearest are words that it has no subword of their own for, read as the tagger reads them, with a space before.
 
-    Returns: pieces_per_word, split_word_share (words of two pieces or more), and two figures as the paper's authors count:
+    Returns: subwords_per_word, split_word_fraction (words of two subwords or more), and two figures as the paper's authors count:
         paper_oov_rate (words that are no entry of the vocabulary as they are spelled, without the space that most entries
         begin with) and paper_particle_recall (see `paper_particle_hits`).
     """
@@ -36,8 +36,8 @@ def piece_figures(sentences: Sequence[Sentence], tokenizer: Tokenizer) -> dict[s
         paper_particle_hits(sentence.words, one) for sentence, one in zip(sentences, as_lists, strict=True)
     )
     return {
-        "pieces_per_word": sum(counts) / len(words),
-        "split_word_share": sum(count > 1 for count in counts) / len(words),
+        "subwords_per_word": sum(counts) / len(words),
+        "split_word_fraction": sum(count > 1 for count in counts) / len(words),
         "paper_oov_rate": sum(word not in vocabulary for word in words) / len(words),
         "paper_particle_recall": hits / len(words),
     }
@@ -46,7 +46,7 @@ def piece_figures(sentences: Sequence[Sentence], tokenizer: Tokenizer) -> dict[s
 def paper_particle_hits(words: Sequence[str], encoded: Encoding) -> int:
     """What the authors count as persons after a particle, for one sentence; to be compared with, not to be believed.
 
-    Each word has its label at its first piece, O or not. The number of that *piece* in the sentence, less one, is taken for
+    Each word has its label at its first subword, O or not. The number of that *subword* in the sentence, less one, is taken for
     the number of the *word* before; a number beyond the last word is a miss. So no label and no span is looked at.
     """
     places = encoded.word_ids

@@ -1,7 +1,7 @@
 """The tokenizer of a corpus: trained here, read from a file, or taken from the hub.
 
 Whatever its origin it ends up as one `PreTrainedTokenizerFast` that has an end-of-text and a mask token, and
-that never makes any special token out of text: a document that spells `<|mask|>` gets the pieces of that
+that never makes any special token out of text: a document that spells `<|mask|>` gets the subwords of that
 spelling (`split_special_tokens`, which is saved with the tokenizer and so holds for whoever loads it).
 """
 

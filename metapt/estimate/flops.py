@@ -50,7 +50,7 @@ def tokens_of_step(config: PretrainConfig, is_episode: bool) -> int:
     train, meta = config.train, config.meta
     if is_episode:
         return meta.tasks_per_step * meta.n_way * (meta.k_shot + meta.q_query) * meta.window
-    return train.micro_batch * train.accumulation * train.seq_len
+    return train.micro_batch * train.micro_batches_per_update * train.seq_len
 
 
 def flops_of_step(config: PretrainConfig, is_episode: bool) -> int:
@@ -70,9 +70,9 @@ def flops_of_episode(config: PretrainConfig, support: Iterable[int], query: Iter
     tokens by which windows of a group are longer than they need be (metapt/models/packed_windows.py).
     """
     meta = config.meta
-    share_adapted = {"head": 0.0, "full": 1.0, "last_n": meta.last_n / config.model.num_layers}[meta.scope]
+    adapted_fraction = {"head": 0.0, "full": 1.0, "last_n": meta.last_n / config.model.num_layers}[meta.scope]
     inner_steps = 0 if meta.scope == "head" else meta.inner_steps
-    passes_over_support = 1 + inner_steps * (1 + BACKWARD * share_adapted)
+    passes_over_support = 1 + inner_steps * (1 + BACKWARD * adapted_fraction)
     once = [
         sum(
             count * length * Cost.of(config.model, length).blocks
@@ -85,12 +85,12 @@ def flops_of_episode(config: PretrainConfig, support: Iterable[int], query: Iter
 
 def flops_expected(config: PretrainConfig) -> float:
     """Floating point operations of a step in the mean over the run's draws."""
-    share = episode_share(config)
+    share = episode_fraction(config)
     episodes = share * flops_of_step(config, True) if share else 0.0
     return (1 - share) * flops_of_step(config, False) + episodes
 
 
-def episode_share(config: PretrainConfig) -> float:
-    """The share of a run's updates that are expected to be episodes: rho of those from meta.start on."""
+def episode_fraction(config: PretrainConfig) -> float:
+    """The share of a run's updates that are expected to be episodes: rho of those from meta.start_step on."""
     meta, steps = config.meta, config.train.max_steps
-    return meta.rho * (1 - min(meta.start, steps) / steps)
+    return meta.rho * (1 - min(meta.start_step, steps) / steps)

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass, fields, replace
 
-from metapt.config import PlanConfig, PretrainConfig
-from metapt.estimate.flops import episode_share, flops_expected, flops_of_step
+from metapt.config import EstimateConfig, PretrainConfig
+from metapt.estimate.flops import episode_fraction, flops_expected, flops_of_step
 from metapt.estimate.memory import KINDS, Memory, Ranks, all_parameters, peak
 
 GIB, GB, TFLOP = 2**30, 10**9, 10**12
@@ -35,8 +35,8 @@ class Machine:
 
 def kinds(config: PretrainConfig) -> list[str]:
     """The kinds of update that the run makes."""
-    episodes = episode_share(config)
-    shares = {"autoregressive": 1 - episodes, "episode": episodes}
+    episodes = episode_fraction(config)
+    shares = {"lm": 1 - episodes, "episode": episodes}
     return [kind for kind in KINDS if shares[kind] > 0]
 
 
@@ -82,8 +82,8 @@ def figure(value: float) -> str:
     return f"{value:,.1f}" if value >= 1 else f"{value:.2g}"
 
 
-def describe(config: PlanConfig) -> str:
-    """What `python -m metapt.plan` prints."""
+def describe(config: EstimateConfig) -> str:
+    """What `metapt estimate` prints."""
     device = "cuda" if config.gpus else "cpu"
     ranks = Ranks(config.nodes * max(1, config.gpus), device)
     machine = Machine(ranks, config.gpu_memory_gb, config.headroom, config.gpu_tflops, config.mfu)
@@ -115,7 +115,7 @@ def _memory_table(config: PretrainConfig, ranks: Ranks) -> Iterator[str]:
     yield f"  {'the peak is at':24}" + "".join(f"{moment:>18}" for moment, _ in listed.values())
 
 
-def _fit(config: PlanConfig, machine: Machine) -> Iterator[str]:
+def _fit(config: EstimateConfig, machine: Machine) -> Iterator[str]:
     train = config.train
     if machine.budget is None:
         yield f"train.micro_batch={train.micro_batch}; give gpu_memory_gb= to learn the largest that fits"
@@ -127,10 +127,10 @@ def _fit(config: PlanConfig, machine: Machine) -> Iterator[str]:
         return
     verdict = "fits" if train.micro_batch <= largest else "does not fit"
     yield f"train.micro_batch={train.micro_batch} {verdict} into {budget}; the largest that fits is {largest}"
-    sequences, ranks = train.micro_batch * train.accumulation, machine.ranks.count
+    sequences, ranks = train.micro_batch * train.micro_batches_per_update, machine.ranks.count
     same = max((size for size in range(1, largest + 1) if sequences % (size * ranks) == 0), default=None)
     if same is not None:
-        yield f"an update of {sequences:,} sequences: train.micro_batch={same} train.accumulation={sequences // same}"
+        yield f"an update of {sequences:,} sequences: train.micro_batch={same} train.micro_batches_per_update={sequences // same}"
 
 
 def _work(config: PretrainConfig, machine: Machine) -> Iterator[str]:

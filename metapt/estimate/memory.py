@@ -19,7 +19,7 @@ from metapt.estimate.flops import CHUNK_TOKENS, TILE_TOKENS, block_matrices, par
 
 FP32 = 4
 BUCKET = 500_000_000  # elements that DeepSpeed reduces at once by default; without ZeRO it is not a setting
-KINDS = ("autoregressive", "episode")
+KINDS = ("lm", "episode")
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def moments(config: PretrainConfig, kind: str, ranks: Ranks) -> dict[str, Memory
         units = config.meta.tasks_per_step // ranks.count
         passes, saved = _episode(config, sharding)
     else:
-        units = config.train.accumulation // ranks.count
+        units = config.train.micro_batches_per_update // ranks.count
         passes, saved = _autoregressive(config, ranks)
     held = sharding.accumulated(units)
     at_rest = sharding.at_rest()
@@ -86,7 +86,7 @@ def moments(config: PretrainConfig, kind: str, ranks: Ranks) -> dict[str, Memory
 
 def all_parameters(config: PretrainConfig) -> int:
     """Parameters of the decoder, of the episode head, and the inner rates of Meta-SGD."""
-    rates = adapted_parameters(config) if config.meta.rho and config.meta.rule == "meta_sgd" else 0
+    rates = adapted_parameters(config) if config.meta.rho and config.meta.algorithm == "meta_sgd" else 0
     return parameter_count(config.model) + _head_parameters(config) + rates
 
 
@@ -145,12 +145,12 @@ def _episode(config: PretrainConfig, sharding: _Sharding) -> tuple[dict[str, Mem
         for shots in (meta.k_shot, meta.q_query)
     )
     copy = FP32 * adapted_parameters(config)
-    gradients = copy if meta.rule == "meta_sgd" else 0  # their sum over the inner steps
+    gradients = copy if meta.algorithm == "meta_sgd" else 0  # their sum over the inner steps
     if meta.scope == "head":
         once = _cast_weights(model, precision) + _block_working(model, meta.n_way * meta.k_shot * meta.window)
         passes = {"support": Memory(working=once), "query": Memory(adapted=copy, activations=query)}
     elif sharding.stage == 3:  # of each task a rank's rows; the shard of the gradient of the tasks before
-        shards = (2 if meta.rule == "meta_sgd" else 1) * copy // sharding.ranks.count
+        shards = (2 if meta.algorithm == "meta_sgd" else 1) * copy // sharding.ranks.count
         support, query = (saved // sharding.ranks.count for saved in (support, query))
         inner = Memory(adapted=shards, gradients=sharding.bucket, working=FP32 * _largest(model))
         passes = {

@@ -20,7 +20,7 @@ from metapt.data.labelled_sets import (
 )
 from metapt.evaluation.baselines import BASELINES, Training
 from metapt.evaluation.predictions import Annotation, write_predictions
-from metapt.evaluation.span_f1 import scored, span_figures
+from metapt.evaluation.span_f1 import scored, span_scores
 from metapt.runs import Run
 
 
@@ -58,10 +58,10 @@ def baseline(config: BaselineConfig) -> None:
             "kind": "baseline",
             "origin": {"model": config.name, "objective": "baseline"},
             "source": config.source or "",
-            "regime": "",
+            "tuning": "",
             "seed": 0,
             "train_sentences": len(train),
-            "dev_f1": span_figures([each.tags for each in dev], dev_tags)["f1"] if dev else None,
+            "dev_f1": span_scores([each.tags for each in dev], dev_tags)["f1"] if dev else None,
             "source_sets": sources,
             "generated_data": config.data.name == "demo",
             "seconds_total": time.monotonic() - started,

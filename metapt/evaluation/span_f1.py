@@ -32,7 +32,7 @@ def count(predicted: Sequence[Sequence[Span]], gold: Sequence[Sequence[Span]]) -
     return np.array(rows, dtype=np.int64).reshape(-1, 3)
 
 
-def span_figures(
+def span_scores(
     gold: Sequence[Sequence[str]],
     predicted: Sequence[Sequence[str]],
     find: Callable[[Sequence[str]], Sequence[Span]] = spans,
@@ -83,13 +83,13 @@ def scored(
     """
     gold = [sentence.tags for sentence in sentences]
     counts = count([spans(tags) for tags in predicted], [spans(tags) for tags in gold])
-    conlleval = span_figures(gold, predicted, conlleval_spans)
+    conlleval = span_scores(gold, predicted, conlleval_spans)
     del conlleval["per_type"]
     return {
         "split": split,
         "sentences": len(sentences),
         "words": sum(len(tags) for tags in gold),
-        **span_figures(gold, predicted),
+        **span_scores(gold, predicted),
         "f1_interval": percentile_interval(f1_samples(counts[None], name)[0]),
         "conlleval": conlleval,
     }

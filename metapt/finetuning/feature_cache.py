@@ -1,12 +1,12 @@
-"""Word vectors of frozen decoders on disk: computed once, read through memory maps, by any number of jobs at once.
+"""Word features of frozen decoders on disk: computed once, read through memory maps, by any number of jobs at once.
 
-    DIR/<key>/vectors.npy     fp32 [M, d]
+    DIR/<key>/features.npy     fp32 [M, d]
     DIR/<key>/key.json        what they were made from
     DIR/<key>/manifest.json   sizes and checksums (CheckpointFolders), looked at whenever an entry is opened
     DIR/<key>.lock            held by the job that looks for the entry, and makes it if it is not there
     DIR/writing.lock          held by the job that writes or deletes
 
-A key is a digest of everything that the vectors are a function of, so an entry is never stale: it is not found any more. Whoever
+A key is a digest of everything that the features are a function of, so an entry is never stale: it is not found any more. Whoever
 reads an entry holds a shared lock on its file for as long as the array lives, and only what nobody reads is deleted:
 a deleted file stays readable through its map on a local disk, but not on NFS. All locks go with their process.
 The folder may be deleted when no job runs.
@@ -33,12 +33,12 @@ from torch import Tensor
 from metapt.files import write_json
 from metapt.runs import CheckpointFolders
 
-FORMAT = 1  # part of every key: raise it when the same key would mean other vectors
-VECTORS_FILE, KEY_FILE = "vectors.npy", "key.json"
+FORMAT = 1  # part of every key: raise it when the same key would mean other features
+FEATURES_FILE, KEY_FILE = "features.npy", "key.json"
 
 
-class VectorCache:
-    """A folder of word vectors that stays below a size; what was not used for longest goes first.
+class FeatureCache:
+    """A folder of word features that stays below a size; what was not used for longest goes first.
 
     Args:
         folder: made if it is not there.
@@ -49,13 +49,13 @@ class VectorCache:
         self.folder, self._most = Path(folder).expanduser(), int(gigabytes * 1e9)
 
     def get(self, key: Mapping[str, Any], compute: Callable[[], Tensor]) -> Tensor:
-        """The vectors of a key, on the CPU, the same bits as `compute` gives. Writing into them changes no file.
+        """The features of a key, on the CPU, the same bits as `compute` gives. Writing into them changes no file.
 
         One job computes them while others that want them wait. What finds no room, because the cache is too small or its
         entries are all in use, or cannot be written, is not kept; the run goes on with what it has computed.
 
         Args:
-            key: JSON values; everything that the vectors depend on.
+            key: JSON values; everything that the features depend on.
             compute: gives fp32 [M, d].
         """
         key = {"format": FORMAT, **key}
@@ -65,33 +65,33 @@ class VectorCache:
             problem = CheckpointFolders.problem(entry)
             if problem is not None:
                 if entry.exists():
-                    _say(f"cached word vectors are damaged and computed again: {problem}")
-                vectors = compute()
-                if not self._store(entry, key, vectors):
-                    return vectors
-            return _mapped(entry / VECTORS_FILE)
+                    _say(f"cached word features are damaged and computed again: {problem}")
+                features = compute()
+                if not self._store(entry, key, features):
+                    return features
+            return _mapped(entry / FEATURES_FILE)
 
     def _making(self, entry: Path, timeout: float = -1) -> FileLock:
         return FileLock(entry.with_name(f"{entry.name}.lock"), timeout=timeout)
 
-    def _store(self, entry: Path, key: Mapping[str, Any], vectors: Tensor) -> bool:
+    def _store(self, entry: Path, key: Mapping[str, Any], features: Tensor) -> bool:
         """Writes an entry, whole or not at all, if there is room for it. Its lock is held."""
         with FileLock(self.folder / "writing.lock"):
             self._sweep()
             try:
                 CheckpointFolders.remove(entry)  # if it is damaged
-                if not self._make_room(vectors.numel() * vectors.element_size()):
+                if not self._make_room(features.numel() * features.element_size()):
                     _say(
-                        f"{self.folder}: no room for {vectors.shape[0]} word vectors (ner.cache_gb); not kept"
+                        f"{self.folder}: no room for {features.shape[0]} word features (ner.cache_gb); not kept"
                     )
                     return False
                 staging = CheckpointFolders.staging(entry)
-                np.save(staging / VECTORS_FILE, vectors.numpy())
+                np.save(staging / FEATURES_FILE, features.numpy())
                 write_json(staging / KEY_FILE, key)
                 CheckpointFolders.commit(staging, entry)
             except OSError as error:
                 self._sweep()
-                _say(f"{self.folder}: word vectors cannot be kept ({error.strerror or error})")
+                _say(f"{self.folder}: word features cannot be kept ({error.strerror or error})")
                 return False
         return True
 
@@ -114,14 +114,14 @@ class VectorCache:
 
     def _entries(self) -> Iterator[tuple[float, int, Path]]:
         """When each entry was last used, its bytes, and its folder."""
-        for file in self.folder.glob(f"*/{VECTORS_FILE}"):
+        for file in self.folder.glob(f"*/{FEATURES_FILE}"):
             status = file.stat()
             yield status.st_mtime, status.st_size, file.parent
 
     def _delete(self, entry: Path) -> bool:
         """Deletes an entry, unless a job uses it or is about to."""
         try:
-            with self._making(entry, timeout=0), (entry / VECTORS_FILE).open("r+b") as file:
+            with self._making(entry, timeout=0), (entry / FEATURES_FILE).open("r+b") as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 CheckpointFolders.remove(entry)
         except (Timeout, BlockingIOError):

@@ -21,7 +21,7 @@ def with_adapters(decoder: PreTrainedModel, rank: int, alpha: float, seed: int) 
         UserError: peft is not installed.
     """
     if find_spec("peft") is None:
-        raise UserError("regime=lora needs peft: pip install 'metapt[lora]'")
+        raise UserError("tuning=lora needs peft: pip install 'metapt[lora]'")
     from peft import LoraConfig, get_peft_model
 
     with randomness.torch_seed(seed, "adapters"):

@@ -17,10 +17,10 @@ from metapt.data.licences import SETS, shared_licence
 from metapt.evaluation.bootstrap import LEVEL, RESAMPLES
 
 FEW_SPANS = 100  # a set with fewer gold spans is called small
-READ_PIECE = {
+POOLING = {
     "first": "emissions = logits[starts]",
-    "last": "emissions = logits[np.add(starts, [len(each) - 1 for each in pieces])]",
-    "mean": "emissions = np.add.reduceat(logits, starts) / [[len(each)] for each in pieces]",
+    "last": "emissions = logits[np.add(starts, [len(each) - 1 for each in subwords])]",
+    "mean": "emissions = np.add.reduceat(logits, starts) / [[len(each)] for each in subwords]",
 }
 VITERBI = """\
 crf = model.config.tagger["crf"]
@@ -47,7 +47,7 @@ def model_card(result: Mapping[str, Any], ner: Mapping[str, Any], *, is_causal: 
         f"---\n{_header(result).to_yaml()}\n---\n\n# {_name(result)}",
         *([f"**{DEMO_NOTICE}**"] if result["generated_data"] else []),
         f"A tagger of named entities ({', '.join(TYPES)}): {_origin(result['origin'])}, tuned by "
-        f"[metapt](https://arxiv.org/abs/2509.02160) on {', '.join(result['source_sets'])} (`regime={result['regime']}`, "
+        f"[metapt](https://arxiv.org/abs/2509.02160) on {', '.join(result['source_sets'])} (`tuning={result['tuning']}`, "
         f"`ner.head={ner['head']}`, {result['train_sentences']:,} sentences, best of {result['epochs']} epochs: "
         f"{result['best_epoch']}, dev F1 {result['dev_f1']:.3f}).",
         "## Use",
@@ -64,7 +64,7 @@ def model_card(result: Mapping[str, Any], ner: Mapping[str, Any], *, is_causal: 
 
 def _name(result: Mapping[str, Any]) -> str:
     origin = result["origin"]
-    words = (origin["model"], origin.get("objective"), result["source"], result["regime"])
+    words = (origin["model"], origin.get("objective"), result["source"], result["tuning"])
     return "-".join(["metapt", *(word.replace("/", "-") for word in words if word)])
 
 
@@ -104,7 +104,7 @@ def _header(result: Mapping[str, Any]) -> ModelCardData:
 def _origin(origin: Mapping[str, Any]) -> str:
     if "objective" not in origin:
         return f"the model `{origin['model']}`, of which nothing else is recorded"
-    label = f", variant {origin['label']}" if origin.get("label") else ""
+    label = f", variant {origin['variant']}" if origin.get("variant") else ""
     return (
         f"a decoder of {origin['parameters']:,} parameters (`{origin['model']}`) pretrained with "
         f"`objective={origin['objective']}`, seed {origin['seed']}, {origin['step']:,} updates, `data={origin['data']}`{label}"
@@ -122,7 +122,7 @@ def _use(ner: Mapping[str, Any]) -> Iterator[str]:
         "    print(sentence.words, sentence.tags, sentence.entities)",
     )
     yield (
-        f"With transformers alone, the same tags, for sentences of at most {ner['max_len']} pieces (metapt reads longer ones "
+        f"With transformers alone, the same tags, for sentences of at most {ner['max_len']} subwords (metapt reads longer ones "
         "in overlapping windows):"
     )
     yield _python(
@@ -135,18 +135,18 @@ def _use(ner: Mapping[str, Any]) -> Iterator[str]:
         "tokenizer = AutoTokenizer.from_pretrained(folder)",
         'words = ["Pumunta", "si", "Maria", "sa", "Cebu", "."]',
         "as_text = {'add_special_tokens': False, 'split_special_tokens': True}",
-        f"pieces = [tokenizer({prefix}word, **as_text).input_ids for word in words]",
-        "*starts, count = np.cumsum([0, *map(len, pieces)])  # each word's first piece, and how many there are",
-        "before, after = model.config.tagger['before'], model.config.tagger['after']  # special pieces of an encoder",
+        f"subwords = [tokenizer({prefix}word, **as_text).input_ids for word in words]",
+        "*starts, count = np.cumsum([0, *map(len, subwords)])  # each word's first subword, and how many there are",
+        "before, after = model.config.tagger['before'], model.config.tagger['after']  # special tokens of an encoder",
         "with torch.no_grad():",
-        "    logits = model(torch.tensor([before + sum(pieces, []) + after])).logits[0].float().numpy()[len(before):][:count]",
-        READ_PIECE[ner["piece"]],
+        "    logits = model(torch.tensor([before + sum(subwords, []) + after])).logits[0].float().numpy()[len(before):][:count]",
+        POOLING[ner["subword_pooling"]],
         VITERBI if ner["head"] == "crf" else ARGMAX,
         "tags = [model.config.id2label[tag] for tag in path]",
     )
     yield (
-        '`pipeline("token-classification", model=folder)` runs too, but shows less: it tags every piece by itself, without '
-        f"the {'transitions of the CRF' if ner['head'] == 'crf' else 'choice of a piece'}, and splits text in its own way, "
+        '`pipeline("token-classification", model=folder)` runs too, but shows less: it tags every subword by itself, without '
+        f"the {'transitions of the CRF' if ner['head'] == 'crf' else 'choice of a subword'}, and splits text in its own way, "
         "which this tagger was not tuned on."
     )
 
@@ -208,7 +208,7 @@ def _data(result: Mapping[str, Any]) -> Iterator[str]:
 def _language_and_licence(name: str, result: Mapping[str, Any]) -> tuple[str, str]:
     if name in SETS:
         return SETS[name].language, SETS[name].licence
-    told = result["described_sets"].get(name, {})
+    told = result["custom_sets"].get(name, {})
     return told.get("language") or "not recorded", told.get("licence") or "not recorded"
 
 
@@ -234,7 +234,7 @@ def _limits(result: Mapping[str, Any], ner: Mapping[str, Any], is_causal: bool) 
         yield f"The decoder reads from left to right: what follows a word is not seen by its emission{but}"
     yield "Scores are for given words. Running text is split by rules that fit white space; Chinese is split into characters."
     if result["train_sentences_cut"]:
-        yield f"{result['train_sentences_cut']:,} training sentences were cut at {ner['max_len']} pieces."
+        yield f"{result['train_sentences_cut']:,} training sentences were cut at {ner['max_len']} subwords."
 
 
 def _language(name: str) -> str:

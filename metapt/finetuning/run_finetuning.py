@@ -51,7 +51,7 @@ def finetune(config: FinetuneConfig, stop: StopRequest) -> None:
             "origin": origin,
             "source_sets": sources,
             "generated_data": config.data.name == "demo" or origin.get("generated_data", False),
-            "described_sets": collection.facts,
+            "custom_sets": collection.facts,
             "sets": tuning.evaluate(tests),
         }
         tuning.save_tagger(model_card(result, asdict(config.ner), is_causal=tuning.tagger.causal))
@@ -76,7 +76,7 @@ def describe(tuning: Tuning) -> dict[str, Any]:
     return {
         "kind": "finetune",
         "source": config.source,
-        "regime": config.regime,
+        "tuning": config.tuning,
         "seed": config.train.seed,
         "ner_head": config.ner.head,
         "steps": state.step,

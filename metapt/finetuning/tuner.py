@@ -1,7 +1,7 @@
 """The training loop of a tagger: steps, dev scores, early stopping, checkpoints, and the tagging of test sets.
 
-Head-only (`regime=head`): the decoder is frozen, so the word vectors of a set are computed once and every epoch
-reuses them; with `ner.cache_dir` every other run on the same decoder and set, too. Full (`regime=full`): everything is trained; `regime=lora`: adapters of the decoder are, and merged into it in the end. What a step does depends on (seed, step, epoch) alone, and
+Head-only (`tuning=head_only`): the decoder is frozen, so the word features of a set are computed once and every epoch
+reuses them; with `ner.cache_dir` every other run on the same decoder and set, too. Full (`tuning=full`): everything is trained; `tuning=lora`: adapters of the decoder are, and merged into it in the end. What a step does depends on (seed, step, epoch) alone, and
 a checkpoint holds the rest, so a run that was killed ends with the same weights as one that was not.
 
 The best epoch is that of the highest dev micro-F1, and among equals that of the lowest dev loss: F1 stays at zero
@@ -35,25 +35,25 @@ from metapt.evaluation.predictions import write_predictions
 from metapt.evaluation.span_f1 import scored
 from metapt.files import file_sha256, write_json
 from metapt.finetuning.distributed import Ranks
-from metapt.finetuning.feature_cache import VectorCache
+from metapt.finetuning.feature_cache import FeatureCache
 from metapt.finetuning.lora import merged, with_adapters
 from metapt.finetuning.progress import Progress, say
 from metapt.runs import ENGINE_DIR, STATE_FILE, CheckpointFolders, MetricsWriter, Run
 from metapt.tagger.encoding import (
     EncodedSet,
     Reading,
-    WordVectors,
+    WordFeatures,
     collate,
     encode,
     epoch_batches,
     load_tokenizer,
-    special_pieces,
-    word_vectors,
+    special_tokens,
+    word_features,
 )
-from metapt.tagger.model import PieceBatch, Tagger, TagLayer, load_base
-from metapt.tagger.predict import annotate, dev_figures
+from metapt.tagger.model import SubwordBatch, Tagger, TagLayer, load_base
+from metapt.tagger.predict import annotate, dev_scores
 from metapt.tagger.serialization import CARD_FILE, save_tagger
-from metapt.training.signals import StopAsked, StopRequest
+from metapt.training.signals import StopRequest, StopRequested
 
 WEIGHTS_FILE, BEST_FILE, OPTIMIZER_FILE = "weights.safetensors", "best.safetensors", "optimizer.pt"
 
@@ -97,14 +97,14 @@ class Tuning:
         self.tokenizer = load_tokenizer(folder)
         self.tagger = self._build(folder)
         self.reading = self._reading()
-        self.pieces = self.reading.word_pieces(self.tokenizer)
-        self.head_only = config.regime == "head"
+        self.word_tokenizer = self.reading.word_tokenizer(self.tokenizer)
+        self.head_only = config.tuning == "head_only"
         if self.head_only and self.ranks.count > 1:
             raise UserError(
-                "regime=head runs in one process: what it trains is small; start one run for each GPU"
+                "tuning=head_only runs in one process: what it trains is small; start one run for each GPU"
             )
         self.cache = (
-            VectorCache(self.ner.cache_dir, self.ner.cache_gb)
+            FeatureCache(self.ner.cache_dir, self.ner.cache_gb)
             if self.head_only and self.ner.cache_dir
             else None
         )
@@ -114,15 +114,15 @@ class Tuning:
         self.trained: nn.Module = self.tagger.layer if self.head_only else self.tagger
         self.forward = self.accelerator.prepare_model(self.trained)
         self.optimizer = self._optimizer()
-        self.train_vectors: WordVectors | None = None  # head-only: computed when training begins
-        self.dev_vectors: WordVectors | None = None
+        self.train_features: WordFeatures | None = None  # head-only: computed when training begins
+        self.dev_features: WordFeatures | None = None
         self.state, self.best = State(), self._weights()
 
     def _build(self, folder: Path) -> Tagger:
         decoder = load_base(folder)
         if len(self.tokenizer) > decoder.config.vocab_size:
             raise UserError(
-                f"{folder}: the tokenizer has {len(self.tokenizer)} pieces, the model {decoder.config.vocab_size}"
+                f"{folder}: the tokenizer has {len(self.tokenizer)} subwords, the model {decoder.config.vocab_size}"
             )
         positions = min(
             getattr(decoder.config, "max_position_embeddings", self.ner.max_len),
@@ -130,18 +130,18 @@ class Tuning:
         )
         if self.ner.max_len > positions:
             raise UserError(
-                f"ner.max_len={self.ner.max_len}: {folder} was made for at most {positions} pieces"
+                f"ner.max_len={self.ner.max_len}: {folder} was made for at most {positions} subwords"
             )
         with randomness.torch_seed(self.config.train.seed, "tag layer"):
             layer = TagLayer(decoder.config.hidden_size, TAGS, self.ner.head, self.ner.dropout)
-        decoder.requires_grad_(self.config.regime == "full")
-        if self.config.regime == "lora":
+        decoder.requires_grad_(self.config.tuning == "full")
+        if self.config.tuning == "lora":
             decoder = with_adapters(decoder, self.ner.lora_rank, self.ner.lora_alpha, self.config.train.seed)
-        return Tagger(decoder, layer, self.ner.piece).to(self.accelerator.device)
+        return Tagger(decoder, layer, self.ner.subword_pooling).to(self.accelerator.device)
 
     def _reading(self) -> Reading:
-        """How words are read as the model expects them: an encoder's windows stand between its special pieces."""
-        before, after = ((), ()) if self.tagger.causal else special_pieces(self.tokenizer)
+        """How words are read as the model expects them: an encoder's windows stand between its special tokens."""
+        before, after = ((), ()) if self.tagger.causal else special_tokens(self.tokenizer)
         return Reading(self.ner.prefix_space, self.ner.max_len, tuple(before), tuple(after))
 
     def _encode(self, split: str) -> list[EncodedSet]:
@@ -156,7 +156,7 @@ class Tuning:
         return [
             encode(
                 [sentences[number - (end - len(sentences))] for number in mine],
-                self.pieces,
+                self.word_tokenizer,
                 self.ner.max_len,
                 cut=is_train,
             )
@@ -175,38 +175,38 @@ class Tuning:
         )
 
     def _decoder_key(self, folder: Path, weights_sha256: str) -> dict[str, Any]:
-        """All that word vectors are a function of, besides the encoded set; the batch and the device round differently."""
+        """All that word features are a function of, besides the encoded set; the batch and the device round differently."""
         device = self.accelerator.device
         return {
             "weights": weights_sha256,
             "config": file_sha256(folder / "config.json"),
-            "piece": self.ner.piece,
+            "subword_pooling": self.ner.subword_pooling,
             "precision": self.ner.precision,
             "batch_size": self.ner.eval_batch_size,
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
             "libraries": [torch.__version__, transformers.__version__],
         }
 
-    def _vectors(self, encoded: EncodedSet) -> Tensor:
-        """The vectors of the words of a set; those of a frozen decoder from the cache, if there is one."""
+    def _features(self, encoded: EncodedSet) -> Tensor:
+        """The features of the words of a set; those of a frozen decoder from the cache, if there is one."""
 
         def compute() -> Tensor:
-            return word_vectors(self.tagger, encoded, self.ner.eval_batch_size, self.accelerator)
+            return word_features(self.tagger, encoded, self.ner.eval_batch_size, self.accelerator)
 
         if self.cache is None:
             return compute()
         return self.cache.get({**self.decoder_key, "set": encoded.sha256()}, compute)
 
-    def _frozen_vectors(self) -> None:
-        """The vectors of what is trained and scored on. A signal ends this at once. Raises Interrupted."""
+    def _frozen_features(self) -> None:
+        """The features of what is trained and scored on. A signal ends this at once. Raises Interrupted."""
         count = len(self.train_set.lengths) + len(self.dev_set.lengths)
-        say(f"word vectors of {count} sentences, for all epochs")
+        say(f"word features of {count} sentences, for all epochs")
         try:
             with self.stop.at_once():
-                self.train_vectors = WordVectors([self._vectors(part) for part in self.train_parts])
-                self.dev_vectors = WordVectors([self._vectors(part) for part in self.dev_parts])
-        except StopAsked:
-            raise self._interrupted("while word vectors were computed; resumable") from None
+                self.train_features = WordFeatures([self._features(part) for part in self.train_parts])
+                self.dev_features = WordFeatures([self._features(part) for part in self.dev_parts])
+        except StopRequested:
+            raise self._interrupted("while word features were computed; resumable") from None
 
     def train(self) -> None:
         """Trains until an epoch is the last, going on where a run in the folder ended; the best weights are loaded.
@@ -218,13 +218,13 @@ class Tuning:
         unscored = self.state.step > self.state.epoch * self._steps_per_epoch
         self.ranks.alone(lambda: self.run.trim_metrics(self.state.step, again=["dev"] if unscored else []))
         if self.head_only and not self._finished:
-            self._frozen_vectors()
+            self._frozen_features()
         progress = Progress(self.ner.max_epochs, self._steps_per_epoch, self.state.step)
         with closing(MetricsWriter(self.run)) if self.ranks.leads else nullcontext() as metrics:
             while not self._finished:
                 self._epoch(metrics, progress)
         self._load(self.best)
-        if self.config.regime == "lora":
+        if self.config.tuning == "lora":
             self.tagger.decoder = merged(self.tagger.decoder)
 
     @property
@@ -270,9 +270,9 @@ class Tuning:
             Interrupted: a signal came; a checkpoint of the epoch that is not scored yet stands.
         """
         figures = (0.0, 0.0)
-        with suppress(StopAsked), self.stop.at_once():
-            vectors = self._vectors(self.dev_set) if self.dev_vectors is None else self.dev_vectors
-            figures = dev_figures(self.tagger.layer, vectors, self.dev_set, self.ner.eval_batch_size)
+        with suppress(StopRequested), self.stop.at_once():
+            features = self._features(self.dev_set) if self.dev_features is None else self.dev_features
+            figures = dev_scores(self.tagger.layer, features, self.dev_set, self.ner.eval_batch_size)
         if self.ranks.any(bool(self.stop)):
             self._save()
             raise self._interrupted(f"before epoch {self.state.epoch + 1} was scored; a checkpoint stands")
@@ -288,11 +288,11 @@ class Tuning:
         idle = not len(mine)  # such a rank goes along with any sentence, which counts nothing
         mine = chosen[:1] if idle else mine
         words, lengths = self.train_set.words(mine), self.train_set.lengths[torch.from_numpy(mine)].to(device)
-        inputs: Tensor | PieceBatch
-        if self.train_vectors is None:
+        inputs: Tensor | SubwordBatch
+        if self.train_features is None:
             inputs = collate([self.train_set.windows[index] for index in mine]).to(device)
         else:
-            inputs = self.train_vectors[words].to(device)
+            inputs = self.train_features[words].to(device)
         draw = state.step * ranks.count + ranks.rank
         with randomness.torch_seed(self.config.train.seed, "fine-tuning step", draw):
             losses = self.forward(inputs, self.train_set.tags[words].to(device), lengths)
@@ -389,7 +389,7 @@ class Tuning:
         """
         found: dict[str, dict[str, Any]] = {}
         for start in range(0, len(names), self.ranks.count):
-            with suppress(StopAsked), self.stop.at_once():
+            with suppress(StopRequested), self.stop.at_once():
                 for name in names[start : start + self.ranks.count][self.ranks.rank :][:1]:
                     found[name] = self._evaluate(name)
             if self.ranks.any(bool(self.stop)):
@@ -401,9 +401,9 @@ class Tuning:
         """Tags a set, writes its predictions, and returns its figures as docs/design.md has them."""
         sentences = self.collection.load(name, split)
         say(f"tagging {name} {split}, {len(sentences)} sentences")
-        encoded = encode(sentences, self.pieces, self.ner.max_len, cut=False)
-        vectors = self._vectors(encoded)
-        annotations = annotate(self.tagger.layer, vectors, encoded, self.ner.eval_batch_size)
+        encoded = encode(sentences, self.word_tokenizer, self.ner.max_len, cut=False)
+        features = self._features(encoded)
+        annotations = annotate(self.tagger.layer, features, encoded, self.ner.eval_batch_size)
         write_predictions(self.run.predictions_dir / f"{name}.jsonl", sentences, annotations)
         figures = scored(name, split, sentences, [each.predicted for each in annotations])
         if not figures["gold_spans"]:

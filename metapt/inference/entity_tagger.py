@@ -12,7 +12,7 @@ import torch
 from metapt.data.iob2 import Sentence, spans
 from metapt.errors import UserError
 from metapt.inference.word_splitting import word_offsets
-from metapt.tagger.encoding import WordPieces, encode, word_vectors
+from metapt.tagger.encoding import WordTokenizer, encode, word_features
 from metapt.tagger.model import Tagger
 from metapt.tagger.predict import batches
 from metapt.tagger.serialization import load_tagger, tagger_folder
@@ -60,13 +60,18 @@ class EntityTagger:
 
     Args:
         tagger: in evaluation mode, on any device.
-        pieces: of its tokenizer.
-        max_len: pieces of a window; longer sentences are read in overlapping ones.
+        word_tokenizer: subwords of words, by its tokenizer.
+        max_len: subwords of a window; longer sentences are read in overlapping ones.
         batch_size: sentences that are read at once, of the up to WORDS_AT_ONCE words that are held.
     """
 
-    def __init__(self, tagger: Tagger, pieces: WordPieces, max_len: int, batch_size: int):
-        self.tagger, self.pieces, self.max_len, self.batch_size = tagger, pieces, max_len, batch_size
+    def __init__(self, tagger: Tagger, word_tokenizer: WordTokenizer, max_len: int, batch_size: int):
+        self.tagger, self.word_tokenizer, self.max_len, self.batch_size = (
+            tagger,
+            word_tokenizer,
+            max_len,
+            batch_size,
+        )
 
     @classmethod
     def load(
@@ -76,7 +81,7 @@ class EntityTagger:
         if precision not in PRECISIONS:
             raise UserError(f"precision={precision}: must be one of {', '.join(PRECISIONS)}")
         tagger, tokenizer, reading = load_tagger(tagger_folder(path), PRECISIONS[precision])
-        return cls(tagger.to(device), reading.word_pieces(tokenizer), reading.max_len, batch_size)
+        return cls(tagger.to(device), reading.word_tokenizer(tokenizer), reading.max_len, batch_size)
 
     @property
     def tags(self) -> tuple[str, ...]:
@@ -104,11 +109,11 @@ class EntityTagger:
         if not group:
             return []
         unlabelled = [Sentence("", each.words, ("O",) * len(each.words)) for each in group]
-        encoded = encode(unlabelled, self.pieces, self.max_len, cut=False)
-        vectors = word_vectors(self.tagger, encoded, self.batch_size)
+        encoded = encode(unlabelled, self.word_tokenizer, self.max_len, cut=False)
+        features = word_features(self.tagger, encoded, self.batch_size)
         sequence = self.tagger.layer.sequence
         found: dict[int, TaggedSentence] = {}
-        for numbers, emissions, _, lengths in batches(self.tagger.layer, vectors, encoded, self.batch_size):
+        for numbers, emissions, _, lengths in batches(self.tagger.layer, features, encoded, self.batch_size):
             marginals, steps = (
                 values.cpu().double().numpy()
                 for values in (

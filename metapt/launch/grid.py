@@ -1,8 +1,8 @@
 """From a grid to its plan: the jobs, and what each waits for. Nothing here touches the disk.
 
 prepare (one per corpus) -> pretrain (size x objective x seed x variant)
-                         -> finetune (pretrain x source x regime x checkpoint) -> report
-finetune (further model x source x regime x seed), baseline (x source, if it learns) -> report
+                         -> finetune (pretrain x source x tuning x checkpoint) -> report
+finetune (further model x source x tuning x seed), baseline (x source, if it learns) -> report
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from metapt.config import (
-    REGIMES,
+    TUNINGS,
     ClusterConfig,
     GridConfig,
     PretrainConfig,
@@ -32,8 +32,8 @@ from metapt.models.pretrained import HUB_PREFIX
 from metapt.runs import Run
 
 SET_BY_THE_GRID = {
-    "pretrain": {"model", "objective", "train.seed", "label", "data.cache_dir", "run_dir"},
-    "finetune": {"checkpoint", "source", "regime", "train.seed", "run_dir"},
+    "pretrain": {"model", "objective", "train.seed", "variant", "data.cache_dir", "run_dir"},
+    "finetune": {"checkpoint", "source", "tuning", "train.seed", "run_dir"},
 }
 
 
@@ -107,7 +107,7 @@ def _pretrain(
         grid.per_objective.get(objective, []),
         words,
         [commandline.word("train.seed", seed)],
-        [commandline.word("label", variant)] if variant else [],
+        [commandline.word("variant", variant)] if variant else [],
         [
             commandline.word("data.cache_dir", root / "corpus"),
             commandline.word("run_dir", root / run_dir),
@@ -120,7 +120,7 @@ def _pretrain(
         ("-m", "metapt.pretrain"),
         tuple(argv),
         run_dir,
-        label=variant,
+        variant=variant,
         nodes=nodes,
         gpus_per_node=gpus,
         hours=grid.hours_per_size.get(size),
@@ -131,30 +131,30 @@ def _pretrain(
 def _finetunes(grid: GridConfig, cluster: ClusterConfig, root: Path, pretrain: Job) -> Iterator[Job]:
     run = Run(root / pretrain.run_dir)
     seed = next(word for word in pretrain.argv if word.startswith("train.seed="))
-    steps: Sequence[int | None] = [*(grid.checkpoints or (None,)), *_further_checkpoints(grid, pretrain)]
-    for source, regime, step in product(grid.sources, grid.regimes, steps):
+    steps: Sequence[int | None] = [*(grid.checkpoints or (None,)), *_extra_checkpoints(grid, pretrain)]
+    for source, tuning, step in product(grid.sources, grid.tunings, steps):
         name = "-".join(
-            [Path(pretrain.run_dir).name, source, regime, *([] if step is None else [f"step{step:06d}"])]
+            [Path(pretrain.run_dir).name, source, tuning, *([] if step is None else [f"step{step:06d}"])]
         )
         checkpoint = run.path if step is None else run.checkpoint(step)
-        job = _finetune(grid, cluster, root, name, checkpoint, source, regime, seed)
-        yield replace(job, needs=(pretrain.id,), label=pretrain.label)
+        job = _finetune(grid, cluster, root, name, checkpoint, source, tuning, seed)
+        yield replace(job, needs=(pretrain.id,), variant=pretrain.variant)
 
 
-def _further_checkpoints(grid: GridConfig, pretrain: Job) -> list[int]:
+def _extra_checkpoints(grid: GridConfig, pretrain: Job) -> list[int]:
     """What is fine-tuned of a run besides, by its objective and by its variant."""
     objective = next(word for word in pretrain.argv if word.startswith("objective=")).partition("=")[2]
-    names = dict.fromkeys((objective, pretrain.label))
-    steps = [step for name in names for step in grid.further_checkpoints.get(name, [])]
+    names = dict.fromkeys((objective, pretrain.variant))
+    steps = [step for name in names for step in grid.extra_checkpoints.get(name, [])]
     return [step for step in dict.fromkeys(steps) if step not in grid.checkpoints]
 
 
 def _model_finetunes(grid: GridConfig, cluster: ClusterConfig, root: Path) -> Iterator[Job]:
     """Models that the grid does not pretrain, tuned as its own are."""
-    for model, source, regime, seed in product(grid.models, grid.sources, grid.regimes, grid.seeds):
-        name = "-".join([folder_name(model), source, regime, f"s{seed}"])
+    for model, source, tuning, seed in product(grid.models, grid.sources, grid.tunings, grid.seeds):
+        name = "-".join([folder_name(model), source, tuning, f"s{seed}"])
         word = commandline.word("train.seed", seed)
-        yield _finetune(grid, cluster, root, name, model, source, regime, word)
+        yield _finetune(grid, cluster, root, name, model, source, tuning, word)
 
 
 def folder_name(model: str) -> str:
@@ -169,7 +169,7 @@ def _finetune(
     name: str,
     checkpoint: str | Path,
     source: str,
-    regime: str,
+    tuning: str,
     seed: str,
 ) -> Job:
     """The job that tunes one checkpoint on one source; `seed` is a word of its command line."""
@@ -177,12 +177,12 @@ def _finetune(
     argv = merged(
         [commandline.word("ner.cache_dir", root / "features")],
         grid.finetune,
-        grid.finetune_per_regime.get(regime, []),
+        grid.finetune_per_tuning.get(tuning, []),
         [commandline.word("checkpoint", checkpoint)],
-        [commandline.word("source", source), commandline.word("regime", regime), seed],
+        [commandline.word("source", source), commandline.word("tuning", tuning), seed],
         [commandline.word("run_dir", root / run_dir)],
     )
-    gpus = min(1 if regime == "head" else cluster.finetune_gpus, cluster.gpus_per_node)
+    gpus = min(1 if tuning == "head_only" else cluster.finetune_gpus, cluster.gpus_per_node)
     return Job(run_dir, "finetune", ("-m", "metapt.finetune"), tuple(argv), run_dir, gpus_per_node=gpus)
 
 
@@ -238,7 +238,7 @@ def _with_prepares(pretrains: list[Job], configs: dict[str, Any]) -> tuple[list[
     for job in pretrains:
         config: PretrainConfig = configs[job.id]
         name = f"prepare/{config.data.name}-{run_identity.of_corpus(config)}"
-        argv = tuple(word for word in job.argv if word.partition("=")[0] not in ("run_dir", "label"))
+        argv = tuple(word for word in job.argv if word.partition("=")[0] not in ("run_dir", "variant"))
         prepares.setdefault(name, Job(name, "prepare", ("-m", "metapt.prepare"), argv, name))
         waiting.append(replace(job, needs=(name,)))
     return list(prepares.values()), waiting
@@ -270,11 +270,11 @@ def _load(jobs: Sequence[Job]) -> tuple[dict[str, Any], list[str]]:
 
 
 def _complaints(grid: GridConfig) -> Iterator[str]:
-    for name in ("sizes", "objectives", "seeds", "sources", "regimes", "checkpoints", "baselines", "models"):
+    for name in ("sizes", "objectives", "seeds", "sources", "tunings", "checkpoints", "baselines", "models"):
         repeated = [str(value) for value, count in Counter(getattr(grid, name)).items() if count > 1]
         if repeated:
             yield f"grid.{name}: {', '.join(repeated)} stands there twice"
-    for name in ("sizes", "objectives", "seeds", *(["regimes"] if grid.sources else [])):
+    for name in ("sizes", "objectives", "seeds", *(["tunings"] if grid.sources else [])):
         if not getattr(grid, name):
             yield f"grid.{name} is empty: the grid has no runs"
     for name in grid.baselines:
@@ -287,13 +287,13 @@ def _complaints(grid: GridConfig) -> Iterator[str]:
         "hours_per_size": options["model"],
         "mem_gb_per_size": options["model"],
         "per_objective": options["objective"],
-        "finetune_per_regime": REGIMES,
+        "finetune_per_tuning": TUNINGS,
     }
     for name, known in keyed.items():
         for value in set(getattr(grid, name)) - set(known):
             yield f"grid.{name}.{value}: must be one of {', '.join(known)}"
-    for name in set(grid.further_checkpoints) - set(grid.objectives) - set(grid.variants):
-        yield f"grid.further_checkpoints.{name}: neither an objective nor a variant of the grid"
+    for name in set(grid.extra_checkpoints) - set(grid.objectives) - set(grid.variants):
+        yield f"grid.extra_checkpoints.{name}: neither an objective nor a variant of the grid"
     for name in ("gpus_per_size", "hours_per_size", "mem_gb_per_size"):
         for size, value in getattr(grid, name).items():
             if value <= 0:
@@ -306,8 +306,8 @@ def _reserved(grid: GridConfig) -> Iterator[str]:
     lists = {("pretrain", "grid.pretrain"): grid.pretrain, ("finetune", "grid.finetune"): grid.finetune}
     for name in ("variants", "per_size", "per_objective"):
         lists |= {("pretrain", f"grid.{name}.{value}"): words for value, words in getattr(grid, name).items()}
-    for regime, words in grid.finetune_per_regime.items():
-        lists["finetune", f"grid.finetune_per_regime.{regime}"] = words
+    for tuning, words in grid.finetune_per_tuning.items():
+        lists["finetune", f"grid.finetune_per_tuning.{tuning}"] = words
     for (command, place), words in lists.items():
         for word in words:
             if (name := word.partition("=")[0]) in SET_BY_THE_GRID[command]:
@@ -322,7 +322,7 @@ def _checkpoint_complaints(grid: GridConfig, pretrains: list[Job], configs: dict
     complaints = []
     for job in pretrains:
         config: PretrainConfig | None = configs.get(job.id)
-        wanted = [*grid.checkpoints, *_further_checkpoints(grid, job)]
+        wanted = [*grid.checkpoints, *_extra_checkpoints(grid, job)]
         if config is None or not wanted:
             continue
         train = config.train

@@ -19,7 +19,7 @@ class Job:
     argv: tuple[str, ...]
     run_dir: str  # relative to the root of the grid
     needs: tuple[str, ...] = ()  # ids of the jobs that must have ended before
-    label: str = ""
+    variant: str = ""
     nodes: int = 1
     gpus_per_node: int = 0
     hours: float | None = None  # time limit; None: what the cluster says

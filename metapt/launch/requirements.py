@@ -24,7 +24,7 @@ def requirements(plan: Plan, todo: Sequence[Job], cluster: ClusterConfig) -> lis
     for job in plan.jobs:
         if job.kind == "pretrain":
             config = plan.configs[job.id]
-            runs.setdefault((config.model.name, config.meta.objective, job.label), []).append(job)
+            runs.setdefault((config.model.name, config.meta.objective, job.variant), []).append(job)
     rows = [HEADER, *(_row(plan.configs[jobs[0].id], jobs, cluster) for jobs in runs.values())]
     widths = [max(len(row[column]) for row in rows) for column in range(len(HEADER))]
     lines = [
@@ -37,7 +37,7 @@ def _row(config: PretrainConfig, jobs: list[Job], cluster: ClusterConfig) -> tup
     machine = _machine(jobs[0], cluster)
     time = hours(config, machine)
     return (
-        "-".join(filter(None, (config.model.name, config.meta.objective, jobs[0].label))),
+        "-".join(filter(None, (config.model.name, config.meta.objective, jobs[0].variant))),
         str(len(jobs)),
         str(machine.ranks.count),
         figure(largest_peak(config, machine.ranks) / GIB),

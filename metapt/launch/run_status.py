@@ -91,7 +91,7 @@ def _of_result(run: Run) -> RunStatus:
     if result.get("kind") == "finetune":
         return RunStatus("done", result.get("epochs"), result.get("epochs"), "epoch")
     steps = result.get("steps")
-    return RunStatus("done", steps, steps, "step", result.get("heldout_loss_nats"), rate)
+    return RunStatus("done", steps, steps, "step", result.get("eval_loss_nats"), rate)
 
 
 def _progress(run: Run, state: str) -> RunStatus:
@@ -115,7 +115,7 @@ def _last_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def _pretrain_progress(state: str, lines: list[dict[str, Any]], max_steps: int) -> RunStatus:
-    updates = [line for line in lines if line["kind"] in ("autoregressive", "episode", "skipped")]
+    updates = [line for line in lines if line["kind"] in ("lm", "episode", "skipped")]
     if not updates:
         return RunStatus(state, 0, max_steps)
     step = updates[-1]["step"]

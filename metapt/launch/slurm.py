@@ -178,7 +178,7 @@ def executor(
         "signal_delay_s": cluster.signal_delay_s,
         "dependency": f"{condition}:{':'.join(needs)}" if needs else None,
         "array_parallelism": min(size, cluster.max_running or size),
-        "setup": [*cluster.setup, *code.shell_lines(cluster.visible_within_s)],
+        "setup": [*cluster.setup, *code.shell_lines(cluster.visibility_timeout_s)],
         # since Slurm 22.05 srun does not take the first over from sbatch; --wait: the seconds that a dead process is survived
         # by the others, longer than Slurm takes to see that a node has failed, whose jobs it queues again
         "srun_args": [f"--cpus-per-task={cluster.cpus_per_task}", "--wait=600"],
@@ -224,7 +224,7 @@ def _submit(
     from metapt.launch.slurm_task import Task
 
     threads = cluster.threads or cluster.cpus_per_task
-    most, patience = cluster.max_requeues_without_progress, cluster.visible_within_s
+    most, patience = cluster.max_requeues_without_progress, cluster.visibility_timeout_s
     tasks = [Task(root.path, job, threads, most, patience) for job in array]
     try:
         made = executor(array, needs, grid, root, cluster, code)

@@ -5,7 +5,7 @@ The inner loop (Finn et al. 2017, equation 1; first-order variant, section 5.2)
     phi_0 = phi,    phi_t = phi_{t-1} - alpha * grad L_S(phi_{t-1})
 
 works on copies and asks for gradients of these alone, so it neither reads nor leaves anything in the originals'
-`.grad`, whoever owns that. Three rules turn it into a gradient of the originals; each is stated as a tensor whose plain backward
+`.grad`, whoever owns that. Three algorithms turn it into a gradient of the originals; each is stated as a tensor whose plain backward
 pass accumulates that gradient, under any engine:
 
     fomaml     grad L_Q at phi_T, added to the gradient of phi: `at_adapted` has the value phi_T and, with respect

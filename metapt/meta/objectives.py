@@ -22,7 +22,7 @@ from metapt.config import MetaConfig
 from metapt.data.episodes import Episode, Examples
 from metapt.meta.adaptation import Adapted, Parameters, adapt, adapt_by, at_adapted, with_gradients
 from metapt.models.decoder import EpisodeHead
-from metapt.models.meta_lm import Learner
+from metapt.models.meta_lm import MetaLM
 from metapt.models.packed_windows import Windows
 
 
@@ -35,19 +35,19 @@ class Outcome:
 
 
 def is_episode(meta: MetaConfig, seed: int, step: int) -> bool:
-    """The Bernoulli draw of a step, the same on all ranks; none is an episode before meta.start."""
-    return step >= meta.start and bool(randomness.generator(seed, "branch", step).random() < meta.rho)
+    """The Bernoulli draw of a step, the same on all ranks; none is an episode before meta.start_step."""
+    return step >= meta.start_step and bool(randomness.generator(seed, "branch", step).random() < meta.rho)
 
 
-def autoregressive(learner: Learner, sequences: Tensor) -> Outcome:
+def next_token(meta_lm: MetaLM, sequences: Tensor) -> Outcome:
     """Next-token cross-entropy of sequences [n, T + 1]."""
-    loss = learner.lm_loss(sequences)
-    used = set(learner.decoder.parameters())
-    return Outcome(_idle(loss, learner, used), {"lm_loss_nats": loss.detach()})
+    loss = meta_lm.lm_loss(sequences)
+    used = set(meta_lm.decoder.parameters())
+    return Outcome(_idle(loss, meta_lm, used), {"lm_loss_nats": loss.detach()})
 
 
 def episode(
-    learner: Learner,
+    meta_lm: MetaLM,
     task: Episode,
     meta: MetaConfig,
     seed: int,
@@ -55,7 +55,7 @@ def episode(
     number: int,
     poll: Callable[[], None] = lambda: None,
 ) -> Outcome:
-    """A first-order episode: the query loss at the adapted parameters; its backward pass follows `meta.rule`.
+    """A first-order episode: the query loss at the adapted parameters; its backward pass follows `meta.algorithm`.
 
     Args:
         task: support and query examples.
@@ -64,24 +64,24 @@ def episode(
     Returns: the query loss in nats; support and query figures.
     """
     with randomness.torch_seed(seed, "episode dropout", step, number):
-        support, query = (Side.of(examples, learner) for examples in (task.support, task.query))
+        support, query = (Side.of(examples, meta_lm) for examples in (task.support, task.query))
         if meta.scope == "head":
             # The decoder is constant during the inner loop: its states need computing once.
             with torch.no_grad():
-                support.states = learner.states_read(support.windows)
-            query.states = learner.states_read(query.windows)
+                support.states = meta_lm.states_read(support.windows)
+            query.states = meta_lm.states_read(query.windows)
         trace = Trace()
 
         def support_loss(values: Parameters) -> Tensor:
-            return trace.record(_logits(learner, values, support), support.labels)
+            return trace.record(_logits(meta_lm, values, support), support.labels)
 
-        parameters = learner.adaptable(meta)
-        if learner.inner_step and meta.scope == "head" and not learner.rates:
-            move = partial(_compiled_step, learner.inner_step, support, meta.inner_lr, trace)
+        parameters = meta_lm.adaptable(meta)
+        if meta_lm.inner_step and meta.scope == "head" and not meta_lm.rates:
+            move = partial(_compiled_step, meta_lm.inner_step, support, meta.inner_lr, trace)
             adapted = adapt_by(move, parameters, meta.inner_steps, before_step=lambda values: poll())
         else:
-            multipliers = learner.rates.multipliers() if learner.rates else None
-            with learner.whole(parameters), learner.whole(multipliers or {}):
+            multipliers = meta_lm.rates.multipliers() if meta_lm.rates else None
+            with meta_lm.whole(parameters), meta_lm.whole(multipliers or {}):
                 adapted = adapt(
                     support_loss,
                     parameters,
@@ -92,7 +92,7 @@ def episode(
                 )
         with torch.no_grad():
             support_loss(adapted.values)
-        loss, logits = _outer(learner, parameters, adapted, query, meta)
+        loss, logits = _outer(meta_lm, parameters, adapted, query, meta)
     return Outcome(loss, trace.measures(support, query, loss, logits))
 
 
@@ -110,75 +110,75 @@ def _compiled_step(
 
 
 def _outer(
-    learner: Learner, parameters: Mapping[str, Tensor], adapted: Adapted, query: Side, meta: MetaConfig
+    meta_lm: MetaLM, parameters: Mapping[str, Tensor], adapted: Adapted, query: Side, meta: MetaConfig
 ) -> tuple[Tensor, Tensor]:
-    """The query loss at the adapted parameters, with the derivative that the rule gives it; and the logits."""
-    if meta.rule == "reptile":
+    """The query loss at the adapted parameters, with the derivative that the algorithm gives it; and the logits."""
+    if meta.algorithm == "reptile":
         with torch.no_grad():
-            logits = _logits(learner, adapted.values, query)
+            logits = _logits(meta_lm, adapted.values, query)
             scale = 1 / (meta.inner_lr * meta.inner_steps)
             moves = [(value - adapted.values[name]) * scale for name, value in parameters.items()]
         loss = with_gradients(cross_entropy(logits, query.labels), list(parameters.values()), moves)
-        return _idle(loss, learner, set(parameters.values())), logits
-    along = learner.rates(adapted.moved, meta.inner_lr) if learner.rates else {}
+        return _idle(loss, meta_lm, set(parameters.values())), logits
+    along = meta_lm.rates(adapted.moved, meta.inner_lr) if meta_lm.rates else {}
 
     def replace(originals: Mapping[str, Tensor]) -> Parameters:
         values = at_adapted(originals, adapted.values)
         return {name: value + along[name] for name, value in values.items()} if along else values
 
     if query.states is not None:
-        assert learner.head is not None
-        logits = learner.head(query.states, replace)
+        assert meta_lm.head is not None
+        logits = meta_lm.head(query.states, replace)
     else:
-        logits = _logits(learner, replace(parameters), query)
+        logits = _logits(meta_lm, replace(parameters), query)
     loss = cross_entropy(logits, query.labels)
-    return _idle(loss, learner, set(learner.parameters()) - set(learner.decoder.lm_head.parameters())), logits
+    return _idle(loss, meta_lm, set(meta_lm.parameters()) - set(meta_lm.decoder.lm_head.parameters())), logits
 
 
-def _idle(loss: Tensor, learner: Learner, used: AbstractSet[Tensor]) -> Tensor:
+def _idle(loss: Tensor, meta_lm: MetaLM, used: AbstractSet[Tensor]) -> Tensor:
     """The loss with a gradient of zero for the parameters that it does not use.
 
     Partitioned parameters need none: the engine starts from zeros there (metapt/training/zero3.py).
     """
-    if learner.partitioned:
+    if meta_lm.partitioned:
         return loss
-    return with_gradients(loss, [value for value in learner.parameters() if value not in used])
+    return with_gradients(loss, [value for value in meta_lm.parameters() if value not in used])
 
 
-def _logits(learner: Learner, values: Parameters, side: Side) -> Tensor:
+def _logits(meta_lm: MetaLM, values: Parameters, side: Side) -> Tensor:
     """Class logits with adapted parameters: from the states, where these are constant, or from the tokens."""
     if side.states is not None:
-        assert learner.head is not None
-        return learner.head.logits(side.states, values)
-    return functional_call(learner, values, (side.windows,))
+        assert meta_lm.head is not None
+        return meta_lm.head.logits(side.states, values)
+    return functional_call(meta_lm, values, (side.windows,))
 
 
 def probe(
-    learner: Learner, task: Episode, meta: MetaConfig, poll: Callable[[], None] = lambda: None
+    meta_lm: MetaLM, task: Episode, meta: MetaConfig, poll: Callable[[], None] = lambda: None
 ) -> dict[str, Tensor]:
     """Loss (nats) and accuracy on support and query at every inner step 0..T of an episode; nothing is trained.
 
     Without dropout, so that two measurements differ by the weights alone. `poll` as in `episode`.
     """
-    assert learner.head is not None
-    sides = {"support": Side.of(task.support, learner), "query": Side.of(task.query, learner)}
+    assert meta_lm.head is not None
+    sides = {"support": Side.of(task.support, meta_lm), "query": Side.of(task.query, meta_lm)}
     traces = {name: Trace() for name in sides}
-    parameters = learner.adaptable(meta)
-    multipliers = learner.rates.multipliers() if learner.rates else None
+    parameters = meta_lm.adaptable(meta)
+    multipliers = meta_lm.rates.multipliers() if meta_lm.rates else None
     if meta.scope == "head":
         with torch.no_grad():
             for side in sides.values():
-                side.states = learner.states_read(side.windows)
+                side.states = meta_lm.states_read(side.windows)
 
     def record(name: str, values: Parameters) -> Tensor:
-        return traces[name].record(_logits(learner, values, sides[name]), sides[name].labels)
+        return traces[name].record(_logits(meta_lm, values, sides[name]), sides[name].labels)
 
     def record_query(values: Parameters) -> None:
         poll()
         with torch.no_grad():
             record("query", values)
 
-    with without_dropout(learner.head), learner.whole(parameters), learner.whole(multipliers or {}):
+    with without_dropout(meta_lm.head), meta_lm.whole(parameters), meta_lm.whole(multipliers or {}):
         adapted = adapt(
             lambda values: record("support", values),
             parameters,
@@ -212,7 +212,7 @@ def without_dropout(head: EpisodeHead) -> Iterator[None]:
 
 @dataclass
 class Side:
-    """Support or query examples as tensors on the learner's device; states [n, d] where they are constant."""
+    """Support or query examples as tensors on the meta_lm's device; states [n, d] where they are constant."""
 
     windows: Windows
     positions: Tensor
@@ -221,10 +221,10 @@ class Side:
 
     @classmethod
     def of(
-        cls, examples: Examples, learner: Learner, own: Callable[[np.ndarray], np.ndarray] = lambda rows: rows
+        cls, examples: Examples, meta_lm: MetaLM, own: Callable[[np.ndarray], np.ndarray] = lambda rows: rows
     ) -> Side:
         """own: those rows of an array whose windows this rank reads."""
-        device = next(learner.parameters()).device
+        device = next(meta_lm.parameters()).device
         windows = Windows.cut(own(examples.tokens), own(examples.positions), device)
         return cls(
             windows,

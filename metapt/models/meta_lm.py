@@ -29,7 +29,7 @@ def slow_in_bf16(device: torch.device) -> bool:
     return not any(has.get(name) for name in ("amx_bf16", "avx512_bf16", "bf16"))
 
 
-class Learner(nn.Module):
+class MetaLM(nn.Module):
     """A decoder with an episode head. Parameters are fp32 always; `precision` is that of the decoder's products.
 
     Mixed precision is torch.autocast around the decoder: weights, gradients, residual stream, norms, losses and
@@ -67,13 +67,13 @@ class Learner(nn.Module):
     def forward(self, windows: Windows) -> Tensor:
         """Class logits [n, N] of an episode's windows."""
         if self.head is None:
-            raise RuntimeError("a learner without an episode head cannot classify")
+            raise RuntimeError("a meta_lm without an episode head cannot classify")
         return self.head(self.states_read(windows))
 
     def adaptable(self, meta: MetaConfig) -> dict[str, nn.Parameter]:
         """The parameters that the inner loop adapts, by scope; the output layer takes no part in an episode.
 
-        Names are the head's own under scope head, the learner's otherwise.
+        Names are the head's own under scope head, the meta_lm's otherwise.
         """
         if meta.scope == "head":
             return dict(self.head.named_parameters()) if self.head else {}
@@ -113,17 +113,17 @@ class Learner(nn.Module):
         return self._gather(list(parameters.values())) if self._gather and parameters else nullcontext()
 
 
-def build_learner(config: PretrainConfig, *, eos_id: int | None = None) -> Learner:
-    """A freshly initialised learner; without an episode head if meta.rho is 0."""
+def build_meta_lm(config: PretrainConfig, *, eos_id: int | None = None) -> MetaLM:
+    """A freshly initialised meta_lm; without an episode head if meta.rho is 0."""
     model, meta, seed = config.model, config.meta, config.train.seed
     head = None
     if meta.rho > 0:
         head = EpisodeHead(
             model.hidden_size, meta.head_hidden, meta.n_way, meta.head_layers, meta.head_dropout, seed
         )
-    learner = Learner(build_decoder(model, seed, eos_id=eos_id), head, config.train.precision)
+    meta_lm = MetaLM(build_decoder(model, seed, eos_id=eos_id), head, config.train.precision)
     if config.train.compile:
-        learner.compile_parts()
-    if meta.rho > 0 and meta.rule == "meta_sgd":
-        learner.rates = InnerRates(learner.adaptable(meta))
-    return learner
+        meta_lm.compile_parts()
+    if meta.rho > 0 and meta.algorithm == "meta_sgd":
+        meta_lm.rates = InnerRates(meta_lm.adaptable(meta))
+    return meta_lm

@@ -10,24 +10,24 @@ from torch import Tensor
 
 from metapt.data.iob2 import TAGS
 from metapt.evaluation.predictions import Annotation
-from metapt.evaluation.span_f1 import span_figures
-from metapt.tagger.encoding import EncodedSet, WordVectors
+from metapt.evaluation.span_f1 import span_scores
+from metapt.tagger.encoding import EncodedSet, WordFeatures
 from metapt.tagger.model import TagLayer, unpacked
 
 
 @torch.no_grad()
 def annotate(
-    layer: TagLayer, vectors: Tensor | WordVectors, encoded: EncodedSet, batch_size: int
+    layer: TagLayer, features: Tensor | WordFeatures, encoded: EncodedSet, batch_size: int
 ) -> list[Annotation]:
     """Tags every sentence of a set.
 
     Args:
         layer: on any device.
-        vectors: [M, d], the words of the set (`features.word_vectors`).
+        features: [M, d], the words of the set (`features.word_features`).
         batch_size: sentences.
     """
     found: dict[int, Annotation] = {}
-    for numbers, emissions, tags, lengths in batches(layer, vectors, encoded, batch_size):
+    for numbers, emissions, tags, lengths in batches(layer, features, encoded, batch_size):
         decoded = layer.sequence.decode(emissions, lengths)
         gold = (
             layer.sequence.log_marginals(emissions, lengths).gather(2, tags[:, :, None]).squeeze(2).tolist()
@@ -38,23 +38,23 @@ def annotate(
 
 
 @torch.no_grad()
-def dev_figures(
-    layer: TagLayer, vectors: Tensor | WordVectors, encoded: EncodedSet, batch_size: int
+def dev_scores(
+    layer: TagLayer, features: Tensor | WordFeatures, encoded: EncodedSet, batch_size: int
 ) -> tuple[float, float]:
     """Micro-F1, and the mean over sentences of the negative log-likelihood per word in nats; arguments as above."""
     gold: list[list[str]] = []
     predicted: list[list[str]] = []
     loss = 0.0
-    for _, emissions, tags, lengths in batches(layer, vectors, encoded, batch_size):
+    for _, emissions, tags, lengths in batches(layer, features, encoded, batch_size):
         loss -= float((layer.sequence.log_likelihood(emissions, tags, lengths) / lengths).sum())
         rows = zip(tags.tolist(), lengths.tolist(), strict=True)
         gold += [[TAGS[tag] for tag in row[:length]] for row, length in rows]
         predicted += [[TAGS[tag] for tag in path] for path in layer.sequence.decode(emissions, lengths)]
-    return span_figures(gold, predicted)["f1"], loss / len(encoded.lengths)
+    return span_scores(gold, predicted)["f1"], loss / len(encoded.lengths)
 
 
 def batches(
-    layer: TagLayer, vectors: Tensor | WordVectors, encoded: EncodedSet, batch_size: int
+    layer: TagLayer, features: Tensor | WordFeatures, encoded: EncodedSet, batch_size: int
 ) -> Iterator[tuple[list[int], Tensor, Tensor, Tensor]]:
     """Sentences of like length together: their numbers, emissions [B, T, C], gold tags [B, T] and lengths [B]."""
     layer.eval()
@@ -63,5 +63,5 @@ def batches(
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
         words, lengths = encoded.words(chosen), encoded.lengths[torch.from_numpy(chosen)].to(device)
-        emissions = layer.emissions(vectors[words].to(device), lengths)
+        emissions = layer.emissions(features[words].to(device), lengths)
         yield chosen.tolist(), emissions, unpacked(encoded.tags[words].to(device), lengths), lengths

@@ -5,9 +5,9 @@
     tokenizer.json ...   as transformers saves them
     README.md            the model card (metapt/finetuning/model_card.py)
 
-`AutoModelForTokenClassification` loads it without code of ours, and its logits are the emissions at each piece: those at a word's
-first or last piece, or their mean over its pieces (`piece`). The entry `tagger` of config.json holds `head`, `piece`, `prefix_space`,
-`max_len`, `before` and `after` (special pieces around a window), and for a CRF `crf`: `start` [C], `transitions` [C, C] (from, to), `end` [C], and what IOB2 allows,
+`AutoModelForTokenClassification` loads it without code of ours, and its logits are the emissions at each subword: those at a word's
+first or last subword, or their mean over its subwords (`subword_pooling`). The entry `tagger` of config.json holds `head`, `subword_pooling`, `prefix_space`,
+`max_len`, `before` and `after` (special tokens around a window), and for a CRF `crf`: `start` [C], `transitions` [C, C] (from, to), `end` [C], and what IOB2 allows,
 `allowed_first` [C] and `allowed_pairs` [C, C]. Numbers in JSON have as many digits as give back the same fp32.
 """
 
@@ -63,7 +63,7 @@ def save_tagger(folder: Path, tagger: Tagger, tokenizer: PreTrainedTokenizerBase
     config.classifier_dropout = layer.dropout.p
     config.tagger = {
         "head": layer.head_name,
-        "piece": tagger.piece,
+        "subword_pooling": tagger.subword_pooling,
         **asdict(reading),
         **({"crf": _crf_values(layer.sequence)} if isinstance(layer.sequence, LinearChainCRF) else {}),
     }
@@ -100,7 +100,7 @@ def load_tagger(
             layer.sequence.load_state_dict({name: torch.tensor(settings["crf"][name]) for name in own})
         before, after = tuple(settings["before"]), tuple(settings["after"])
         reading = Reading(settings["prefix_space"], settings["max_len"], before, after)
-        tagger = Tagger(decoder, layer, settings["piece"]).eval()
+        tagger = Tagger(decoder, layer, settings["subword_pooling"]).eval()
     except (KeyError, AttributeError, ValueError, TypeError, RuntimeError, OSError, SafetensorError) as error:
         raise UserError(
             f"{folder}: a damaged tagger ({type(error).__name__}: {str(error).splitlines()[0]})"

@@ -112,7 +112,7 @@ class Checkpoints:
             print(text, file=sys.stderr)
 
     def _export(self, folder: Path, weights: dict[str, Any], step: int) -> None:
-        decoder = self.engine.learner.decoder
+        decoder = self.engine.meta_lm.decoder
         state = {
             name.removeprefix("decoder."): value
             for name, value in weights.items()

@@ -22,10 +22,10 @@ import torch
 from torch import Tensor, nn
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
-from metapt.config import PretrainConfig, work_together
+from metapt.config import PretrainConfig, ranks_share_episodes
 from metapt.data.episodes import Episode, EpisodeSampler
 from metapt.meta.objectives import probe
-from metapt.models.meta_lm import Learner
+from metapt.models.meta_lm import MetaLM
 from metapt.training.engine import Engine
 from metapt.training.zero3 import probe_together
 
@@ -47,7 +47,7 @@ class Dynamics:
     """The measurements of one run.
 
     Args:
-        heldout: tokens [n, T + 1] of the held-out split.
+        eval_rows: tokens [n, T + 1] of the held-out split.
         sampler: of episodes; None in a run without.
         poll: called equally often on all ranks while measuring; may raise to break it off.
     """
@@ -56,12 +56,12 @@ class Dynamics:
         self,
         engine: Engine,
         config: PretrainConfig,
-        heldout: Tensor,
+        eval_rows: Tensor,
         sampler: EpisodeSampler | None,
         poll: Callable[[], None] = lambda: None,
     ):
         self.engine, self.config, self.poll = engine, config, poll
-        self.sequences = heldout[:ATTENTION_SEQUENCES, :-1].to(engine.device)
+        self.sequences = eval_rows[:ATTENTION_SEQUENCES, :-1].to(engine.device)
         self.probe_task = sampler.episode(PROBE_STEP, 0) if sampler and config.train.dynamics_every else None
 
     def is_due(self, done: int) -> bool:
@@ -73,7 +73,7 @@ class Dynamics:
         """The values of one line of kind `dynamics` (docs/design.md); a function of the weights alone."""
         started = time.perf_counter()
         values: dict[str, Any] = {"effective_rank": self._effective_ranks()}
-        values |= attention_entropy(self.engine.learner, self.sequences)
+        values |= attention_entropy(self.engine.meta_lm, self.sequences)
         if self.probe_task is not None:
             values |= {
                 f"probe_{name}": curve.tolist() for name, curve in self._probe(self.probe_task).items()
@@ -82,15 +82,15 @@ class Dynamics:
 
     def _probe(self, task: Episode) -> dict[str, Tensor]:
         engine, meta = self.engine, self.config.meta
-        if engine.shards and work_together(self.config):
+        if engine.shards and ranks_share_episodes(self.config):
             backward = partial(engine.backward, last=False)
-            return probe_together(engine.shards, engine.learner, backward, task, meta, self.poll)
-        return probe(engine.learner, task, meta, self.poll)
+            return probe_together(engine.shards, engine.meta_lm, backward, task, meta, self.poll)
+        return probe(engine.meta_lm, task, meta, self.poll)
 
     def _effective_ranks(self) -> dict[str, list[float]]:
         """By kind of matrix, one for each block. The matrices are dealt to the ranks, one each in a round."""
         engine, blocks = self.engine, self.config.model.num_layers
-        parameters = dict(engine.learner.named_parameters())
+        parameters = dict(engine.meta_lm.named_parameters())
         names = [
             f"decoder.model.layers.{block}.{path}.weight"
             for path in MATRICES.values()
@@ -101,7 +101,7 @@ class Dynamics:
             self.poll()
             mine = None
             for number, name in enumerate(names[first : first + engine.world_size]):
-                with engine.learner.whole({name: parameters[name]}):
+                with engine.meta_lm.whole({name: parameters[name]}):
                     if number == engine.rank:
                         mine = parameters[name].detach().clone()
             if mine is not None:
@@ -135,11 +135,11 @@ def effective_rank(matrix: Tensor) -> float:
     return float(entropy.exp()) / len(values)
 
 
-def parameter_groups(learner: Learner) -> dict[str, list[str]]:
+def parameter_groups(meta_lm: MetaLM) -> dict[str, list[str]]:
     """Names of all parameters by part of the model: embedding, block_0 .., output_layer (with the last norm), episode_head,
     inner_rates."""
     groups: dict[str, list[str]] = {}
-    for name, _ in learner.named_parameters():
+    for name, _ in meta_lm.named_parameters():
         if name.startswith("head."):
             group = "episode_head"
         elif name.startswith("rates."):
@@ -154,25 +154,25 @@ def parameter_groups(learner: Learner) -> dict[str, list[str]]:
     return groups
 
 
-def attention_entropy(learner: Learner, sequences: Tensor) -> dict[str, list[list[float]]]:
+def attention_entropy(meta_lm: MetaLM, sequences: Tensor) -> dict[str, list[list[float]]]:
     """Entropy of the attention of each head over the keys that a query sees, by block and head.
 
     Args:
         sequences: tokens [n, T]; they go through the decoder one at a time.
-    Returns: `attention_entropy_nats`, the mean over queries, and `attention_entropy_share`, the mean over queries that
+    Returns: `attention_entropy_nats`, the mean over queries, and `attention_entropy_ratio`, the mean over queries that
         see more than one key of the entropy as a share of that of uniform attention, log(keys).
     """
-    with _observed(learner) as heads, torch.no_grad():
+    with _observed(meta_lm) as heads, torch.no_grad():
         found = []
         for sequence in sequences:
-            learner.states(sequence[None])
+            meta_lm.states(sequence[None])
             found.append(torch.stack([observed.entropies for observed in heads]))
     entropies = torch.stack(found).mean(dim=0)  # [blocks, heads, queries]
     keys = torch.arange(1, entropies.shape[-1] + 1, device=entropies.device)
     shares = entropies[..., 1:] / keys[1:].log()
     return {
         "attention_entropy_nats": entropies.mean(dim=-1).tolist(),
-        "attention_entropy_share": shares.mean(dim=-1).tolist(),
+        "attention_entropy_ratio": shares.mean(dim=-1).tolist(),
     }
 
 
@@ -206,11 +206,11 @@ class _ObservedHeads:
 
 
 @contextmanager
-def _observed(learner: Learner) -> Iterator[Sequence[_ObservedHeads]]:
-    heads = [_ObservedHeads(layer.self_attn) for layer in learner.decoder.model.layers]
+def _observed(meta_lm: MetaLM) -> Iterator[Sequence[_ObservedHeads]]:
+    heads = [_ObservedHeads(layer.self_attn) for layer in meta_lm.decoder.model.layers]
     try:
         # compiled blocks would pass the hooks over
-        with torch.compiler.set_stance("force_eager") if learner.compiled else nullcontext():
+        with torch.compiler.set_stance("force_eager") if meta_lm.compiled else nullcontext():
             yield heads
     finally:
         for handle in [handle for observed in heads for handle in observed.handles]:

@@ -22,7 +22,7 @@ from torch import distributed as dist
 
 from metapt.config import PretrainConfig, TrainConfig, deepspeed_settings, uneven_units, zero_stage
 from metapt.errors import UserError
-from metapt.models.meta_lm import Learner
+from metapt.models.meta_lm import MetaLM
 from metapt.training.sharded_state import StateFiles, fragments
 from metapt.training.zero3 import SETTINGS as PARTITIONED_SETTINGS
 from metapt.training.zero3 import Shards
@@ -43,34 +43,34 @@ _flags: dist.ProcessGroup | None = None  # of all ranks, if there are several
 
 
 class Engine:
-    """A learner under DeepSpeed with AdamW.
+    """A meta_lm under DeepSpeed with AdamW.
 
     Args:
-        learner: in fp32; DeepSpeed converts and moves it.
+        meta_lm: in fp32; DeepSpeed converts and moves it.
         config: precision, optimizer, clipping and the DeepSpeed file are taken from it.
     """
 
-    def __init__(self, learner: Learner, config: PretrainConfig):
+    def __init__(self, meta_lm: MetaLM, config: PretrainConfig):
         start_process_group()
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
         if uneven := uneven_units(config, self.world_size):
             raise UserError(
                 f"{', '.join(uneven)} must be a multiple of the number of ranks, {self.world_size}"
             )
-        self._adamw = _adamw(learner, config.train)
+        self._adamw = _adamw(meta_lm, config.train)
         with _local_rank_set():
             self._engine, self._optimizer, _, _ = deepspeed.initialize(
-                model=learner, optimizer=self._adamw, config=_settings(config), dist_init_required=False
+                model=meta_lm, optimizer=self._adamw, config=_settings(config), dist_init_required=False
             )
-        self.learner: Learner = self._engine.module
+        self.meta_lm: MetaLM = self._engine.module
         self.device: torch.device = self._engine.device
         self._stage: int = self._engine.zero_optimization_stage()
-        parameters = dict(self.learner.named_parameters())
+        parameters = dict(self.meta_lm.named_parameters())
         places = fragments(parameters, self._stage, self._optimizer, self.rank)
         self._state_files = StateFiles(parameters, places, self._adamw, replicated=self._stage == 0)
         self.shards: Shards | None = None
         if self._stage == 3:
-            self.learner.partition(deepspeed.zero.GatheredParameters)
+            self.meta_lm.partition(deepspeed.zero.GatheredParameters)
             self.shards = Shards(parameters, self._optimizer, places)
 
     def backward(self, loss: Tensor, *, last: bool) -> None:
@@ -90,7 +90,7 @@ class Engine:
             group["lr"] = lr
         norm = None
         if self._stage == 0:  # where DeepSpeed does not tell the norm
-            gradients = (value.grad for value in self.learner.parameters())
+            gradients = (value.grad for value in self.meta_lm.parameters())
             norm = float(torch.nn.utils.get_total_norm([value for value in gradients if value is not None]))
         # DeepSpeed's own optimizers (stages 1 to 3) never get as far as AdamW with a norm that is not finite.
         self._adamw.at_rest = not apply or (norm is not None and not math.isfinite(norm))
@@ -105,7 +105,7 @@ class Engine:
 
         Between the last `backward` and `step`; all ranks call it.
         """
-        named = dict(self.learner.named_parameters())
+        named = dict(self.meta_lm.named_parameters())
 
         def norm(names: Sequence[str]) -> float:
             gradients = (safe_get_full_grad(named[name]) for name in names)
@@ -146,8 +146,8 @@ class Engine:
     def weights(self) -> dict[str, Tensor]:
         """All parameters, fp32, on the CPU; all ranks call it."""
         weights = {}
-        for name, value in self.learner.named_parameters():
-            with self.learner.whole({name: value}):
+        for name, value in self.meta_lm.named_parameters():
+            with self.meta_lm.whole({name: value}):
                 weights[name] = value.detach().to("cpu", copy=True)
         return weights
 
@@ -155,7 +155,7 @@ class Engine:
 def _settings(config: PretrainConfig) -> dict[str, Any]:
     """The DeepSpeed file of `ds=` with what the configuration decides: batch and clipping.
 
-    Parameters are fp32 for DeepSpeed in either precision: the forward pass casts (models/learner.py), so that
+    Parameters are fp32 for DeepSpeed in either precision: the forward pass casts (models/meta_lm.py), so that
     gradients accumulate in fp32 at every stage.
     """
     settings = deepspeed_settings(config.ds)
@@ -218,17 +218,17 @@ class _AdamW(torch.optim.AdamW):
 ZERO_SUPPORTED_OPTIMIZERS.append(_AdamW)  # else DeepSpeed warns of an untested optimizer
 
 
-def _adamw(learner: Learner, train: TrainConfig) -> _AdamW:
+def _adamw(meta_lm: MetaLM, train: TrainConfig) -> _AdamW:
     """AdamW; gains and biases (tensors of one dimension) and inner rates are not decayed.
 
     One group per block: ZeRO 1 and 2 flatten the gradients of a group and step it by itself, so that what lives for
     the time of a step is as large as a block, not as the model. The vectors come first, since all gradients lie in
     one buffer, which goes when the last group lets go of it.
     """
-    decoder = learner.decoder
-    parts = [decoder.model.embed_tokens, *decoder.model.layers, decoder.lm_head, learner.head]
-    rates = set(learner.rates.parameters()) if learner.rates else set()
-    others = [value for value in learner.parameters() if value.ndim <= 1 or value in rates]
+    decoder = meta_lm.decoder
+    parts = [decoder.model.embed_tokens, *decoder.model.layers, decoder.lm_head, meta_lm.head]
+    rates = set(meta_lm.rates.parameters()) if meta_lm.rates else set()
+    others = [value for value in meta_lm.parameters() if value.ndim <= 1 or value in rates]
     groups: list[dict[str, Any]] = [{"params": others, "weight_decay": 0.0}]
     for part in parts:
         if part is not None:

@@ -39,17 +39,17 @@ def require_packages(log: LogConfig) -> None:
                 ) from None
 
 
-def open_loggers(run: Run, config: PretrainConfig, done: int) -> Loggers:
+def open_trackers(run: Run, config: PretrainConfig, done: int) -> ExperimentTrackers:
     """The loggers that the configuration asks for, of a run that goes on after `done` updates."""
     makers: dict[str, Callable[[], Sink]] = {}
     if config.log.tensorboard:
         makers["tensorboard"] = lambda: TensorBoard(run, done)
     if config.log.wandb != "off":
         makers["wandb"] = lambda: WeightsAndBiases(run, config)
-    return Loggers(makers)
+    return ExperimentTrackers(makers)
 
 
-class Loggers:
+class ExperimentTrackers:
     """Several sinks; one that fails is given up with a warning."""
 
     def __init__(self, makers: Mapping[str, Callable[[], Sink]]):

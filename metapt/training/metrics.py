@@ -10,7 +10,7 @@ from typing import Any, TextIO
 from metapt.config import PretrainConfig
 from metapt.estimate.flops import tokens_of_step
 from metapt.runs import MetricsWriter, Run
-from metapt.training.experiment_trackers import open_loggers
+from metapt.training.experiment_trackers import open_trackers
 
 
 @dataclass
@@ -35,13 +35,13 @@ class Telemetry:
         self.config, self.totals = config, totals
         self._writer = MetricsWriter(run) if rank == 0 else None
         self._progress = Progress(config.train.max_steps) if rank == 0 else None
-        self._loggers = open_loggers(run, config, done) if rank == 0 else None
+        self._loggers = open_trackers(run, config, done) if rank == 0 else None
         self._started = time.perf_counter()
 
     def update(self, step: int, is_episode: bool, flops: int, **values: Any) -> None:
         """One optimizer update of so many floating point operations is done; `step` counts from 1."""
         self.totals.skipped_in_row = 0
-        self._step(step, is_episode, flops, "episode" if is_episode else "autoregressive", **values)
+        self._step(step, is_episode, flops, "episode" if is_episode else "lm", **values)
 
     def skipped(
         self, step: int, is_episode: bool, flops: int, not_finite: list[str], batch: dict[str, Any]
@@ -54,7 +54,7 @@ class Telemetry:
         """
         self.totals.skipped_total += 1
         self.totals.skipped_in_row += 1
-        objective = "episode" if is_episode else "autoregressive"
+        objective = "episode" if is_episode else "lm"
         self._step(
             step, is_episode, flops, "skipped", objective=objective, not_finite=not_finite, batch=batch
         )
@@ -72,9 +72,9 @@ class Telemetry:
         spent = {"flops": flops, "seconds": seconds, "tokens_per_second": tokens / seconds}
         self._write(step, kind, **values, **spent, **asdict(self.totals))
 
-    def heldout(self, step: int, **values: float) -> None:
+    def evaluation(self, step: int, **values: float) -> None:
         """A held-out evaluation; its time is not counted as training."""
-        self._write(step, "heldout", **values)
+        self._write(step, "eval", **values)
         self._started = time.perf_counter()
 
     def dynamics(self, step: int, **values: Any) -> None:
@@ -105,7 +105,7 @@ class Progress:
         ("lm_loss_nats", "lm {:.3f}"),
         ("query_loss_nats", "query {:.3f}"),
         ("query_accuracy", "acc {:.2f}"),
-        ("heldout_perplexity", "held-out ppl {:.1f}"),
+        ("eval_perplexity", "held-out ppl {:.1f}"),
     )
 
     def __init__(self, max_steps: int, out: TextIO = sys.stderr):

@@ -10,7 +10,7 @@ from types import FrameType
 from metapt.errors import STOP_SIGNALS
 
 
-class StopAsked(Exception):
+class StopRequested(Exception):
     """Unfinished work is given up, since a signal asked for it; whoever began it catches this."""
 
 
@@ -29,7 +29,7 @@ class StopRequest:
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
-        """Within it a signal raises StopAsked wherever the program is, for work that leaves nothing half done.
+        """Within it a signal raises StopRequested wherever the program is, for work that leaves nothing half done.
 
         It is raised at the end as well, if it was lost on the way (exceptions in a finalizer are), and at the
         beginning for a signal that came before.
@@ -44,13 +44,13 @@ class StopRequest:
 
     def _raise_if_asked(self) -> None:
         if self:
-            raise StopAsked
+            raise StopRequested
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
         if self.name is None:
             self.name = signal.Signals(number).name
             if self._at_once:
-                raise StopAsked
+                raise StopRequested
 
     def __bool__(self) -> bool:
         return self.name is not None

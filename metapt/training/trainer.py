@@ -10,38 +10,38 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metapt.config import PretrainConfig, TrainConfig, work_together
-from metapt.data.batches import Batches, heldout_sequences
+from metapt.config import PretrainConfig, TrainConfig, ranks_share_episodes
+from metapt.data.batches import Batches, eval_sequences
 from metapt.data.corpus import Corpus
 from metapt.data.episodes import Episode, EpisodeSampler, corpus_index
 from metapt.errors import Interrupted, OperationalError
 from metapt.estimate.flops import flops_of_episode, flops_of_step, parameter_count
-from metapt.meta.objectives import Outcome, autoregressive, episode, is_episode
-from metapt.models.meta_lm import build_learner
+from metapt.meta.objectives import Outcome, episode, is_episode, next_token
+from metapt.models.meta_lm import build_meta_lm
 from metapt.runs import Run
 from metapt.training.checkpoints import Checkpoints
 from metapt.training.dynamics import Dynamics, parameter_groups
 from metapt.training.engine import Engine
 from metapt.training.metrics import Telemetry, Totals
-from metapt.training.signals import StopAsked, StopRequest
+from metapt.training.signals import StopRequest, StopRequested
 from metapt.training.zero3 import episode_together
 
 
 def learning_rate(train: TrainConfig, step: int) -> float:
-    """Rate of the update after `step` updates: linear warm-up, then cosine to min_lr_share * lr, or constant."""
+    """Rate of the update after `step` updates: linear warm-up, then cosine to min_lr_ratio * lr, or constant."""
     if step < train.warmup_steps:
         return train.lr * (step + 1) / train.warmup_steps
     if train.schedule == "constant":
         return train.lr
     progress = (step - train.warmup_steps) / max(1, train.max_steps - train.warmup_steps)
     share = 0.5 * (1 + math.cos(math.pi * progress))
-    return train.lr * (train.min_lr_share + (1 - train.min_lr_share) * share)
+    return train.lr * (train.min_lr_ratio + (1 - train.min_lr_ratio) * share)
 
 
 class Trainer:
     """One pretraining run on this rank.
 
-    Work is dealt to ranks in units whose number does not depend on them: `train.accumulation` micro-batches or
+    Work is dealt to ranks in units whose number does not depend on them: `train.micro_batches_per_update` micro-batches or
     `meta.tasks_per_step` episodes an update. Rank r of W takes units r, r + W, ..., or its rows of every episode
     where parameters are partitioned (metapt/training/zero3.py).
     """
@@ -50,22 +50,20 @@ class Trainer:
         self.config, self.run, self.corpus, self.stop = config, run, corpus, stop
         train, tokenizer = config.train, corpus.tokenizer
         self.batches = Batches(corpus.train, train.seq_len, train.seed)
-        self.heldout = heldout_sequences(
-            corpus.heldout, train.seq_len, train.heldout_batches * train.micro_batch
-        )
+        self.eval_rows = eval_sequences(corpus.eval, train.seq_len, train.eval_batches * train.micro_batch)
         self.sampler = None
         if config.meta.rho > 0:
             index = corpus_index(corpus, config.meta)
             self.sampler = EpisodeSampler(
                 corpus.train, index, config.meta, train.seed, tokenizer.mask_id, tokenizer.eos_id
             )
-        self.engine = Engine(build_learner(config, eos_id=tokenizer.eos_id), config)
-        self.together = work_together(config)
+        self.engine = Engine(build_meta_lm(config, eos_id=tokenizer.eos_id), config)
+        self.together = ranks_share_episodes(config)
         self.dynamics = Dynamics(
-            self.engine, config, torch.from_numpy(self.heldout), self.sampler, poll=self.poll
+            self.engine, config, torch.from_numpy(self.eval_rows), self.sampler, poll=self.poll
         )
         self.done = self.saved = 0  # updates; those of the newest checkpoint
-        self.last_heldout: dict[str, float] = {}
+        self.last_eval: dict[str, float] = {}
         self.checkpoints = Checkpoints(
             run, self.engine, self.origin(), corpus.tokenizer_dir, train.keep_checkpoints
         )
@@ -76,12 +74,12 @@ class Trainer:
         return {
             "model": config.model.name,
             "objective": config.meta.objective,
-            "rule": config.meta.rule,
+            "algorithm": config.meta.algorithm,
             "scope": config.meta.scope,
             "rho": config.meta.rho,
             "seed": config.train.seed,
             "parameters": parameter_count(config.model),
-            "label": config.label,
+            "variant": config.variant,
             "data": config.data.name,
             "tokenizer": self.corpus.tokenizer.name,
             "generated_data": config.data.name == "demo",
@@ -100,7 +98,7 @@ class Trainer:
         self.saved = self.done
         if self.engine.rank == 0:
             # measured again, in case that was broken off
-            self.run.trim_metrics(self.done, again=("heldout", "dynamics"))
+            self.run.trim_metrics(self.done, again=("eval", "dynamics"))
         self.engine.barrier()
         telemetry = Telemetry(self.run, self.config, totals, self.engine.rank, self.done)
         try:
@@ -108,7 +106,7 @@ class Trainer:
             while self.done < train.max_steps:
                 self._next_update(telemetry)
                 self._after_update(telemetry)
-        except StopAsked:
+        except StopRequested:
             self._save(totals)
             asked = self.stop.name or "a signal to another rank"
             raise Interrupted(f"{self.run.path}: {asked} after update {self.done}; resumable") from None
@@ -119,7 +117,7 @@ class Trainer:
             "origin": {**self.origin(), "step": train.max_steps},
             "steps": train.max_steps,
             **vars(totals),
-            **self.last_heldout,
+            **self.last_eval,
             "data": self.config.data.name,
             "generated_data": self.config.data.name == "demo",
         }
@@ -128,10 +126,10 @@ class Trainer:
         """A safe point to stop at; all ranks come by equally often.
 
         Raises:
-            StopAsked: on all ranks, if any of them was asked to stop.
+            StopRequested: on all ranks, if any of them was asked to stop.
         """
         if self.engine.any(bool(self.stop)):
-            raise StopAsked
+            raise StopRequested
 
     def update(self, step: int, is_task: bool) -> tuple[dict[str, Any], list[str]]:
         """One optimizer update, which is not applied if anything about it is not finite.
@@ -139,12 +137,12 @@ class Trainer:
         Returns: what metrics.jsonl holds of it, averaged over units and ranks, and `flops`, the operations of all of
             them; and the names of what is not finite.
         Raises:
-            StopAsked: as `poll`; no parameter has changed, and the gradients so far are of no use.
+            StopRequested: as `poll`; no parameter has changed, and the gradients so far are of no use.
         """
         train, meta, engine = self.config.train, self.config.meta, self.engine
         together = is_task and self.together
         first, stride = (0, 1) if together else (engine.rank, engine.world_size)
-        units = range(first, meta.tasks_per_step if is_task else train.accumulation, stride)
+        units = range(first, meta.tasks_per_step if is_task else train.micro_batches_per_update, stride)
         measures: list[dict[str, Tensor]] = []
         for unit in units:
             self.poll()
@@ -163,7 +161,7 @@ class Trainer:
         losses_finite = all(np.isfinite(value).all() for value in values.values())
         by_part = {}
         if self.dynamics.is_due(step + 1):
-            by_part = {"gradient_norms": engine.gradient_norms(parameter_groups(engine.learner))}
+            by_part = {"gradient_norms": engine.gradient_norms(parameter_groups(engine.meta_lm))}
         values |= {"grad_norm": engine.step(lr, apply=losses_finite), "lr": lr, "flops": flops}
         not_finite = [name for name, value in values.items() if not np.isfinite(value).all()]
         return values | by_part, not_finite
@@ -173,7 +171,7 @@ class Trainer:
         train = self.config.train
         if is_task:
             return {"seed": train.seed, "step": step, "tasks": list(range(self.config.meta.tasks_per_step))}
-        count = train.accumulation * train.micro_batch
+        count = train.micro_batches_per_update * train.micro_batch
         rows = self.batches.rows(step * count, count)
         return {"first_sequence": step * count, "rows": rows.tolist()}
 
@@ -181,20 +179,20 @@ class Trainer:
         """Loss and perplexity on the held-out split. The mean is over tokens, whatever the number of ranks.
 
         Raises:
-            StopAsked: as `poll`.
+            StopRequested: as `poll`.
         """
         size, engine = self.config.train.micro_batch, self.engine
         total = torch.zeros((), dtype=torch.float64)
-        for round_start in range(0, len(self.heldout), engine.world_size * size):
+        for round_start in range(0, len(self.eval_rows), engine.world_size * size):
             self.poll()
             start = round_start + engine.rank * size
-            mine = self.heldout[start : start + size]
+            mine = self.eval_rows[start : start + size]
             # a rank that has no sequences left in the last round goes on with the others (ZeRO 3 gathers weights)
-            sequences = self._tensor(mine if len(mine) else self.heldout[:1])
+            sequences = self._tensor(mine if len(mine) else self.eval_rows[:1])
             with torch.no_grad():
-                total += float(engine.learner.lm_loss(sequences)) * len(mine)
-        loss = float(engine.mean(total)) * engine.world_size / len(self.heldout)
-        return {"heldout_loss_nats": loss, "heldout_perplexity": math.exp(min(loss, 700.0))}
+                total += float(engine.meta_lm.lm_loss(sequences)) * len(mine)
+        loss = float(engine.mean(total)) * engine.world_size / len(self.eval_rows)
+        return {"eval_loss_nats": loss, "eval_perplexity": math.exp(min(loss, 700.0))}
 
     def _next_update(self, telemetry: Telemetry) -> None:
         train, step = self.config.train, self.done
@@ -206,19 +204,19 @@ class Trainer:
         else:
             telemetry.update(step + 1, is_task, **values)
         self.done += 1
-        if telemetry.totals.skipped_in_row >= train.max_skipped_in_row:
+        if telemetry.totals.skipped_in_row >= train.max_consecutive_skips:
             raise OperationalError(
                 f"{self.run.path}: the last {telemetry.totals.skipped_in_row} updates up to {self.done} were not finite "
-                f"and not applied (train.max_skipped_in_row); the checkpoint of update {self.saved} stands"
+                f"and not applied (train.max_consecutive_skips); the checkpoint of update {self.saved} stands"
             )
 
     def _after_update(self, telemetry: Telemetry) -> None:
         """Evaluation, dynamics and checkpoint where they are due: of a fresh run before the first update, too."""
         train = self.config.train
         is_last = self.done == train.max_steps
-        if self.done % train.heldout_every == 0 or is_last:
-            self.last_heldout = self.evaluate()
-            telemetry.heldout(self.done, **self.last_heldout)
+        if self.done % train.eval_every == 0 or is_last:
+            self.last_eval = self.evaluate()
+            telemetry.evaluation(self.done, **self.last_eval)
         if self.dynamics.is_due(self.done):
             telemetry.dynamics(self.done, **self.dynamics.measure())
         if self.done % train.checkpoint_every == 0 or is_last:
@@ -231,16 +229,14 @@ class Trainer:
 
     def _autoregressive(self, step: int, unit: int) -> Outcome:
         train = self.config.train
-        first = (step * train.accumulation + unit) * train.micro_batch
-        return autoregressive(
-            self.engine.learner, self._tensor(self.batches.sequences(first, train.micro_batch))
-        )
+        first = (step * train.micro_batches_per_update + unit) * train.micro_batch
+        return next_token(self.engine.meta_lm, self._tensor(self.batches.sequences(first, train.micro_batch)))
 
     def _episode(self, step: int, unit: int) -> Outcome:
         assert self.sampler is not None
         meta, seed = self.config.meta, self.config.train.seed
         task = self.sampler.episode(step, unit)
-        outcome = episode(self.engine.learner, task, meta, seed, step, unit, self.poll)
+        outcome = episode(self.engine.meta_lm, task, meta, seed, step, unit, self.poll)
         outcome.measures["flops"] = self._flops(task)
         return outcome
 
@@ -250,7 +246,7 @@ class Trainer:
         task, meta, seed = self.sampler.episode(step, unit), self.config.meta, self.config.train.seed
         backward = partial(self.engine.backward, last=False)
         measures = episode_together(
-            self.engine.shards, self.engine.learner, backward, task, meta, seed, step, unit, self.poll
+            self.engine.shards, self.engine.meta_lm, backward, task, meta, seed, step, unit, self.poll
         )
         return measures | {"flops": self._flops(task)}
 

@@ -28,7 +28,7 @@ from metapt.config import MetaConfig
 from metapt.data.episodes import Episode
 from metapt.meta.adaptation import descend
 from metapt.meta.objectives import Side, Trace, curves, without_dropout
-from metapt.models.meta_lm import Learner
+from metapt.models.meta_lm import MetaLM
 from metapt.training.sharded_state import Fragment
 
 SETTINGS = {
@@ -123,20 +123,20 @@ def _own_rows(rows: Rows) -> Rows:
     return rows[dist.get_rank() * share : (dist.get_rank() + 1) * share]
 
 
-def _logits(learner: Learner, side: Side) -> Tensor:
+def _logits(meta_lm: MetaLM, side: Side) -> Tensor:
     """Class logits of all rows, on every rank."""
-    assert learner.head is not None
-    return learner.head(_AllRows.apply(learner.states_read(side.windows)))
+    assert meta_lm.head is not None
+    return meta_lm.head(_AllRows.apply(meta_lm.states_read(side.windows)))
 
 
 class _Task:
     """The parameters that a task adapts, as shards, and one inner step on them."""
 
-    def __init__(self, shards: Shards, learner: Learner, meta: MetaConfig):
+    def __init__(self, shards: Shards, meta_lm: MetaLM, meta: MetaConfig):
         self.shards, self.meta = shards, meta
-        names = list(learner.adaptable(meta))
+        names = list(meta_lm.adaptable(meta))
         self.adapted = [shards.by_name[name] for name in names]
-        multipliers = learner.rates.shard_names() if learner.rates else {}
+        multipliers = meta_lm.rates.shard_names() if meta_lm.rates else {}
         self.rates = [shards.by_name[f"rates.{multipliers[name]}"] for name in names] if multipliers else []
         self.moved = [torch.zeros_like(shard.value) for shard in self.adapted] if self.rates else []
 
@@ -164,7 +164,7 @@ class _Task:
 
 def episode_together(
     shards: Shards,
-    learner: Learner,
+    meta_lm: MetaLM,
     backward: Callable[[Tensor], None],
     task: Episode,
     meta: MetaConfig,
@@ -182,8 +182,8 @@ def episode_together(
         poll: called before each inner step; may raise to leave the episode.
     Returns: what is logged of it, the same on every rank.
     """
-    support, query = (Side.of(examples, learner, _own_rows) for examples in (task.support, task.query))
-    work, trace, share = _Task(shards, learner, meta), Trace(), 1 / meta.tasks_per_step
+    support, query = (Side.of(examples, meta_lm, _own_rows) for examples in (task.support, task.query))
+    work, trace, share = _Task(shards, meta_lm, meta), Trace(), 1 / meta.tasks_per_step
     with (
         randomness.torch_seed(seed, "episode dropout", step, number),
         shards.borrowed_gradients(),
@@ -191,14 +191,14 @@ def episode_together(
     ):
         for _ in range(meta.inner_steps):
             poll()
-            backward(trace.record(_logits(learner, support), support.labels))
+            backward(trace.record(_logits(meta_lm, support), support.labels))
             work.descend()
         with torch.no_grad():
-            trace.record(_logits(learner, support), support.labels)
-        with torch.set_grad_enabled(meta.rule != "reptile"):
-            logits = _logits(learner, query)
+            trace.record(_logits(meta_lm, support), support.labels)
+        with torch.set_grad_enabled(meta.algorithm != "reptile"):
+            logits = _logits(meta_lm, query)
             loss = cross_entropy(logits, query.labels)
-        if meta.rule == "reptile":
+        if meta.algorithm == "reptile":
             work.move_for_gradient(share)
         else:
             backward(loss * share)
@@ -208,21 +208,21 @@ def episode_together(
 
 def probe_together(
     shards: Shards,
-    learner: Learner,
+    meta_lm: MetaLM,
     backward: Callable[[Tensor], None],
     task: Episode,
     meta: MetaConfig,
     poll: Callable[[], None] = lambda: None,
 ) -> dict[str, Tensor]:
     """`metapt.meta.objectives.probe` by all ranks; between updates, when no gradient is there to be kept."""
-    assert learner.head is not None
-    sides = {name: Side.of(getattr(task, name), learner, _own_rows) for name in ("support", "query")}
-    traces, work = {name: Trace() for name in sides}, _Task(shards, learner, meta)
+    assert meta_lm.head is not None
+    sides = {name: Side.of(getattr(task, name), meta_lm, _own_rows) for name in ("support", "query")}
+    traces, work = {name: Trace() for name in sides}, _Task(shards, meta_lm, meta)
 
     def record(name: str) -> Tensor:
-        return traces[name].record(_logits(learner, sides[name]), sides[name].labels)
+        return traces[name].record(_logits(meta_lm, sides[name]), sides[name].labels)
 
-    with without_dropout(learner.head), shards.adapting(work.adapted):
+    with without_dropout(meta_lm.head), shards.adapting(work.adapted):
         for _ in range(meta.inner_steps):
             poll()
             with torch.no_grad():

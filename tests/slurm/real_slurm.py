@@ -47,7 +47,7 @@ def wait_for_the_end(*numbers: str) -> None:
 
 def losses(run: Run) -> list[object]:
     """What every line of the metrics says, times excluded."""
-    names = ("step", "kind", "lm_loss_nats", "query_loss_nats", "grad_norm", "heldout_loss_nats")
+    names = ("step", "kind", "lm_loss_nats", "query_loss_nats", "grad_norm", "eval_loss_nats")
     return [[line.get(name) for name in names] for line in run.metrics()]
 
 

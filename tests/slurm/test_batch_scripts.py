@@ -130,11 +130,16 @@ def test_training_on_two_nodes_that_is_warned_ends_like_one_that_is_not(tmp_path
     """ZeRO-2 on 2 nodes x 2 processes, real training: the warned job saves, is queued again, goes on to the same bits."""
     site = this_site(tmp_path)
     words = ["model=nano", "objective=maml", "data=demo", "ds=zero2", "data.cache_dir=corpus"]
-    words += ["train.max_steps=30", "train.accumulation=4", "train.micro_batch=2", "train.seq_len=32"]
+    words += [
+        "train.max_steps=30",
+        "train.micro_batches_per_update=4",
+        "train.micro_batch=2",
+        "train.seq_len=32",
+    ]
     words += [
         "meta.tasks_per_step=4",
         "meta.n_way=4",
-        "train.heldout_every=1000",
+        "train.eval_every=1000",
         "train.checkpoint_every=1000",
     ]
     options = ["--nodes=2", "--gpus-per-node=2", "--cpus-per-gpu=1", "--time=30"]
@@ -163,7 +168,7 @@ def test_training_on_two_nodes_that_is_warned_ends_like_one_that_is_not(tmp_path
 def test_tuning_that_is_warned_ends_like_one_without_slurm(tmp_path: Path, nano_arguments: list[str]) -> None:
     model = tmp_path / "model"
     assert run_module("metapt.pretrain", [*nano_arguments, f"run_dir={model}"]).returncode == 0
-    words = [f"checkpoint={model}", "source=en_demo", "regime=full", "data=demo", "ner.lr=1e-3"]
+    words = [f"checkpoint={model}", "source=en_demo", "tuning=full", "data=demo", "ner.lr=1e-3"]
     words += ["ner.max_epochs=3", "data.max_train_sentences=400"]
     warned, whole = Run(tmp_path / "warned"), Run(tmp_path / "whole")
     site = this_site(tmp_path)

@@ -30,8 +30,13 @@ from metapt.runs import Run
 REPOSITORY = Path(__file__).parents[2]
 CLUSTER = ClusterConfig(name="slurm", timeout_min=30, cpus_per_task=1, mem_gb=1, partition="low")
 WORDS = ["model=nano", "objective=maml", "data=demo", "ds=zero1", "train.warmup_steps=2"]
-WORDS += ["train.seq_len=64", "train.micro_batch=2", "train.accumulation=8", "meta.tasks_per_step=4"]
-WORDS += ["train.checkpoint_every=1000", "train.heldout_every=1000", "train.dynamics_every=0"]
+WORDS += [
+    "train.seq_len=64",
+    "train.micro_batch=2",
+    "train.micro_batches_per_update=8",
+    "meta.tasks_per_step=4",
+]
+WORDS += ["train.checkpoint_every=1000", "train.eval_every=1000", "train.dynamics_every=0"]
 
 FEWEST, MOST, SECONDS = 100, 400, 40  # updates of a run: what takes so long, within these bounds
 

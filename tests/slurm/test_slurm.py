@@ -28,7 +28,7 @@ from metapt.launch.jobs import Plan
 from metapt.launch.submission import current_states
 
 REPOSITORY = Path(__file__).parents[2]
-CLUSTER = ClusterConfig(name="slurm", timeout_min=30, cpus_per_task=1, mem_gb=1, visible_within_s=2)
+CLUSTER = ClusterConfig(name="slurm", timeout_min=30, cpus_per_task=1, mem_gb=1, visibility_timeout_s=2)
 
 
 pytestmark = MARKS

@@ -20,22 +20,20 @@ from metapt.runs import Run
 REPOSITORY = Path(__file__).parents[2]
 SHORTENED = [
     "grid.sources=[en_demo]",
-    'grid.finetune_per_regime={head:["ner.max_epochs=2"]}',
-    "grid.regimes=[head]",
+    'grid.finetune_per_tuning={head_only:["ner.max_epochs=2"]}',
+    "grid.tunings=[head_only]",
 ]
-SHORTENED += [
-    'grid.pretrain=["data=demo","train.max_steps=20","train.warmup_steps=2","train.heldout_every=10"]'
-]
+SHORTENED += ['grid.pretrain=["data=demo","train.max_steps=20","train.warmup_steps=2","train.eval_every=10"]']
 TUNED = [
     "grid.objectives=[maml]",
     "grid.sources=[en_demo]",
     "grid.baselines=[]",
-    "grid.regimes=[head,full,lora]",
+    "grid.tunings=[head_only,full,lora]",
 ]
 TUNED += [
-    'grid.pretrain=["data=demo","train.max_steps=20","train.warmup_steps=2","train.heldout_every=10"]',
+    'grid.pretrain=["data=demo","train.max_steps=20","train.warmup_steps=2","train.eval_every=10"]',
     'grid.finetune=["data=demo","ner.max_epochs=8","ner.patience=8"]',
-    'grid.finetune_per_regime={head:["ner.lr=1e-2","ner.batch_size=2"],full:["ner.lr=1e-3"],lora:["ner.lr=1e-3"]}',
+    'grid.finetune_per_tuning={head_only:["ner.lr=1e-2","ner.batch_size=2"],full:["ner.lr=1e-3"],lora:["ner.lr=1e-3"]}',
 ]
 
 TIMES = ("seconds", "started", "host", "folder")

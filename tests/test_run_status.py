@@ -22,12 +22,10 @@ def pretraining(path: Path, steps: int) -> Run:
     """Alternating updates: autoregressive of 1 s at 100 tokens/s, episodes of 3 s at 20 tokens/s."""
     run = begun(path, {"train": {"max_steps": 1000}})
     metrics = MetricsWriter(run)
-    metrics.write(0, "heldout", heldout_loss_nats=9.0)
+    metrics.write(0, "eval", eval_loss_nats=9.0)
     for step in range(1, steps + 1):
         if step % 2:
-            metrics.write(
-                step, "autoregressive", lm_loss_nats=5.0 + step, seconds=1.0, tokens_per_second=100.0
-            )
+            metrics.write(step, "lm", lm_loss_nats=5.0 + step, seconds=1.0, tokens_per_second=100.0)
         else:
             metrics.write(step, "episode", query_loss_nats=1.0, seconds=3.0, tokens_per_second=20.0)
     metrics.close()

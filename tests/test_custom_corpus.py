@@ -12,7 +12,7 @@ from seqeval.scheme import BILOU, IOBES, Entities
 
 from analysis.load.collect import is_target
 from metapt.config import NerDataConfig, commandline
-from metapt.data.custom_corpus import open_described, presets, read_description
+from metapt.data.custom_corpus import open_custom_corpora, presets, read_description
 from metapt.data.iob2 import OWN_TYPES, TAGS, Layout, Sentence, read_iob2, repaired, spans, write_iob2
 from metapt.data.labelled_sets import open_collection, source_sets
 from metapt.errors import UserError
@@ -149,7 +149,7 @@ def test_types_of_two_names_do_not_run_into_each_other() -> None:
 
 
 def test_a_description_is_read(news: Path) -> None:
-    (one,) = open_described([str(news)])
+    (one,) = open_custom_corpora([str(news)])
     assert (one.name, one.splits) == ("my_news", ("train", "dev", "test"))
     train, dev, test = (one.read(split) for split in one.splits)
     assert [sentence.id for sentence in train + dev] == ["1", "2", "3", "4"]
@@ -160,7 +160,7 @@ def test_a_folder_given_goes_before_that_of_the_description(news: Path, tmp_path
     (tmp_path / "other").mkdir()
     for file in ("all.conll", "test.conll"):
         (tmp_path / "other" / file).write_text(BLOCK.replace("Juan", "Ana") * 3)
-    (one,) = open_described([f"{news}:{tmp_path / 'other'}"])
+    (one,) = open_custom_corpora([f"{news}:{tmp_path / 'other'}"])
     assert one.read("test")[0].words[0] == "Ana"
 
 
@@ -215,13 +215,13 @@ def test_what_is_no_description_is_refused(tmp_path: Path, content: bytes, messa
 def test_a_description_may_have_a_byte_order_mark_and_windows_line_ends(news: Path) -> None:
     text = news.read_text()
     news.write_bytes(b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode())
-    assert open_described([str(news)])[0].name == "my_news"
+    assert open_custom_corpora([str(news)])[0].name == "my_news"
 
 
 def test_wrong_entries_are_told_at_once_with_what_exists(news: Path, tmp_path: Path) -> None:
     (tmp_path / "files/test.conll").unlink()
     with pytest.raises(UserError) as caught:
-        open_described(
+        open_custom_corpora(
             ["cebuano", "ceb_cebuaner", f"ceb_cebuaner:{tmp_path}/gone", str(news), "a b", "gone.yaml"]
         )
     told = str(caught.value)
@@ -239,7 +239,7 @@ def test_wrong_entries_are_told_at_once_with_what_exists(news: Path, tmp_path: P
 
 def test_a_range_beyond_the_end_is_refused(news: Path, tmp_path: Path) -> None:
     (tmp_path / "files/all.conll").write_text(BLOCK)
-    (one,) = open_described([str(news)])
+    (one,) = open_custom_corpora([str(news)])
     with pytest.raises(UserError, match="has 1 sentences, but train of my_news goes from 1 to 2"):
         one.read("train")
     with pytest.raises(UserError, match="goes from 3 to the end"):
@@ -266,7 +266,7 @@ def test_cebuaner_as_its_repository_has_it(tmp_path: Path) -> None:
     file.parent.mkdir(parents=True)
     block = "si -X- _ O\nRoel -X- _ B-PER\nDegamo. -X- _ I-PER\nASF -X- _ B-OTHER\n\n"
     file.write_text("-DOCSTART- -X- O\n" + block * 4000)
-    (one,) = open_described([f"ceb_cebuaner:{tmp_path}"])
+    (one,) = open_custom_corpora([f"ceb_cebuaner:{tmp_path}"])
     assert {split: len(one.read(split)) for split in one.splits} == {"train": 2980, "dev": 169, "test": 851}
     assert one.read("test")[0].tags == ("O", "B-PER", "I-PER", "O")
 
@@ -294,13 +294,13 @@ def test_tlunified_from_the_hub_and_from_files(monkeypatch: pytest.MonkeyPatch, 
         return hub_rows([0, 1], datasets.ClassLabel(names=list(TAGS)))
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    (one,) = open_described(["tl_tlunified"])
+    (one,) = open_custom_corpora(["tl_tlunified"])
     assert one.read("dev") == [Sentence("0", ("Si", "Juan"), ("O", "B-PER"))]
     keywords = {"data_dir": None, "split": "validation", "revision": "main"}
     assert asked == [(("ljvmiranda921/tlunified-ner", "default"), keywords)]
     for split in ("train", "dev", "test"):
         (tmp_path / f"{split}.iob").write_text("-DOCSTART-\tO\n\nSi\tO\nJuan\tB-PER\n\n")
-    (files,) = open_described([f"tl_tlunified:{tmp_path}"])
+    (files,) = open_custom_corpora([f"tl_tlunified:{tmp_path}"])
     assert files.read("dev") == [Sentence("1", ("Si", "Juan"), ("O", "B-PER"))]
 
 
@@ -331,7 +331,7 @@ def test_tags_of_the_hub_as_text_and_as_numbers(
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: hub_rows(tags, feature))
     path = tmp_path / "x.yaml"
     path.write_text(f"name: x\nlicence: x\ntypes: {{person: PER}}\nhub:\n  name: a/b\n  id: id\n  {labels}\n")
-    (one,) = open_described([str(path)])
+    (one,) = open_custom_corpora([str(path)])
     if not message:
         assert one.read("train") == [Sentence("0", ("Si", "Juan"), ("O", "B-PER"))]
         return
@@ -349,7 +349,7 @@ def test_described_sets_stand_beside_the_others_and_outside_of_all(news: Path) -
     assert source_sets(beside, "all+my_news") == ["en_demo", "sk_demo", "my_news"]
     assert beside.load("my_news", "test")[0].words[0] == "Juan"
     assert beside.load("tl_demo", "test")
-    alone = open_collection(NerDataConfig(name="described", corpora=[str(news)]))
+    alone = open_collection(NerDataConfig(name="custom", corpora=[str(news)]))
     assert alone.sets("test") == source_sets(alone, "all") == ["my_news"]
 
 
@@ -373,5 +373,5 @@ def test_on_the_command_line() -> None:
         "ceb_cebuaner:/data/Cebua-NER",
         "./a.yaml:b",
     ]
-    with pytest.raises(UserError, match=r"data\.corpora is required with data=described"):
-        commandline.load("finetune", [*words[:3], "data=described"])
+    with pytest.raises(UserError, match=r"data\.corpora is required with data=custom"):
+        commandline.load("finetune", [*words[:3], "data=custom"])

@@ -19,7 +19,7 @@ from metapt.errors import UserError
 from metapt.pretrain import main
 from metapt.runs import Run
 from metapt.training import experiment_trackers
-from metapt.training.experiment_trackers import Loggers, open_loggers, scalars
+from metapt.training.experiment_trackers import ExperimentTrackers, open_trackers, scalars
 
 
 @pytest.fixture(autouse=True)
@@ -107,7 +107,7 @@ def test_both_get_every_line(nano_arguments: list[str], tmp_path: Path):
     words = ["objective=maml", "log.tensorboard=true", "log.wandb=offline", f"run_dir={run.path}"]
     main([*nano_arguments, *words])
     expected = expected_points(run)
-    assert {name.split("/")[0] for name in expected} == {"autoregressive", "episode", "heldout", "dynamics"}
+    assert {name.split("/")[0] for name in expected} == {"lm", "episode", "eval", "dynamics"}
     assert {"episode/support_loss_nats/10", "dynamics/effective_rank/q/2"} <= expected.keys()
     shown = tensorboard_points(run)
     assert shown.keys() == expected.keys()
@@ -121,25 +121,25 @@ def test_both_get_every_line(nano_arguments: list[str], tmp_path: Path):
 def test_tensorboard_shows_no_step_twice_after_a_resumption(tmp_path: Path):
     run, config = begun(tmp_path / "run", "log.tensorboard=true")
     for done, steps in ((0, range(9)), (4, range(5, 7)), (0, range(3))):
-        copies = open_loggers(run, config, done)
+        copies = open_trackers(run, config, done)
         for step in steps:
-            copies.write(step, "heldout", {"loss": step + 100 * done})
+            copies.write(step, "eval", {"loss": step + 100 * done})
         copies.close()
         expected = {0: [*range(len(steps))], 4: [0, 1, 2, 3, 4, 405, 406]}[done]
-        assert [value for _, value in tensorboard_points(run)["heldout/loss"]] == expected
+        assert [value for _, value in tensorboard_points(run)["eval/loss"]] == expected
 
 
 def test_a_resumed_run_is_the_same_one_in_weights_and_biases(tmp_path: Path):
     run, config = begun(tmp_path / "run", "log.wandb=offline")
     for done in (0, 4):
-        copies = open_loggers(run, config, done)
-        copies.write(done + 1, "heldout", {"loss": 1.5})
+        copies = open_trackers(run, config, done)
+        copies.write(done + 1, "eval", {"loss": 1.5})
         copies.close()
         time.sleep(1.1)  # the files of a start are named by its second
     files = [*run.path.glob("wandb/offline-run-*/*.wandb")]
     assert len(files) == 2
     assert {file.name for file in files} == {f"run-{experiment_trackers.run_id(run)}.wandb"}
-    assert [points["heldout/loss"] for points in wandb_points(run)] == [[(1, 1.5)], [(5, 1.5)]]
+    assert [points["eval/loss"] for points in wandb_points(run)] == [[(1, 1.5)], [(5, 1.5)]]
 
 
 def test_a_folder_that_is_begun_anew_is_another_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -183,9 +183,9 @@ def unavailable() -> Faulty:
 
 def test_a_failing_logger_is_given_up_with_one_warning(capsys: pytest.CaptureFixture[str]):
     faulty, keeper = Faulty(), Keeper()
-    copies = Loggers({"absent": unavailable, "faulty": lambda: faulty, "keeper": lambda: keeper})
+    copies = ExperimentTrackers({"absent": unavailable, "faulty": lambda: faulty, "keeper": lambda: keeper})
     for step in range(4):
-        copies.write(step, "heldout", {"loss": 1})
+        copies.write(step, "eval", {"loss": 1})
     copies.close()
     warnings = capsys.readouterr().err.splitlines()
     assert len(warnings) == 2
@@ -194,7 +194,7 @@ def test_a_failing_logger_is_given_up_with_one_warning(capsys: pytest.CaptureFix
     assert "log.faulty" in warnings[1]
     assert "the disk is full" in warnings[1]
     assert faulty.uses == 2
-    assert keeper.kept == [*((step, {"heldout/loss": 1.0}) for step in range(4)), (-1, "closed")]
+    assert keeper.kept == [*((step, {"eval/loss": 1.0}) for step in range(4)), (-1, "closed")]
 
 
 @pytest.mark.parametrize(

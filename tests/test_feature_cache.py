@@ -1,4 +1,4 @@
-"""The cache of word vectors: the same bits, bounded, safe among jobs that are killed, and never a damaged entry."""
+"""The cache of word features: the same bits, bounded, safe among jobs that are killed, and never a damaged entry."""
 
 from __future__ import annotations
 
@@ -19,46 +19,46 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from metapt.finetuning.feature_cache import KEY_FILE, VECTORS_FILE, VectorCache
+from metapt.finetuning.feature_cache import FEATURES_FILE, KEY_FILE, FeatureCache
 
 FORK = multiprocessing.get_context("fork")
 ROWS = 1000  # of 2 numbers: 8 kB, and the header of the file
 
 
-def vectors(number: int, rows: int = ROWS) -> Tensor:
+def features(number: int, rows: int = ROWS) -> Tensor:
     return torch.randn(rows, 2, generator=torch.Generator().manual_seed(number))
 
 
-def get(feature_cache: VectorCache, number: int) -> tuple[Tensor, bool]:
-    """The vectors of a number, and whether they had to be computed."""
+def get(feature_cache: FeatureCache, number: int) -> tuple[Tensor, bool]:
+    """The features of a number, and whether they had to be computed."""
     calls = []
 
     def compute() -> Tensor:
         calls.append(number)
-        return vectors(number)
+        return features(number)
 
     found = feature_cache.get({"number": number}, compute)
-    assert torch.equal(found, vectors(number))
+    assert torch.equal(found, features(number))
     return found, bool(calls)
 
 
 def entries(folder: Path) -> list[Path]:
-    return sorted(file.parent for file in folder.glob(f"*/{VECTORS_FILE}"))
+    return sorted(file.parent for file in folder.glob(f"*/{FEATURES_FILE}"))
 
 
 def size(folder: Path) -> int:
-    return sum(file.stat().st_size for file in folder.glob(f"*/{VECTORS_FILE}"))
+    return sum(file.stat().st_size for file in folder.glob(f"*/{FEATURES_FILE}"))
 
 
 def test_computed_once_and_mapped_thereafter(tmp_path: Path) -> None:
-    feature_cache = VectorCache(tmp_path, 1)
+    feature_cache = FeatureCache(tmp_path, 1)
     first, computed = get(feature_cache, 1)
     assert computed
-    second, computed = get(VectorCache(tmp_path, 1), 1)
+    second, computed = get(FeatureCache(tmp_path, 1), 1)
     assert not computed
     assert get(feature_cache, 2)[1]
     second += 1  # a private copy of the page
-    assert torch.equal(first, vectors(1))
+    assert torch.equal(first, features(1))
     assert not get(feature_cache, 1)[1]
     assert (entries(tmp_path)[0] / KEY_FILE).is_file()
 
@@ -81,16 +81,16 @@ def lose_manifest(file: Path) -> None:
 def test_a_damaged_entry_is_computed_again(
     tmp_path: Path, damage: Callable[[Path], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    feature_cache = VectorCache(tmp_path, 1)
+    feature_cache = FeatureCache(tmp_path, 1)
     get(feature_cache, 1)
-    damage(entries(tmp_path)[0] / VECTORS_FILE)
+    damage(entries(tmp_path)[0] / FEATURES_FILE)
     assert get(feature_cache, 1)[1]
     assert "damaged" in capsys.readouterr().err
     assert not get(feature_cache, 1)[1]
 
 
 def test_the_least_recently_used_goes_and_what_is_in_use_stays(tmp_path: Path) -> None:
-    feature_cache = VectorCache(tmp_path, 3.5 * ROWS * 8 / 1e9)
+    feature_cache = FeatureCache(tmp_path, 3.5 * ROWS * 8 / 1e9)
     for number in (1, 2, 3):
         get(feature_cache, number)
         time.sleep(0.02)  # a file's time has steps
@@ -111,10 +111,10 @@ def test_the_least_recently_used_goes_and_what_is_in_use_stays(tmp_path: Path) -
 
 
 def test_what_is_larger_than_the_cache_is_not_kept_and_nothing_is_deleted_for_it(tmp_path: Path) -> None:
-    feature_cache = VectorCache(tmp_path, 2.5 * ROWS * 8 / 1e9)
+    feature_cache = FeatureCache(tmp_path, 2.5 * ROWS * 8 / 1e9)
     get(feature_cache, 1)
-    large = feature_cache.get({"number": 9}, lambda: vectors(9, 3 * ROWS))
-    assert torch.equal(large, vectors(9, 3 * ROWS))
+    large = feature_cache.get({"number": 9}, lambda: features(9, 3 * ROWS))
+    assert torch.equal(large, features(9, 3 * ROWS))
     assert not get(feature_cache, 1)[1]
     assert len(entries(tmp_path)) == 1
 
@@ -123,7 +123,7 @@ def test_what_is_larger_than_the_cache_is_not_kept_and_nothing_is_deleted_for_it
 @given(st.lists(st.tuples(st.integers(0, 5), st.booleans()), max_size=15), st.integers(1, 4))
 def test_it_never_exceeds_its_size_whatever_is_asked_for(asked: list[tuple[int, bool]], room: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        feature_cache = VectorCache(folder, (room + 0.5) * ROWS * 8 / 1e9)
+        feature_cache = FeatureCache(folder, (room + 0.5) * ROWS * 8 / 1e9)
         held = {}
         for number, hold in asked:
             found, computed = get(feature_cache, number)
@@ -146,10 +146,10 @@ def test_a_full_disk_costs_the_entry_and_not_the_run(
 
     with monkeypatch.context() as patch:
         patch.setattr(np, "save", full)
-        assert get(VectorCache(tmp_path, 1), 1)[1]
+        assert get(FeatureCache(tmp_path, 1), 1)[1]
     assert "No space left" in capsys.readouterr().err
     assert not list(tmp_path.glob("*/"))
-    assert get(VectorCache(tmp_path, 1), 1)[1]
+    assert get(FeatureCache(tmp_path, 1), 1)[1]
 
 
 # ---- several jobs
@@ -166,9 +166,9 @@ def slow_job(folder: Path, log: Path) -> None:
         with log.open("a") as lines:
             lines.write("computed\n")
         time.sleep(0.3)
-        return vectors(1)
+        return features(1)
 
-    assert torch.equal(VectorCache(folder, 1).get({"number": 1}, compute), vectors(1))
+    assert torch.equal(FeatureCache(folder, 1).get({"number": 1}, compute), features(1))
 
 
 def test_of_four_jobs_at_once_one_computes(tmp_path: Path) -> None:
@@ -191,7 +191,7 @@ def dying_job(folder: Path, where: str) -> None:
     def compute() -> Tensor:
         if where == "computing":
             die()
-        return vectors(1)
+        return features(1)
 
     if where == "writing":
         np.save = half
@@ -199,7 +199,7 @@ def dying_job(folder: Path, where: str) -> None:
         from metapt.finetuning import feature_cache
 
         feature_cache.CheckpointFolders.commit = lambda *_: die()  # type: ignore[method-assign,assignment]
-    VectorCache(folder, 1).get({"number": 1}, compute)
+    FeatureCache(folder, 1).get({"number": 1}, compute)
 
 
 @pytest.mark.parametrize("where", ["computing", "writing", "committing"])
@@ -210,23 +210,23 @@ def test_a_killed_job_leaves_nothing_that_is_taken_for_an_entry_and_no_lock(
     job.join(60)
     assert job.exitcode == -signal.SIGKILL
     assert bool(list(tmp_path.glob("*.tmp"))) == (where != "computing")
-    assert get(VectorCache(tmp_path, 1), 1)[1]
+    assert get(FeatureCache(tmp_path, 1), 1)[1]
     assert not list(tmp_path.glob("*.tmp"))
-    assert not get(VectorCache(tmp_path, 1), 1)[1]
+    assert not get(FeatureCache(tmp_path, 1), 1)[1]
 
 
 def holding_job(folder: Path, ready: Any, done: Any) -> None:
-    found, _ = get(VectorCache(folder, 1), 1)
+    found, _ = get(FeatureCache(folder, 1), 1)
     ready.set()
     done.wait(60)
-    assert torch.equal(found, vectors(1))
+    assert torch.equal(found, features(1))
 
 
 def test_what_another_job_uses_is_not_deleted(tmp_path: Path) -> None:
     ready, done = FORK.Event(), FORK.Event()
     job = child(holding_job, tmp_path, ready, done)
     assert ready.wait(60)
-    feature_cache = VectorCache(tmp_path, 1.5 * ROWS * 8 / 1e9)
+    feature_cache = FeatureCache(tmp_path, 1.5 * ROWS * 8 / 1e9)
     assert get(feature_cache, 2)[1]
     assert get(feature_cache, 2)[1]  # there was no room for it
     done.set()

@@ -1,4 +1,4 @@
-"""Word vectors of a frozen decoder, kept between runs: never another bit, never stale."""
+"""Word features of a frozen decoder, kept between runs: never another bit, never stale."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from tuned import Killed, assert_same, die_after, tune
 from metapt.data.iob2 import write_iob2
 from metapt.finetuning import tuner as tuning_module
 from metapt.runs import Run
-from metapt.tagger.encoding import EncodedSet, word_vectors
+from metapt.tagger.encoding import EncodedSet, word_features
 from metapt.tagger.model import Tagger
 
 
 def count_calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The number of words of each set whose vectors are computed from now on."""
+    """The number of words of each set whose features are computed from now on."""
     counts: list[int] = []
 
     def counted(tagger: Tagger, encoded: EncodedSet, *more: Any) -> torch.Tensor:
         counts.append(len(encoded.tags))
-        return word_vectors(tagger, encoded, *more)
+        return word_features(tagger, encoded, *more)
 
-    monkeypatch.setattr(tuning_module, "word_vectors", counted)
+    monkeypatch.setattr(tuning_module, "word_features", counted)
     return counts
 
 
@@ -73,7 +73,7 @@ def test_mixed_sources_share_the_vectors_of_their_sets(
 
 @pytest.mark.usefixtures("fresh_accelerate")
 def test_cached_vectors_are_never_stale(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever the vectors depend on is part of the key; what only the tag layer depends on is not."""
+    """Whatever the features depend on is part of the key; what only the tag layer depends on is not."""
     cached = ("ner.max_epochs=1", f"ner.cache_dir={tmp_path / 'cache'}", "data.eval_sets=[bb_two]")
     tune(world, tmp_path / "first", *cached)
     other, config = tmp_path / "other", tmp_path / "config"
@@ -85,7 +85,7 @@ def test_cached_vectors_are_never_stale(world: Path, tmp_path: Path, monkeypatch
     file = tmp_path / "uner" / "bb_two" / "test.iob2"
     file.write_text(file.read_text(encoding="utf-8").replace("\t.\t", "\t!\t"), encoding="utf-8")
     changes = {f"checkpoint={other}": 3, f"checkpoint={config}": 3, f"data.uner_dir={tmp_path / 'uner'}": 1}
-    changes |= {"ner.piece=mean": 3, "ner.prefix_space=false": 3, "ner.eval_batch_size=3": 3}
+    changes |= {"ner.subword_pooling=mean": 3, "ner.prefix_space=false": 3, "ner.eval_batch_size=3": 3}
     changes |= {"ner.max_len=8": 3, "ner.precision=bf16": 3}
     for number, (change, expected) in enumerate(changes.items()):
         AcceleratorState._reset_state(reset_partial_state=True)

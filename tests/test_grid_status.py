@@ -48,7 +48,7 @@ def begun(root: Root, name: str, updates: int = 4) -> Run:
     run.begin({"train": {"max_steps": 1000}}, {})
     metrics = MetricsWriter(run)
     for step in range(1, updates + 1):
-        metrics.write(step, "autoregressive", lm_loss_nats=5.0, seconds=1.0, tokens_per_second=100.0)
+        metrics.write(step, "lm", lm_loss_nats=5.0, seconds=1.0, tokens_per_second=100.0)
     metrics.close()
     return run
 
@@ -117,7 +117,7 @@ def test_without_squeue_the_folders_are_told_and_the_reason(
     root: Root, squeue: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (squeue / "squeue").write_text("#!/bin/bash\necho the controller is away >&2; exit 1\n")
-    Run(root.path / "pretrain/b").finish({"kind": "pretrain", "steps": 7, "heldout_loss_nats": 2.5})
+    Run(root.path / "pretrain/b").finish({"kind": "pretrain", "steps": 7, "eval_loss_nats": 2.5})
     status.main([f"root={root.path}"])
     said = capsys.readouterr().out
     assert "the controller is away" in said

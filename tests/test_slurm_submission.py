@@ -71,7 +71,7 @@ def test_what_slurm_is_told(tmp_path: Path, slurm_commands: Path) -> None:
         "grid.sources=[en_demo]",
     ]
     words += [
-        "grid.regimes=[head]",
+        "grid.tunings=[head_only]",
         "cluster.partition=main",
         "cluster.account=nlp",
         "cluster.qos=long",

@@ -1,4 +1,4 @@
-"""Words, pieces and windows against transformers' own alignment (`word_ids`), on any words that Unicode has."""
+"""Words, subwords and windows against transformers' own alignment (`word_ids`), on any words that Unicode has."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tokenizers import pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from metapt.data.iob2 import TAGS, Sentence
-from metapt.tagger.encoding import WordPieces, encode, word_vectors
+from metapt.tagger.encoding import WordTokenizer, encode, word_features
 from metapt.tagger.model import Tagger, TagLayer, load_base
 
 ODD = [
@@ -66,25 +66,27 @@ def tokenizer_of(name: str, prefix_space: bool) -> PreTrainedTokenizerFast:
 
 
 def by_word(tokenizer: PreTrainedTokenizerFast, words: list[str]) -> dict[int, list[int]]:
-    """transformers' own alignment: number of a word to its pieces, where it has any."""
+    """transformers' own alignment: number of a word to its subwords, where it has any."""
     batch = tokenizer([words], is_split_into_words=True, add_special_tokens=False, split_special_tokens=True)
     paired = zip(batch.word_ids(0), batch["input_ids"][0], strict=True)
-    return {word: [piece for _, piece in those] for word, those in groupby(paired, key=lambda pair: pair[0])}
+    return {
+        word: [subword for _, subword in those] for word, those in groupby(paired, key=lambda pair: pair[0])
+    }
 
 
 @pytest.mark.parametrize("name", ["small", pytest.param("published", marks=pytest.mark.real_data)])
 @pytest.mark.parametrize("prefix_space", [True, False])
 def test_pieces_are_those_of_word_ids(name: str, prefix_space: bool) -> None:
     reference, plain = tokenizer_of(name, prefix_space), tokenizer_of(name, False)
-    pieces = WordPieces(plain, prefix_space, most=10_000)
-    # of a word that the tokenizer drops: the piece of the space before it, or what stands for no piece at all
+    word_tokenizer = WordTokenizer(plain, prefix_space, most=10_000)
+    # of a word that the tokenizer drops: the subword of the space before it, or what stands for no subword at all
     nothing = plain.encode(" " * prefix_space, add_special_tokens=False) or [plain.eos_token_id]
 
     @settings(max_examples=150, deadline=None)
     @given(SENTENCES)
     def check(words: list[str]) -> None:
         expected = by_word(reference, words)
-        for place, found in enumerate(pieces(words)):
+        for place, found in enumerate(word_tokenizer(words)):
             assert found == expected.get(place, nothing)
 
     check()
@@ -94,7 +96,7 @@ def test_a_word_that_spells_a_special_token_is_text() -> None:
     """Also after others were encoded with the tokenizer's default, which would make it the token."""
     tokenizer = tokenizer_of("small", False)
     assert tokenizer.encode("<eos>", add_special_tokens=False) == [tokenizer.eos_token_id]
-    (found,) = WordPieces(tokenizer, False, most=99)(["<eos>"])
+    (found,) = WordTokenizer(tokenizer, False, most=99)(["<eos>"])
     assert tokenizer.eos_token_id not in found
     assert tokenizer.decode(found) == "<eos>"
 
@@ -102,29 +104,29 @@ def test_a_word_that_spells_a_special_token_is_text() -> None:
 def test_a_word_that_vanishes_shifts_nothing() -> None:
     words = ["Maria", NOTHING, "Davao"]
     assert by_word(tokenizer_of("small", False), words).keys() == {0, 2}
-    found = WordPieces(tokenizer_of("small", False), False, most=99)(words)
+    found = WordTokenizer(tokenizer_of("small", False), False, most=99)(words)
     assert [len(each) > 0 for each in found] == [True, True, True]
 
 
 @settings(max_examples=150, deadline=None)
 @given(st.lists(st.lists(WORDS, min_size=1, max_size=20), min_size=1, max_size=3), st.integers(4, 40))
 def test_every_word_is_read_once_with_the_promised_context(texts: list[list[str]], max_len: int) -> None:
-    pieces = WordPieces(tokenizer_of("small", False), True, most=max_len // 2)
+    word_tokenizer = WordTokenizer(tokenizer_of("small", False), True, most=max_len // 2)
     sentences = [Sentence(str(n), tuple(words), ("O",) * len(words)) for n, words in enumerate(texts)]
-    encoded = encode(sentences, pieces, max_len, cut=False)
+    encoded = encode(sentences, word_tokenizer, max_len, cut=False)
     assert (encoded.num_cut, encoded.words_cut) == (0, 0)
     assert encoded.lengths.tolist() == [len(words) for words in texts]
     windows = iter(encoded.windows)
     for words in texts:
-        mine = pieces(words)
-        flat, borders = [piece for each in mine for piece in each], np.cumsum([0, *map(len, mine)])
+        mine = word_tokenizer(words)
+        flat, borders = [subword for each in mine for subword in each], np.cumsum([0, *map(len, mine)])
         place = 0
         while place < len(words):
             window = next(windows)
-            assert 0 < len(window.pieces) <= max_len
+            assert 0 < len(window.subwords) <= max_len
             for first, last in zip(window.firsts, window.lasts, strict=True):
                 start, stop = borders[place], borders[place + 1]
-                assert window.pieces[: last + 1].tolist() == flat[start - first : stop]
+                assert window.subwords[: last + 1].tolist() == flat[start - first : stop]
                 assert first >= min(start, max_len // 2 - max(map(len, mine)) + 1)
                 place += 1
     assert next(windows, None) is None
@@ -133,12 +135,12 @@ def test_every_word_is_read_once_with_the_promised_context(texts: list[list[str]
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.lists(WORDS, min_size=1, max_size=20), min_size=1, max_size=4), st.integers(4, 24))
 def test_what_training_cuts_is_counted(texts: list[list[str]], max_len: int) -> None:
-    pieces = WordPieces(tokenizer_of("small", False), True, most=max_len // 2)
+    word_tokenizer = WordTokenizer(tokenizer_of("small", False), True, most=max_len // 2)
     sentences = [Sentence(str(n), tuple(words), ("O",) * len(words)) for n, words in enumerate(texts)]
-    encoded = encode(sentences, pieces, max_len, cut=True)
+    encoded = encode(sentences, word_tokenizer, max_len, cut=True)
     kept = []
     for words in texts:
-        sizes = np.cumsum([len(each) for each in pieces(words)])
+        sizes = np.cumsum([len(each) for each in word_tokenizer(words)])
         kept.append(int((sizes <= max_len).sum()))
     assert encoded.lengths.tolist() == kept
     lost = [len(words) - left for words, left in zip(texts, kept, strict=True)]
@@ -146,11 +148,13 @@ def test_what_training_cuts_is_counted(texts: list[list[str]], max_len: int) -> 
 
 
 @pytest.mark.parametrize("prefix_space", [True, False])
-@pytest.mark.parametrize("piece", ["first", "last", "mean"])
-def test_vectors_are_those_that_word_ids_point_to(tmp_path: Path, piece: str, prefix_space: bool) -> None:
+@pytest.mark.parametrize("subword_pooling", ["first", "last", "mean"])
+def test_vectors_are_those_that_word_ids_point_to(
+    tmp_path: Path, subword_pooling: str, prefix_space: bool
+) -> None:
     """One pass of the decoder over what transformers makes of the list of words."""
     decoder = load_base(write_checkpoint(tmp_path))
-    tagger = Tagger(decoder, TagLayer(32, TAGS, "crf", dropout=0.1), piece).eval()
+    tagger = Tagger(decoder, TagLayer(32, TAGS, "crf", dropout=0.1), subword_pooling).eval()
     words = ["Maria", "lives", "in", *(word for word in ODD if word != NOTHING), "Davao"]
     reference = tokenizer_of("small", prefix_space)
     batch = reference(
@@ -164,11 +168,11 @@ def test_vectors_are_those_that_word_ids_point_to(tmp_path: Path, piece: str, pr
         states = decoder(batch["input_ids"]).last_hidden_state[0]
     places = np.array(batch.word_ids(0))
     pick = {"first": lambda rows: rows[0], "last": lambda rows: rows[-1], "mean": lambda rows: rows.mean(0)}[
-        piece
+        subword_pooling
     ]
     expected = torch.stack([pick(states[places == word]) for word in range(len(words))])
-    pieces = WordPieces(tokenizer_of("small", False), prefix_space, most=64)
-    encoded = encode([Sentence("1", tuple(words), ("O",) * len(words))], pieces, 256, cut=False)
+    word_tokenizer = WordTokenizer(tokenizer_of("small", False), prefix_space, most=64)
+    encoded = encode([Sentence("1", tuple(words), ("O",) * len(words))], word_tokenizer, 256, cut=False)
     torch.testing.assert_close(
-        word_vectors(tagger, encoded, 4, Accelerator()), expected, rtol=1e-4, atol=1e-5
+        word_features(tagger, encoded, 4, Accelerator()), expected, rtol=1e-4, atol=1e-5
     )

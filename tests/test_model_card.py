@@ -43,7 +43,7 @@ def result_of(sources: list[str], tests: list[str], **more: Any) -> dict[str, An
     return {
         "origin": origin,
         "source": "+".join(sources),
-        "regime": "full",
+        "tuning": "full",
         "seed": 3,
         "epochs": 10,
         "best_epoch": 8,
@@ -52,7 +52,7 @@ def result_of(sources: list[str], tests: list[str], **more: Any) -> dict[str, An
         "train_sentences_cut": 21,
         "generated_data": False,
         "source_sets": sources,
-        "described_sets": {},
+        "custom_sets": {},
         "sets": {name: scored(name, "test", sentences, guesses) for name in tests},
         **more,
     }
@@ -102,7 +102,7 @@ def test_it_says_what_was_measured_with_intervals_licences_and_limits() -> None:
     assert "| en_ewt | tuned on and scored on | en | cc-by-sa-4.0 |" in text
     assert "For non-commercial use only: the data of tl_ugnayan" in text
     assert "not tuned on: ceb_gja, tl_ugnayan." in text
-    assert "21 training sentences were cut at 128 pieces" in text
+    assert "21 training sentences were cut at 128 subwords" in text
     assert "11,282,784 parameters" in text
     assert DEMO_NOTICE not in text
 
@@ -115,17 +115,17 @@ def test_what_is_generated_or_not_known_is_said_to_be() -> None:
     card, text = card_of(result_of(["my_news"], ["my_news"], origin={"model": "folder"}))
     assert "| my_news | tuned on and scored on | not recorded | not recorded |" in text
     described = {"my_news": {"language": "Tagalog", "licence": "GPL-3.0"}}
-    _, told = card_of(result_of(["my_news"], ["my_news"], described_sets=described))
+    _, told = card_of(result_of(["my_news"], ["my_news"], custom_sets=described))
     assert "| my_news | tuned on and scored on | Tagalog | GPL-3.0 |" in told
     assert "`folder`, of which nothing else is recorded" in text
     assert "text of pretraining is not recorded" in text
     assert (card.data.license, card.data.language) == ("other", None)
 
 
-@pytest.mark.parametrize("piece", ["first", "last", "mean"])
+@pytest.mark.parametrize("subword_pooling", ["first", "last", "mean"])
 @pytest.mark.parametrize(("head", "prefix_space"), [("crf", True), ("softmax", False)])
 def test_its_code_gives_the_taggers_tags_without_metapt(
-    tmp_path: Path, piece: str, head: str, prefix_space: bool
+    tmp_path: Path, subword_pooling: str, head: str, prefix_space: bool
 ) -> None:
     """The block of the card is run as it stands, but for the folder and the words."""
     torch.manual_seed(2)
@@ -133,9 +133,11 @@ def test_its_code_gives_the_taggers_tags_without_metapt(
     for parameter in layer.parameters():
         torch.nn.init.normal_(parameter)
     (tmp_path / "tagger").mkdir()
-    made = Tagger(load_base(write_checkpoint(tmp_path / "model")), layer, piece)
+    made = Tagger(load_base(write_checkpoint(tmp_path / "model")), layer, subword_pooling)
     save_tagger(tmp_path / "tagger", made, make_tokenizer(), Reading(prefix_space, max_len=128))
-    _, text = card_of(result_of(["en_ewt"], []), head=head, piece=piece, prefix_space=prefix_space)
+    _, text = card_of(
+        result_of(["en_ewt"], []), head=head, subword_pooling=subword_pooling, prefix_space=prefix_space
+    )
     with_metapt, alone = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
     assert WORDS in alone
     assert "metapt" not in alone

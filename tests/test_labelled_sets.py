@@ -242,7 +242,7 @@ def test_sources_are_one_set_several_or_all(collection, source, expected):
     [
         ("en_ewt", "'en_ewt' does not exist.*sources are xx_one, xx_two, or all"),
         ("xx_one+typo", "'typo' does not exist"),
-        ("xx_odd", r"'xx_odd' has no dev split.*data\.dev_share"),
+        ("xx_odd", r"'xx_odd' has no dev split.*data\.dev_fraction"),
         ("yy_test", "'yy_test' has no train split"),
         ("xx_one+xx_one", "named twice"),
         ("all+xx_one", "named twice"),
@@ -271,7 +271,7 @@ def test_a_dev_split_is_held_out_where_there_is_none(tmp_path):
     write_iob2(tmp_path / "xx_odd" / "train.iob2", sentences)
     write_iob2(tmp_path / "xx_one" / "train.iob2", sentences[:2])
     write_iob2(tmp_path / "xx_one" / "dev.iob2", sentences[2:4])
-    data = NerDataConfig(name="uner", uner_dir=str(tmp_path), dev_share=0.1)
+    data = NerDataConfig(name="uner", uner_dir=str(tmp_path), dev_fraction=0.1)
     parts = [open_collection(data).load("xx_odd", split) for split in ("train", "dev")]
     assert 20 < len(parts[1]) < 60
     assert sorted(parts[0] + parts[1], key=lambda each: int(each.id)) == sentences
@@ -280,7 +280,7 @@ def test_a_dev_split_is_held_out_where_there_is_none(tmp_path):
     assert open_collection(data).load("xx_one", "dev") == sentences[2:4]
     write_iob2(tmp_path / "xx_odd" / "train.iob2", sentences[:1])
     with pytest.raises(
-        UserError, match=r"data\.dev_share=0\.1 of the 1 train sentences of xx_odd leaves none"
+        UserError, match=r"data\.dev_fraction=0\.1 of the 1 train sentences of xx_odd leaves none"
     ):
         [open_collection(data).load("xx_odd", split) for split in ("train", "dev")]
 

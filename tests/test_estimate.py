@@ -1,4 +1,4 @@
-"""What `python -m metapt.plan` and the dry run of a grid tell in advance."""
+"""What `metapt estimate` and the dry run of a grid tell in advance."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LARGE = ["model=large", "ds=zero2", "nodes=1", "gpus=4"]
 
 
 def test_the_command_tells_memory_batch_operations_and_hours():
-    done = run_module("metapt.plan", [*LARGE, "objective=maml", "gpu_memory_gb=80", "gpu_tflops=312"])
+    done = run_module("metapt", ["estimate", *LARGE, "objective=maml", "gpu_memory_gb=80", "gpu_tflops=312"])
     assert done.returncode == 0, done.stderr
     for part in (
         "large: 570,042,272 parameters",
@@ -65,13 +65,13 @@ def test_hours_follow_from_operations():
     config = commandline.load("pretrain", ["model=tiny", "objective=maml", "meta.rho=0.25"])
     expected = 0.75 * flops_of_step(config, False) + 0.25 * flops_of_step(config, True)
     assert flops_expected(config) == expected
-    config.meta.start = config.train.max_steps // 2
+    config.meta.start_step = config.train.max_steps // 2
     assert flops_expected(config) == (
         0.875 * flops_of_step(config, False) + 0.125 * flops_of_step(config, True)
     )
     config.meta.rho = 1.0
-    assert kinds(config) == ["autoregressive", "episode"]
-    config.meta.rho, config.meta.start = 0.25, 0
+    assert kinds(config) == ["lm", "episode"]
+    config.meta.rho, config.meta.start_step = 0.25, 0
     told = hours(config, Machine(Ranks(2, "cuda"), tflops=100, mfu=0.5))
     assert told == pytest.approx(config.train.max_steps * expected / (2 * 100e12 * 0.5) / 3600)
 
@@ -81,7 +81,7 @@ def test_all_mistakes_are_told_at_once():
         commandline.load("plan", ["model=tny", "gpus=3", "mfu=2", "gpu_memory_gb=0", "gpux=1"])
     for part in (
         "model=tny: model is one of",
-        "train.accumulation=2: must be a multiple of the number of ranks, 3",
+        "train.micro_batches_per_update=2: must be a multiple of the number of ranks, 3",
         "mfu=2.0: must be at most 1",
         "gpu_memory_gb=0.0: must be above 0",
         "gpux: no such key; did you mean gpus",
@@ -90,7 +90,7 @@ def test_all_mistakes_are_told_at_once():
 
 
 def test_help_lists_the_keys_of_pretraining_too():
-    done = run_module("metapt.plan", ["--help"])
+    done = run_module("metapt", ["estimate", "--help"])
     assert done.returncode == 0
     for part in ("model=laptop|large|medium|nano|small|tiny", "train.seed=", "gpu_memory_gb=", "mfu="):
         assert part in done.stdout
@@ -127,5 +127,5 @@ def test_a_dry_run_tells_hours_only_if_the_device_is_known(
 
 
 def test_the_plan_imports_nothing_heavy():
-    script = "import sys, metapt.plan; print({'torch', 'transformers', 'deepspeed'} & set(sys.modules))"
+    script = "import sys, metapt.estimate.command; print({'torch', 'transformers', 'deepspeed'} & set(sys.modules))"
     assert subprocess.check_output([sys.executable, "-c", script], text=True).strip() == "set()"

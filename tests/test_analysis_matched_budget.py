@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from analysis import report as program
 from analysis.load.collect import Collection, collect, with_reference
 from analysis.sections.base import studies
-from analysis.sections.learning_dynamics import BUDGETS, budgets_table, heldout, language_model_loss
+from analysis.sections.learning_dynamics import BUDGETS, budgets_table, eval_losses_of, language_model_loss
 from analysis.stats import matched_budget
 from analysis.stats.comparison import comparisons
 from analysis.stats.matched_budget import Match, matched, matches
@@ -106,8 +106,8 @@ def side(steps: set[int], cost: float) -> matched_budget.Side:
     none: dict[str, list[float]] = {field: [] for field in BUDGETS.values()}
     lines = {**none, "step": np.arange(1.0, 31), "flops_total": cost * np.arange(1.0, 31)}
     lines |= {field: np.zeros(30) for field in ("tokens_total", "seconds_total")}
-    pretraining = SimpleNamespace(autoregressive=lines, episodes=none, skipped=none)
-    tuned = SimpleNamespace(setting=SimpleNamespace(regime="head", source="en_ewt"), seeds=(0, 0))
+    pretraining = SimpleNamespace(lm=lines, episodes=none, skipped=none)
+    tuned = SimpleNamespace(setting=SimpleNamespace(tuning="head_only", source="en_ewt"), seeds=(0, 0))
     return matched_budget.Side(pretraining, {step: [tuned] for step in steps})  # type: ignore[arg-type,misc]
 
 
@@ -174,7 +174,7 @@ def test_losses_of_episodes_are_never_mixed_with_those_of_language_modelling(tmp
         assert len(language_model_loss(maml)[1]) == 30
         assert maml.episodes["query_loss_nats"].max() == 3 * factor
         table = [row[:-1] for row in budgets_table(collection).rows]
-        found.append((language_model_loss(maml)[1].tolist(), heldout(maml)[1].tolist(), table))
+        found.append((language_model_loss(maml)[1].tolist(), eval_losses_of(maml)[1].tolist(), table))
     assert found[0] == found[1]
 
 
@@ -185,9 +185,9 @@ def test_variants_without_a_vanilla_of_their_own_share_the_only_one(tmp_path: Pa
         )
     collection = collect([tmp_path])
     found = studies(collection, 10)["updates"].found
-    assert [item.setting.label for item in found] == ["base", "full"]
+    assert [item.setting.variant for item in found] == ["base", "full"]
     assert found[0].pairs[0][1].path == found[1].pairs[0][1].path
     assert found[0].pairs[0][0].path != found[1].pairs[0][0].path
-    assert [match.label for match in matches(with_reference(collection), "updates")] == ["base", "full"]
+    assert [match.variant for match in matches(with_reference(collection), "updates")] == ["base", "full"]
     write_pretraining(tmp_path, objective="vanilla", label="other")  # which of the two would it be?
-    assert [item.setting.label for item in studies(collect([tmp_path]), 10)["updates"].found] == ["base"]
+    assert [item.setting.variant for item in studies(collect([tmp_path]), 10)["updates"].found] == ["base"]

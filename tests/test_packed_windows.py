@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from metapt.config import commandline
 from metapt.estimate.flops import Cost, flops_of_episode, flops_of_step
 from metapt.models import packed_windows
-from metapt.models.meta_lm import Learner, build_learner
+from metapt.models.meta_lm import MetaLM, build_meta_lm
 from metapt.models.packed_windows import Windows
 
 CPU = torch.device("cpu")
@@ -19,8 +19,8 @@ SHAPE = ["model.num_layers=2", "model.vocab_size=300", "data.vocab_size=300"]
 
 
 @pytest.fixture(scope="module")
-def learner() -> Learner:
-    return build_learner(commandline.load("pretrain", [*SHAPE, "train.precision=fp32"])).double()
+def meta_lm() -> MetaLM:
+    return build_meta_lm(commandline.load("pretrain", [*SHAPE, "train.precision=fp32"])).double()
 
 
 def drawn(count: int, length: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -54,17 +54,17 @@ def test_every_window_is_there_up_to_what_is_read(count: int, length: int, group
 @given(st.integers(1, 9), st.integers(1, 20), st.integers(1, 10), st.integers(0, 1000))
 @settings(max_examples=15, deadline=None)
 def test_states_and_gradients_are_those_of_whole_windows(
-    learner: Learner, count: int, length: int, groups: int, seed: int
+    meta_lm: MetaLM, count: int, length: int, groups: int, seed: int
 ):
     tokens, positions = drawn(count, length, seed)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(packed_windows, "GROUPS", groups)
         patch.setattr(packed_windows, "SMALLEST", 1)
         cut = Windows.cut(tokens, positions, CPU)
-    weights = torch.randn(count, learner.decoder.config.hidden_size, dtype=torch.float64)
-    parameters = list(learner.decoder.model.parameters())
-    found = learner.states_read(cut)
-    whole = learner.states(torch.from_numpy(tokens))[torch.arange(count), torch.from_numpy(positions)]
+    weights = torch.randn(count, meta_lm.decoder.config.hidden_size, dtype=torch.float64)
+    parameters = list(meta_lm.decoder.model.parameters())
+    found = meta_lm.states_read(cut)
+    whole = meta_lm.states(torch.from_numpy(tokens))[torch.arange(count), torch.from_numpy(positions)]
     torch.testing.assert_close(found, whole, rtol=1e-9, atol=1e-9)
     for ours, theirs in zip(
         *(torch.autograd.grad((states * weights).sum(), parameters) for states in (found, whole)), strict=True
@@ -77,9 +77,9 @@ def test_in_bf16_cut_windows_are_as_near_to_fp32_as_whole_ones():
     cut = Windows.cut(tokens, positions, CPU)
     states = {}
     for precision in ("fp32", "bf16"):
-        learner = build_learner(commandline.load("pretrain", [*SHAPE, f"train.precision={precision}"]))
-        whole = learner.states(torch.from_numpy(tokens))[torch.arange(12), torch.from_numpy(positions)]
-        states[precision] = learner.states_read(cut), whole
+        meta_lm = build_meta_lm(commandline.load("pretrain", [*SHAPE, f"train.precision={precision}"]))
+        whole = meta_lm.states(torch.from_numpy(tokens))[torch.arange(12), torch.from_numpy(positions)]
+        states[precision] = meta_lm.states_read(cut), whole
     exact = states["fp32"][1]
     ours, theirs = ((found - exact).norm() for found in states["bf16"])
     assert ours <= 1.1 * theirs
