@@ -124,7 +124,7 @@ def begun_grid(folder: Path, runs: int) -> Root:
     metrics = "".join(json.dumps({"step": step, **update}) + "\n" for step in range(1, 2001))
     for name in names:
         run = Run(folder / name)
-        run.begin(config, {})
+        run.start(config, {})
         run.metrics_file.write_text(metrics)
     return root
 

@@ -72,7 +72,7 @@ def measured(model: str, objective: str, folder: Path) -> dict[str, float]:
     words += [commandline.word("run_dir", folder / f"{model}-{objective}"), "train.keep_checkpoints=1"]
     config = commandline.load("pretrain", words)
     run = Run(config.run_dir)
-    run.begin({}, {})
+    run.start({}, {})
     trainer = Trainer(config, run, prepare_corpus(config.data), StopRequest())
     seconds = _seconds(trainer, Telemetry(run, config, Totals(), 0, 0))
     return shares(config, seconds)

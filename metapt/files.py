@@ -1,4 +1,4 @@
-"""Files of any kind: written whole or not at all, JSON without what JSON does not have, checksums."""
+"""Files of any kind: atomic writes, strict JSON, JSON lines, checksums."""
 
 from __future__ import annotations
 
@@ -10,16 +10,18 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+TEMPORARY_SUFFIX = ".tmp"  # a temporary file is called .NAME.PID.tmp
+
 
 def write_atomically(path: Path, text: str) -> None:
-    """Writes a text file so that readers see either the old or the new content, never a part."""
+    """Write a text file and sync it to disk. Readers see either the old or the new content, never a part."""
     write_bytes_atomically(path, text.encode(), synced=True)
 
 
 def write_bytes_atomically(path: Path, content: bytes, synced: bool = False) -> None:
-    """The same of bytes; not synced for what can be made again."""
+    """Write a binary file atomically. `synced=False` is for files that can be regenerated after a power failure."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY_SUFFIX}")
     try:
         temporary.write_bytes(content)
         if synced:
@@ -30,20 +32,22 @@ def write_bytes_atomically(path: Path, content: bytes, synced: bool = False) -> 
 
 
 def write_json(path: Path, value: Any) -> None:
-    write_atomically(path, json.dumps(finite(value), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    """Write a value as indented JSON, atomically; numbers that are not finite become null."""
+    text = json.dumps(json_safe(value), indent=1, ensure_ascii=False, allow_nan=False)
+    write_atomically(path, text + "\n")
 
 
-def finite(value: Any) -> Any:
-    """The same JSON value with null for numbers that are not finite, which JSON does not have."""
+def json_safe(value: Any) -> Any:
+    """Replace floats that are not finite by None, in nested lists and dictionaries too: JSON has no NaN or infinity."""
     if isinstance(value, Mapping):
-        return {name: finite(item) for name, item in value.items()}
+        return {name: json_safe(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [finite(item) for item in value]
+        return [json_safe(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
-    """The complete lines of a JSON-lines file; nothing if there is no such file."""
+    """The complete lines of a JSON-lines file; nothing if the file does not exist."""
     if not path.exists():
         return
     with path.open(encoding="utf-8") as lines:
@@ -58,7 +62,7 @@ def file_sha256(path: Path) -> str:
 
 
 def sync(path: Path) -> None:
-    """Asks the system to put a file or a folder's entries on disk."""
+    """Flush a file, or the entries of a folder, to disk (fsync)."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

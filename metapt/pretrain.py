@@ -32,9 +32,9 @@ def main(argv: Sequence[str]) -> None:
     experiment_trackers.require_packages(config.log)
     run = Run(config.run_dir)
     leads = os.environ.get("RANK", "0") == "0"
-    with run.claimed() if leads else nullcontext():
+    with run.locked() if leads else nullcontext():
         if run.is_done:
-            run.refuse_another(identity(config))
+            run.check_identity(identity(config))
             print(f"{run.path}: done already")
             return
         pretrain(config, run, stop)
@@ -55,7 +55,7 @@ def pretrain(config: PretrainConfig, run: Run, stop: StopRequest) -> None:
     if trainer.engine.rank == 0:
         if config.train.precision == "bf16" and slow_in_bf16(trainer.engine.device):
             print(SLOW_BF16, file=sys.stderr, flush=True)
-        run.begin(identity(config), {"corpus": corpus.fingerprint}, asdict(config))
+        run.start(identity(config), {"corpus": corpus.fingerprint}, asdict(config))
     result = trainer.train()
     if trainer.engine.rank == 0:
         run.finish(result)

@@ -1,38 +1,42 @@
-"""The run folder: its names, files and markers. No other module spells a file name of a run.
+"""The layout of run folders: file names, the lock, the recorded configuration, metrics, checkpoints.
 
-    ROOT/                               a grid
-      plan.json                         the jobs of the present plan, and what each waits for
-      code/                             copies of the source that jobs run
+No other module spells out a file name of a run folder. docs/run-folder.md describes the formats.
+
+    ROOT/                               the folder of a grid
+      plan.json                         the current jobs and their dependencies
+      code/                             snapshots of the source code that jobs import
       corpus/                           token shards, shared by the runs of the grid
-      features/                         word features of frozen decoders, likewise (metapt/finetuning/feature_cache.py)
-      pretrain/RUN/ , finetune/RUN/ , baseline/RUN/     runs, as below; RUN ends with a hash of its configuration
-      report/                           what analysis/report.py writes
+      features/                         cached word features of frozen decoders, shared as well
+      pretrain/RUN/  finetune/RUN/  baseline/RUN/     run folders; RUN ends with a hash of the configuration
+      report/                           the output of `metapt report`
 
     RUN/
       config.yaml                       {config, provenance}, written before the first step
-      metrics.jsonl                     one JSON object a line: step, kind, values with the unit in the name
-      tensorboard/ , wandb/             copies of it for these tools, if asked for
-      checkpoints/step_000100/          there under this name only when complete
+      metrics.jsonl                     one JSON object per line: step, kind, values with their unit in the name
+      tensorboard/  wandb/              copies of the metrics for these tools, if enabled
+      checkpoints/step_000100/          has this name only when it is complete
         manifest.json                   size and SHA-256 of every file
         state.json                      step and running totals
-        engine/                         what the trainer needs to go on
+        engine/                         what the trainer needs to resume
         model/                          loads with AutoModelForCausalLM and AutoTokenizer
-          metapt.json                   its origin: scale, objective, seed, step, data
+          metapt.json                   its origin: model size, objective, seed, step, data
       tagger/                           (fine-tuning) the best weights
-      predictions/<set>.jsonl           (fine-tuning, baselines) one sentence a line
-      crf.crfsuite                      (the baseline crf) its model
-      result.json                       written last: its presence is what "done" means
-      error.txt                         the last failure; gone when the run starts again
-      requeues.json                     (on a cluster) since when it has no new checkpoint
+      predictions/<set>.jsonl           (fine-tuning, baselines) one sentence per line
+      crf.crfsuite                      (CRF baseline) the trained model
+      result.json                       written last: a run is done if and only if it exists
+      error.txt                         the last failure; removed when the run starts again
+      requeues.json                     (Slurm) requeues since the last new checkpoint
+      .lock                             locked while a process works in the folder; contains its PID and host
 
-This module imports neither torch nor anything of metapt that trains, so that the analysis may use it.
+This module imports neither torch nor any training code, so that the report can use it.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import re
-import shutil
+import socket
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,19 +45,18 @@ from typing import Any
 import yaml
 from filelock import FileLock, Timeout
 
-from metapt import files
+from metapt import atomic_folders, files
 from metapt.errors import OperationalError, UserError
 from metapt.provenance import provenance
 
 ENGINE_DIR, MODEL_DIR, STATE_FILE, ORIGIN_FILE = "engine", "model", "state.json", "metapt.json"
 CHECKPOINT_NAME = re.compile(r"^step_(\d{6,})$")
-LENGTH = re.compile(
-    r"^ +max_(step|epoch)s: (\d+)$", re.MULTILINE
-)  # in config.yaml: of pretraining, of fine-tuning
+# The line of config.yaml that limits a run: max_steps of pretraining, max_epochs of fine-tuning.
+MAX_LENGTH_LINE = re.compile(r"^ +max_(step|epoch)s: (\d+)$", re.MULTILINE)
 
 
 class Run:
-    """One run folder. Making the object touches nothing on disk."""
+    """One run folder. Creating the object does not touch the disk."""
 
     def __init__(self, path: str | Path):
         self.path = Path(path).expanduser()
@@ -77,106 +80,96 @@ class Run:
         """The resolved configuration of the run, as nested dictionaries."""
         return self._recorded()["config"]
 
-    def length(self) -> tuple[int, str] | None:
-        """How long the run is at most, and in what: (6000, "step") or (10, "epoch"); None if it has not begun.
-
-        Found without reading the YAML, which takes seconds for hundreds of runs.
-        """
-        try:
-            found = LENGTH.search(self.config_file.read_text(encoding="utf-8"))
-        except OSError:
-            return None
-        return (int(found[2]), found[1]) if found else None
-
     def provenance(self) -> dict[str, Any]:
         """Commit, library versions, host and data fingerprints of the run."""
         return self._recorded()["provenance"]
 
-    def _recorded(self) -> dict[str, Any]:
+    def max_length(self) -> tuple[int, str] | None:
+        """The configured length of the run, as (6000, "step") or (10, "epoch"); None if config.yaml does not exist.
+
+        Searches the text of config.yaml instead of parsing it: parsing takes seconds for hundreds of runs.
+        """
         try:
-            return yaml.safe_load(self.config_file.read_text(encoding="utf-8"))
-        except yaml.YAMLError as error:
-            raise UserError(f"{self.config_file}: damaged ({str(error).splitlines()[0]})") from None
+            found = MAX_LENGTH_LINE.search(self.config_file.read_text(encoding="utf-8"))
+        except OSError:
+            return None
+        return (int(found[2]), found[1]) if found else None
 
     def result(self) -> dict[str, Any]:
         return json.loads(self.result_file.read_text(encoding="utf-8"))
 
     def metrics(self) -> Iterator[dict[str, Any]]:
-        """The complete lines of metrics.jsonl; a line cut off by a kill is left out."""
+        """The complete lines of metrics.jsonl; a line that a kill cut off is left out."""
         yield from files.read_jsonl(self.metrics_file)
 
     @contextmanager
-    def claimed(self) -> Iterator[None]:
-        """Holds the folder for this process, so that no two processes ever work in one run; leftovers of one that was
-        killed are removed.
+    def locked(self) -> Iterator[None]:
+        """Lock the folder for this process, and remove leftovers of killed processes.
 
-        The lock goes with the process, however it dies.
+        The operating system releases the lock when the process ends, however it ends.
+
         Raises:
-            OperationalError: another process holds it.
+            OperationalError: another process has locked the folder.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.lock_file, timeout=1)  # whoever asks for the status holds it for a moment
+        lock = FileLock(self.lock_file, timeout=1)  # `metapt status` takes the lock for a moment
         try:
             lock.acquire()
         except Timeout:
-            raise OperationalError(f"{self.path}: another process is at work in this run") from None
+            raise OperationalError(f"{self.path}: run directory is locked by {self._lock_holder()}") from None
         try:
-            CheckpointFolders.sweep(self)
+            self.lock_file.write_text(f"process {os.getpid()} on {socket.gethostname()}\n", encoding="utf-8")
+            self.remove_leftovers()
             yield
         finally:
             lock.release()
 
-    def begin(
+    def start(
         self,
-        deciding: Mapping[str, Any],
+        identity: Mapping[str, Any],
         fingerprints: Mapping[str, str],
         config: Mapping[str, Any] | None = None,
     ) -> None:
-        """Writes config.yaml, or checks that the one that stands there says the same.
+        """Write config.yaml, or check that the existing one describes the same run; remove error.txt.
 
         Args:
-            deciding: the part of the configuration that decides the outcome of the run.
-            fingerprints: of the data, by name.
-            config: the complete configuration, which is what is written; absent: `deciding` is all of it.
+            identity: the part of the configuration that decides the outcome of the run.
+            fingerprints: hashes of the data, by name.
+            config: the complete configuration, which is what is written; None: `identity` is all of it.
         Raises:
-            UserError: the folder holds a run with another configuration or other data.
+            UserError: the folder contains a run with a different configuration or different data.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         if self.config_file.exists():
-            self.refuse_another(deciding, fingerprints)
+            self.check_identity(identity, fingerprints)
         else:
-            content = {"config": dict(config or deciding), "provenance": provenance(fingerprints)}
-            files.write_atomically(
-                self.config_file, yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
-            )
+            content = {"config": dict(config or identity), "provenance": provenance(fingerprints)}
+            text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+            files.write_atomically(self.config_file, text)
         self.error_file.unlink(missing_ok=True)
 
-    def refuse_another(
-        self, deciding: Mapping[str, Any], fingerprints: Mapping[str, str] | None = None
+    def check_identity(
+        self, identity: Mapping[str, Any], fingerprints: Mapping[str, str] | None = None
     ) -> None:
-        """Raises UserError if the folder holds a run with another configuration, or made from other data."""
-        differing = self.differences(deciding)
+        """Check that the recorded run has this identity and, if they are given, these data fingerprints.
+
+        Raises:
+            UserError: something differs, or there is no config.yaml.
+        """
+        if not self.config_file.exists():
+            raise UserError(f"{self.path} has no {self.config_file.name}; choose another run_dir")
+        differing = _differences(_restricted(self.config(), identity), identity)
         if fingerprints is not None:
-            differing += differences(self.provenance()["fingerprints"], fingerprints)
+            differing += _differences(self.provenance()["fingerprints"], fingerprints)
         if differing:
             lines = "\n".join(f"  {line}" for line in differing)
             raise UserError(
-                f"{self.path} holds a run with another configuration:\n{lines}\n"
-                "give another run_dir, or delete that folder"
+                f"{self.path} contains a run with a different configuration:\n{lines}\n"
+                "choose another run_dir, or delete this folder"
             )
 
-    def differences(self, deciding: Mapping[str, Any]) -> list[str]:
-        """Lines `path: old there, new here` for what decides the outcome and differs from what was recorded.
-
-        Raises:
-            UserError: there is no config.yaml.
-        """
-        if not self.config_file.exists():
-            raise UserError(f"{self.path} holds no {self.config_file.name}; give another run_dir")
-        return differences(_restricted(self.config(), deciding), deciding)
-
     def finish(self, result: Mapping[str, Any]) -> None:
-        """Writes result.json; from here on the run is done."""
+        """Write result.json; from then on the run is done."""
         files.write_json(self.result_file, result)
 
     def checkpoint(self, step: int) -> Path:
@@ -189,122 +182,74 @@ class Run:
         found = ((CHECKPOINT_NAME.match(path.name), path) for path in self.checkpoints_dir.iterdir())
         return sorted((int(match[1]), path) for match, path in found if match)
 
-    def newest_checkpoint(self, say: Callable[[str], None]) -> tuple[int, Path] | None:
-        """The newest intact checkpoint as (step, folder), if there is one; `say` is told of damaged ones."""
+    def newest_checkpoint(self, log: Callable[[str], None]) -> tuple[int, Path] | None:
+        """The newest intact checkpoint as (step, folder), or None. Each damaged one is logged."""
         for step, folder in reversed(self.checkpoints()):
-            problem = CheckpointFolders.problem(folder)
+            problem = atomic_folders.problem(folder)
             if problem is None:
                 return step, folder
-            say(f"checkpoint of step {step} is damaged and passed over: {problem}")
+            log(f"checkpoint of step {step} is damaged and is skipped: {problem}")
         return None
 
-    def trim_metrics(self, last_step: int, again: Collection[str] = ()) -> None:
-        """Drops what a resumed run is about to write again: lines after `last_step`, and those of kinds `again` at it."""
+    def trim_metrics(self, last_step: int, rewritten_kinds: Collection[str] = ()) -> None:
+        """Drop the lines that a resumed run will write again.
+
+        Args:
+            last_step: the step from which the run resumes; all later lines are dropped.
+            rewritten_kinds: the kinds of metrics whose lines at `last_step` are dropped as well.
+        """
         if self.metrics_file.exists():
             lines = (line for line in self.metrics() if line["step"] <= last_step)
-            kept = [line for line in lines if line["step"] < last_step or line["kind"] not in again]
+            kept = [line for line in lines if line["step"] < last_step or line["kind"] not in rewritten_kinds]
             files.write_atomically(self.metrics_file, "".join(json.dumps(line) + "\n" for line in kept))
+
+    def remove_leftovers(self) -> None:
+        """Remove what a process left that was killed while it wrote or deleted a checkpoint or a file."""
+        atomic_folders.remove_leftovers(self.checkpoints_dir, "step_*")
+        for file in self.path.glob(f".*{files.TEMPORARY_SUFFIX}"):
+            file.unlink(missing_ok=True)
+
+    def _recorded(self) -> dict[str, Any]:
+        try:
+            return yaml.safe_load(self.config_file.read_text(encoding="utf-8"))
+        except yaml.YAMLError as error:
+            raise UserError(f"{self.config_file}: damaged ({str(error).splitlines()[0]})") from None
+
+    def _lock_holder(self) -> str:
+        """`process PID on HOST`, as the process that holds the lock has written it."""
+        return self.lock_file.read_text(encoding="utf-8").strip() or "another process"
 
 
 class MetricsWriter:
-    """Appends to metrics.jsonl, a whole line at a time."""
+    """Appends complete lines to metrics.jsonl."""
 
     def __init__(self, run: Run):
         self._file = run.metrics_file.open("a", encoding="utf-8")
 
     def write(self, step: int, kind: str, **values: Any) -> None:
-        self._file.write(
-            json.dumps(files.finite({"step": step, "kind": kind, **values}), allow_nan=False) + "\n"
-        )
+        line = files.json_safe({"step": step, "kind": kind, **values})
+        self._file.write(json.dumps(line, allow_nan=False) + "\n")
         self._file.flush()
 
     def close(self) -> None:
         self._file.close()
 
 
-class CheckpointFolders:
-    """The commit protocol: fill `step_N.tmp`, record sizes and checksums, rename. Deletion goes the other way."""
-
-    MANIFEST = "manifest.json"
-
-    @staticmethod
-    def staging(final: Path) -> Path:
-        """An empty folder to fill; `commit` gives it its final name."""
-        staging = final.with_name(final.name + ".tmp")
-        shutil.rmtree(staging, ignore_errors=True)
-        staging.mkdir(parents=True)
-        return staging
-
-    @classmethod
-    def commit(cls, staging: Path, final: Path) -> None:
-        content = sorted(path for path in staging.rglob("*") if path.is_file())
-        listing = {
-            str(path.relative_to(staging)): {"bytes": path.stat().st_size, "sha256": files.file_sha256(path)}
-            for path in content
-        }
-        files.write_json(staging / cls.MANIFEST, {"files": listing})
-        for path in (staging, *staging.rglob("*")):
-            files.sync(path)
-        replaced = _set_aside(final)
-        staging.rename(final)
-        files.sync(final.parent)
-        shutil.rmtree(replaced, ignore_errors=True)
-
-    @classmethod
-    def problem(cls, folder: Path) -> str | None:
-        """What is wrong with a checkpoint folder, or None if every file is there and unchanged."""
-        try:
-            listing = json.loads((folder / cls.MANIFEST).read_text(encoding="utf-8"))["files"]
-            expected = [(folder / name, item["bytes"], item["sha256"]) for name, item in listing.items()]
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            return f"{folder / cls.MANIFEST} is missing or unreadable"
-        for path, size, checksum in expected:
-            if not path.is_file():
-                return f"{path} is missing"
-            if path.stat().st_size != size:
-                return f"{path} has {path.stat().st_size} bytes, not {size}"
-            if files.file_sha256(path) != checksum:
-                return f"{path} does not match its checksum"
-        return None
-
-    @staticmethod
-    def sweep(run: Run) -> None:
-        """Removes what a kill in the middle of writing or deleting has left."""
-        for folder in (*run.checkpoints_dir.glob("step_*.tmp"), *run.checkpoints_dir.glob("step_*.deleted")):
-            shutil.rmtree(folder, ignore_errors=True)
-        for file in run.path.glob(".*.tmp"):  # of write_atomically
-            file.unlink(missing_ok=True)
-
-    @staticmethod
-    def remove(folder: Path) -> None:
-        """Takes the name away first, so that a half-deleted checkpoint is never taken for a complete one."""
-        shutil.rmtree(_set_aside(folder), ignore_errors=True)
-
-
-def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Lines `path: old there, new here` for every leaf in which two nested dictionaries differ."""
+def _differences(recorded: Mapping[str, Any], requested: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """One line for each leaf in which two nested dictionaries differ: `path: recorded OLD, requested NEW`."""
     lines: list[str] = []
-    for name in sorted({*old, *new}):
-        before, after = old.get(name), new.get(name)
+    for name in sorted({*recorded, *requested}):
+        old, new = recorded.get(name), requested.get(name)
         path = f"{prefix}{name}"
-        if isinstance(before, Mapping) and isinstance(after, Mapping):
-            lines += differences(before, after, f"{path}.")
-        elif before != after:
-            lines.append(f"{path}: {before!r} there, {after!r} here")
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            lines += _differences(old, new, f"{path}.")
+        elif old != new:
+            lines.append(f"{path}: recorded {old!r}, requested {new!r}")
     return lines
 
 
-def _set_aside(folder: Path) -> Path:
-    """Renames a folder, if it is there, to what is to be deleted."""
-    doomed = folder.with_name(folder.name + ".deleted")
-    shutil.rmtree(doomed, ignore_errors=True)
-    if folder.exists():
-        folder.rename(doomed)
-    return doomed
-
-
 def _restricted(values: Mapping[str, Any], keys: Mapping[str, Any]) -> dict[str, Any]:
-    """The entries of nested dictionaries that `keys` has as well."""
+    """The entries of nested dictionaries whose keys occur in `keys` too."""
     kept = {}
     for name, value in values.items():
         if name in keys:

@@ -80,7 +80,7 @@ class Program:
         """In place of subprocess.Popen."""
         self.starts.append(self.clock.now)
         self.told, self.killed, self.terminated = None, False, False
-        self.run.begin({"train": {"max_steps": self.updates}}, {})
+        self.run.start({"train": {"max_steps": self.updates}}, {})
         return self
 
     @property

@@ -70,8 +70,8 @@ def job(run_dir: Path, kind: str, behaviour: str) -> None:
     if kind not in ("pretrain", "finetune"):
         _behave(run, behaviour)
         return
-    with run.claimed():
-        run.begin({"train": {"max_steps": 4}}, {})
+    with run.locked():
+        run.start({"train": {"max_steps": 4}}, {})
         metrics = MetricsWriter(run)
         for step in range(1, 5):
             metrics.write(step, "lm", lm_loss_nats=5.0 / step, seconds=0.01, tokens_per_second=100.0)

@@ -126,7 +126,7 @@ def test_the_command_writes_a_run_that_the_report_shows(
     command.main(["name=crf", "source=aa_one", data, f"run_dir={folders['crf']}"])
     assert "done already" in capsys.readouterr().out
     assert Run(folders["crf"]).result_file.read_bytes() == before
-    with pytest.raises(UserError, match=r"c1: 0\.1 there, 1\.0 here"):
+    with pytest.raises(UserError, match=r"c1: recorded 0\.1, requested 1\.0"):
         command.main(["name=crf", "source=aa_one", "c1=1", data, f"run_dir={folders['crf']}"])
     report.main([str(tmp_path / "grid")])
     shown = capsys.readouterr().out

@@ -30,7 +30,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 def begun(path: Path, *words: str):
     config = commandline.load("pretrain", [f"run_dir={path}", *words])
     run = Run(path)
-    run.begin(identity(config), {}, asdict(config))
+    run.start(identity(config), {}, asdict(config))
     return run, config
 
 

@@ -198,7 +198,7 @@ def dying_job(folder: Path, where: str) -> None:
     elif where == "committing":
         from metapt.finetuning import feature_cache
 
-        feature_cache.CheckpointFolders.commit = lambda *_: die()  # type: ignore[method-assign,assignment]
+        feature_cache.atomic_folders.commit = lambda *_: die()  # type: ignore[assignment]
     FeatureCache(folder, 1).get({"number": 1}, compute)
 
 

@@ -14,8 +14,9 @@ from forks import Fault, Forks, Outcome
 from ner_world import write_checkpoint, write_collection
 from safetensors.torch import load_file
 
+from metapt import atomic_folders
 from metapt.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USER
-from metapt.runs import CheckpointFolders, Run
+from metapt.runs import Run
 
 pytestmark = pytest.mark.commands
 
@@ -227,7 +228,7 @@ def test_a_signal_to_one_rank_ends_all(
     assert "SIGUSR1" in stopped.errors[1]
     assert not any("Traceback" in text for text in stopped.errors)
     assert [done for done, _ in run.checkpoints()] == [step]
-    assert CheckpointFolders.problem(run.checkpoint(step)) is None
+    assert atomic_folders.problem(run.checkpoint(step)) is None
     if step == 12:  # the score is told, and the process dies before it is part of a checkpoint
         assert here.run(run, Fault("tuning save", "KILL")).killed
     here.finish(run)

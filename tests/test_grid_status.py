@@ -45,7 +45,7 @@ def root(tmp_path: Path) -> Root:
 
 def begun(root: Root, name: str, updates: int = 4) -> Run:
     run = Run(root.path / name)
-    run.begin({"train": {"max_steps": 1000}}, {})
+    run.start({"train": {"max_steps": 1000}}, {})
     metrics = MetricsWriter(run)
     for step in range(1, updates + 1):
         metrics.write(step, "lm", lm_loss_nats=5.0, seconds=1.0, tokens_per_second=100.0)

@@ -19,7 +19,7 @@ from metapt.config import commandline
 from metapt.data.batches import Batches
 from metapt.data.corpus import prepare_corpus
 from metapt.errors import EXIT_FAILED
-from metapt.files import finite
+from metapt.files import json_safe
 from metapt.launch.run_status import run_status
 from metapt.meta.objectives import is_episode, next_token
 from metapt.models.meta_lm import build_meta_lm
@@ -159,7 +159,7 @@ def test_a_run_of_skipped_updates_ends(pretrain):
 
 def test_json_has_no_numbers_that_are_not_finite():
     value = {"a": float("nan"), "b": [1.0, float("-inf")], "c": ("x", {"d": np.float64("inf")})}
-    assert finite(value) == {"a": None, "b": [1.0, None], "c": ["x", {"d": None}]}
+    assert json_safe(value) == {"a": None, "b": [1.0, None], "c": ["x", {"d": None}]}
 
 
 SKIPPED = {
@@ -176,7 +176,7 @@ SKIPPED = {
 
 def test_the_status_counts_skipped_updates(tmp_path: Path):
     run = Run(tmp_path)
-    run.begin({"train": {"max_steps": 10}}, {})
+    run.start({"train": {"max_steps": 10}}, {})
     run.metrics_file.write_text(json.dumps(SKIPPED) + "\n")
     status = run_status(tmp_path)
     assert (status.step, status.loss, status.tokens_per_second) == (2, None, 10.0)

@@ -17,8 +17,9 @@ import torch
 from forks import Fault, Forks, Outcome
 from safetensors.torch import load_file
 
+from metapt import atomic_folders
 from metapt.errors import EXIT_FAILED, EXIT_INTERRUPTED
-from metapt.runs import CheckpointFolders, Run
+from metapt.runs import Run
 
 pytestmark = pytest.mark.commands
 
@@ -210,7 +211,7 @@ def test_a_signal_ends_the_run_before_the_next_piece_of_work(
     assert not any("Traceback" in text for text in stopped.errors)
     done = [line["step"] for line in run.metrics() if line["kind"] not in ("eval", "dynamics")]
     assert run.checkpoints()[-1][0] == len(done)  # none for half an update
-    assert CheckpointFolders.problem(run.checkpoints()[-1][1]) is None
+    assert atomic_folders.problem(run.checkpoints()[-1][1]) is None
     assert (len(done) == 0) == ((place, call) in (("loss", 1), ("inner loss", 4)))
     here.finish(run, also=[len(done)])
 
@@ -232,7 +233,7 @@ def test_further_signals_are_ignored(scene: SceneMaker, tmp_path: Path):
     stopped = here.run(run, *faults)
     assert stopped.codes == [EXIT_INTERRUPTED]
     assert "SIGUSR1 after update 2" in stopped.errors[0]
-    assert CheckpointFolders.problem(run.checkpoint(2)) is None
+    assert atomic_folders.problem(run.checkpoint(2)) is None
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
@@ -273,7 +274,7 @@ def flip(run: Run) -> None:
 
 
 def lose_manifest(run: Run) -> None:
-    (run.checkpoint(9) / CheckpointFolders.MANIFEST).unlink()
+    (run.checkpoint(9) / atomic_folders.MANIFEST).unlink()
 
 
 def damage_all(run: Run) -> None:
@@ -287,22 +288,22 @@ def test_a_damaged_checkpoint_is_passed_over(scene: SceneMaker, damage: Callable
     run = here.copy_of_whole(damage.__name__)
     damage(run)
     outcome = here.finish(run)
-    assert "checkpoint of step 9 is damaged and passed over" in outcome.errors[0]
+    assert "checkpoint of step 9 is damaged and is skipped" in outcome.errors[0]
     assert ("checkpoint of step 0 is damaged" in outcome.errors[0]) == (damage is damage_all)
 
 
 def test_any_flipped_bit_is_noticed(scene: SceneMaker):
     run = scene().copy_of_whole("bits")
     folder, draw = run.checkpoint(9), random.Random(0)
-    for file in [folder / CheckpointFolders.MANIFEST] * 100 + sorted(folder.rglob("*.*")) * 2:
+    for file in [folder / atomic_folders.MANIFEST] * 100 + sorted(folder.rglob("*.*")) * 2:
         content = file.read_bytes()
         if content:
             changed = bytearray(content)
             changed[draw.randrange(len(content))] ^= 1 << draw.randrange(8)
             file.write_bytes(changed)
-            assert CheckpointFolders.problem(folder), file
+            assert atomic_folders.problem(folder), file
             file.write_bytes(content)
-    assert CheckpointFolders.problem(folder) is None
+    assert atomic_folders.problem(folder) is None
 
 
 # ---- full disk
@@ -334,7 +335,7 @@ def test_a_full_disk_leaves_the_run_resumable(scene: SceneMaker, disk: Callable[
     full = here.run(run)
     assert full.codes == [EXIT_FAILED] * ranks, full.errors
     assert [step for step, _ in run.checkpoints()] == [0, 3]
-    assert all(CheckpointFolders.problem(folder) is None for _, folder in run.checkpoints())
+    assert all(atomic_folders.problem(folder) is None for _, folder in run.checkpoints())
     assert "the one before stands" in full.errors[0]
     assert not any("Traceback" in text for text in full.errors)
     assert not list(run.checkpoints_dir.glob("*.tmp"))

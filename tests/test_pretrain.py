@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -13,9 +14,10 @@ from conftest import run_module
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from metapt import atomic_folders
 from metapt.config import TrainConfig
 from metapt.models.meta_lm import SLOW_BF16, slow_in_bf16
-from metapt.runs import CheckpointFolders, Run
+from metapt.runs import Run
 from metapt.training.trainer import learning_rate
 
 pytestmark = pytest.mark.commands
@@ -84,7 +86,7 @@ def test_checkpoints_load_with_transformers(finished: Run):
     with torch.no_grad():
         assert torch.isfinite(model(input_ids=inputs["input_ids"]).logits).all()
     assert tokenizer.mask_token_id is not None
-    assert CheckpointFolders.problem(finished.checkpoint(8)) is None
+    assert atomic_folders.problem(finished.checkpoint(8)) is None
 
 
 def test_a_finished_run_is_left_alone(finished: Run, nano_arguments: list[str]):
@@ -112,7 +114,7 @@ def test_the_newest_checkpoints_are_kept_and_a_damaged_one_never_instead_of_an_i
     words = ["objective=maml", "train.keep_checkpoints=1", "train.checkpoint_every=4"]
     assert pretrain(nano_arguments, run.path, *words).returncode == 0
     assert [step for step, _ in run.checkpoints()] == [8]
-    assert CheckpointFolders.problem(run.checkpoint(8)) is None
+    assert atomic_folders.problem(run.checkpoint(8)) is None
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -133,8 +135,8 @@ def test_another_configuration_in_the_folder_is_refused(
     for run in (finished, unfinished):
         refused = pretrain(nano_arguments, run.path, "objective=maml", "train.seed=5", "meta.rho=0.4")
         assert refused.returncode == 2
-        assert "train.seed: 0 there, 5 here" in refused.stderr
-        assert "meta.rho: 0.5 there, 0.4 here" in refused.stderr
+        assert "train.seed: recorded 0, requested 5" in refused.stderr
+        assert "meta.rho: recorded 0.5, requested 0.4" in refused.stderr
         assert "Traceback" not in refused.stderr
 
 
@@ -155,10 +157,10 @@ def test_a_tokenizer_too_large_for_the_model_is_refused(
 
 def test_two_processes_never_share_a_run(finished: Run, nano_arguments: list[str], tmp_path: Path):
     run = Run(tmp_path / "claimed")
-    with run.claimed():
+    with run.locked():
         second = pretrain(nano_arguments, run.path)
     assert second.returncode == 1
-    assert "another process is at work" in second.stderr
+    assert f"run directory is locked by process {os.getpid()} on " in second.stderr
 
 
 def test_learning_rate_at_points_computed_by_hand():

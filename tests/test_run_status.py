@@ -14,7 +14,7 @@ from metapt.runs import MetricsWriter, Run
 
 def begun(path: Path, config: dict[str, object]) -> Run:
     run = Run(path)
-    run.begin(config, {})
+    run.start(config, {})
     return run
 
 
@@ -39,7 +39,7 @@ def test_an_empty_or_absent_folder_waits(tmp_path: Path) -> None:
 
 def test_progress_of_pretraining(tmp_path: Path) -> None:
     run = pretraining(tmp_path, 10)
-    with run.claimed():
+    with run.locked():
         status = run_status(tmp_path)
     assert (status.state, status.step, status.max_steps, status.unit) == ("running", 10, 1000, "step")
     assert status.loss == 14.0  # of step 9, the last autoregressive one
@@ -88,14 +88,14 @@ def test_failed_until_it_starts_again_and_done_in_the_end(tmp_path: Path) -> Non
     run.error_file.write_text("Traceback\n\nOSError: no space left\n\n")
     assert run_status(tmp_path).state == "failed"
     assert run_status(tmp_path).last_error_line == "OSError: no space left"
-    with run.claimed():
+    with run.locked():
         assert run_status(tmp_path).state == "running"
     run.finish({})
     assert run_status(tmp_path) == RunStatus("done")
 
 
 def _hold(path: Path, held: Event, release: Event) -> None:
-    with Run(path).claimed():
+    with Run(path).locked():
         held.set()
         release.wait(60)
 
@@ -111,7 +111,7 @@ def test_the_lock_of_another_process_is_seen_and_not_disturbed(tmp_path: Path) -
     release.set()
     process.join(60)
     assert not is_held(Run(tmp_path).lock_file)
-    with Run(tmp_path).claimed():
+    with Run(tmp_path).locked():
         pass
 
 

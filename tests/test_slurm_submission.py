@@ -237,7 +237,7 @@ def test_a_second_shell_hands_nothing_over(tmp_path: Path, slurm_commands: Path)
 
 def failed(root: Root, name: str) -> None:
     run = Run(root.path / name)
-    run.begin({"train": {"max_steps": 1}}, {})
+    run.start({"train": {"max_steps": 1}}, {})
     run.error_file.write_text("OSError: no space left\n")
 
 

@@ -177,7 +177,7 @@ def test_runs_of_an_earlier_plan_stay_and_are_told(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     superseded = Run(tmp_path / "pretrain/a-0123ab")
-    superseded.begin({"train": {"max_steps": 7}}, {})
+    superseded.start({"train": {"max_steps": 7}}, {})
     run_fake(tmp_path, INLINE)
     assert "1 run(s) that this plan does not have, such as pretrain/a-0123ab" in capsys.readouterr().out
     assert superseded.config() == {"train": {"max_steps": 7}}

@@ -17,10 +17,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from filelock import FileLock
 
-from metapt import randomness
+from metapt import atomic_folders, randomness
 from metapt.config import MetaConfig
 from metapt.errors import UserError
-from metapt.runs import CheckpointFolders
 
 if TYPE_CHECKING:
     from metapt.data.corpus import Corpus, TokenStream
@@ -88,11 +87,11 @@ class WindowIndex:
         return np.diff(self.offsets)
 
     def save(self, folder: Path) -> None:
-        staging = CheckpointFolders.staging(folder)
+        staging = atomic_folders.staging(folder)
         for name in ("offsets", "windows", "last"):
             np.save(staging / f"{name}.npy", getattr(self, name))
         np.save(staging / "num_windows.npy", self.num_windows)
-        CheckpointFolders.commit(staging, folder)
+        atomic_folders.commit(staging, folder)
 
     @classmethod
     def load(cls, folder: Path) -> WindowIndex:

@@ -38,12 +38,12 @@ def baseline(config: BaselineConfig) -> None:
     ]
     run = Run(config.run_dir)
     fingerprints = {"sentences": collection.fingerprint(parts)}
-    with run.claimed():
+    with run.locked():
         if run.is_done:
-            run.refuse_another(identity(config), fingerprints)
+            run.check_identity(identity(config), fingerprints)
             print(f"{run.path}: done already")
             return
-        run.begin(identity(config), fingerprints, asdict(config))
+        run.start(identity(config), fingerprints, asdict(config))
         started = time.monotonic()
         train, dev = (
             training_sentences(collection, config.source, split) if config.source else []

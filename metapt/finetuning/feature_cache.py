@@ -2,7 +2,7 @@
 
     DIR/<key>/features.npy     fp32 [M, d]
     DIR/<key>/key.json        what they were made from
-    DIR/<key>/manifest.json   sizes and checksums (CheckpointFolders), looked at whenever an entry is opened
+    DIR/<key>/manifest.json   sizes and checksums (metapt.atomic_folders), looked at whenever an entry is opened
     DIR/<key>.lock            held by the job that looks for the entry, and makes it if it is not there
     DIR/writing.lock          held by the job that writes or deletes
 
@@ -30,8 +30,8 @@ import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
 
+from metapt import atomic_folders
 from metapt.files import write_json
-from metapt.runs import CheckpointFolders
 
 FORMAT = 1  # part of every key: raise it when the same key would mean other features
 FEATURES_FILE, KEY_FILE = "features.npy", "key.json"
@@ -62,7 +62,7 @@ class FeatureCache:
         entry = self.folder / hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
         self.folder.mkdir(parents=True, exist_ok=True)
         with self._making(entry):
-            problem = CheckpointFolders.problem(entry)
+            problem = atomic_folders.problem(entry)
             if problem is not None:
                 if entry.exists():
                     _say(f"cached word features are damaged and computed again: {problem}")
@@ -79,16 +79,16 @@ class FeatureCache:
         with FileLock(self.folder / "writing.lock"):
             self._sweep()
             try:
-                CheckpointFolders.remove(entry)  # if it is damaged
+                atomic_folders.remove(entry)  # if it is damaged
                 if not self._make_room(features.numel() * features.element_size()):
                     _say(
                         f"{self.folder}: no room for {features.shape[0]} word features (ner.cache_gb); not kept"
                     )
                     return False
-                staging = CheckpointFolders.staging(entry)
+                staging = atomic_folders.staging(entry)
                 np.save(staging / FEATURES_FILE, features.numpy())
                 write_json(staging / KEY_FILE, key)
-                CheckpointFolders.commit(staging, entry)
+                atomic_folders.commit(staging, entry)
             except OSError as error:
                 self._sweep()
                 _say(f"{self.folder}: word features cannot be kept ({error.strerror or error})")
@@ -123,7 +123,7 @@ class FeatureCache:
         try:
             with self._making(entry, timeout=0), (entry / FEATURES_FILE).open("r+b") as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                CheckpointFolders.remove(entry)
+                atomic_folders.remove(entry)
         except (Timeout, BlockingIOError):
             return False
         return True

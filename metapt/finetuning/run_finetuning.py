@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from metapt import atomic_folders
 from metapt.config import FinetuneConfig, identity
 from metapt.data import DEMO_NOTICE
 from metapt.data.labelled_sets import check_entities, evaluated_sets, open_collection, source_sets
@@ -16,7 +17,7 @@ from metapt.finetuning.distributed import leads
 from metapt.finetuning.model_card import model_card
 from metapt.finetuning.tuner import Tuning
 from metapt.models.pretrained import model_folder, model_origin
-from metapt.runs import CheckpointFolders, Run
+from metapt.runs import Run
 from metapt.training.signals import StopRequest
 
 
@@ -37,15 +38,15 @@ def finetune(config: FinetuneConfig, stop: StopRequest) -> None:
     parts += [(name, "test") for name in tests]
     run = Run(config.run_dir)
     fingerprints = {"weights": weights_sha256(folder), "sentences": collection.fingerprint(parts)}
-    with run.claimed() if leads() else nullcontext():
+    with run.locked() if leads() else nullcontext():
         if run.is_done:
-            run.refuse_another(identity(config), fingerprints)
+            run.check_identity(identity(config), fingerprints)
             print(f"{run.path}: done already")
             return
         # first, so that a mistake leaves no config.yaml
         tuning = Tuning(config, run, folder, collection, stop, fingerprints["weights"])
         if tuning.ranks.leads:
-            run.begin(identity(config), fingerprints, asdict(config))
+            run.start(identity(config), fingerprints, asdict(config))
         tuning.train()
         result = describe(tuning) | {
             "origin": origin,
@@ -58,7 +59,7 @@ def finetune(config: FinetuneConfig, stop: StopRequest) -> None:
         if tuning.ranks.leads:
             run.finish(result)
             for _, checkpoint in run.checkpoints():
-                CheckpointFolders.remove(checkpoint)
+                atomic_folders.remove(checkpoint)
     if not tuning.ranks.leads:
         return
     print(f"{run.path}: dev F1 {result['dev_f1']:.3f} in epoch {result['best_epoch']} of {result['epochs']}")

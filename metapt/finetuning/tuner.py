@@ -26,7 +26,7 @@ from accelerate.optimizer import AcceleratedOptimizer
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from metapt import randomness
+from metapt import atomic_folders, randomness
 from metapt.config import FinetuneConfig, tuning_rate
 from metapt.data.iob2 import TAGS
 from metapt.data.labelled_sets import Collection, drawn, source_sets
@@ -38,7 +38,7 @@ from metapt.finetuning.distributed import Ranks
 from metapt.finetuning.feature_cache import FeatureCache
 from metapt.finetuning.lora import merged, with_adapters
 from metapt.finetuning.progress import Progress, say
-from metapt.runs import ENGINE_DIR, STATE_FILE, CheckpointFolders, MetricsWriter, Run
+from metapt.runs import ENGINE_DIR, STATE_FILE, MetricsWriter, Run
 from metapt.tagger.encoding import (
     EncodedSet,
     Reading,
@@ -216,7 +216,7 @@ class Tuning:
         """
         self._restore()
         unscored = self.state.step > self.state.epoch * self._steps_per_epoch
-        self.ranks.alone(lambda: self.run.trim_metrics(self.state.step, again=["dev"] if unscored else []))
+        self.ranks.alone(lambda: self.run.trim_metrics(self.state.step, rewritten_kinds=["dev"] if unscored else []))
         if self.head_only and not self._finished:
             self._frozen_features()
         progress = Progress(self.ner.max_epochs, self._steps_per_epoch, self.state.step)
@@ -336,22 +336,22 @@ class Tuning:
 
         def write() -> None:
             final, older = self.run.checkpoint(self.state.step), self.run.checkpoints()
-            staging = CheckpointFolders.staging(final)
+            staging = atomic_folders.staging(final)
             (staging / ENGINE_DIR).mkdir()
             save_file(self._weights(), staging / ENGINE_DIR / WEIGHTS_FILE)
             save_file(self.best, staging / ENGINE_DIR / BEST_FILE)
             torch.save(self.optimizer.state_dict(), staging / ENGINE_DIR / OPTIMIZER_FILE)
             write_json(staging / STATE_FILE, asdict(self.state))
-            CheckpointFolders.commit(staging, final)
+            atomic_folders.commit(staging, final)
             for _, folder in older:
                 if folder != final:
-                    CheckpointFolders.remove(folder)
+                    atomic_folders.remove(folder)
 
         try:
             self.ranks.alone(write)
         except OperationalError as error:
             if self.ranks.leads:
-                CheckpointFolders.sweep(self.run)
+                self.run.remove_leftovers()
             raise OperationalError(
                 f"{self.run.path}: no checkpoint could be written, the one before stands: {error}"
             ) from None
@@ -374,10 +374,10 @@ class Tuning:
         """Writes the tagger with its tokenizer and its card into the run folder, whole or not at all."""
 
         def write() -> None:
-            staging = CheckpointFolders.staging(self.run.tagger_dir)
+            staging = atomic_folders.staging(self.run.tagger_dir)
             save_tagger(staging, self.tagger, self.tokenizer, self.reading)
             (staging / CARD_FILE).write_text(card, encoding="utf-8")
-            CheckpointFolders.commit(staging, self.run.tagger_dir)
+            atomic_folders.commit(staging, self.run.tagger_dir)
 
         self.ranks.alone(write)
 

@@ -55,7 +55,7 @@ def run_status(run_dir: str | Path) -> RunStatus:
 
 
 def is_held(lock_file: Path) -> bool:
-    """Whether a process holds the lock (runs.Run.claimed), asked with a shared lock so that askers do not collide."""
+    """Whether a process holds the lock (runs.Run.locked), asked with a shared lock so that askers do not collide."""
     try:
         descriptor = os.open(lock_file, os.O_RDONLY)
     except OSError:
@@ -96,7 +96,7 @@ def _of_result(run: Run) -> RunStatus:
 
 def _progress(run: Run, state: str) -> RunStatus:
     lines = _last_metrics(run.metrics_file)
-    length = run.length()
+    length = run.max_length()
     if length is None:
         return RunStatus(state)
     most, unit = length

@@ -7,8 +7,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from metapt import atomic_folders
 from metapt.errors import UserError
-from metapt.runs import MODEL_DIR, ORIGIN_FILE, CheckpointFolders, Run
+from metapt.runs import MODEL_DIR, ORIGIN_FILE, Run
 
 HUB_PREFIX = "hub:"
 
@@ -25,8 +26,8 @@ def model_folder(path: str | Path) -> Path:
     for folder in (path, path / MODEL_DIR):
         if (folder / "config.json").is_file():
             checkpoint = folder.parent
-            if (checkpoint / CheckpointFolders.MANIFEST).exists():
-                problem = CheckpointFolders.problem(checkpoint)
+            if (checkpoint / atomic_folders.MANIFEST).exists():
+                problem = atomic_folders.problem(checkpoint)
                 if problem:
                     raise UserError(problem)
             return folder

@@ -14,9 +14,10 @@ from typing import Any
 from safetensors import SafetensorError
 from transformers.utils import logging as transformers_logging
 
+from metapt import atomic_folders
 from metapt.errors import OperationalError
 from metapt.files import sync, write_json
-from metapt.runs import ENGINE_DIR, MODEL_DIR, ORIGIN_FILE, STATE_FILE, CheckpointFolders, Run
+from metapt.runs import ENGINE_DIR, MODEL_DIR, ORIGIN_FILE, STATE_FILE, Run
 from metapt.training.engine import Engine
 from metapt.training.metrics import Totals
 
@@ -53,7 +54,7 @@ class Checkpoints:
         try:
             with self._agreed():
                 if leads:
-                    CheckpointFolders.staging(final)
+                    atomic_folders.staging(final)
             with self._agreed():
                 self.engine.save(staging / ENGINE_DIR)
             weights = self.engine.weights()
@@ -63,11 +64,11 @@ class Checkpoints:
                     state = {"step": step, "world_size": self.engine.world_size, **asdict(totals)}
                     write_json(staging / STATE_FILE, state)
                     sync(self.run.metrics_file)  # its lines up to here will not be written again
-                    CheckpointFolders.commit(staging, final)
+                    atomic_folders.commit(staging, final)
                     self._forget_old()
         except OperationalError:
             if leads:
-                CheckpointFolders.remove(staging)
+                atomic_folders.remove(staging)
             raise
 
     def restore(self) -> tuple[int, Totals]:
@@ -92,7 +93,7 @@ class Checkpoints:
         self.engine.barrier()
         if self.engine.rank == 0:
             for _, damaged in [each for each in self.run.checkpoints() if each[0] > step]:
-                CheckpointFolders.remove(damaged)
+                atomic_folders.remove(damaged)
 
     @contextmanager
     def _agreed(self) -> Iterator[None]:
@@ -125,4 +126,4 @@ class Checkpoints:
     def _forget_old(self) -> None:
         if self.keep:
             for _, folder in self.run.checkpoints()[: -self.keep]:
-                CheckpointFolders.remove(folder)
+                atomic_folders.remove(folder)

@@ -98,7 +98,7 @@ class Trainer:
         self.saved = self.done
         if self.engine.rank == 0:
             # measured again, in case that was broken off
-            self.run.trim_metrics(self.done, again=("eval", "dynamics"))
+            self.run.trim_metrics(self.done, rewritten_kinds=("eval", "dynamics"))
         self.engine.barrier()
         telemetry = Telemetry(self.run, self.config, totals, self.engine.rank, self.done)
         try:

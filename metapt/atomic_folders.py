@@ -1,0 +1,79 @@
+"""Folders that are either complete or absent: checkpoints, taggers, indexes, cached features.
+
+To write one: fill `staging(final)`, then `commit` it, which records size and checksum of every file in manifest.json and
+renames the folder. `remove` renames a folder before it deletes the files, so that a kill never leaves a partial folder
+under the final name. A kill may leave NAME.tmp or NAME.deleted behind; `remove_leftovers` deletes them.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+from metapt import files
+
+MANIFEST = "manifest.json"
+STAGING_SUFFIX, DELETION_SUFFIX = ".tmp", ".deleted"
+
+
+def staging(final: Path) -> Path:
+    """Create an empty folder beside `final`; `commit` renames it to `final`."""
+    folder = final.with_name(final.name + STAGING_SUFFIX)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return folder
+
+
+def commit(folder: Path, final: Path) -> None:
+    """Write the manifest of a staging folder, sync it to disk and rename it to `final`, replacing what is there."""
+    content = sorted(path for path in folder.rglob("*") if path.is_file())
+    listing = {
+        str(path.relative_to(folder)): {"bytes": path.stat().st_size, "sha256": files.file_sha256(path)}
+        for path in content
+    }
+    files.write_json(folder / MANIFEST, {"files": listing})
+    for path in (folder, *folder.rglob("*")):
+        files.sync(path)
+    replaced = _rename_for_deletion(final)
+    folder.rename(final)
+    files.sync(final.parent)
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
+def problem(folder: Path) -> str | None:
+    """Describe what is wrong with a committed folder; None if every file matches the manifest."""
+    try:
+        listing = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
+        expected = [(folder / name, item["bytes"], item["sha256"]) for name, item in listing.items()]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return f"{folder / MANIFEST} is missing or unreadable"
+    for path, size, checksum in expected:
+        if not path.is_file():
+            return f"{path} is missing"
+        if path.stat().st_size != size:
+            return f"{path} has {path.stat().st_size} bytes, not {size}"
+        if files.file_sha256(path) != checksum:
+            return f"{path} does not match its checksum"
+    return None
+
+
+def remove(folder: Path) -> None:
+    """Delete a folder; it is renamed first, so that a partly deleted folder never has the final name."""
+    shutil.rmtree(_rename_for_deletion(folder), ignore_errors=True)
+
+
+def remove_leftovers(parent: Path, pattern: str) -> None:
+    """Delete what killed processes left in `parent` while they wrote or deleted folders that match `pattern`."""
+    for suffix in (STAGING_SUFFIX, DELETION_SUFFIX):
+        for folder in parent.glob(pattern + suffix):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _rename_for_deletion(folder: Path) -> Path:
+    """Rename a folder, if it exists, to a name that marks it for deletion; return that path."""
+    doomed = folder.with_name(folder.name + DELETION_SUFFIX)
+    shutil.rmtree(doomed, ignore_errors=True)
+    if folder.exists():
+        folder.rename(doomed)
+    return doomed
