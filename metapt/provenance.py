@@ -1,4 +1,4 @@
-"""What made a run: commit, versions, host, time, data."""
+"""The provenance of a run: git commit, library versions, host, start time, data fingerprints."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 from metapt import __version__
 
-COMMIT_FILE = "COMMIT"  # beside the package in a copy of the source
+COMMIT_FILE = "COMMIT"  # beside the packages of a code snapshot
 LIBRARIES = (
     "torch",
     "deepspeed",
@@ -27,7 +27,11 @@ LIBRARIES = (
 
 
 def provenance(fingerprints: Mapping[str, str]) -> dict[str, Any]:
-    """What made a run: commit, library versions, host, time, data fingerprints."""
+    """The provenance of a run that starts now, as config.yaml records it.
+
+    Args:
+        fingerprints: hashes of the data, by name.
+    """
     versions = {name: metadata.version(name) for name in LIBRARIES}
     return {
         "git_commit": git_commit(),
@@ -39,10 +43,10 @@ def provenance(fingerprints: Mapping[str, str]) -> dict[str, Any]:
 
 
 def git_commit() -> str:
-    """The commit of the source, with `+changes` where tracked files differ from it.
+    """The commit of the source code, with `+changes` appended if tracked files have been modified.
 
-    A copy of the source that a grid made (metapt/launch/code_snapshot.py) has it in a file. An installed package has no
-    commit: it is `release VERSION`, also where the environment lies inside a repository of the user's.
+    A code snapshot of a grid (metapt/launch/code_snapshot.py) stores its commit in a file. An installed package has no
+    commit: the result is `release VERSION`, even if the environment is located inside a git repository of the user.
     """
     folder = Path(__file__).parent
     if (recorded := folder.parent / COMMIT_FILE).exists():

@@ -1,7 +1,7 @@
-"""Counter-based randomness: every draw is a function of (seed, purpose, indices) and of nothing else.
+"""Counter-based randomness: every random number is a function of (seed, purpose, indices) and of nothing else.
 
-No generator is ever carried from one step to the next, so nothing needs saving at a checkpoint, and a draw
-does not depend on the rank, on the world size, or on what was drawn before.
+No generator is carried from one step to the next. So checkpoints need no generator state, and a sample depends
+neither on the rank, nor on the world size, nor on earlier samples.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ import numpy as np
 
 
 def key(seed: int, purpose: str, *indices: int) -> int:
-    """A 63-bit key for (seed, purpose, indices). Distinct arguments give independent keys."""
+    """Hash (seed, purpose, indices) to a 63-bit key. Distinct arguments give independent keys."""
     text = "/".join([str(int(seed)), purpose, *(str(int(index)) for index in indices)])
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
 
 def generator(seed: int, purpose: str, *indices: int) -> np.random.Generator:
-    """A fresh numpy generator (Philox, itself counter-based) for (seed, purpose, indices)."""
+    """Create a numpy generator (Philox, a counter-based one) for (seed, purpose, indices)."""
     return np.random.Generator(np.random.Philox(key=key(seed, purpose, *indices)))
 
 
 @contextmanager
 def torch_seed(seed: int, purpose: str, *indices: int) -> Iterator[None]:
-    """Within the block, torch's global generators (CPU and current CUDA device) are seeded; afterwards restored."""
+    """Seed torch's global generators (CPU and current CUDA device) inside the block, and restore them afterwards."""
     import torch
 
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
@@ -36,15 +36,18 @@ def torch_seed(seed: int, purpose: str, *indices: int) -> Iterator[None]:
 
 
 def permuted(index: np.ndarray, size: int, seed: int, purpose: str, *indices: int) -> np.ndarray:
-    """The values at `index` of a pseudo-random permutation of range(size), in O(len(index)) time and O(1) memory.
+    """Look up positions `index` in a pseudo-random permutation of range(size).
 
-    A four-round Feistel network on the next even power of two, with cycle walking (Black and Rogaway 2002,
-    "Ciphers with Arbitrary Finite Domains"), so that a corpus of any size needs no shuffled list.
+    Takes O(len(index)) time and O(1) additional memory, so that a corpus of any size needs no shuffled list. The
+    permutation is a four-round Feistel network on the next even power of two, with cycle walking (Black and Rogaway
+    2002, "Ciphers with Arbitrary Finite Domains").
 
     Args:
         index: integers in [0, size), any shape.
-        size: number of elements permuted, at least 1.
-    Returns: int64 array of the shape of `index`.
+        size: number of permuted elements, at least 1.
+        seed, purpose, indices: select the permutation, as in `generator`.
+    Returns:
+        int64 array of the shape of `index`.
     """
     if size < 1:
         raise ValueError(f"cannot permute {size} elements")
