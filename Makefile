@@ -1,14 +1,14 @@
-# make demo     install, run the whole chain on the embedded default, show the report
-# make test     install, run the tests
-# make check    lint, format, types, fast tests
-# make slurm-test  the tests on a real Slurm, which is started on this machine and stopped again (Debian, root)
-# make nightly  the tests that take minutes
-# make bench    what is timed, as ratios; how cost grows; memory against what is told (benchmarks/README.md)
-# make bench-report  the report of ten thousand run folders: time and memory (minutes, 8 GB of disk)
-# make bench-smoke  its short cases; fails where one has become twice as slow beside what it is measured against
-# make golden   record the golden losses of this kind of processor anew
-# make golden-sbatch  record the scripts for sbatch anew
-# make clean    remove what the above made (other runs stay)
+# make demo           install, run the whole chain on synthetic data, write the report
+# make test           install, run all tests except the nightly ones
+# make check          lint, format, types, fast tests
+# make slurm-test     tests on a real Slurm, started on this machine and stopped afterwards (Debian or Ubuntu, root)
+# make nightly        tests that take minutes
+# make bench          measure ratios of time and memory, growth of cost, memory against the estimate (benchmarks/README.md)
+# make bench-report   time and memory of the report of 10,000 run folders (minutes, 8 GB of disk)
+# make bench-smoke    short benchmarks; fails where one has become twice as slow relative to its reference
+# make golden         record the golden losses of this type of processor
+# make golden-sbatch  record the golden batch scripts
+# make clean          remove what the targets above made, except runs other than the demo's
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
