@@ -14,7 +14,7 @@ from ner_world import labelled, write_collection
 
 from analysis import report
 from metapt import baseline as command
-from metapt.data.iob2 import TAGS, Sentence, repaired, spans
+from metapt.data.iob2 import TAGS, Sentence, spans, to_iob2
 from metapt.errors import UserError
 from metapt.evaluation.baselines import BASELINES, Training, shape, surface_features
 from metapt.evaluation.span_f1 import span_scores
@@ -56,7 +56,7 @@ def test_rules_give_valid_tags_and_the_one_with_more_particles_finds_more(
 ) -> None:
     found = tags(name, " ".join(words)).split()
     assert len(found) == len(words)
-    assert list(repaired(found)) == found
+    assert list(to_iob2(found)) == found
     few, many = (set(spans(tags(rule, " ".join(words)).split())) for rule in ("particle", "particle_kay"))
     lost = few - many  # only a particle that stands where the person would
     assert all(words[start] in ("kay", "kang") for _, start, _ in lost)
@@ -68,7 +68,7 @@ def test_majority_is_each_words_most_frequent_tag(tmp_path: Path) -> None:
     pairs = Counter((word, tag) for each in train for word, tag in zip(each.words, each.tags, strict=True))
     for sentence in [*labelled(20, 2), Sentence("new", ("Zzyx", "Cruz"), ("O", "O"))]:
         expected = [max(TAGS, key=lambda tag, word=word: pairs[word, tag]) for word in sentence.words]  # type: ignore[misc]
-        assert annotate(sentence).predicted == list(repaired(expected))
+        assert annotate(sentence).predicted == list(to_iob2(expected))
     assert annotate(Sentence("new", ("Zzyx", "Cruz"), ("O", "O"))).predicted == ["O", "B-PER"]
     tied = [Sentence("a", ("x",), ("B-LOC",)), Sentence("b", ("x",), ("B-PER",))]
     assert BASELINES["majority"].fit(Training(tied, tmp_path))(tied[0]).predicted == ["B-PER"]

@@ -1,4 +1,4 @@
-"""Corpora described in YAML: layouts, schemes and types; presets; the hub; combining; every mistake at once."""
+"""Custom corpora: column layouts, tagging schemes, entity types, presets, the hub, combined collections, error lists."""
 
 from __future__ import annotations
 
@@ -12,8 +12,18 @@ from seqeval.scheme import BILOU, IOBES, Entities
 
 from analysis.load.collect import is_target
 from metapt.config import NerDataConfig, commandline
-from metapt.data.custom_corpus import open_custom_corpora, presets, read_description
-from metapt.data.iob2 import OWN_TYPES, TAGS, Layout, Sentence, read_iob2, repaired, spans, write_iob2
+from metapt.data.corpus_spec import read_spec
+from metapt.data.custom_corpus import PRESETS, open_custom_corpora, presets
+from metapt.data.iob2 import (
+    STANDARD_TYPES,
+    TAGS,
+    ColumnLayout,
+    Sentence,
+    read_iob2,
+    spans,
+    to_iob2,
+    write_iob2,
+)
 from metapt.data.labelled_sets import open_collection, source_sets
 from metapt.errors import UserError
 
@@ -34,7 +44,7 @@ BLOCK = "# id 7 domain=en\nJuan N B-person\nCruz N I-person\nsings V O\nRio N B-
 
 @pytest.fixture
 def news(tmp_path: Path) -> Path:
-    """A description and its files in one folder."""
+    """A specification and its files in one folder."""
     (tmp_path / "news.yaml").write_text(NEWS + "folder: files\n")
     (tmp_path / "files").mkdir()
     (tmp_path / "files/all.conll").write_text("-DOCSTART- -X- O\n" + BLOCK * 4)
@@ -48,17 +58,17 @@ def news(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("text", "layout"),
     [
-        ("Juan\tB-PER\nsings\tO\n\n", Layout(("word", "tag"))),
-        ("#\tO\n\n", Layout(("word", "tag"))),
-        ("B-PER Juan\nO sings\n\n", Layout(("tag", "word"), "space")),
-        ("Juan  N \t B-PER\nsings V O\n \t\n", Layout(("word", "pos", "tag"), "whitespace")),
-        ("-DOCSTART- -X- -X- O\n\n# O\n\n", Layout(("word", "tag"), "space")),
-        ("-DOCSTART-\nJuan O\n-DOCSTART-\nsings O\n", Layout(("word", "tag"), "space")),
-        ("# id 3\n# O\n", Layout(("word", "tag"), "space", comment="# id")),
-        ("a\xa0b B-PER\n", Layout(("word", "tag"), "whitespace")),
+        ("Juan\tB-PER\nsings\tO\n\n", ColumnLayout(("word", "tag"))),
+        ("#\tO\n\n", ColumnLayout(("word", "tag"))),
+        ("B-PER Juan\nO sings\n\n", ColumnLayout(("tag", "word"), "space")),
+        ("Juan  N \t B-PER\nsings V O\n \t\n", ColumnLayout(("word", "pos", "tag"), "whitespace")),
+        ("-DOCSTART- -X- -X- O\n\n# O\n\n", ColumnLayout(("word", "tag"), "space")),
+        ("-DOCSTART-\nJuan O\n-DOCSTART-\nsings O\n", ColumnLayout(("word", "tag"), "space")),
+        ("# id 3\n# O\n", ColumnLayout(("word", "tag"), "space", comment="# id")),
+        ("a\xa0b B-PER\n", ColumnLayout(("word", "tag"), "whitespace")),
     ],
 )
-def test_layouts(tmp_path: Path, text: str, layout: Layout) -> None:
+def test_column_layouts(tmp_path: Path, text: str, layout: ColumnLayout) -> None:
     (tmp_path / "x").write_text(text)
     read = [(sentence.words, sentence.tags) for sentence in read_iob2(tmp_path / "x", layout)]
     expected = {
@@ -74,39 +84,39 @@ def test_layouts(tmp_path: Path, text: str, layout: Layout) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("Juan  B-PER\n", "1: 3 space-separated columns; 2 are expected (word, tag)"),
+        ("Juan  B-PER\n", "1: 3 space-separated columns; expected 2 (word, tag)"),
         ("Juan\tB-PER\n", "1: 1 space-separated columns"),
         ("Juan B-PER \n", "1: 3 space-separated columns"),
-        (" B-PER\n", "1: the form (column 1) is empty"),
+        (" B-PER\n", "1: the word (column 1) is empty"),
         (
             "Juan O\nCruz B-GPE\n",
-            "2: unknown tag 'B-GPE'; tags are O, and B- or I- (or E-, L-, M-, S-, U-) with",
+            "2: unknown tag 'B-GPE'; allowed are O, and B- or I- (or E-, L-, M-, S-, U-) with",
         ),
         ("Juan X-PER\n", "1: unknown tag 'X-PER'"),
         ("Juan PER\n", "1: unknown tag 'PER'"),
         ("Juan b-per\n", "1: unknown tag 'b-per'"),
-        ("-DOCSTART- O\n\n", "1: holds no sentence"),
-        ("", "1: holds no sentence"),
+        ("-DOCSTART- O\n\n", "1: contains no sentence"),
+        ("", "1: contains no sentence"),
     ],
 )
-def test_bad_files_are_refused_with_file_and_line(tmp_path: Path, text: str, message: str) -> None:
+def test_malformed_files_give_file_and_line(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "x").write_text(text)
     with pytest.raises(UserError) as caught:
-        read_iob2(tmp_path / "x", Layout(("word", "tag"), "space"))
+        read_iob2(tmp_path / "x", ColumnLayout(("word", "tag"), "space"))
     assert str(caught.value).startswith(f"{tmp_path / 'x'}:{message}")
 
 
-# --- schemes ----------------------------------------------------------------------------------------------------
+# --- tagging schemes ----------------------------------------------------------------------------------------------------
 
 
 @st.composite
-def stretches(draw: st.DrawFn) -> list[tuple[str | None, int]]:
+def segments(draw: st.DrawFn) -> list[tuple[str | None, int]]:
     """Non-entities and entities (type, length), from left to right."""
     return draw(st.lists(st.tuples(st.sampled_from([None, "PER", "LOC"]), st.integers(1, 4)), max_size=6))
 
 
-def written(found: list[tuple[str | None, int]], scheme: str) -> list[str]:
-    """The tags of the stretches in a scheme, made from its definition."""
+def encode(found: list[tuple[str | None, int]], scheme: str) -> list[str]:
+    """The tags of the segments in a scheme, by its definition."""
     single, last = {"iobes": ("S", "E"), "bilou": ("U", "L"), "bmes": ("S", "E")}.get(scheme, ("B", "I"))
     inside = "M" if scheme == "bmes" else "I"
     tags: list[str] = []
@@ -123,32 +133,32 @@ def written(found: list[tuple[str | None, int]], scheme: str) -> list[str]:
     return tags
 
 
-@given(stretches(), st.sampled_from(["iob1", "iob2", "iobes", "bilou", "bmes"]))
-def test_every_scheme_is_read_to_the_same_spans(found: list[tuple[str | None, int]], scheme: str) -> None:
+@given(segments(), st.sampled_from(["iob1", "iob2", "iobes", "bilou", "bmes"]))
+def test_all_schemes_give_the_same_spans(found: list[tuple[str | None, int]], scheme: str) -> None:
     expected, position = [], 0
     for kind, length in found:
         if kind:
             expected.append((kind, position, position + length))
         position += length
-    assert spans(repaired(written(found, scheme), OWN_TYPES)) == expected
+    assert spans(to_iob2(encode(found, scheme), STANDARD_TYPES)) == expected
 
 
-@given(stretches(), st.sampled_from([("iobes", IOBES), ("bilou", BILOU)]))
+@given(segments(), st.sampled_from([("iobes", IOBES), ("bilou", BILOU)]))
 def test_schemes_agree_with_seqeval(found: list[tuple[str | None, int]], scheme: tuple[str, type]) -> None:
-    tags = written(found, scheme[0])
+    tags = encode(found, scheme[0])
     entities = [(one.tag, one.start, one.end) for one in Entities([tags], scheme[1]).entities[0]]
-    assert spans(repaired(tags, OWN_TYPES)) == entities
+    assert spans(to_iob2(tags, STANDARD_TYPES)) == entities
 
 
-def test_types_of_two_names_do_not_run_into_each_other() -> None:
-    types = {**OWN_TYPES, "GPE": "LOC"}
-    assert repaired(["B-LOC", "I-GPE", "I-GPE"], types) == ("B-LOC", "B-LOC", "I-LOC")
+def test_two_source_types_of_one_target_type_are_not_merged() -> None:
+    types = {**STANDARD_TYPES, "GPE": "LOC"}
+    assert to_iob2(["B-LOC", "I-GPE", "I-GPE"], types) == ("B-LOC", "B-LOC", "I-LOC")
 
 
-# --- descriptions -----------------------------------------------------------------------------------------------
+# --- specifications -----------------------------------------------------------------------------------------------
 
 
-def test_a_description_is_read(news: Path) -> None:
+def test_splits_of_a_specification(news: Path) -> None:
     (one,) = open_custom_corpora([str(news)])
     assert (one.name, one.splits) == ("my_news", ("train", "dev", "test"))
     train, dev, test = (one.read(split) for split in one.splits)
@@ -156,7 +166,7 @@ def test_a_description_is_read(news: Path) -> None:
     assert test == [Sentence("1", ("Juan", "Cruz", "sings", "Rio"), ("B-PER", "I-PER", "O", "O"))]
 
 
-def test_a_folder_given_goes_before_that_of_the_description(news: Path, tmp_path: Path) -> None:
+def test_a_given_folder_overrides_that_of_the_specification(news: Path, tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     for file in ("all.conll", "test.conll"):
         (tmp_path / "other" / file).write_text(BLOCK.replace("Juan", "Ana") * 3)
@@ -164,34 +174,34 @@ def test_a_folder_given_goes_before_that_of_the_description(news: Path, tmp_path
     assert one.read("test")[0].words[0] == "Ana"
 
 
-def test_all_mistakes_of_a_description_are_told_at_once(tmp_path: Path) -> None:
+def test_all_errors_of_a_specification_are_listed(tmp_path: Path) -> None:
     path = tmp_path / "wrong.yaml"
     path.write_text(
         "name: a b\nlicense: x\nnotes: 3\nfiles: {train: {file: x, sentences: 5-3}, valid: y, dev: 3}\n"
         "columns: [word, word, tag]\nseparator: comma\ntypes: {MISC: NONE}\nhub: {revision: main, labels: O}\n"
     )
     with pytest.raises(UserError) as caught:
-        read_description(path)
+        read_spec(path)
     lines = str(caught.value).splitlines()
     assert all(line.startswith(f"{path}: ") for line in lines)
-    told = [line.removeprefix(f"{path}: ") for line in lines]
+    messages = [line.removeprefix(f"{path}: ") for line in lines]
     expected = [
         "license: no such key; did you mean licence?",
         "licence is required",
         "notes: must be text, not 3",
-        "name: 'a b' must be of letters",
+        "name: 'a b' must consist of letters",
         "types.MISC: 'NONE' must be one of PER, ORG, LOC, O",
         "files.valid: no such key",
-        "files.train.sentences: '5-3' must be like 1-500",
-        "files.dev: must be a mapping",
+        "files.train.sentences: '5-3' must be a range such as 1-500",
+        "files.dev: must be a non-empty mapping",
         "columns: must be a list of names with `word` once and `tag` once",
         "separator: 'comma' must be one of tab, space, whitespace",
         "hub.name is required",
         "hub.labels: must be a list of tags",
     ]
-    assert len(told) == len(expected)
-    for message in expected:
-        assert any(line.startswith(message) for line in told), message
+    assert len(messages) == len(expected)
+    for prefix in expected:
+        assert any(message.startswith(prefix) for message in messages), prefix
 
 
 @pytest.mark.parametrize(
@@ -199,69 +209,69 @@ def test_all_mistakes_of_a_description_are_told_at_once(tmp_path: Path) -> None:
     [
         (b"name: [", "not YAML"),
         (b"name: a\nname: b\n", "not YAML.*duplicate key name"),
-        (b"- a\n", "holds no mapping"),
+        (b"- a\n", "must be a mapping with the keys name, licence"),
         (b"", "name is required"),
         (b"name: \xff\n", "not UTF-8 at byte 7"),
         (b"name: all\nlicence: x\nhub: {name: y}\n", "not `all`"),
-        (b"name: x\nlicence: x\n", "needs `files` or `hub`"),
+        (b"name: x\nlicence: x\n", "`files` or `hub` \\(or both\\) is required"),
     ],
 )
-def test_what_is_no_description_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
+def test_invalid_specifications(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "x.yaml").write_bytes(content)
     with pytest.raises(UserError, match=message):
-        read_description(tmp_path / "x.yaml")
+        read_spec(tmp_path / "x.yaml")
 
 
-def test_a_description_may_have_a_byte_order_mark_and_windows_line_ends(news: Path) -> None:
+def test_a_specification_may_have_a_byte_order_mark_and_windows_line_endings(news: Path) -> None:
     text = news.read_text()
     news.write_bytes(b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode())
     assert open_custom_corpora([str(news)])[0].name == "my_news"
 
 
-def test_wrong_entries_are_told_at_once_with_what_exists(news: Path, tmp_path: Path) -> None:
+def test_all_wrong_entries_are_listed(news: Path, tmp_path: Path) -> None:
     (tmp_path / "files/test.conll").unlink()
     with pytest.raises(UserError) as caught:
         open_custom_corpora(
             ["cebuano", "ceb_cebuaner", f"ceb_cebuaner:{tmp_path}/gone", str(news), "a b", "gone.yaml"]
         )
-    told = str(caught.value)
+    text = str(caught.value)
     for message in (
-        "6 mistake(s)",
-        "'cebuano': no such preset; there are ceb_cebuaner, tl_tlunified",
-        "ceb_cebuaner: its files have no folder; give their folder after its name or file",
+        "6 error(s)",
+        "'cebuano': no such preset; the presets are ceb_cebuaner, tl_tlunified",
+        "ceb_cebuaner: no folder is known for its files; give the folder of its files after its name or YAML file",
         "gone: no such folder",
-        "has no test.conll; it has all.conll",
-        "'a b': neither NAME nor FILE.yaml",
+        "has no test.conll; it contains all.conll",
+        "'a b': must be NAME or FILE.yaml",
         "gone.yaml: no such file",
     ):
-        assert message in told
+        assert message in text
 
 
-def test_a_range_beyond_the_end_is_refused(news: Path, tmp_path: Path) -> None:
+def test_a_range_beyond_the_end_of_the_file(news: Path, tmp_path: Path) -> None:
     (tmp_path / "files/all.conll").write_text(BLOCK)
     (one,) = open_custom_corpora([str(news)])
-    with pytest.raises(UserError, match="has 1 sentences, but train of my_news goes from 1 to 2"):
+    with pytest.raises(UserError, match="has 1 sentences, but the train split of my_news ranges from 1 to 2"):
         one.read("train")
-    with pytest.raises(UserError, match="goes from 3 to the end"):
+    with pytest.raises(UserError, match="ranges from 3 to the end"):
         one.read("dev")
 
 
 # --- presets ----------------------------------------------------------------------------------------------------
 
 
-def test_presets_are_sound_and_tell_their_licence_and_what_was_not_verified() -> None:
+def test_presets_are_valid_and_state_licence_and_what_was_not_verified() -> None:
     assert presets() == ["ceb_cebuaner", "tl_tlunified"]
     for name in presets():
         assert is_target(name)  # so that the report averages over it
-        path = Path(read_description.__code__.co_filename).parent / "corpora" / f"{name}.yaml"
-        description = read_description(path)
-        assert description.name == name
-        assert description.licence
+        path = PRESETS / f"{name}.yaml"
+        spec = read_spec(path)
+        assert spec.name == name
+        assert spec.licence
         assert "never" in path.read_text()
 
 
-def test_cebuaner_as_its_repository_has_it(tmp_path: Path) -> None:
-    """The layout of the published file, with as many blocks as its splits need."""
+def test_cebuaner_in_the_layout_of_its_repository(tmp_path: Path) -> None:
+    """A file in the published layout with enough sentences for the splits."""
     file = tmp_path / "data/annotated_data/final-1.txt"
     file.parent.mkdir(parents=True)
     block = "si -X- _ O\nRoel -X- _ B-PER\nDegamo. -X- _ I-PER\nASF -X- _ B-OTHER\n\n"
@@ -287,17 +297,17 @@ def hub_rows(tags: list[object], feature: object) -> datasets.Dataset:
 
 
 def test_tlunified_from_the_hub_and_from_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    asked = []
+    calls = []
 
     def load_dataset(*args: object, **keywords: object) -> datasets.Dataset:
-        asked.append((args, keywords))
+        calls.append((args, keywords))
         return hub_rows([0, 1], datasets.ClassLabel(names=list(TAGS)))
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     (one,) = open_custom_corpora(["tl_tlunified"])
     assert one.read("dev") == [Sentence("0", ("Si", "Juan"), ("O", "B-PER"))]
     keywords = {"data_dir": None, "split": "validation", "revision": "main"}
-    assert asked == [(("ljvmiranda921/tlunified-ner", "default"), keywords)]
+    assert calls == [(("ljvmiranda921/tlunified-ner", "default"), keywords)]
     for split in ("train", "dev", "test"):
         (tmp_path / f"{split}.iob").write_text("-DOCSTART-\tO\n\nSi\tO\nJuan\tB-PER\n\n")
     (files,) = open_custom_corpora([f"tl_tlunified:{tmp_path}"])
@@ -320,7 +330,7 @@ def test_tlunified_from_the_hub_and_from_files(monkeypatch: pytest.MonkeyPatch, 
         (["O", "B-GPE"], datasets.Value("string"), "", "unknown tag 'B-GPE'"),
     ],
 )
-def test_tags_of_the_hub_as_text_and_as_numbers(
+def test_hub_tags_as_text_and_as_class_ids(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
     tags: list[object],
@@ -339,21 +349,21 @@ def test_tags_of_the_hub_as_text_and_as_numbers(
         one.read("train")
 
 
-# --- combining --------------------------------------------------------------------------------------------------
+# --- combined collections --------------------------------------------------------------------------------------------------
 
 
-def test_described_sets_stand_beside_the_others_and_outside_of_all(news: Path) -> None:
-    beside = open_collection(NerDataConfig(name="demo", corpora=[str(news)]))
-    assert beside.sets("test") == ["ceb_demo", "en_demo", "my_news", "sk_demo", "tl_demo"]
-    assert source_sets(beside, "all") == ["en_demo", "sk_demo"]
-    assert source_sets(beside, "all+my_news") == ["en_demo", "sk_demo", "my_news"]
-    assert beside.load("my_news", "test")[0].words[0] == "Juan"
-    assert beside.load("tl_demo", "test")
+def test_custom_sets_are_added_to_the_others_but_not_part_of_all(news: Path) -> None:
+    combined = open_collection(NerDataConfig(name="demo", corpora=[str(news)]))
+    assert combined.sets("test") == ["ceb_demo", "en_demo", "my_news", "sk_demo", "tl_demo"]
+    assert source_sets(combined, "all") == ["en_demo", "sk_demo"]
+    assert source_sets(combined, "all+my_news") == ["en_demo", "sk_demo", "my_news"]
+    assert combined.load("my_news", "test")[0].words[0] == "Juan"
+    assert combined.load("tl_demo", "test")
     alone = open_collection(NerDataConfig(name="custom", corpora=[str(news)]))
     assert alone.sets("test") == source_sets(alone, "all") == ["my_news"]
 
 
-def test_two_sets_of_one_name_are_refused(news: Path, tmp_path: Path) -> None:
+def test_two_sets_with_the_same_name(news: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="two sets called my_news"):
         open_collection(NerDataConfig(name="demo", corpora=[str(news), str(news)]))
     write_iob2(tmp_path / "uner/my_news/test.iob2", [Sentence("1", ("Ana",), ("O",))])
@@ -361,7 +371,7 @@ def test_two_sets_of_one_name_are_refused(news: Path, tmp_path: Path) -> None:
         open_collection(NerDataConfig(name="uner", uner_dir=str(tmp_path / "uner"), corpora=[str(news)]))
 
 
-def test_on_the_command_line() -> None:
+def test_corpora_on_the_command_line() -> None:
     words = [
         "checkpoint=x",
         "source=en_ewt",

@@ -16,7 +16,7 @@ from seqeval.metrics.sequence_labeling import (
 from seqeval.metrics.v1 import classification_report, precision_recall_fscore_support
 from seqeval.scheme import IOB2
 
-from metapt.data.iob2 import OWN_TYPES, TAGS, Sentence, repaired, spans
+from metapt.data.iob2 import STANDARD_TYPES, TAGS, Sentence, spans, to_iob2
 from metapt.evaluation.bootstrap import micro_f1
 from metapt.evaluation.predictions import Annotation, write_predictions
 from metapt.evaluation.span_f1 import conlleval_spans, count, scored, span_scores
@@ -25,7 +25,7 @@ from metapt.evaluation.span_f1 import conlleval_spans, count, scored, span_score
 def rows_like(size: int, valid: bool) -> st.SearchStrategy[list[str]]:
     """Tags of a sentence: any at all (a softmax head may predict them), or valid IOB2."""
     rows = st.lists(st.sampled_from(TAGS), min_size=size, max_size=size)
-    return rows.map(lambda tags: list(repaired(tags, OWN_TYPES))) if valid else rows
+    return rows.map(lambda tags: list(to_iob2(tags, STANDARD_TYPES))) if valid else rows
 
 
 @st.composite
@@ -76,7 +76,7 @@ def test_each_type_equals_seqeval(pair: tuple[list[list[str]], list[list[str]]])
 @settings(max_examples=100, deadline=None)
 @given(tagged())
 def test_on_valid_tags_the_two_scores_are_one(pair: tuple[list[list[str]], list[list[str]]]) -> None:
-    gold, predicted = ([repaired(tags, OWN_TYPES) for tags in side] for side in pair)
+    gold, predicted = ([to_iob2(tags, STANDARD_TYPES) for tags in side] for side in pair)
     assert span_scores(gold, predicted) == span_scores(gold, predicted, conlleval_spans)
 
 

@@ -1,3 +1,3 @@
-"""Text for pretraining, labelled sentences for fine-tuning, and the generated data that stands in for both."""
+"""Text for pretraining, labelled sentences for fine-tuning, and synthetic demo data for both."""
 
-DEMO_NOTICE = "Generated text and labels (data=demo): figures made with them are no finding about languages."
+DEMO_NOTICE = "Synthetic demo data (data=demo): these scores say nothing about real languages."

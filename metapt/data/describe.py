@@ -12,7 +12,7 @@ from rich.table import Table
 
 from metapt.config import DescribeConfig, commandline
 from metapt.data import DEMO_NOTICE
-from metapt.data.custom_corpus import SPLITS
+from metapt.data.corpus_spec import SPLITS
 from metapt.data.iob2 import TYPES
 from metapt.data.labelled_sets import open_collection
 from metapt.data.statistics import set_statistics
@@ -26,7 +26,7 @@ directly after a case particle (si, ni, ang, ng, sa; in lower case)."""
 SUBWORD_NOTES = """
 subwords: per word, with a space before it. %split: words of two subwords or more. paper oov: words that are no entry of the
 vocabulary without that space. paper part: the authors' "particle recall", which counts positions of all words, O too,
-by misaligned numbers (docs/design.md)."""
+by misaligned numbers (docs/data.md)."""
 
 
 def main(argv: Sequence[str]) -> None:

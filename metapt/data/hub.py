@@ -1,4 +1,4 @@
-"""Labelled sets of the Hugging Face hub, read from Parquet: `datasets` runs no loading scripts any more."""
+"""Labelled sets of the Hugging Face hub, read from Parquet: `datasets` no longer runs loading scripts."""
 
 from __future__ import annotations
 
@@ -6,22 +6,26 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from metapt.data.iob2 import OWN_TYPES, Sentence, check_tag, distinct_ids, repaired
+from metapt.data.iob2 import STANDARD_TYPES, Sentence, check_tag, to_iob2, with_unique_ids
 from metapt.errors import OperationalError, UserError
 
-HUB_SPLITS = {"train": "train", "dev": "validation", "test": "test"}  # our names, and those of most data sets
+HUB_SPLITS = {
+    "train": "train",
+    "dev": "validation",
+    "test": "test",
+}  # our names, and the usual ones on the hub
 
 
 @dataclass(frozen=True)
 class HubTable:
-    """A set on the hub: a row a sentence, with its words and as many tags, as class ids or spelled out.
+    """A labelled set on the hub with one sentence per row: a list of words and a list of tags or class ids.
 
     revision: branch, tag or commit.
-    config, folder: the configuration or the folder to read; absent: the data set's only one.
-    splits: split as it is called here to what it is called there.
-    words, tags, id: columns; without `id` the sentences are numbered.
-    labels: tags in the order of their ids, where the data set does not declare them.
-    types: entity types as they are spelled there, to PER, ORG, LOC or O.
+    config, folder: the configuration or the folder to read; None: the only one of the data set.
+    splits: maps our names of splits to those on the hub.
+    words, tags, id: names of columns; without `id` the sentences are numbered.
+    labels: the tags in the order of their class ids, if the data set does not declare them.
+    types: maps the data set's entity types to PER, ORG, LOC or O.
     """
 
     name: str
@@ -33,26 +37,28 @@ class HubTable:
     tags: str = "ner_tags"
     id: str | None = None
     labels: Sequence[str] = ()
-    types: Mapping[str, str] = field(default_factory=lambda: OWN_TYPES)
+    types: Mapping[str, str] = field(default_factory=lambda: STANDARD_TYPES)
 
 
 def read_hub(table: HubTable, split: str, hint: str) -> list[Sentence]:
-    """One split, in the order of its rows.
+    """Load one split, in the order of its rows.
 
     Args:
-        split: as it is called here, one of `table.splits`.
-        hint: what the user can do where the hub cannot be reached.
+        split: our name of the split, a key of `table.splits`.
+        hint: what the user can do if the hub is not available; part of the error message.
     Raises:
-        OperationalError: it cannot be loaded.
-        UserError: a column is missing, words and tags are not equally many, a tag is unknown, or there is no row.
+        OperationalError: the split cannot be loaded.
+        UserError: a column is missing, a row has different numbers of words and tags, a tag is unknown, or there is
+            no row.
     """
     import datasets
 
-    there = table.splits[split]
-    where = ", ".join(filter(None, (f"{table.name} ({table.revision})", table.config, table.folder, there)))
+    hub_split = table.splits[split]
+    parts = (f"{table.name} ({table.revision})", table.config, table.folder, hub_split)
+    where = ", ".join(part for part in parts if part)
     try:
         rows = datasets.load_dataset(
-            table.name, table.config, data_dir=table.folder, split=there, revision=table.revision
+            table.name, table.config, data_dir=table.folder, split=hub_split, revision=table.revision
         )
     except (OSError, ValueError, RuntimeError) as error:
         raise OperationalError(
@@ -61,14 +67,14 @@ def read_hub(table: HubTable, split: str, hint: str) -> list[Sentence]:
     missing = {table.words, table.tags, table.id} - {None, *rows.column_names}
     if missing:
         names = ", ".join(sorted(str(column) for column in missing))
-        raise UserError(f"{where}: no column {names}; it has {', '.join(rows.column_names)}")
+        raise UserError(f"{where}: no column {names}; the columns are {', '.join(rows.column_names)}")
     labels = _labels(rows.features[table.tags], table)
-    found = distinct_ids(
+    sentences = with_unique_ids(
         _sentence(row, number, table, labels, where) for number, row in enumerate(rows, 1) if row[table.words]
     )
-    if not found:
-        raise UserError(f"{where}: holds no sentence")
-    return found
+    if not sentences:
+        raise UserError(f"{where}: contains no sentence")
+    return sentences
 
 
 def _sentence(
@@ -85,9 +91,9 @@ def _sentence(
             raise UserError(f"{where}: class id {tag}, but {len(labels)} labels are known")
         spelled.append(labels[tag] if isinstance(tag, int) else tag)
         check_tag(spelled[-1], table.types, where)
-    return Sentence(identifier, tuple(words), repaired(spelled, table.types))
+    return Sentence(identifier, tuple(words), to_iob2(spelled, table.types))
 
 
 def _labels(feature: Any, table: HubTable) -> Sequence[str]:
-    """The tags behind the class ids: as the data set declares them, else as we were told."""
+    """The tags in the order of their class ids: as the data set declares them, or else `table.labels`."""
     return getattr(getattr(feature, "feature", None), "names", None) or table.labels

@@ -1,7 +1,7 @@
-"""Labelled sentences: IOB2 tags and the spans they stand for, and files with a word a line in columns.
+"""Labelled sentences: IOB2 tags, entity spans, and column files with one word per line.
 
-Whatever a corpus calls its tags, here they are those of TAGS. Universal NER's own files have five tab-separated columns:
-index, form, tag, a source's own tag, annotator; the fourth differs from the third in some sets and is not the gold tag.
+Tags of any corpus are converted to TAGS. The files of Universal NER have five tab-separated columns: index, word, tag,
+tag of the source corpus, annotator. In some sets the fourth column differs from the third; the third is the gold tag.
 """
 
 from __future__ import annotations
@@ -16,24 +16,29 @@ from metapt.errors import UserError
 from metapt.files import write_atomically
 
 TYPES = ("PER", "ORG", "LOC")
-TAGS = ("O", "B-PER", "I-PER", "B-ORG", "I-ORG", "B-LOC", "I-LOC")  # the hub's label order
-OWN_TYPES = {kind: kind for kind in TYPES}
-UNER_TYPES = {
-    **OWN_TYPES,
-    "OTH": "O",
-    "O": "O",
-}  # as its loader has it: OTH, and the stray B-O of en_ewt, are O
-PREFIXES = ("B", "I", "E", "L", "M", "S", "U")  # of IOB2; and of IOBES, BILOU, BMES
-STARTS, ENDS = frozenset("BSU"), frozenset("ELSU")
+TAGS = ("O", "B-PER", "I-PER", "B-ORG", "I-ORG", "B-LOC", "I-LOC")  # in the label order of the hub's data set
+STANDARD_TYPES = {kind: kind for kind in TYPES}
+# Universal NER's own loader reads OTH, and the stray B-O of en_ewt, as O.
+UNER_TYPES = {**STANDARD_TYPES, "OTH": "O", "O": "O"}
+PREFIXES = (
+    "B",
+    "I",
+    "E",
+    "L",
+    "M",
+    "S",
+    "U",
+)  # the first two are those of IOB2; the others of IOBES, BILOU, BMES
+START_PREFIXES, END_PREFIXES = frozenset("BSU"), frozenset("ELSU")
 SEPARATORS = ("tab", "space", "whitespace")
 BOM = b"\xef\xbb\xbf"
-DOCUMENT = "-DOCSTART-"
+DOCUMENT_START = "-DOCSTART-"
 SENT_ID = re.compile(r"#\s*sent_id\s*=\s*(.*)")
 
 
 @dataclass(frozen=True)
 class Sentence:
-    """One sentence: as many tags (of TAGS, valid IOB2) as words."""
+    """A sentence with one tag per word. The tags are from TAGS and are valid IOB2."""
 
     id: str
     words: tuple[str, ...]
@@ -41,26 +46,26 @@ class Sentence:
 
 
 @dataclass(frozen=True)
-class Layout:
-    """How a file has its words and tags.
+class ColumnLayout:
+    """The layout of a file with one word per line.
 
-    columns: names, from left to right; `word` and `tag` are read, others are not.
-    separator: of SEPARATORS; `whitespace` is any run of spaces and tabs.
-    comment: lines that begin with it hold no word; between tabs also every line that begins with # and has no tab.
-    types: entity types as the file spells them, to one of TYPES or to O.
+    columns: names of the columns, from left to right; only `word` and `tag` are used.
+    separator: one of SEPARATORS; `whitespace` is any sequence of spaces and tabs.
+    comment: prefix of comment lines. In tab-separated files, lines that begin with # and have no tab are comments too.
+    types: maps the file's entity types to one of TYPES, or to O.
     """
 
     columns: tuple[str, ...]
     separator: str = "tab"
     comment: str | None = None
-    types: Mapping[str, str] = field(default_factory=lambda: OWN_TYPES)
+    types: Mapping[str, str] = field(default_factory=lambda: STANDARD_TYPES)
 
 
-UNER = Layout(("index", "word", "tag", "source tag", "annotator"), types=UNER_TYPES)
+UNER_LAYOUT = ColumnLayout(("index", "word", "tag", "source tag", "annotator"), types=UNER_TYPES)
 
 
 def spans(tags: Sequence[str]) -> list[tuple[str, int, int]]:
-    """Entity spans (type, start, end exclusive) in strict IOB2: only B-X starts one, only I-X goes on with it."""
+    """Entity spans (type, start, end exclusive) in strict IOB2: only B-X starts a span, only I-X continues it."""
     found = []
     start = None
     for position, tag in enumerate([*tags, "O"]):
@@ -73,78 +78,85 @@ def spans(tags: Sequence[str]) -> list[tuple[str, int, int]]:
 
 
 def check_tag(tag: str, types: Mapping[str, str], where: str) -> None:
-    """Refuses a tag that is neither O nor a prefix of PREFIXES with a type of `types`.
+    """Check that a tag is O, or a prefix of PREFIXES with one of `types`.
 
     Raises:
-        UserError: naming `where`, and the tags that exist.
+        UserError: it is not; the message names `where` and the allowed tags.
     """
     prefix, _, kind = tag.partition("-")
     if tag != "O" and (prefix not in PREFIXES or kind not in types):
         known = ", ".join(
-            kind if meant == kind else f"{kind} (read as {meant})" for kind, meant in types.items()
+            kind if target == kind else f"{kind} (read as {target})" for kind, target in types.items()
         )
         others = ", ".join(f"{prefix}-" for prefix in PREFIXES[2:])
-        raise UserError(f"{where}: unknown tag {tag!r}; tags are O, and B- or I- (or {others}) with {known}")
+        raise UserError(
+            f"{where}: unknown tag {tag!r}; allowed are O, and B- or I- (or {others}) with {known}"
+        )
 
 
-def repaired(tags: Iterable[str], types: Mapping[str, str] = OWN_TYPES) -> tuple[str, ...]:
-    """Checked tags (`check_tag`) of IOB1, IOB2, IOBES, BILOU or BMES as valid IOB2 with the types that `types` says.
+def to_iob2(tags: Iterable[str], types: Mapping[str, str] = STANDARD_TYPES) -> tuple[str, ...]:
+    """Convert tags of IOB1, IOB2, IOBES, BILOU or BMES to valid IOB2.
 
-    Their prefixes tell these schemes apart well enough to read them all by one rule: what continues no open span of its
-    type starts one. So an I-X that continues no X is read as B-X, which is what IOB1 means by it; in IOB2, where it is a
-    mistake, Universal NER's published counts and seqeval's default mode read it so too, while strict IOB2, in
-    which everything is scored, would drop it.
+    One rule suffices for all these schemes: a tag that does not continue an open span of its type starts a new span.
+    So an I-X that continues no X becomes B-X. This is its meaning in IOB1. In IOB2 it is an annotation error; Universal
+    NER's published counts and seqeval's default mode read it in the same way, while strict IOB2, which all scores here
+    use, would drop the span.
+
+    Args:
+        tags: tags that `check_tag` accepts.
+        types: maps the entity types of `tags` to one of TYPES, or to O.
     """
-    found, open_type = [], None
+    converted, open_type = [], None
     for tag in tags:
         prefix, _, kind = tag.partition("-")
-        meant = types.get(kind, "O")
-        if meant == "O":
-            found.append("O")
+        target = types.get(kind, "O")
+        if target == "O":
+            converted.append("O")
             open_type = None
         else:
-            goes_on = kind == open_type and prefix not in STARTS
-            found.append(f"{'I' if goes_on else 'B'}-{meant}")
-            open_type = None if prefix in ENDS else kind
-    return tuple(found)
+            continues = kind == open_type and prefix not in START_PREFIXES
+            converted.append(f"{'I' if continues else 'B'}-{target}")
+            open_type = None if prefix in END_PREFIXES else kind
+    return tuple(converted)
 
 
-def distinct_ids(sentences: Iterable[Sentence]) -> list[Sentence]:
-    """The sentences, the second of the same id x as x~2 and so on: an id is what predictions are found by."""
-    times: Counter[str] = Counter()
-    taken: set[str] = set()
-    found = []
+def with_unique_ids(sentences: Iterable[Sentence]) -> list[Sentence]:
+    """Rename repeated sentence ids: the second x becomes x~2, and so on. Predictions are looked up by id."""
+    repeats: Counter[str] = Counter()
+    used: set[str] = set()
+    unique = []
     for sentence in sentences:
         name = sentence.id
-        while name in taken:
-            times[sentence.id] += 1
-            name = f"{sentence.id}~{times[sentence.id] + 1}"
-        taken.add(name)
-        found.append(sentence if name == sentence.id else replace(sentence, id=name))
-    return found
+        while name in used:
+            repeats[sentence.id] += 1
+            name = f"{sentence.id}~{repeats[sentence.id] + 1}"
+        used.add(name)
+        unique.append(sentence if name == sentence.id else replace(sentence, id=name))
+    return unique
 
 
-def read_iob2(path: Path, layout: Layout = UNER) -> list[Sentence]:
-    """Reads a file with a word a line and a blank line after a sentence: Universal NER's, or of another layout.
+def read_iob2(path: Path, layout: ColumnLayout = UNER_LAYOUT) -> list[Sentence]:
+    """Read a file with one word per line and a blank line after each sentence.
 
-    A byte order mark is dropped; line ends may be LF or CRLF; the last blank line may be missing. Between tabs a line
-    that starts with `#` and holds no tab is a comment (a form may be or begin with `#`), and a form may hold spaces.
-    A line that begins with -DOCSTART- ends a sentence and holds no word. A sentence is called by its comment
-    `# sent_id = `, or by its number; of two equal ids the second is changed (`distinct_ids`). `repaired` says how tags are read.
+    A byte order mark is dropped. Lines may end with LF or CRLF. The last blank line may be missing. In tab-separated
+    files a line that begins with `#` and has no tab is a comment (a word may be `#` or begin with it), and a word may
+    contain spaces. A line that begins with -DOCSTART- ends a sentence and has no word. The id of a sentence is that of
+    its comment `# sent_id = `, or else its number in the file; ids are made unique (`with_unique_ids`). Tags are
+    converted by `to_iob2`.
 
     Raises:
-        UserError: with file and line: not UTF-8, a wrong number of columns, an empty form, an unknown tag, no sentence.
+        UserError: with file and line: not UTF-8, wrong number of columns, empty word, unknown tag, no sentence.
     """
     if not path.is_file():
         raise UserError(f"{path}: no such file")
-    sentences = distinct_ids(_sentences(path, layout))
+    sentences = with_unique_ids(_sentences(path, layout))
     if not sentences:
-        raise UserError(f"{path}:1: holds no sentence")
+        raise UserError(f"{path}:1: contains no sentence")
     return sentences
 
 
 def write_iob2(path: Path, sentences: Iterable[Sentence]) -> None:
-    """Writes a file that `read_iob2` reads back to equal sentences."""
+    """Write a file in the layout of Universal NER that `read_iob2` reads back to equal sentences."""
     blocks = []
     for sentence in sentences:
         rows = zip(sentence.words, sentence.tags, strict=True)
@@ -154,17 +166,17 @@ def write_iob2(path: Path, sentences: Iterable[Sentence]) -> None:
     write_atomically(path, "".join(blocks))
 
 
-def _sentences(path: Path, layout: Layout) -> Iterator[Sentence]:
+def _sentences(path: Path, layout: ColumnLayout) -> Iterator[Sentence]:
     """The sentences of a file, one at a time; sentences without a sent_id are numbered."""
     identifier = ""
     words: list[str] = []
     tags: list[str] = []
     count = 0
     for where, line in _lines(path):
-        if not line.strip(" " if layout.separator == "tab" else " \t") or line.startswith(DOCUMENT):
+        if not line.strip(" " if layout.separator == "tab" else " \t") or line.startswith(DOCUMENT_START):
             if words:
                 count += 1
-                yield Sentence(identifier or str(count), tuple(words), repaired(tags, layout.types))
+                yield Sentence(identifier or str(count), tuple(words), to_iob2(tags, layout.types))
             identifier, words, tags = "", [], []
         elif _is_comment(line, layout):
             if match := SENT_ID.match(line):
@@ -176,7 +188,7 @@ def _sentences(path: Path, layout: Layout) -> Iterator[Sentence]:
 
 
 def _lines(path: Path) -> Iterator[tuple[str, str]]:
-    """Pairs `file:line`, line without its end; after the last one an empty line, which closes the last sentence."""
+    """Pairs (`file:line`, text of the line); an empty line is added at the end to close the last sentence."""
     number = 0
     with path.open("rb") as file:
         for number, raw in enumerate(file, 1):
@@ -188,25 +200,25 @@ def _lines(path: Path) -> Iterator[tuple[str, str]]:
     yield f"{path}:{number + 1}", ""
 
 
-def _is_comment(line: str, layout: Layout) -> bool:
+def _is_comment(line: str, layout: ColumnLayout) -> bool:
     if layout.comment and line.startswith(layout.comment):
         return True
     return layout.separator == "tab" and line.startswith("#") and "\t" not in line
 
 
-def _word_and_tag(line: str, layout: Layout, where: str) -> tuple[str, str]:
+def _word_and_tag(line: str, layout: ColumnLayout, where: str) -> tuple[str, str]:
     if layout.separator == "whitespace":
         cells = re.split(r"[ \t]+", line.strip(" \t"))
     else:
         cells = line.split("\t" if layout.separator == "tab" else " ")
     if len(cells) != len(layout.columns):
-        kind = f"{layout.separator}-separated columns"
         raise UserError(
-            f"{where}: {len(cells)} {kind}; {len(layout.columns)} are expected ({', '.join(layout.columns)})"
+            f"{where}: {len(cells)} {layout.separator}-separated columns; "
+            f"expected {len(layout.columns)} ({', '.join(layout.columns)})"
         )
-    place = layout.columns.index("word")
-    word, tag = cells[place], cells[layout.columns.index("tag")]
+    column = layout.columns.index("word")
+    word, tag = cells[column], cells[layout.columns.index("tag")]
     if not word.strip():
-        raise UserError(f"{where}: the form (column {place + 1}) is empty")
+        raise UserError(f"{where}: the word (column {column + 1}) is empty")
     check_tag(tag, layout.types, where)
     return word, tag

@@ -1,7 +1,7 @@
-"""Collections of labelled sets: folders of IOB2 files, the hub's Parquet conversion, the embedded demo, described corpora.
+"""Collections of labelled sets: a folder of IOB2 files, the hub, the demo data, custom corpora.
 
-Universal NER v1: Mayhew et al. 2024, arXiv 2311.09122. A set is named as on the hub (`en_ewt`); its splits are
-`train`, `dev` and `test`.
+Universal NER v1: Mayhew et al. 2024, arXiv 2311.09122. Sets have the names of the hub (`en_ewt`); splits are `train`,
+`dev` and `test`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ import numpy as np
 
 from metapt import randomness
 from metapt.config import SetsConfig
-from metapt.data.custom_corpus import SPLITS, open_custom_corpora
+from metapt.data.corpus_spec import SPLITS
+from metapt.data.custom_corpus import open_custom_corpora
 from metapt.data.hub import HUB_SPLITS, HubTable, read_hub
 from metapt.data.iob2 import TAGS, UNER_TYPES, Sentence, read_iob2
 from metapt.errors import UserError
@@ -36,14 +37,14 @@ ALL_SETS = SOURCES + TEST_ONLY
 
 
 class Collection:
-    """Sets of labelled sentences by name and split, read when asked for and then kept.
+    """Labelled sets by name and split. A split is read when it is first loaded, and then kept in memory.
 
     Args:
-        where: what an error message calls this collection.
-        splits: set name to the splits it has.
+        where: name of the collection in error messages.
+        splits: maps the name of each set to its splits.
         read: reads one split of one set.
-        added: the sets that `source=all` does not mean.
-        facts: language and licence of sets that a description tells of.
+        custom_sets: language and licence of each set that `data.corpora` added.
+        not_in_all: sets that `source=all` does not include.
     """
 
     def __init__(
@@ -51,13 +52,13 @@ class Collection:
         where: str,
         splits: Mapping[str, Sequence[str]],
         read: Callable[[str, str], list[Sentence]],
-        added: Iterable[str] = (),
-        facts: Mapping[str, Mapping[str, str]] | None = None,
+        custom_sets: Mapping[str, Mapping[str, str]] | None = None,
+        not_in_all: Iterable[str] = (),
     ):
         self.where = where
         self.splits = {name: tuple(splits[name]) for name in sorted(splits)}
-        self.added = frozenset(added)
-        self.facts = dict(facts or {})
+        self.custom_sets = dict(custom_sets or {})
+        self.not_in_all = frozenset(not_in_all)
         self._read = read
         self._loaded: dict[tuple[str, str], list[Sentence]] = {}
 
@@ -69,20 +70,20 @@ class Collection:
         """The sentences of one split, in file order.
 
         Raises:
-            UserError: no such set or split, or a file is not as the format asks; the message says what exists.
+            UserError: the set or split does not exist (the message lists those that do), or a file is malformed.
         """
         if name not in self.splits:
-            raise UserError(f"{self.where} has no set {name!r}; it has {', '.join(self.splits)}")
+            raise UserError(f"{self.where} has no set {name!r}; its sets are {', '.join(self.splits)}")
         if split not in self.splits[name]:
             raise UserError(
-                f"{self.where}: {name} has no {split} split; it has {', '.join(self.splits[name])}"
+                f"{self.where}: {name} has no {split} split; its splits are {', '.join(self.splits[name])}"
             )
         if (name, split) not in self._loaded:
             self._loaded[name, split] = self._read(name, split)
         return self._loaded[name, split]
 
     def fingerprint(self, parts: Iterable[tuple[str, str]]) -> str:
-        """SHA-256 of the words and tags of these (set, split) parts; the same wherever they were read from."""
+        """SHA-256 of the words and tags of some (set, split) pairs. It does not depend on where they are stored."""
         digest = hashlib.sha256()
         for name, split in sorted(set(parts)):
             content = [(sentence.words, sentence.tags) for sentence in self.load(name, split)]
@@ -91,99 +92,107 @@ class Collection:
 
 
 def open_collection(data: SetsConfig) -> Collection:
-    """The collection that a configuration names: its own sets, those of `data.corpora` beside them, dev splits held out.
+    """Open the collection that a configuration selects, with the sets of `data.corpora` and held-out dev splits.
 
     Raises:
-        UserError: `data.uner_dir` is no folder, or holds no `<set>/<split>.iob2`; an entry of `data.corpora` is wrong
-            (all such mistakes at once), or two sets have one name.
+        UserError: `data.uner_dir` is not a folder, or contains no `<set>/<split>.iob2`; entries of `data.corpora` are
+            wrong (all errors are listed at once); two sets have the same name.
     """
-    own = _own_collection(data)
-    collection = _with_custom_corpora(own, data.corpora) if data.corpora else own
-    return _with_dev(collection, data.dev_fraction) if data.dev_fraction else collection
+    collection = _base_collection(data)
+    if data.corpora:
+        collection = _with_custom_corpora(collection, data.corpora)
+    return _with_held_out_dev(collection, data.dev_fraction) if data.dev_fraction else collection
 
 
 def source_sets(collection: Collection, source: str) -> list[str]:
-    """The sets that a fine-tuning source means: one set, several joined with `+`, or `all` that can be tuned on.
+    """The sets of a fine-tuning source: one set, several joined with `+`, or `all` sets with a train and a dev split.
 
-    `all` leaves out what `data.corpora` has added, which must be named (`all+my_news`): they are mostly there to be
-    tested on, and a Tagalog set that slips into `all` would end the zero-shot setting unseen.
+    `all` does not include the sets that `data.corpora` adds to others. They must be named (`all+my_news`): most of them
+    serve as test sets, and a Tagalog set in `all` would end the zero-shot setting unnoticed.
 
     Raises:
         UserError: a set is unknown, is named twice, or lacks a train or dev split.
     """
-    tunable = [name for name in collection.sets("train") if name in collection.sets("dev")]
-    everything = [name for name in tunable if name not in collection.added]
-    names = [name for word in source.split("+") for name in (everything if word == "all" else [word])]
+    trainable = [name for name in collection.sets("train") if name in collection.sets("dev")]
+    all_sets = [name for name in trainable if name not in collection.not_in_all]
+    names = [name for item in source.split("+") for name in (all_sets if item == "all" else [item])]
     for name in names:
-        if name not in tunable:
-            known = ", ".join(tunable) or "none"
-            raise UserError(f"source={source}: {_why_not(collection, name)}; sources are {known}, or all")
+        if name not in trainable:
+            known = ", ".join(trainable) or "none"
+            raise UserError(
+                f"source={source}: {_why_not_trainable(collection, name)}; sources are {known}, or all"
+            )
         if names.count(name) > 1:
-            raise UserError(f"source={source}: {name!r} is named twice")
+            raise UserError(f"source={source}: duplicate set {name!r}")
     if not names:
         raise UserError(f"source={source}: {collection.where} has no set with both a train and a dev split")
     return names
 
 
-def _why_not(collection: Collection, name: str) -> str:
+def _why_not_trainable(collection: Collection, name: str) -> str:
     if name in collection.sets("train"):
-        advice = "data.dev_fraction=0.1 would hold out a tenth of its train split"
+        advice = "data.dev_fraction=0.1 holds out a tenth of its train split"
         return f"{name!r} has no dev split in {collection.where} ({advice})"
     if any(name in collection.sets(split) for split in SPLITS):
         return f"{name!r} has no train split in {collection.where}"
     return f"{name!r} does not exist in {collection.where}"
 
 
-def check_entities(collection: Collection, names: Sequence[str]) -> None:
-    """Refuses source sets whose train or dev splits together have no entity: nothing to learn, or no score to stop by.
+def check_has_entities(collection: Collection, names: Sequence[str]) -> None:
+    """Check that the train and the dev splits of the source sets contain entities.
 
-    A test set without one is allowed: its figures say `gold_spans: 0`.
+    Without them there is nothing to learn, or no score for early stopping. Test sets need none: their scores then
+    have `gold_spans: 0`.
 
     Raises:
-        UserError: naming the split.
+        UserError: no sentence of a split has an entity; the message names the split.
     """
     for split in ("train", "dev"):
         if not any(set(sentence.tags) - {"O"} for name in names for sentence in collection.load(name, split)):
-            raise UserError(f"source={'+'.join(names)}: its {split} split has no entity at all")
+            raise UserError(f"source={'+'.join(names)}: its {split} split contains no entity")
 
 
-def _own_collection(data: SetsConfig) -> Collection:
-    if data.name == "demo":
-        from metapt.data import demo
-
-        return Collection("the embedded demo", demo.SET_SPLITS, demo.sentences)
-    if data.name == "custom":
-        return Collection("data.corpora", {}, lambda name, split: [])
-    if data.uner_dir is not None:
-        return _folder_collection(Path(data.uner_dir).expanduser())
-    return _hub_collection(data.hub_name, data.hub_revision)
-
-
-def evaluated_sets(collection: Collection, wanted: Sequence[str]) -> list[str]:
-    """The sets with a test split, or those of them that are wanted.
+def evaluated_sets(collection: Collection, requested: Sequence[str]) -> list[str]:
+    """The requested sets with a test split; all of them if none is requested.
 
     Raises:
-        UserError: a wanted set has no test split.
+        UserError: a requested set has no test split.
     """
     known = collection.sets("test")
-    missing = [name for name in wanted if name not in known]
+    missing = [name for name in requested if name not in known]
     if missing:
         raise UserError(
-            f"data.eval_sets: no test split of {', '.join(missing)}; there are {', '.join(known)}"
+            f"data.eval_sets: no test split of {', '.join(missing)}; available are {', '.join(known)}"
         )
-    return [name for name in known if name in wanted or not wanted]
-
-
-def drawn(count: int, most: int | None, seed: int) -> np.ndarray:
-    """Numbers of the sentences, so many of them (None: all) drawn as a function of the seed. int64, ascending."""
-    if most is None or most >= count:
-        return np.arange(count)
-    return np.sort(randomness.generator(seed, "training sentences").choice(count, most, replace=False))
+    return [name for name in known if name in requested or not requested]
 
 
 def training_sentences(collection: Collection, source: str, split: str) -> list[Sentence]:
     """The sentences of one split of every set of a source (`source_sets`), one set after the other."""
     return [sentence for name in source_sets(collection, source) for sentence in collection.load(name, split)]
+
+
+def sample_indices(count: int, limit: int | None, seed: int) -> np.ndarray:
+    """Sample `limit` of range(count) without replacement; all of them if `limit` is None or not below `count`.
+
+    Returns:
+        int64, ascending.
+    """
+    if limit is None or limit >= count:
+        return np.arange(count)
+    return np.sort(randomness.generator(seed, "training sentences").choice(count, limit, replace=False))
+
+
+def _base_collection(data: SetsConfig) -> Collection:
+    if data.name == "demo":
+        from metapt.data import demo
+
+        return Collection("the demo data", demo.SET_SPLITS, demo.sentences)
+    if data.name == "custom":
+        return Collection("data.corpora", {}, lambda name, split: [])
+    if data.uner_dir is not None:
+        return _folder_collection(Path(data.uner_dir).expanduser())
+    return _hub_collection(data.hub_name, data.hub_revision)
 
 
 def _folder_collection(folder: Path) -> Collection:
@@ -194,15 +203,17 @@ def _folder_collection(folder: Path) -> Collection:
         if path.stem in SPLITS:
             splits.setdefault(path.parent.name, []).append(path.stem)
     if not splits:
-        raise UserError(f"data.uner_dir={folder}: holds no <set>/<split>.iob2 with split {', '.join(SPLITS)}")
+        raise UserError(
+            f"data.uner_dir={folder}: contains no <set>/<split>.iob2 (splits are {', '.join(SPLITS)})"
+        )
     return Collection(str(folder), splits, lambda name, split: read_iob2(folder / name / f"{split}.iob2"))
 
 
 def _hub_collection(hub_name: str, revision: str) -> Collection:
-    """Universal NER's hub configurations are its set names; nothing is fetched before a set is loaded.
+    """Universal NER on the hub. Nothing is downloaded before a set is loaded.
 
-    A set is asked for by its folder: the conversion branch has `<set>/<split>/0000.parquet` and no card, so that
-    `datasets` knows no configuration names there; copies in plain Parquet have `<set>/<split>-*.parquet`.
+    A set is selected by its folder, because the Parquet branch has `<set>/<split>/0000.parquet` but no data set card,
+    so that `datasets` knows no configuration names. Copies in plain Parquet have `<set>/<split>-*.parquet`.
     """
     splits = {name: SPLITS if name in SOURCES else ("test",) for name in ALL_SETS}
     hint = (
@@ -216,44 +227,45 @@ def _hub_collection(hub_name: str, revision: str) -> Collection:
     return Collection(f"{hub_name} on the hub", splits, read)
 
 
-def _with_custom_corpora(own: Collection, entries: Sequence[str]) -> Collection:
-    """The sets of `own`, and those of `data.corpora`. If there are no others, these are all that `all` means."""
-    described = open_custom_corpora(entries)
-    names = [one.name for one in described]
-    twice = sorted({name for name in names if names.count(name) > 1 or name in own.splits})
-    if twice:
-        raise UserError(f"data.corpora: there are two sets called {', '.join(twice)}")
-    sets = {one.name: one for one in described}
-    splits = own.splits | {name: one.splits for name, one in sets.items()}
-    where = f"{own.where} with data.corpora" if own.splits else own.where
+def _with_custom_corpora(base: Collection, entries: Sequence[str]) -> Collection:
+    """Add the sets of `data.corpora`. `source=all` does not include them, unless `base` is empty."""
+    corpora = open_custom_corpora(entries)
+    names = [corpus.name for corpus in corpora]
+    duplicates = sorted({name for name in names if names.count(name) > 1 or name in base.splits})
+    if duplicates:
+        raise UserError(f"data.corpora: there are two sets called {', '.join(duplicates)}")
+    custom = {corpus.name: corpus for corpus in corpora}
     return Collection(
-        where,
-        splits,
-        lambda name, split: sets[name].read(split) if name in sets else own.load(name, split),
-        added=sets if own.splits else (),
-        facts={name: {"language": one.language, "licence": one.licence} for name, one in sets.items()},
+        f"{base.where} with data.corpora" if base.splits else base.where,
+        base.splits | {name: corpus.splits for name, corpus in custom.items()},
+        lambda name, split: custom[name].read(split) if name in custom else base.load(name, split),
+        {name: {"language": corpus.language, "licence": corpus.licence} for name, corpus in custom.items()},
+        not_in_all=custom if base.splits else (),
     )
 
 
-def _with_dev(whole: Collection, share: float) -> Collection:
-    """The same sets; those with a train but no dev split get one of about `share` of their train sentences.
+def _with_held_out_dev(base: Collection, fraction: float) -> Collection:
+    """Give the sets with a train but no dev split a dev split of about `fraction` of their train sentences.
 
-    Which sentences: a draw for each by its place, with the set's name and nothing else, so that every run has the same.
+    A sentence is assigned by a hash of the name of the set and its index, so the split is the same in every run.
     """
-    held_out = [name for name in whole.sets("train") if name not in whole.sets("dev")]
+    held_out = [name for name in base.sets("train") if name not in base.sets("dev")]
 
     def read(name: str, split: str) -> list[Sentence]:
         if name not in held_out or split == "test":
-            return whole.load(name, split)
-        sentences = whole.load(name, "train")
-        below = share * 2**63
-        is_dev = [randomness.key(0, f"dev of {name}", place) < below for place in range(len(sentences))]
-        found = [each for each, dev in zip(sentences, is_dev, strict=True) if dev == (split == "dev")]
-        if not found:
+            return base.load(name, split)
+        sentences = base.load(name, "train")
+        threshold = fraction * 2**63
+        is_dev = [randomness.key(0, f"dev of {name}", index) < threshold for index in range(len(sentences))]
+        selected = [
+            sentence for sentence, in_dev in zip(sentences, is_dev, strict=True) if in_dev == (split == "dev")
+        ]
+        if not selected:
             raise UserError(
-                f"data.dev_fraction={share} of the {len(sentences)} train sentences of {name} leaves none for {split}"
+                f"data.dev_fraction={fraction}: the {split} split of {name} is empty "
+                f"({len(sentences)} sentences are divided)"
             )
-        return found
+        return selected
 
-    splits = {name: (*those, "dev") if name in held_out else those for name, those in whole.splits.items()}
-    return Collection(whole.where, splits, read, whole.added, whole.facts)
+    splits = {name: (*old, "dev") if name in held_out else old for name, old in base.splits.items()}
+    return Collection(base.where, splits, read, base.custom_sets, base.not_in_all)

@@ -1,7 +1,8 @@
-"""What a tuned model is compared with: rules that need no training, and taggers that need no language model.
+"""Baselines for NER: rules that need no training, and taggers that need no language model.
 
-Tagalog and Cebuano mark a name by the word before it: si and ni stand before the name of a person, and so do kay
-(Tagalog) and kang (Cebuano) where it is the goal of what happens. A baseline is a function and a line of BASELINES. No torch.
+Tagalog and Cebuano mark personal names by the preceding word: si and ni precede the name of a person, and so do kay
+(Tagalog) and kang (Cebuano) before the recipient or goal. A new baseline is a function and an entry in BASELINES.
+Imports no torch.
 """
 
 from __future__ import annotations
@@ -13,26 +14,32 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from metapt.data.iob2 import TAGS, Sentence, repaired
+from metapt.data.iob2 import TAGS, Sentence, to_iob2
 from metapt.data.particles import RULE_PARTICLES
-from metapt.evaluation.predictions import Annotation
+from metapt.evaluation.predictions import SentencePrediction
 
 GOAL_PARTICLES = frozenset({"kay", "kang"})
-NEIGHBOURS = (-2, -1, 1, 2)
+NEIGHBOURS = (-2, -1, 1, 2)  # offsets of the words whose features a word gets
+MIN_PROBABILITY = 1e-300  # stands for 0, whose logarithm JSON cannot represent
 
-Tags = Callable[[Sequence[str]], list[str]]
-"""Words of a sentence to their tags."""
+TagWords = Callable[[Sequence[str]], list[str]]
+"""Maps the words of a sentence to their tags."""
+
+PredictSentence = Callable[[Sentence], SentencePrediction]
 
 
 @dataclass(frozen=True)
-class Training:
-    """What a baseline learns from.
+class TrainingData:
+    """Training sentences and settings of a baseline.
 
-    c1, c2, max_iterations: of the CRF's training; file: where it keeps its model.
+    Attributes:
+        model_file: where the CRF saves its model.
+        c1, c2: L1 and L2 penalties of the CRF.
+        max_iterations: limit on the L-BFGS iterations of the CRF.
     """
 
     sentences: Sequence[Sentence]
-    file: Path
+    model_file: Path
     c1: float = 0.1
     c2: float = 0.1
     max_iterations: int = 100
@@ -42,53 +49,64 @@ class Training:
 class Baseline:
     """A tagger without a language model.
 
-    meaning: one clause, for the report. fit: makes what annotates a sentence. learns: whether `fit` reads its training.
+    Attributes:
+        description: one clause, for the report.
+        fit: creates the function that tags a sentence.
+        learns: whether `fit` uses the training sentences.
     """
 
-    meaning: str
-    fit: Callable[[Training], Callable[[Sentence], Annotation]]
+    description: str
+    fit: Callable[[TrainingData], PredictSentence]
     learns: bool
 
 
-def rule(meaning: str, tags: Tags) -> Baseline:
-    """A baseline that needs no training."""
-    return Baseline(meaning, lambda _: lambda sentence: Annotation(tags(sentence.words), None), learns=False)
+def rule_baseline(description: str, tag_words: TagWords) -> Baseline:
+    """Create a baseline that needs no training."""
+
+    def predict(sentence: Sentence) -> SentencePrediction:
+        return SentencePrediction(tag_words(sentence.words), None)
+
+    return Baseline(description, lambda _: predict, learns=False)
 
 
-def after_particle(particles: frozenset[str]) -> Tags:
-    """The word after a particle (in any case) is a person of one word. A particle is never itself the person."""
+def person_after_particle(particles: frozenset[str]) -> TagWords:
+    """Create the rule: the word after a particle (in any case) is a person of one word. A particle is never a person."""
 
-    def tags(words: Sequence[str]) -> list[str]:
+    def tag_words(words: Sequence[str]) -> list[str]:
         lower = ["", *(word.lower() for word in words)]
         return [
-            "B-PER" if before in particles and word not in particles else "O"
-            for before, word in pairwise(lower)
+            "B-PER" if previous in particles and word not in particles else "O"
+            for previous, word in pairwise(lower)
         ]
 
-    return tags
+    return tag_words
 
 
-def capitals(words: Sequence[str]) -> list[str]:
-    """Each longest run of capitalised words is a person; the first word, which is capitalised anyway, belongs to none."""
-    found = ["I-PER" if place and word[0].isupper() else "O" for place, word in enumerate(words)]
-    return list(repaired(found))
+def capitalized_runs(words: Sequence[str]) -> list[str]:
+    """Tag each maximal run of capitalized words as a person, except for the first word, which is always capitalized."""
+    tags = ["I-PER" if index and word[0].isupper() else "O" for index, word in enumerate(words)]
+    return list(to_iob2(tags))
 
 
-def majority(training: Training) -> Callable[[Sentence], Annotation]:
-    """Each word, as it is spelled, gets the tag that it most often has in the training set; an unknown word O.
+def most_frequent_tag(training: TrainingData) -> PredictSentence:
+    """Tag each word form with its most frequent tag in the training set, and unknown words with O.
 
-    An I-X that then continues no X becomes B-X. Of tags that are equally frequent the first of TAGS is taken.
+    An I-X that does not continue an X becomes B-X. Ties go to the first tag in TAGS.
     """
     counts: dict[str, Counter[str]] = {}
     for sentence in training.sentences:
         for word, tag in zip(sentence.words, sentence.tags, strict=True):
             counts.setdefault(word, Counter())[tag] += 1
     best = {word: max(TAGS, key=lambda tag: found[tag]) for word, found in counts.items()}
-    return lambda sentence: Annotation(list(repaired([best.get(word, "O") for word in sentence.words])), None)
+
+    def predict(sentence: Sentence) -> SentencePrediction:
+        return SentencePrediction(list(to_iob2([best.get(word, "O") for word in sentence.words])), None)
+
+    return predict
 
 
-def crf(training: Training) -> Callable[[Sentence], Annotation]:
-    """A linear-chain CRF on what words look like (`surface_features`), by CRFsuite: L-BFGS, elastic net."""
+def surface_crf(training: TrainingData) -> PredictSentence:
+    """Train a linear-chain CRF on `surface_features` with CRFsuite (L-BFGS, elastic net)."""
     import pycrfsuite
 
     trainer = pycrfsuite.Trainer(verbose=False)
@@ -96,55 +114,57 @@ def crf(training: Training) -> Callable[[Sentence], Annotation]:
         trainer.append(surface_features(sentence.words), sentence.tags)
     settings = {"c1": training.c1, "c2": training.c2, "max_iterations": training.max_iterations}
     trainer.set_params({**settings, "feature.possible_transitions": True})
-    trainer.train(str(training.file))
+    trainer.train(str(training.model_file))
     tagger = pycrfsuite.Tagger()
-    tagger.open(str(training.file))
+    tagger.open(str(training.model_file))
     known = set(tagger.labels())
 
-    def annotate(sentence: Sentence) -> Annotation:
+    def predict(sentence: Sentence) -> SentencePrediction:
         predicted = tagger.tag(surface_features(sentence.words))
-        shares = [
-            tagger.marginal(tag, place) if tag in known else 0.0 for place, tag in enumerate(sentence.tags)
+        gold_probabilities = [
+            tagger.marginal(tag, index) if tag in known else 0.0 for index, tag in enumerate(sentence.tags)
         ]
-        return Annotation(predicted, [math.log(max(share, LEAST_SHARE)) for share in shares])
+        logprobs = [math.log(max(probability, MIN_PROBABILITY)) for probability in gold_probabilities]
+        return SentencePrediction(predicted, logprobs)
 
-    return annotate
-
-
-LEAST_SHARE = 1e-300  # a tag that the CRF never saw has no share at all, and JSON no infinity
+    return predict
 
 
 def surface_features(words: Sequence[str]) -> list[list[str]]:
-    """For each word: itself, its ends and its shape, and its neighbours up to two words away and their shapes."""
-    lower, shapes = [word.lower() for word in words], [shape(word) for word in words]
-    found = []
-    for place, word in enumerate(lower):
-        features = ["bias", f"word={word}", f"shape={shapes[place]}"]
-        features += [f"{size}-={word[:size]}" for size in (2, 3)] + [
-            f"-{size}={word[-size:]}" for size in (2, 3)
-        ]
-        for step in NEIGHBOURS:
-            there = place + step
-            inside = 0 <= there < len(words)
-            features += [f"{step}:word={lower[there]}", f"{step}:shape={shapes[there]}"] if inside else []
-        features += ["first"] if place == 0 else []
-        features += ["last"] if place == len(words) - 1 else []
-        found.append(features)
-    return found
+    """Describe each word by its form, its affixes and its shape, and by form and shape of words up to two away."""
+    lower, shapes = [word.lower() for word in words], [word_shape(word) for word in words]
+    rows = []
+    for index, word in enumerate(lower):
+        features = ["bias", f"word={word}", f"shape={shapes[index]}"]
+        features += [f"{size}-={word[:size]}" for size in (2, 3)]
+        features += [f"-{size}={word[-size:]}" for size in (2, 3)]
+        for offset in NEIGHBOURS:
+            neighbour = index + offset
+            if 0 <= neighbour < len(words):
+                features += [f"{offset}:word={lower[neighbour]}", f"{offset}:shape={shapes[neighbour]}"]
+        features += ["first"] if index == 0 else []
+        features += ["last"] if index == len(words) - 1 else []
+        rows.append(features)
+    return rows
 
 
-def shape(word: str) -> str:
-    """Kinds of characters, each run of equal ones once: `McDonald-2` is `XxXx-0`."""
+def word_shape(word: str) -> str:
+    """Map characters to classes and merge runs of the same class: `McDonald-2` becomes `XxXx-0`."""
     kinds = ["X" if c.isupper() else "x" if c.isalpha() else "0" if c.isdigit() else c for c in word]
-    return "".join(kind for place, kind in enumerate(kinds) if place == 0 or kinds[place - 1] != kind)
+    return "".join(kind for index, kind in enumerate(kinds) if index == 0 or kinds[index - 1] != kind)
 
 
 BASELINES = {
-    "particle": rule("the word after si or ni is a person", after_particle(RULE_PARTICLES)),
-    "particle_kay": rule(
-        "the word after si, ni, kay or kang is a person", after_particle(RULE_PARTICLES | GOAL_PARTICLES)
+    "particle": rule_baseline("the word after si or ni is a person", person_after_particle(RULE_PARTICLES)),
+    "particle_kay": rule_baseline(
+        "the word after si, ni, kay or kang is a person",
+        person_after_particle(RULE_PARTICLES | GOAL_PARTICLES),
     ),
-    "capitals": rule("each run of capitalised words, the first word aside, is a person", capitals),
-    "majority": Baseline("each word's most frequent tag in the source's training set", majority, learns=True),
-    "crf": Baseline("a CRF on surface features, trained on the source", crf, learns=True),
+    "capitals": rule_baseline(
+        "each run of capitalized words, not counting the first word, is a person", capitalized_runs
+    ),
+    "majority": Baseline(
+        "each word's most frequent tag in the source's training set", most_frequent_tag, learns=True
+    ),
+    "crf": Baseline("a CRF on surface features, trained on the source", surface_crf, learns=True),
 }

@@ -1,8 +1,8 @@
-"""Tags scored by their entity spans. Imports no torch: the analysis uses it too.
+"""Precision, recall and F1 of entity spans. Imports no torch, so that the analysis can use it.
 
-The score is strict IOB2 as seqeval counts it: only a B-X starts a span. Beside it stands the score of the conlleval
-script of the CoNLL shared tasks (seqeval's default mode), in which an I-X that does not continue an X starts one
-too. The two differ only on tags that are no valid IOB2, which a softmax head can predict and the CRF cannot.
+The main score is strict IOB2 as in seqeval's strict mode: only a B-X starts a span. The second score is that of the
+conlleval script of the CoNLL shared tasks (seqeval's default mode), in which an I-X that does not continue an X also
+starts a span. The two differ only on tags that are not valid IOB2, which a softmax head can predict and a CRF cannot.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ from typing import Any
 
 import numpy as np
 
-from metapt.data.iob2 import OWN_TYPES, TYPES, Sentence, repaired, spans
+from metapt.data.iob2 import STANDARD_TYPES, TYPES, Sentence, spans, to_iob2
 from metapt.evaluation.bootstrap import f1_samples, percentile_interval
 
 Span = tuple[str, int, int]
-"""(type, first word, one past the last word)"""
+"""(type, first word, one past the last word)."""
 
 
 def conlleval_spans(tags: Sequence[str]) -> list[Span]:
-    """Entity spans as conlleval finds them: an I-X after O, or after another type, starts one."""
-    return spans(repaired(tags, OWN_TYPES))
+    """Find entity spans as conlleval does: an I-X after O, or after another type, starts a span."""
+    return spans(to_iob2(tags, STANDARD_TYPES))
 
 
-def count(predicted: Sequence[Sequence[Span]], gold: Sequence[Sequence[Span]]) -> np.ndarray:
-    """Spans of every sentence that are correct, predicted and gold: an integer array [sentences, 3]."""
+def span_counts(predicted: Sequence[Sequence[Span]], gold: Sequence[Sequence[Span]]) -> np.ndarray:
+    """Count the correct, predicted and gold spans of each sentence. int64 [sentences, 3]."""
     pairs = zip(predicted, gold, strict=True)
     rows = [(len(set(found) & set(true)), len(found), len(true)) for found, true in pairs]
     return np.array(rows, dtype=np.int64).reshape(-1, 3)
@@ -35,33 +35,34 @@ def count(predicted: Sequence[Sequence[Span]], gold: Sequence[Sequence[Span]]) -
 def span_scores(
     gold: Sequence[Sequence[str]],
     predicted: Sequence[Sequence[str]],
-    find: Callable[[Sequence[str]], Sequence[Span]] = spans,
+    find_spans: Callable[[Sequence[str]], Sequence[Span]] = spans,
 ) -> dict[str, Any]:
-    """Span counts, precision, recall and F1 over all types (micro) and by type.
+    """Compute span counts, precision, recall and F1 over all types (micro average) and per type.
 
-    A predicted span is correct if sentence, type, start and end are those of a gold span. A share whose
-    denominator is zero is 0.
+    A predicted span is correct if sentence, type, start and end match a gold span. A score whose denominator is zero
+    is 0.
 
     Args:
-        gold, predicted: tags of each sentence, equally many.
-        find: what makes spans of tags: `spans` (strict IOB2) or `conlleval_spans`.
-    Returns: gold_spans, predicted_spans, correct_spans, precision, recall, f1, and per_type: type to the same six.
+        gold, predicted: tags of each sentence; both have the same number of tags.
+        find_spans: converts tags to spans: `spans` (strict IOB2) or `conlleval_spans`.
+    Returns: gold_spans, predicted_spans, correct_spans, precision, recall, f1; and per_type, which maps each type to the
+        same six values.
     """
-    golden: Counter[str] = Counter()
-    guessed: Counter[str] = Counter()
-    correct: Counter[str] = Counter()
-    for true_tags, tags in zip(gold, predicted, strict=True):
-        if len(true_tags) != len(tags):
-            raise ValueError(f"{len(true_tags)} gold tags, but {len(tags)} predicted ones")
-        true_spans, found = set(find(true_tags)), set(find(tags))
-        golden.update(kind for kind, _, _ in true_spans)
-        guessed.update(kind for kind, _, _ in found)
-        correct.update(kind for kind, _, _ in true_spans & found)
-    per_type = {kind: _figures(golden[kind], guessed[kind], correct[kind]) for kind in TYPES}
-    return {**_figures(golden.total(), guessed.total(), correct.total()), "per_type": per_type}
+    num_gold: Counter[str] = Counter()
+    num_predicted: Counter[str] = Counter()
+    num_correct: Counter[str] = Counter()
+    for gold_tags, predicted_tags in zip(gold, predicted, strict=True):
+        if len(gold_tags) != len(predicted_tags):
+            raise ValueError(f"{len(gold_tags)} gold tags, but {len(predicted_tags)} predicted tags")
+        gold_spans, found = set(find_spans(gold_tags)), set(find_spans(predicted_tags))
+        num_gold.update(kind for kind, _, _ in gold_spans)
+        num_predicted.update(kind for kind, _, _ in found)
+        num_correct.update(kind for kind, _, _ in gold_spans & found)
+    per_type = {kind: _scores(num_gold[kind], num_predicted[kind], num_correct[kind]) for kind in TYPES}
+    return {**_scores(num_gold.total(), num_predicted.total(), num_correct.total()), "per_type": per_type}
 
 
-def _figures(gold: int, predicted: int, correct: int) -> dict[str, float]:
+def _scores(gold: int, predicted: int, correct: int) -> dict[str, float]:
     return {
         "gold_spans": gold,
         "predicted_spans": predicted,
@@ -72,17 +73,17 @@ def _figures(gold: int, predicted: int, correct: int) -> dict[str, float]:
     }
 
 
-def scored(
+def set_scores(
     name: str, split: str, sentences: Sequence[Sentence], predicted: Sequence[Sequence[str]]
 ) -> dict[str, Any]:
-    """A set's entry in result.json (docs/design.md): figures, the interval of F1, and the conlleval score.
+    """Compute the entry of a set in result.json: span scores, the interval of F1, and the conlleval scores.
 
     Args:
-        name: of the set, of which the bootstrap's draws are a function.
+        name: of the set; it keys the random resamples of the bootstrap.
         predicted: tags of each sentence.
     """
     gold = [sentence.tags for sentence in sentences]
-    counts = count([spans(tags) for tags in predicted], [spans(tags) for tags in gold])
+    counts = span_counts([spans(tags) for tags in predicted], [spans(tags) for tags in gold])
     conlleval = span_scores(gold, predicted, conlleval_spans)
     del conlleval["per_type"]
     return {

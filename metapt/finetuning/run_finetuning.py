@@ -10,7 +10,7 @@ from typing import Any
 from metapt import atomic_folders
 from metapt.config import FinetuneConfig, identity
 from metapt.data import DEMO_NOTICE
-from metapt.data.labelled_sets import check_entities, evaluated_sets, open_collection, source_sets
+from metapt.data.labelled_sets import check_has_entities, evaluated_sets, open_collection, source_sets
 from metapt.errors import UserError
 from metapt.files import file_sha256
 from metapt.finetuning.distributed import leads
@@ -33,7 +33,7 @@ def finetune(config: FinetuneConfig, stop: StopRequest) -> None:
     collection = open_collection(config.data)
     tests = evaluated_sets(collection, config.data.eval_sets)
     sources = source_sets(collection, config.source)
-    check_entities(collection, sources)
+    check_has_entities(collection, sources)
     parts = [(name, split) for name in sources for split in ("train", "dev")]
     parts += [(name, "test") for name in tests]
     run = Run(config.run_dir)
@@ -52,7 +52,7 @@ def finetune(config: FinetuneConfig, stop: StopRequest) -> None:
             "origin": origin,
             "source_sets": sources,
             "generated_data": config.data.name == "demo" or origin.get("generated_data", False),
-            "custom_sets": collection.facts,
+            "custom_sets": collection.custom_sets,
             "sets": tuning.evaluate(tests),
         }
         tuning.save_tagger(model_card(result, asdict(config.ner), is_causal=tuning.tagger.causal))
@@ -72,7 +72,7 @@ def finetune(config: FinetuneConfig, stop: StopRequest) -> None:
 
 
 def describe(tuning: Tuning) -> dict[str, Any]:
-    """The part of result.json that is known when training has ended; docs/design.md says what each entry means."""
+    """The part of result.json that is known when training has ended; docs/run-folder.md says what each entry means."""
     config, state = tuning.config, tuning.state
     return {
         "kind": "finetune",

@@ -27,9 +27,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from metapt import atomic_folders, randomness
-from metapt.config import FinetuneConfig, tuning_rate
+from metapt.config import FinetuneConfig, tuning_lr
 from metapt.data.iob2 import TAGS
-from metapt.data.labelled_sets import Collection, drawn, source_sets
+from metapt.data.labelled_sets import Collection, sample_indices, source_sets
 from metapt.errors import Interrupted, OperationalError, UserError
 from metapt.evaluation.predictions import write_predictions
 from metapt.evaluation.span_f1 import scored
@@ -151,7 +151,7 @@ class Tuning:
             self.collection.load(name, split) for name in source_sets(self.collection, self.config.source)
         ]
         ends = np.cumsum([len(sentences) for sentences in sets])
-        chosen = drawn(int(ends[-1]), data.max_train_sentences if is_train else None, self.config.train.seed)
+        chosen = sample_indices(int(ends[-1]), data.max_train_sentences if is_train else None, self.config.train.seed)
         numbers = np.split(chosen, np.searchsorted(chosen, ends[:-1]))
         return [
             encode(
@@ -165,7 +165,7 @@ class Tuning:
         ]
 
     def _optimizer(self) -> AcceleratedOptimizer:
-        rate = tuning_rate(self.config)
+        rate = tuning_lr(self.config)
         groups = [{"params": list(self.tagger.layer.parameters()), "lr": self.ner.head_lr or rate}]
         learning = [value for value in self.tagger.decoder.parameters() if value.requires_grad]
         if learning:
@@ -398,7 +398,7 @@ class Tuning:
         return {name: figures[name] for name in names}
 
     def _evaluate(self, name: str, split: str = "test") -> dict[str, Any]:
-        """Tags a set, writes its predictions, and returns its figures as docs/design.md has them."""
+        """Tags a set, writes its predictions, and returns its figures as docs/run-folder.md has them."""
         sentences = self.collection.load(name, split)
         say(f"tagging {name} {split}, {len(sentences)} sentences")
         encoded = encode(sentences, self.word_tokenizer, self.ner.max_len, cut=False)
