@@ -1,8 +1,9 @@
-"""What every section of the report is made from, and what a section is.
+"""The input of every section of the report, and the type of a section.
 
-An analysis is a module with a function `section(study) -> Section`, named in ANALYSES of sections.py: that is all there is
-to adding one. It says what it shows and from how many runs, and where it has too little to show, what would be needed.
-One that compares MAML with vanilla is in COMPARED too: it is then made once a budget (terms.py).
+A section module has a function `section(data: ReportData) -> Section`, which is listed in SECTIONS of build.py. Nothing
+else is needed to add one. A section says what it shows and how many runs it is computed from; where data are missing, it
+says which runs are needed. A section that compares MAML with vanilla is also listed in PER_BUDGET of build.py: it is then
+built once for each matched budget.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pathlib import Path
 from markupsafe import Markup
 
 from ..figures.style import Figure
-from ..load.collect import Collection, with_reference
+from ..load.collect import Collection, with_shared_vanilla
 from ..stats import matched_budget
 from ..stats.comparison import Comparison, comparable_by_set, comparisons, last_steps, pairs
 from ..stats.matched_budget import TERMS, UPDATES, Match
@@ -25,9 +26,13 @@ from ..tables import Table
 
 @dataclass
 class Section:
-    """A part of the report; tables without rows are not shown. `blocks` is further markup, which only the page has.
+    """One section of the report.
 
-    `term` is the budget at which MAML and vanilla are compared, empty where they are not.
+    Attributes:
+        name: identifier, used as the anchor on the page.
+        title: heading.
+        blocks: extra HTML, shown on the page only.
+        budget: the matched budget at which MAML and vanilla are compared; empty if the section compares nothing.
     """
 
     name: str
@@ -36,24 +41,39 @@ class Section:
     figures: Sequence[Figure] = ()
     tables: Sequence[Table] = ()
     blocks: Sequence[Markup] = ()
-    term: str = ""
+    budget: str = ""
 
-    def pruned(self) -> Section:
-        """Without tables that have no row."""
+    @property
+    def is_empty(self) -> bool:
+        return not (self.paragraphs or self.figures or self.tables or self.blocks)
+
+    def without_empty_tables(self) -> Section:
         return replace(self, tables=[table for table in self.tables if table.rows])
 
-    def under(self, term: str) -> Section:
-        """The section as that of a term, which its captions and notes tell; names of files are those of the term."""
-        end = "" if term == UPDATES else f"-{term.lower()}"
-        figures = [replace(item, name=item.name + end, caption=f"{item.caption} At equal {term}.") for item in self.figures]  # fmt: skip
-        tables = [replace(item, name=item.name + end, note=f"{item.note} At equal {term}.".strip()) for item in self.tables]  # fmt: skip
-        return replace(self, figures=figures, tables=tables, term=term)
+    def for_budget(self, budget: str) -> Section:
+        """The section labelled with a matched budget, in captions, table notes and file names."""
+        suffix = "" if budget == UPDATES else f"-{budget.lower()}"
+        label = f"Matched {budget}."
+        figures = [
+            replace(figure, name=figure.name + suffix, caption=f"{figure.caption} {label}")
+            for figure in self.figures
+        ]
+        tables = [
+            replace(table, name=table.name + suffix, note=f"{table.note} {label}".strip())
+            for table in self.tables
+        ]
+        return replace(self, figures=figures, tables=tables, budget=budget)
 
 
-class Study:
-    """The runs, their scores, and the comparisons of MAML with vanilla, which are worked out when they are asked for.
+class ReportData:
+    """Runs, their scores, and the comparisons of MAML with vanilla at one matched budget.
 
-    `matches` has the checkpoints that are compared, of every term; the study is that of `term`.
+    Args:
+        collection: the runs to compare.
+        scores: F1 scores and bootstrap resamples of all runs.
+        uner: folder with SET/train.iob2 for statistics of the training data, or None.
+        budget: the matched budget of `collection`.
+        matches: the matched checkpoints at every budget.
     """
 
     def __init__(
@@ -61,46 +81,53 @@ class Study:
         collection: Collection,
         scores: Scores,
         uner: Path | None,
-        term: str,
+        budget: str,
         matches: Mapping[str, Sequence[Match]],
     ) -> None:
-        self.collection, self.uner = collection, uner
-        self.term, self.matches = term, matches
+        self.collection = collection
         self.scores = scores
+        self.uner = uner
+        self.budget = budget
+        self.matches = matches
 
     @property
     def has_comparisons(self) -> bool:
-        """Whether `found` has any."""
+        """Whether `comparisons` is not empty; cheaper than computing them."""
         return any(comparable_by_set(pairs(self.collection), self.collection.set_names()))
 
     @cached_property
-    def found(self) -> list[Comparison]:
-        """All comparisons."""
+    def comparisons(self) -> list[Comparison]:
+        """All comparisons of MAML with vanilla."""
         return comparisons(self.collection, self.scores)
 
     @cached_property
-    def on_targets(self) -> list[Comparison]:
-        """Those on the target sets."""
+    def target_comparisons(self) -> list[Comparison]:
+        """The comparisons on target sets."""
         targets = set(self.collection.target_sets())
-        return [item for item in self.found if item.set_name in targets]
+        return [item for item in self.comparisons if item.set_name in targets]
 
     @cached_property
-    def last(self) -> list[Comparison]:
-        """Of those on the target sets the ones at the last step of each model."""
-        return last_steps(self.on_targets)
+    def final_comparisons(self) -> list[Comparison]:
+        """The comparisons on target sets at the last step of each model."""
+        return last_steps(self.target_comparisons)
 
 
-def untuned(study: Study) -> list[str]:
-    """What a section of fine-tuned models needs, where there is none."""
-    return [] if study.collection.finetuning else ["Needed: a finished fine-tuning run."]
+def finetuning_needed(data: ReportData) -> list[str]:
+    """A sentence on the missing data if there is no fine-tuning run."""
+    return [] if data.collection.finetuning else ["Needed: a finished fine-tuning run."]
 
 
-def studies(collection: Collection, resamples: int = RESAMPLES, uner: Path | None = None) -> dict[str, Study]:
-    """One study for each term; that of equal updates has all runs, every other one its matched checkpoints only."""
+def data_by_budget(
+    collection: Collection, resamples: int = RESAMPLES, uner: Path | None = None
+) -> dict[str, ReportData]:
+    """Build the input of the sections for each matched budget.
+
+    Returns:
+        By budget. The entry of matched updates has all runs; every other one has the matched checkpoints only.
+    """
     scores = Scores(collection.finetuning, resamples)
-    collection = with_reference(collection)  # of the same folders, by which scores go
-    matches = {term: matched_budget.matches(collection, term) for term in TERMS}
-    parts = {term: matched_budget.matched(collection, matches[term]) for term in TERMS} | {
-        UPDATES: collection
-    }
-    return {term: Study(parts[term], scores, uner, term, matches) for term in TERMS}
+    collection = with_shared_vanilla(collection)  # keeps run folders, which are the keys of `scores`
+    matches = {budget: matched_budget.matches(collection, budget) for budget in TERMS}
+    matched = {budget: matched_budget.matched(collection, matches[budget]) for budget in TERMS}
+    matched[UPDATES] = collection
+    return {budget: ReportData(matched[budget], scores, uner, budget, matches) for budget in TERMS}

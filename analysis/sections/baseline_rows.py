@@ -1,38 +1,35 @@
-"""The last tuned checkpoint of every model against every baseline, on the target sets."""
+"""The last fine-tuned checkpoint of every model against every baseline on the target sets."""
 
 from __future__ import annotations
 
-from metapt.evaluation.baselines import BASELINES
+from metapt.baseline_names import BASELINE_NAMES
 
 from ..load.collect import Collection
+from ..run_refs import runs_of
 from ..stats.comparison import DIFFERENCE_COLUMNS, Group, difference_cells, groups
-from ..stats.run_refs import runs_of
 from ..stats.significance import Scores, comparable
 from ..tables import RUNS, Cell, Column, Table
-from .base import Section, Study
+from .base import ReportData, Section
 
-MOST_ON_PAGE = 60
+MAX_PAGE_ROWS = 60
 
 DEFINITION = (
-    "Baselines, scored like a model: "
-    + "; ".join(f"{name}: {baseline.meaning}" for name, baseline in BASELINES.items())
-    + ". Of each scale, variant and objective the last checkpoint that was tuned is compared, with a baseline that learns only "
-    "where both learnt from the same source. Differences are model minus baseline, each seed of the model against the same run of the baseline."
+    "Baselines, scored in the same way as models: "
+    + "; ".join(f"{name}: {description}" for name, description in BASELINE_NAMES.items())
+    + ". For each scale, variant and objective, the last fine-tuned checkpoint is compared with the baselines. A baseline that "
+    "learns is compared only with models fine-tuned on the same source. Differences are model minus baseline; every seed of the "
+    "model is paired with the same run of the baseline."
 )
 
 
-def section(study: Study) -> Section:
-    table = baselines_table(study.collection, study.scores)
-    text = (
-        []
-        if table.rows
-        else ["Needed: runs of baselines (grid.baselines) beside tuned models, on the same sets."]
-    )
-    return Section("baselines", "Baselines", text, tables=[table])
+def section(data: ReportData) -> Section:
+    table = baselines_table(data.collection, data.scores)
+    needed = "Needed: runs of baselines (`grid.baselines`) and fine-tuned models, evaluated on the same target sets."
+    return Section("baselines", "Baselines", [] if table.rows else [needed], tables=[table])
 
 
-def _models(collection: Collection) -> list[Group]:
-    """The tuned models, of each scale, variant and objective at its last checkpoint."""
+def _final_models(collection: Collection) -> list[Group]:
+    """The fine-tuned models of each scale, variant and objective at its last checkpoint."""
     models = [group for group in groups(collection) if not group.is_baseline]
     last: dict[tuple[str, str, str], int] = {}
     for group in models:
@@ -46,26 +43,27 @@ def _model(group: Group) -> tuple[str, str, str]:
 
 
 def baselines_table(collection: Collection, scores: Scores) -> Table:
-    """One row for each model, baseline and target set; only in files if there are too many for the page."""
-    columns = [*(Column(head) for head in Group.HEADS), Column("baseline"), Column("set"), Column("gold spans")]  # fmt: skip
+    """One row for each model, baseline and target set; written to files only if it is too long for the page."""
+    columns = [*map(Column, Group.HEADS), Column("baseline"), Column("set"), Column("gold spans")]
     columns += [Column("model F1"), Column("baseline F1"), *DIFFERENCE_COLUMNS, RUNS]
-    rivals = [group for group in groups(collection) if group.is_baseline]
-    found = [
-        (model, rival, name, same)
-        for model in _models(collection)
-        for rival in rivals
-        if rival.setting.source in ("", model.setting.source)
+    baselines = [group for group in groups(collection) if group.is_baseline]
+    matched = [
+        (model, baseline, name, pairs)
+        for model in _final_models(collection)
+        for baseline in baselines
+        if baseline.setting.source in ("", model.setting.source)
         for name in collection.target_sets()
-        if (same := comparable([(run, rival.runs[0]) for run in model.runs], name))
+        if (pairs := comparable([(run, baseline.runs[0]) for run in model.runs], name))
     ]
-    differences = scores.differences([(same, name) for _, _, name, same in found])
+    differences = scores.differences([(pairs, name) for _, _, name, pairs in matched])
     rows: list[list[Cell]] = []
-    for (model, rival, name, same), both in zip(found, differences, strict=True):
-        cells: list[Cell] = [*model.cells, rival.setting.scale, name, same[0][0].sets[name].gold.gold_spans]
-        cells += [both.first.value, both.second.value, *difference_cells(both)]
-        rows.append([*cells, runs_of(*same)])
-    tinted = {index for index, both in enumerate(differences) if both.told.excludes_zero}
-    title = "Models minus baselines on the target sets, at the last checkpoint of each"
-    note = "Tinted rows: the interval leaves out 0."
-    table = Table("baselines", title, columns, rows, note, tinted, on_page=len(rows) <= MOST_ON_PAGE)
+    for (model, baseline, name, pairs), difference in zip(matched, differences, strict=True):
+        gold_spans = pairs[0][0].sets[name].gold.gold_spans
+        cells: list[Cell] = [*model.cells, baseline.setting.scale, name, gold_spans]
+        cells += [difference.first.value, difference.second.value, *difference_cells(difference)]
+        rows.append([*cells, runs_of(*pairs)])
+    tinted = {index for index, difference in enumerate(differences) if difference.told.excludes_zero}
+    title = "Model minus baseline on the target sets, last checkpoint of each model"
+    note = "Shaded rows: the CI excludes 0."
+    table = Table("baselines", title, columns, rows, note, tinted, on_page=len(rows) <= MAX_PAGE_ROWS)
     return table.without_constant(*Group.OPTIONAL)

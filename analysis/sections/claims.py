@@ -1,4 +1,4 @@
-"""What can be claimed: families of comparisons with Holm's correction and a verdict each, and variants against their base."""
+"""Claims: families of comparisons with Holm's correction and a verdict each, and variants against the base variant."""
 
 from __future__ import annotations
 
@@ -21,120 +21,119 @@ from ..stats.comparison import (
 from ..stats.matched_budget import UPDATES
 from ..stats.significance import Difference, Scores
 from ..tables import RUNS, Cell, Column, Table
-from .base import Section, Study
+from .base import ReportData, Section
 
 BASE = "base"
 SMALL = 0.02
 LEVEL = 0.05
-EFFECT, NONE, UNKNOWN = "effect", "none of practical size", "cannot be told"
+EFFECT, NEGLIGIBLE, INCONCLUSIVE = "effect", "no practical effect", "inconclusive"
 
 DEFINITION = (
-    "Claims: mean differences over sources and the sets of a group, one figure a scale, variant and tuning, at the last step that both "
-    "objectives have. The groups are the target sets, and the sets whose language no run was tuned on; each group is a family of its own, "
-    f"whose p are corrected by Holm's method (1979). Effect: the corrected p is below {LEVEL} and the interval leaves out 0. None of practical size: "
-    f"the interval lies within {100 * SMALL:.0f} points of 0. Anything else cannot be told from these runs; `detectable` says what could have been. "
-    f"Variants: MAML under a variant minus MAML under `{BASE}`, paired by seed, source and tuning, at the last step that both have; descriptive, "
-    "their p are not corrected."
+    "Claims: mean differences over sources and over the sets of a group, one for each scale, variant and tuning, at the last step "
+    "that both objectives have. There are two groups: the target sets, and the sets in a language that no run was fine-tuned on. "
+    "Each group is a family of hypotheses whose p values are corrected by Holm's method (1979). Effect: the corrected p is below "
+    f"{LEVEL} and the CI excludes 0. No practical effect: the CI lies within {100 * SMALL:.0f} points of 0. Inconclusive: anything "
+    "else; the MDE says which differences these runs could have shown. Variants: MAML under a variant minus MAML under "
+    f"`{BASE}`, paired by seed, source and tuning, at the last step that both have. Comparisons of variants are descriptive; their "
+    "p values are not corrected."
 )
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A mean difference in its family: p after the correction, and what may be said."""
+    """A mean difference with its corrected p and its verdict."""
 
     average: Average
-    corrected: float
+    corrected_p: float
     verdict: str
 
 
-def section(study: Study) -> Section:
-    families = {group: claims(study, names) for group, names in groups(study.collection).items()}
+def section(data: ReportData) -> Section:
+    families = {group: claims(data, names) for group, names in set_groups(data.collection).items()}
     tables = [_claims_table(families)]
-    if study.term == UPDATES:
-        tables.append(_variants_table(study))
-    text = [] if any(families.values()) else ["Needed: a pair of a MAML and a vanilla run, tuned alike."]
-    return Section("claims", "What can be claimed", text, tables=tables)
+    if data.budget == UPDATES:
+        tables.append(_variants_table(data))
+    needed = "Needed: a MAML and a vanilla run with identical fine-tuning."
+    return Section("claims", "Claims", [] if any(families.values()) else [needed], tables=tables)
 
 
-def groups(collection: Collection) -> dict[str, list[str]]:
-    """The sets that are averaged over, by the name of their group; a set belongs to one group at most."""
-    return {"target sets": collection.target_sets(), "other languages": collection.other_sets()}
+def set_groups(collection: Collection) -> dict[str, list[str]]:
+    """The evaluation sets of each group, by the group's name; a set belongs to one group at most."""
+    return {"target sets": collection.target_sets(), "other languages": collection.other_language_sets()}
 
 
-def claims(study: Study, names: Iterable[str]) -> list[Claim]:
-    """A family: one claim for each scale, variant and tuning, on these sets."""
+def claims(data: ReportData, names: Iterable[str]) -> list[Claim]:
+    """One family: a claim for each scale, variant and tuning, averaged over these sets."""
     chosen = set(names)
-    found = last_steps([item for item in study.found if item.set_name in chosen])
-    means = averages(found, _variant)
+    found = last_steps([item for item in data.comparisons if item.set_name in chosen])
+    means = averages(found, _system)
     corrected = holm([item.both.p for item in means])
     return [Claim(item, p, verdict(item.both, p)) for item, p in zip(means, corrected, strict=True)]
 
 
-def verdict(both: Difference, corrected: float) -> str:
-    """What the interval and the corrected p allow to say."""
-    low, high = both.told.interval
-    if corrected < LEVEL and both.told.excludes_zero:
+def verdict(difference: Difference, corrected_p: float) -> str:
+    """What the CI and the corrected p allow to conclude."""
+    low, high = difference.told.interval
+    if corrected_p < LEVEL and difference.told.excludes_zero:
         return EFFECT
-    return NONE if low > -SMALL and high < SMALL else UNKNOWN
+    return NEGLIGIBLE if low > -SMALL and high < SMALL else INCONCLUSIVE
 
 
 def _claims_table(families: dict[str, list[Claim]]) -> Table:
-    columns = [Column(head) for head in ("group", "scale", "variant", "tuning", "verdict", "vanilla", "MAML")]
-    columns += [
-        *DIFFERENCE_COLUMNS,
-        Column("corrected p", digits=4),
-        Column("comparisons"),
-        Column("sets"),
-        RUNS,
-    ]
+    heads = ("group", "scale", "variant", "tuning", "verdict", "vanilla", "MAML")
+    columns = [*map(Column, heads), *DIFFERENCE_COLUMNS, Column("corrected p", digits=4)]
+    columns += [Column("comparisons"), Column("sets"), RUNS]
     rows: list[list[Cell]] = []
-    for group, found in families.items():
-        for claim in found:
+    for group, family in families.items():
+        for claim in family:
             item = claim.average
             cells: list[Cell] = [group, *item.key, claim.verdict, item.vanilla.value, item.maml.value]
-            cells += [*difference_cells(item.both), claim.corrected, len(item.comparisons)]
-            rows.append([*cells, _sets(item.comparisons), item.runs])
+            cells += [*difference_cells(item.both), claim.corrected_p, len(item.comparisons)]
+            rows.append([*cells, _set_names(item.comparisons), item.runs])
     tinted = {index for index, row in enumerate(rows) if EFFECT in row}
-    note = "Tinted rows: an effect. p are corrected within each group."
+    note = "Shaded rows: an effect. p values are corrected within each group."
     title = "MAML minus vanilla, by variant and tuning"
     return Table("claims", title, columns, rows, note, tinted).without_constant("scale", "variant")
 
 
 def variants(collection: Collection, scores: Scores, names: Sequence[str]) -> list[Average]:
-    """Each MAML variant against BASE on these sets, by scale, variant and tuning; `vanilla` is here MAML under BASE."""
+    """Compare each MAML variant with the base variant on these sets.
+
+    Returns:
+        One average for each scale, variant and tuning; its `vanilla` is MAML under the base variant.
+    """
     maml = [run for run in collection.finetuning if run.objective == "maml"]
-    known = {_without_variant(run): run for run in maml if run.setting.variant == BASE}
-    both: dict[Setting, list[tuple[FinetuneRun, FinetuneRun]]] = {}
+    base = {_ignoring_variant(run): run for run in maml if run.setting.variant == BASE}
+    pairs: dict[Setting, list[tuple[FinetuneRun, FinetuneRun]]] = {}
     for run in maml:
-        if run.setting.variant != BASE and _without_variant(run) in known:
-            both.setdefault(run.setting, []).append((run, known[_without_variant(run)]))
-    return averages(last_steps(compared(both, names, scores)), _variant)
+        if run.setting.variant != BASE and _ignoring_variant(run) in base:
+            pairs.setdefault(run.setting, []).append((run, base[_ignoring_variant(run)]))
+    return averages(last_steps(compared(pairs, names, scores)), _system)
 
 
-def _variants_table(study: Study) -> Table:
-    columns = [Column(head) for head in ("group", "scale", "variant", "tuning", BASE, "this variant")]
-    columns += [*DIFFERENCE_COLUMNS, Column("comparisons"), Column("sets"), RUNS]
+def _variants_table(data: ReportData) -> Table:
+    heads = ("group", "scale", "variant", "tuning", BASE, "this variant")
+    columns = [*map(Column, heads), *DIFFERENCE_COLUMNS, Column("comparisons"), Column("sets"), RUNS]
     rows: list[list[Cell]] = []
-    for group, names in groups(study.collection).items():
-        for item in variants(study.collection, study.scores, names):
+    for group, names in set_groups(data.collection).items():
+        for item in variants(data.collection, data.scores, names):
             cells: list[Cell] = [group, *item.key, item.vanilla.value, item.maml.value]
             cells += [*difference_cells(item.both), len(item.comparisons)]
-            rows.append([*cells, _sets(item.comparisons), item.runs])
-    title = f"MAML under each variant minus MAML under {BASE}"
-    return Table("variants", title, columns, rows, "Descriptive: p are not corrected.").without_constant(
-        "scale"
-    )
+            rows.append([*cells, _set_names(item.comparisons), item.runs])
+    title = f"MAML: each variant minus {BASE}"
+    note = "Descriptive: p values are not corrected."
+    return Table("variants", title, columns, rows, note).without_constant("scale")
 
 
-def _variant(setting: Setting) -> tuple[Cell, ...]:
+def _system(setting: Setting) -> tuple[Cell, ...]:
     return (setting.scale, setting.variant, setting.tuning)
 
 
-def _without_variant(run: FinetuneRun) -> tuple[object, ...]:
-    """Equal for two runs that only differ in the variant of their pretraining."""
+def _ignoring_variant(run: FinetuneRun) -> tuple[object, ...]:
+    """A key that is equal for two runs that differ in the variant of their pretraining only."""
     setting = run.setting
     return (setting.scale, setting.tuning, setting.source, setting.step, run.seeds, run.corpus)
 
 
-def _sets(found: Sequence[Comparison]) -> str:
-    return ", ".join(dict.fromkeys(item.set_name for item in found))
+def _set_names(comparisons: Sequence[Comparison]) -> str:
+    return ", ".join(dict.fromkeys(item.set_name for item in comparisons))

@@ -1,4 +1,4 @@
-"""Token confidence: how probable the right tag is for the most frequent words of a set, by checkpoint."""
+"""Token confidence: the probability of the gold tag for the most frequent words of a set, by checkpoint."""
 
 from __future__ import annotations
 
@@ -11,126 +11,181 @@ from matplotlib.figure import Figure as Canvas
 
 from ..figures.style import SHARES, Figure, distinct, drawing, figure, heat_map, slug
 from ..load.records import FinetuneRun, GoldSet
+from ..run_refs import OBJECTIVE_NAMES, counted, runs_of
 from ..stats.comparison import pairs
-from ..stats.run_refs import NAMES, counted, runs_of
 from ..stats.significance import comparable
 from ..tables import RUNS, Cell, Column, Table
-from .base import Section, Study
-from .learning_curves import LEAST, Model, by_model, complete, model_title, most_tuned, undrawn
+from .base import ReportData, Section
+from .learning_curves import (
+    MIN_CHECKPOINTS,
+    Model,
+    complete_block,
+    complete_models,
+    model_title,
+    models_to_plot,
+    unplotted_note,
+)
 
 WORDS = 10
-KINDS = {True: "in entities", False: "outside"}
+MAX_ANNOTATED_STEPS = 8
+LOCATIONS = {True: "in entities", False: "outside entities"}
 
 DEFINITION = (
-    f"Confidence: p(correct), the model's probability of the gold tag (the exponential of its logarithm), mean over the occurrences of a word, "
-    f"for the {WORDS} most frequent words within gold spans and the {WORDS} most frequent outside of them; ties by first appearance. "
-    "Words are compared as they are written."
+    "Confidence: p(correct) is the model's probability of the gold tag, averaged over the occurrences of a word, for the "
+    f"{WORDS} most frequent words inside gold spans and the {WORDS} most frequent words outside them. Ties are broken by first "
+    "appearance. Words are case-sensitive."
 )
 
 
 @dataclass(frozen=True)
 class Panel:
-    """Words within entities, or outside of them, and p(correct) by objective: [words, checkpoints]."""
+    """p(correct) of words inside or outside entities, by objective, each [words, checkpoints]."""
 
     inside: bool
     words: Sequence[str]
-    shares: Mapping[str, np.ndarray]
+    probabilities: Mapping[str, np.ndarray]
 
 
-def section(study: Study) -> Section:
-    sets = study.collection.target_sets()
-    models = by_model(study.collection.finetuning)
-    drawn = [figure for model, runs in most_tuned(models).items() for name in sets for figure in heat_maps(model, runs, name)]  # fmt: skip
-    text = undrawn(models) if drawn else [f"The heat maps over checkpoints need fine-tuning runs from at least {LEAST} checkpoints of one pretraining run, with log-probabilities in predictions/ (grid=checkpoints)."]  # fmt: skip
-    words = table(study)
-    if not words.rows:
+def section(data: ReportData) -> Section:
+    models = complete_models(data.collection.finetuning)
+    figures = [
+        heat_map
+        for model, runs in models_to_plot(models).items()
+        for name in data.collection.target_sets()
+        for heat_map in heat_maps(model, runs, name)
+    ]
+    if figures:
+        text = unplotted_note(models)
+    else:
+        text = [
+            f"Needed for the heat maps: fine-tuning runs from at least {MIN_CHECKPOINTS} checkpoints of one pretraining "
+            "run, with log-probabilities in `predictions/` (see `grid=checkpoints`)."
+        ]
+    table = words_table(data)
+    if not table.rows:
         text.append(
-            "The table needs a MAML and a vanilla run tuned alike, with log-probabilities in predictions/."
+            "Needed for the table: a MAML and a vanilla run with identical fine-tuning, with log-probabilities in "
+            "`predictions/`."
         )
-    return Section("confidence", "Token confidence", text, drawn, [words])
+    return Section("confidence", "Token confidence", text, figures, [table])
 
 
-def frequent(gold: GoldSet) -> dict[bool, dict[str, np.ndarray]]:
-    """(within spans or not) to the most frequent words and where they stand among all words of the set."""
+def frequent_words(gold: GoldSet) -> dict[bool, dict[str, np.ndarray]]:
+    """Find the most frequent words inside and outside gold spans.
+
+    Returns:
+        By location (True: inside), then by word: the positions of the word among all words of the set.
+    """
     words = np.array([word for sentence in gold.words for word in sentence], dtype=object)
-    found = {}
-    for inside in KINDS:
-        places = np.flatnonzero(gold.in_span == inside)
-        ranked = Counter(words[places]).most_common(WORDS)
-        found[inside] = {word: places[words[places] == word] for word, _ in ranked}
-    return found
+    frequent = {}
+    for inside in LOCATIONS:
+        positions = np.flatnonzero(gold.in_span == inside)
+        ranked = Counter(words[positions]).most_common(WORDS)
+        frequent[inside] = {word: positions[words[positions] == word] for word, _ in ranked}
+    return frequent
 
 
 def heat_maps(model: Model, runs: Sequence[FinetuneRun], name: str) -> list[Figure]:
-    """Word by checkpoint, a column for each objective; above the words within entities, below those outside."""
+    """Plot p(correct) by word and checkpoint, with a column for each objective; empty if data are missing."""
     scored = [run for run in runs if name in run.sets and len(run.sets[name].logprobs)]
-    runs = complete([run for run in scored if run.sets[name].gold is scored[0].sets[name].gold])
+    runs = complete_block([run for run in scored if run.sets[name].gold is scored[0].sets[name].gold])
     if not runs:
         return []
     gold = runs[0].sets[name].gold
     steps = sorted({run.setting.step or 0 for run in runs})
-    told = {objective: [_probabilities([run for run in runs if (run.objective, run.setting.step) == (objective, step)], name) for step in steps] for objective in distinct(run.objective for run in runs)}  # fmt: skip
+    probabilities = {
+        objective: [_probabilities(_runs_at(runs, objective, step), name) for step in steps]
+        for objective in distinct(run.objective for run in runs)
+    }
     panels = [
-        Panel(inside, list(found), {objective: np.array([[_mean(part, places) for part in parts] for places in found.values()]) for objective, parts in told.items()})
-        for inside, found in frequent(gold).items() if found
-    ]  # fmt: skip
+        Panel(inside, list(words), _by_word(probabilities, list(words.values())))
+        for inside, words in frequent_words(gold).items()
+        if words
+    ]
     caption = (
         f"p(correct tag) on {name} by checkpoint, {model_title(model)}, "
-        f"{counted(len(steps), 'checkpoint')}, mean over seeds; dark 0, light 1."
+        f"{counted(len(steps), 'checkpoint')}, mean over seeds; dark: 0, light: 1."
     )
     return [figure(slug("confidence", *model, name), caption, runs, draw_heat_maps, panels, steps)]
 
 
+def _runs_at(runs: Sequence[FinetuneRun], objective: str, step: int) -> list[FinetuneRun]:
+    return [run for run in runs if run.objective == objective and run.setting.step == step]
+
+
+def _by_word(
+    probabilities: Mapping[str, Sequence[np.ndarray]], positions: Sequence[np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Mean p(correct) by objective, each [words, checkpoints]."""
+    return {
+        objective: np.array([[_mean(checkpoint, at) for checkpoint in checkpoints] for at in positions])
+        for objective, checkpoints in probabilities.items()
+    }
+
+
 def draw_heat_maps(panels: Sequence[Panel], steps: Sequence[int]) -> Canvas:
-    """A row for each panel, a column for each objective."""
-    columns = [str(step) for step in steps]
-    form = ".2f" if len(steps) <= 8 else ""
-    with drawing(len(panels), len(panels[0].shares), 0.8 + 2.3 * len(panels), sharex="col", sharey="row") as (canvas, axes):  # fmt: skip
+    """A row of axes for each panel, a column for each objective."""
+    labels = [str(step) for step in steps]
+    number_format = ".2f" if len(steps) <= MAX_ANNOTATED_STEPS else ""
+    height = 0.8 + 2.3 * len(panels)
+    shape = (len(panels), len(panels[0].probabilities))
+    with drawing(*shape, height, sharex="col", sharey="row") as (canvas, axes):
         for row, panel in zip(axes, panels, strict=True):
-            for axis, (objective, shares) in zip(row, panel.shares.items(), strict=True):
-                heat_map(axis, shares, panel.words, columns, (0.0, 1.0), SHARES, form)
-                axis.set_title(f"{NAMES[objective]}, {KINDS[panel.inside]}")
+            for axis, (objective, values) in zip(row, panel.probabilities.items(), strict=True):
+                heat_map(axis, values, panel.words, labels, (0.0, 1.0), SHARES, number_format)
+                axis.set_title(f"{OBJECTIVE_NAMES[objective]}, {LOCATIONS[panel.inside]}")
         for axis in axes[-1]:
             axis.set_xlabel("pretraining updates")
         return canvas
 
 
-def table(study: Study) -> Table:
-    """At the last checkpoint: p(correct) by word and objective, mean over all pairs of a scale on a set."""
-    columns = [Column(head) for head in ("scale", "variant", "set", "word", "place", "occurrences")]
-    columns += [*(Column(f"p(correct) {name}") for name in NAMES.values()), RUNS]
+def words_table(data: ReportData) -> Table:
+    """p(correct) by word and objective at the last checkpoint, mean over all pairs of a scale and variant on a set."""
+    columns = [Column(head) for head in ("scale", "variant", "set", "word", "location", "occurrences")]
+    columns += [*(Column(f"p(correct) {name}") for name in OBJECTIVE_NAMES.values()), RUNS]
     rows: list[list[Cell]] = []
-    for (scale, label), both in _last_pairs(study).items():
-        for name in study.collection.target_sets():
-            same = [
-                pair for pair in comparable(both, name) if all(len(run.sets[name].logprobs) for run in pair)
+    for (scale, variant), candidates in _last_pairs(data).items():
+        for name in data.collection.target_sets():
+            scored = [
+                pair
+                for pair in comparable(candidates, name)
+                if all(len(run.sets[name].logprobs) for run in pair)
             ]
-            same = [pair for pair in same if pair[0].sets[name].gold is same[0][0].sets[name].gold]
-            runs = runs_of(*same)
-            told = [_probabilities(side, name) for side in zip(*same, strict=True)]
-            for inside, found in frequent(same[0][0].sets[name].gold).items() if same else ():
-                for word, places in found.items():
-                    means = [_mean(part, places) for part in reversed(told)]
-                    rows.append([scale, label, name, word, KINDS[inside], len(places), *means, runs])
+            rows += [[scale, variant, name, *cells] for cells in _word_rows(scored, name)]
     title = "p(correct tag) of the most frequent words, at the last checkpoint that both objectives have"
-    note = "Mean over the pairs of the scale (sources, tunings and seeds)."
+    note = "Mean over all pairs of the scale (sources, tunings and seeds)."
     return Table("confidence", title, columns, rows, note).without_constant("variant")
 
 
-def _last_pairs(study: Study) -> dict[tuple[str, str], list[tuple[FinetuneRun, FinetuneRun]]]:
+def _word_rows(pairs: Sequence[tuple[FinetuneRun, FinetuneRun]], name: str) -> list[list[Cell]]:
+    """(word, location, occurrences, p(correct) of vanilla and of MAML, runs) for each frequent word of a set."""
+    if not pairs:
+        return []
+    gold = pairs[0][0].sets[name].gold
+    same = [pair for pair in pairs if pair[0].sets[name].gold is gold]
+    maml, vanilla = (_probabilities(runs, name) for runs in zip(*same, strict=True))
+    runs = runs_of(*same)
+    return [
+        [word, LOCATIONS[inside], len(at), _mean(vanilla, at), _mean(maml, at), runs]
+        for inside, words in frequent_words(gold).items()
+        for word, at in words.items()
+    ]
+
+
+def _last_pairs(data: ReportData) -> dict[tuple[str, str], list[tuple[FinetuneRun, FinetuneRun]]]:
     """The pairs of each scale and variant at its last step."""
-    found: dict[tuple[str, str], dict[int, list[tuple[FinetuneRun, FinetuneRun]]]] = {}
-    for setting, both in pairs(study.collection).items():
-        steps = found.setdefault((setting.scale, setting.variant), {})
-        steps.setdefault(setting.step or 0, []).extend(both)
-    return {model: steps[max(steps)] for model, steps in found.items()}
+    by_model: dict[tuple[str, str], dict[int, list[tuple[FinetuneRun, FinetuneRun]]]] = {}
+    for setting, found in pairs(data.collection).items():
+        steps = by_model.setdefault((setting.scale, setting.variant), {})
+        steps.setdefault(setting.step or 0, []).extend(found)
+    return {model: steps[max(steps)] for model, steps in by_model.items()}
 
 
 def _probabilities(runs: Sequence[FinetuneRun], name: str) -> np.ndarray:
-    """[runs, words]"""
+    """p(correct) of every word, [runs, words]."""
     return np.exp([run.sets[name].logprobs for run in runs])
 
 
-def _mean(probabilities: np.ndarray, places: np.ndarray) -> float:
-    """Over the occurrences of a word, then over the runs."""
-    return float(probabilities.take(places, axis=1).mean(axis=1).mean())
+def _mean(probabilities: np.ndarray, positions: np.ndarray) -> float:
+    """Mean over the occurrences of a word, then over runs."""
+    return float(probabilities.take(positions, axis=1).mean(axis=1).mean())

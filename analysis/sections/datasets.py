@@ -1,49 +1,37 @@
-"""Statistics of the labelled data: spans by type, how many are a single word, and words that a source never had."""
+"""Statistics of the labelled data: spans by type, single-word spans, and out-of-vocabulary rates."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from metapt.data.iob2 import TYPES, read_iob2, spans
 from metapt.data.statistics import Labelled, labelled_statistics
 
-from ..stats.run_refs import runs_of
+from ..run_refs import runs_of
 from ..tables import RUNS, Cell, Column, Table
-from .base import Section, Study, untuned
+from .base import ReportData, Section, finetuning_needed
 
 DEFINITION = (
-    "Data: single: the share of a type's gold spans that are one word. Out of vocabulary: the share of a set's words "
-    "(tokens, in lower case) that do not occur in the training part of the source."
+    "Data: the single-word rate is the fraction of a type's gold spans that are one word. The out-of-vocabulary (OOV) rate is the "
+    "fraction of a set's words (tokens, lower-cased) that do not occur in the training split of the source."
 )
 
 
-def section(study: Study) -> Section:
-    """Counts of the evaluated sets, and of the sources where their files are at hand."""
-    collection = study.collection
-    rows = [
-        [
-            *_row(name, "evaluated", list(zip(gold.words, gold.spans, strict=True))),
-            runs_of(collection.holder(gold)),
-        ]
-        for name in collection.set_names()
-        for gold in collection.gold_sets(name)
-    ]
-    sources = {part for run in collection.finetuning for part in run.result.sources}
-    training = _training(study.uner, sorted(sources)) if study.uner else {}
-    rows += [[*_row(name, "train", found), None] for name, found in training.items()]
-    text = untuned(study)
+def section(data: ReportData) -> Section:
+    """Counts for the evaluated sets, and for the training splits of the sources if their files are available."""
+    sources = {source for run in data.collection.finetuning for source in run.result.sources}
+    training = _training_splits(data.uner, sorted(sources)) if data.uner else {}
+    text = finetuning_needed(data)
     if missing := sorted(sources - set(training)):
-        text = [f"Predictions hold the evaluated sentences only. Statistics of the training parts of {', '.join(missing)}, and out-of-vocabulary rates, need their IOB2 files: --uner DIR, with DIR/SET/train.iob2."]  # fmt: skip
-    columns = [Column("set"), Column("part"), Column("sentences"), Column("words"), Column("spans")]
-    for kind in TYPES:
-        columns += [Column(kind), Column(f"{kind} single", percent=True, digits=1)]
-    note = "Evaluated: read from the predictions of the run that is named; train: from the folder that --uner names."
-    tables = [Table("data", "Labelled data", [*columns, RUNS], rows, note), _unknown_words(study, training)]
-    return Section("data", "Data", text, tables=tables)
+        text = [
+            f"Needed for statistics of the training splits of {', '.join(missing)} and for OOV rates: their IOB2 files "
+            "(--uner DIR with DIR/SET/train.iob2). Predictions contain the evaluated sentences only."
+        ]
+    return Section("data", "Data", text, tables=[_counts_table(data, training), _oov_table(data, training)])
 
 
-def _training(folder: Path, names: Sequence[str]) -> dict[str, list[Labelled]]:
+def _training_splits(folder: Path, names: Sequence[str]) -> dict[str, list[Labelled]]:
     files = {name: folder / name / "train.iob2" for name in names}
     return {
         name: [(sentence.words, spans(sentence.tags)) for sentence in read_iob2(file)]
@@ -52,26 +40,40 @@ def _training(folder: Path, names: Sequence[str]) -> dict[str, list[Labelled]]:
     }
 
 
-def _row(name: str, part: str, sentences: Sequence[Labelled]) -> list[Cell]:
-    figures = labelled_statistics(sentences)
-    of = figures["spans"]
-    cells: list[Cell] = [name, part, figures["sentences"], figures["words"], of["all"]["count"]]
-    return cells + [of[kind][figure] for kind in TYPES for figure in ("count", "single_word_fraction")]
+def _counts_table(data: ReportData, training: Mapping[str, Sequence[Labelled]]) -> Table:
+    columns = [Column("set"), Column("split"), Column("sentences"), Column("words"), Column("spans")]
+    for entity_type in TYPES:
+        columns += [Column(entity_type), Column(f"{entity_type} single-word", percent=True, digits=1)]
+    rows: list[list[Cell]] = []
+    for name in data.collection.set_names():
+        for gold in data.collection.gold_sets(name):
+            sentences = list(zip(gold.words, gold.spans, strict=True))
+            rows.append([*_counts(name, "evaluated", sentences), runs_of(data.collection.run_with(gold))])
+    rows += [[*_counts(name, "train", sentences), None] for name, sentences in training.items()]
+    note = "Evaluated: from the predictions of the run in the last column. Train: from the folder given by --uner."
+    return Table("data", "Labelled data", [*columns, RUNS], rows, note)
 
 
-def _unknown_words(study: Study, training: dict[str, list[Labelled]]) -> Table:
-    names = study.collection.set_names()
+def _counts(name: str, split: str, sentences: Sequence[Labelled]) -> list[Cell]:
+    statistics = labelled_statistics(sentences)
+    by_type = statistics["spans"]
+    cells: list[Cell] = [name, split, statistics["sentences"], statistics["words"], by_type["all"]["count"]]
+    return cells + [by_type[kind][field] for kind in TYPES for field in ("count", "single_word_fraction")]
+
+
+def _oov_table(data: ReportData, training: Mapping[str, Sequence[Labelled]]) -> Table:
+    names = data.collection.set_names()
     columns = [Column("source"), *(Column(name, percent=True, digits=1) for name in names), RUNS]
-    golds = [study.collection.gold_sets(name)[0] for name in names]
-    holders = runs_of(*(study.collection.holder(gold) for gold in golds))
+    golds = [data.collection.gold_sets(name)[0] for name in names]
+    runs = runs_of(*(data.collection.run_with(gold) for gold in golds))
     rows: list[list[Cell]] = []
     for source, sentences in training.items():
-        known = {word.lower() for words, _ in sentences for word in words}
-        cells: list[Cell] = [source]
+        vocabulary = {word.lower() for words, _ in sentences for word in words}
+        rates: list[Cell] = []
         for gold in golds:
             words = [word.lower() for sentence in gold.words for word in sentence]
-            cells.append(sum(word not in known for word in words) / len(words) if words else None)
-        rows.append([*cells, holders])
-    title = "Words that the source's training part does not have"
-    note = "Share of a set's words; the sets are read from the predictions of the runs that are named."
-    return Table("unknown_words", title, columns, rows, note)
+            rates.append(sum(word not in vocabulary for word in words) / len(words) if words else None)
+        rows.append([source, *rates, runs])
+    title = "Out-of-vocabulary rate of each set for each source"
+    note = "The sets are read from the predictions of the runs in the last column."
+    return Table("oov_rates", title, columns, rows, note)

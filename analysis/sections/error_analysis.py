@@ -1,4 +1,4 @@
-"""What kind of mistakes: every gold span has exactly one fate, and what is predicted beside all of them is spurious."""
+"""Error analysis: every gold span has exactly one outcome; predicted spans that overlap no gold span are spurious."""
 
 from __future__ import annotations
 
@@ -9,39 +9,52 @@ import numpy as np
 
 from ..load.collect import Collection
 from ..load.records import Evaluation
-from ..load.span_matching import COLUMNS, FATES, LENGTHS
+from ..load.span_matching import LENGTHS, OUTCOMES
+from ..run_refs import runs_of
 from ..stats.comparison import Group, groups
-from ..stats.run_refs import runs_of
 from ..tables import RUNS, Cell, Column, Table
+from .base import ReportData, Section, finetuning_needed
+
+SPURIOUS = "spurious"
 
 DEFINITION = (
-    "Errors: a gold span is correct if it is predicted with its type and both boundaries; wrong type if exactly these "
-    "words are predicted with another type; wrong boundary if neither, but a predicted span (of any type) shares a word with it; "
-    "missed otherwise. A predicted span is spurious if it shares no word with any gold span. One word and several words: "
-    "the length of the gold span, of the predicted span where it is spurious. Counts are means over seeds, summed over sets."
+    "Errors: a gold span is correct if it is predicted with its type and both boundaries. It is a wrong type if exactly these words "
+    "are predicted with another type, a wrong boundary if a predicted span of any type overlaps it otherwise, and missed if no "
+    "predicted span overlaps it. A predicted span is spurious if it overlaps no gold span. The length is that of the gold span; for "
+    "spurious spans, that of the predicted span. Counts are means over seeds and sums over sets."
 )
 
 
+def section(data: ReportData) -> Section:
+    tables = [errors_table(data.collection), errors_by_set_table(data.collection)]
+    return Section("errors", "Errors", finetuning_needed(data), tables=tables)
+
+
 def tally(evaluations: Sequence[Evaluation]) -> Counter[tuple[str, str]]:
-    """Spans by (length, fate or `spurious`), over several evaluations."""
-    nothing = np.zeros((len(LENGTHS), COLUMNS), dtype=int)
-    found = sum((evaluation.tally for evaluation in evaluations), start=nothing)
-    kinds = (*FATES, "spurious")
-    return Counter({(length, kind): int(found[i, j]) for i, length in enumerate(LENGTHS) for j, kind in enumerate(kinds)})  # fmt: skip
+    """Count spans by (length, outcome or `spurious`) over several evaluations."""
+    zeros = np.zeros((len(LENGTHS), len(OUTCOMES) + 1), dtype=int)
+    total = sum((evaluation.tally for evaluation in evaluations), start=zeros)
+    return Counter(
+        {
+            (length, outcome): int(total[row, column])
+            for row, length in enumerate(LENGTHS)
+            for column, outcome in enumerate((*OUTCOMES, SPURIOUS))
+        }
+    )
 
 
 def errors_table(collection: Collection) -> Table:
-    """Fates of the gold spans of all target sets together, by group and length."""
+    """Outcomes of the gold spans of all target sets together, by group and length."""
     sets = collection.target_sets()
     rows: list[list[Cell]] = []
     for group in groups(collection):
         rows += _rows(group, sets, list(group.cells))
-    title = f"Errors on {', '.join(sets)} together"
+    title = f"Errors on the target sets ({', '.join(sets)})"
     return Table("errors", title, _columns(), rows).without_constant(*Group.OPTIONAL)
 
 
 def errors_by_set_table(collection: Collection) -> Table:
-    """The same for each set by itself."""
+    """Outcomes of the gold spans of each set, by group and length."""
     rows: list[list[Cell]] = []
     for group in groups(collection):
         for name in collection.set_names():
@@ -51,16 +64,18 @@ def errors_by_set_table(collection: Collection) -> Table:
 
 def _columns(*heads: str) -> list[Column]:
     columns = [Column(head) for head in (*Group.HEADS, *heads, "length")]
-    columns += [Column(head, digits=4, significant=True) for head in ("gold", *FATES, "spurious")]
+    columns += [Column(head, digits=4, significant=True) for head in ("gold", *OUTCOMES, SPURIOUS)]
     return [*columns, RUNS]
 
 
 def _rows(group: Group, sets: Sequence[str], cells: list[Cell]) -> list[list[Cell]]:
-    """A row for each length, from the runs that were scored on all of the sets; none without such a run."""
+    """A row for each length, from the runs that were evaluated on all of the sets; empty without such a run."""
     runs = [run for run in group.runs if all(name in run.sets for name in sets)]
-    found = tally([run.sets[name] for run in runs for name in sets])
+    if not runs:
+        return []
+    counts = tally([run.sets[name] for run in runs for name in sets])
     rows: list[list[Cell]] = []
-    for length in LENGTHS if runs else ():
-        counts = [found[length, kind] / len(runs) for kind in (*FATES, "spurious")]
-        rows.append([*cells, length, sum(counts[:-1]), *counts, runs_of(runs)])
+    for length in LENGTHS:
+        means = [counts[length, outcome] / len(runs) for outcome in (*OUTCOMES, SPURIOUS)]
+        rows.append([*cells, length, sum(means[:-1]), *means, runs_of(runs)])
     return rows

@@ -1,4 +1,4 @@
-"""The F1 table: every system on every set, the difference below each pair, the rule baseline at the end."""
+"""F1 of every system on every set, with intervals and by entity type."""
 
 from __future__ import annotations
 
@@ -9,62 +9,79 @@ import numpy as np
 
 from ..load.collect import Collection
 from ..load.records import FinetuneRun
+from ..run_refs import runs_of
 from ..stats.comparison import Comparison, Group, groups
-from ..stats.run_refs import runs_of
 from ..stats.significance import Scores
 from ..tables import RUNS, Cell, Column, Table
+from .base import ReportData, Section, finetuning_needed
 from .particle_recall import RULE_NAME, rule_f1
 
 DEFINITION = (
-    "F1: micro-averaged over entity spans, strict IOB2: a span counts only if both boundaries and the type are right. "
-    "It is computed here from the predictions and must agree with what the run recorded. Numbers in the column heads are "
-    "gold spans of the set: on 25 spans, one span more or less found moves recall by 4 points. "
-    "Conlleval F1 is that of the CoNLL shared tasks' script: an I-X that does not continue an X starts a span too. "
-    "Where a row has several seeds it holds their mean. Seed spread: the standard deviation over seeds (n - 1)."
+    "F1: micro-averaged over entity spans, strict IOB2: a span is correct only if both boundaries and the type are right. F1 is "
+    "recomputed from the predictions and must agree with the value that the run recorded. Numbers in column heads are gold spans: "
+    "in a set of 25 spans, one span changes recall by 4 points. Conlleval F1 is that of the script of the CoNLL shared tasks, in "
+    "which an I-X that does not continue an X also starts a span. A row with several seeds shows their mean. SD over seeds: the "
+    "sample standard deviation (n - 1)."
 )
 
 
-def f1_table(collection: Collection, scores: Scores, found: Sequence[Comparison]) -> Table:
-    """Rows: setting and objective, the difference after each pair, the rule. Columns: the evaluation sets."""
-    names = collection.set_names()
-    columns = [
-        *(Column(head) for head in Group.HEADS),
-        *(Column(_head(collection, name)) for name in names),
-        RUNS,
+def section(data: ReportData) -> Section:
+    tables = [
+        f1_table(data.collection, data.scores, data.comparisons),
+        intervals_table(data.collection, data.scores),
     ]
-    differences = {(item.setting, item.set_name): item for item in found}
+    return Section("f1", "F1", finetuning_needed(data), tables=tables)
+
+
+def types_section(data: ReportData) -> Section:
+    return Section(
+        "types", "F1 by entity type", finetuning_needed(data), tables=[types_table(data.collection)]
+    )
+
+
+def f1_table(collection: Collection, scores: Scores, comparisons: Sequence[Comparison]) -> Table:
+    """Micro-F1 of each setting and objective (rows) on each set (columns).
+
+    A difference row follows each pair; the rule baseline is the last row unless it is among the runs.
+    """
+    names = collection.set_names()
+    columns = [*map(Column, Group.HEADS), *(Column(_set_head(collection, name)) for name in names), RUNS]
+    by_setting = {(item.setting, item.set_name): item for item in comparisons}
     rows: list[list[Cell]] = []
     tinted = set()
     for group in groups(collection):
-        rows.append(
-            [
-                *group.cells,
-                *(_mean(group.runs, name, scores.value) for name in names),
-                runs_of(group.runs),
-            ]
-        )
-        items = [differences.get((group.setting, name)) for name in names]
-        seeds = max((item.seeds for item in items if item), default=0)
-        if group.objective == "maml" and seeds:
+        means = [_mean(group.runs, name, scores.value) for name in names]
+        rows.append([*group.cells, *means, runs_of(group.runs)])
+        items = [by_setting.get((group.setting, name)) for name in names]
+        if group.objective == "maml" and any(items):
             tinted.add(len(rows))
-            values = [item.difference.value if item else None for item in items]
-            rows.append(
-                [*group.cells[:-2], "difference", seeds, *values, runs_of(*(i.runs for i in items if i))]
-            )
+            rows.append(_difference_row(group, items))
     if rows and not any(run.setting.scale == "particle" for run in collection.finetuning if run.is_baseline):
-        golds = [collection.gold_sets(name)[0] for name in names]
-        holders = runs_of(*(collection.holder(gold) for gold in golds))
-        rows.append([RULE_NAME, None, None, "", "", "", None, *map(rule_f1, golds), holders])
+        rows.append(_rule_row(collection, names))
     note = "Number of gold spans in brackets. Difference: MAML minus vanilla, paired by seed."
     title = "Micro-F1 by system and evaluation set"
     return Table("f1", title, columns, rows, note, tinted).without_constant(*Group.OPTIONAL)
 
 
+def _difference_row(group: Group, items: Sequence[Comparison | None]) -> list[Cell]:
+    """The row of MAML minus vanilla, given the comparison on each set."""
+    compared = [item for item in items if item is not None]
+    values = [item.difference.value if item else None for item in items]
+    seeds = max(item.seeds for item in compared)
+    return [*group.cells[:-2], "difference", seeds, *values, runs_of(*(item.runs for item in compared))]
+
+
+def _rule_row(collection: Collection, names: Sequence[str]) -> list[Cell]:
+    golds = [collection.gold_sets(name)[0] for name in names]
+    runs = runs_of(*(collection.run_with(gold) for gold in golds))
+    return [RULE_NAME, None, None, "", "", "", None, *map(rule_f1, golds), runs]
+
+
 def intervals_table(collection: Collection, scores: Scores) -> Table:
-    """One row for each group and set: precision, recall, F1 with its interval and its spread over seeds."""
+    """Precision, recall, and F1 with its CI and its spread over seeds; one row for each group and set."""
     heads = ("sentences", "gold spans", "precision", "recall", "F1")
     columns = [Column(head) for head in (*Group.HEADS, "set", *heads)]
-    columns += [Column("95 % interval", interval=True), Column("seed spread"), Column("conlleval F1"), RUNS]
+    columns += [Column("95 % CI", interval=True), Column("SD over seeds"), Column("conlleval F1"), RUNS]
     scored = [
         (group, name, runs)
         for group in groups(collection)
@@ -76,38 +93,40 @@ def intervals_table(collection: Collection, scores: Scores) -> Table:
     for (group, name, runs), estimate in zip(scored, means, strict=True):
         gold = runs[0].sets[name].gold
         values = [scores.value(run, name) for run in runs]
-        spread = float(np.std(values, ddof=1)) if len(runs) > 1 else None
+        deviation = float(np.std(values, ddof=1)) if len(runs) > 1 else None
         cells: list[Cell] = [*group.cells, name, len(gold.ids), gold.gold_spans]
         cells += [_mean(runs, name, _precision), _mean(runs, name, _recall), estimate.value]
-        rows.append([*cells, estimate.interval, spread, _mean(runs, name, _conlleval), runs_of(runs)])
-    return Table("f1_intervals", "F1, precision and recall with 95 % intervals", columns, rows, on_page=False)
+        rows.append([*cells, estimate.interval, deviation, _mean(runs, name, _conlleval), runs_of(runs)])
+    return Table(
+        "f1_intervals", "Precision, recall and F1 with 95 % CI, by set", columns, rows, on_page=False
+    )
 
 
 def types_table(collection: Collection) -> Table:
-    """F1 of each entity type, by set; types without a gold span in a set are left out."""
-    gold = {
-        (name, kind): sum(span[0] == kind for found in collection.gold_sets(name)[0].spans for span in found)
-        for name in collection.set_names()
-        for kind in sorted(
-            {kind for run in collection.finetuning if name in run.sets for kind in run.sets[name].per_type}
-        )
-    }
-    pairs = [pair for pair, spans in gold.items() if spans]
-    columns = [*(Column(head) for head in Group.HEADS)]
-    columns += [*(Column(f"{name} {kind} ({gold[name, kind]})") for name, kind in pairs), RUNS]
+    """F1 of each entity type on each set; types without a gold span in a set are omitted."""
+    columns = [*map(Column, Group.HEADS)]
+    pairs = []
+    for name in collection.set_names():
+        spans = [span for sentence in collection.gold_sets(name)[0].spans for span in sentence]
+        scored = (run.sets[name] for run in collection.finetuning if name in run.sets)
+        for entity_type in sorted({kind for evaluation in scored for kind in evaluation.per_type}):
+            if gold := sum(span[0] == entity_type for span in spans):
+                pairs.append((name, entity_type))
+                columns.append(Column(f"{name} {entity_type} ({gold})"))
     rows: list[list[Cell]] = [
         [
             *group.cells,
-            *(_mean(group.runs, name, _type_f1(kind)) for name, kind in pairs),
+            *(_mean(group.runs, name, _type_f1(entity_type)) for name, entity_type in pairs),
             runs_of(group.runs),
         ]
         for group in groups(collection)
     ]
     note = "Number of gold spans of the type in brackets."
-    return Table("f1_types", "F1 by entity type", columns, rows, note).without_constant(*Group.OPTIONAL)
+    table = Table("f1_types", "F1 by entity type", [*columns, RUNS], rows, note)
+    return table.without_constant(*Group.OPTIONAL)
 
 
-def _head(collection: Collection, name: str) -> str:
+def _set_head(collection: Collection, name: str) -> str:
     sizes = sorted({gold.gold_spans for gold in collection.gold_sets(name)})
     return f"{name} ({', '.join(map(str, sizes))})"
 
@@ -131,5 +150,5 @@ def _conlleval(run: FinetuneRun, name: str) -> float:
     return run.sets[name].conlleval_f1
 
 
-def _type_f1(kind: str) -> Callable[[FinetuneRun, str], float]:
-    return lambda run, name: run.sets[name].per_type.get(kind, 0.0)
+def _type_f1(entity_type: str) -> Callable[[FinetuneRun, str], float]:
+    return lambda run, name: run.sets[name].per_type.get(entity_type, 0.0)

@@ -1,4 +1,4 @@
-"""How tuning and transfer change over pretraining, where several checkpoints of a model were tuned."""
+"""How fine-tuning and transfer change over pretraining, for models with several fine-tuned checkpoints."""
 
 from __future__ import annotations
 
@@ -12,95 +12,100 @@ from matplotlib.figure import Figure as Canvas
 from ..figures import scaling
 from ..figures.style import COLOURS, Curve, Figure, distinct, drawing, figure, figure_legend, slug, thinned
 from ..load.records import FinetuneRun, Setting
+from ..run_refs import OBJECTIVE_NAMES, counted
 from ..stats.comparison import averages, averages_table, balanced, unbalanced
 from ..stats.convergence import smoothed
-from ..stats.run_refs import NAMES, counted
 from ..tables import Column
-from .base import Section, Study
+from .base import ReportData, Section
 
-MOST_DRAWN = 4  # models; a grid of all scales, sources and tunings would make hundreds of figures
-LEAST = 3  # checkpoints, below which there is no curve over them
-STYLES = ("-", "--", ":", "-.")
+MAX_MODELS = 4  # a grid of all scales, sources and tunings would give hundreds of figures
+MIN_CHECKPOINTS = 3  # for a curve
+LINE_STYLES = ("-", "--", ":", "-.")
 
 DEFINITION = (
-    "Checkpoints: each point is a mean over the same seeds; runs of a checkpoint or seed that not every objective has are left out. "
-    "The fan shows the smoothed fine-tuning losses of all tuned checkpoints of an objective, cut to the shortest: the "
-    "median over checkpoints (and seeds) and the band between their quartiles. Final loss: the last smoothed value."
+    "Checkpoints: each point is a mean over the same seeds; runs of a checkpoint or seed that not every objective has are excluded. "
+    "The fan shows the smoothed fine-tuning losses of all fine-tuned checkpoints of an objective, truncated to the shortest run: "
+    "the median over checkpoints and seeds, and the interquartile range. Final loss: the last smoothed value."
 )
 Model = tuple[str, str, str, str]
+"""scale, variant, tuning, source"""
+Metric = Callable[[FinetuneRun], float]
 
 
 @dataclass(frozen=True)
-class Means:
-    """A figure of the runs of one objective by checkpoint, mean over seeds; of one entity type, if it has a name."""
+class MetricCurve:
+    """A metric by checkpoint, mean over seeds, of one objective and, if given, of one entity type."""
 
     objective: str
     steps: Sequence[int]
     means: Sequence[float]
     style: str
-    kind: str
+    entity_type: str
 
 
-def section(study: Study) -> Section:
-    """Curves over checkpoints of the models with enough of them, and what is missing for more."""
-    collection = study.collection
-    steps = balanced(study.on_targets, "step")
-    drawn = scaling.by_step(collection, steps)
-    means = averages(steps, lambda setting: (setting.scale, setting.variant, setting.step)) if drawn else []
+def section(data: ReportData) -> Section:
+    """Curves over checkpoints of the models with enough checkpoints, and which runs are needed for more."""
+    collection = data.collection
+    comparisons = balanced(data.target_comparisons, "step")
+    figures = scaling.by_step(collection, comparisons)
+    text: list[str] = unbalanced(data.target_comparisons, "step") if figures else []
+    means = (
+        averages(comparisons, lambda setting: (setting.scale, setting.variant, setting.step))
+        if figures
+        else []
+    )
     heads = [Column("scale"), Column("variant"), Column("step")]
     table = averages_table("by_step", "Mean F1 on the target sets by pretraining step", heads, means)
-    text = unbalanced(study.on_targets, "step") if drawn else []
-    tuned = _by_model(collection.finetuning)
-    models = _complete(tuned)
-    for model, runs in most_tuned(models).items():
+    by_model = _runs_by_model(collection.finetuning)
+    models = complete_models(collection.finetuning)
+    for model, runs in models_to_plot(models).items():
         sets = shared_sets(runs, collection.target_sets())
-        drawn += [fan(model, runs), finals(model, runs, sets), *by_type(model, runs, sets)]
-        text += _missing(model, tuned[model], runs)
-    text += undrawn(models)
-    if len(drawn) == 0:
-        text = [f"Needed: fine-tuning runs from at least {LEAST} checkpoints of one pretraining run, of the same seeds for every checkpoint (grid=checkpoints)."]  # fmt: skip
-    return Section("steps", "Pretraining checkpoints", text, drawn, [table])
+        figures += [loss_fan(model, runs), final_metrics(model, runs, sets), *f1_by_type(model, runs, sets)]
+        text += _exclusions(model, by_model[model], runs)
+    text += unplotted_note(models)
+    if not figures:
+        text = [
+            f"Needed: fine-tuning runs from at least {MIN_CHECKPOINTS} checkpoints of one pretraining run, with the "
+            "same seeds for every checkpoint (see `grid=checkpoints`)."
+        ]
+    return Section("steps", "Pretraining checkpoints", text, figures, [table])
 
 
-def by_model(found: Sequence[FinetuneRun]) -> dict[Model, list[FinetuneRun]]:
-    """The runs of each (scale, variant, tuning, source) that make a complete block of enough checkpoints."""
-    return _complete(_by_model(found))
+def complete_models(runs: Sequence[FinetuneRun]) -> dict[Model, list[FinetuneRun]]:
+    """The runs of each model that form a complete block with enough checkpoints."""
+    blocks = {model: complete_block(found) for model, found in _runs_by_model(runs).items()}
+    return {model: block for model, block in blocks.items() if block}
 
 
-def _complete(models: Mapping[Model, list[FinetuneRun]]) -> dict[Model, list[FinetuneRun]]:
-    blocks = {model: complete(runs) for model, runs in models.items()}
-    return {model: runs for model, runs in blocks.items() if runs}
-
-
-def _by_model(found: Sequence[FinetuneRun]) -> dict[Model, list[FinetuneRun]]:
+def _runs_by_model(runs: Sequence[FinetuneRun]) -> dict[Model, list[FinetuneRun]]:
     models: dict[Model, list[FinetuneRun]] = {}
-    for run in found:
-        if run.setting.step is not None and run.objective in NAMES:
+    for run in runs:
+        if run.setting.step is not None and run.objective in OBJECTIVE_NAMES:
             models.setdefault(_model(run.setting), []).append(run)
     return models
 
 
-def complete(runs: Sequence[FinetuneRun]) -> list[FinetuneRun]:
-    """The largest block of seeds and checkpoints that all objectives have, of at least LEAST checkpoints.
+def complete_block(runs: Sequence[FinetuneRun]) -> list[FinetuneRun]:
+    """The largest block of seeds and checkpoints that all objectives have, with at least MIN_CHECKPOINTS checkpoints.
 
-    Where they have none in common, the largest block of a single objective; empty where there is none either.
+    If the objectives have no such block in common, the largest block of a single objective; empty if there is none.
     """
-    return _block(runs) or max(map(_block, _by_objective(runs).values()), key=len, default=[])
+    return _largest_block(runs) or max(map(_largest_block, _by_objective(runs).values()), key=len, default=[])
 
 
-def _block(runs: Sequence[FinetuneRun]) -> list[FinetuneRun]:
-    """The largest block of all objectives, seeds being taken in the order of how many checkpoints they have."""
-    objectives = _by_objective(runs).values()
+def _largest_block(runs: Sequence[FinetuneRun]) -> list[FinetuneRun]:
+    """The largest block of all objectives; seeds are added in the order of their number of checkpoints."""
+    by_objective = _by_objective(runs).values()
     steps: dict[tuple[int | None, int], set[int]] = {}
     for seeds in distinct(run.seeds for run in runs):
-        each = ({_step(run) for run in chosen if run.seeds == seeds} for chosen in objectives)
-        steps[seeds] = set.intersection(*each)
+        per_objective = ({_step(run) for run in found if run.seeds == seeds} for found in by_objective)
+        steps[seeds] = set.intersection(*per_objective)
     ranked = sorted(steps, key=lambda seeds: -len(steps[seeds]))
     best: list[FinetuneRun] = []
     for size in range(1, len(ranked) + 1):
         common = set.intersection(*(steps[seeds] for seeds in ranked[:size]))
         block = [run for run in runs if run.seeds in ranked[:size] and _step(run) in common]
-        if len(common) >= LEAST and len(block) > len(best):
+        if len(common) >= MIN_CHECKPOINTS and len(block) > len(best):
             best = block
     return best
 
@@ -110,101 +115,132 @@ def _step(run: FinetuneRun) -> int:
 
 
 def shared_sets(runs: Sequence[FinetuneRun], names: Sequence[str]) -> list[str]:
-    """The sets of which all runs were scored on the same sentences."""
+    """The sets on which all runs were evaluated with the same sentences."""
     golds = {name: [run.sets[name].gold for run in runs if name in run.sets] for name in names}
     return [name for name, found in golds.items() if len(found) == len(runs) and len(set(found)) == 1]
 
 
-def _missing(model: Model, tuned: Sequence[FinetuneRun], shown: Sequence[FinetuneRun]) -> list[str]:
-    """What the curves of a model leave out, and what they would need."""
+def _exclusions(model: Model, runs: Sequence[FinetuneRun], plotted: Sequence[FinetuneRun]) -> list[str]:
+    """Which runs the curves of a model exclude, and which runs a comparison needs."""
     text = []
-    if left := len(tuned) - len(shown):
-        text.append(f"Of {model_title(model)}, {counted(left, 'run')} {'is' if left == 1 else 'are'} in no curve: not every objective and seed has their checkpoint.")  # fmt: skip
-    if absent := [name for objective, name in NAMES.items() if objective not in _by_objective(shown)]:
-        text.append(f"Needed for a comparison over checkpoints of {model_title(model)}: the same checkpoints of {absent[0]}, tuned alike.")  # fmt: skip
+    if excluded := len(runs) - len(plotted):
+        verb = "is" if excluded == 1 else "are"
+        text.append(
+            f"{model_title(model)}: {counted(excluded, 'run')} {verb} in no curve, because not every objective and seed has "
+            "that checkpoint."
+        )
+    if absent := [
+        name for objective, name in OBJECTIVE_NAMES.items() if objective not in _by_objective(plotted)
+    ]:
+        text.append(
+            f"Needed to compare objectives over checkpoints of {model_title(model)}: the same checkpoints of {absent[0]} with "
+            "identical fine-tuning."
+        )
     return text
 
 
-def most_tuned(models: Mapping[Model, list[FinetuneRun]]) -> dict[Model, list[FinetuneRun]]:
-    """The models that are drawn: where there are more than MOST_DRAWN, those with the most runs."""
-    return dict(sorted(models.items(), key=lambda item: -len(item[1]))[:MOST_DRAWN])
+def models_to_plot(models: Mapping[Model, list[FinetuneRun]]) -> dict[Model, list[FinetuneRun]]:
+    """The MAX_MODELS models with the most runs."""
+    return dict(sorted(models.items(), key=lambda item: -len(item[1]))[:MAX_MODELS])
 
 
-def undrawn(models: Mapping[Model, list[FinetuneRun]]) -> list[str]:
-    """A sentence on the models that are not drawn, if there are any."""
-    if len(models) <= MOST_DRAWN:
+def unplotted_note(models: Mapping[Model, list[FinetuneRun]]) -> list[str]:
+    """A sentence on the models that are not plotted, if there are any."""
+    if len(models) <= MAX_MODELS:
         return []
-    return [f"Drawn for {MOST_DRAWN} of the {len(models)} models of which several checkpoints were tuned, those with the most runs; the tables have all."]  # fmt: skip
+    return [
+        f"The plots show {MAX_MODELS} of the {len(models)} models with several fine-tuned checkpoints: those with the most "
+        "runs. The tables include all."
+    ]
 
 
-def fan(model: Model, runs: Sequence[FinetuneRun]) -> Figure:
-    """Median and quartiles of the fine-tuning loss over checkpoints."""
+def loss_fan(model: Model, runs: Sequence[FinetuneRun]) -> Figure:
+    """Plot the median and the quartiles of the fine-tuning loss over checkpoints."""
     bands = {}
-    for objective, chosen in _by_objective(runs).items():
-        length = min(len(run.losses) for run in chosen)
-        curves = np.stack([smoothed(run.losses)[:length] for run in chosen])
+    for objective, found in _by_objective(runs).items():
+        length = min(len(run.losses) for run in found)
+        curves = np.stack([smoothed(run.losses)[:length] for run in found])
         quartiles = np.quantile(curves, [0.25, 0.5, 0.75], axis=0)
         bands[objective] = thinned(np.arange(1, length + 1), quartiles)
     caption = (
-        f"Fine-tuning loss over {_checkpoints(runs)} ({model_title(model)}): median and interquartile band."
+        f"Fine-tuning loss over {_checkpoints(runs)} ({model_title(model)}): median and interquartile range."
     )
-    return figure(slug("fan", *model), caption, runs, draw_fan, bands)
+    return figure(slug("fan", *model), caption, runs, draw_loss_fan, bands)
 
 
-def draw_fan(bands: Mapping[str, Curve]) -> Canvas:
-    """By objective: the quartiles [3, steps] over steps."""
+def draw_loss_fan(bands: Mapping[str, Curve]) -> Canvas:
+    """Draw the quartiles, [3, steps], of each objective over fine-tuning steps."""
     with drawing(1, 1, 3.0) as (canvas, axes):
         axis = axes[0, 0]
         for objective, (steps, (low, middle, high)) in bands.items():
             axis.fill_between(steps, low, high, color=COLOURS[objective], alpha=0.2, linewidth=0)
-            axis.plot(steps, middle, color=COLOURS[objective], label=NAMES[objective])
+            axis.plot(steps, middle, color=COLOURS[objective], label=OBJECTIVE_NAMES[objective])
         axis.set(xlabel="fine-tuning step", ylabel="loss (nats/word)")
         figure_legend(canvas, axis)
         return canvas
 
 
-def finals(model: Model, runs: Sequence[FinetuneRun], sets: Sequence[str]) -> Figure:
-    """Final loss, and F1 on the development set and on each target set, by checkpoint."""
-    values: dict[str, Callable[[FinetuneRun], float]] = {
-        "final loss (nats/word)": lambda run: float(smoothed(run.losses)[-1]) if len(run.losses) else np.nan,
-        "dev F1": lambda run: np.nan if run.result.dev_f1 is None else run.result.dev_f1,
+def final_metrics(model: Model, runs: Sequence[FinetuneRun], sets: Sequence[str]) -> Figure:
+    """Plot the final loss, and F1 on the development set and on each target set, by checkpoint."""
+    metrics: dict[str, Metric] = {"final loss (nats/word)": _final_loss, "dev F1": _dev_f1}
+    metrics |= {f"{name} F1": _set_f1(name) for name in sets}
+    panels = {
+        title: [_curve(found, metric, objective) for objective, found in _by_objective(runs).items()]
+        for title, metric in metrics.items()
     }
-    values |= {f"{name} F1": lambda run, name=name: run.sets[name].f1 for name in sets}  # type: ignore[misc]
-    panels = {head: [_curve(chosen, value, objective) for objective, chosen in _by_objective(runs).items()] for head, value in values.items()}  # fmt: skip
-    caption = f"Final fine-tuning loss and F1 by checkpoint ({model_title(model)}), {_checkpoints(runs)}, mean over seeds."  # fmt: skip
-    return figure(slug("finals", *model), caption, runs, draw_finals, panels)
+    caption = f"Final fine-tuning loss and F1 by checkpoint ({model_title(model)}), {_checkpoints(runs)}, mean over seeds."
+    return figure(slug("finals", *model), caption, runs, draw_final_metrics, panels)
 
 
-def draw_finals(panels: Mapping[str, Sequence[Means]]) -> Canvas:
-    """A panel for each figure, from 0 on."""
+def _final_loss(run: FinetuneRun) -> float:
+    return float(smoothed(run.losses)[-1]) if len(run.losses) else np.nan
+
+
+def _dev_f1(run: FinetuneRun) -> float:
+    return np.nan if run.result.dev_f1 is None else run.result.dev_f1
+
+
+def _set_f1(name: str) -> Metric:
+    return lambda run: run.sets[name].f1
+
+
+def _type_f1(name: str, entity_type: str) -> Metric:
+    return lambda run: run.sets[name].per_type.get(entity_type, 0.0)
+
+
+def draw_final_metrics(panels: Mapping[str, Sequence[MetricCurve]]) -> Canvas:
+    """Draw a panel for each metric, with a y axis from 0."""
     with drawing(1, len(panels), 2.8) as (canvas, axes):
-        for axis, (head, curves) in zip(axes[0], panels.items(), strict=True):
-            _draw(axis, head, curves)
+        for axis, (title, curves) in zip(axes[0], panels.items(), strict=True):
+            _draw(axis, title, curves)
             axis.set_ylim(bottom=0)
         figure_legend(canvas, axes[0, 0])
         return canvas
 
 
-def by_type(model: Model, runs: Sequence[FinetuneRun], sets: Sequence[str]) -> list[Figure]:
-    """F1 of each entity type by checkpoint, for types that a set has."""
+def f1_by_type(model: Model, runs: Sequence[FinetuneRun], sets: Sequence[str]) -> list[Figure]:
+    """Plot F1 of each entity type by checkpoint, for the types that a set has."""
     panels = {}
     for name in sets:
-        kinds = sorted({span[0] for spans in runs[0].sets[name].gold.spans for span in spans})
+        types = sorted({span[0] for sentence in runs[0].sets[name].gold.spans for span in sentence})
         curves = [
-            _curve(chosen, lambda run, name=name, kind=kind: run.sets[name].per_type.get(kind, 0.0), objective, style, kind)  # type: ignore[misc]
-            for objective, chosen in _by_objective(runs).items()
-            for kind, style in zip(kinds, STYLES, strict=False)
-        ]  # fmt: skip
+            _curve(found, _type_f1(name, entity_type), objective, style, entity_type)
+            for objective, found in _by_objective(runs).items()
+            for entity_type, style in zip(types, LINE_STYLES, strict=False)
+        ]
         if curves:
             panels[name] = curves
     if not panels:
         return []
-    caption = f"F1 by entity type and checkpoint ({model_title(model)}), {_checkpoints(runs)}, mean over seeds; types without a gold span in a set are not drawn."  # fmt: skip
-    return [figure(slug("types", *model), caption, runs, draw_by_type, panels)]
+    caption = (
+        f"F1 by entity type and checkpoint ({model_title(model)}), {_checkpoints(runs)}, mean over seeds. Types without a gold "
+        "span in a set are omitted."
+    )
+    return [figure(slug("types", *model), caption, runs, draw_f1_by_type, panels)]
 
 
-def draw_by_type(panels: Mapping[str, Sequence[Means]]) -> Canvas:
-    """A panel for each set."""
+def draw_f1_by_type(panels: Mapping[str, Sequence[MetricCurve]]) -> Canvas:
+    """Draw a panel for each set."""
     with drawing(1, len(panels), 2.8, sharey=True) as (canvas, axes):
         for axis, (name, curves) in zip(axes[0], panels.items(), strict=True):
             _draw(axis, name, curves)
@@ -213,22 +249,26 @@ def draw_by_type(panels: Mapping[str, Sequence[Means]]) -> Canvas:
         return canvas
 
 
-def _draw(axis: Axes, head: str, curves: Sequence[Means]) -> None:
+def _draw(axis: Axes, title: str, curves: Sequence[MetricCurve]) -> None:
     for curve in curves:
-        label = f"{NAMES[curve.objective]} {curve.kind}".strip()
-        axis.plot(curve.steps, curve.means, curve.style, color=COLOURS[curve.objective], label=label, marker=".")  # fmt: skip
-    axis.set_title(head)
-    axis.set_xlabel("update")
+        label = f"{OBJECTIVE_NAMES[curve.objective]} {curve.entity_type}".strip()
+        colour = COLOURS[curve.objective]
+        axis.plot(curve.steps, curve.means, curve.style, color=colour, label=label, marker=".")
+    axis.set_title(title)
+    axis.set_xlabel("pretraining updates")
 
 
-def _curve(runs: Sequence[FinetuneRun], value: Callable[[FinetuneRun], float], objective: str, style: str = "-", kind: str = "") -> Means:  # fmt: skip
+def _curve(
+    runs: Sequence[FinetuneRun], metric: Metric, objective: str, style: str = "-", entity_type: str = ""
+) -> MetricCurve:
     steps = sorted(set(map(_step, runs)))
-    means = [float(np.mean([value(run) for run in runs if _step(run) == step])) for step in steps]
-    return Means(objective, steps, means, style, kind)
+    means = [float(np.mean([metric(run) for run in runs if _step(run) == step])) for step in steps]
+    return MetricCurve(objective, steps, means, style, entity_type)
 
 
 def _by_objective(runs: Sequence[FinetuneRun]) -> dict[str, list[FinetuneRun]]:
-    return {o: [run for run in runs if run.objective == o] for o in distinct(run.objective for run in runs)}
+    objectives = distinct(run.objective for run in runs)
+    return {objective: [run for run in runs if run.objective == objective] for objective in objectives}
 
 
 def _model(setting: Setting) -> Model:
@@ -236,7 +276,7 @@ def _model(setting: Setting) -> Model:
 
 
 def model_title(model: Model) -> str:
-    """Its parts in a caption."""
+    """The name of a model in captions."""
     return ", ".join(part for part in model if part)
 
 

@@ -1,119 +1,66 @@
-"""How each run was made and where its folder is, and the folders that are in no table."""
+"""The runs that the report is computed from, and the run folders that are in no table."""
 
 from __future__ import annotations
 
 from ..load.collect import Collection
-from ..load.records import FinetuneRun, Made, PretrainRun
-from ..stats.run_refs import runs_of
+from ..load.records import FinetuneRun, PretrainRun, RunProvenance
+from ..run_refs import runs_of
 from ..tables import RUNS, Cell, Column, Table
-from .base import Section, Study
+from .base import ReportData, Section
+
+PROVENANCE = [*map(Column, RunProvenance._fields), RUNS]
 
 
-def section(study: Study) -> Section:
-    text = ["Every figure of this report is computed from the folders below; the heads of a row of any table (scale, variant, step, tuning, source, objective) find its runs here, one a seed."]  # fmt: skip
-    tables = [_pretraining_runs(study.collection), _finetuning_runs(study.collection)]
+def section(data: ReportData) -> Section:
+    text = [
+        "Every number in this report is computed from the folders below. The first columns of a row in any table (scale, variant, "
+        "step, tuning, source, objective) identify its runs here, one for each seed."
+    ]
+    tables = [_pretraining_runs(data.collection), _finetuning_runs(data.collection)]
     return Section("runs", "Runs", text, tables=tables)
 
 
-def left_out(study: Study) -> Section:
+def excluded_section(data: ReportData) -> Section:
     rows: list[list[Cell]] = [
         [item.path.name, str(item.path), item.path.parent.name, item.state, item.reason]
-        for item in study.collection.left_out
+        for item in data.collection.excluded
     ]
-    columns = [Column("run"), Column("folder"), Column("kind"), Column("state"), Column("what is known")]
-    text = [] if rows else ["None: every run folder that was found is in the tables."]
-    return Section(
-        "left_out",
-        "Unfinished, failed and unreadable runs",
-        text,
-        tables=[Table("left_out", "Not in any table", columns, rows)],
-    )
-
-
-MADE = [*map(Column, Made._fields), RUNS]
+    columns = [Column(head) for head in ("run", "folder", "kind", "state", "details")]
+    table = Table("excluded_runs", "Runs that are in no table", columns, rows)
+    text = [] if rows else ["None: the tables include every run folder that was found."]
+    return Section("excluded", "Excluded runs: unfinished, failed or unreadable", text, tables=[table])
 
 
 def _pretraining_runs(collection: Collection) -> Table:
-    heads = ("run", "folder", "scale", "variant", "objective")
-    columns = [
-        *(Column(head) for head in heads),
-        Column("seed"),
-        Column("parameters"),
-        Column("corpus"),
-        Column("updates"),
-        Column("skipped"),
-    ]
-    columns += [Column("tokens"), Column("FLOPs", digits=3, significant=True), Column("seconds", digits=0)]
-    columns += [Column("held-out perplexity", digits=2), *MADE]
-    return Table(
-        "runs_pretraining",
-        "Pretraining runs",
-        columns,
-        [_pretraining_row(run) for run in collection.pretraining],
-    )
+    heads = ("run", "folder", "scale", "variant", "objective", "seed", "parameters", "corpus", "updates")
+    columns = [*map(Column, heads), Column("skipped updates"), Column("tokens")]
+    columns += [Column("FLOPs", digits=3, significant=True), Column("seconds", digits=0)]
+    columns += [Column("held-out perplexity", digits=2), *PROVENANCE]
+    rows = [_pretraining_row(run) for run in collection.pretraining]
+    return Table("runs_pretraining", "Pretraining runs", columns, rows)
 
 
 def _pretraining_row(run: PretrainRun) -> list[Cell]:
     result = run.result
-    cells: list[Cell] = [
-        run.path.name,
-        str(run.path),
-        run.scale,
-        run.variant,
-        run.objective,
-        run.seed,
-        run.parameters,
-        result.data,
-    ]
-    cells += [
-        result.steps,
-        len(run.skipped["step"]),
-        result.tokens_total,
-        result.flops_total,
-        result.seconds_total,
-    ]
-    return [*cells, result.eval_perplexity, *run.made, runs_of(run)]
+    model: list[Cell] = [run.scale, run.variant, run.objective, run.seed, run.parameters, result.data]
+    totals: list[Cell] = [result.steps, len(run.skipped["step"]), result.tokens_total]
+    totals += [result.flops_total, result.seconds_total, result.eval_perplexity]
+    return [run.path.name, str(run.path), *model, *totals, *run.provenance, runs_of(run)]
 
 
 def _finetuning_runs(collection: Collection) -> Table:
-    heads = (
-        "run",
-        "folder",
-        "scale",
-        "variant",
-        "step",
-        "objective",
-        "tuning",
-        "source",
-        "pretraining seed",
-        "seed",
-        "head",
-    )
-    columns = [*(Column(head) for head in heads), Column("updates"), Column("epochs"), Column("dev F1")]
-    columns += [Column("sentences"), Column("of them cut"), Column("seconds", digits=0), *MADE]
-    return Table(
-        "runs_finetuning",
-        "Fine-tuning runs",
-        columns,
-        [_finetuning_row(run) for run in collection.finetuning],
-    )
+    heads = ("run", "folder", "scale", "variant", "step", "objective", "tuning", "source", "pretraining seed")
+    columns = [*map(Column, heads), Column("seed"), Column("NER head"), Column("updates"), Column("epochs")]
+    columns += [Column("dev F1"), Column("training sentences"), Column("truncated sentences")]
+    columns += [Column("seconds", digits=0), *PROVENANCE]
+    rows = [_finetuning_row(run) for run in collection.finetuning]
+    return Table("runs_finetuning", "Fine-tuning runs", columns, rows)
 
 
 def _finetuning_row(run: FinetuneRun) -> list[Cell]:
     result, setting = run.result, run.setting
-    cells: list[Cell] = [
-        run.path.name,
-        str(run.path),
-        setting.scale,
-        setting.variant,
-        setting.step,
-        run.objective,
-        setting.tuning,
-    ]
-    cells += [
-        setting.source,
-        *run.seeds,
-        *(result.ner_head, result.steps, result.epochs, result.dev_f1),
-    ]
-    cells += [result.train_sentences, result.train_sentences_cut, result.seconds_total]
-    return [*cells, *run.made, runs_of(run)]
+    model: list[Cell] = [setting.scale, setting.variant, setting.step, run.objective]
+    tuning: list[Cell] = [setting.tuning, setting.source, *run.seeds, result.ner_head]
+    totals: list[Cell] = [result.steps, result.epochs, result.dev_f1, result.train_sentences]
+    totals += [result.train_sentences_cut, result.seconds_total]
+    return [run.path.name, str(run.path), *model, *tuning, *totals, *run.provenance, runs_of(run)]
