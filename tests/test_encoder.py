@@ -20,8 +20,8 @@ from metapt.finetuning.run_finetuning import finetune
 from metapt.models.pretrained import model_folder
 from metapt.runs import Run
 from metapt.tagger.encoding import WordTokenizer, encode, special_tokens, word_features
-from metapt.tagger.model import Tagger, TagLayer, is_causal, load_base
-from metapt.tagger.predict import annotate
+from metapt.tagger.model import Tagger, TagLayer, is_causal, load_base_model
+from metapt.tagger.predict import predict
 from metapt.tagger.serialization import load_tagger
 from metapt.training.signals import StopRequest
 
@@ -60,11 +60,11 @@ def test_word_vectors_are_those_of_the_librarys_own_call(world: Path, subword_po
         AutoModel.from_pretrained(world / "model"),
         AutoTokenizer.from_pretrained(world / "model"),
     )
-    tagger = Tagger(load_base(world / "model"), TagLayer(32, TAGS, "crf", 0.1), subword_pooling)
+    tagger = Tagger(load_base_model(world / "model"), TagLayer(32, TAGS, "crf", 0.1), subword_pooling)
     assert tagger.decoder.pooler is None
     sentences = [*labelled(9, 5), Sentence("one", ("Cebu",), ("B-LOC",))]
     found = word_features(
-        tagger, encode(sentences, word_tokenizer_of(world / "model", 64), 64, cut=False), 4, Accelerator()
+        tagger, encode(sentences, word_tokenizer_of(world / "model", 64), 64, truncate=False), 4, Accelerator()
     )
     expected = []
     for sentence in sentences:
@@ -84,7 +84,7 @@ def test_long_sentences_are_read_in_framed_windows_and_lose_no_word(world: Path)
     )
     long = Sentence("long", long.words, ("O",) * len(long.words))
     word_tokenizer = word_tokenizer_of(world / "model", 16)
-    encoded = encode([long], word_tokenizer, 16, cut=False)
+    encoded = encode([long], word_tokenizer, 16, truncate=False)
     assert len(encoded.windows) > 3
     read = []
     for window in encoded.windows:
@@ -112,8 +112,8 @@ def test_an_encoder_is_tuned_like_a_decoder(world: Path, tmp_path: Path) -> None
     assert result["dev_f1"] > 0.8
     tagger, _, _ = load_tagger(run.tagger_dir)
     sentences = labelled(9, 3)  # the test split of aa_one
-    encoded = encode(sentences, word_tokenizer_of(run.tagger_dir, 64), 64, cut=False)
-    again = annotate(tagger.layer, word_features(tagger, encoded, 3, Accelerator()), encoded, 4)
+    encoded = encode(sentences, word_tokenizer_of(run.tagger_dir, 64), 64, truncate=False)
+    again = predict(tagger.layer, word_features(tagger, encoded, 3, Accelerator()), encoded, 4)
     predicted = [line["predicted"] for line in read_jsonl(run.predictions_dir / "aa_one.jsonl")]
     assert [each.predicted for each in again] == predicted
     found = metapt.load_tagger(run.path).tag([list(each.words) for each in sentences])
@@ -138,7 +138,7 @@ def test_a_model_by_its_name_on_the_hub(world: Path, tmp_path: Path, monkeypatch
     (repository / "snapshots" / ("a" * 40)).symlink_to(world / "model")
     run = tune(world, tmp_path / "run", "checkpoint=hub:some/encoder", "ner.max_epochs=1", "ner.lr=0.02")
     assert run.result()["origin"] == {"model": "some/encoder"}
-    with pytest.raises(UserError, match="hub:some/other: cannot be fetched"):
+    with pytest.raises(UserError, match="hub:some/other: cannot be downloaded"):
         model_folder("hub:some/other")
-    with pytest.raises(UserError, match="hub:a b: cannot be fetched"):
+    with pytest.raises(UserError, match="hub:a b: cannot be downloaded"):
         model_folder("hub:a b")

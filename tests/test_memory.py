@@ -33,7 +33,7 @@ def test_saved_activations_are_what_autograd_saves(
             return saved.setdefault(tensor.untyped_storage().data_ptr(), tensor)
 
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            states = meta_lm.states(torch.zeros((windows, length), dtype=torch.long))
+            states = meta_lm.hidden_states(torch.zeros((windows, length), dtype=torch.long))
         counted = sum(value.untyped_storage().nbytes() for key, value in saved.items() if key not in own)
         assert states.requires_grad
         assert saved_activations(config.model, windows, length, precision) == pytest.approx(counted, rel=0.01)

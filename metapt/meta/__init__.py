@@ -1,1 +1,1 @@
-"""Adaptation on copies of parameters, and the two objectives."""
+"""Meta-learning: the inner loop and the objectives of pretraining."""

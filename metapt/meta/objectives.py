@@ -1,6 +1,7 @@
-"""The two objectives of hybrid pretraining. Each turns data into a loss whose plain backward pass is the outer gradient.
+"""The objectives of hybrid pretraining: next-token prediction and episodes.
 
-An objective knows neither the engine nor the rank; the trainer calls `backward` on what it returns.
+An objective turns data into a loss whose ordinary backward pass accumulates the outer gradient. It knows nothing of
+the engine or of ranks; the trainer calls `backward` on the loss.
 """
 
 from __future__ import annotations
@@ -20,188 +21,218 @@ from torch.nn.functional import cross_entropy
 from metapt import randomness
 from metapt.config import MetaConfig
 from metapt.data.episodes import Episode, Examples
-from metapt.meta.adaptation import Adapted, Parameters, adapt, adapt_by, at_adapted, with_gradients
+from metapt.meta.adaptation import (
+    InnerLoopResult,
+    Parameters,
+    adapt,
+    adapt_with,
+    attach_gradients,
+    straight_through,
+)
 from metapt.models.decoder import EpisodeHead
 from metapt.models.meta_lm import MetaLM
-from metapt.models.packed_windows import Windows
+from metapt.models.packed_windows import PackedWindows
 
 
 @dataclass
-class Outcome:
-    """A loss to go backward from, and what is worth logging (detached; lists are over inner steps 0..T)."""
+class ObjectiveOutput:
+    """A loss, and what is logged with it."""
 
     loss: Tensor
-    measures: dict[str, Tensor] = field(default_factory=dict)
+    """Scalar in nats; its backward pass accumulates the outer gradient."""
+    metrics: dict[str, Tensor] = field(default_factory=dict)
+    """Detached scalars, or tensors [T + 1] over the inner steps 0..T."""
 
 
-def is_episode(meta: MetaConfig, seed: int, step: int) -> bool:
-    """The Bernoulli draw of a step, the same on all ranks; none is an episode before meta.start_step."""
+def is_episode_update(meta: MetaConfig, seed: int, step: int) -> bool:
+    """Whether an update consists of episodes: a Bernoulli sample with probability rho, the same on all ranks.
+
+    Updates before meta.start_step never do.
+    """
     return step >= meta.start_step and bool(randomness.generator(seed, "branch", step).random() < meta.rho)
 
 
-def next_token(meta_lm: MetaLM, sequences: Tensor) -> Outcome:
-    """Next-token cross-entropy of sequences [n, T + 1]."""
+def next_token_objective(meta_lm: MetaLM, sequences: Tensor) -> ObjectiveOutput:
+    """Next-token prediction on sequences [n, T + 1]."""
     loss = meta_lm.lm_loss(sequences)
     used = set(meta_lm.decoder.parameters())
-    return Outcome(_idle(loss, meta_lm, used), {"lm_loss_nats": loss.detach()})
+    return ObjectiveOutput(_with_zero_gradients(loss, meta_lm, used), {"lm_loss_nats": loss.detach()})
 
 
-def episode(
+def episode_objective(
     meta_lm: MetaLM,
     task: Episode,
     meta: MetaConfig,
     seed: int,
     step: int,
-    number: int,
-    poll: Callable[[], None] = lambda: None,
-) -> Outcome:
-    """A first-order episode: the query loss at the adapted parameters; its backward pass follows `meta.algorithm`.
+    index: int,
+    check_stop: Callable[[], None] = lambda: None,
+) -> ObjectiveOutput:
+    """The query loss of an episode at the adapted parameters, with the first-order gradient of `meta.algorithm`.
 
     Args:
         task: support and query examples.
-        seed, step, number: name the episode, and with it its dropout masks.
-        poll: called before each inner step; may raise to leave the episode.
-    Returns: the query loss in nats; support and query figures.
+        seed, step, index: of the run, the update and the episode in it; they key the dropout masks.
+        check_stop: called before each inner step; may raise to leave the episode.
+    Returns: the query loss, and loss and accuracy on support and query.
     """
-    with randomness.torch_seed(seed, "episode dropout", step, number):
-        support, query = (Side.of(examples, meta_lm) for examples in (task.support, task.query))
+    with randomness.torch_seed(seed, "episode dropout", step, index):
+        support, query = (ExampleBatch.of(examples, meta_lm) for examples in (task.support, task.query))
         if meta.scope == "head":
-            # The decoder is constant during the inner loop: its states need computing once.
+            # The inner loop does not change the decoder: hidden states are computed once.
             with torch.no_grad():
-                support.states = meta_lm.states_read(support.windows)
-            query.states = meta_lm.states_read(query.windows)
-        trace = Trace()
-
-        def support_loss(values: Parameters) -> Tensor:
-            return trace.record(_logits(meta_lm, values, support), support.labels)
-
-        parameters = meta_lm.adaptable(meta)
-        if meta_lm.inner_step and meta.scope == "head" and not meta_lm.rates:
-            move = partial(_compiled_step, meta_lm.inner_step, support, meta.inner_lr, trace)
-            adapted = adapt_by(move, parameters, meta.inner_steps, before_step=lambda values: poll())
-        else:
-            multipliers = meta_lm.rates.multipliers() if meta_lm.rates else None
-            with meta_lm.whole(parameters), meta_lm.whole(multipliers or {}):
-                adapted = adapt(
-                    support_loss,
-                    parameters,
-                    meta.inner_steps,
-                    meta.inner_lr,
-                    multipliers=multipliers,
-                    before_step=lambda values: poll(),
-                )
+                support.hidden = meta_lm.prediction_states(support.windows)
+            query.hidden = meta_lm.prediction_states(query.windows)
+        curve = AdaptationCurve()
+        initial = meta_lm.inner_loop_parameters(meta)
+        result = _run_inner_loop(meta_lm, initial, support, meta, curve, check_stop)
         with torch.no_grad():
-            support_loss(adapted.values)
-        loss, logits = _outer(meta_lm, parameters, adapted, query, meta)
-    return Outcome(loss, trace.measures(support, query, loss, logits))
+            curve.record(_logits(meta_lm, result.parameters, support), support.labels)
+        loss, logits = _query_loss(meta_lm, initial, result, query, meta)
+    return ObjectiveOutput(loss, curve.episode_metrics(support, query, loss, logits))
+
+
+def _run_inner_loop(
+    meta_lm: MetaLM,
+    initial: Mapping[str, Tensor],
+    support: ExampleBatch,
+    meta: MetaConfig,
+    curve: AdaptationCurve,
+    check_stop: Callable[[], None],
+) -> InnerLoopResult:
+    """Adapt to the support set and record loss and accuracy at phi_0..phi_{T-1}."""
+    if meta_lm.compiled_inner_step and meta.scope == "head" and not meta_lm.inner_rates:
+        step = partial(_compiled_step, meta_lm.compiled_inner_step, support, meta.inner_lr, curve)
+        return adapt_with(step, initial, meta.inner_steps, before_step=lambda parameters: check_stop())
+    multipliers = meta_lm.inner_rates.multipliers() if meta_lm.inner_rates else None
+    with meta_lm.gathered(initial), meta_lm.gathered(multipliers or {}):
+        return adapt(
+            lambda parameters: curve.record(_logits(meta_lm, parameters, support), support.labels),
+            initial,
+            meta.inner_steps,
+            meta.inner_lr,
+            multipliers=multipliers,
+            before_step=lambda parameters: check_stop(),
+        )
 
 
 def _compiled_step(
     step: Callable[..., tuple[Parameters, Tensor, Tensor]],
-    support: Side,
+    support: ExampleBatch,
     rate: float,
-    trace: Trace,
-    values: Parameters,
+    curve: AdaptationCurve,
+    parameters: Parameters,
 ) -> Parameters:
-    """phi_{t+1} from phi_t by `EpisodeHead.inner_step`, with loss and accuracy at phi_t remembered."""
-    moved, loss, logits = step(values, support.states, support.labels, rate)
-    trace.remember(loss.clone(), accuracy(logits, support.labels))
-    return moved
+    """phi_{t+1} from phi_t by `EpisodeHead.inner_step`; records loss and accuracy at phi_t."""
+    updated, loss, logits = step(parameters, support.hidden, support.labels, rate)
+    curve.append(loss.clone(), accuracy(logits, support.labels))
+    return updated
 
 
-def _outer(
-    meta_lm: MetaLM, parameters: Mapping[str, Tensor], adapted: Adapted, query: Side, meta: MetaConfig
+def _query_loss(
+    meta_lm: MetaLM,
+    initial: Mapping[str, Tensor],
+    result: InnerLoopResult,
+    query: ExampleBatch,
+    meta: MetaConfig,
 ) -> tuple[Tensor, Tensor]:
-    """The query loss at the adapted parameters, with the derivative that the algorithm gives it; and the logits."""
+    """The query loss at the adapted parameters, with the outer gradient of the algorithm, and the logits."""
     if meta.algorithm == "reptile":
         with torch.no_grad():
-            logits = _logits(meta_lm, adapted.values, query)
+            logits = _logits(meta_lm, result.parameters, query)
             scale = 1 / (meta.inner_lr * meta.inner_steps)
-            moves = [(value - adapted.values[name]) * scale for name, value in parameters.items()]
-        loss = with_gradients(cross_entropy(logits, query.labels), list(parameters.values()), moves)
-        return _idle(loss, meta_lm, set(parameters.values())), logits
-    along = meta_lm.rates(adapted.moved, meta.inner_lr) if meta_lm.rates else {}
+            gradients = [(value - result.parameters[name]) * scale for name, value in initial.items()]
+        loss = attach_gradients(cross_entropy(logits, query.labels), list(initial.values()), gradients)
+        return _with_zero_gradients(loss, meta_lm, set(initial.values())), logits
+    rates = meta_lm.inner_rates
+    offsets = rates(result.gradient_sums, meta.inner_lr) if rates else {}
 
-    def replace(originals: Mapping[str, Tensor]) -> Parameters:
-        values = at_adapted(originals, adapted.values)
-        return {name: value + along[name] for name, value in values.items()} if along else values
+    def substitute(originals: Mapping[str, Tensor]) -> Parameters:
+        adapted = straight_through(originals, result.parameters)
+        return {name: value + offsets[name] for name, value in adapted.items()} if offsets else adapted
 
-    if query.states is not None:
-        assert meta_lm.head is not None
-        logits = meta_lm.head(query.states, replace)
+    if query.hidden is not None:
+        assert meta_lm.episode_head is not None
+        logits = meta_lm.episode_head(query.hidden, substitute)
     else:
-        logits = _logits(meta_lm, replace(parameters), query)
+        logits = _logits(meta_lm, substitute(initial), query)
     loss = cross_entropy(logits, query.labels)
-    return _idle(loss, meta_lm, set(meta_lm.parameters()) - set(meta_lm.decoder.lm_head.parameters())), logits
+    used = set(meta_lm.parameters()) - set(meta_lm.decoder.lm_head.parameters())
+    return _with_zero_gradients(loss, meta_lm, used), logits
 
 
-def _idle(loss: Tensor, meta_lm: MetaLM, used: AbstractSet[Tensor]) -> Tensor:
-    """The loss with a gradient of zero for the parameters that it does not use.
+def _with_zero_gradients(loss: Tensor, meta_lm: MetaLM, used: AbstractSet[Tensor]) -> Tensor:
+    """The loss, with a zero gradient for each parameter that is not used.
 
-    Partitioned parameters need none: the engine starts from zeros there (metapt/training/zero3.py).
+    Partitioned parameters need none, since their gradient buffer starts at zero (metapt/training/zero3.py).
     """
-    if meta_lm.partitioned:
+    if meta_lm.is_partitioned:
         return loss
-    return with_gradients(loss, [value for value in meta_lm.parameters() if value not in used])
+    return attach_gradients(loss, [value for value in meta_lm.parameters() if value not in used])
 
 
-def _logits(meta_lm: MetaLM, values: Parameters, side: Side) -> Tensor:
-    """Class logits with adapted parameters: from the states, where these are constant, or from the tokens."""
-    if side.states is not None:
-        assert meta_lm.head is not None
-        return meta_lm.head.logits(side.states, values)
-    return functional_call(meta_lm, values, (side.windows,))
+def _logits(meta_lm: MetaLM, parameters: Parameters, batch: ExampleBatch) -> Tensor:
+    """Class logits with adapted parameters, from the hidden states if they are known, else from the tokens."""
+    if batch.hidden is not None:
+        assert meta_lm.episode_head is not None
+        return meta_lm.episode_head.logits(batch.hidden, parameters)
+    return functional_call(meta_lm, parameters, (batch.windows,))
 
 
 def probe(
-    meta_lm: MetaLM, task: Episode, meta: MetaConfig, poll: Callable[[], None] = lambda: None
+    meta_lm: MetaLM, task: Episode, meta: MetaConfig, check_stop: Callable[[], None] = lambda: None
 ) -> dict[str, Tensor]:
-    """Loss (nats) and accuracy on support and query at every inner step 0..T of an episode; nothing is trained.
+    """Loss and accuracy on support and query at every inner step 0..T of an episode; nothing is trained.
 
-    Without dropout, so that two measurements differ by the weights alone. `poll` as in `episode`.
+    Dropout is off, so that two measurements differ by the weights alone.
+
+    Args:
+        task, meta, check_stop: as in `episode_objective`.
+    Returns: tensors [T + 1] by name, losses in nats.
     """
-    assert meta_lm.head is not None
-    sides = {"support": Side.of(task.support, meta_lm), "query": Side.of(task.query, meta_lm)}
-    traces = {name: Trace() for name in sides}
-    parameters = meta_lm.adaptable(meta)
-    multipliers = meta_lm.rates.multipliers() if meta_lm.rates else None
+    assert meta_lm.episode_head is not None
+    batches = {
+        "support": ExampleBatch.of(task.support, meta_lm),
+        "query": ExampleBatch.of(task.query, meta_lm),
+    }
+    curves = {name: AdaptationCurve() for name in batches}
+    initial = meta_lm.inner_loop_parameters(meta)
+    multipliers = meta_lm.inner_rates.multipliers() if meta_lm.inner_rates else None
     if meta.scope == "head":
         with torch.no_grad():
-            for side in sides.values():
-                side.states = meta_lm.states_read(side.windows)
+            for batch in batches.values():
+                batch.hidden = meta_lm.prediction_states(batch.windows)
 
-    def record(name: str, values: Parameters) -> Tensor:
-        return traces[name].record(_logits(meta_lm, values, sides[name]), sides[name].labels)
+    def record(name: str, parameters: Parameters) -> Tensor:
+        return curves[name].record(_logits(meta_lm, parameters, batches[name]), batches[name].labels)
 
-    def record_query(values: Parameters) -> None:
-        poll()
+    def record_query(parameters: Parameters) -> None:
+        check_stop()
         with torch.no_grad():
-            record("query", values)
+            record("query", parameters)
 
-    with without_dropout(meta_lm.head), meta_lm.whole(parameters), meta_lm.whole(multipliers or {}):
-        adapted = adapt(
-            lambda values: record("support", values),
-            parameters,
+    with (
+        without_dropout(meta_lm.episode_head),
+        meta_lm.gathered(initial),
+        meta_lm.gathered(multipliers or {}),
+    ):
+        result = adapt(
+            lambda parameters: record("support", parameters),
+            initial,
             meta.inner_steps,
             meta.inner_lr,
             multipliers=multipliers,
             before_step=record_query,
         )
         with torch.no_grad():
-            record("support", adapted.values)
-        record_query(adapted.values)
-    return curves(traces)
-
-
-def curves(traces: Mapping[str, Trace]) -> dict[str, Tensor]:
-    """What is logged of the traces of a probe, by side; tensors [T + 1]."""
-    losses = {f"{side}_loss_nats": torch.stack(trace.losses) for side, trace in traces.items()}
-    return losses | {f"{side}_accuracy": torch.stack(trace.accuracies) for side, trace in traces.items()}
+            record("support", result.parameters)
+        record_query(result.parameters)
+    return probe_metrics(curves)
 
 
 @contextmanager
 def without_dropout(head: EpisodeHead) -> Iterator[None]:
-    """Within it the head is in evaluation mode."""
+    """A context in which the episode head is in evaluation mode."""
     was_training = head.training
     head.eval()
     try:
@@ -211,46 +242,62 @@ def without_dropout(head: EpisodeHead) -> Iterator[None]:
 
 
 @dataclass
-class Side:
-    """Support or query examples as tensors on the meta_lm's device; states [n, d] where they are constant."""
+class ExampleBatch:
+    """Support or query examples as tensors on the model's device."""
 
-    windows: Windows
+    windows: PackedWindows
     positions: Tensor
+    """int64 [n]: the prediction position in each window."""
     labels: Tensor
-    states: Tensor | None = None
+    """int64 [n]."""
+    hidden: Tensor | None = None
+    """Hidden states [n, d] at the prediction positions, if the inner loop does not change them."""
 
     @classmethod
     def of(
-        cls, examples: Examples, meta_lm: MetaLM, own: Callable[[np.ndarray], np.ndarray] = lambda rows: rows
-    ) -> Side:
-        """own: those rows of an array whose windows this rank reads."""
+        cls,
+        examples: Examples,
+        meta_lm: MetaLM,
+        select: Callable[[np.ndarray], np.ndarray] = lambda rows: rows,
+    ) -> ExampleBatch:
+        """The examples on the device of `meta_lm`.
+
+        Args:
+            select: picks the rows whose windows this rank processes; positions and labels are those of all rows.
+        """
         device = next(meta_lm.parameters()).device
-        windows = Windows.cut(own(examples.tokens), own(examples.positions), device)
-        return cls(
-            windows,
-            *(torch.from_numpy(array).to(device) for array in (examples.positions, examples.labels)),
+        windows = PackedWindows.pack(select(examples.tokens), select(examples.positions), device)
+        positions, labels = (
+            torch.from_numpy(array).to(device) for array in (examples.positions, examples.labels)
         )
+        return cls(windows, positions, labels)
 
 
-class Trace:
-    """Loss and accuracy on the support set along the inner loop."""
+class AdaptationCurve:
+    """Loss and accuracy on one set of examples at each inner step."""
 
     def __init__(self) -> None:
         self.losses: list[Tensor] = []
         self.accuracies: list[Tensor] = []
 
     def record(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Cross-entropy of logits [n, N] against labels [n], which is remembered."""
+        """Append loss and accuracy of logits [n, N] with labels [n], and return the loss in nats."""
         loss = cross_entropy(logits, labels)
-        self.remember(loss.detach(), accuracy(logits, labels))
+        self.append(loss.detach(), accuracy(logits, labels))
         return loss
 
-    def remember(self, loss: Tensor, share: Tensor) -> None:
+    def append(self, loss: Tensor, accuracy: Tensor) -> None:
         self.losses.append(loss)
-        self.accuracies.append(share)
+        self.accuracies.append(accuracy)
 
-    def measures(self, support: Side, query: Side, loss: Tensor, logits: Tensor) -> dict[str, Tensor]:
-        """What is logged of an episode."""
+    def episode_metrics(
+        self, support: ExampleBatch, query: ExampleBatch, loss: Tensor, logits: Tensor
+    ) -> dict[str, Tensor]:
+        """What is logged of an episode, if this is its curve on the support set.
+
+        Args:
+            loss, logits: of the query set, at the adapted parameters.
+        """
         return {
             "support_loss_nats": torch.stack(self.losses),
             "support_accuracy": torch.stack(self.accuracies),
@@ -260,6 +307,12 @@ class Trace:
         }
 
 
+def probe_metrics(curves: Mapping[str, AdaptationCurve]) -> dict[str, Tensor]:
+    """What is logged of a probe: tensors [T + 1], given the curves on "support" and "query"."""
+    losses = {f"{name}_loss_nats": torch.stack(curve.losses) for name, curve in curves.items()}
+    return losses | {f"{name}_accuracy": torch.stack(curve.accuracies) for name, curve in curves.items()}
+
+
 def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Share of rows of logits [n, N] whose largest one is the label's."""
+    """Fraction of the rows of logits [n, N] whose largest logit is that of the label."""
     return (logits.detach().argmax(dim=-1) == labels).float().mean()

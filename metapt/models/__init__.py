@@ -1,1 +1,1 @@
-"""Decoders, their losses, and the tagger on top of one."""
+"""The decoder, the module that meta-pretraining trains, and their loss and attention."""

@@ -1,4 +1,4 @@
-"""LLaMA-style decoders: transformers' LlamaForCausalLM at the project's scales, and the episode head."""
+"""The LLaMA-style decoder, which is transformers' LlamaForCausalLM, and the episode head."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from metapt.models.losses import OutputLayer
 
 
 def llama_config(model: ModelConfig, *, eos_id: int | None = None) -> LlamaConfig:
-    """The transformers configuration of a scale: RMSNorm, grouped-query attention, RoPE, SwiGLU, untied embeddings."""
+    """The transformers configuration: RMSNorm, grouped-query attention, RoPE, SwiGLU, untied embeddings."""
     return LlamaConfig(
         vocab_size=model.vocab_size,
         hidden_size=model.hidden_size,
@@ -38,7 +38,7 @@ def llama_config(model: ModelConfig, *, eos_id: int | None = None) -> LlamaConfi
 
 
 def build_decoder(model: ModelConfig, seed: int, *, eos_id: int | None = None) -> LlamaForCausalLM:
-    """A freshly initialised decoder in fp32. The weights are a function of (shape, seed) alone."""
+    """A randomly initialised decoder in fp32, whose weights depend on (shape, seed) only."""
     with randomness.torch_seed(seed, "decoder"):
         decoder = LlamaForCausalLM._from_config(
             llama_config(model, eos_id=eos_id), attn_implementation=attention.NAME, dtype=torch.float32
@@ -48,24 +48,34 @@ def build_decoder(model: ModelConfig, seed: int, *, eos_id: int | None = None) -
 
 
 def load_decoder(folder: Path) -> LlamaForCausalLM:
-    """A decoder from a model folder (safetensors), in fp32."""
+    """Load a decoder from a model folder (safetensors), in fp32."""
     return LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
 
 
 class EpisodeHead(nn.Module):
-    """The MLP that the inner loop adapts: hidden states [..., d] to class logits [..., N].
+    """The MLP that classifies the examples of an episode: hidden states [..., d] to class logits [..., N].
 
-    METHOD: four linear layers, hidden width 128, dropout 0.1, Xavier initialisation. Its parameters are its own,
-    not those of modules inside it: a call of it is all that ZeRO 3 needs to see to make them whole.
+    The paper's head has four linear layers, hidden width 128, dropout 0.1 and Xavier initialisation. The parameters
+    belong to this module and not to submodules, because ZeRO 3 gathers the parameters of a module when it is called.
+
+    Args:
+        input_size: d.
+        hidden_size: width of the hidden layers.
+        classes: N.
+        layers: number of linear layers.
+        dropout: dropout probability after each hidden layer.
+        seed: seed of the initial weights.
     """
 
-    def __init__(self, width: int, hidden: int, classes: int, layers: int, dropout: float, seed: int):
+    def __init__(
+        self, input_size: int, hidden_size: int, classes: int, layers: int, dropout: float, seed: int
+    ):
         super().__init__()
-        widths = [width, *[hidden] * (layers - 1), classes]
+        sizes = [input_size, *[hidden_size] * (layers - 1), classes]
         self.num_layers, self.dropout = layers, dropout
         with randomness.torch_seed(seed, "episode head"):
             for index in range(layers):
-                layer = nn.Linear(widths[index], widths[index + 1])
+                layer = nn.Linear(sizes[index], sizes[index + 1])
                 nn.init.xavier_uniform_(layer.weight)
                 nn.init.zeros_(layer.bias)
                 for name, value in layer.named_parameters():
@@ -74,33 +84,41 @@ class EpisodeHead(nn.Module):
     def forward(
         self,
         hidden: Tensor,
-        replace: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] = lambda own: own,
+        substitute: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] = lambda own: own,
     ) -> Tensor:
-        """Logits with the own parameters, or with what `replace` makes of them."""
-        return self.logits(hidden, replace(dict(self.named_parameters())))
-
-    def inner_step(
-        self, values: Mapping[str, Tensor], states: Tensor, labels: Tensor, rate: float
-    ) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-        """An inner step on the support set as a pure function, which can be compiled as one graph.
+        """Class logits.
 
         Args:
-            values: phi_t by name.
-            states, labels: [n, d] and [n].
-        Returns: phi_{t+1} = phi_t - rate * grad L_S(phi_t); L_S(phi_t) in nats; the logits [n, N] at phi_t.
+            hidden: [..., d].
+            substitute: maps the module's parameters, by name, to those that are used instead.
+        """
+        return self.logits(hidden, substitute(dict(self.named_parameters())))
+
+    def inner_step(
+        self, parameters: Mapping[str, Tensor], hidden: Tensor, labels: Tensor, rate: float
+    ) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+        """One inner step on the support set as a pure function, which can be compiled into one graph.
+
+        Args:
+            parameters: phi_t by name.
+            hidden: support states [n, d].
+            labels: [n].
+            rate: the inner rate alpha.
+        Returns: phi_{t+1} = phi_t - alpha * grad L_S(phi_t); L_S(phi_t) in nats; the logits [n, N] at phi_t.
         """
 
-        def loss(values: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-            logits = self.logits(states, values)
+        def support_loss(values: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+            logits = self.logits(hidden, values)
             return cross_entropy(logits, labels), logits
 
-        gradients, (value, logits) = grad_and_value(loss, has_aux=True)(values)
-        return {name: start - rate * gradients[name] for name, start in values.items()}, value, logits
+        gradients, (loss, logits) = grad_and_value(support_loss, has_aux=True)(parameters)
+        updated = {name: value - rate * gradients[name] for name, value in parameters.items()}
+        return updated, loss, logits
 
-    def logits(self, hidden: Tensor, values: Mapping[str, Tensor]) -> Tensor:
-        """Logits with any parameters, by the names of the own ones."""
+    def logits(self, hidden: Tensor, parameters: Mapping[str, Tensor]) -> Tensor:
+        """Class logits with the given parameters in place of the module's, by the same names."""
         for index in range(self.num_layers):
-            hidden = linear(hidden, values[f"weight{index}"], values[f"bias{index}"])
+            hidden = linear(hidden, parameters[f"weight{index}"], parameters[f"bias{index}"])
             if index < self.num_layers - 1:
                 hidden = dropout(relu(hidden), self.dropout, self.training)
         return hidden

@@ -1,4 +1,4 @@
-"""What is pretrained: a decoder, its output layer, and the classifier of the episodes."""
+"""The module that is meta-pretrained: a decoder with its output layer, and the episode head."""
 
 from __future__ import annotations
 
@@ -13,117 +13,131 @@ from transformers import LlamaForCausalLM
 from metapt.config import MetaConfig, PretrainConfig
 from metapt.models.decoder import EpisodeHead, build_decoder
 from metapt.models.inner_rates import InnerRates
-from metapt.models.packed_windows import Windows
+from metapt.models.packed_windows import PackedWindows
 
-SLOW_BF16 = "this processor multiplies bf16 by way of fp32, at a third of its speed or less: train.precision=fp32 is faster"
+SLOW_BF16 = "warning: this CPU emulates bf16 products in fp32, at a third of the speed or less; train.precision=fp32 is faster"
 
 
 def slow_in_bf16(device: torch.device) -> bool:
-    """Whether a device is a processor without instructions for products in bf16 (AMX, AVX512-BF16; on ARM, BF16).
+    """Whether a device is a CPU without bf16 instructions (AMX or AVX512-BF16 on x86, BF16 on ARM).
 
-    False where torch is too old to tell.
+    False if torch is too old to report them.
     """
     if device.type != "cpu" or not hasattr(torch.cpu, "get_capabilities"):
         return False
-    has = torch.cpu.get_capabilities()
-    return not any(has.get(name) for name in ("amx_bf16", "avx512_bf16", "bf16"))
+    capabilities = torch.cpu.get_capabilities()
+    return not any(capabilities.get(name) for name in ("amx_bf16", "avx512_bf16", "bf16"))
 
 
 class MetaLM(nn.Module):
-    """A decoder with an episode head. Parameters are fp32 always; `precision` is that of the decoder's products.
+    """A decoder with an optional episode head and optional learned inner rates.
 
-    Mixed precision is torch.autocast around the decoder: weights, gradients, residual stream, norms, losses and
-    the head stay fp32, matrix products run in bf16. An adapted copy is then nothing special.
+    Parameters are always fp32. Mixed precision is torch.autocast around the decoder: matrix products run in bf16;
+    weights, gradients, residual stream, norms, losses and the episode head stay fp32. Adapted copies need no special
+    treatment.
 
-    The decoder's weights come from a stream of their own, so that a run without episodes (`head` is None)
-    starts from the same ones.
+    The decoder's initial weights come from their own random stream, so they are the same without an episode head.
+
+    Args:
+        decoder: the language model.
+        episode_head: None in a run without episodes.
+        precision: of the decoder's matrix products, fp32 or bf16.
     """
 
-    def __init__(self, decoder: LlamaForCausalLM, head: EpisodeHead | None, precision: str):
+    def __init__(self, decoder: LlamaForCausalLM, episode_head: EpisodeHead | None, precision: str):
         super().__init__()
         self.decoder = decoder
-        self.head = head
-        self.rates: InnerRates | None = None
+        self.episode_head = episode_head
+        self.inner_rates: InnerRates | None = None
         self.dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
         self.compiled = False
-        self.inner_step: Callable[..., tuple[dict[str, Tensor], Tensor, Tensor]] | None = None
+        self.compiled_inner_step: Callable[..., tuple[dict[str, Tensor], Tensor, Tensor]] | None = None
         self._gather: Callable[[Sequence[Tensor]], AbstractContextManager[Any]] | None = None
 
-    def states(self, tokens: Tensor, **options: Any) -> Tensor:
-        """Last hidden states, fp32 [n, T, d], of token windows [n, T]. Options go to the decoder."""
+    def hidden_states(self, tokens: Tensor, **options: Any) -> Tensor:
+        """Last hidden states after the final norm, fp32 [n, T, d], of tokens [n, T].
+
+        Args:
+            tokens: int64 [n, T].
+            options: passed to the decoder.
+        """
         with torch.autocast(tokens.device.type, torch.bfloat16, enabled=self.dtype is torch.bfloat16):
             return self.decoder.model(input_ids=tokens, use_cache=False, **options).last_hidden_state
 
     def lm_loss(self, sequences: Tensor) -> Tensor:
-        """Mean next-token cross-entropy, nats, of sequences [n, T + 1] (every token but the first is a target)."""
-        states, targets = self.states(sequences[:, :-1]), sequences[:, 1:]
-        return self.decoder.lm_head(states.flatten(0, 1), targets.flatten(), self.dtype)
+        """Mean next-token cross-entropy in nats of sequences [n, T + 1]; all tokens but the first are targets."""
+        hidden, targets = self.hidden_states(sequences[:, :-1]), sequences[:, 1:]
+        return self.decoder.lm_head(hidden.flatten(0, 1), targets.flatten(), self.dtype)
 
-    def states_read(self, windows: Windows) -> Tensor:
-        """The states of n windows that are read, fp32 [n, d]."""
-        laid = {"position_ids": windows.places, "groups": windows.groups}
-        return self.states(windows.tokens, **laid)[0, windows.reads]
+    def prediction_states(self, windows: PackedWindows) -> Tensor:
+        """Hidden states at the prediction positions of n windows, fp32 [n, d]."""
+        options = {"position_ids": windows.position_ids, "groups": windows.groups}
+        return self.hidden_states(windows.tokens, **options)[0, windows.prediction_indices]
 
-    def forward(self, windows: Windows) -> Tensor:
+    def forward(self, windows: PackedWindows) -> Tensor:
         """Class logits [n, N] of an episode's windows."""
-        if self.head is None:
-            raise RuntimeError("a meta_lm without an episode head cannot classify")
-        return self.head(self.states_read(windows))
+        if self.episode_head is None:
+            raise RuntimeError("a MetaLM without an episode head has no classes")
+        return self.episode_head(self.prediction_states(windows))
 
-    def adaptable(self, meta: MetaConfig) -> dict[str, nn.Parameter]:
-        """The parameters that the inner loop adapts, by scope; the output layer takes no part in an episode.
+    def inner_loop_parameters(self, meta: MetaConfig) -> dict[str, nn.Parameter]:
+        """The parameters that the inner loop adapts under `meta.scope`; the output layer is never among them.
 
-        Names are the head's own under scope head, the meta_lm's otherwise.
+        Returns: parameters by their names in the episode head for scope head, else by their names in this module.
         """
         if meta.scope == "head":
-            return dict(self.head.named_parameters()) if self.head else {}
-        prefixes: tuple[str, ...] = ("head.", "decoder.model.")
+            return dict(self.episode_head.named_parameters()) if self.episode_head else {}
+        prefixes: tuple[str, ...] = ("episode_head.", "decoder.model.")
         if meta.scope == "last_n":
-            blocks = len(self.decoder.model.layers)
-            last = range(blocks - meta.last_n, blocks)
-            prefixes = (
-                "head.",
-                "decoder.model.norm.",
-                *(f"decoder.model.layers.{block}." for block in last),
-            )
+            num_layers = len(self.decoder.model.layers)
+            blocks = range(num_layers - meta.last_n, num_layers)
+            layers = [f"decoder.model.layers.{block}." for block in blocks]
+            prefixes = ("episode_head.", "decoder.model.norm.", *layers)
         return {name: value for name, value in self.named_parameters() if name.startswith(prefixes)}
 
     def compile_parts(self) -> None:
-        """The decoder's blocks go through torch.compile, one by one: they share a compilation, and names stay.
+        """Compile each decoder block in place, so that blocks share one compilation and keep their names.
 
-        So does the inner step of scope head, which on a GPU becomes a CUDA graph: its kernels are shorter than their launches.
+        The inner step of scope head is compiled as well. On a GPU it becomes a CUDA graph, since launching its
+        kernels takes longer than running them.
         """
         self.compiled = True
         for block in self.decoder.model.layers:
             block.compile(dynamic=True)
-        if self.head:
-            self.inner_step = torch.compile(self.head.inner_step, mode="reduce-overhead", fullgraph=True)
+        if self.episode_head:
+            self.compiled_inner_step = torch.compile(
+                self.episode_head.inner_step, mode="reduce-overhead", fullgraph=True
+            )
 
     @property
-    def partitioned(self) -> bool:
-        """Whether parameters are empty but during the calls of their modules (ZeRO 3)."""
+    def is_partitioned(self) -> bool:
+        """Whether parameters are gathered only while their module is called (ZeRO 3)."""
         return self._gather is not None
 
-    def partition(self, gather: Callable[[Sequence[Tensor]], AbstractContextManager[Any]]) -> None:
-        """Tells that parameters are partitioned from now on; within `gather(parameters)` they are whole."""
+    def set_partitioned(self, gather: Callable[[Sequence[Tensor]], AbstractContextManager[Any]]) -> None:
+        """Declare that parameters are partitioned from now on.
+
+        Args:
+            gather: context manager factory within which the given parameters are whole on every rank.
+        """
         self._gather = gather
 
-    def whole(self, parameters: Mapping[str, Tensor]) -> AbstractContextManager[Any]:
-        """Within this context the parameters have their values on every rank; all ranks enter it."""
+    def gathered(self, parameters: Mapping[str, Tensor]) -> AbstractContextManager[Any]:
+        """A context in which the parameters are whole on every rank; all ranks must enter it."""
         return self._gather(list(parameters.values())) if self._gather and parameters else nullcontext()
 
 
 def build_meta_lm(config: PretrainConfig, *, eos_id: int | None = None) -> MetaLM:
-    """A freshly initialised meta_lm; without an episode head if meta.rho is 0."""
+    """A randomly initialised MetaLM, without an episode head if meta.rho is 0."""
     model, meta, seed = config.model, config.meta, config.train.seed
-    head = None
+    episode_head = None
     if meta.rho > 0:
-        head = EpisodeHead(
+        episode_head = EpisodeHead(
             model.hidden_size, meta.head_hidden, meta.n_way, meta.head_layers, meta.head_dropout, seed
         )
-    meta_lm = MetaLM(build_decoder(model, seed, eos_id=eos_id), head, config.train.precision)
+    meta_lm = MetaLM(build_decoder(model, seed, eos_id=eos_id), episode_head, config.train.precision)
     if config.train.compile:
         meta_lm.compile_parts()
     if meta.rho > 0 and meta.algorithm == "meta_sgd":
-        meta_lm.rates = InnerRates(meta_lm.adaptable(meta))
+        meta_lm.inner_rates = InnerRates(meta_lm.inner_loop_parameters(meta))
     return meta_lm

@@ -1,9 +1,9 @@
-"""Windows of an episode for one forward pass: each cut behind the state that is read, all laid end to end.
+"""Windows of an episode, truncated after their prediction position and packed into one row.
 
-A causal decoder's state does not depend on what follows it, so that nothing behind it needs computing: the states,
-and all gradients through them, are those of whole windows up to rounding. The windows are sorted by length and put
-into a few groups of equal lengths. Whatever acts on single tokens sees one long row of them; attention alone goes
-group by group (metapt/models/attention.py).
+The hidden states of a causal decoder do not depend on later tokens, so tokens after the prediction position need not
+be computed: hidden states and gradients equal those of full windows up to rounding. Windows are sorted by length and
+put into a few groups of equal length. Modules that act on single tokens see one long row; only attention runs group
+by group (metapt/models/attention.py).
 """
 
 from __future__ import annotations
@@ -14,42 +14,44 @@ import numpy as np
 import torch
 from torch import Tensor
 
-GROUPS = 8  # at most: the more, the less is computed in vain, and the more calls of attention there are
-SMALLEST = 8  # windows of a group
+MAX_GROUPS = 8
+"""More groups waste fewer tokens, and need more calls of attention."""
+MIN_GROUP_WINDOWS = 8
+"""Smallest number of windows per group."""
 
 
 @dataclass(frozen=True)
-class Windows:
-    """n windows, cut.
-
-    tokens: int64 [1, total]; places: int64 [1, total], where each token stands in its window; reads: int64 [n],
-    where in `tokens` the state of each window stands; groups: number of windows and their length, in order.
-    """
+class PackedWindows:
+    """n truncated windows in one row of `total` tokens."""
 
     tokens: Tensor
-    places: Tensor
-    reads: Tensor
+    """int64 [1, total]."""
+    position_ids: Tensor
+    """int64 [1, total]: the position of each token in its window."""
+    prediction_indices: Tensor
+    """int64 [n]: the index in `tokens` of each window's prediction position."""
     groups: tuple[tuple[int, int], ...]
+    """(number of windows, length) of each group, in the order of `tokens`."""
 
     @classmethod
-    def cut(cls, tokens: np.ndarray, positions: np.ndarray, device: torch.device) -> Windows:
-        """Windows int64 [n, W], cut behind the positions int64 [n] that are read."""
-        count = max(1, min(GROUPS, len(tokens) // SMALLEST))
-        shares = np.array_split(np.argsort(positions, kind="stable"), count)
-        by_length: dict[int, list[np.ndarray]] = {}
-        for share in shares:
-            by_length.setdefault(int(positions[share[-1]]) + 1, []).append(share)
-        rows, places, groups = [], [], []
-        reads, total = np.empty_like(positions), 0
-        for length, parts in by_length.items():
-            chosen = np.concatenate(parts)
-            rows.append(tokens[chosen, :length].ravel())
-            places.append(np.tile(np.arange(length), len(chosen)))
-            groups.append((len(chosen), length))
-            reads[chosen] = total + length * np.arange(len(chosen)) + positions[chosen]
-            total += length * len(chosen)
-        laid, stand, read = (
-            torch.from_numpy(array).to(device)
-            for array in (np.concatenate(rows)[None], np.concatenate(places)[None], reads)
-        )
-        return cls(laid, stand, read, tuple(groups))
+    def pack(cls, tokens: np.ndarray, positions: np.ndarray, device: torch.device) -> PackedWindows:
+        """Pack windows int64 [n, W], each truncated after its prediction position, int64 [n]."""
+        rows, position_ids, groups = [], [], []
+        prediction_indices, total = np.empty_like(positions), 0
+        for length, windows in _group_by_length(positions).items():
+            rows.append(tokens[windows, :length].ravel())
+            position_ids.append(np.tile(np.arange(length), len(windows)))
+            groups.append((len(windows), length))
+            prediction_indices[windows] = total + length * np.arange(len(windows)) + positions[windows]
+            total += length * len(windows)
+        arrays = np.concatenate(rows)[None], np.concatenate(position_ids)[None], prediction_indices
+        return cls(*(torch.from_numpy(array).to(device) for array in arrays), tuple(groups))
+
+
+def _group_by_length(positions: np.ndarray) -> dict[int, np.ndarray]:
+    """Indices of the windows of each group, by the length of the group's longest window, ascending."""
+    count = max(1, min(MAX_GROUPS, len(positions) // MIN_GROUP_WINDOWS))
+    by_length: dict[int, list[np.ndarray]] = {}
+    for windows in np.array_split(np.argsort(positions, kind="stable"), count):
+        by_length.setdefault(int(positions[windows[-1]]) + 1, []).append(windows)
+    return {length: np.concatenate(windows) for length, windows in by_length.items()}

@@ -1,4 +1,4 @@
-"""Models that `from_pretrained` can load: where they are, and what is known of them."""
+"""Finding models that `from_pretrained` can load, and what is known about them."""
 
 from __future__ import annotations
 
@@ -15,13 +15,15 @@ HUB_PREFIX = "hub:"
 
 
 def model_folder(path: str | Path) -> Path:
-    """The folder that `from_pretrained` can load, for a model folder, a checkpoint, a finished run (its newest), or hub:NAME.
+    """The model folder to load.
 
+    Args:
+        path: a model folder, a checkpoint, a finished run (its newest checkpoint is used), or hub:NAME.
     Raises:
-        UserError: nothing of the kind is there, it is damaged, or the run is not finished.
+        UserError: `path` is none of these, the model is damaged, or the run is not finished.
     """
     if str(path).startswith(HUB_PREFIX):
-        return _from_hub(str(path).removeprefix(HUB_PREFIX))
+        return _download(str(path).removeprefix(HUB_PREFIX))
     path = Path(path).expanduser()
     for folder in (path, path / MODEL_DIR):
         if (folder / "config.json").is_file():
@@ -33,40 +35,43 @@ def model_folder(path: str | Path) -> Path:
             return folder
     run = Run(path)
     if run.checkpoints() and not run.is_done:
-        raise UserError(f"{path}: this run is not finished; wait for it, or name one of its checkpoints")
-    found = run.newest_checkpoint(lambda text: print(text, file=sys.stderr))
-    if found is None:
-        raise UserError(f"{path}: neither a finished run, nor a checkpoint, nor a model folder")
-    return found[1] / MODEL_DIR
+        raise UserError(f"{path}: this run is not finished; wait for it, or give one of its checkpoints")
+    newest = run.newest_checkpoint(lambda text: print(text, file=sys.stderr))
+    if newest is None:
+        raise UserError(f"{path}: not a finished run, a checkpoint or a model folder")
+    return newest[1] / MODEL_DIR
 
 
-def _from_hub(name: str) -> Path:
-    """A folder with the weights, configuration and tokenizer of a model of the hub, fetched unless it stands in the cache.
+def _download(name: str) -> Path:
+    """The local folder of a model of the Hugging Face hub, downloaded unless it is in the cache.
 
     Raises:
-        UserError: there is no such model, or the hub cannot be reached.
+        UserError: no such model, or the hub cannot be reached.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-    wanted = ["*.safetensors", "*.json", "*.txt", "*.model"]
+    patterns = ["*.safetensors", "*.json", "*.txt", "*.model"]
     try:
-        return Path(snapshot_download(name, allow_patterns=wanted, ignore_patterns=["*/*"]))
+        return Path(snapshot_download(name, allow_patterns=patterns, ignore_patterns=["*/*"]))
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         raise UserError(
-            f"{HUB_PREFIX}{name}: cannot be fetched ({type(error).__name__}: {str(error).splitlines()[0]})"
+            f"{HUB_PREFIX}{name}: cannot be downloaded ({type(error).__name__}: {str(error).splitlines()[0]})"
         ) from None
 
 
 def model_origin(folder: Path, name: str = "") -> dict[str, Any]:
-    """What is known of a model folder: its metapt.json, or its name alone if it was not made here.
+    """How a model was pretrained: the content of its metapt.json, or only its name if it has none.
 
     Args:
-        name: that of a model of the hub, with its prefix; otherwise a model is called as its folder.
+        folder: model folder.
+        name: the path that was given for it; a hub:NAME is used as the model's name, else the folder's name is.
+    Raises:
+        UserError: metapt.json is not JSON.
     """
     file = folder / ORIGIN_FILE
-    called = name.removeprefix(HUB_PREFIX) if name.startswith(HUB_PREFIX) else folder.name
+    model = name.removeprefix(HUB_PREFIX) if name.startswith(HUB_PREFIX) else folder.name
     try:
-        return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"model": called}
+        return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"model": model}
     except ValueError as error:
         raise UserError(f"{file}: not JSON ({error})") from None

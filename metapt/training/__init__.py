@@ -1,1 +1,1 @@
-"""The pretraining loop: engine, trainer, checkpoints, signals, telemetry."""
+"""The pretraining loop: trainer, engine, checkpoints, metrics and signals."""

@@ -1,8 +1,8 @@
-"""DeepSpeed behind six verbs: backward, step, mean, save, load, weights. The only module that imports deepspeed.
+"""A narrow interface to DeepSpeed: backward, step, mean, save, load, weights. No other module imports deepspeed.
 
-What is set here and not left to DeepSpeed's defaults, because they changed between versions or surprise:
-the accumulation boundary is told for every backward pass (with accumulation 1 in the file and several backward
-calls, ZeRO 1 and 2 keep only the last micro-batch), clipping is always explicit, and the loss is scaled here.
+Three things are set explicitly, because DeepSpeed's defaults changed between versions or are surprising. The
+accumulation boundary is given for every backward pass (with accumulation 1 in the file and several backward passes,
+ZeRO 1 and 2 keep only the last micro-batch), gradient clipping is always set, and the loss is scaled by the caller.
 """
 
 from __future__ import annotations
@@ -23,12 +23,11 @@ from torch import distributed as dist
 from metapt.config import PretrainConfig, TrainConfig, deepspeed_settings, uneven_units, zero_stage
 from metapt.errors import UserError
 from metapt.models.meta_lm import MetaLM
-from metapt.training.sharded_state import StateFiles, fragments
-from metapt.training.zero3 import SETTINGS as PARTITIONED_SETTINGS
-from metapt.training.zero3 import Shards
+from metapt.training import zero3
+from metapt.training.sharded_state import StateFiles, fragments_of_rank
 
 logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-# DeepSpeed calls collectives of torch by names that are about to change
+# DeepSpeed calls collectives of torch by deprecated names.
 warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed.c10d_logger")
 os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
 
@@ -36,18 +35,21 @@ import deepspeed  # noqa: E402  (reads the environment set above)
 from deepspeed.runtime.zero.utils import ZERO_SUPPORTED_OPTIMIZERS  # noqa: E402
 from deepspeed.utils import safe_get_full_grad  # noqa: E402
 
-# DeepSpeed would compile a shared-memory all-reduce for CPU ranks at start; gloo needs no C++ compiler.
+# Without this, DeepSpeed compiles a shared-memory all-reduce for CPU ranks at start; gloo needs no C++ compiler.
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
-_flags: dist.ProcessGroup | None = None  # of all ranks, if there are several
+_cpu_group: dist.ProcessGroup | None = None
+"""All ranks, over gloo; None with a single rank."""
 
 
 class Engine:
-    """A meta_lm under DeepSpeed with AdamW.
+    """A MetaLM with AdamW under DeepSpeed.
 
     Args:
-        meta_lm: in fp32; DeepSpeed converts and moves it.
-        config: precision, optimizer, clipping and the DeepSpeed file are taken from it.
+        meta_lm: in fp32; DeepSpeed moves it to the device.
+        config: precision, optimizer, clipping and the DeepSpeed configuration.
+    Raises:
+        UserError: the work of an update cannot be divided evenly among the ranks.
     """
 
     def __init__(self, meta_lm: MetaLM, config: PretrainConfig):
@@ -66,44 +68,58 @@ class Engine:
         self.device: torch.device = self._engine.device
         self._stage: int = self._engine.zero_optimization_stage()
         parameters = dict(self.meta_lm.named_parameters())
-        places = fragments(parameters, self._stage, self._optimizer, self.rank)
-        self._state_files = StateFiles(parameters, places, self._adamw, replicated=self._stage == 0)
-        self.shards: Shards | None = None
+        fragments = fragments_of_rank(parameters, self._stage, self._optimizer, self.rank)
+        self._state_files = StateFiles(parameters, fragments, self._adamw, replicated=self._stage == 0)
+        self.shards: zero3.Shards | None = None
         if self._stage == 3:
-            self.meta_lm.partition(deepspeed.zero.GatheredParameters)
-            self.shards = Shards(parameters, self._optimizer, places)
+            self.meta_lm.set_partitioned(deepspeed.zero.GatheredParameters)
+            self.shards = zero3.Shards(parameters, self._optimizer, fragments)
 
     def backward(self, loss: Tensor, *, last: bool) -> None:
-        """Accumulates the gradient of `loss`; `last` tells that no more follow before `step`."""
+        """Accumulate the gradient of a loss.
+
+        Args:
+            loss: scalar, already divided by this rank's number of backward passes in the update.
+            last: whether this is the last backward pass before `step`.
+        """
         if self.shards:
             self.shards.accumulate()
         self._engine.set_gradient_accumulation_boundary(last)
         self._engine.backward(loss)
 
     def step(self, lr: float, apply: bool = True) -> float:
-        """One AdamW update at rate `lr` with the gradient averaged over ranks.
+        """Make one AdamW update with the gradient averaged over ranks.
 
-        If `apply` is false or the gradient is not finite, it is dropped, and neither weights nor moments change.
+        If `apply` is false or the gradient is not finite, the gradient is discarded, and weights and moments do not
+        change.
+
+        Args:
+            lr: learning rate.
+            apply: whether to make the update.
         Returns: the norm of the gradient before clipping, the same on all ranks.
         """
         for group in self._optimizer.param_groups:
             group["lr"] = lr
         norm = None
-        if self._stage == 0:  # where DeepSpeed does not tell the norm
+        if self._stage == 0:  # DeepSpeed does not return the norm at stage 0
             gradients = (value.grad for value in self.meta_lm.parameters())
             norm = float(torch.nn.utils.get_total_norm([value for value in gradients if value is not None]))
-        # DeepSpeed's own optimizers (stages 1 to 3) never get as far as AdamW with a norm that is not finite.
-        self._adamw.at_rest = not apply or (norm is not None and not math.isfinite(norm))
+        # DeepSpeed's own optimizers (stages 1 to 3) never call AdamW if the norm is not finite.
+        self._adamw.skips_steps = not apply or (norm is not None and not math.isfinite(norm))
         self._engine.set_gradient_accumulation_boundary(True)
         self._engine.step()
         if self.shards:
-            self.shards.clear()
+            self.shards.zero_gradients()
         return float(self._engine.get_global_grad_norm()) if norm is None else norm
 
     def gradient_norms(self, groups: Mapping[str, Sequence[str]]) -> dict[str, float]:
-        """Norm of the gradient that `step` is about to use, before clipping, of each group of parameter names.
+        """Norms of the gradient that `step` is about to use, before clipping.
 
-        Between the last `backward` and `step`; all ranks call it.
+        All ranks must call it between the last `backward` and `step`.
+
+        Args:
+            groups: names of parameters by group.
+        Returns: the norm of each group.
         """
         named = dict(self.meta_lm.named_parameters())
 
@@ -119,48 +135,48 @@ class Engine:
         return {group: norm(names) for group, names in groups.items()}
 
     def mean(self, values: Tensor) -> Tensor:
-        """Elementwise mean over ranks, in fp64, of a tensor that every rank has in the same shape."""
+        """Elementwise mean over ranks, in fp64, of a tensor with the same shape on all ranks."""
         values = values.to(self.device, torch.float64)
         dist.all_reduce(values)
         return values / self.world_size
 
-    def any(self, flag: bool) -> bool:
-        """Whether the flag is set on any rank; all ranks call it."""
+    def any_rank(self, flag: bool) -> bool:
+        """Whether the flag is set on any rank; all ranks must call it."""
         return any_rank(flag)
 
     def barrier(self) -> None:
         dist.barrier()
 
     def save(self, folder: Path) -> None:
-        """Writes weights and optimizer state, as any number of ranks can read them; all ranks call it.
+        """Write weights and optimizer state, readable by any number of ranks; all ranks must call it.
 
         Raises:
-            OperationalError: this rank could not write its part. The others are not told.
+            OperationalError: this rank could not write its part. Other ranks do not notice.
         """
         self._state_files.save(folder)
 
     def load(self, folder: Path) -> None:
-        """Reads what `save` wrote, on any number of ranks."""
+        """Read what `save` wrote with any number of ranks."""
         self._state_files.load(folder)
 
     def weights(self) -> dict[str, Tensor]:
-        """All parameters, fp32, on the CPU; all ranks call it."""
+        """All parameters by name, fp32, on the CPU; all ranks must call it."""
         weights = {}
         for name, value in self.meta_lm.named_parameters():
-            with self.meta_lm.whole({name: value}):
+            with self.meta_lm.gathered({name: value}):
                 weights[name] = value.detach().to("cpu", copy=True)
         return weights
 
 
 def _settings(config: PretrainConfig) -> dict[str, Any]:
-    """The DeepSpeed file of `ds=` with what the configuration decides: batch and clipping.
+    """The DeepSpeed configuration of `ds=`, completed by batch size and clipping of the run.
 
-    Parameters are fp32 for DeepSpeed in either precision: the forward pass casts (models/meta_lm.py), so that
-    gradients accumulate in fp32 at every stage.
+    Parameters are fp32 for DeepSpeed in either precision, since the forward pass casts (metapt/models/meta_lm.py).
+    Gradients therefore accumulate in fp32 at every stage.
     """
     settings = deepspeed_settings(config.ds)
     if zero_stage(config.ds) == 3:
-        settings["zero_optimization"] = settings["zero_optimization"] | PARTITIONED_SETTINGS
+        settings["zero_optimization"] = settings["zero_optimization"] | zero3.SETTINGS
     return settings | {
         "train_micro_batch_size_per_gpu": config.train.micro_batch,
         "gradient_accumulation_steps": 1,
@@ -170,8 +186,8 @@ def _settings(config: PretrainConfig) -> dict[str, Any]:
 
 
 def start_process_group() -> None:
-    """Joins the ranks that torchrun, srun or submitit started, or makes a group of one in this process alone."""
-    global _flags
+    """Join the ranks that torchrun, srun or submitit started, or create a process group of this process alone."""
+    global _cpu_group
     if dist.is_initialized():
         return
     backend = "nccl" if torch.cuda.is_available() else "gloo"
@@ -181,55 +197,55 @@ def start_process_group() -> None:
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
     deepspeed.init_distributed(backend, auto_mpi_discovery=False, verbose=False)
     if dist.get_world_size() > 1:
-        _flags = dist.new_group(backend="gloo")
+        _cpu_group = dist.new_group(backend="gloo")
 
 
 def any_rank(flag: bool) -> bool:
-    """Whether the flag is set on any rank; all ranks call it. It goes over the CPUs: no host waits for its GPU."""
+    """Whether the flag is set on any rank; all ranks must call it. It runs on the CPU and never waits for a GPU."""
     start_process_group()
-    if _flags is None:
+    if _cpu_group is None:
         return flag
     value = torch.tensor(int(flag))
-    dist.all_reduce(value, op=dist.ReduceOp.MAX, group=_flags)
+    dist.all_reduce(value, op=dist.ReduceOp.MAX, group=_cpu_group)
     return bool(value)
 
 
 @contextmanager
 def _local_rank_set() -> Iterator[None]:
-    """DeepSpeed insists on LOCAL_RANK; a process alone has none, and its children must not inherit one."""
-    alone = "LOCAL_RANK" not in os.environ
+    """A context with LOCAL_RANK set, which DeepSpeed requires. Child processes must not inherit it."""
+    is_unset = "LOCAL_RANK" not in os.environ
     os.environ.setdefault("LOCAL_RANK", "0")
     try:
         yield
     finally:
-        if alone:
+        if is_unset:
             del os.environ["LOCAL_RANK"]
 
 
 class _AdamW(torch.optim.AdamW):
-    """AdamW that can be told to do nothing, so that DeepSpeed's bookkeeping around a step goes on as usual."""
+    """AdamW whose steps can be skipped while DeepSpeed's bookkeeping around a step continues as usual."""
 
-    at_rest = False
+    skips_steps = False
 
     def step(self, closure: Any = None) -> Any:
-        return None if self.at_rest else super().step(closure)
+        return None if self.skips_steps else super().step(closure)
 
 
 ZERO_SUPPORTED_OPTIMIZERS.append(_AdamW)  # else DeepSpeed warns of an untested optimizer
 
 
 def _adamw(meta_lm: MetaLM, train: TrainConfig) -> _AdamW:
-    """AdamW; gains and biases (tensors of one dimension) and inner rates are not decayed.
+    """AdamW without weight decay for gains and biases (tensors of one dimension) and for learned inner rates.
 
-    One group per block: ZeRO 1 and 2 flatten the gradients of a group and step it by itself, so that what lives for
-    the time of a step is as large as a block, not as the model. The vectors come first, since all gradients lie in
-    one buffer, which goes when the last group lets go of it.
+    There is one parameter group per block: ZeRO 1 and 2 flatten and step the gradients of each group separately, so
+    that temporary memory is as large as a block, not as the model. Gains and biases come first, since all gradients
+    are in one buffer, which is freed when the last group releases it.
     """
     decoder = meta_lm.decoder
-    parts = [decoder.model.embed_tokens, *decoder.model.layers, decoder.lm_head, meta_lm.head]
-    rates = set(meta_lm.rates.parameters()) if meta_lm.rates else set()
-    others = [value for value in meta_lm.parameters() if value.ndim <= 1 or value in rates]
-    groups: list[dict[str, Any]] = [{"params": others, "weight_decay": 0.0}]
+    parts = [decoder.model.embed_tokens, *decoder.model.layers, decoder.lm_head, meta_lm.episode_head]
+    rates = set(meta_lm.inner_rates.parameters()) if meta_lm.inner_rates else set()
+    undecayed = [value for value in meta_lm.parameters() if value.ndim <= 1 or value in rates]
+    groups: list[dict[str, Any]] = [{"params": undecayed, "weight_decay": 0.0}]
     for part in parts:
         if part is not None:
             matrices = [value for value in part.parameters() if value.ndim > 1]

@@ -1,4 +1,4 @@
-"""What a pretraining run tells while it runs: lines of metrics.jsonl, totals, and a progress display."""
+"""What a pretraining run reports while it runs: lines of metrics.jsonl, running totals, and a progress line."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from metapt.training.experiment_trackers import open_trackers
 
 
 @dataclass
-class Totals:
-    """What a run has spent so far; kept in its checkpoints."""
+class RunTotals:
+    """What a run has used so far; stored in its checkpoints."""
 
     tokens_total: int = 0
     flops_total: int = 0
@@ -24,111 +24,128 @@ class Totals:
     skipped_in_row: int = 0
 
 
-class Telemetry:
-    """Writes metrics and shows progress; on ranks other than 0 it only counts.
+class MetricsLogger:
+    """Writes metrics.jsonl, its copies and the progress line on rank 0; other ranks only count totals.
 
     Args:
-        done: updates that the run has made before, in `totals`.
+        run: the run whose metrics.jsonl is written.
+        totals: totals so far, which are updated in place.
+        rank: this rank.
+        updates_done: number of updates in `totals`.
     """
 
-    def __init__(self, run: Run, config: PretrainConfig, totals: Totals, rank: int, done: int):
+    def __init__(self, run: Run, config: PretrainConfig, totals: RunTotals, rank: int, updates_done: int):
         self.config, self.totals = config, totals
         self._writer = MetricsWriter(run) if rank == 0 else None
-        self._progress = Progress(config.train.max_steps) if rank == 0 else None
-        self._loggers = open_trackers(run, config, done) if rank == 0 else None
-        self._started = time.perf_counter()
+        self._progress = ProgressLine(config.train.max_steps) if rank == 0 else None
+        self._trackers = open_trackers(run, config, updates_done) if rank == 0 else None
+        self._clock = time.perf_counter()
 
-    def update(self, step: int, is_episode: bool, flops: int, **values: Any) -> None:
-        """One optimizer update of so many floating point operations is done; `step` counts from 1."""
-        self.totals.skipped_in_row = 0
-        self._step(step, is_episode, flops, "episode" if is_episode else "lm", **values)
-
-    def skipped(
-        self, step: int, is_episode: bool, flops: int, not_finite: list[str], batch: dict[str, Any]
-    ) -> None:
-        """The update was not applied; its time and tokens are spent all the same.
+    def log_update(self, step: int, is_episode: bool, flops: int, **values: Any) -> None:
+        """Log an optimizer update.
 
         Args:
-            not_finite: names of what was not.
-            batch: what identifies the data.
+            step: number of the update, from 1.
+            is_episode: whether it consists of episodes.
+            flops: floating point operations of the update.
+            values: further values of the line.
+        """
+        self.totals.skipped_in_row = 0
+        self._log_step(step, is_episode, flops, "episode" if is_episode else "lm", **values)
+
+    def log_skipped(
+        self, step: int, is_episode: bool, flops: int, not_finite: list[str], batch: dict[str, Any]
+    ) -> None:
+        """Log an update that was not applied; its time and tokens count all the same.
+
+        Args:
+            step, is_episode, flops: as in `log_update`.
+            not_finite: names of the values that are not finite.
+            batch: identifies the data of the update.
         """
         self.totals.skipped_total += 1
         self.totals.skipped_in_row += 1
         objective = "episode" if is_episode else "lm"
-        self._step(
+        self._log_step(
             step, is_episode, flops, "skipped", objective=objective, not_finite=not_finite, batch=batch
         )
         if self._writer:
             names = ", ".join(not_finite)
-            print(f"update {step} ({objective}) is skipped: {names} not finite", file=sys.stderr, flush=True)
+            message = f"warning: update {step} ({objective}) skipped, not finite: {names}"
+            print(message, file=sys.stderr, flush=True)
 
-    def _step(self, step: int, is_episode: bool, flops: int, kind: str, **values: Any) -> None:
+    def _log_step(self, step: int, is_episode: bool, flops: int, kind: str, **values: Any) -> None:
         now = time.perf_counter()
-        seconds, self._started = now - self._started, now
+        seconds, self._clock = now - self._clock, now
         tokens = tokens_of_step(self.config, is_episode)
         self.totals.tokens_total += tokens
         self.totals.flops_total += flops
         self.totals.seconds_total += seconds
-        spent = {"flops": flops, "seconds": seconds, "tokens_per_second": tokens / seconds}
-        self._write(step, kind, **values, **spent, **asdict(self.totals))
+        cost = {"flops": flops, "seconds": seconds, "tokens_per_second": tokens / seconds}
+        self._write(step, kind, **values, **cost, **asdict(self.totals))
 
-    def evaluation(self, step: int, **values: float) -> None:
-        """A held-out evaluation; its time is not counted as training."""
+    def log_evaluation(self, step: int, **values: float) -> None:
+        """Log an evaluation on held-out text; its time does not count as training."""
         self._write(step, "eval", **values)
-        self._started = time.perf_counter()
+        self.restart_clock()
 
-    def dynamics(self, step: int, **values: Any) -> None:
-        """A measurement of learning dynamics; its time is not counted as training."""
+    def log_dynamics(self, step: int, **values: Any) -> None:
+        """Log a measurement of learning dynamics; its time does not count as training."""
         self._write(step, "dynamics", **values)
-        self._started = time.perf_counter()
+        self.restart_clock()
 
     def restart_clock(self) -> None:
-        """What happened since the last update (saving, say) is not counted as training."""
-        self._started = time.perf_counter()
+        """Exclude the time since the last update, such as that of saving, from training time."""
+        self._clock = time.perf_counter()
 
     def close(self) -> None:
-        for part in (self._writer, self._progress, self._loggers):
-            if part:
-                part.close()
+        for output in (self._writer, self._progress, self._trackers):
+            if output:
+                output.close()
 
     def _write(self, step: int, kind: str, **values: Any) -> None:
-        if self._writer and self._progress and self._loggers:
+        if self._writer and self._progress and self._trackers:
             self._writer.write(step, kind, **values)
             self._progress.show(step, values)
-            self._loggers.write(step, kind, values)
+            self._trackers.write(step, kind, values)
 
 
-class Progress:
-    """One line that tells step, losses, speed and time left: redrawn on a terminal, now and then in a log."""
+class ProgressLine:
+    """A line with step, losses, speed and time left: rewritten in place on a terminal, else printed at intervals."""
 
-    LABELS = (
+    FORMATS = (
         ("lm_loss_nats", "lm {:.3f}"),
         ("query_loss_nats", "query {:.3f}"),
         ("query_accuracy", "acc {:.2f}"),
         ("eval_perplexity", "held-out ppl {:.1f}"),
     )
+    TERMINAL_SECONDS, LOG_SECONDS = 0.5, 10
 
     def __init__(self, max_steps: int, out: TextIO = sys.stderr):
         self._max_steps, self._out = max_steps, out
-        self._live = out.isatty()
+        self._is_terminal = out.isatty()
+        self._interval = self.TERMINAL_SECONDS if self._is_terminal else self.LOG_SECONDS
         self._latest: dict[str, Any] = {}
         self._first: tuple[int, float] | None = None
-        self._shown = 0.0
+        self._shown_at = 0.0
 
     def show(self, step: int, values: dict[str, Any]) -> None:
+        """Update the line with values of metrics.jsonl after `step` updates."""
         self._latest |= values
         now = time.monotonic()
         self._first = self._first or (step, now)
-        if now - self._shown < (0.5 if self._live else 10) and step < self._max_steps:
+        if now - self._shown_at < self._interval and step < self._max_steps:
             return
-        self._shown = now
-        end = "\r" if self._live else "\n"
+        self._shown_at = now
+        end = "\r" if self._is_terminal else "\n"
         print(self._line(step, now), end=end, file=self._out, flush=True)
 
     def _line(self, step: int, now: float) -> str:
         first_step, first_time = self._first or (step, now)
         parts = [f"step {step}/{self._max_steps}"]
-        parts += [form.format(self._latest[name]) for name, form in self.LABELS if name in self._latest]
+        parts += [
+            template.format(self._latest[name]) for name, template in self.FORMATS if name in self._latest
+        ]
         if "tokens_per_second" in self._latest:
             parts.append(f"{self._latest['tokens_per_second']:,.0f} tokens/s")
         if step > first_step:
@@ -137,5 +154,5 @@ class Progress:
         return "  ".join(parts)
 
     def close(self) -> None:
-        if self._live:
+        if self._is_terminal:
             print(file=self._out, flush=True)

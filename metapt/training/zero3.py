@@ -1,13 +1,13 @@
-"""Episodes at ZeRO stage 3, where no rank holds the parameters: all ranks work on each task together.
+"""Episodes at ZeRO stage 3, where no rank holds whole parameters: all ranks process each episode together.
 
-The rows of the support and query sets are split over the ranks; DeepSpeed gathers each module's parameters for
-its call and averages gradients into shards. Then every rank adapts its own shards in place, which needs no
-adapted copy at all, since the fp32 tensors that AdamW updates are kept apart from them and restore them afterwards.
-The states of all rows are shared before the head, so that the loss, the head's gradient and its dropout masks
-are those of one rank.
+The rows of the support and query sets are split over the ranks. DeepSpeed gathers the parameters of each module when
+it is called, and averages gradients into shards. Each rank adapts its own shards in place. No adapted copy is needed,
+since the fp32 tensors that AdamW updates are separate and restore the shards afterwards. Hidden states of all rows
+are gathered before the episode head, so that the loss, the head's gradient and its dropout masks equal those of one
+rank.
 
-The buffer of gradient shards is held by hand: it is zero at the start of an update, DeepSpeed always adds to it,
-and the inner loop borrows it.
+This module manages the buffer of gradient shards itself: it is zero at the start of an update, DeepSpeed always adds
+to it, and the inner loop borrows it.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from torch.nn.functional import cross_entropy
 from metapt import randomness
 from metapt.config import MetaConfig
 from metapt.data.episodes import Episode
-from metapt.meta.adaptation import descend
-from metapt.meta.objectives import Side, Trace, curves, without_dropout
+from metapt.meta.adaptation import sgd_step
+from metapt.meta.objectives import AdaptationCurve, ExampleBatch, probe_metrics, without_dropout
 from metapt.models.meta_lm import MetaLM
 from metapt.training.sharded_state import Fragment
 
 SETTINGS = {
-    # every parameter is partitioned, gathered when its module is called and not before: shards change in between
+    # All parameters are partitioned and are gathered only when their module is called: shards change in between.
     "stage3_param_persistence_threshold": 0,
     "stage3_prefetch_bucket_size": 0,
 }
@@ -40,17 +40,24 @@ SETTINGS = {
 
 @dataclass(frozen=True)
 class Shard:
-    """This rank's part of a parameter, flat and padded: its value, its gradient, and AdamW's copy of it."""
+    """This rank's part of a parameter, flat and padded."""
 
     value: Tensor
     gradient: Tensor
-    kept: Tensor
+    master: Tensor
+    """The fp32 copy that AdamW updates."""
 
 
 class Shards:
-    """The shards of parameters, given by name, under DeepSpeed's stage 3 optimizer."""
+    """The shards of all parameters under DeepSpeed's stage 3 optimizer.
 
-    def __init__(self, parameters: Mapping[str, Any], optimizer: Any, places: Mapping[str, Fragment]):
+    Args:
+        parameters: by name.
+        optimizer: DeepSpeed's.
+        fragments: this rank's fragment of each parameter, by name.
+    """
+
+    def __init__(self, parameters: Mapping[str, Any], optimizer: Any, fragments: Mapping[str, Fragment]):
         self._optimizer = optimizer
         self._gradients: Tensor = optimizer.grad_partitions_flat_buffer
         offsets = {}
@@ -61,50 +68,50 @@ class Shards:
         self.by_name = {
             name: Shard(
                 value.ds_tensor,
-                self._gradients.narrow(0, offsets[id(value)], places[name].width),
-                places[name].owner.detach().narrow(0, places[name].offset, places[name].width),
+                self._gradients.narrow(0, offsets[id(value)], fragments[name].padded_numel),
+                fragments[name]
+                .owner.detach()
+                .narrow(0, fragments[name].offset, fragments[name].padded_numel),
             )
             for name, value in parameters.items()
         }
 
     def accumulate(self) -> None:
-        """Call it before a backward pass: its gradients are added to those that are there."""
+        """Make the next backward pass add to the gradients; must be called before each."""
         self._optimizer.clear_backward_seen_flag()
-        self._optimizer.micro_step_id = (
-            1  # at 0 DeepSpeed overwrites, and leaves what is not in the graph as it was
-        )
+        # At micro step 0 DeepSpeed overwrites gradients, and keeps old ones of parameters outside the graph.
+        self._optimizer.micro_step_id = 1
 
-    def clear(self) -> None:
-        """The gradient is zero."""
+    def zero_gradients(self) -> None:
         self._gradients.zero_()
 
     @contextmanager
     def borrowed_gradients(self) -> Iterator[None]:
-        """Within it the gradient starts at zero; afterwards what was there before is added to it."""
+        """A context in which gradients start at zero; at its end the previous gradients are added."""
         before = self._gradients.clone()
-        self.clear()
+        self.zero_gradients()
         yield
         self._gradients.add_(before)
 
     @contextmanager
-    def adapting(self, shards: Sequence[Shard]) -> Iterator[None]:
-        """Within it the values of these shards may be changed; afterwards they are as before."""
+    def restored_values(self, shards: Sequence[Shard]) -> Iterator[None]:
+        """A context in which the values of these shards may change; they are restored at its end."""
         try:
             yield
         finally:
             self.release()
-            torch._foreach_copy_([shard.value for shard in shards], [shard.kept for shard in shards])
+            torch._foreach_copy_([shard.value for shard in shards], [shard.master for shard in shards])
 
     def release(self) -> None:
-        """No parameter is whole any more: a change of shards is seen by the next call of each module."""
+        """Free all gathered parameters, so that the next call of each module sees changed shards."""
         self._optimizer._partition_all_parameters()
 
 
 Rows = TypeVar("Rows", np.ndarray, Tensor)
 
 
-class _AllRows(torch.autograd.Function):
-    """Rows of all ranks in order, [n / ranks, d] to [n, d]. Each rank goes on to the same loss."""
+class _GatherRows(torch.autograd.Function):
+    """Gather the rows of all ranks in rank order, [n / ranks, d] to [n, d]; all ranks compute the same loss."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor) -> Tensor:
@@ -114,55 +121,59 @@ class _AllRows(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
-        # DeepSpeed averages over ranks, and each contributes its own rows only: hence the factor
-        return _own_rows(grad) * dist.get_world_size()
+        # DeepSpeed averages over ranks, and each rank contributes only its own rows: hence the factor.
+        return _rows_of_rank(grad) * dist.get_world_size()
 
 
-def _own_rows(rows: Rows) -> Rows:
-    share = len(rows) // dist.get_world_size()
-    return rows[dist.get_rank() * share : (dist.get_rank() + 1) * share]
+def _rows_of_rank(rows: Rows) -> Rows:
+    count = len(rows) // dist.get_world_size()
+    return rows[dist.get_rank() * count : (dist.get_rank() + 1) * count]
 
 
-def _logits(meta_lm: MetaLM, side: Side) -> Tensor:
-    """Class logits of all rows, on every rank."""
-    assert meta_lm.head is not None
-    return meta_lm.head(_AllRows.apply(meta_lm.states_read(side.windows)))
+def _logits(meta_lm: MetaLM, batch: ExampleBatch) -> Tensor:
+    """Class logits [n, N] of all rows, on every rank."""
+    assert meta_lm.episode_head is not None
+    return meta_lm.episode_head(_GatherRows.apply(meta_lm.prediction_states(batch.windows)))
 
 
-class _Task:
-    """The parameters that a task adapts, as shards, and one inner step on them."""
+class _InnerLoop:
+    """The shards that the inner loop adapts, its steps, and the outer gradient in terms of shards."""
 
     def __init__(self, shards: Shards, meta_lm: MetaLM, meta: MetaConfig):
         self.shards, self.meta = shards, meta
-        names = list(meta_lm.adaptable(meta))
+        names = list(meta_lm.inner_loop_parameters(meta))
         self.adapted = [shards.by_name[name] for name in names]
-        multipliers = meta_lm.rates.shard_names() if meta_lm.rates else {}
-        self.rates = [shards.by_name[f"rates.{multipliers[name]}"] for name in names] if multipliers else []
-        self.moved = [torch.zeros_like(shard.value) for shard in self.adapted] if self.rates else []
+        self.multipliers: list[Shard] = []
+        self.gradient_sums: list[Tensor] = []
+        if meta_lm.inner_rates:
+            own_names = meta_lm.inner_rates.own_names()
+            self.multipliers = [shards.by_name[f"inner_rates.{own_names[name]}"] for name in names]
+            self.gradient_sums = [torch.zeros_like(shard.value) for shard in self.adapted]
 
-    def descend(self) -> None:
-        """An inner step along the gradient that a backward pass has left, which is cleared."""
+    def step(self) -> None:
+        """One inner step along the gradient of the last backward pass, which is then set to zero."""
         self.shards.release()
         values = [shard.value for shard in self.adapted]
         gradients = [shard.gradient for shard in self.adapted]
-        scales = [shard.value for shard in self.rates] if self.rates else None
-        descend(values, gradients, self.meta.inner_lr, scales, self.moved)
-        self.shards.clear()
+        multipliers = [shard.value for shard in self.multipliers] if self.multipliers else None
+        sgd_step(values, gradients, self.meta.inner_lr, multipliers, self.gradient_sums)
+        self.shards.zero_gradients()
 
-    def move_for_gradient(self, share: float) -> None:
-        """Reptile: the gradient is `share` of what the inner loop has moved, per inner step and rate."""
-        scale = share / (self.meta.inner_lr * self.meta.inner_steps)
+    def set_reptile_gradient(self, weight: float) -> None:
+        """Reptile: set the gradient to weight * (phi - phi_T) / (alpha * T)."""
+        scale = weight / (self.meta.inner_lr * self.meta.inner_steps)
         for shard in self.adapted:
-            torch.sub(shard.kept, shard.value, out=shard.gradient).mul_(scale)
+            torch.sub(shard.master, shard.value, out=shard.gradient).mul_(scale)
 
-    def gradient_of_rates(self) -> None:
-        """Meta-SGD: what follows for the multipliers from the query gradient of the adapted parameters."""
-        if self.rates:
-            for rate, moved, shard in zip(self.rates, self.moved, self.adapted, strict=True):
-                torch.mul(moved, shard.gradient, out=rate.gradient).mul_(-self.meta.inner_lr)
+    def set_multiplier_gradient(self) -> None:
+        """Meta-SGD: set the gradient of the multipliers, given the query gradient of the adapted parameters."""
+        if self.multipliers:
+            triples = zip(self.multipliers, self.gradient_sums, self.adapted, strict=True)
+            for multiplier, gradient_sum, adapted in triples:
+                torch.mul(gradient_sum, adapted.gradient, out=multiplier.gradient).mul_(-self.meta.inner_lr)
 
 
-def episode_together(
+def sharded_episode(
     shards: Shards,
     meta_lm: MetaLM,
     backward: Callable[[Tensor], None],
@@ -170,66 +181,76 @@ def episode_together(
     meta: MetaConfig,
     seed: int,
     step: int,
-    number: int,
-    poll: Callable[[], None] = lambda: None,
+    index: int,
+    check_stop: Callable[[], None] = lambda: None,
 ) -> dict[str, Tensor]:
-    """A first-order episode of scope full or last_n, as `metapt.meta.objectives.episode`, by all ranks.
+    """`metapt.meta.objectives.episode_objective` with scope full or last_n, by all ranks together.
 
-    Its outer gradient, divided by `meta.tasks_per_step`, is added to the shards' gradient; the values are as before.
+    Adds the outer gradient, divided by `meta.tasks_per_step`, to the gradient shards; parameters are unchanged.
 
     Args:
         backward: the engine's backward pass of a loss.
-        poll: called before each inner step; may raise to leave the episode.
-    Returns: what is logged of it, the same on every rank.
+        check_stop: called before each inner step; may raise to leave the episode.
+    Returns: what is logged of the episode, the same on every rank.
     """
-    support, query = (Side.of(examples, meta_lm, _own_rows) for examples in (task.support, task.query))
-    work, trace, share = _Task(shards, meta_lm, meta), Trace(), 1 / meta.tasks_per_step
+    support, query = (
+        ExampleBatch.of(examples, meta_lm, _rows_of_rank) for examples in (task.support, task.query)
+    )
+    inner_loop, curve = _InnerLoop(shards, meta_lm, meta), AdaptationCurve()
+    weight = 1 / meta.tasks_per_step
     with (
-        randomness.torch_seed(seed, "episode dropout", step, number),
+        randomness.torch_seed(seed, "episode dropout", step, index),
         shards.borrowed_gradients(),
-        shards.adapting(work.adapted),
+        shards.restored_values(inner_loop.adapted),
     ):
         for _ in range(meta.inner_steps):
-            poll()
-            backward(trace.record(_logits(meta_lm, support), support.labels))
-            work.descend()
+            check_stop()
+            backward(curve.record(_logits(meta_lm, support), support.labels))
+            inner_loop.step()
         with torch.no_grad():
-            trace.record(_logits(meta_lm, support), support.labels)
+            curve.record(_logits(meta_lm, support), support.labels)
         with torch.set_grad_enabled(meta.algorithm != "reptile"):
             logits = _logits(meta_lm, query)
             loss = cross_entropy(logits, query.labels)
         if meta.algorithm == "reptile":
-            work.move_for_gradient(share)
+            inner_loop.set_reptile_gradient(weight)
         else:
-            backward(loss * share)
-        work.gradient_of_rates()
-    return trace.measures(support, query, loss, logits)
+            backward(loss * weight)
+        inner_loop.set_multiplier_gradient()
+    return curve.episode_metrics(support, query, loss, logits)
 
 
-def probe_together(
+def sharded_probe(
     shards: Shards,
     meta_lm: MetaLM,
     backward: Callable[[Tensor], None],
     task: Episode,
     meta: MetaConfig,
-    poll: Callable[[], None] = lambda: None,
+    check_stop: Callable[[], None] = lambda: None,
 ) -> dict[str, Tensor]:
-    """`metapt.meta.objectives.probe` by all ranks; between updates, when no gradient is there to be kept."""
-    assert meta_lm.head is not None
-    sides = {name: Side.of(getattr(task, name), meta_lm, _own_rows) for name in ("support", "query")}
-    traces, work = {name: Trace() for name in sides}, _Task(shards, meta_lm, meta)
+    """`metapt.meta.objectives.probe` by all ranks together.
+
+    It overwrites the gradient shards, so that it must be called between updates.
+    """
+    assert meta_lm.episode_head is not None
+    batches = {
+        "support": ExampleBatch.of(task.support, meta_lm, _rows_of_rank),
+        "query": ExampleBatch.of(task.query, meta_lm, _rows_of_rank),
+    }
+    curves = {name: AdaptationCurve() for name in batches}
+    inner_loop = _InnerLoop(shards, meta_lm, meta)
 
     def record(name: str) -> Tensor:
-        return traces[name].record(_logits(meta_lm, sides[name]), sides[name].labels)
+        return curves[name].record(_logits(meta_lm, batches[name]), batches[name].labels)
 
-    with without_dropout(meta_lm.head), shards.adapting(work.adapted):
+    with without_dropout(meta_lm.episode_head), shards.restored_values(inner_loop.adapted):
         for _ in range(meta.inner_steps):
-            poll()
+            check_stop()
             with torch.no_grad():
                 record("query")
             backward(record("support"))
-            work.descend()
+            inner_loop.step()
         with torch.no_grad():
             record("support")
             record("query")
-    return curves(traces)
+    return probe_metrics(curves)
