@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from metapt.data.iob2 import TYPES, read_iob2, spans
-from metapt.data.statistics import Labelled, labelled_statistics
+from metapt.data.statistics import LabelledSentence, labelled_statistics
 
 from ..run_refs import runs_of
 from ..tables import RUNS, Cell, Column, Table
@@ -31,7 +31,7 @@ def section(data: ReportData) -> Section:
     return Section("data", "Data", text, tables=[_counts_table(data, training), _oov_table(data, training)])
 
 
-def _training_splits(folder: Path, names: Sequence[str]) -> dict[str, list[Labelled]]:
+def _training_splits(folder: Path, names: Sequence[str]) -> dict[str, list[LabelledSentence]]:
     files = {name: folder / name / "train.iob2" for name in names}
     return {
         name: [(sentence.words, spans(sentence.tags)) for sentence in read_iob2(file)]
@@ -40,7 +40,7 @@ def _training_splits(folder: Path, names: Sequence[str]) -> dict[str, list[Label
     }
 
 
-def _counts_table(data: ReportData, training: Mapping[str, Sequence[Labelled]]) -> Table:
+def _counts_table(data: ReportData, training: Mapping[str, Sequence[LabelledSentence]]) -> Table:
     columns = [Column("set"), Column("split"), Column("sentences"), Column("words"), Column("spans")]
     for entity_type in TYPES:
         columns += [Column(entity_type), Column(f"{entity_type} single-word", percent=True, digits=1)]
@@ -51,17 +51,17 @@ def _counts_table(data: ReportData, training: Mapping[str, Sequence[Labelled]]) 
             rows.append([*_counts(name, "evaluated", sentences), runs_of(data.collection.run_with(gold))])
     rows += [[*_counts(name, "train", sentences), None] for name, sentences in training.items()]
     note = "Evaluated: from the predictions of the run in the last column. Train: from the folder given by --uner."
-    return Table("data", "Labelled data", [*columns, RUNS], rows, note)
+    return Table("data", "LabelledSentence data", [*columns, RUNS], rows, note)
 
 
-def _counts(name: str, split: str, sentences: Sequence[Labelled]) -> list[Cell]:
+def _counts(name: str, split: str, sentences: Sequence[LabelledSentence]) -> list[Cell]:
     statistics = labelled_statistics(sentences)
     by_type = statistics["spans"]
     cells: list[Cell] = [name, split, statistics["sentences"], statistics["words"], by_type["all"]["count"]]
     return cells + [by_type[kind][field] for kind in TYPES for field in ("count", "single_word_fraction")]
 
 
-def _oov_table(data: ReportData, training: Mapping[str, Sequence[Labelled]]) -> Table:
+def _oov_table(data: ReportData, training: Mapping[str, Sequence[LabelledSentence]]) -> Table:
     names = data.collection.set_names()
     columns = [Column("source"), *(Column(name, percent=True, digits=1) for name in names), RUNS]
     golds = [data.collection.gold_sets(name)[0] for name in names]

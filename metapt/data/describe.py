@@ -1,10 +1,10 @@
-"""metapt describe [key=value ...] [--json]: what is in labelled sets. `--help` lists the keys."""
+"""metapt describe [key=value ...] [--json]: statistics of labelled sets. `--help` lists the keys."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -20,20 +20,26 @@ from metapt.data.tokenizer_stats import read_tokenizer, subword_statistics
 from metapt.errors import UserError
 
 COMMAND = "describe"
+WIDTH = 200  # characters, if the output is not a terminal
 NOTES = """\
-%1: share of spans of one word. words/span: mean (longest). part PER, part all: share of spans of persons, of all spans,
-directly after a case particle (si, ni, ang, ng, sa; in lower case)."""
-SUBWORD_NOTES = """
-subwords: per word, with a space before it. %split: words of two subwords or more. paper oov: words that are no entry of the
-vocabulary without that space. paper part: the authors' "particle recall", which counts positions of all words, O too,
-by misaligned numbers (docs/data.md)."""
+% single-word: fraction of spans that are one word. Case particles: si, ni, ang,
+ng, sa (case-insensitive)."""
+SUBWORD_NOTES = """\
+Words are tokenized with a space before them. % split words: words of two or
+more subwords. Paper OOV rate: fraction of words that are not in the vocabulary
+without that space. Paper particle recall: computed as in the paper, whose code
+counts all words and misaligns words and subwords (docs/design.md)."""
+
+Statistics = dict[str, Any]
+SetStatistics = dict[str, dict[str, Statistics]]
+"""Statistics by set and split."""
 
 
 def main(argv: Sequence[str]) -> None:
-    """Prints the figures of every split of every set that is found, as a table or as JSON.
+    """Print statistics of every split of the sets, as tables or as JSON.
 
     Raises:
-        UserError: a mistake in the arguments or in the data.
+        UserError: the arguments or the data are wrong.
     """
     if not argv:
         raise UserError(
@@ -41,65 +47,102 @@ def main(argv: Sequence[str]) -> None:
         )
     words = ["json=true" if word == "--json" else word for word in argv]
     config: DescribeConfig = commandline.load(COMMAND, words)
-    figures = describe(config)
+    statistics = describe(config)
     if config.json:
-        print(json.dumps(figures, ensure_ascii=False))
+        print(json.dumps(statistics, ensure_ascii=False))
         return
-    Console(width=None if sys.stdout.isatty() else 200, highlight=False).print(table(figures))
-    print(NOTES + (SUBWORD_NOTES if config.tokenizer else ""))
+    console = Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False)
+    tables = [sentence_table(statistics), span_table(statistics), particle_table(statistics)]
+    notes = [NOTES]
+    if config.tokenizer:
+        tables.append(subword_table(statistics))
+        notes.append(SUBWORD_NOTES)
+    with console.capture() as captured:  # printing to a closed pipe, rich would end the process with code 1
+        for table in tables:
+            console.print(table, "")
+        console.print(*notes, sep="\n")
+    print(captured.get(), end="")
     if config.data.name == "demo":
         print(DEMO_NOTICE)
 
 
-def describe(config: DescribeConfig) -> dict[str, dict[str, dict[str, Any]]]:
-    """Set to split to figures (metapt/data/statistics.py), those of subwords (metapt/data/tokenizer_stats.py) too if there is a tokenizer."""
+def describe(config: DescribeConfig) -> SetStatistics:
+    """Statistics by set and split (metapt/data/statistics.py), with those of subwords if a tokenizer is given."""
     collection = open_collection(config.data)
     unknown = [name for name in config.sets if name not in collection.splits]
     if unknown:
         raise UserError(
-            f"sets: {', '.join(unknown)} not in {collection.where}; it has {', '.join(collection.splits)}"
+            f"sets: {collection.where} has no set {', '.join(unknown)}; its sets are {', '.join(collection.splits)}"
         )
     tokenizer = read_tokenizer(config.tokenizer) if config.tokenizer else None
-    found: dict[str, dict[str, dict[str, Any]]] = {}
+    statistics: SetStatistics = {}
     for name in config.sets or collection.splits:
+        statistics[name] = {}
         for split in (split for split in SPLITS if split in collection.splits[name]):
             sentences = collection.load(name, split)
-            figures = set_statistics(sentences)
+            statistics[name][split] = set_statistics(sentences)
             if tokenizer is not None:
-                figures |= subword_statistics(sentences, tokenizer)
-            found.setdefault(name, {})[split] = figures
-    return found
+                statistics[name][split] |= subword_statistics(sentences, tokenizer)
+    return statistics
 
 
-def table(figures: dict[str, dict[str, dict[str, Any]]]) -> Table:
-    """The figures for people, one line a split."""
-    has_subwords = any("subwords_per_word" in each for splits in figures.values() for each in splits.values())
-    heads = ["sentences", "with entity", "words"]
-    heads += [head for kind in TYPES for head in (kind, "%1")]
-    heads += ["words/span", "part PER", "part all"]
-    heads += ["subwords", "%split", "paper oov", "paper part"] if has_subwords else []
-    shown = Table("set", "split", box=None, pad_edge=False)
+def sentence_table(statistics: SetStatistics) -> Table:
+    heads = ("sentences", "with entity", "words", "words/span", "longest span")
+
+    def cells(split: Statistics) -> list[str]:
+        counts = [f"{split[key]:,}" for key in ("sentences", "sentences_with_entity", "words")]
+        spans = split["spans"]["all"]
+        if not spans["count"]:
+            return [*counts, "-", "-"]
+        return [*counts, f"{spans['mean_words']:.2f}", str(max(map(int, spans["lengths_words"])))]
+
+    return _table("Sentences and spans", heads, statistics, cells)
+
+
+def span_table(statistics: SetStatistics) -> Table:
+    heads = (*TYPES, *(f"% single-\nword {kind}" for kind in TYPES))
+
+    def cells(split: Statistics) -> list[str]:
+        spans = [split["spans"][kind] for kind in TYPES]
+        return [f"{span['count']:,}" for span in spans] + [
+            _percent(span["single_word_fraction"]) for span in spans
+        ]
+
+    return _table("Spans by type", heads, statistics, cells)
+
+
+def particle_table(statistics: SetStatistics) -> Table:
+    kinds = ("PER", "all")
+
+    def cells(split: Statistics) -> list[str]:
+        after = [split["after_particle"][kind] for kind in kinds]
+        return [f"{spans['spans']:,}" for spans in after] + [_percent(spans["fraction"]) for spans in after]
+
+    return _table("Spans directly after a case particle", (*kinds, "% PER", "% all"), statistics, cells)
+
+
+def subword_table(statistics: SetStatistics) -> Table:
+    heads = ("subwords/word", "% split words", "paper\nOOV rate", "paper particle\nrecall")
+
+    def cells(split: Statistics) -> list[str]:
+        rates = [f"{split[key]:.3f}" for key in ("paper_oov_rate", "paper_particle_recall")]
+        return [f"{split['subwords_per_word']:.2f}", _percent(split["split_word_fraction"]), *rates]
+
+    return _table("Subwords", heads, statistics, cells)
+
+
+def _table(
+    title: str, heads: Sequence[str], statistics: SetStatistics, cells: Callable[[Statistics], list[str]]
+) -> Table:
+    """A table with one row per split."""
+    table = Table("set", "split", title=title, title_justify="left", box=None, pad_edge=False)
     for head in heads:
-        shown.add_column(head, justify="right")
-    for name, splits in figures.items():
-        for split, each in splits.items():
-            shown.add_row(name, split, *_cells(each, has_subwords))
-    return shown
+        table.add_column(head, justify="right", no_wrap=True)
+    for name, splits in statistics.items():
+        for split, values in splits.items():
+            table.add_row(name, split, *cells(values))
+    return table
 
 
-def _cells(each: dict[str, Any], has_subwords: bool) -> list[str]:
-    every = each["spans"]["all"]
-    cells = [f"{each[key]:,}" for key in ("sentences", "sentences_with_entity", "words")]
-    for kind in TYPES:
-        cells += [f"{each['spans'][kind]['count']:,}", _percent(each["spans"][kind]["single_word_fraction"])]
-    longest = max(map(int, every["lengths_words"]), default=0)
-    cells.append(f"{every['mean_words']:.2f} ({longest})" if every["count"] else "-")
-    cells += [_percent(each["after_particle"][kind]["share"]) for kind in ("PER", "all")]
-    if has_subwords:
-        cells += [f"{each['subwords_per_word']:.2f}", _percent(each["split_word_fraction"])]
-        cells += [f"{each[key]:.3f}" for key in ("paper_oov_rate", "paper_particle_recall")]
-    return cells
-
-
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{100 * share:.1f}"
+def _percent(fraction: float | None) -> str:
+    return "-" if fraction is None else f"{100 * fraction:.1f}"

@@ -1,6 +1,6 @@
-"""Languages and licences of the labelled sets that are known here: the one home of this knowledge.
+"""Languages and licences of the known labelled sets.
 
-Universal NER v1 by its repositories (github.com/UniversalNER): a set's licence is that of the treebank under it.
+Those of Universal NER v1 are from its repositories (github.com/UniversalNER): a set has the licence of its treebank.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class SetFacts:
-    """Language (BCP 47) and licence (as the Hugging Face hub writes it) of a set, and its data set on the hub."""
+    """Language (BCP 47), licence (identifier of the Hugging Face hub) and hub data set of a labelled set."""
 
     language: str
     licence: str
@@ -25,7 +25,7 @@ def _uner(language: str, licence: str = "cc-by-sa-4.0") -> SetFacts:
     return SetFacts(language, licence, "universalner/universal_ner")
 
 
-def _generated(language: str) -> SetFacts:
+def _synthetic(language: str) -> SetFacts:
     return SetFacts(language, "apache-2.0", None)
 
 
@@ -48,14 +48,14 @@ SETS = {
     "zh_gsd": _uner("zh-Hant"),
     "zh_gsdsimp": _uner("zh-Hans"),
     "zh_pud": _uner("zh-Hant", "cc-by-sa-3.0"),
-    "en_demo": _generated("en"),
-    "sk_demo": _generated("sk"),
-    "tl_demo": _generated("tl"),
-    "ceb_demo": _generated("ceb"),
+    "en_demo": _synthetic("en"),
+    "sk_demo": _synthetic("sk"),
+    "tl_demo": _synthetic("tl"),
+    "ceb_demo": _synthetic("ceb"),
 }
 
 
 def shared_licence(names: list[str]) -> str:
-    """The licence that all of these sets have; `other` if they differ or one is not known."""
+    """The common licence of some sets; `other` if their licences differ or one is unknown."""
     found = {SETS[name].licence if name in SETS else "other" for name in names}
     return found.pop() if len(found) == 1 else "other"

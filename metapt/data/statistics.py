@@ -1,4 +1,4 @@
-"""What is in a labelled set: counts, span lengths, case particles. The analysis uses it too, so it needs numpy at most."""
+"""Statistics of labelled sets: counts, span lengths, case particles. The report imports this module: keep it light."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 from metapt.data.iob2 import TYPES, Sentence, spans
 from metapt.data.particles import follows_particle
 
-Labelled = tuple[Sequence[str], Sequence[tuple[str, int, int]]]
-"""the words of a sentence and its spans: (type, first word, one past the last word)"""
+LabelledSentence = tuple[Sequence[str], Sequence[tuple[str, int, int]]]
+"""The words of a sentence and its spans: (type, first word, last word + 1)."""
 
 
 def set_statistics(sentences: Sequence[Sentence]) -> dict[str, Any]:
@@ -18,41 +18,43 @@ def set_statistics(sentences: Sequence[Sentence]) -> dict[str, Any]:
     return labelled_statistics([(sentence.words, spans(sentence.tags)) for sentence in sentences])
 
 
-def labelled_statistics(sentences: Sequence[Labelled]) -> dict[str, Any]:
-    """Counts of a set; shares are of 1, and None where there is nothing to share.
+def labelled_statistics(sentences: Sequence[LabelledSentence]) -> dict[str, Any]:
+    """Count sentences, words and spans of a set. Means and fractions are None if there is nothing to count.
 
-    Returns: sentences, words, longest_sentence_words, sentences_with_entity; `spans`: type (and `all`) to count,
-        mean_words, single_word_fraction, and lengths_words (length to how many); `after_particle`: PER and `all` to
-        spans (those directly after a case particle), share.
+    Returns:
+        sentences, words, longest_sentence_words, sentences_with_entity.
+        spans: for each type and `all`: count, mean_words, single_word_fraction, lengths_words (maps a length in words
+            to the number of spans).
+        after_particle: for PER and `all`: spans (number of those directly after a case particle), fraction.
     """
-    found = [(words, span) for words, those in sentences for span in those]
-    lengths = {kind: [end - start for _, (what, start, end) in found if what == kind] for kind in TYPES}
-    lengths["all"] = [length for those in lengths.values() for length in those]
-    after: dict[str, list[bool]] = {kind: [] for kind in ("PER", "all")}
-    for words, (kind, start, _) in found:
-        for group in {kind, "all"} & set(after):
-            after[group].append(follows_particle(start, words))
+    found = [(words, span) for words, sentence_spans in sentences for span in sentence_spans]
+    lengths = {kind: [end - start for _, (type_, start, end) in found if type_ == kind] for kind in TYPES}
+    lengths["all"] = [length for type_lengths in lengths.values() for length in type_lengths]
+    after: dict[str, list[bool]] = {
+        "PER": [follows_particle(start, words) for words, (kind, start, _) in found if kind == "PER"],
+        "all": [follows_particle(start, words) for words, (_, start, _) in found],
+    }
     return {
         "sentences": len(sentences),
         "words": sum(len(words) for words, _ in sentences),
         "longest_sentence_words": max((len(words) for words, _ in sentences), default=0),
-        "sentences_with_entity": sum(bool(those) for _, those in sentences),
-        "spans": {kind: _lengths(those) for kind, those in lengths.items()},
+        "sentences_with_entity": sum(bool(sentence_spans) for _, sentence_spans in sentences),
+        "spans": {kind: _length_statistics(type_lengths) for kind, type_lengths in lengths.items()},
         "after_particle": {
-            kind: {"spans": sum(those), "share": _share(sum(those), len(those))}
-            for kind, those in after.items()
+            kind: {"spans": sum(flags), "fraction": _ratio(sum(flags), len(flags))}
+            for kind, flags in after.items()
         },
     }
 
 
-def _lengths(lengths: Sequence[int]) -> dict[str, Any]:
+def _length_statistics(lengths: Sequence[int]) -> dict[str, Any]:
     return {
         "count": len(lengths),
-        "mean_words": _share(sum(lengths), len(lengths)),
-        "single_word_fraction": _share(lengths.count(1), len(lengths)),
+        "mean_words": _ratio(sum(lengths), len(lengths)),
+        "single_word_fraction": _ratio(lengths.count(1), len(lengths)),
         "lengths_words": {str(length): count for length, count in sorted(Counter(lengths).items())},
     }
 
 
-def _share(part: float, whole: float) -> float | None:
+def _ratio(part: float, whole: float) -> float | None:
     return part / whole if whole else None

@@ -1,4 +1,4 @@
-"""How a tokenizer cuts the words of a labelled set. No torch."""
+"""Statistics of how a tokenizer splits the words of a labelled set. Does not import torch."""
 
 from __future__ import annotations
 
@@ -16,24 +16,28 @@ FILE = "tokenizer.json"
 
 
 def subword_statistics(sentences: Sequence[Sentence], tokenizer: Tokenizer) -> dict[str, Any]:
-    """How a tokenizer cuts the words of a set.
+    """Count subwords and split words of a set.
 
-    A byte-level BPE knows every word in some subwords, so no word is out of its vocabulary in the strict sense. What comes
-    nearest are words that it has no subword of their own for, read as the tagger reads them, with a space before.
+    With a byte-level BPE no word is out of vocabulary in the strict sense. The closest notion is a split word: a word
+    that has no subword of its own. Words are tokenized as the tagger does it, with a space before the word.
 
-    Returns: subwords_per_word, split_word_fraction (words of two subwords or more), and two figures as the paper's authors count:
-        paper_oov_rate (words that are no entry of the vocabulary as they are spelled, without the space that most entries
-        begin with) and paper_particle_recall (see `paper_particle_hits`).
+    Returns:
+        subwords_per_word: mean number of subwords.
+        split_word_fraction: fraction of the words that have two or more subwords.
+        paper_oov_rate: the paper's OOV rate: the fraction of the words that are not in the vocabulary if they are looked
+            up without the preceding space, with which most entries begin.
+        paper_particle_recall: the paper's "particle recall" (see `paper_particle_hits`).
     """
     words = [word for sentence in sentences for word in sentence.words]
-    alone = tokenizer.encode_batch([f" {word}" for word in words], add_special_tokens=False)
-    counts = [len(one.ids) for one in alone]
+    encoded_words = tokenizer.encode_batch([f" {word}" for word in words], add_special_tokens=False)
+    counts = [len(encoded.ids) for encoded in encoded_words]
     vocabulary = tokenizer.get_vocab()
-    as_lists = tokenizer.encode_batch(
+    encoded_sentences = tokenizer.encode_batch(
         [list(sentence.words) for sentence in sentences], is_pretokenized=True, add_special_tokens=False
     )
     hits = sum(
-        paper_particle_hits(sentence.words, one) for sentence, one in zip(sentences, as_lists, strict=True)
+        paper_particle_hits(sentence.words, encoded)
+        for sentence, encoded in zip(sentences, encoded_sentences, strict=True)
     )
     return {
         "subwords_per_word": sum(counts) / len(words),
@@ -44,22 +48,23 @@ def subword_statistics(sentences: Sequence[Sentence], tokenizer: Tokenizer) -> d
 
 
 def paper_particle_hits(words: Sequence[str], encoded: Encoding) -> int:
-    """What the authors count as persons after a particle, for one sentence; to be compared with, not to be believed.
+    """Count the hits of the paper's "particle recall" in one sentence, to reproduce its numbers; it measures no recall.
 
-    Each word has its label at its first subword, O or not. The number of that *subword* in the sentence, less one, is taken for
-    the number of the *word* before; a number beyond the last word is a miss. So no label and no span is looked at.
+    The authors' code visits the first subword of every word, whatever its label. It uses the index of that *subword*
+    minus one as the index of the preceding *word*; an index beyond the last word is a miss. So neither labels nor spans
+    play a role.
     """
-    places = encoded.word_ids
-    firsts = [place for place, word in enumerate(places) if place == 0 or word != places[place - 1]]
-    return sum(0 < place <= len(words) and words[place - 1].lower() in CASE_PARTICLES for place in firsts)
+    word_ids = encoded.word_ids
+    firsts = [index for index, word in enumerate(word_ids) if index == 0 or word != word_ids[index - 1]]
+    return sum(0 < index <= len(words) and words[index - 1].lower() in CASE_PARTICLES for index in firsts)
 
 
 def read_tokenizer(name: str) -> Tokenizer:
-    """The tokenizer of a tokenizer.json, of a folder that holds one, or of a hub repository; without transformers.
+    """Load a tokenizer.json, the one in a folder, or that of a hub repository; does not import transformers.
 
     Raises:
-        UserError: there is no such file, or it is no tokenizer.
-        OperationalError: the hub has none, or cannot be reached.
+        UserError: the file does not exist, or is not a tokenizer.
+        OperationalError: the hub has no such tokenizer, or is not available.
     """
     path = Path(name).expanduser()
     path = path / FILE if path.is_dir() else path
