@@ -1,8 +1,8 @@
-"""python analysis/report.py [ROOT ...] [--out DIR] [--equal BUDGET]: from run folders to one page, tables and figures.
+"""The command `metapt report`, also `python analysis/report.py` in a clone: from run folders to a report.
 
-Writes index.html (self-contained), report.md, report.json, references.bib, every table as CSV, LaTeX (booktabs) and
-Parquet, every figure as SVG, and those under the term that is shown first (--equal) as PDF too, at the width of a
-column or of the text. Without a ROOT it takes the newest grid under runs/; without --out it writes into ROOT/report of the first root.
+Writes index.html (self-contained), report.md, report.json and references.bib; every table as CSV, LaTeX (booktabs) and
+Parquet; every figure as SVG. Figures of the budget that is shown first are also written as PDF, at the width of a column or
+of the text of a paper.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-if not __package__:  # run as a script: import this folder as the package that it is
+if not __package__:  # run as a script: import the folder of this file as a package
     sys.path[0] = str(Path(__file__).resolve().parents[1])
     __package__ = "analysis"
 
-# numpy's products have one thread, which it must know before it is imported: the other cores draw
+# numpy uses one thread, because other processes draw figures; it reads this variable when it is imported
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import jinja2
@@ -34,57 +34,89 @@ from metapt.files import write_bytes_atomically
 from .build import Report, build
 from .figures import rendering
 from .load.collect import Collection, collect, newest_grid
+from .sections.base import Section
 from .stats.matched_budget import TERMS, UPDATES
-from .tables import Flat, Table
+from .tables import FlatCell, Table
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
-ENDINGS = {".csv", ".tex", ".parquet", ".svg", ".pdf"}  # of tables and figures
+OUTPUT_SUFFIXES = {".csv", ".tex", ".parquet", ".svg", ".pdf"}  # of tables and figures
 REFERENCES = TEMPLATES / "references.bib"
 RUNS = Path("runs")
 
 
 def main(argv: Sequence[str]) -> None:
-    """Makes the report, prints the F1 table and the path of the page.
+    """Write the report, and print the F1 table, the summary and the path of the page.
 
     Raises:
-        UserError: a root is missing or holds no run.
+        UserError: a root does not exist or has no run.
     """
-    parser = argparse.ArgumentParser(
-        prog="python analysis/report.py", description="From run folders to one report."
-    )
-    parser.add_argument(
-        "roots", nargs="*", type=Path, metavar="ROOT", help="a grid's folder [the newest under runs/]"
-    )
-    parser.add_argument("--out", type=Path, metavar="DIR", help="where the report is written [ROOT/report]")
-    parser.add_argument("--uner", type=Path, metavar="DIR", default=os.environ.get("METAPT_UNER_DIR"), help="SET/train.iob2, for statistics of the training data [METAPT_UNER_DIR]")  # fmt: skip
-    parser.add_argument("--equal", choices=[term.lower() for term in TERMS], default=UPDATES, help="what MAML and vanilla have spent alike in the comparisons that are shown first [updates]")  # fmt: skip
-    parser.add_argument("--no-sentences", action="store_true", help="leave the case studies out, which quote the evaluation sets: for a page that is published")  # fmt: skip
-    arguments = parser.parse_args(argv)
+    arguments = _parser().parse_args(argv)
     roots = arguments.roots or [newest_grid(RUNS)]
     out = arguments.out or roots[0] / "report"
-    equal = next(term for term in TERMS if term.lower() == arguments.equal)
-    uner = arguments.uner and Path(arguments.uner)
+    budget = next(name for name in TERMS if name.lower() == arguments.budget)
     rendering.begin()
-    report = build(read(roots, out), uner=uner, equal=equal, sentences=not arguments.no_sentences)
+    report = build(read(roots, out), uner=arguments.uner, budget=budget, sentences=not arguments.no_sentences)
     write(report, out)
+    _print(report, out)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="metapt report",
+        description="Write a report (page, tables and figures) from the run folders of one or more grids.",
+    )
+    parser.add_argument(
+        "roots",
+        nargs="*",
+        type=Path,
+        metavar="ROOT",
+        help="Grid folder to read (default: the newest grid under runs/).",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="Folder to write the report to (default: report/ in the first ROOT).",
+    )
+    parser.add_argument(
+        "--uner",
+        type=Path,
+        metavar="DIR",
+        default=os.environ.get("METAPT_UNER_DIR") or None,
+        help="Universal NER folder with SET/train.iob2, which adds statistics of the training data and "
+        "out-of-vocabulary rates (default: the environment variable METAPT_UNER_DIR).",
+    )
+    parser.add_argument(
+        "--budget",
+        choices=[name.lower() for name in TERMS],
+        default=UPDATES,
+        help="Matched budget of MAML and vanilla that the page shows first (default: %(default)s).",
+    )
+    parser.add_argument(
+        "--no-sentences",
+        action="store_true",
+        help="Omit the case studies, which quote sentences of the evaluation sets, so that the report may be "
+        "published (default: include them).",
+    )
+    return parser
+
+
+def _print(report: Report, out: Path) -> None:
     if report.notice:
         print(f"{report.notice}\n")
-    print(
-        f"{report.f1.title}. {report.f1.about}\n{report.f1.to_text()}\n"
-        if report.f1.rows
-        else "no finished run to show\n"
-    )
-    print(
-        report.about,
-        *report.summaries[report.equal],
-        "",
-        f"report: {(out / 'index.html').absolute()}",
-        sep="\n",
-    )
+    if report.f1.rows:
+        print(f"{report.f1.title}. {report.f1.full_note}\n{report.f1.to_text()}\n")
+    else:
+        print("No finished fine-tuning run.\n")
+    print(report.run_counts, *report.summaries[report.budget], sep="\n")
+    print(f"\nreport: {(out / 'index.html').absolute()}")
 
 
 def read(roots: Sequence[Path], out: Path) -> Collection:
-    """`collect`, without the garbage collector, which then passes over what was found and comes less often: nearly all that a report makes stays to its end."""
+    """Collect the runs with the garbage collector disabled; it then skips them and runs less often.
+
+    Nearly all objects of a report live until its end, so scanning them costs time and frees nothing.
+    """
     gc.disable()
     try:
         return collect(roots, out)
@@ -95,18 +127,18 @@ def read(roots: Sequence[Path], out: Path) -> Collection:
 
 
 def write(report: Report, out: Path) -> None:
-    """Writes every file of the report, and removes tables and figures of an earlier one that are no longer made."""
+    """Write every file of the report, and remove tables and figures that only an earlier report had."""
     written = set()
     for name, content in _files(report, out):
         write_bytes_atomically(out / name, content)
         written.add(out / name)
     for path in {*(out / "tables").glob("*"), *(out / "figures").glob("*")} - written:
-        if path.suffix in ENDINGS:
+        if path.suffix in OUTPUT_SUFFIXES:
             path.unlink()
 
 
 def _files(report: Report, out: Path) -> Iterator[tuple[str, bytes]]:
-    """(name, content): tables before figures, which other processes may still be drawing, and last the page, which has them all."""
+    """Yield (name, content) of every file: tables first, since other processes may still draw figures; the page last."""
     for table in report.tables:
         yield f"tables/{table.name}.csv", table.to_csv(report.notice, out).encode()
         yield f"tables/{table.name}.tex", table.to_latex(report.notice).encode()
@@ -122,18 +154,18 @@ def _files(report: Report, out: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def to_parquet(table: Table, notice: str, out: Path) -> bytes:
-    """The table with the columns of its CSV, typed; title, note and notice are metadata of the file."""
+    """Format a table as Parquet with the columns of its CSV; title, note and notice are metadata of the file."""
     heads = [head for column in table.columns for head in column.csv_heads]
     rows = table.flat_rows(out)
     columns = {head: _array([row[index] for row in rows]) for index, head in enumerate(heads)}
-    about = {"title": table.title, "note": table.about, "notice": notice}
+    metadata = {"title": table.title, "note": table.full_note, "notice": notice}
     file = io.BytesIO()
-    parquet.write_table(pyarrow.table(columns).replace_schema_metadata(about), file)
+    parquet.write_table(pyarrow.table(columns).replace_schema_metadata(metadata), file)
     return file.getvalue()
 
 
-def _array(values: Sequence[Flat]) -> pyarrow.Array:
-    """One type for a column: numbers as they are, anything mixed as text."""
+def _array(values: Sequence[FlatCell]) -> pyarrow.Array:
+    """An array of one type: numbers keep theirs, mixed types become text."""
     kinds = {type(value) for value in values if value is not None}
     if kinds <= {int, float} or len(kinds) == 1:
         return pyarrow.array(values, from_pandas=True)
@@ -141,38 +173,40 @@ def _array(values: Sequence[Flat]) -> pyarrow.Array:
 
 
 def to_json(report: Report, out: Path) -> bytes:
-    """For machines: the words of the report and every table, with each cell under the head of its column in the CSV; NaN is null."""
-    tables = {}
-    for table in report.tables:
-        heads = [head for column in table.columns for head in column.csv_heads]
-        tables[table.name] = {"title": table.title, "note": table.about, "columns": heads, "rows": table.flat_rows(out)}  # fmt: skip
-    sections = [
-        {
-            "name": section.name,
-            "title": section.title,
-            "equal": section.term or None,
-            "paragraphs": list(section.paragraphs),
-            "figures": [
-                {"name": figure.name, "caption": figure.caption, "runs": figure.runs.folders(out)}
-                for figure in section.figures
-            ],
-            "tables": [table.name for table in section.tables],
-        }
-        for section in report.sections
-    ]
+    """Format the report's texts and tables as JSON; columns are those of the CSV files, and NaN is null."""
     content = {
         "title": report.title,
         "notice": report.notice,
-        "about": report.about,
-        "summary": {term: list(sentences) for term, sentences in report.summaries.items()},
-        "sections": sections,
-        "tables": tables,
+        "run_counts": report.run_counts,
+        "summary": {budget: list(paragraphs) for budget, paragraphs in report.summaries.items()},
+        "sections": [_section_json(section, out) for section in report.sections],
+        "tables": {table.name: _table_json(table, out) for table in report.tables},
     }
-    return orjson.dumps(content, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE | orjson.OPT_SERIALIZE_NUMPY)  # fmt: skip
+    options = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE | orjson.OPT_SERIALIZE_NUMPY
+    return orjson.dumps(content, option=options)
+
+
+def _section_json(section: Section, out: Path) -> dict[str, object]:
+    return {
+        "name": section.name,
+        "title": section.title,
+        "budget": section.budget or None,
+        "paragraphs": list(section.paragraphs),
+        "figures": [
+            {"name": figure.name, "caption": figure.caption, "runs": figure.runs.folders(out)}
+            for figure in section.figures
+        ],
+        "tables": [table.name for table in section.tables],
+    }
+
+
+def _table_json(table: Table, out: Path) -> dict[str, object]:
+    columns = [head for column in table.columns for head in column.csv_heads]
+    return {"title": table.title, "note": table.full_note, "columns": columns, "rows": table.flat_rows(out)}
 
 
 def to_html(report: Report, out: Path) -> str:
-    """The page. Autoescape is on: only SVG and tables, which are made here and escape their text, pass as markup."""
+    """Render the page. Autoescape is on; only figures and tables, which escape their own text, are passed as markup."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -181,39 +215,31 @@ def to_html(report: Report, out: Path) -> str:
         lstrip_blocks=True,
     )
     return environment.get_template("report.html.j2").render(
-        report=report, terms=TERMS, out=out, markup=Markup
+        report=report, budgets=TERMS, out=out, markup=Markup
     )
 
 
 def to_markdown(report: Report) -> str:
-    """The same as the page, under the term that is shown first; figures are links to the SVG files beside it."""
+    """Format the page as Markdown at the budget that is shown first; figures are links to their SVG files."""
     parts = [f"# {report.title}"]
     parts += [f"> **{report.notice}**"] if report.notice else []
-    parts += [report.about, *report.summaries[report.equal]]
-    for section in report.shown:
-        parts += [
-            f"## {section.title}{f', at equal {section.term}' if section.term else ''}",
-            *section.paragraphs,
-        ]
-        parts += [
-            f"![{figure.caption}](figures/{figure.name}.svg)\n\n{figure.caption}"
-            for figure in section.figures
-        ]
+    parts += [report.run_counts, *report.summaries[report.budget]]
+    for section in report.default_sections:
+        budget = f" (matched {section.budget})" if section.budget else ""
+        parts += [f"## {section.title}{budget}", *section.paragraphs]
+        for figure in section.figures:
+            parts.append(f"![{figure.caption}](figures/{figure.name}.svg)\n\n{figure.caption}")
         for table in section.tables:
-            if table.on_page:
-                parts += [
-                    f"**{table.title}.** {table.about} {table.cut}".rstrip(),
-                    table.to_markdown().rstrip(),
-                ]
-            else:
-                parts.append(f"{table.title}: [tables/{table.name}.csv](tables/{table.name}.csv)")
+            parts += _markdown_table(table)
     return "\n\n".join(parts) + "\n"
 
 
-def command() -> None:
-    """`metapt-report`, as pip installs it."""
-    run_command(main)
+def _markdown_table(table: Table) -> list[str]:
+    if not table.on_page:
+        return [f"{table.title}: [tables/{table.name}.csv](tables/{table.name}.csv)"]
+    title = f"**{table.title}.** {table.full_note} {table.truncation}".rstrip()
+    return [title, table.to_markdown().rstrip()]
 
 
 if __name__ == "__main__":
-    command()
+    run_command(main)
