@@ -1,11 +1,11 @@
-"""metapt COMMAND ...: the one entry point. Each command is a module with a `main`, imported only when it is called.
+"""The command `metapt COMMAND ...`. Each command is a module with a `main`, imported only when it runs.
 
-`metapt --help`, `metapt --version` and `metapt report` need nothing beyond the `report` extra.
+`metapt --help`, `metapt --version` and `metapt report` need no package beyond the `report` extra.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib import import_module
@@ -16,38 +16,44 @@ from metapt.errors import UserError, run_command
 
 @dataclass(frozen=True)
 class Command:
-    """A subcommand: the module that runs it, the extra that it needs, and one line for `metapt --help`."""
+    """A command: one line for `metapt --help`, the module that runs it, and the extra whose packages it needs."""
 
-    module: str
-    extra: str
     summary: str
+    module: str
+    extra: str = "train"
 
 
 COMMANDS = {
-    "pretrain": Command("metapt.pretrain", "train", "pretrain a decoder, with or without MAML episodes"),
-    "finetune": Command("metapt.finetune", "train", "fine-tune a model as a NER tagger and score it on test sets"),
-    "tag": Command("metapt.tag", "train", "tag text or CoNLL files with a fine-tuned tagger"),
-    "baseline": Command("metapt.baseline", "train", "score a rule or a surface-feature CRF on the same test sets"),
-    "submit": Command("metapt.submit", "train", "run a grid of jobs on this machine or on Slurm"),
-    "status": Command("metapt.status", "train", "show what of a grid is done, running, queued or failed"),
-    "prepare": Command("metapt.prepare", "train", "tokenize a corpus before the runs that read it"),
-    "estimate": Command("metapt.estimate.command", "train", "estimate memory, FLOPs and hours of a pretraining run"),
-    "report": Command("metapt.analysis.report", "report", "turn run folders into one HTML page with tables and figures"),
-    "describe": Command("metapt.data.describe", "train", "print statistics of labelled sets and of a tokenizer on them"),
-}  # fmt: skip
+    "pretrain": Command("pretrain a decoder, with or without MAML episodes", "metapt.pretrain"),
+    "finetune": Command("fine-tune a model as a NER tagger and evaluate it on test sets", "metapt.finetune"),
+    "tag": Command("tag text or CoNLL files with a fine-tuned tagger", "metapt.tag"),
+    "baseline": Command("score a rule or a surface-feature CRF on the test sets", "metapt.baseline"),
+    "submit": Command("run a grid of jobs on this machine or on Slurm", "metapt.submit"),
+    "status": Command("show which jobs of a grid are done, running, queued or failed", "metapt.status"),
+    "prepare": Command("tokenize a corpus into shards before the runs that read it", "metapt.prepare"),
+    "estimate": Command("estimate memory, FLOPs and hours of a pretraining run", "metapt.estimate.command"),
+    "report": Command(
+        "turn run folders into one HTML page with tables and figures",
+        "metapt.analysis.report",
+        extra="report",
+    ),
+    "describe": Command(
+        "print statistics of labelled sets and of a tokenizer on them", "metapt.data.describe"
+    ),
+}
 HELP = ("-h", "--help")
 
 
 def main(argv: Sequence[str]) -> None:
-    """Runs the command that the first word names with the words after it.
+    """Run the command that the first argument names, with the other arguments.
 
     Raises:
-        UserError: no such command, or the packages that it needs are not installed.
+        UserError: there is no such command, or a package that it needs is not installed.
     """
     if not argv or argv[0] in HELP:
         print(usage())
         return
-    name, *words = argv
+    name, *arguments = argv
     if name == "--version":
         print(f"metapt {__version__}")
         return
@@ -55,11 +61,11 @@ def main(argv: Sequence[str]) -> None:
         close = get_close_matches(name, COMMANDS, n=1)
         hint = f"did you mean {close[0]}?" if close else f"commands are {', '.join(COMMANDS)}"
         raise UserError(f"metapt {name}: no such command; {hint}")
-    _load(name)(words)
+    run(name, arguments)
 
 
 def usage() -> str:
-    """What `metapt --help` prints: one line for each command."""
+    """What `metapt --help` prints: a table with one line per command."""
     width = max(map(len, COMMANDS))
     lines = [f"  {name:{width}}  {command.summary}" for name, command in COMMANDS.items()]
     return "\n".join(
@@ -68,17 +74,21 @@ def usage() -> str:
             "",
             *lines,
             "",
-            "metapt COMMAND --help  lists the keys of a command, with their defaults",
-            "metapt --version       prints the version",
+            "metapt COMMAND --help  print the keys of a command with their defaults",
+            "metapt --version       print the version",
         ]
     )
 
 
-def _load(name: str) -> Callable[[Sequence[str]], None]:
-    """The `main` of a command."""
+def run(name: str, arguments: Sequence[str]) -> None:
+    """Run one command.
+
+    Raises:
+        UserError: a package that it needs is not installed.
+    """
     command = COMMANDS[name]
     try:
-        return import_module(command.module).main
+        import_module(command.module).main(arguments)
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] == "metapt":
             raise

@@ -1,4 +1,4 @@
-"""python -m metapt.baseline key=value ...: a baseline's scores in a run folder. `--help` lists the keys."""
+"""The command `metapt baseline`: score a baseline tagger, in a run folder like that of a fine-tuning run."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from collections.abc import Sequence
 
 from metapt.config import commandline
 from metapt.errors import run_command
-from metapt.evaluation.run_baseline import baseline
+from metapt.evaluation.run_baseline import run_baseline
 
 
 def main(argv: Sequence[str]) -> None:
-    """Makes the run that the arguments describe, or leaves it alone if it is done.
+    """Run the baseline of these arguments; a finished run is left as it is.
 
     Raises:
-        UserError: a mistake in the arguments or the data; or the folder holds another run.
+        UserError: an error in the arguments or the data, or the folder holds another run.
     """
-    baseline(commandline.load("baseline", argv))
+    run_baseline(commandline.load("baseline", argv))
 
 
 if __name__ == "__main__":

@@ -1,12 +1,13 @@
-"""The three ways in which a command ends badly, and their exit codes.
+"""Errors of a command and their exit codes.
 
-2: a mistake of the user's (one readable line, no traceback); 75: interrupted, and resumable by the same
-command (sysexits.h EX_TEMPFAIL); 1: anything else.
+0: done. 1: failed. 2: an error that the user can correct. 75: interrupted, and resumable by the same command
+(sysexits.h EX_TEMPFAIL). 130: Ctrl-C.
 """
 
 from __future__ import annotations
 
 import os
+import select
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -14,63 +15,83 @@ from collections.abc import Callable, Sequence
 EXIT_FAILED = 1
 EXIT_USER = 2
 EXIT_INTERRUPTED = 75
-STOP_SIGNALS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM)  # ask a run to save and end with 75
+EXIT_CTRL_C = 130
+STOP_SIGNALS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM)  # a run saves a checkpoint and exits with 75
+UNUSABLE_PATH = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError)
 
 
 class UserError(Exception):
-    """Something the user can put right: the message names the file, line or field, and what would be right."""
+    """An error that the user can correct. The message names the file, line or key, and says what is allowed."""
 
 
 class OperationalError(Exception):
-    """Something outside the program went wrong (disk, cluster, another process): one line, exit code 1."""
+    """A failure outside the program, such as a full disk, the cluster, or another process."""
 
 
 class Interrupted(Exception):
-    """The run was told to stop, has saved, and goes on when the same command is given again."""
+    """A signal stopped the run, which has saved a checkpoint. The same command resumes it."""
 
 
 def run_command(main: Callable[[Sequence[str]], None]) -> None:
-    """Runs `main(argv)` as a command line program and exits with the code that the outcome deserves."""
-    code = _outcome(main)
+    """Run `main(argv)` as a command-line program and exit with the code of its outcome.
+
+    A reader of stdout that stops reading, as in `metapt pretrain --help | head`, is no error.
+    """
+    code = 0
+    try:
+        code = _exit_code(main)
+        sys.stdout.flush()
+    except BrokenPipeError as error:
+        if not _stdout_has_no_reader():
+            code = _report(error, EXIT_FAILED)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        # gloo's threads may abort a rank that is torn down while another one has gone already
+        # Threads of gloo may abort a rank that is torn down after another one has exited.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
     sys.exit(code)
 
 
-def _outcome(main: Callable[[Sequence[str]], None]) -> int:
-    """Runs it; the exit code."""
+def _exit_code(main: Callable[[Sequence[str]], None]) -> int:
+    """Run `main`, print its error, and return the exit code. Raises BrokenPipeError."""
     try:
         main(sys.argv[1:])
-        sys.stdout.flush()
-    except BrokenPipeError:  # the reader of stdout has gone, as in `metapt --help | head -1`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the flush at exit fails no more
-        return 0
+    except SystemExit as stop:  # --help, --print-config
+        return (
+            stop.code
+            if isinstance(stop.code, int)
+            else 0
+            if stop.code is None
+            else _report(stop, EXIT_FAILED)
+        )
     except UserError as error:
-        return _say(error, EXIT_USER)
+        return _report(error, EXIT_USER)
     except Interrupted as error:
-        # Slurm's warning comes twice, from it and from the launcher: the second must not turn 75 into death by signal
+        # Slurm's signal arrives twice, from Slurm and from the launcher. The second must not kill this process.
         for number in STOP_SIGNALS:
             signal.signal(number, signal.SIG_IGN)
-        return _say(error, EXIT_INTERRUPTED, label="interrupted")
-    except (
-        FileNotFoundError,
-        FileExistsError,
-        NotADirectoryError,
-        IsADirectoryError,
-        PermissionError,
-    ) as error:
+        return _report(error, EXIT_INTERRUPTED, label="interrupted")
+    except UNUSABLE_PATH as error:
         path = f"{error.filename}: " if error.filename else ""
-        return _say(f"{path}{error.strerror or error}", EXIT_USER)  # a path that cannot be used
+        return _report(f"{path}{error.strerror or error}", EXIT_USER)
+    except BrokenPipeError:
+        raise
     except (OperationalError, OSError) as error:
-        return _say(error, EXIT_FAILED)
+        return _report(error, EXIT_FAILED)
     except KeyboardInterrupt:
-        return 130
+        return EXIT_CTRL_C
     return 0
 
 
-def _say(error: BaseException | str, code: int, label: str = "error") -> int:
+def _stdout_has_no_reader() -> bool:
+    """Whether stdout is a pipe that nobody reads from any more."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)  # POLLERR is always reported
+    return any(event & select.POLLERR for _, event in poll.poll(0))
+
+
+def _report(error: BaseException | str, code: int, label: str = "error") -> int:
+    """Print an error on stderr and return the exit code."""
     print(f"{label}: {error}", file=sys.stderr, flush=True)
     return code

@@ -1,4 +1,4 @@
-"""python -m metapt.finetune key=value ...: one fine-tuning run. `--help` lists the keys."""
+"""The command `metapt finetune`: one fine-tuning run."""
 
 from __future__ import annotations
 
@@ -10,16 +10,18 @@ from metapt.training.signals import StopRequest
 
 
 def main(argv: Sequence[str]) -> None:
-    """Starts, resumes, or (if it is done) leaves alone the run that the arguments describe.
+    """Start or resume the run of these arguments; a finished run is left as it is.
 
     Raises:
-        UserError: a mistake in the arguments, the checkpoint or the data; or the folder holds another run.
-        Interrupted: a signal came, and a checkpoint stands.
+        UserError: an error in the arguments, the model or the data, or the folder holds another run.
+        Interrupted: a signal arrived, and a checkpoint was saved.
     """
-    stop = StopRequest().listen()  # before the slow imports, during which a signal would otherwise kill
+    stop = (
+        StopRequest().listen()
+    )  # first: during the slow imports below a signal would otherwise kill the process
     config: FinetuneConfig = commandline.load("finetune", argv)
     from metapt.finetuning.run_finetuning import (
-        finetune,  # imports torch: not before the arguments are known to be right
+        finetune,  # imports torch, so only after the arguments are checked
     )
 
     finetune(config, stop)

@@ -1,6 +1,6 @@
-"""python -m metapt.prepare: makes the token shards of a corpus before the runs that need them.
+"""The command `metapt prepare`: tokenize a corpus into shards before the runs that read it.
 
-Takes the keys of metapt.pretrain, so that the same words mean the same corpus; does nothing if it is there.
+It takes the keys of `metapt pretrain`, so that the same arguments mean the same corpus.
 """
 
 from __future__ import annotations
@@ -13,19 +13,21 @@ from metapt.data.corpus import Corpus, prepare_corpus
 from metapt.errors import run_command
 
 
-def main(arguments: Sequence[str]) -> None:
-    config = commandline.load("pretrain", arguments)
+def main(argv: Sequence[str]) -> None:
+    """Write the token shards of the corpus of these arguments, unless they exist, and print a summary."""
+    config = commandline.load("prepare", argv)
     corpus = prepare_corpus(config.data, progress=lambda line: print(line, file=sys.stderr, flush=True))
     print(summary(corpus))
 
 
 def summary(corpus: Corpus) -> str:
-    """What is in a corpus, for people."""
+    """Folder, fingerprint, tokenizer and size of a corpus, one a line."""
     info, manifest = corpus.tokenizer, corpus.manifest
-    lines = [f"corpus      {corpus.folder}", f"fingerprint {corpus.fingerprint}"]
-    lines.append(
-        f"tokenizer   {info.name}: {info.size:,} entries, end-of-text {info.eos_id}, mask {info.mask_id}"
-    )
+    lines = [
+        f"corpus      {corpus.folder}",
+        f"fingerprint {corpus.fingerprint}",
+        f"tokenizer   {info.name}: {info.size:,} entries, end-of-text {info.eos_id}, mask {info.mask_id}",
+    ]
     for split, counts in manifest["splits"].items():
         lines.append(f"{split:11} {counts['tokens']:,} tokens, {counts['documents']:,} documents")
     skipped = [f"{count:,} x {reason}" for reason, count in manifest["skipped"].items()]

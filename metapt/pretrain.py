@@ -1,4 +1,4 @@
-"""python -m metapt.pretrain key=value ...: one pretraining run. `--help` lists the keys."""
+"""The command `metapt pretrain`: one pretraining run."""
 
 from __future__ import annotations
 
@@ -21,57 +21,59 @@ if TYPE_CHECKING:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Starts, resumes, or (if it is done) leaves alone the run that the arguments describe.
+    """Start or resume the run of these arguments; a finished run is left as it is.
 
     Raises:
-        UserError: a mistake in the arguments or the data; or the folder holds another run.
-        Interrupted: a signal came, and the last update, if there was one, stands in a checkpoint.
+        UserError: an error in the arguments or the data, or the folder holds another run.
+        Interrupted: a signal arrived. The last update, if there was one, is saved in a checkpoint.
     """
     stop = StopRequest().listen()
     config: PretrainConfig = commandline.load("pretrain", argv)
     experiment_trackers.require_packages(config.log)
     run = Run(config.run_dir)
-    leads = os.environ.get("RANK", "0") == "0"
-    with run.locked() if leads else nullcontext():
+    is_main_rank = os.environ.get("RANK", "0") == "0"
+    with run.locked() if is_main_rank else nullcontext():
         if run.is_done:
             run.check_identity(identity(config))
-            print(f"{run.path}: done already")
+            print(f"{run.path}: already done")
             return
         pretrain(config, run, stop)
 
 
 def pretrain(config: PretrainConfig, run: Run, stop: StopRequest) -> None:
-    """Trains `run` to its end on this rank. Raises as `main`."""
+    """Train a run to its end on this rank. Raises as `main`."""
     corpus = prepare(config, stop)
-    if corpus.tokenizer.size > config.model.vocab_size:
+    entries = corpus.tokenizer.size
+    if entries > config.model.vocab_size:
         raise UserError(
-            f"the tokenizer has {corpus.tokenizer.size} entries, and model.vocab_size={config.model.vocab_size}; "
-            f"give model.vocab_size={-(-corpus.tokenizer.size // 64) * 64}"
+            f"model.vocab_size={config.model.vocab_size}: the tokenizer has {entries} entries; "
+            f"use model.vocab_size={-(-entries // 64) * 64}"
         )
     from metapt.models.meta_lm import SLOW_BF16, slow_in_bf16
     from metapt.training.trainer import Trainer
 
     trainer = Trainer(config, run, corpus, stop)
-    if trainer.engine.rank == 0:
+    is_main_rank = trainer.engine.rank == 0
+    if is_main_rank:
         if config.train.precision == "bf16" and slow_in_bf16(trainer.engine.device):
             print(SLOW_BF16, file=sys.stderr, flush=True)
         run.start(identity(config), {"corpus": corpus.fingerprint}, asdict(config))
     result = trainer.train()
-    if trainer.engine.rank == 0:
+    if is_main_rank:
         run.finish(result)
-        print(
-            f"{run.path}: held-out perplexity {result['eval_perplexity']:.1f} after {result['steps']} updates"
-        )
+        perplexity = f"{result['eval_perplexity']:.1f}"
+        print(f"{run.path}: held-out perplexity {perplexity} after {result['steps']} updates")
         if result["generated_data"]:
             print(DEMO_NOTICE)
 
 
 def prepare(config: PretrainConfig, stop: StopRequest) -> Corpus:
-    """The corpus and its index of windows, made if they are not there.
+    """The corpus and its index of episode windows, created if they do not exist.
 
-    A signal gives this up at once. The other ranks may not have had it: they are told when they have come as far.
+    A signal stops this at once. Ranks that received none learn of it afterwards.
+
     Raises:
-        Interrupted: some rank was asked to stop.
+        Interrupted: a rank received a signal.
     """
     from metapt.data.corpus import prepare_corpus
     from metapt.data.episodes import corpus_index
@@ -87,8 +89,10 @@ def prepare(config: PretrainConfig, stop: StopRequest) -> Corpus:
 
         stops = any_rank(stops)
     if corpus is None or stops:
-        asked = stop.name or "a signal to another rank"
-        raise Interrupted(f"{config.run_dir}: {asked} while the corpus was made ready; resumable")
+        cause = stop.name or "a signal to another rank"
+        raise Interrupted(
+            f"{config.run_dir}: {cause} during preparation of the corpus; the same command resumes"
+        )
     return corpus
 
 

@@ -1,4 +1,4 @@
-"""python -m metapt.submit grid=NAME cluster=local|inline|slurm key=value ...: runs a grid. `--help` lists the keys."""
+"""The command `metapt submit`: run a grid on this machine or on Slurm."""
 
 from __future__ import annotations
 
@@ -10,6 +10,11 @@ from metapt.launch.submission import submit
 
 
 def main(argv: Sequence[str]) -> None:
+    """Submit the jobs of the grid of these arguments that are not done yet.
+
+    Raises:
+        UserError: an error in the arguments, or in the command line of a job.
+    """
     submit(commandline.load("submit", argv))
 
 

@@ -1,11 +1,10 @@
-"""python -m metapt.tag checkpoint=PATH ["a sentence" ...]: sentences with their named entities. `--help` lists the keys.
+"""The command `metapt tag`: tag the named entities of sentences, a file, or stdin.
 
-Without sentences a file or stdin is tagged as it comes: a line is answered as soon as it is there.
+Input from a file or stdin is streamed: each line is tagged as soon as it arrives.
 """
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -30,16 +29,18 @@ STDIN = "-"
 
 
 def main(argv: Sequence[str]) -> None:
-    """Tags the sentences of the command line, of a file, or of stdin; ends quietly when nobody reads on.
+    """Tag the sentences of the command line, of a file, or of stdin, and print them.
 
     Raises:
-        UserError: a mistake in the arguments, no tagger, or bad input; what stands before it has been tagged.
+        UserError: an error in the arguments, no tagger, or bad input. The input before it has been tagged and printed.
     """
-    settings, sentences = commandline.parted(argv)
+    settings, sentences = commandline.split_settings_and_texts(argv)
     config: TagConfig = commandline.load("tag", settings)
     if sentences and config.input is not None:
-        raise UserError("give sentences or input=, not both")
-    if config.input not in (None, STDIN) and not Path(config.input).exists():  # told before the slow imports
+        raise UserError(f"input={config.input}: give either sentences or input=, not both")
+    if (
+        config.input not in (None, STDIN) and not Path(config.input).exists()
+    ):  # checked before the slow imports
         raise UserError(f"input={config.input}: no such file")
     tagger = load_tagger(
         config.checkpoint, precision=config.precision, device=config.device, batch_size=config.batch_size
@@ -47,42 +48,42 @@ def main(argv: Sequence[str]) -> None:
     console = Console()
     in_colour = config.format == "text" and console.color_system is not None and not console.no_color
     if in_colour:
-        kinds = dict.fromkeys(tag[2:] for tag in tagger.tags if tag != "O")
-        print(" ".join(paint(kind, f" {kind} ") for kind in kinds), file=sys.stderr)
-    try:
-        with _arriving(config, sentences) as arriving:
-            for batch in arriving:
-                tagged = tagger.tag([each.content for each in batch])
-                for given, found in zip(batch, tagged, strict=True):
-                    if config.format == "json":
-                        print(as_json(found))
-                    elif config.format == "iob2":
-                        print(as_iob2(found, given.comments), end="")
-                    else:
-                        print(coloured(found) if in_colour else bracketed(found))
-                sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing to complain of at exit
+        types = dict.fromkeys(tag[2:] for tag in tagger.tags if tag != "O")
+        print(" ".join(paint(name, f" {name} ") for name in types), file=sys.stderr)
+    with _input_batches(config, sentences) as batches:
+        for batch in batches:
+            tagged = tagger.tag([sentence.content for sentence in batch])
+            for source, result in zip(batch, tagged, strict=True):
+                if config.format == "json":
+                    print(as_json(result))
+                elif config.format == "iob2":
+                    print(as_iob2(result, source.comments), end="")
+                else:
+                    print(coloured(result) if in_colour else bracketed(result))
+            sys.stdout.flush()
 
 
 @contextmanager
-def _arriving(config: TagConfig, sentences: Sequence[str]) -> Iterator[Iterator[list[InputSentence]]]:
-    """What is to be tagged, in lists of what is there at the same time."""
+def _input_batches(config: TagConfig, sentences: Sequence[str]) -> Iterator[Iterator[list[InputSentence]]]:
+    """The sentences to tag, in lists of those that arrived at the same time."""
     if sentences:
         yield iter([[InputSentence.of_text(sentence) for sentence in sentences]])
     elif config.input in (None, STDIN):
         if sys.stdin.isatty():
-            print("a sentence a line; Ctrl-D ends", file=sys.stderr)
-        yield _sentences(config, sys.stdin.buffer, "stdin")
+            print("Type one sentence per line; Ctrl-D ends.", file=sys.stderr)
+        yield _read(config, sys.stdin.buffer, "stdin")
     else:
         with Path(config.input).open("rb") as file:
-            yield _sentences(config, file, config.input)
+            yield _read(config, file, config.input)
 
 
-def _sentences(config: TagConfig, stream: BinaryIO, name: str) -> Iterator[list[InputSentence]]:
+def _read(config: TagConfig, stream: BinaryIO, name: str) -> Iterator[list[InputSentence]]:
+    """The sentences of a stream in the configured input format; `name` is that of the file, for error messages."""
     lines = lines_as_they_come(stream, name)
-    auto = "iob2" if name.endswith(COLUMN_SUFFIXES) else "text"
-    if (auto if config.input_format == "auto" else config.input_format) == "iob2":
+    input_format = config.input_format
+    if input_format == "auto":
+        input_format = "iob2" if name.endswith(COLUMN_SUFFIXES) else "text"
+    if input_format == "iob2":
         return column_sentences(lines, name, config.word_column)
     return text_sentences(lines)
 

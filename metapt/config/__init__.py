@@ -1,11 +1,12 @@
-"""The whole typed configuration. metapt/config/checks.py checks it.
+"""The typed configuration of every command.
 
-Each command has one dataclass, named in COMMANDS. Defaults live here; the YAML files under conf/ hold only what a choice
-(`model=tiny`, `objective=maml`) changes. metapt/config/commandline.py turns a command line into one of these.
+Each command has one dataclass, listed in COMMANDS. It holds the defaults; the YAML files under conf/ hold only what an
+option (`model=tiny`, `objective=maml`) changes. commandline.py turns a command line into an instance, checks.py checks it.
 """
 
 from __future__ import annotations
 
+from metapt.baseline_names import BASELINE_NAMES, RULE_BASELINES, TRAINED_BASELINES
 from metapt.config.deepspeed import DS_CONFIGS, deepspeed_settings, zero_stage
 from metapt.config.grids import ClusterConfig, GridConfig, StatusConfig, SubmitConfig
 from metapt.config.keys import identity
@@ -18,7 +19,7 @@ from metapt.config.ner import (
     NerDataConfig,
     SetsConfig,
     TagConfig,
-    tuning_rate,
+    tuning_lr,
 )
 from metapt.config.pretraining import (
     CorpusConfig,
@@ -26,6 +27,7 @@ from metapt.config.pretraining import (
     LogConfig,
     MetaConfig,
     ModelConfig,
+    PrepareConfig,
     PretrainConfig,
     TrainConfig,
     ranks_share_episodes,
@@ -33,7 +35,10 @@ from metapt.config.pretraining import (
 )
 
 __all__ = [
+    "BASELINE_NAMES",
     "DS_CONFIGS",
+    "RULE_BASELINES",
+    "TRAINED_BASELINES",
     "TUNINGS",
     "BaselineConfig",
     "ClusterConfig",
@@ -47,6 +52,7 @@ __all__ = [
     "ModelConfig",
     "NerConfig",
     "NerDataConfig",
+    "PrepareConfig",
     "PretrainConfig",
     "SetsConfig",
     "StatusConfig",
@@ -56,13 +62,14 @@ __all__ = [
     "deepspeed_settings",
     "identity",
     "ranks_share_episodes",
-    "tuning_rate",
+    "tuning_lr",
     "uneven_units",
     "zero_stage",
 ]
 
 COMMANDS: dict[str, type] = {
     "pretrain": PretrainConfig,
+    "prepare": PrepareConfig,
     "estimate": EstimateConfig,
     "finetune": FinetuneConfig,
     "tag": TagConfig,

@@ -1,128 +1,151 @@
-"""Every check on a configuration: the bounds of single keys, and what holds across keys."""
+"""Checks of a configuration: bounds and choices of single keys, and conditions across keys."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import fields, is_dataclass
+from dataclasses import Field, fields, is_dataclass
 from importlib.util import find_spec
 from typing import Any
 
 from metapt.config import (
+    TRAINED_BASELINES,
     BaselineConfig,
     DescribeConfig,
     EstimateConfig,
     FinetuneConfig,
+    MetaConfig,
+    ModelConfig,
     PretrainConfig,
     SubmitConfig,
     uneven_units,
     zero_stage,
 )
-from metapt.evaluation.baselines import BASELINES
+from metapt.config.keys import key_of
 
 
 def check(config: Any) -> list[str]:
-    """Every complaint about a configuration, each beginning with the dotted path of the key."""
-    complaints = list(_check_fields(config, ""))
+    """Every error in a configuration, each beginning with the dotted path of the key."""
+    errors = list(_check_fields(config, ""))
     if isinstance(config, PretrainConfig):
-        complaints += _check_pretrain(config)
+        errors += _check_pretrain(config)
     if isinstance(config, FinetuneConfig | DescribeConfig):
         data = config.data
         if data.name == "custom" and not data.corpora:
-            complaints.append("data.corpora is required with data=custom (presets or .yaml files)")
+            errors.append("data.corpora is required with data=custom; give presets or .yaml files")
     if isinstance(config, EstimateConfig):
         ranks = config.nodes * max(1, config.gpus)
-        complaints += [
-            f"{each}: must be a multiple of the number of ranks, {ranks}"
-            for each in uneven_units(config, ranks)
+        errors += [
+            f"{unit}: must be a multiple of the number of ranks, {ranks}"
+            for unit in uneven_units(config, ranks)
         ]
     if isinstance(config, SubmitConfig):
-        complaints += _check_submit(config)
-    if isinstance(config, BaselineConfig) and config.name in BASELINES:
-        complaints += _check_baseline(config)
-    return complaints
+        errors += _check_submit(config)
+    if isinstance(config, BaselineConfig):
+        errors += _check_baseline(config)
+    return errors
 
 
-def _check_submit(config: SubmitConfig) -> Iterator[str]:
-    cluster = config.cluster
-    if cluster.gpu_request == "constraint" and not cluster.gpu_type:
-        yield "cluster.gpu_type is required with cluster.gpu_request=constraint (the feature of nodes with GPUs)"
-    if cluster.gpu_request == "none" and cluster.gpu_type:
-        yield f"cluster.gpu_type={cluster.gpu_type}: cluster.gpu_request=none asks for no GPUs"
-    if config.dry_run == "test" and cluster.name != "slurm":
-        yield f"dry_run=test: asks sbatch, and cluster={cluster.name} has none; give cluster=slurm or dry_run=true"
-    if cluster.name == "slurm" and "%" in config.root:
-        yield f"root={config.root}: Slurm takes % in a path for a pattern"
-
-
-def _check_baseline(config: BaselineConfig) -> Iterator[str]:
-    learns = BASELINES[config.name].learns
-    if learns and config.source is None:
-        yield f"source is required with name={config.name}, which learns"
-    if not learns and config.source is not None:
-        yield f"source={config.source}: name={config.name} is a rule and learns nothing"
-    if config.name == "crf" and find_spec("pycrfsuite") is None:
-        yield "name=crf needs python-crfsuite (pip install python-crfsuite)"
-
-
-def _check_fields(node: Any, prefix: str) -> Iterator[str]:
-    for item in fields(node):
-        path, value, rule = f"{prefix}{item.name}", getattr(node, item.name), item.metadata
+def _check_fields(section: Any, prefix: str) -> Iterator[str]:
+    for item in fields(section):
+        path, value = f"{prefix}{item.name}", getattr(section, item.name)
         if is_dataclass(value):
             yield from _check_fields(value, f"{path}.")
-        elif value is None:
-            continue
-        elif value == "" and item.default != "":
-            yield f"{path} must not be empty ({rule['help']})"
-        elif "choices" in rule and value not in rule["choices"]:
-            yield f"{path}={value}: must be one of {', '.join(rule['choices'])}"
-        elif isinstance(value, float) and not math.isfinite(value):
-            yield f"{path}={value}: must be a finite number"
-        elif "low" in rule and value < rule["low"]:
-            yield f"{path}={value}: must be at least {rule['low']}"
-        elif "above" in rule and value <= rule["above"]:
-            yield f"{path}={value}: must be above {rule['above']}"
-        elif "high" in rule and value > rule["high"]:
-            yield f"{path}={value}: must be at most {rule['high']}"
+        elif value is not None and (error := _value_error(path, value, item)):
+            yield error
+
+
+def _value_error(path: str, value: Any, item: Field[Any]) -> str | None:
+    """The error in the value of one key by itself."""
+    key = key_of(item)
+    if value == "" and item.default != "":
+        return f"{path} must not be empty ({key.help})"
+    if key.choices and value not in key.choices:
+        return f"{path}={value}: must be one of {', '.join(key.choices)}"
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"{path}={value}: must be a finite number"
+    if key.low is not None and value < key.low:
+        return f"{path}={value}: must be at least {key.low:g}"
+    if key.above is not None and value <= key.above:
+        return f"{path}={value}: must be greater than {key.above:g}"
+    if key.high is not None and value > key.high:
+        return f"{path}={value}: must be at most {key.high:g}"
+    return None
 
 
 def _check_pretrain(config: PretrainConfig) -> Iterator[str]:
     model, meta, data, train = config.model, config.meta, config.data, config.train
-    if model.num_heads < 1 or model.num_kv_heads < 1:
-        return  # told already, and nothing can be divided by them
-    if model.hidden_size % model.num_heads:
-        yield f"model.hidden_size={model.hidden_size}: must be a multiple of model.num_heads={model.num_heads}"
-    elif (model.hidden_size // model.num_heads) % 2:
-        yield f"model.hidden_size={model.hidden_size}: each of {model.num_heads} heads needs an even width (RoPE)"
-    if model.num_heads % model.num_kv_heads:
-        yield f"model.num_kv_heads={model.num_kv_heads}: must divide model.num_heads={model.num_heads}"
+    yield from _check_heads(model)
     if train.seq_len > model.max_positions:
-        yield f"train.seq_len={train.seq_len}: the model has only model.max_positions={model.max_positions}"
+        yield f"train.seq_len={train.seq_len}: must be at most model.max_positions={model.max_positions}"
     if data.vocab_size > model.vocab_size:
-        yield f"data.vocab_size={data.vocab_size}: the model has only model.vocab_size={model.vocab_size}"
+        yield f"data.vocab_size={data.vocab_size}: must be at most model.vocab_size={model.vocab_size}"
     if data.name == "text" and not data.text_dir:
-        yield "data.text_dir is required with data=text (a folder of .txt, .jsonl or .parquet)"
+        yield "data.text_dir is required with data=text; give a folder with .txt, .jsonl or .parquet files"
     if meta.objective == "vanilla" and meta.rho > 0:
         yield f"meta.rho={meta.rho}: objective=vanilla has no episodes; use objective=maml"
     if meta.objective == "maml" and meta.rho == 0:
-        yield "meta.rho=0: objective=maml without episodes is objective=vanilla"
+        yield "meta.rho=0: objective=maml without episodes is objective=vanilla; use that, or a meta.rho greater than 0"
     if meta.rho > 0:
-        if meta.start_step >= train.max_steps:
-            yield f"meta.start_step={meta.start_step}: no update is left for episodes before train.max_steps={train.max_steps}"
-        if meta.window > model.max_positions:
-            yield f"meta.window={meta.window}: the model has only model.max_positions={model.max_positions}"
-        if meta.min_context >= meta.window:
-            yield f"meta.min_context={meta.min_context}: must be less than meta.window={meta.window}"
-        if meta.scope == "last_n" and meta.last_n > model.num_layers:
-            yield f"meta.last_n={meta.last_n}: the model has only model.num_layers={model.num_layers}"
-        if meta.algorithm == "reptile" and meta.scope == "head":
-            yield "meta.algorithm=reptile: learns only what is adapted, with meta.scope=head nothing of the decoder; use full or last_n"
+        yield from _check_episodes(meta, model, train.max_steps)
     if train.warmup_steps > train.max_steps:
-        yield f"train.warmup_steps={train.warmup_steps}: exceeds train.max_steps={train.max_steps}"
+        yield f"train.warmup_steps={train.warmup_steps}: must be at most train.max_steps={train.max_steps}"
     try:
         stage = zero_stage(config.ds)
     except ValueError as error:
         yield f"ds={config.ds}: {error}"
         return
     if train.compile and stage == 3:
-        yield f"train.compile=true: ds={config.ds} gathers parameters module by module, which compiled blocks do not let it"
+        yield f"train.compile=true: not supported with ds={config.ds}, because ZeRO stage 3 gathers parameters module by module"
+
+
+def _check_heads(model: ModelConfig) -> Iterator[str]:
+    if model.num_heads < 1 or model.num_kv_heads < 1:
+        return  # reported by the check of the single keys
+    if model.hidden_size % model.num_heads:
+        yield f"model.hidden_size={model.hidden_size}: must be a multiple of model.num_heads={model.num_heads}"
+    elif (model.hidden_size // model.num_heads) % 2:
+        yield (
+            f"model.hidden_size={model.hidden_size}: divided by model.num_heads={model.num_heads} must be even, "
+            "because rotary embeddings rotate pairs of dimensions"
+        )
+    if model.num_heads % model.num_kv_heads:
+        yield f"model.num_kv_heads={model.num_kv_heads}: must divide model.num_heads={model.num_heads}"
+
+
+def _check_episodes(meta: MetaConfig, model: ModelConfig, max_steps: int) -> Iterator[str]:
+    if meta.start_step >= max_steps:
+        yield f"meta.start_step={meta.start_step}: must be less than train.max_steps={max_steps}, or no update is an episode"
+    if meta.window > model.max_positions:
+        yield f"meta.window={meta.window}: must be at most model.max_positions={model.max_positions}"
+    if meta.min_context >= meta.window:
+        yield f"meta.min_context={meta.min_context}: must be less than meta.window={meta.window}"
+    if meta.scope == "last_n" and meta.last_n > model.num_layers:
+        yield f"meta.last_n={meta.last_n}: must be at most model.num_layers={model.num_layers}"
+    if meta.algorithm == "reptile" and meta.scope == "head":
+        yield (
+            "meta.algorithm=reptile: with meta.scope=head the decoder would learn nothing from episodes; "
+            "use meta.scope=full or last_n"
+        )
+
+
+def _check_submit(config: SubmitConfig) -> Iterator[str]:
+    cluster = config.cluster
+    if cluster.gpu_request == "constraint" and not cluster.gpu_type:
+        yield "cluster.gpu_type is required with cluster.gpu_request=constraint; give the feature of the GPU nodes"
+    if cluster.gpu_request == "none" and cluster.gpu_type:
+        yield f"cluster.gpu_type={cluster.gpu_type}: cluster.gpu_request=none requests no GPUs; remove one of the two"
+    if config.dry_run == "test" and cluster.name != "slurm":
+        yield "dry_run=test: calls sbatch, which needs cluster=slurm; otherwise use dry_run=true"
+    if cluster.name == "slurm" and "%" in config.root:
+        yield f"root={config.root}: must not contain %, which Slurm replaces in paths"
+
+
+def _check_baseline(config: BaselineConfig) -> Iterator[str]:
+    is_trained = config.name in TRAINED_BASELINES
+    if is_trained and config.source is None:
+        yield f"source is required with name={config.name}, which is trained"
+    if not is_trained and config.source is not None:
+        yield f"source={config.source}: name={config.name} is a rule and is not trained; remove source"
+    if config.name == "crf" and find_spec("pycrfsuite") is None:
+        yield "name=crf needs python-crfsuite (pip install python-crfsuite)"

@@ -1,4 +1,4 @@
-"""The DeepSpeed file that `ds=` means."""
+"""The DeepSpeed configuration that `ds=` names."""
 
 from __future__ import annotations
 
@@ -9,6 +9,13 @@ from typing import Any
 PACKAGE = Path(__file__).parents[1]
 INSTALLED, IN_CLONE = PACKAGE / "ds_configs", PACKAGE.parent / "ds_configs"
 DS_CONFIGS = INSTALLED if INSTALLED.is_dir() else IN_CLONE
+RESERVED = (
+    "bf16",
+    "fp16",
+    "optimizer",
+    "scheduler",
+    "torch_autocast",
+)  # settings that keys of train.* decide
 
 
 def zero_stage(name: str) -> int:
@@ -17,34 +24,35 @@ def zero_stage(name: str) -> int:
 
 
 def deepspeed_file(name: str) -> Path:
-    """The file that `ds=name` means: a shipped one by name, or a path."""
+    """The file that `ds=name` means: a shipped configuration by name, or a path."""
     return Path(name) if name.endswith(".json") else DS_CONFIGS / f"{name}.json"
 
 
 def deepspeed_settings(name: str) -> dict[str, Any]:
-    """The content of the DeepSpeed file that `ds=name` means, as far as it may decide.
+    """The settings in the DeepSpeed file that `ds=name` means, without its batch size.
 
-    Batch sizes and clipping are told by train.*; parameters stay fp32 (models/meta_lm.py).
+    Keys of train.* decide batch sizes and gradient clipping. Parameters stay in fp32 (metapt/models/meta_lm.py).
+
     Raises:
-        ValueError: it is not there, is no DeepSpeed configuration, or decides what metapt decides.
+        ValueError: there is no such file, it is no DeepSpeed configuration, or it has settings that metapt does not support.
     """
     path = deepspeed_file(name)
     if not path.is_file():
         shipped = ", ".join(sorted(file.stem for file in DS_CONFIGS.glob("*.json")))
-        raise ValueError(f"no such DeepSpeed configuration; shipped are {shipped}, or give a .json file")
+        raise ValueError(
+            f"no such DeepSpeed configuration; must be one of {shipped}, or the path of a .json file"
+        )
     settings = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(settings, dict):
-        raise ValueError(f"{path} holds no JSON object")
-    taken = [
-        part for part in ("bf16", "fp16", "optimizer", "scheduler", "torch_autocast") if part in settings
-    ]
-    if taken:
+        raise ValueError(f"{path} must contain a JSON object")
+    if reserved := [name for name in RESERVED if name in settings]:
         raise ValueError(
-            f"{path} sets {', '.join(taken)}, which train.precision, train.lr and their kin decide"
+            f"{path} sets {', '.join(reserved)}; remove them, because train.precision, train.lr and other train.* keys "
+            "decide these"
         )
     stage = settings.get("zero_optimization", {}).get("stage", 0)
     if stage not in (0, 1, 2, 3):
-        raise ValueError(f"{path}: ZeRO has no stage {stage}; 0, 1, 2 and 3 are")
-    if stage == 3 and any("offload" in part for part in settings["zero_optimization"]):
-        raise ValueError(f"{path}: offload is supported at ZeRO stage 2, not at 3")
-    return {part: value for part, value in settings.items() if part != "train_batch_size"}
+        raise ValueError(f"{path}: zero_optimization.stage={stage} must be 0, 1, 2 or 3")
+    if stage == 3 and any("offload" in name for name in settings["zero_optimization"]):
+        raise ValueError(f"{path}: offload is supported with ZeRO stage 2, not with stage 3")
+    return {name: value for name, value in settings.items() if name != "train_batch_size"}

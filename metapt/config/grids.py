@@ -1,4 +1,4 @@
-"""Keys of grids, of the cluster that runs them, and of what asks after them."""
+"""Keys of grids of jobs, of the cluster that runs them, and of their status."""
 
 from __future__ import annotations
 
@@ -6,110 +6,193 @@ from dataclasses import dataclass, field
 
 from omegaconf import MISSING
 
+from metapt.baseline_names import BASELINE_NAMES
 from metapt.config.keys import key
 
 
 @dataclass
 class GridConfig:
-    """A grid: the product of sizes, objectives, seeds and variants, each tuned on sources under tunings."""
+    """The runs of a grid: sizes x objectives x variants x seeds, each fine-tuned on sources x tunings."""
 
-    name: str = key(MISSING, "name of the grid; set by grid=")
-    sizes: list[str] = key(["nano"], "models")
-    objectives: list[str] = key(["vanilla", "maml"], "objectives")
-    seeds: list[int] = key([0], "seeds, of pretraining and of the fine-tuning after it")
+    name: str = key(MISSING, "name of the grid", internal=True)
+    sizes: list[str] = key(["nano"], "model sizes to pretrain (options of model= in `metapt pretrain`)")
+    objectives: list[str] = key(
+        ["vanilla", "maml"], "training objectives (options of objective= in `metapt pretrain`)"
+    )
+    seeds: list[int] = key([0], "random seeds; each applies to a pretraining run and to its fine-tuning runs")
     variants: dict[str, list[str]] = key(
         {},
-        "name: pretraining overrides; every variant is run (vanilla: one of those that differ in meta. alone)",
+        "pretraining overrides of each variant, by name. With objective=vanilla, variants that differ only in "
+        "meta.* keys are run once",
     )
-    sources: list[str] = key([], "fine-tuning sets")
-    tunings: list[str] = key(["head_only", "full"], "fine-tuning tunings")
-    checkpoints: list[int] = key([], "pretraining steps to fine-tune; empty: the last")
+    sources: list[str] = key([], "labelled sets to fine-tune on; without any, nothing is fine-tuned")
+    tunings: list[str] = key(
+        ["head_only", "full"], "ways of fine-tuning (choices of tuning= in `metapt finetune`)"
+    )
+    checkpoints: list[int] = key(
+        [], "checkpoints of each pretraining run to fine-tune; empty: the last one", unit="updates"
+    )
     extra_checkpoints: dict[str, list[int]] = key(
-        {}, "objective or variant: further steps to fine-tune, such as the one at equal FLOPs"
+        {},
+        "further checkpoints to fine-tune, by objective or variant, such as the one at equal FLOPs",
+        unit="updates",
     )
-    pretrain: list[str] = key([], "overrides for every pretraining run")
-    finetune: list[str] = key([], "overrides for every fine-tuning run")
-    per_size: dict[str, list[str]] = key({}, "size: further pretraining overrides")
-    finetune_per_tuning: dict[str, list[str]] = key({}, "tuning: further fine-tuning overrides")
-    baselines: list[str] = key([], "baselines (metapt.baseline); those that learn, on every source")
-    models: list[str] = key([], "further models, tuned like the grid's: folders, or hub:NAME; also encoders")
-    per_objective: dict[str, list[str]] = key({}, "objective: further pretraining overrides")
+    pretrain: list[str] = key([], "overrides of every pretraining run")
+    finetune: list[str] = key([], "overrides of every fine-tuning run")
+    per_size: dict[str, list[str]] = key({}, "further pretraining overrides, by size")
+    per_objective: dict[str, list[str]] = key({}, "further pretraining overrides, by objective")
+    finetune_per_tuning: dict[str, list[str]] = key({}, "further fine-tuning overrides, by tuning")
+    baselines: list[str] = key(
+        [],
+        f"baseline taggers to score ({', '.join(BASELINE_NAMES)}); those that are trained run on every source",
+    )
+    models: list[str] = key(
+        [], "further models, fine-tuned like those of the grid: model folders (also of encoders) or hub:NAME"
+    )
     gpus_per_size: dict[str, int] = key(
-        {}, "size: GPUs of its pretraining job on a cluster, spread over nodes"
+        {}, "number of GPUs of a pretraining job, by size; spread over nodes if needed"
     )
     hours_per_size: dict[str, float] = key(
-        {}, "size: time limit of its pretraining job; else cluster.timeout_min"
+        {},
+        "time limit of a pretraining job, by size; otherwise cluster.timeout_min applies",
+        unit="hours",
     )
     mem_gb_per_size: dict[str, int] = key(
-        {}, "size: memory per node of its pretraining job; else cluster.mem_gb"
+        {}, "memory per node of a pretraining job, by size; otherwise cluster.mem_gb applies", unit="GB"
     )
 
 
 @dataclass
 class ClusterConfig:
-    """Where the jobs run, and what each asks for."""
+    """Where jobs run and which resources they request."""
 
-    name: str = key(MISSING, "local, slurm or inline; set by cluster=", choices=("local", "slurm", "inline"))
-    max_parallel: int = key(1, "jobs at once (local)", low=1)
-    threads: int | None = key(None, "CPU threads per job; absent: cores / max_parallel", low=1)
-    timeout_min: int = key(60 * 24, "time limit of a job, minutes", low=1)
-    nodes: int = key(1, "nodes of a pretraining job, unless grid.gpus_per_size tells (slurm)", low=1)
-    gpus_per_node: int = key(0, "GPUs per node of a pretraining job, one task each", low=0)
+    name: str = key(
+        MISSING,
+        "kind of executor",
+        choices={
+            "local": "processes on this machine",
+            "slurm": "batch jobs of Slurm",
+            "inline": "one after the other, in this process",
+        },
+        internal=True,
+    )
+    max_parallel: int = key(1, "number of jobs that run at the same time (cluster=local)", low=1)
+    threads: int | None = key(
+        None, "number of CPU threads of a job", absent="CPU cores / cluster.max_parallel", low=1
+    )
+    timeout_min: int = key(60 * 24, "time limit of a job", unit="minutes", low=1)
+    nodes: int = key(
+        1,
+        "number of nodes of a pretraining job without an entry in grid.gpus_per_size (cluster=slurm)",
+        low=1,
+    )
+    gpus_per_node: int = key(0, "number of GPUs per node of a pretraining job, one task each", low=0)
     finetune_gpus: int = key(
         1,
-        "GPUs of a fine-tuning job, one task each, at most those of a node; tuning=head_only takes one",
+        "number of GPUs of a fine-tuning job, one task each, at most those of a node; tuning=head_only uses one",
         low=1,
     )
     gpu_request: str = key(
         "gpus_per_node",
-        "how GPUs are asked for: --gpus-per-node, --gres, --constraint (of cluster.gpu_type), or not at all (slurm)",
-        choices=("gpus_per_node", "gres", "constraint", "none"),
+        "sbatch option that requests GPUs (cluster=slurm)",
+        choices={
+            "gpus_per_node": "--gpus-per-node=[TYPE:]N",
+            "gres": "--gres=gpu:[TYPE:]N",
+            "constraint": "--constraint=TYPE, for sites that select GPU nodes by a feature",
+            "none": "no option",
+        },
     )
-    gpu_type: str | None = key(None, "type of GPU asked for, such as a100 (slurm)")
-    max_running: int | None = key(None, "of jobs that are one array, at most so many at once (slurm)", low=1)
-    cpus_per_task: int = key(4, "CPUs per task (slurm)", low=1)
-    mem_gb: int | None = key(None, "memory per node, GB (slurm)", low=1)
-    partition: str | None = key(None, "partition (slurm)")
-    account: str | None = key(None, "account (slurm)")
-    qos: str | None = key(None, "quality of service (slurm)")
-    signal_delay_s: int = key(120, "warning before the time limit, seconds (slurm)", low=1)
+    gpu_type: str | None = key(
+        None, "type of GPU to request, such as a100 (cluster=slurm)", absent="any type"
+    )
+    max_running: int | None = key(
+        None,
+        "number of jobs of one job array that may run at the same time (cluster=slurm)",
+        absent="no limit",
+        low=1,
+    )
+    cpus_per_task: int = key(4, "number of CPUs per task (cluster=slurm)", low=1)
+    mem_gb: int | None = key(
+        None, "memory per node (cluster=slurm)", unit="GB", absent="not specified", low=1
+    )
+    partition: str | None = key(None, "Slurm partition", absent="not specified")
+    account: str | None = key(None, "Slurm account", absent="not specified")
+    qos: str | None = key(None, "Slurm quality of service (QOS)", absent="not specified")
+    signal_delay_s: int = key(
+        120,
+        "time between the signal that makes a job save a checkpoint and its time limit (cluster=slurm)",
+        unit="seconds",
+        low=1,
+    )
     visibility_timeout_s: int = key(
-        90, "so long a job waits for the results that it needs to appear on its node (slurm)", low=0
+        90,
+        "longest time that a job waits until results of earlier jobs are visible on its node's file system "
+        "(cluster=slurm)",
+        unit="seconds",
+        low=0,
     )
     max_requeues_without_progress: int = key(
-        5, "a job that is queued again more often in a row without a new checkpoint is given up", low=0
+        5, "number of consecutive requeues without a new checkpoint after which a job is abandoned", low=0
     )
-    gpu_memory_gb: float | None = key(None, "memory of a GPU, for the dry run", above=0)
-    gpu_tflops: float | None = key(None, "peak of a GPU, TFLOP/s, for the dry run", above=0)
-    mfu: float = key(0.3, "share of that peak which is reached, for the dry run", above=0, high=1)
-    extra: dict[str, str] = key({}, "further sbatch options, by long name (slurm)")
-    setup: list[str] = key([], "shell lines before the job, such as `module load cuda` (slurm)")
+    gpu_memory_gb: float | None = key(
+        None,
+        "memory of a GPU, for the estimate of a dry run",
+        unit="GB",
+        absent="unknown; the largest micro-batch is not computed",
+        above=0,
+    )
+    gpu_tflops: float | None = key(
+        None,
+        "peak throughput of a GPU, for the estimate of a dry run",
+        unit="TFLOP/s",
+        absent="unknown; time is not estimated",
+        above=0,
+    )
+    mfu: float = key(
+        0.3,
+        "model FLOPs utilization: the fraction of the peak throughput that is reached, for the estimate of a dry run",
+        above=0,
+        high=1,
+    )
+    extra: dict[str, str] = key({}, "further sbatch options, by long name (cluster=slurm)")
+    setup: list[str] = key(
+        [], "shell lines that run before the job, such as `module load cuda` (cluster=slurm)"
+    )
 
 
 @dataclass
 class StatusConfig:
-    """python -m metapt.status"""
+    """Show which jobs of a grid are done, running, queued or failed."""
 
     root: str = key(MISSING, "folder of a submitted grid")
-    watch: bool = key(False, "look again and again until every job is done, or Ctrl-C (also: --watch)")
-    every_s: float = key(10.0, "seconds between two looks; each asks squeue once", low=1)
-    json: bool = key(False, "print JSON, one line a look (also: --json)")
+    watch: bool = key(False, "refresh until every job is done, or Ctrl-C", flag=True)
+    every_s: float = key(
+        10.0, "interval between refreshes; each one calls squeue once", unit="seconds", low=1
+    )
+    json: bool = key(False, "print JSON, one line per refresh", flag=True)
 
 
 @dataclass
 class SubmitConfig:
-    """python -m metapt.submit"""
+    """Run a grid of pretraining, fine-tuning and baseline jobs on this machine or on Slurm, and write its report."""
 
     grid: GridConfig = field(default_factory=GridConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     root: str = key("runs/${grid.name}", "folder of the grid")
     code: str = key(
         "snapshot",
-        "jobs run a copy of the source made now, or the source itself",
-        choices=("snapshot", "live"),
+        "source code that jobs run",
+        choices={
+            "snapshot": "a copy made at submission, so that later edits do not affect queued jobs",
+            "live": "the source folder itself",
+        },
     )
     dry_run: str = key(
         "false",
-        "true: print the plan (slurm: and the batch scripts) and do nothing; test: and ask sbatch --test-only",
-        choices=("false", "true", "test"),
+        "whether to print the plan instead of running it",
+        choices={
+            "false": "run the grid",
+            "true": "print the plan, and the batch scripts with cluster=slurm; run nothing",
+            "test": "like true, and check each batch script with `sbatch --test-only`",
+        },
     )

@@ -1,41 +1,82 @@
-"""How a configuration key is declared, and which keys decide the outcome of a run.
-
-A field's metadata holds its help line, its allowed values (`choices`) or bounds (`low`, `above`, `high`), whether it decides
-the outcome of a run (`identity`), and, for a key that came later, what runs without it did (`before`).
-"""
+"""Declaration of configuration keys, and the part of a configuration that identifies a run."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, field, fields, is_dataclass
+from collections.abc import Mapping
+from dataclasses import Field, asdict, dataclass, field, fields, is_dataclass
+from functools import cache
 from typing import Any
 
-from omegaconf import MISSING
+
+@dataclass(frozen=True)
+class Key:
+    """What is known of a configuration key beside its type and default.
+
+    Attributes:
+        help: a phrase that says what the key is, understandable without any other key.
+        unit: unit of a number, such as "tokens"; empty for pure numbers.
+        absent: what `null` means, for a key that may be null.
+        choices: allowed values, each with a clause that says what it does.
+        low, above, high: bounds of a number: at least, greater than, at most.
+        identity: whether the value is part of the identity of a run (see `identity`).
+        internal: set by a configuration group (`model=tiny` sets model.name) and not by the user.
+        flag: whether `--KEY` on the command line stands for `KEY=true`.
+    """
+
+    help: str
+    unit: str = ""
+    absent: str = ""
+    choices: Mapping[str, str] = field(default_factory=dict)
+    low: float | None = None
+    above: float | None = None
+    high: float | None = None
+    identity: bool = True
+    internal: bool = False
+    flag: bool = False
 
 
-def key(default: Any, help: str, **metadata: Any) -> Any:
-    """A configuration key: a dataclass field with its help line and its checks."""
-    metadata = {"help": help, **metadata}
+def key(default: Any, help: str, **properties: Any) -> Any:
+    """A dataclass field for a configuration key; `properties` are attributes of Key."""
+    metadata = {"key": Key(help, **properties)}
     if isinstance(default, list | dict):
         return field(default_factory=lambda: type(default)(default), metadata=metadata)
     return field(default=default, metadata=metadata)
 
 
+def key_of(item: Field[Any]) -> Key:
+    """The Key that a dataclass field declares."""
+    declared: Key = item.metadata["key"]
+    return declared
+
+
+@cache
+def fields_by_path(schema: type, prefix: str = "") -> dict[str, Field[Any]]:
+    """Every key of a configuration dataclass and its sections, by dotted path."""
+    found: dict[str, Field[Any]] = {}
+    for item in fields(schema):
+        section = item.default_factory
+        if isinstance(section, type) and is_dataclass(section):
+            found |= fields_by_path(section, f"{prefix}{item.name}.")
+        else:
+            found[f"{prefix}{item.name}"] = item
+    return found
+
+
 def identity(config: Any) -> dict[str, Any]:
     """The part of a configuration that decides the outcome of a run, as nested dictionaries.
 
-    A key at the value that stands for the time before it was there (`before`) is left out, so that a run keeps its
-    identity, and its folder, in later versions.
+    Two runs with equal identities are the same run. Paths, logging and resources are not part of it.
     """
     values = asdict(config)
 
-    def prune(schema: Any, node: dict[str, Any]) -> dict[str, Any]:
+    def prune(section: Any, node: dict[str, Any]) -> dict[str, Any]:
         kept = {}
-        for item in fields(schema):
-            value = getattr(schema, item.name)
+        for item in fields(section):
+            value = getattr(section, item.name)
             if is_dataclass(value):
                 if part := prune(value, node[item.name]):
                     kept[item.name] = part
-            elif item.metadata.get("identity", True) and item.metadata.get("before", MISSING) != value:
+            elif key_of(item).identity:
                 kept[item.name] = node[item.name]
         return kept
 

@@ -1,4 +1,4 @@
-"""Keys of named entities: labelled sets, the tagger and its tuning, tagging, descriptions, baselines."""
+"""Keys of named entity recognition: labelled sets, tagger, fine-tuning, tagging, statistics, baselines."""
 
 from __future__ import annotations
 
@@ -6,74 +6,123 @@ from dataclasses import dataclass, field
 
 from omegaconf import MISSING
 
+from metapt.baseline_names import BASELINE_NAMES
 from metapt.config.keys import key
-from metapt.evaluation.baselines import BASELINES
 
-TUNINGS = ("head_only", "full", "lora")
-PAPER_RATE = 3e-5
-FROZEN_RATE = (
-    3e-3  # docs/results/study.md: with the paper's the head of a small decoder learns next to nothing
+TUNINGS = {
+    "head_only": "train the NER head on the frozen model",
+    "full": "train all parameters",
+    "lora": "train the NER head and low-rank adapters of the model (pip install peft)",
+}
+PAPER_LR = 3e-5
+HEAD_ONLY_LR = (
+    3e-3  # at PAPER_LR the head of a small frozen decoder learns almost nothing (docs/results/study.md)
 )
+TAGGER_PRECISIONS = {
+    "fp32": "single precision",
+    "bf16": "bfloat16; the CRF stays in fp32",
+}
 
 
 @dataclass
 class NerConfig:
-    """The tagger and how it is tuned."""
+    """The tagger and its fine-tuning."""
 
-    head: str = key("crf", "linear-chain CRF, or a softmax per word", choices=("crf", "softmax"))
-    subword_pooling: str = key(
-        "first", "which subword of a word is tagged", choices=("first", "last", "mean")
+    head: str = key(
+        "crf",
+        "NER head",
+        choices={"crf": "linear-chain CRF over the sentence", "softmax": "independent softmax for each word"},
     )
-    prefix_space: bool = key(True, "words are tokenised as if a space stood before them")
-    max_len: int = key(128, "subwords of a window; training sentences are cut to one", low=4)
+    subword_pooling: str = key(
+        "first",
+        "representation of a word of several subwords",
+        choices={
+            "first": "the hidden state at its first subword",
+            "last": "the hidden state at its last subword",
+            "mean": "the mean of the hidden states at its subwords",
+        },
+    )
+    prefix_space: bool = key(True, "tokenize each word with a space before it, as inside a text")
+    max_len: int = key(
+        128,
+        "maximum length of an input window; training sentences are truncated to it, others are read in several windows",
+        unit="subwords",
+        low=4,
+    )
     lr: float | None = key(
         None,
-        f"of AdamW; absent: {FROZEN_RATE:g} for the head of a frozen decoder, else {PAPER_RATE:g} (the paper's for both)",
+        "AdamW learning rate",
+        absent=f"{HEAD_ONLY_LR:g} with tuning=head_only, otherwise {PAPER_LR:g} as in arXiv 2509.02160",
         above=0,
     )
-    head_lr: float | None = key(None, "of the CRF head; absent: as lr", above=0)
-    lora_rank: int = key(8, "rank of the adapters of tuning=lora", low=1)
-    lora_alpha: float = key(16.0, "their product is scaled by this / lora_rank", above=0)
-    weight_decay: float = key(0.01, "of AdamW", low=0)
-    batch_size: int = key(16, "sentences", low=1)
-    max_epochs: int = key(10, "at most", low=1)
-    patience: int = key(
-        3, "epochs without a better dev micro-F1 (equal: lower dev loss) before stopping", low=1
+    head_lr: float | None = key(
+        None, "AdamW learning rate of the NER head", absent="the learning rate of the model, ner.lr", above=0
     )
-    grad_clip: float = key(1.0, "largest norm of the gradient; 0: no clipping", low=0)
-    precision: str = key("fp32", "of the decoder; the CRF is always fp32", choices=("bf16", "fp32"))
-    dropout: float = key(0.1, "before the emission layer", low=0, high=0.99)
-    eval_batch_size: int = key(64, "sentences", low=1)
+    lora_rank: int = key(8, "rank of the LoRA adapters of tuning=lora", low=1)
+    lora_alpha: float = key(
+        16.0, "LoRA alpha: the adapters of tuning=lora are scaled by ner.lora_alpha / ner.lora_rank", above=0
+    )
+    weight_decay: float = key(0.01, "AdamW weight decay", low=0)
+    batch_size: int = key(16, "training batch size", unit="sentences", low=1)
+    max_epochs: int = key(10, "maximum number of training epochs", low=1)
+    patience: int = key(
+        3,
+        "early stopping: number of epochs without a better dev micro-F1 (ties: lower dev loss) after which training stops",
+        low=1,
+    )
+    grad_clip: float = key(1.0, "maximum gradient norm; 0 disables gradient clipping", low=0)
+    precision: str = key("fp32", "precision of the model", choices=TAGGER_PRECISIONS)
+    dropout: float = key(0.1, "dropout probability before the NER head", low=0, high=0.99)
+    eval_batch_size: int = key(64, "evaluation batch size", unit="sentences", low=1)
     cache_dir: str | None = key(
         None,
-        "where word features of a frozen decoder are kept for other runs; absent: nowhere",
+        "folder in which word features of a frozen model are cached for other runs",
+        absent="features are not cached",
         identity=False,
     )
     cache_gb: float = key(
-        50.0, "size of it, GB; what was not used for longest is deleted", above=0, identity=False
+        50.0,
+        "maximum size of the feature cache; the least recently used entries are deleted",
+        unit="GB",
+        above=0,
+        identity=False,
     )
 
 
 @dataclass
 class SetsConfig:
-    """Where the labelled sentences come from."""
+    """Labelled sets."""
 
     name: str = key(
         MISSING,
-        "uner, demo, or described: data.corpora only; set by data=",
-        choices=("uner", "demo", "custom"),
+        "collection of labelled sets",
+        choices={
+            "uner": "Universal NER",
+            "demo": "generated sentences",
+            "custom": "only those of data.corpora",
+        },
+        internal=True,
     )
-    uner_dir: str | None = key(None, "folder of <set>/<split>.iob2; absent: the hub", identity=False)
-    hub_name: str = key("universalner/universal_ner", "read through its Parquet conversion")
-    hub_revision: str = key("refs/convert/parquet", "branch of it; main for a copy that is itself in Parquet")
+    uner_dir: str | None = key(
+        None,
+        "folder with Universal NER as SET/SPLIT.iob2",
+        absent="download from the Hugging Face hub",
+        identity=False,
+    )
+    hub_name: str = key("universalner/universal_ner", "name of the Universal NER data set on the hub")
+    hub_revision: str = key(
+        "refs/convert/parquet",
+        "revision of the hub data set that holds Parquet files: the hub's conversion, or main for a copy in Parquet",
+    )
     corpora: list[str] = key(
         [],
-        "further sets: presets (ceb_cebuaner, tl_tlunified) or .yaml files, each with :FOLDER if its files need one",
+        "further labelled sets: presets (ceb_cebuaner, tl_tlunified) or .yaml files, each followed by :FOLDER if its "
+        "files are in a folder of yours",
         identity=False,
     )
     dev_fraction: float = key(
         0.0,
-        "share of the train sentences held out where a set has no dev split; 0: such sets are no sources",
+        "fraction of the train sentences held out as dev split where a set has none; 0: such a set cannot be a source",
         low=0,
         high=0.5,
     )
@@ -81,85 +130,103 @@ class SetsConfig:
 
 @dataclass
 class NerDataConfig(SetsConfig):
-    """Which of them a run uses."""
+    """Labelled sets for training and evaluation."""
 
-    eval_sets: list[str] = key([], "sets to evaluate; empty: every set that is found")
-    max_train_sentences: int | None = key(None, "use only so many training sentences", low=1)
+    eval_sets: list[str] = key([], "sets to evaluate on; empty: every available set with a test split")
+    max_train_sentences: int | None = key(
+        None, "number of training sentences, sampled from the source", absent="all", low=1
+    )
 
 
 @dataclass
 class FinetuneTrainConfig:
-    seed: int = key(0, "of the head's weights, the batch order and dropout", low=0)
+    """Randomness of fine-tuning."""
+
+    seed: int = key(0, "random seed of head initialization, batch order and dropout", low=0)
 
 
 @dataclass
 class FinetuneConfig:
-    """python -m metapt.finetune"""
+    """Fine-tune a model as a named entity tagger on one language and evaluate it on the test sets of all."""
 
     checkpoint: str = key(
         MISSING,
-        "a pretraining run, a checkpoint of it, any model folder (of an encoder, too), or hub:NAME",
+        "model to fine-tune: a pretraining run, one of its checkpoints, any model folder (also of an encoder), or hub:NAME",
         identity=False,
     )
-    source: str = key(MISSING, "the set to tune on, several joined by +, or all")
-    tuning: str = key(
-        "head_only",
-        "head_only: the decoder is frozen; full: all is tuned; lora: low-rank adapters of it (pip install peft)",
-        choices=TUNINGS,
-    )
+    source: str = key(MISSING, "labelled set to fine-tune on; several joined by +, or all")
+    tuning: str = key("head_only", "parameters that are trained", choices=TUNINGS)
     data: NerDataConfig = field(default_factory=NerDataConfig)
     ner: NerConfig = field(default_factory=NerConfig)
     train: FinetuneTrainConfig = field(default_factory=FinetuneTrainConfig)
-    run_dir: str = key(MISSING, "the run folder", identity=False)
+    run_dir: str = key(MISSING, "run folder", identity=False)
 
 
-def tuning_rate(config: FinetuneConfig) -> float:
-    """The rate of AdamW: `ner.lr`, or what stands for it under the tuning."""
-    return config.ner.lr or (FROZEN_RATE if config.tuning == "head_only" else PAPER_RATE)
+def tuning_lr(config: FinetuneConfig) -> float:
+    """The AdamW learning rate: `ner.lr`, or the default of the tuning."""
+    return config.ner.lr or (HEAD_ONLY_LR if config.tuning == "head_only" else PAPER_LR)
 
 
 @dataclass
 class TagConfig:
-    """python -m metapt.tag"""
+    """Tag text with a fine-tuned tagger: sentences of the command line, a file, or stdin."""
 
-    checkpoint: str = key(MISSING, "a finished fine-tuning run, or its tagger folder")
-    format: str = key("text", "what is printed", choices=("text", "json", "iob2"))
-    input: str | None = key(None, "a file to tag, or - for stdin; without it and sentences, stdin")
+    checkpoint: str = key(MISSING, "finished fine-tuning run, or its tagger folder")
+    format: str = key(
+        "text",
+        "output format",
+        choices={
+            "text": "the sentence with entities in brackets, or in colour on a terminal",
+            "json": "one JSON object per sentence",
+            "iob2": "one word and its tag per line",
+        },
+    )
+    input: str | None = key(None, "file to tag, or - for stdin", absent="stdin, unless sentences are given")
     input_format: str = key(
         "auto",
-        "text: a sentence a line; iob2: a word a line, a blank line after a sentence; auto: iob2 for .iob2, .conll, .conllu",
-        choices=("auto", "text", "iob2"),
+        "input format",
+        choices={
+            "auto": "iob2 if the file name ends with .iob2, .conll or .conllu, otherwise text",
+            "text": "one sentence per line",
+            "iob2": "one word per line, a blank line after each sentence",
+        },
     )
-    word_column: int = key(2, "column of the word in iob2 input, from 1", low=1)
+    word_column: int = key(2, "column of the word in iob2 input, counted from 1", low=1)
     precision: str = key(
         "fp32",
-        "of the decoder (bf16 saved no peak memory where it was measured); the CRF is always fp32",
-        choices=("fp32", "bf16"),
+        "precision of the model; bf16 did not lower peak memory when measured",
+        choices=TAGGER_PRECISIONS,
     )
-    device: str = key("cpu", "of torch: cpu, cuda, cuda:1")
-    batch_size: int = key(64, "sentences read at once, at most", low=1)
+    device: str = key("cpu", "torch device: cpu, cuda, or cuda:N")
+    batch_size: int = key(64, "maximum batch size", unit="sentences", low=1)
 
 
 @dataclass
 class DescribeConfig:
-    """metapt describe"""
+    """Print statistics of labelled sets, and of a tokenizer on them."""
 
     data: SetsConfig = field(default_factory=SetsConfig)
-    sets: list[str] = key([], "sets to describe; empty: every one that is found")
+    sets: list[str] = key([], "sets to describe; empty: every available set")
     tokenizer: str | None = key(
-        None, "a tokenizer.json, a folder with one, or a hub name; absent: no figures of subwords"
+        None,
+        "tokenizer.json, a folder that holds one, or a name on the hub",
+        absent="none; subword statistics are omitted",
     )
-    json: bool = key(False, "print JSON (also: --json)")
+    json: bool = key(False, "print JSON", flag=True)
 
 
 @dataclass
 class BaselineConfig:
-    """python -m metapt.baseline"""
+    """Score a baseline tagger (a rule, the most frequent tag, or a surface-feature CRF) on the test sets."""
 
-    name: str = key(MISSING, "what tags the words", choices=tuple(BASELINES))
-    source: str | None = key(None, "what it learns from (majority, crf): as in fine-tuning; a rule has none")
+    name: str = key(MISSING, "baseline tagger", choices=BASELINE_NAMES)
+    source: str | None = key(
+        None,
+        "labelled set to train on, as in `metapt finetune`",
+        absent="none; required with name=majority and name=crf",
+    )
     data: NerDataConfig = field(default_factory=NerDataConfig)
     c1: float = key(0.1, "L1 penalty of the CRF", low=0)
     c2: float = key(0.1, "L2 penalty of the CRF", low=0)
-    max_iterations: int = key(100, "of the CRF's L-BFGS", low=1)
-    run_dir: str = key(MISSING, "the run folder", identity=False)
+    max_iterations: int = key(100, "maximum number of L-BFGS iterations of the CRF", low=1)
+    run_dir: str = key(MISSING, "run folder", identity=False)

@@ -1,4 +1,4 @@
-"""Keys of pretraining: model, episodes, corpus, outer loop; and of the plan of its memory and time."""
+"""Keys of pretraining (model, episodes, corpus, training, logging) and of the estimate of its memory and time."""
 
 from __future__ import annotations
 
@@ -12,120 +12,191 @@ from metapt.config.keys import key
 
 @dataclass
 class ModelConfig:
-    """Shape of a LLaMA-style decoder; METHOD's four scales and `nano` are in conf/pretrain/model/."""
+    """Shape of the LLaMA-style decoder."""
 
-    name: str = key(MISSING, "name of the scale")
-    hidden_size: int = key(MISSING, "width d", low=1)
-    intermediate_size: int = key(MISSING, "width of the SwiGLU feed-forward layer", low=1)
-    num_layers: int = key(12, "decoder blocks", low=1)
-    num_heads: int = key(12, "attention heads", low=1)
-    num_kv_heads: int = key(4, "key/value heads (grouped-query attention)", low=1)
-    vocab_size: int = key(50304, "rows of the embedding", low=2)
-    max_positions: int = key(2048, "longest sequence", low=2)
-    rope_theta: float = key(10000.0, "base of the rotary embedding", above=0)
+    name: str = key(MISSING, "name of the model size", internal=True)
+    hidden_size: int = key(MISSING, "width of the hidden states", unit="dimensions", low=1)
+    intermediate_size: int = key(
+        MISSING, "inner width of the SwiGLU feed-forward layers", unit="dimensions", low=1
+    )
+    num_layers: int = key(12, "number of decoder blocks", low=1)
+    num_heads: int = key(12, "number of attention heads", low=1)
+    num_kv_heads: int = key(4, "number of key/value heads (grouped-query attention)", low=1)
+    vocab_size: int = key(50304, "number of rows of the token embedding", low=2)
+    max_positions: int = key(2048, "longest sequence that the model accepts", unit="tokens", low=2)
+    rope_theta: float = key(10000.0, "base of the rotary position embedding (RoPE)", above=0)
     rms_norm_eps: float = key(1e-6, "epsilon of RMSNorm", above=0)
 
 
 @dataclass
 class MetaConfig:
-    """The hybrid objective: how often an episode replaces a next-token update, and what an episode is."""
+    """Episodes: how often an episode update replaces a next-token update, and what an episode is."""
 
-    objective: str = key(MISSING, "vanilla or maml; set by objective=", choices=("vanilla", "maml"))
-    rho: float = key(0.0, "probability that a step is an episode", low=0, high=1)
-    start_step: int = key(0, "updates before the first that may be an episode", low=0, before=0)
+    objective: str = key(
+        MISSING, "training objective", choices={"vanilla": "no episodes", "maml": "episodes"}, internal=True
+    )
+    rho: float = key(
+        0.0, "probability that an update is an episode update instead of a next-token update", low=0, high=1
+    )
+    start_step: int = key(0, "number of updates at the start that are never episode updates", low=0)
     algorithm: str = key(
         "fomaml",
-        "outer gradient: first-order MAML; with learned inner rates; or Reptile",
-        choices=("fomaml", "meta_sgd", "reptile"),
+        "meta-learning algorithm",
+        choices={
+            "fomaml": "first-order MAML: the query gradient at the adapted parameters updates the initial ones",
+            "meta_sgd": "first-order MAML with a learned inner learning rate for each adapted parameter",
+            "reptile": "moves the initial parameters towards the adapted ones",
+        },
     )
-    scope: str = key("head", "what the inner loop adapts", choices=("head", "full", "last_n"))
-    last_n: int = key(1, "blocks adapted under scope last_n, from the top", low=1)
-    n_way: int = key(32, "classes of an episode (N)", low=2)
-    k_shot: int = key(4, "support windows per class (K)", low=1)
-    q_query: int = key(4, "query windows per class (Q)", low=1)
-    inner_steps: int = key(10, "SGD steps of the inner loop", low=1)
-    inner_lr: float = key(1e-3, "rate of the inner loop", above=0)
-    tasks_per_step: int = key(4, "episodes averaged in one episode step, over all ranks", low=1)
-    window: int = key(128, "tokens of a support or query window", low=2)
-    min_context: int = key(32, "tokens that must stand before the mask that is read", low=0)
+    scope: str = key(
+        "head",
+        "parameters that the inner loop adapts",
+        choices={
+            "head": "the episode head",
+            "full": "the episode head and the decoder, except the decoder's output layer",
+            "last_n": "the episode head, the last meta.last_n decoder blocks and the final norm",
+        },
+    )
+    last_n: int = key(1, "number of decoder blocks that meta.scope=last_n adapts", low=1)
+    n_way: int = key(32, "number of classes of an episode (N)", low=2)
+    k_shot: int = key(4, "number of support windows per class (K)", low=1)
+    q_query: int = key(4, "number of query windows per class (Q)", low=1)
+    inner_steps: int = key(10, "number of SGD steps of the inner loop", low=1)
+    inner_lr: float = key(1e-3, "SGD learning rate of the inner loop", above=0)
+    tasks_per_step: int = key(4, "number of episodes averaged in one episode update, over all ranks", low=1)
+    window: int = key(128, "length of a support or query window", unit="tokens", low=2)
+    min_context: int = key(
+        32,
+        "minimum left context of the class token: an occurrence with fewer tokens of its window before it is not used",
+        unit="tokens",
+        low=0,
+    )
     prediction_position: str = key(
         "mask",
-        "the state that is classified: at the last mask, or at the window's end, which has seen what follows it too",
-        choices=("mask", "end"),
-        before="mask",
+        "position whose hidden state the episode head classifies",
+        choices={
+            "mask": "the last masked token of the window",
+            "end": "the last token of the window, whose state also depends on what follows the masked token",
+        },
     )
-    min_windows: int = key(8, "a class occurs in at least so many windows (and in at least K + Q)", low=1)
+    min_windows: int = key(
+        8, "number of windows in which a token must occur to be a class (at least k_shot + q_query)", low=1
+    )
     max_window_fraction: float = key(
-        0.05, "a class occurs in at most this share of the windows", above=0, high=1
+        0.05, "largest fraction of all windows in which a token may occur to be a class", above=0, high=1
     )
-    index_tokens: int = key(100_000_000, "tokens of the corpus that are indexed for episodes", low=1)
-    head_hidden: int = key(128, "hidden width of the episode head", low=1)
-    head_layers: int = key(4, "linear layers of the episode head", low=1)
-    head_dropout: float = key(0.1, "dropout in the episode head", low=0, high=0.99)
+    index_tokens: int = key(100_000_000, "number of corpus tokens indexed for sampling episodes", low=1)
+    head_hidden: int = key(128, "hidden width of the episode head", unit="dimensions", low=1)
+    head_layers: int = key(4, "number of linear layers of the episode head", low=1)
+    head_dropout: float = key(0.1, "dropout probability in the episode head", low=0, high=0.99)
 
 
 @dataclass
 class CorpusConfig:
-    """The pretraining text."""
+    """Text of pretraining."""
 
-    name: str = key(MISSING, "demo, text or hub; set by data=", choices=("demo", "text", "hub"))
+    name: str = key(
+        MISSING,
+        "kind of corpus",
+        choices={"demo": "generated text", "text": "files", "hub": "a data set of the Hugging Face hub"},
+        internal=True,
+    )
     text_dir: str | None = key(
-        None, "folder (or file) of .txt .jsonl .parquet, also .gz and .zst", identity=False
+        None,
+        "folder (or file) with text in .txt, .jsonl or .parquet, also compressed as .gz or .zst",
+        absent="none; required with data=text",
+        identity=False,
     )
     txt_document: str = key(
         "file",
-        "a document of a .txt is the whole file, or a block between blank lines",
-        choices=("file", "block"),
+        "what counts as a document in a .txt file",
+        choices={"file": "the whole file", "block": "each block of lines between blank lines"},
     )
-    hub_name: str = key("pico-lm/pretokenized-dolma", "hub data set")
-    hub_revision: str = key("main", "commit, tag or branch of it; only a commit is sure not to change")
+    hub_name: str = key("pico-lm/pretokenized-dolma", "name of the data set on the hub, for data=hub")
+    hub_revision: str = key(
+        "main", "commit, tag or branch of the hub data set; only a commit is guaranteed not to change"
+    )
     hub_split: str = key("train", "split of the hub data set")
-    hub_column: str = key("input_ids", "its column: token ids, or text")
-    max_tokens: int | None = key(None, "stop reading the corpus after so many tokens", low=1)
-    tokenizer: str = key("train", "`train` (byte-level BPE), a tokenizer.json, or a hub name", identity=False)
-    vocab_size: int = key("${model.vocab_size}", "entries of the BPE that tokenizer=train makes", low=260)
-    eval_fraction: float = key(0.01, "share of the documents kept for perplexity", above=0, high=0.5)
-    on_bad_input: str = key(
-        "refuse", "a bad line or file stops the run, or is counted", choices=("refuse", "skip")
+    hub_column: str = key("input_ids", "column of the hub data set that holds token ids or text")
+    max_tokens: int | None = key(
+        None, "number of tokens after which no more of the corpus is read", absent="no limit", low=1
     )
-    cache_dir: str = key("runs/corpus", "where token shards are kept", identity=False)
+    tokenizer: str = key(
+        "train",
+        "`train` (train a byte-level BPE on the corpus), the path of a tokenizer.json, or a name on the hub",
+        identity=False,
+    )
+    vocab_size: int = key(
+        "${model.vocab_size}", "number of entries of the tokenizer that data.tokenizer=train trains", low=260
+    )
+    eval_fraction: float = key(
+        0.01, "fraction of the documents held out to measure perplexity", above=0, high=0.5
+    )
+    on_bad_input: str = key(
+        "refuse",
+        "what to do about a malformed line or file",
+        choices={"refuse": "stop with an error", "skip": "skip it and count it"},
+    )
+    cache_dir: str = key("runs/corpus", "folder in which token shards are cached", identity=False)
 
 
 @dataclass
 class TrainConfig:
-    """The outer loop."""
+    """Optimization, checkpoints and evaluation."""
 
-    seed: int = key(0, "of everything that is drawn", low=0)
-    max_steps: int = key(6000, "optimizer updates", low=1)
-    micro_batch: int = key(4, "sequences in one forward pass", low=1)
-    micro_batches_per_update: int = key(256, "micro-batches in one update, over all ranks", low=1)
-    seq_len: int = key(2048, "tokens of a sequence", low=2)
-    precision: str = key("bf16", "of the forward and backward passes", choices=("bf16", "fp32"))
+    seed: int = key(0, "random seed", low=0)
+    max_steps: int = key(6000, "number of optimizer updates", low=1)
+    micro_batch: int = key(4, "size of a micro-batch (one forward pass)", unit="sequences", low=1)
+    micro_batches_per_update: int = key(256, "number of micro-batches in one update, over all ranks", low=1)
+    seq_len: int = key(2048, "length of a training sequence", unit="tokens", low=2)
+    precision: str = key(
+        "bf16",
+        "precision of the forward and backward passes",
+        choices={
+            "bf16": "bfloat16 autocast; parameters and optimizer state stay in fp32",
+            "fp32": "single precision",
+        },
+    )
     compile: bool = key(
         False,
-        "the decoder's blocks go through torch.compile, which needs minutes at the start; on a GPU the inner steps of scope head become CUDA graphs",
-        before=False,
+        "compile the decoder blocks with torch.compile, which takes minutes at the start; on a GPU, inner steps "
+        "with meta.scope=head become CUDA graphs",
     )
-    lr: float = key(3e-4, "peak rate of AdamW", above=0)
-    schedule: str = key("cosine", "after the warm-up", choices=("cosine", "constant"))
-    min_lr_ratio: float = key(0.0, "the cosine ends at this share of lr", low=0, high=1)
-    warmup_steps: int = key(2500, "linear warm-up", low=0)
-    weight_decay: float = key(0.01, "of AdamW", low=0)
-    beta1: float = key(0.9, "of AdamW", low=0, high=0.9999)
-    beta2: float = key(0.999, "of AdamW", low=0, high=0.99999)
-    grad_clip: float = key(1.0, "largest norm of the gradient; 0: no clipping", low=0)
+    lr: float = key(3e-4, "peak AdamW learning rate", above=0)
+    schedule: str = key(
+        "cosine",
+        "learning-rate schedule after the warm-up",
+        choices={
+            "cosine": "decay to train.min_lr_ratio * train.lr at the last update",
+            "constant": "stay at train.lr",
+        },
+    )
+    min_lr_ratio: float = key(
+        0.0, "final learning rate of the cosine schedule, relative to train.lr", low=0, high=1
+    )
+    warmup_steps: int = key(2500, "length of the linear learning-rate warm-up", unit="updates", low=0)
+    weight_decay: float = key(0.01, "AdamW weight decay", low=0)
+    beta1: float = key(0.9, "AdamW beta1 (decay rate of the first moment)", low=0, high=0.9999)
+    beta2: float = key(0.999, "AdamW beta2 (decay rate of the second moment)", low=0, high=0.99999)
+    grad_clip: float = key(1.0, "maximum gradient norm; 0 disables gradient clipping", low=0)
     max_consecutive_skips: int = key(
         10,
-        "updates in a row skipped for numbers that are not finite, after which the run stops",
+        "number of consecutive updates with non-finite loss or gradients, which are skipped, after which training stops",
         low=1,
         identity=False,
     )
-    checkpoint_every: int = key(100, "updates", low=1)
-    keep_checkpoints: int = key(0, "newest so many are kept; 0: all", low=0, identity=False)
-    eval_every: int = key(100, "updates between held-out perplexities", low=1)
-    eval_batches: int = key(16, "micro-batches of the held-out split", low=1)
+    checkpoint_every: int = key(100, "interval between checkpoints", unit="updates", low=1)
+    keep_checkpoints: int = key(
+        0, "number of most recent checkpoints to keep; 0 keeps all", low=0, identity=False
+    )
+    eval_every: int = key(100, "interval between evaluations of held-out perplexity", unit="updates", low=1)
+    eval_batches: int = key(16, "number of held-out micro-batches in an evaluation", low=1)
     dynamics_every: int = key(
-        100, "updates between measurements of learning dynamics; 0: never", low=0, identity=False
+        100,
+        "interval between measurements of learning dynamics; 0 disables them",
+        unit="updates",
+        low=0,
+        identity=False,
     )
 
 
@@ -139,46 +210,74 @@ class LogConfig:
     wandb: str = key(
         "off",
         "log to Weights & Biases (pip install wandb)",
-        choices=("off", "online", "offline"),
+        choices={
+            "off": "do not log",
+            "online": "log to the server during the run",
+            "offline": "log to local files, for `wandb sync`",
+        },
         identity=False,
     )
-    wandb_project: str = key("metapt", "its project", identity=False)
+    wandb_project: str = key("metapt", "name of the Weights & Biases project", identity=False)
 
 
 @dataclass
 class PretrainConfig:
-    """python -m metapt.pretrain"""
+    """Pretrain a decoder on next-token prediction, with or without meta-learning episodes."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
     meta: MetaConfig = field(default_factory=MetaConfig)
     data: CorpusConfig = field(default_factory=CorpusConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     log: LogConfig = field(default_factory=LogConfig)
-    variant: str = key("", "free name of a variant; shown in the report", identity=False)
-    ds: str = key("zero0", "DeepSpeed configuration: a name under ds_configs/, or a .json file")
+    variant: str = key("", "name of a variant of the run, shown in the report", identity=False)
+    ds: str = key(
+        "zero0",
+        "DeepSpeed configuration: zero0, zero1, zero2 or zero3 (ZeRO stage), zero2_offload (stage 2 with optimizer state "
+        "in host memory), or the path of a .json file",
+    )
     run_dir: str = key(
-        "runs/pretrain/${model.name}-${meta.objective}-s${train.seed}", "the run folder", identity=False
+        "runs/pretrain/${model.name}-${meta.objective}-s${train.seed}", "run folder", identity=False
     )
 
 
 @dataclass
-class EstimateConfig(PretrainConfig):
-    """metapt estimate"""
+class PrepareConfig(PretrainConfig):
+    """Tokenize the corpus of a pretraining run into shards, unless they exist. Takes the keys of `metapt pretrain`."""
 
-    nodes: int = key(1, "nodes", low=1)
-    gpus: int = key(1, "GPUs per node, one rank each; 0: one rank per node on its CPU", low=0)
+
+@dataclass
+class EstimateConfig(PretrainConfig):
+    """Estimate memory, FLOPs and hours of a pretraining run. Takes the keys of `metapt pretrain` and those of the machine."""
+
+    nodes: int = key(1, "number of nodes", low=1)
+    gpus: int = key(1, "number of GPUs per node, one rank each; 0: one rank per node on its CPU", low=0)
     gpu_memory_gb: float | None = key(
-        None, "memory of a GPU (of a rank, without GPUs), GB; absent: no micro-batch is searched", above=0
+        None,
+        "memory of a GPU, or of a rank if there are no GPUs",
+        unit="GB",
+        absent="unknown; the largest micro-batch is not computed",
+        above=0,
     )
-    headroom: float = key(0.1, "share of it for the context, NCCL, libraries and fragments", low=0, high=0.9)
+    headroom: float = key(
+        0.1,
+        "fraction of that memory kept free for the CUDA context, NCCL, libraries and fragmentation",
+        low=0,
+        high=0.9,
+    )
     gpu_tflops: float | None = key(
-        None, "peak of a GPU at train.precision, TFLOP/s; absent: no hours are told", above=0
+        None,
+        "peak throughput of a GPU at train.precision",
+        unit="TFLOP/s",
+        absent="unknown; time is not estimated",
+        above=0,
     )
-    mfu: float = key(0.3, "share of that peak which is reached", above=0, high=1)
+    mfu: float = key(
+        0.3, "model FLOPs utilization: the fraction of the peak throughput that is reached", above=0, high=1
+    )
 
 
 def uneven_units(config: PretrainConfig, ranks: int) -> list[str]:
-    """`key=value` for each number of units that an update deals out and that so many ranks cannot share evenly."""
+    """Units of work of an update that cannot be divided evenly among the ranks, each as `key=value`."""
     meta, units = config.meta, {"train.micro_batches_per_update": config.train.micro_batches_per_update}
     if meta.rho > 0 and ranks_share_episodes(config):
         units["meta.n_way * meta.k_shot"] = meta.n_way * meta.k_shot
@@ -189,5 +288,5 @@ def uneven_units(config: PretrainConfig, ranks: int) -> list[str]:
 
 
 def ranks_share_episodes(config: PretrainConfig) -> bool:
-    """Whether all ranks share each episode (metapt/training/zero3.py), instead of having episodes of their own."""
+    """Whether all ranks work on each episode together (metapt/training/zero3.py) instead of on different episodes."""
     return zero_stage(config.ds) == 3 and config.meta.scope != "head"

@@ -1,0 +1,104 @@
+"""Composition of a configuration: Hydra merges the YAML files of the chosen options, then keys are overridden in turn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import deepcopy
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from omegaconf import DictConfig, OmegaConf
+
+from metapt import config as schema
+from metapt.config.keys import fields_by_path
+
+CONF = Path(__file__).parent / "conf"
+SHARED_CONF = {  # commands that use the YAML files of another command
+    "prepare": "pretrain",
+    "estimate": "pretrain",
+    "describe": "finetune",
+    "baseline": "finetune",
+}
+
+
+def compose(command: str, overrides: Sequence[str]) -> Any:
+    """The OmegaConf configuration of a command: its chosen options, then the other overrides in turn.
+
+    An override of a mapping replaces the whole mapping. Hydra itself would reject entries that no YAML file mentions,
+    and is slow: a grid has hundreds of command lines with few distinct choices, whose compositions are cached.
+    """
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    config = deepcopy(_compose_options(command, tuple(chosen_options(command, parsed).items())))
+    for override in parsed:
+        name = override.key_or_group
+        if name not in group_options(command):
+            is_mapping = name.startswith(mapping_keys(command))
+            value = _value(command, override)
+            OmegaConf.update(config, name, value, merge=not is_mapping, force_add=is_mapping)
+    return config
+
+
+def chosen_options(command: str, overrides: Sequence[Override]) -> dict[str, str]:
+    """The option of each configuration group that the overrides choose."""
+    groups = group_options(command)
+    return {item.key_or_group: str(item.value()) for item in overrides if item.key_or_group in groups}
+
+
+@cache
+def group_options(command: str) -> dict[str, list[str]]:
+    """The configuration groups of a command (such as `model`) and their options."""
+    folders = sorted(path for path in _folder(command).glob("*") if path.is_dir())
+    return {folder.name: sorted(path.stem for path in folder.glob("*.yaml")) for folder in folders}
+
+
+def default_options(command: str) -> dict[str, str]:
+    """The option of each configuration group that is used if the command line names none."""
+    if not group_options(command):
+        return {}
+    file = _folder(command) / "config.yaml"
+    defaults = yaml.safe_load(file.read_text(encoding="utf-8"))["defaults"]
+    return {group: option for item in defaults if isinstance(item, dict) for group, option in item.items()}
+
+
+def describe_option(command: str, group: str, option: str) -> str:
+    """The first comment line of an option's YAML file, Hydra's `# @package` aside."""
+    lines = (_folder(command) / group / f"{option}.yaml").read_text(encoding="utf-8").splitlines()
+    comments = (line.removeprefix("# ") for line in lines if line.startswith("# "))
+    return next(line for line in comments if not line.startswith("@package"))
+
+
+@cache
+def mapping_keys(command: str) -> tuple[str, ...]:
+    """The keys whose values are mappings, with entries that the user names."""
+    return tuple(
+        path for path, item in fields_by_path(schema.COMMANDS[command]).items() if "dict" in str(item.type)
+    )
+
+
+def _value(command: str, override: Override) -> Any:
+    """The value that an override sets. Where the key takes text, `true` is a word like any other."""
+    value = override.value()
+    item = fields_by_path(schema.COMMANDS[command]).get(override.key_or_group)
+    takes_text = item is not None and item.type in ("str", "str | None")
+    return str(override.input_line).partition("=")[2] if isinstance(value, bool) and takes_text else value
+
+
+@cache
+def _compose_options(command: str, chosen: tuple[tuple[str, str], ...]) -> DictConfig:
+    if not group_options(command):
+        return OmegaConf.structured(schema.COMMANDS[command])
+    # imported here because it takes long and `metapt status` does not need it
+    from hydra import compose, initialize_config_dir
+    from hydra.core.config_store import ConfigStore
+
+    ConfigStore.instance().store(name="schema", node=schema.COMMANDS[command])
+    with initialize_config_dir(config_dir=str(_folder(command)), version_base="1.3"):
+        return compose("config", overrides=[f"{group}={option}" for group, option in chosen])
+
+
+def _folder(command: str) -> Path:
+    return CONF / SHARED_CONF.get(command, command)
