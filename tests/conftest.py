@@ -1,4 +1,4 @@
-"""What several test files share: small configurations, token streams, and runs of the real commands."""
+"""Shared fixtures: small configurations, token streams, and runs of the real commands."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ REAL_DATA = {"uner": "METAPT_UNER_DIR", "text": "METAPT_TEXT_DIR", "tokenizer": 
 
 @pytest.fixture(autouse=True)
 def _same_environment() -> Iterator[None]:
-    """No test leaves variables behind: a RANK would make the next one's process wait for others."""
+    """Restore environment variables after each test: with a RANK left over, the next test would wait for other ranks."""
     before = dict(os.environ)
     yield
     if os.environ != before:
@@ -37,7 +37,7 @@ def _same_environment() -> Iterator[None]:
 
 @pytest.fixture
 def stream_of(tmp_path: Path) -> Callable[[np.ndarray], object]:
-    """Makes a TokenStream of given tokens, in shards of 1,000."""
+    """A function that builds a TokenStream of given tokens, in shards of 1,000 tokens."""
     from metapt.data.shards import ShardWriter, TokenStream
 
     def make(tokens: np.ndarray) -> TokenStream:
@@ -53,7 +53,7 @@ def stream_of(tmp_path: Path) -> Callable[[np.ndarray], object]:
 
 @pytest.fixture(scope="session")
 def small_corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
-    """That of the documents of corpus_world, from one JSON-lines file."""
+    """The corpus of the documents of corpus_world, from one JSON-lines file."""
     from corpus_world import config, jsonl, write
 
     from metapt.data.corpus import prepare_corpus
@@ -64,7 +64,7 @@ def small_corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
 
 @pytest.fixture(scope="session")
 def uner_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of labelled sets with one sentence each, enough to plan a grid."""
+    """A folder of labelled sets with one sentence each, enough for the plan of a grid."""
     folder = tmp_path_factory.mktemp("uner")
     for name in ("en_ewt", "hr_set", "sk_snk"):
         (folder / name).mkdir()
@@ -75,13 +75,13 @@ def uner_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def corpus_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One cache of token shards for all tests of a session."""
+    """A cache of token shards that all tests of a session share."""
     return tmp_path_factory.mktemp("corpus")
 
 
 @pytest.fixture(scope="session")
 def nano_arguments(corpus_cache: Path) -> list[str]:
-    """Arguments of a pretraining run of seconds: nano on the generated corpus."""
+    """Arguments of a pretraining run that takes seconds: nano on the synthetic corpus."""
     return [
         "model=nano",
         "data=demo",
@@ -98,14 +98,14 @@ def nano_arguments(corpus_cache: Path) -> list[str]:
 
 @pytest.fixture(scope="session")
 def forks() -> Iterator[Forks]:
-    """Runs without the seconds that a start of Python takes."""
-    with Forks() as started:
-        yield started
+    """Runs in forks of one process, which saves the seconds that Python takes to start."""
+    with Forks() as server:
+        yield server
 
 
 @pytest.fixture(scope="session")
 def small_arguments(corpus_cache: Path) -> list[str]:
-    """Arguments of a pretraining run of a second: nine updates of a decoder of 35,000 parameters."""
+    """Arguments of a pretraining run that takes a second: nine updates of a decoder with 35,000 parameters."""
     sizes = {"hidden_size": 16, "intermediate_size": 32, "num_layers": 1, "num_heads": 2, "num_kv_heads": 1}
     train = {
         "seq_len": 32,
@@ -122,20 +122,20 @@ def small_arguments(corpus_cache: Path) -> list[str]:
 
 
 def run_module(module: str, arguments: Sequence[str], **kwargs: object) -> subprocess.CompletedProcess:
-    """`python -m module arguments`; stdout and stderr are captured."""
+    """Run `python -m module arguments` with stdout and stderr captured."""
     return _run(["-m", module, *arguments], **kwargs)
 
 
 def pretrain_many(runs: Sequence[Sequence[str]], ranks: int = 1) -> subprocess.CompletedProcess:
-    """`metapt.pretrain` for each list of arguments in one process, or under torchrun in several."""
+    """Run `metapt.pretrain` for each list of arguments, in one process or under torchrun in several."""
     launcher = (
         ["-m", "torch.distributed.run", f"--nproc-per-node={ranks}", "--standalone"] if ranks > 1 else []
     )
-    return _run([*launcher, str(REPO / "tests" / "many.py"), json.dumps(runs)])
+    return _run([*launcher, str(REPO / "tests" / "pretrain_many.py"), json.dumps(runs)])
 
 
-def _run(words: Sequence[str], **kwargs: object) -> subprocess.CompletedProcess:
-    command = [sys.executable, *words]
+def _run(arguments: Sequence[str], **kwargs: object) -> subprocess.CompletedProcess:
+    command = [sys.executable, *arguments]
     return subprocess.run(
         command, cwd=REPO, capture_output=True, text=True, timeout=600, check=False, **kwargs
     )
@@ -143,7 +143,7 @@ def _run(words: Sequence[str], **kwargs: object) -> subprocess.CompletedProcess:
 
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a small decoder (`model`) and a collection (`uner`), for fine-tuning."""
+    """A folder with a small decoder (`model`) and a collection of labelled sets (`uner`) for fine-tuning."""
     from ner_world import write_world
 
     return write_world(tmp_path_factory.mktemp("world"))
@@ -151,7 +151,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def head_run(world: Path) -> Run:
-    """Six epochs, head-only."""
+    """A run of six epochs with tuning=head_only."""
     from tuned import tune
 
     return tune(world, world / "head", "ner.max_epochs=6")
@@ -159,7 +159,7 @@ def head_run(world: Path) -> Run:
 
 @pytest.fixture(scope="session")
 def full_run(world: Path) -> Run:
-    """Six epochs of the whole model."""
+    """A run of six epochs with tuning=full."""
     from tuned import tune
 
     return tune(world, world / "full", "tuning=full", "ner.lr=0.005", "ner.max_epochs=6")
@@ -167,7 +167,7 @@ def full_run(world: Path) -> Run:
 
 @pytest.fixture
 def fresh_accelerate() -> Iterator[None]:
-    """accelerate keeps the precision of a process' first Accelerator for all later ones."""
+    """Reset accelerate, which keeps the precision of the first Accelerator of a process for all later ones."""
     from accelerate.state import AcceleratorState
 
     AcceleratorState._reset_state(reset_partial_state=True)

@@ -1,9 +1,9 @@
-"""Two updates of every kind under DeepSpeed, on as many ranks as run this, and what they give.
+"""Make two updates of each case under DeepSpeed and save their results.
 
 usage: [torchrun ...] python tests/engine_cases.py OUT STAGE,... CASE,...
 
-OUT/CASE-STAGE gets the weights and AdamW's moments (Engine.save) and figures.json. test_engine.py compares them with
-the same updates on one rank without DeepSpeed.
+Weights and AdamW's moments (Engine.save) and results.json are written to OUT/CASE-STAGE. test_engine.py compares them
+with the same updates on one rank without DeepSpeed.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from torch import Tensor
 
 from metapt.config import PretrainConfig, commandline, ranks_share_episodes
 from metapt.data.episodes import Episode, EpisodeSampler, WindowIndex
-from metapt.meta.objectives import episode, next_token
+from metapt.meta.objectives import episode_objective, next_token_objective
 from metapt.models.meta_lm import build_meta_lm
 from metapt.training.engine import Engine
-from metapt.training.zero3 import episode_together
+from metapt.training.zero3 import sharded_episode
 
 STAGES = ["zero0", "zero1", "zero2", "zero2_offload", "zero3"]
 UPDATES, UNITS, LR = 2, 4, 1e-3
@@ -31,7 +31,7 @@ UPDATES, UNITS, LR = 2, 4, 1e-3
 
 @dataclass(frozen=True)
 class Case:
-    """A kind of update."""
+    """A kind of update: next-token prediction if `scope` is None, else episodes."""
 
     scope: str | None = None
     algorithm: str = "fomaml"
@@ -39,20 +39,20 @@ class Case:
     clip: float = 1.0
 
     def config(self, ds: str) -> PretrainConfig:
-        words = [
+        arguments = [
+            f"ds={ds}",
             "objective=maml",
-            "meta.max_window_fraction=1",
-            "meta.inner_steps=4",
-            f"meta.tasks_per_step={UNITS}",
+            f"train.precision={self.precision}",
+            f"train.grad_clip={self.clip}",
             f"train.micro_batches_per_update={UNITS}",
-        ]
-        more = [f"ds={ds}", f"train.precision={self.precision}", f"train.grad_clip={self.clip}"]
-        algorithm = [
+            f"meta.tasks_per_step={UNITS}",
             f"meta.algorithm={self.algorithm}",
             f"meta.scope={self.scope or 'head'}",
+            "meta.inner_steps=4",
             "meta.head_dropout=0",
+            "meta.max_window_fraction=1",
         ]
-        return commandline.load("pretrain", [*words, *more, *algorithm])
+        return commandline.load("pretrain", arguments)
 
 
 CASES = {
@@ -97,41 +97,41 @@ def batches(update: int) -> Tensor:
 def make_update(
     engine: Engine, case: Case, config: PretrainConfig, update: int
 ) -> tuple[float, list[Tensor]]:
-    """One update as the trainer makes it. Returns the norm, and the support losses of each of this rank's tasks."""
-    mine = range(engine.rank, UNITS, engine.world_size)
-    support: list[Tensor] = []
-    for number in mine if case.scope is None or not ranks_share_episodes(config) else range(UNITS):
-        if case.scope is None:
-            engine.backward(
-                next_token(engine.meta_lm, batches(update)[number]).loss / len(mine),
-                last=number == mine[-1],
-            )
-            continue
-        task = tasks(config, update)[number]
-        if ranks_share_episodes(config):
-            backward = partial(engine.backward, last=False)
-            measures = episode_together(
-                engine.shards, engine.meta_lm, backward, task, config.meta, 0, update, number
-            )
-        else:
-            outcome = episode(engine.meta_lm, task, config.meta, 0, update, number)
-            engine.backward(outcome.loss / len(mine), last=number == mine[-1])
-            measures = outcome.measures
-        support.append(measures["support_loss_nats"])
+    """Make one update as the trainer does. Returns the gradient norm, and the support losses of this rank's episodes."""
+    units = range(engine.rank, UNITS, engine.world_size)
+    if case.scope is None:
+        for unit in units:
+            loss = next_token_objective(engine.meta_lm, batches(update)[unit]).loss
+            engine.backward(loss / len(units), last=unit == units[-1])
+        return engine.step(LR), []
+    if ranks_share_episodes(config):
+        backward = partial(engine.backward, last=False)
+        metrics = [
+            sharded_episode(engine.shards, engine.meta_lm, backward, task, config.meta, 0, update, unit)
+            for unit, task in enumerate(tasks(config, update))
+        ]
+        return engine.step(LR), [unit["support_loss_nats"] for unit in metrics]
+    support = []
+    for unit in units:
+        task = tasks(config, update)[unit]
+        output = episode_objective(engine.meta_lm, task, config.meta, 0, update, unit)
+        engine.backward(output.loss / len(units), last=unit == units[-1])
+        support.append(output.metrics["support_loss_nats"])
     return engine.step(LR), support
 
 
 def run(case: Case, ds: str, folder: Path) -> None:
+    """Make the updates of a case and write its results."""
     config = case.config(ds)
     engine = Engine(build_meta_lm(config), config)
-    figures: dict[str, list] = {"norms": [], "support": []}
+    results: dict[str, list] = {"norms": [], "support": []}
     for update in range(UPDATES):
         norm, support = make_update(engine, case, config, update)
-        figures["norms"].append(norm)
-        figures["support"].append([losses.tolist() for losses in support])
+        results["norms"].append(norm)
+        results["support"].append([losses.tolist() for losses in support])
     engine.save(folder)
     if engine.rank == 0:
-        (folder / "figures.json").write_text(json.dumps(figures))
+        (folder / "results.json").write_text(json.dumps(results))
     engine.barrier()
 
 

@@ -1,7 +1,8 @@
-"""Runs of `metapt.pretrain` and `metapt.finetune` in forks of one process that has imported everything, with faults at named places.
+"""Run `metapt.pretrain` and `metapt.finetune` in forks of one process, with faults injected at named points.
 
-A start of Python with torch and DeepSpeed costs seconds; a fork of it costs none, so that hundreds of runs can be
-killed. `Forks` starts this file as a process and talks to it in lines of JSON: a `Request`, then an `Outcome`.
+Starting Python with torch and DeepSpeed takes seconds, a fork of such a process takes none, so that hundreds of runs
+can be killed. `Forks` starts this file as a server process and sends it a `Request` as a line of JSON for each run; the
+server answers with an `Outcome`.
 """
 
 from __future__ import annotations
@@ -23,14 +24,15 @@ from pathlib import Path
 from typing import Any
 
 REPO = Path(__file__).parents[1]
-PATIENCE = 180.0  # seconds; a run of these tests takes a few, and one that takes longer hangs
+TIMEOUT = 180.0  # seconds; runs in tests take a few
 
-PLACES = {
-    "unit": "metapt.training.trainer:Trainer.poll",
+# Functions at whose calls a fault can happen, by the name of the point.
+FAULT_POINTS = {
+    "unit": "metapt.training.trainer:Trainer.check_stop",
     "backward": "metapt.training.engine:Engine.backward",
     "step": "metapt.training.engine:Engine.step",
     "mean": "metapt.training.engine:Engine.mean",
-    "inner loss": "metapt.meta.objectives:Trace.record",
+    "inner loss": "metapt.meta.objectives:AdaptationCurve.record",
     "evaluation": "metapt.training.trainer:Trainer.evaluate",
     "metrics": "metapt.runs:MetricsWriter.write",
     "trimming": "metapt.runs:Run.trim_metrics",
@@ -48,13 +50,13 @@ PLACES = {
     "restore": "metapt.training.engine:Engine.load",
     "corpus": "metapt.data.corpus:prepare_corpus",
     "finish": "metapt.runs:Run.finish",
-    "tuning": "metapt.finetuning.tuner:Tuning._step",
-    "tuning save": "metapt.finetuning.tuner:Tuning._save",
-    "tuning restore": "metapt.finetuning.tuner:Tuning._restore",
-    "tagger": "metapt.finetuning.tuner:Tuning.save_tagger",
-    "test set": "metapt.finetuning.tuner:Tuning._evaluate",
+    "tuning": "metapt.finetuning.tuner:Tuner._step",
+    "tuning save": "metapt.finetuning.resume:FinetuneCheckpoints.save",
+    "tuning restore": "metapt.finetuning.resume:FinetuneCheckpoints.restore",
+    "tagger": "metapt.finetuning.run_finetuning:write_tagger",
+    "test set": "metapt.finetuning.score_sets:SetScorer._score_set",
     "dev score": "metapt.finetuning.tuner:dev_scores",
-    "word features": "metapt.finetuning.tuner:word_features",
+    "word features": "metapt.finetuning.features:word_features",
     "cache": "metapt.finetuning.feature_cache:FeatureCache._store",
     "optimizer file": "torch:save",
 }
@@ -62,41 +64,46 @@ PLACES = {
 
 @dataclass
 class Fault:
-    """What happens to one rank when it comes to a place for the `call`-th time (from 1).
+    """What happens on one rank at a call of a fault point."""
 
-    `do` is a signal's name without SIG (the rank sends it to itself), `ENOSPC` (the disk is full), `NAN` (at
-    "backward": all gradients become so, and the loss does not), or `WORSE` (at "dev score": this rank scores the worst).
-    """
-
-    place: str
-    do: str
+    point: str
+    action: str
+    """Name of a signal without SIG, which the rank sends to itself; ENOSPC: the disk is full; NAN, at "backward": all
+    gradients become NaN while the loss is finite; WORSE, at "dev score": this rank returns the worst score."""
     call: int = 1
+    """Number of the call, from 1."""
     after: bool = False
+    """Whether it happens after the call instead of before it."""
     rank: int = 0
 
 
 @dataclass
 class Request:
-    """A run of `metapt.PROGRAM`. `signal` is sent to `signal_ranks` (none: all) after `seconds`; a killed rank takes the others along."""
+    """A run of `metapt.PROGRAM`."""
 
     argv: Sequence[str]
     program: str = "pretrain"
     ranks: int = 1
     faults: Sequence[Fault] = ()
     seconds: float | None = None
+    """When to send `signal`, in seconds after the start; None sends none."""
     signal: str = "KILL"
     signal_ranks: Sequence[int] = ()
-    grace: float = 0.0  # seconds that the others live longer than a killed rank
+    """Ranks that receive `signal`; if empty, all do."""
+    grace: float = 0.0
+    """Seconds after which the other ranks are killed once a rank was killed."""
 
 
 @dataclass
 class Outcome:
-    """Exit codes by rank (negative: the signal that ended it), what each printed, and whether it had to be ended."""
+    """How a run ended; lists are by rank."""
 
     codes: list[int] = field(default_factory=list)
-    printed: list[str] = field(default_factory=list)
-    errors: list[str] = field(default_factory=list)
+    """Exit codes; the negative signal number if a signal ended the rank."""
+    stdout: list[str] = field(default_factory=list)
+    stderr: list[str] = field(default_factory=list)
     hung: bool = False
+    """Whether it was killed after TIMEOUT."""
     seconds: float = 0.0
 
     @property
@@ -105,7 +112,7 @@ class Outcome:
 
 
 class Forks:
-    """The process that forks, for as long as the `with` block lasts."""
+    """The server process; it runs as long as the `with` block."""
 
     def __enter__(self) -> Forks:
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
@@ -120,30 +127,30 @@ class Forks:
         self._process.stdin.close()
         self._process.wait()
 
-    def run(self, argv: Sequence[str], **more: Any) -> Outcome:
-        """The outcome of a Request with these fields."""
+    def run(self, argv: Sequence[str], **fields: Any) -> Outcome:
+        """Run a Request with these fields."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        print(json.dumps(asdict(Request(argv, **more))), file=self._process.stdin, flush=True)
+        print(json.dumps(asdict(Request(argv, **fields))), file=self._process.stdin, flush=True)
         return Outcome(**json.loads(self._process.stdout.readline()))
 
 
 def serve() -> None:
-    """Answers the requests on stdin."""
+    """Answer the requests on stdin."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     import_everything()
     for line in sys.stdin:
         values = json.loads(line)
         faults = [Fault(**fault) for fault in values.pop("faults")]
-        print(json.dumps(asdict(attempt(Request(faults=faults, **values)))), file=answers, flush=True)
-    os._exit(0)  # nothing is left to do, and taking all modules down takes seconds
+        print(json.dumps(asdict(run_ranks(Request(faults=faults, **values)))), file=answers, flush=True)
+    os._exit(0)  # an ordinary exit unloads all modules, which takes seconds
 
 
 def import_everything() -> None:
-    """All that a run imports and caches, but no process group and no threads, which a fork would lose."""
-    for place in PLACES.values():
-        importlib.import_module(place.split(":")[0])
+    """Import all that a run imports and fill its caches, without process groups and threads, which forks do not inherit."""
+    for function in FAULT_POINTS.values():
+        importlib.import_module(function.split(":")[0])
     for name in (
         "metapt.pretrain",
         "metapt.finetune",
@@ -154,7 +161,7 @@ def import_everything() -> None:
         importlib.import_module(name)
     from metapt.training import sharded_state
 
-    sharded_state.FILE_BYTES = 2**16  # several files, written by all ranks
+    sharded_state.FILE_BYTES = 2**16  # so that there are several files, written by all ranks
     from transformers import LlamaConfig, LlamaForCausalLM
 
     sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
@@ -162,26 +169,27 @@ def import_everything() -> None:
         LlamaForCausalLM(LlamaConfig(vocab_size=8, **sizes)).save_pretrained(folder)
 
 
-def attempt(request: Request) -> Outcome:
-    """Forks the ranks, sends what is to be sent, and waits for all."""
-    began = time.monotonic()
+def run_ranks(request: Request) -> Outcome:
+    """Fork the ranks, send the requested signal, and wait for all."""
+    started = time.monotonic()
     with tempfile.TemporaryDirectory() as logs:
         files = [(Path(logs, f"out{rank}"), Path(logs, f"err{rank}")) for rank in range(request.ranks)]
         port = free_port() if request.ranks > 1 else 0
         running = {fork_rank(request, rank, port, *files[rank]): rank for rank in range(request.ranks)}
         outcome = supervise(request, running)
-        outcome.printed, outcome.errors = (
+        outcome.stdout, outcome.stderr = (
             [file.read_text(errors="replace") for file in column] for column in zip(*files, strict=True)
         )
-    outcome.seconds = time.monotonic() - began
+    outcome.seconds = time.monotonic() - started
     return outcome
 
 
 def supervise(request: Request, running: dict[int, int]) -> Outcome:
+    """Wait for the ranks, given by process id, and kill those that hang or that outlive a killed rank."""
     outcome = Outcome(codes=[0] * request.ranks)
-    began = time.monotonic()
-    end_of_all = began + PATIENCE
-    send_at = None if request.seconds is None else began + request.seconds
+    started = time.monotonic()
+    kill_at = started + TIMEOUT
+    signal_at = None if request.seconds is None else started + request.seconds
     while running:
         pid, status = os.waitpid(-1, os.WNOHANG)
         now = time.monotonic()
@@ -189,13 +197,13 @@ def supervise(request: Request, running: dict[int, int]) -> Outcome:
             code = os.waitstatus_to_exitcode(status)
             outcome.codes[running.pop(pid)] = code
             if code == -signal.SIGKILL:
-                end_of_all = min(end_of_all, now + request.grace)
-        elif now >= end_of_all:
-            outcome.hung = now >= began + PATIENCE
+                kill_at = min(kill_at, now + request.grace)
+        elif now >= kill_at:
+            outcome.hung = now >= started + TIMEOUT
             send("KILL", running)
-            end_of_all = float("inf")
-        elif send_at is not None and now >= send_at:
-            send_at = None
+            kill_at = float("inf")
+        elif signal_at is not None and now >= signal_at:
+            signal_at = None
             ranks = request.signal_ranks or range(request.ranks)
             send(request.signal, [pid for pid, rank in running.items() if rank in ranks])
         else:
@@ -215,7 +223,7 @@ def free_port() -> int:
 
 
 def fork_rank(request: Request, rank: int, port: int, out: Path, err: Path) -> int:
-    """The process number of a new rank."""
+    """Fork a rank; return its process id."""
     pid = os.fork()
     if pid:
         return pid
@@ -227,7 +235,7 @@ def fork_rank(request: Request, rank: int, port: int, out: Path, err: Path) -> i
             address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
             numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": request.ranks}
             os.environ |= {name: str(value) for name, value in (address | numbers).items()}
-        code = in_child(request, rank)
+        code = run_program(request, rank)
     except BaseException:
         traceback.print_exc()
     finally:
@@ -236,7 +244,8 @@ def fork_rank(request: Request, rank: int, port: int, out: Path, err: Path) -> i
         os._exit(code)
 
 
-def in_child(request: Request, rank: int) -> int:
+def run_program(request: Request, rank: int) -> int:
+    """Run the program on this rank with its faults; return the exit code."""
     from metapt.errors import run_command
 
     program = importlib.import_module(f"metapt.{request.program}")
@@ -252,12 +261,12 @@ def in_child(request: Request, rank: int) -> int:
 
 
 def install(fault: Fault) -> None:
-    """Wraps the function of a place so that the fault happens at its call."""
-    module, path = PLACES[fault.place].split(":")
+    """Wrap the function of a fault point so that the fault happens at its call."""
+    module, path = FAULT_POINTS[fault.point].split(":")
     *owners, name = path.split(".")
     owner: Any = importlib.import_module(module)
-    for step in owners:
-        owner = getattr(owner, step)
+    for attribute in owners:
+        owner = getattr(owner, attribute)
     function: Callable[..., Any] = getattr(owner, name)
     calls = 0
 
@@ -265,26 +274,27 @@ def install(fault: Fault) -> None:
         nonlocal calls
         calls += 1
         due = calls == fault.call
-        if due and fault.do == "WORSE":
+        if due and fault.action == "WORSE":
             return 0.0, 1e9
         if due and not fault.after:
-            happen(fault.do, args)
+            trigger(fault.action, args)
         result = function(*args, **kwargs)
         if due and fault.after:
-            happen(fault.do, args)
+            trigger(fault.action, args)
         return result
 
-    bound = isinstance(vars(owner).get(name), staticmethod | classmethod)
-    setattr(owner, name, staticmethod(faulty) if bound else faulty)
+    is_static = isinstance(vars(owner).get(name), staticmethod | classmethod)
+    setattr(owner, name, staticmethod(faulty) if is_static else faulty)
 
 
-def happen(what: str, args: Sequence[Any]) -> None:
-    if what == "ENOSPC":
+def trigger(action: str, args: Sequence[Any]) -> None:
+    """Carry out the action of a fault at a call with these arguments."""
+    if action == "ENOSPC":
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    if what == "NAN":
+    if action == "NAN":
         args[1].register_hook(lambda gradient: gradient * float("nan"))
     else:
-        os.kill(os.getpid(), signal.Signals[f"SIG{what}"])
+        os.kill(os.getpid(), signal.Signals[f"SIG{action}"])
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""The golden losses: a few updates of each objective at nano, recorded once and compared exactly ever after.
+"""Golden losses: the losses of a few updates of each objective at nano, recorded and compared bit for bit.
 
-Products are rounded in another order on another kind of processor, so that each kind has a recording. `make golden` records that of
-this one anew, which a commit that means to change the numbers does and says why; recordings that no longer agree go.
+Kinds of CPUs round matrix products differently, so that each kind has its own recording. `make golden` replaces the
+recording of this machine and deletes recordings that no longer agree with it. Only a commit that is meant to change the
+losses does so, and its message says why.
 """
 
 from __future__ import annotations
@@ -13,14 +14,14 @@ from typing import Any
 
 import pytest
 import torch
-from machine import kind, processor
+from machine import bf16_support, processor
 
 from metapt.pretrain import main
 from metapt.runs import Run
 
-FILE = Path(__file__).parent / "golden" / "nano.json"
+GOLDEN_FILE = Path(__file__).parent / "golden" / "nano.json"
 STEPS = 50
-KEPT = (
+RECORDED_VALUES = (
     "kind",
     "step",
     "lm_loss_nats",
@@ -32,9 +33,9 @@ KEPT = (
 
 
 def machine() -> dict[str, str]:
-    """What decides how sums are rounded; on another machine the losses agree to rounding only."""
+    """What determines rounding; on a machine where it differs, losses agree up to rounding only."""
     return {
-        "processor": f"{processor()} ({kind()})",
+        "processor": f"{processor()} ({bf16_support()})",
         "torch": torch.__version__,
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "threads": str(torch.get_num_threads()),
@@ -42,22 +43,22 @@ def machine() -> dict[str, str]:
 
 
 def recordings() -> list[dict[str, Any]]:
-    """`machine` and `losses` (by objective) of each kind of machine."""
-    found: list[dict[str, Any]] = json.loads(FILE.read_text())
-    return found
+    """`machine` and `losses` (by objective) of each recorded machine."""
+    recorded: list[dict[str, Any]] = json.loads(GOLDEN_FILE.read_text())
+    return recorded
 
 
-def agree(found: list[dict[str, Any]], expected: list[dict[str, Any]]) -> bool:
-    """Whether the losses of the first updates are equal to rounding; later ones part, as Adam amplifies it."""
+def agree(losses: list[dict[str, Any]], expected: list[dict[str, Any]]) -> bool:
+    """Whether the losses of the first updates are equal up to rounding, which AdamW amplifies in later ones."""
     return all(
-        left[name] == (value if isinstance(value, str) else pytest.approx(value, rel=1e-2))
-        for left, right in zip(found[:5], expected[:5], strict=True)
-        for name, value in right.items()
+        line[name] == (value if isinstance(value, str) else pytest.approx(value, rel=1e-2))
+        for line, expected_line in zip(losses[:5], expected[:5], strict=True)
+        for name, value in expected_line.items()
     )
 
 
-def losses(objective: str, folder: Path, cache: Path) -> list[dict[str, Any]]:
-    """The losses of a fresh run of STEPS updates."""
+def train(objective: str, folder: Path, cache: Path) -> list[dict[str, Any]]:
+    """Pretrain for STEPS updates; return the recorded values of each line of metrics.jsonl."""
     schedule = [
         f"train.max_steps={STEPS}",
         "train.warmup_steps=5",
@@ -66,17 +67,24 @@ def losses(objective: str, folder: Path, cache: Path) -> list[dict[str, Any]]:
     ]
     main([f"objective={objective}", *schedule, f"run_dir={folder}", f"data.cache_dir={cache}"])
     lines = (line for line in Run(folder).metrics() if line["kind"] != "dynamics")
-    return [{name: line[name] for name in KEPT if name in line} for line in lines]
+    return [{name: line[name] for name in RECORDED_VALUES if name in line} for line in lines]
+
+
+def record() -> None:
+    """Replace the recording of this machine; delete those of other machines that do not agree with it."""
+    with tempfile.TemporaryDirectory() as temporary:
+        root = Path(temporary)
+        losses = {name: train(name, root / name, root / "corpus") for name in ("vanilla", "maml")}
+    others = [
+        other
+        for other in recordings()
+        if other["machine"] != machine()
+        and all(agree(losses[name], other["losses"][name]) for name in losses)
+    ]
+    text = json.dumps([*others, {"machine": machine(), "losses": losses}], indent=1)
+    GOLDEN_FILE.write_text(text + "\n")
+    print(f"recorded in {GOLDEN_FILE}; recordings of {len(others)} other machine(s) agree and are kept")
 
 
 if __name__ == "__main__":
-    with tempfile.TemporaryDirectory() as temporary:
-        root = Path(temporary)
-        found = {name: losses(name, root / name, root / "corpus") for name in ("vanilla", "maml")}
-    kept = [
-        other
-        for other in recordings()
-        if other["machine"] != machine() and all(agree(found[name], other["losses"][name]) for name in found)
-    ]
-    FILE.write_text(json.dumps([*kept, {"machine": machine(), "losses": found}], indent=1) + "\n")
-    print(f"recorded in {FILE}, beside {len(kept)} of other machines")
+    record()

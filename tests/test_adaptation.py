@@ -1,4 +1,4 @@
-"""The inner loop and the outer gradient against a hand-written first-order MAML."""
+"""The inner loop and the outer gradient against a naive implementation of first-order MAML."""
 
 from __future__ import annotations
 
@@ -13,20 +13,25 @@ import torch
 from metapt import randomness
 from metapt.config import PretrainConfig, commandline
 from metapt.data.episodes import Episode, EpisodeSampler, WindowIndex
-from metapt.meta.adaptation import adapt, at_adapted, with_gradients
-from metapt.meta.objectives import episode, is_episode, next_token
+from metapt.meta.adaptation import adapt, attach_gradients, straight_through
+from metapt.meta.objectives import episode_objective, is_episode_update, next_token_objective
 from metapt.models.meta_lm import MetaLM, build_meta_lm
-from metapt.models.packed_windows import Windows
+from metapt.models.packed_windows import PackedWindows
 
 SCOPES = ["head", "full", "last_n"]
 ALGORITHMS = ["fomaml", "meta_sgd", "reptile"]
 SCOPES_OF = {"fomaml": SCOPES, "meta_sgd": SCOPES, "reptile": ["full", "last_n"]}
 
 
-def configuration(scope: str = "head", precision: str = "fp32", **changes: object) -> PretrainConfig:
-    words = [f"meta.{key}={value}" for key, value in changes.items()]
-    fixed = ["objective=maml", "meta.head_dropout=0", "meta.max_window_fraction=1", f"meta.scope={scope}"]
-    return commandline.load("pretrain", [*fixed, f"train.precision={precision}", *words])
+def configuration(scope: str = "head", precision: str = "fp32", **meta: object) -> PretrainConfig:
+    arguments = [
+        "objective=maml",
+        f"train.precision={precision}",
+        f"meta.scope={scope}",
+        "meta.head_dropout=0",
+        "meta.max_window_fraction=1",
+    ]
+    return commandline.load("pretrain", [*arguments, *(f"meta.{key}={value}" for key, value in meta.items())])
 
 
 def tasks(stream_of, config: PretrainConfig, count: int) -> list[Episode]:
@@ -40,7 +45,7 @@ def outer_gradient(
     meta_lm: MetaLM, episodes: list[Episode], config: PretrainConfig
 ) -> dict[str, torch.Tensor]:
     for number, task in enumerate(episodes):
-        (episode(meta_lm, task, config.meta, 0, 0, number).loss / len(episodes)).backward()
+        (episode_objective(meta_lm, task, config.meta, 0, 0, number).loss / len(episodes)).backward()
     return {name: value.grad for name, value in meta_lm.named_parameters()}
 
 
@@ -53,34 +58,34 @@ def outer_gradient(
 def test_outer_gradient_equals_the_reference(
     stream_of, algorithm: str, scope: str, dtype: torch.dtype, count: int, rtol: float, atol: float
 ):
-    """In double precision nothing is left to rounding."""
+    """In double precision, differences cannot be explained by rounding."""
     config = configuration(scope, inner_lr=0.05, algorithm=algorithm)
     meta_lm = build_meta_lm(config).to(dtype)
-    if meta_lm.rates:
+    if meta_lm.inner_rates:
         with torch.no_grad(), randomness.torch_seed(0, "rates"):
-            for value in meta_lm.rates.parameters():
+            for value in meta_lm.inner_rates.parameters():
                 value.uniform_(0.5, 1.5)
     episodes = tasks(stream_of, config, count)
     expected = reference.outer_gradient(copy.deepcopy(meta_lm), episodes, config.meta)
-    found = outer_gradient(meta_lm, episodes, config)
+    gradients = outer_gradient(meta_lm, episodes, config)
     for name, gradient in expected.items():
-        torch.testing.assert_close(found[name], gradient, rtol=rtol, atol=atol, msg=name)
+        torch.testing.assert_close(gradients[name], gradient, rtol=rtol, atol=atol, msg=name)
 
 
 @pytest.mark.parametrize("scope", SCOPES)
-def test_support_loss_along_the_trajectory_equals_the_reference_and_falls(stream_of, scope: str):
+def test_support_losses_equal_the_reference_and_fall(stream_of, scope: str):
     config = configuration(scope, inner_lr=0.05 if scope == "head" else 1e-3)
     meta_lm = build_meta_lm(config)
     task = tasks(stream_of, config, 1)[0]
     _, expected, _ = reference.adapted(meta_lm, task, config.meta)
-    found = episode(meta_lm, task, config.meta, 0, 0, 0).measures["support_loss_nats"].tolist()
-    assert found[:-1] == pytest.approx(expected, rel=1e-5)
-    assert len(found) == config.meta.inner_steps + 1
-    assert all(later < earlier for earlier, later in itertools.pairwise(found))
+    losses = episode_objective(meta_lm, task, config.meta, 0, 0, 0).metrics["support_loss_nats"].tolist()
+    assert losses[:-1] == pytest.approx(expected, rel=1e-5)
+    assert len(losses) == config.meta.inner_steps + 1
+    assert all(later < earlier for earlier, later in itertools.pairwise(losses))
 
 
 def test_adapted_parameters_equal_plain_sgd():
-    start = {"w": torch.tensor([1.0, -2.0]), "b": torch.tensor([0.5])}
+    initial = {"w": torch.tensor([1.0, -2.0]), "b": torch.tensor([0.5])}
     target = torch.tensor([3.0, 1.0])
 
     def loss(values: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -90,93 +95,82 @@ def test_adapted_parameters_equal_plain_sgd():
     for _ in range(5):
         residual = w + b - target.numpy()
         w, b = w - 0.1 * 2 * residual, b - 0.1 * 2 * residual.sum()
-    found = adapt(loss, start, 5, 0.1).values
-    np.testing.assert_allclose(found["w"], w, rtol=1e-5)
-    np.testing.assert_allclose(found["b"], b, rtol=1e-5)
-    assert start["w"].tolist() == [1.0, -2.0], "the originals were written to"
+    adapted = adapt(loss, initial, 5, 0.1).parameters
+    np.testing.assert_allclose(adapted["w"], w, rtol=1e-5)
+    np.testing.assert_allclose(adapted["b"], b, rtol=1e-5)
+    assert initial["w"].tolist() == [1.0, -2.0], "adapt changed the originals"
 
 
-def test_gradient_at_the_adapted_point_goes_to_the_original():
+def test_straight_through_passes_the_gradient_to_the_original():
     original = torch.tensor([1.0, 2.0], requires_grad=True)
-    value = at_adapted({"x": original}, {"x": torch.tensor([5.0, -3.0])})["x"]
+    value = straight_through({"x": original}, {"x": torch.tensor([5.0, -3.0])})["x"]
     assert value.tolist() == [5.0, -3.0]
     (value**3).sum().backward()
     assert original.grad.tolist() == [75.0, 27.0]
 
 
-def test_an_inner_step_too_small_for_bf16_still_counts(stream_of):
-    """1e-3 on weights near 1 is below bf16's spacing; the copies are fp32 under either precision."""
+def test_inner_steps_below_bf16_resolution_are_not_lost(stream_of):
+    """Steps of 1e-3 on weights near 1 are below the resolution of bf16; the adapted copies are fp32."""
     config = configuration("full", "bf16", inner_lr=1e-4, inner_steps=1)
     meta_lm = build_meta_lm(config)
     task = tasks(stream_of, config, 1)[0]
-    seen = []
+    windows = PackedWindows.pack(task.support.tokens, task.support.positions, torch.device("cpu"))
+    initial = []
 
-    def loss(values: dict[str, torch.Tensor]) -> torch.Tensor:
-        seen.append(values["decoder.model.norm.weight"].detach().clone())
-        return (
-            torch.func.functional_call(
-                meta_lm,
-                values,
-                (Windows.cut(task.support.tokens, task.support.positions, torch.device("cpu")),),
-            )
-            .square()
-            .sum()
-        )
+    def loss(parameters: dict[str, torch.Tensor]) -> torch.Tensor:
+        initial.append(parameters["decoder.model.norm.weight"].detach().clone())
+        return torch.func.functional_call(meta_lm, parameters, (windows,)).square().sum()
 
-    found = adapt(loss, meta_lm.adaptable(config.meta), 1, 1e-4).values
-    moved = (found["decoder.model.norm.weight"] - 1).abs().max()
-    assert 0 < moved < 2**-8
-    assert torch.equal(seen[0], torch.ones_like(seen[0]))
+    adapted = adapt(loss, meta_lm.inner_loop_parameters(config.meta), 1, 1e-4).parameters
+    change = (adapted["decoder.model.norm.weight"] - 1).abs().max()
+    assert 0 < change < 2**-8
+    assert torch.equal(initial[0], torch.ones_like(initial[0]))
 
 
-def test_coarse_parameters_are_refused():
+def test_adapt_rejects_bf16_parameters():
     with pytest.raises(ValueError, match="fp32"):
         adapt(lambda values: values["x"].sum(), {"x": torch.ones(2, dtype=torch.bfloat16)}, 1, 0.1)
 
 
 @pytest.mark.parametrize("scope", SCOPES)
 def test_bf16_gradient_is_close_to_fp32(stream_of, scope: str):
-    """Within 15 % in norm: at random weights, rounded states flip ReLUs of the head, which alone makes 6 %."""
+    """Within 15 % in norm. At random weights, rounded states flip ReLUs of the episode head, which alone causes 6 %."""
     gradients = []
     for precision in ("fp32", "bf16"):
         config = configuration(scope, precision, inner_lr=1e-4)
         meta_lm = build_meta_lm(config)
-        found = outer_gradient(meta_lm, tasks(stream_of, config, 2), config)
-        assert all(value.dtype == torch.float32 for value in found.values())
-        gradients.append(torch.cat([value.flatten() for value in found.values()]))
+        outer = outer_gradient(meta_lm, tasks(stream_of, config, 2), config)
+        assert all(value.dtype == torch.float32 for value in outer.values())
+        gradients.append(torch.cat([value.flatten() for value in outer.values()]))
     exact, mixed = gradients
     assert (exact - mixed).norm() < 0.15 * exact.norm()
 
 
-def test_scopes_name_what_they_adapt():
+def test_parameters_adapted_by_scope():
     config = configuration("last_n", last_n=2)
     meta_lm = build_meta_lm(config)
-    names = set(meta_lm.adaptable(config.meta))
-    assert all(
-        name.startswith(
-            ("head.", "decoder.model.norm.", "decoder.model.layers.1.", "decoder.model.layers.2.")
-        )
-        for name in names
-    )
+    names = set(meta_lm.inner_loop_parameters(config.meta))
+    prefixes = "episode_head.", "decoder.model.norm.", "decoder.model.layers.1.", "decoder.model.layers.2."
+    assert all(name.startswith(prefixes) for name in names)
     assert "decoder.model.layers.1.mlp.up_proj.weight" in names
     config.meta.scope = "full"
-    every = {name for name, _ in meta_lm.named_parameters()}
-    assert every - set(meta_lm.adaptable(config.meta)) == {"decoder.lm_head.weight"}
+    all_names = {name for name, _ in meta_lm.named_parameters()}
+    assert all_names - set(meta_lm.inner_loop_parameters(config.meta)) == {"decoder.lm_head.weight"}
 
 
 def test_unused_parameters_get_a_zero_gradient():
     used, unused = torch.ones(2, requires_grad=True), torch.ones(3, requires_grad=True)
-    with_gradients((used * 2).sum(), [unused]).backward()
+    attach_gradients((used * 2).sum(), [unused]).backward()
     assert used.grad.tolist() == [2, 2]
     assert unused.grad.tolist() == [0, 0, 0]
 
 
-def test_both_objectives_reach_every_parameter(stream_of):
+def test_both_objectives_give_every_parameter_a_gradient(stream_of):
     config = configuration()
     meta_lm = build_meta_lm(config)
     losses = [
-        next_token(meta_lm, torch.randint(0, 50, (2, 17))).loss,
-        episode(meta_lm, tasks(stream_of, config, 1)[0], config.meta, 0, 0, 0).loss,
+        next_token_objective(meta_lm, torch.randint(0, 50, (2, 17))).loss,
+        episode_objective(meta_lm, tasks(stream_of, config, 1)[0], config.meta, 0, 0, 0).loss,
     ]
     for loss in losses:
         meta_lm.zero_grad()
@@ -184,25 +178,21 @@ def test_both_objectives_reach_every_parameter(stream_of):
         assert all(value.grad is not None for value in meta_lm.parameters())
 
 
-def test_dropout_is_a_function_of_the_task(stream_of):
+def test_dropout_depends_on_the_task_only(stream_of):
     config = configuration(head_dropout=0.5)
     meta_lm = build_meta_lm(config)
     task = tasks(stream_of, config, 1)[0]
-    losses = [episode(meta_lm, task, config.meta, 0, step, 0).loss.item() for step in (0, 0, 1)]
+    losses = [episode_objective(meta_lm, task, config.meta, 0, step, 0).loss.item() for step in (0, 0, 1)]
     assert losses[0] == losses[1] != losses[2]
 
 
 @pytest.mark.parametrize("scope", SCOPES)
-def test_adaptation_solves_what_the_context_tells(stream_of, scope: str):
-    """Where the token before the mask tells the class, ten inner steps bring the query from chance to near 1."""
-    draw = np.random.default_rng(0)
-    words = draw.integers(10, 50, 12_000)
-    parts = [
-        words + 100,
-        words,
-        *draw.integers(200, 260, (2, len(words))),
-    ]  # each word after a marker of its own
-    tokens = np.stack(parts, axis=1).ravel()
+def test_adaptation_learns_classes_given_by_the_context(stream_of, scope: str):
+    """If the token before the mask determines the class, ten inner steps raise query accuracy from chance to near 1."""
+    generator = np.random.default_rng(0)
+    words = generator.integers(10, 50, 12_000)
+    markers, noise = words + 100, generator.integers(200, 260, (2, len(words)))
+    tokens = np.stack([markers, words, *noise], axis=1).ravel()  # each word follows its own marker
     shape = {"n_way": 4, "k_shot": 8, "q_query": 8, "window": 4, "min_context": 1}
     accuracy = {}
     for rate in (1e-9, 0.05):
@@ -211,19 +201,22 @@ def test_adaptation_solves_what_the_context_tells(stream_of, scope: str):
         sampler = EpisodeSampler(stream_of(tokens), index, config.meta, 0, 1, 0)
         sampler.eligible = np.arange(10, 50)
         meta_lm = build_meta_lm(config)
-        outcomes = [episode(meta_lm, sampler.episode(0, task), config.meta, 0, 0, task) for task in range(8)]
-        accuracy[rate] = np.mean([outcome.measures["query_accuracy"].item() for outcome in outcomes])
+        outputs = [
+            episode_objective(meta_lm, sampler.episode(0, number), config.meta, 0, 0, number)
+            for number in range(8)
+        ]
+        accuracy[rate] = np.mean([output.metrics["query_accuracy"].item() for output in outputs])
     assert accuracy[1e-9] < 0.45
     assert accuracy[0.05] > 0.8
 
 
-def test_branch_is_bernoulli_and_a_function_of_seed_and_step():
+def test_branch_is_bernoulli_and_depends_on_seed_and_step_only():
     meta = configuration().meta
     meta.rho = 0.3
-    draws = [is_episode(meta, 0, step) for step in range(4000)]
-    assert draws == [is_episode(meta, 0, step) for step in range(4000)]
-    assert abs(np.mean(draws) - 0.3) < 4 * (0.3 * 0.7 / 4000) ** 0.5
+    samples = [is_episode_update(meta, 0, step) for step in range(4000)]
+    assert samples == [is_episode_update(meta, 0, step) for step in range(4000)]
+    assert abs(np.mean(samples) - 0.3) < 4 * (0.3 * 0.7 / 4000) ** 0.5
     meta.start_step = 1000
-    assert [is_episode(meta, 0, step) for step in range(4000)] == [False] * 1000 + draws[1000:]
+    assert [is_episode_update(meta, 0, step) for step in range(4000)] == [False] * 1000 + samples[1000:]
     meta.rho = 0.0
-    assert not any(is_episode(meta, 0, step) for step in range(4000))
+    assert not any(is_episode_update(meta, 0, step) for step in range(4000))

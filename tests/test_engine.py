@@ -1,6 +1,6 @@
-"""What DeepSpeed makes of the objectives' gradients, at every stage and on 1, 2 and 4 ranks, against plain PyTorch.
+"""Updates under DeepSpeed at every ZeRO stage and on 1, 2 and 4 ranks equal those of plain PyTorch.
 
-The table in docs/design.md holds the bounds that are asserted here.
+docs/decisions/2026-11-22-one-engine.md lists the bounds that are asserted here.
 """
 
 from __future__ import annotations
@@ -21,31 +21,29 @@ from engine_cases import CASES, LR, STAGES, UNITS, UPDATES, Case
 from safetensors.torch import load_file
 from torch import Tensor
 
-from metapt.meta.objectives import next_token
+from metapt.meta.objectives import next_token_objective
 from metapt.models.meta_lm import build_meta_lm
 from metapt.training.engine import Engine
 
-SOON = ["lm", "head", "full", "full-bf16"]  # of the cases, on several ranks in the ordinary suite
+EVERY_RUN = ["lm", "head", "full", "full-bf16"]  # cases that the ordinary suite runs on several ranks
+NIGHTLY = [name for name in CASES if name not in EVERY_RUN]
 RANKS_AND_CASES = [
     pytest.param(1, list(CASES), id="1 rank"),
-    pytest.param(2, SOON, id="2 ranks"),
-    pytest.param(4, SOON, id="4 ranks", marks=pytest.mark.nightly),
-    pytest.param(
-        2, [name for name in CASES if name not in SOON], id="2 ranks, other cases", marks=pytest.mark.nightly
-    ),
-    pytest.param(
-        4, [name for name in CASES if name not in SOON], id="4 ranks, other cases", marks=pytest.mark.nightly
-    ),
+    pytest.param(2, EVERY_RUN, id="2 ranks"),
+    pytest.param(4, EVERY_RUN, id="4 ranks", marks=pytest.mark.nightly),
+    pytest.param(2, NIGHTLY, id="2 ranks, other cases", marks=pytest.mark.nightly),
+    pytest.param(4, NIGHTLY, id="4 ranks, other cases", marks=pytest.mark.nightly),
 ]
-# Largest relative error of AdamW's first moment (Frobenius norm, over all parameters) after two updates. In bf16
-# roundings flip ReLUs of the untrained head: there it may be so many times as far from fp32 as plain PyTorch is.
+# Largest relative error of AdamW's first moment (Frobenius norm, over all parameters) after two updates. In bf16,
+# rounding flips ReLUs of the untrained head: there the error relative to fp32 is bounded by a multiple of that of
+# plain PyTorch in bf16.
 FP32_BOUND, BF16_FACTOR = 1e-5, 1.25
 NORM_BOUNDS = {"fp32": 1e-5, "bf16": 0.1}
 
 
 @cache
 def expected(name: str) -> tuple[dict[str, Tensor], dict[str, Tensor], list[float]]:
-    """Weights, first moments and norms of gradients after the updates of a case, by one rank without DeepSpeed."""
+    """Weights, first moments and gradient norms after the updates of a case, on one rank without DeepSpeed."""
     case = CASES[name]
     config = case.config("zero0")
     meta_lm = build_meta_lm(config)
@@ -57,7 +55,7 @@ def expected(name: str) -> tuple[dict[str, Tensor], dict[str, Tensor], list[floa
         else:
             meta_lm.zero_grad()
             for micro_batch in engine_cases.batches(update):
-                (next_token(meta_lm, micro_batch).loss / UNITS).backward()
+                (next_token_objective(meta_lm, micro_batch).loss / UNITS).backward()
             gradient = {name: value.grad for name, value in meta_lm.named_parameters()}
         norms.append(optimizer.step(gradient, LR))
     state = {name: optimizer.adamw.state[value] for name, value in meta_lm.named_parameters()}
@@ -69,15 +67,15 @@ def saved(folder: Path) -> dict[str, Tensor]:
     return {name: value for path in folder.glob("*.safetensors") for name, value in load_file(path).items()}
 
 
-def distance(found: dict[str, Tensor], right: dict[str, Tensor]) -> float:
+def relative_error(values: dict[str, Tensor], reference: dict[str, Tensor]) -> float:
     """Relative error in the Frobenius norm, over all tensors."""
-    square = sum(float((found[name] - value).double().square().sum()) for name, value in right.items())
-    return (square / sum(float(value.double().square().sum()) for value in right.values())) ** 0.5
+    squared = sum(float((values[name] - value).double().square().sum()) for name, value in reference.items())
+    return (squared / sum(float(value.double().square().sum()) for value in reference.values())) ** 0.5
 
 
 @pytest.mark.parametrize(("ranks", "cases"), RANKS_AND_CASES)
 def test_updates_equal_the_reference(tmp_path: Path, ranks: int, cases: list[str]):
-    """Two updates of four units: accumulation, averaging over ranks, the outer gradient, its clipping, the moments."""
+    """Two updates of four units cover accumulation, averaging over ranks, outer gradient, clipping and moments."""
     script = [str(REPO / "tests" / "engine_cases.py"), str(tmp_path), ",".join(STAGES), ",".join(cases)]
     torchrun = (
         ["-m", "torch.distributed.run", f"--nproc-per-node={ranks}", "--standalone"] if ranks > 1 else []
@@ -92,35 +90,35 @@ def test_updates_equal_the_reference(tmp_path: Path, ranks: int, cases: list[str
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    wrong = [
-        text
+    problems = [
+        problem
         for name in cases
         for ds in STAGES
-        for text in complaints(tmp_path / f"{name}-{ds}", name, CASES[name])
+        for problem in problems_of(tmp_path / f"{name}-{ds}", name, CASES[name])
     ]
-    assert not wrong, "\n".join(wrong)
+    assert not problems, "\n".join(problems)
 
 
-def complaints(folder: Path, name: str, case: Case) -> list[str]:
-    """What a run of a case has got wrong."""
+def problems_of(folder: Path, name: str, case: Case) -> list[str]:
+    """How the results of a case differ from the reference."""
     weights, moments, norms = expected(name)
-    state, figures = saved(folder), json.loads((folder / "figures.json").read_text())
+    state, results = saved(folder), json.loads((folder / "results.json").read_text())
     exact, bound = moments, FP32_BOUND
     if case.precision == "bf16":
         _, exact, _ = expected(name.removesuffix("-bf16"))
-        bound = BF16_FACTOR * distance(moments, exact)
-    error = distance({key: state[f"{key}:exp_avg"] for key in moments}, exact)
-    wrong = [f"{folder.name}: first moments are off by {error:.1e} > {bound:.1e}"] if error > bound else []
-    if figures["norms"] != pytest.approx(norms, rel=NORM_BOUNDS[case.precision]):
-        wrong.append(f"{folder.name}: norms {figures['norms']}, not {norms}")
-    # Adam turns the sign of a gradient that is all rounding into a whole step
-    far = sum(int(((state[key] - value).abs() > LR / 20).sum()) for key, value in weights.items())
-    if case.precision == "fp32" and far > 0.001 * sum(value.numel() for value in weights.values()):
-        wrong.append(f"{folder.name}: {far} weights are off")
-    support = [losses for update in figures["support"] for losses in update]
+        bound = BF16_FACTOR * relative_error(moments, exact)
+    error = relative_error({key: state[f"{key}:exp_avg"] for key in moments}, exact)
+    problems = [f"{folder.name}: error of first moments {error:.1e} > {bound:.1e}"] if error > bound else []
+    if results["norms"] != pytest.approx(norms, rel=NORM_BOUNDS[case.precision]):
+        problems.append(f"{folder.name}: gradient norms {results['norms']}, expected {norms}")
+    # Adam turns the sign of a gradient that is pure rounding error into a full step.
+    wrong = sum(int(((state[key] - value).abs() > LR / 20).sum()) for key, value in weights.items())
+    if case.precision == "fp32" and wrong > 0.001 * sum(value.numel() for value in weights.values()):
+        problems.append(f"{folder.name}: {wrong} weights differ")
+    support = [losses for update in results["support"] for losses in update]
     if not all(losses[-1] < losses[0] for losses in support):
-        wrong.append(f"{folder.name}: an inner loop moves nothing: {support}")
-    return wrong
+        problems.append(f"{folder.name}: the inner loop does not lower the support loss: {support}")
+    return problems
 
 
 def configuration(ds: str):
@@ -128,12 +126,12 @@ def configuration(ds: str):
 
 
 @pytest.mark.parametrize("ds", STAGES)
-def test_saved_state_is_restored_exactly(tmp_path: Path, ds: str):
+def test_load_restores_saved_state_exactly(tmp_path: Path, ds: str):
     config = configuration(ds)
     sequences = torch.randint(0, 2048, (4, 4, 33), generator=torch.Generator().manual_seed(0))
 
     def update(engine: Engine, batch: torch.Tensor) -> None:
-        engine.backward(next_token(engine.meta_lm, batch).loss, last=True)
+        engine.backward(next_token_objective(engine.meta_lm, batch).loss, last=True)
         engine.step(1e-3)
 
     engine = Engine(build_meta_lm(config), config)
@@ -150,8 +148,8 @@ def test_saved_state_is_restored_exactly(tmp_path: Path, ds: str):
         assert torch.equal(left, right), name
 
 
-def test_a_process_alone_leaves_its_environment_as_it_was():
-    """Its children would take themselves for ranks."""
+def test_engine_of_one_process_leaves_environment_unchanged():
+    """With these variables set, child processes would act as ranks."""
     before = dict(os.environ)
     config = configuration("zero1")
     engine = Engine(build_meta_lm(config), config)

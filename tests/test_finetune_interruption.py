@@ -44,19 +44,19 @@ class Scene:
         self.forks, self.words, self.ranks, self.folder = forks, words, ranks, folder
         self.whole = Run(folder / "whole")
         self.outcome = self.run(self.whole)
-        assert self.outcome.codes == [0] * ranks, self.outcome.errors
+        assert self.outcome.codes == [0] * ranks, self.outcome.stderr
 
     def run(self, run: Run, *faults: Fault, ranks: int = 0, **more: Any) -> Outcome:
         """An attempt that must not hang."""
         words = [*self.words, f"run_dir={run.path}"]
         outcome = self.forks.run(words, program="finetune", ranks=ranks or self.ranks, faults=faults, **more)
-        assert not outcome.hung, outcome.errors
+        assert not outcome.hung, outcome.stderr
         return outcome
 
     def finish(self, run: Run) -> None:
         """Gives the command again, and compares all that is left with the uninterrupted run."""
         outcome = self.run(run)
-        assert outcome.codes == [0] * self.ranks, outcome.errors
+        assert outcome.codes == [0] * self.ranks, outcome.stderr
         assert lines(run) == lines(self.whole)
         assert without_timing(run.result()) == without_timing(self.whole.result())
         assert names(run.path) == names(self.whole.path)
@@ -154,7 +154,7 @@ def test_all_ranks_stop_at_the_epoch_of_the_first(scene: SceneMaker, tmp_path: P
 def test_head_only_takes_one_rank(scene: SceneMaker, tmp_path: Path) -> None:
     refused = scene("head_only").run(Run(tmp_path / "run"), ranks=2)
     assert refused.codes == [EXIT_USER] * 2
-    assert "one process" in refused.errors[0]
+    assert "one process" in refused.stderr[0]
 
 
 # ---- SIGKILL
@@ -185,7 +185,7 @@ def kill_often(scene: Scene, tuning: str, kills: int, seed: int) -> Counter[str]
         place, how = draw_kill(draw, scene, tuning)
         faults = how.pop("faults", [])
         outcome = scene.run(runs[-1], *faults, **how)
-        assert outcome.killed or not any(outcome.codes), (place, how, outcome.errors)
+        assert outcome.killed or not any(outcome.codes), (place, how, outcome.stderr)
         places[place] += outcome.killed
     for run in runs:
         scene.finish(run)
@@ -224,9 +224,9 @@ def test_a_signal_to_one_rank_ends_all(
     """In the middle of an epoch, in its last step, in its score, and while a test set is tagged."""
     here, run = scene("full", 2), Run(tmp_path / "run")
     stopped = here.run(run, Fault(place, "USR1", call, rank=1))
-    assert stopped.codes == [EXIT_INTERRUPTED] * 2, stopped.errors
-    assert "SIGUSR1" in stopped.errors[1]
-    assert not any("Traceback" in text for text in stopped.errors)
+    assert stopped.codes == [EXIT_INTERRUPTED] * 2, stopped.stderr
+    assert "SIGUSR1" in stopped.stderr[1]
+    assert not any("Traceback" in text for text in stopped.stderr)
     assert [done for done, _ in run.checkpoints()] == [step]
     assert atomic_folders.problem(run.checkpoint(step)) is None
     if step == 12:  # the score is told, and the process dies before it is part of a checkpoint
@@ -246,8 +246,8 @@ def test_a_full_disk_ends_all_ranks_and_the_checkpoint_before_stands(
 ) -> None:
     here, run = scene("full", 2), Run(tmp_path / "run")
     failed = here.run(run, Fault(place, "ENOSPC", call))
-    assert failed.codes == [EXIT_FAILED] * 2, failed.errors
-    assert all("No space left on device" in text for text in failed.errors)
-    assert not any("Traceback" in text for text in failed.errors)
+    assert failed.codes == [EXIT_FAILED] * 2, failed.stderr
+    assert all("No space left on device" in text for text in failed.stderr)
+    assert not any("Traceback" in text for text in failed.stderr)
     assert not list(run.checkpoints_dir.glob("*.*"))
     here.finish(run)

@@ -1,4 +1,4 @@
-"""Today's losses are the recorded ones: bit for bit on the same kind of machine, to rounding elsewhere."""
+"""Losses equal the recorded ones: bit for bit on the same kind of machine, up to rounding elsewhere."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ pytestmark = pytest.mark.commands
 
 
 @pytest.mark.parametrize("objective", ["vanilla", "maml"])
-def test_losses_are_the_recorded_ones(objective: str, tmp_path: Path, corpus_cache: Path):
-    found = golden.losses(objective, tmp_path / "run", corpus_cache)
+def test_losses_equal_the_recording(objective: str, tmp_path: Path, corpus_cache: Path):
+    losses = golden.train(objective, tmp_path / "run", corpus_cache)
     recorded = {tuple(one["machine"].values()): one["losses"][objective] for one in golden.recordings()}
-    same = recorded.get(tuple(golden.machine().values()))
-    if same is not None:
-        assert found == same
-    assert all(golden.agree(found, other) for other in recorded.values())
+    same_machine = recorded.get(tuple(golden.machine().values()))
+    if same_machine is not None:
+        assert losses == same_machine
+    assert all(golden.agree(losses, other) for other in recorded.values())
