@@ -1,4 +1,4 @@
-"""Batches are a function of (seed, step)."""
+"""The order of training sequences, and the held-out sequences."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from metapt.data.batches import Batches, eval_sequences
 from metapt.errors import UserError
 
 
-class Counting:
+class CountingStream:
     """A stream whose token at position i is i."""
 
     def __init__(self, size: int):
@@ -28,10 +28,10 @@ class Counting:
 
 @given(st.integers(2, 400), st.integers(1, 20), st.integers(0, 3), st.data())
 @settings(max_examples=60, deadline=None)
-def test_any_slice_of_the_order_is_the_same_slice(size: int, seq_len: int, seed: int, data: st.DataObject):
+def test_slices_of_the_training_order_are_consistent(size: int, seq_len: int, seed: int, data: st.DataObject):
     if size <= seq_len:
         return
-    batches = Batches(Counting(size), seq_len, seed)
+    batches = Batches(CountingStream(size), seq_len, seed)
     total = 3 * batches.num_rows
     whole = batches.rows(0, total)
     first = data.draw(st.integers(0, total))
@@ -39,29 +39,29 @@ def test_any_slice_of_the_order_is_the_same_slice(size: int, seq_len: int, seed:
     assert (batches.rows(first, count) == whole[first : first + count]).all()
 
 
-def test_every_token_is_a_target_once_an_epoch():
-    batches = Batches(Counting(1001), 10, 0)
+def test_every_token_is_a_target_once_per_epoch():
+    batches = Batches(CountingStream(1001), 10, 0)
     for epoch in range(2):
         targets = batches.sequences(epoch * batches.num_rows, batches.num_rows)[:, 1:]
         assert sorted(targets.ravel().tolist()) == list(range(1, 1001))
 
 
-def test_epochs_and_seeds_have_other_orders():
+def test_epochs_and_seeds_differ_in_order():
     rows = [
-        Batches(Counting(5001), 10, seed).rows(first, 500).tolist()
+        Batches(CountingStream(5001), 10, seed).rows(first, 500).tolist()
         for seed, first in ((0, 0), (0, 500), (1, 0))
     ]
     assert len({tuple(order) for order in rows}) == 3
 
 
-def test_too_short_a_corpus_is_refused():
+def test_too_short_corpus():
     with pytest.raises(UserError, match=r"5 training tokens.*train.seq_len=8"):
-        Batches(Counting(5), 8, 0)
+        Batches(CountingStream(5), 8, 0)
     with pytest.raises(UserError, match="held-out"):
-        eval_sequences(Counting(1), 8, 4)
+        eval_sequences(CountingStream(1), 8, 4)
 
 
-def test_heldout_is_at_most_the_limit_and_adapts_to_short_splits():
-    assert eval_sequences(Counting(1000), 10, 4).shape == (4, 11)
-    assert eval_sequences(Counting(1000), 10, 400).shape == (99, 11)
-    assert eval_sequences(Counting(6), 10, 4).tolist() == [[0, 1, 2, 3, 4, 5]]
+def test_eval_sequences():
+    assert eval_sequences(CountingStream(1000), 10, 4).shape == (4, 11)
+    assert eval_sequences(CountingStream(1000), 10, 400).shape == (99, 11)
+    assert eval_sequences(CountingStream(6), 10, 4).tolist() == [[0, 1, 2, 3, 4, 5]]

@@ -1,4 +1,4 @@
-"""The corpus: every format gives the same tokens, settings and text decide its folder, one builder at a time."""
+"""The corpus: equal tokens from all formats, cache folders by content, concurrent builds."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from corpus_world import DOCUMENTS, FORMATS, GOOD, config, documents_of, everything, jsonl, write
+from corpus_world import DOCUMENTS, FORMATS, GOOD, all_tokens, config, documents_of, jsonl, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -27,15 +27,15 @@ from metapt.errors import UserError
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-def test_each_format_gives_the_same_corpus(kind: str, small_corpus: Corpus, tmp_path: Path) -> None:
+def test_all_formats_give_the_same_corpus(kind: str, small_corpus: Corpus, tmp_path: Path) -> None:
     source = FORMATS[kind](tmp_path / "in")
     corpus = prepare_corpus(config(tmp_path, source, txt_document="block" if "blocks" in kind else "file"))
-    assert everything(corpus.train) == everything(small_corpus.train)
-    assert everything(corpus.eval) == everything(small_corpus.eval)
+    assert all_tokens(corpus.train) == all_tokens(small_corpus.train)
+    assert all_tokens(corpus.eval) == all_tokens(small_corpus.eval)
     assert corpus.fingerprint == small_corpus.fingerprint
 
 
-def test_splits_hold_every_document_once_in_order_and_the_manifest_counts_them(small_corpus: Corpus) -> None:
+def test_each_document_is_in_one_split_and_counted_in_the_manifest(small_corpus: Corpus) -> None:
     train, held_out = (
         documents_of(small_corpus.train, small_corpus),
         documents_of(small_corpus.eval, small_corpus),
@@ -57,29 +57,29 @@ def test_splits_hold_every_document_once_in_order_and_the_manifest_counts_them(s
     assert small_corpus.manifest["dtype"] == "uint16"
 
 
-def test_text_that_spells_special_tokens_makes_none(tmp_path: Path) -> None:
+def test_text_is_never_encoded_as_special_tokens(tmp_path: Path) -> None:
     texts = [f"{text} <|mask|> and <|endoftext|>" for text in DOCUMENTS]
     corpus = prepare_corpus(config(tmp_path, write(tmp_path / "a.jsonl", jsonl(texts))))
     for stream, name in ((corpus.train, "train"), (corpus.eval, "eval")):
-        assert corpus.tokenizer.mask_id not in everything(stream)
+        assert corpus.tokenizer.mask_id not in all_tokens(stream)
         assert (
-            everything(stream).count(corpus.tokenizer.eos_id) == corpus.manifest["splits"][name]["documents"]
+            all_tokens(stream).count(corpus.tokenizer.eos_id) == corpus.manifest["splits"][name]["documents"]
         )
     assert set(documents_of(corpus.train, corpus)) < set(texts)
 
 
-def test_max_tokens_ends_after_the_document_that_reaches_it(small_corpus: Corpus, tmp_path: Path) -> None:
+def test_max_tokens(small_corpus: Corpus, tmp_path: Path) -> None:
     source = write(tmp_path / "a.jsonl", jsonl())
     corpus = prepare_corpus(config(tmp_path, source, max_tokens=300))
     total = len(corpus.train) + len(corpus.eval)
     longest = max(
-        np.diff(np.flatnonzero(np.array(everything(small_corpus.train)) == small_corpus.tokenizer.eos_id))
+        np.diff(np.flatnonzero(np.array(all_tokens(small_corpus.train)) == small_corpus.tokenizer.eos_id))
     )
     assert 300 <= total < 300 + longest + 5
-    assert everything(corpus.train) == everything(small_corpus.train)[: len(corpus.train)]
+    assert all_tokens(corpus.train) == all_tokens(small_corpus.train)[: len(corpus.train)]
 
 
-def test_the_held_out_share_is_met_and_a_longer_corpus_holds_out_the_same(tmp_path: Path) -> None:
+def test_eval_fraction_and_stable_choice_of_held_out_documents(tmp_path: Path) -> None:
     texts = [f"text {number}" for number in range(4000)]
     tokenizer = tokenizers.train_tokenizer(texts, 300)
     tokenizers.save_tokenizer(tokenizer, tmp_path / "tokenizer", "bpe")
@@ -109,7 +109,7 @@ def test_the_held_out_share_is_met_and_a_longer_corpus_holds_out_the_same(tmp_pa
     wide=st.booleans(),
     draws=st.data(),
 )
-def test_windows_equal_slices_of_the_whole(
+def test_windows_across_shards(
     tmp_path_factory: pytest.TempPathFactory,
     sizes: list[int],
     shard_tokens: int,
@@ -137,7 +137,7 @@ def test_windows_equal_slices_of_the_whole(
         assert stream.tokens(start, start + length).tolist() == window.tolist()
 
 
-def test_windows_and_tokens_outside_of_the_stream_are_refused(small_corpus: Corpus) -> None:
+def test_windows_outside_the_stream_raise(small_corpus: Corpus) -> None:
     stream, size = small_corpus.train, len(small_corpus.train)
     for starts in ([-1], [size - 3], [0, size]):
         with pytest.raises(IndexError):
@@ -147,21 +147,19 @@ def test_windows_and_tokens_outside_of_the_stream_are_refused(small_corpus: Corp
             stream.tokens(start, stop)
 
 
-def test_the_size_of_shards_does_not_change_the_content(small_corpus: Corpus, tmp_path: Path) -> None:
+def test_shard_size_does_not_change_the_content(small_corpus: Corpus, tmp_path: Path) -> None:
     corpus = prepare_corpus(config(tmp_path, write(tmp_path / "all.jsonl", jsonl())), shard_tokens=100)
     assert len(corpus.manifest["splits"]["train"]["shards"]) > 3
     assert corpus.fingerprint == small_corpus.fingerprint
-    assert everything(corpus.train) == everything(small_corpus.train)
+    assert all_tokens(corpus.train) == all_tokens(small_corpus.train)
 
 
-# --- re-use -------------------------------------------------------------------------------------------------
+# --- reuse -------------------------------------------------------------------------------------------------
 
 
-def test_an_unchanged_corpus_is_reused_wherever_the_text_lies(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unchanged_corpus_is_reused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = prepare_corpus(config(tmp_path, write(tmp_path / "one" / "a.jsonl", jsonl())))
-    monkeypatch.setattr(corpus_module._Build, "run", lambda *_: pytest.fail("built again"))
+    monkeypatch.setattr(corpus_module._CorpusBuilder, "build", lambda *_: pytest.fail("built again"))
     copy = write(tmp_path / "two" / "a.jsonl", jsonl())
     os.utime(copy, (1, 1))
     again = prepare_corpus(config(tmp_path, copy.parent))
@@ -171,12 +169,12 @@ def test_an_unchanged_corpus_is_reused_wherever_the_text_lies(
 @pytest.mark.parametrize(
     "change", [{"vocab_size": 310}, {"eval_fraction": 0.4}, {"max_tokens": 400}, {"on_bad_input": "skip"}]
 )
-def test_another_setting_gives_another_folder(change: dict[str, Any], tmp_path: Path) -> None:
+def test_settings_determine_the_folder(change: dict[str, Any], tmp_path: Path) -> None:
     data = config(tmp_path, write(tmp_path / "a.jsonl", jsonl()))
     assert prepare_corpus(data).folder != prepare_corpus(replace(data, **change)).folder
 
 
-def test_another_text_or_seed_gives_another_folder_and_fingerprint(tmp_path: Path) -> None:
+def test_text_and_seed_determine_folder_and_fingerprint(tmp_path: Path) -> None:
     source = write(tmp_path / "a.jsonl", jsonl())
     data = config(tmp_path, source)
     corpora = [prepare_corpus(data), prepare_corpus(data, seed=1)]
@@ -185,17 +183,17 @@ def test_another_text_or_seed_gives_another_folder_and_fingerprint(tmp_path: Pat
     assert len({corpus.folder for corpus in corpora}) == len({corpus.fingerprint for corpus in corpora}) == 3
 
 
-def test_another_tokenizer_gives_another_folder(small_corpus: Corpus, tmp_path: Path) -> None:
+def test_the_tokenizer_determines_the_folder(small_corpus: Corpus, tmp_path: Path) -> None:
     source = write(tmp_path / "a.jsonl", jsonl())
     file = small_corpus.tokenizer_dir / "tokenizer.json"
     given = prepare_corpus(config(tmp_path, source, tokenizer=str(file)))
     trained = prepare_corpus(config(tmp_path, source))
     assert given.folder != trained.folder
     assert given.tokenizer == replace(trained.tokenizer, name="tokenizer.json")
-    assert everything(given.train) == everything(trained.train)
+    assert all_tokens(given.train) == all_tokens(trained.train)
 
 
-def test_a_damaged_shard_is_noticed(tmp_path: Path) -> None:
+def test_damaged_shard(tmp_path: Path) -> None:
     data = config(tmp_path, write(tmp_path / "a.jsonl", jsonl()))
     shard = prepare_corpus(data).folder / "train_00000.bin"
     shard.write_bytes(shard.read_bytes()[:-2])
@@ -209,19 +207,19 @@ from pathlib import Path
 from metapt.config import CorpusConfig
 from metapt.data import corpus
 folder, source = Path(sys.argv[1]), sys.argv[2]
-write = corpus._Build._write
+write = corpus._CorpusBuilder._write
 def slow(self, *arguments):
     (folder / "builds").touch()
     time.sleep(float(sys.argv[3]))
     return write(self, *arguments)
-corpus._Build._write = slow
+corpus._CorpusBuilder._write = slow
 data = CorpusConfig(name="text", text_dir=source, vocab_size=300, eval_fraction=0.3, cache_dir=str(folder / "cache"))
 print(corpus.prepare_corpus(data).fingerprint)
 """
 
 
 def start_builder(tmp_path: Path, source: Path, seconds: float) -> subprocess.Popen[str]:
-    """Another process that builds the corpus; it makes a file `builds` and then sleeps before it writes shards."""
+    """Start a process that builds the corpus: it creates the file `builds`, then sleeps before it writes shards."""
     arguments = [sys.executable, "-c", BUILDER, str(tmp_path), str(source), str(seconds)]
     return subprocess.Popen(
         arguments, stdout=subprocess.PIPE, text=True, cwd=Path(corpus_module.__file__).parents[2]
@@ -235,43 +233,41 @@ def wait_for(path: Path) -> None:
         time.sleep(0.01)
 
 
-def test_two_processes_at_once_build_one(
+def test_two_processes_build_the_corpus_once(
     small_corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = write(tmp_path / "all.jsonl", jsonl())
     builder = start_builder(tmp_path, source, 1.0)
     wait_for(tmp_path / "builds")
-    monkeypatch.setattr(corpus_module._Build, "run", lambda *_: pytest.fail("built a second time"))
+    monkeypatch.setattr(corpus_module._CorpusBuilder, "build", lambda *_: pytest.fail("built a second time"))
     corpus = prepare_corpus(config(tmp_path, source))
     assert builder.communicate(timeout=60)[0].strip() == corpus.fingerprint == small_corpus.fingerprint
 
 
-def test_a_killed_builder_leaves_nothing_that_is_taken_for_a_corpus(
-    small_corpus: Corpus, tmp_path: Path
-) -> None:
+def test_a_killed_builder_leaves_no_incomplete_corpus(small_corpus: Corpus, tmp_path: Path) -> None:
     source = write(tmp_path / "all.jsonl", jsonl())
     builder = start_builder(tmp_path, source, 60)
     wait_for(tmp_path / "builds")
     builder.kill()
     builder.communicate(timeout=60)
-    left = sorted(path.name for path in (tmp_path / "cache").iterdir())
-    assert [name.endswith(".building") for name in left] == [True, False], left
-    assert left[1].endswith(".lock")
+    names = sorted(path.name for path in (tmp_path / "cache").iterdir())
+    assert [name.endswith(".building") for name in names] == [True, False], names
+    assert names[1].endswith(".lock")
     corpus = prepare_corpus(config(tmp_path, source))
     assert corpus.fingerprint == small_corpus.fingerprint
     assert not list((tmp_path / "cache").glob(".*"))
 
 
-def test_a_failed_build_leaves_nothing(tmp_path: Path) -> None:
+def test_a_failed_build_leaves_no_files(tmp_path: Path) -> None:
     with pytest.raises(UserError):
         prepare_corpus(config(tmp_path, write(tmp_path / "a.jsonl", jsonl() + b"{}\n")))
     assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".lock"]
 
 
-# --- bad input ----------------------------------------------------------------------------------------------
+# --- prepare, demo data, real text ----------------------------------------------------------------------------------------------
 
 
-def test_prepare_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_prepare_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = write(tmp_path / "a.jsonl", GOOD + b"{}\n")
     arguments = [
         "data=text",
@@ -282,7 +278,7 @@ def test_prepare_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFix
     arguments += ["data.eval_fraction=0.3", "data.on_bad_input=skip"]
     prepare.main(arguments)
     printed, progress = capsys.readouterr()
-    assert progress.startswith("training a byte-level BPE of 300 entries")
+    assert progress.startswith("training a byte-level BPE tokenizer with 300 entries")
     (folder,) = (path for path in (tmp_path / "cache").iterdir() if path.is_dir())
     corpus = Corpus.open(folder)
     assert str(folder) in printed

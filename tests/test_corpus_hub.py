@@ -9,7 +9,7 @@ from typing import Any
 
 import datasets
 import pytest
-from corpus_world import DOCUMENTS, GOOD, config, everything, write
+from corpus_world import DOCUMENTS, GOOD, all_tokens, config, write
 
 from metapt.config import CorpusConfig
 from metapt.data import tokenizers
@@ -19,11 +19,11 @@ from metapt.errors import OperationalError, UserError
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """A stand-in for the hub: `rows` is what load_dataset streams, `asked` what it was asked for."""
-    state = SimpleNamespace(rows=[], asked=[])
+    """A fake hub: `rows` is the data set that load_dataset streams, `calls` its arguments."""
+    state = SimpleNamespace(rows=[], calls=[])
 
     def load_dataset(name: str, **arguments: Any) -> Any:
-        state.asked.append((name, arguments))
+        state.calls.append((name, arguments))
         return datasets.Dataset.from_list(state.rows).to_iterable_dataset()
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
@@ -31,32 +31,32 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
 
 def hub_config(tmp_path: Path, small_corpus: Corpus, **changes: Any) -> CorpusConfig:
-    given = {
+    defaults = {
         "name": "hub",
         "tokenizer": str(small_corpus.tokenizer_dir),
         "text_dir": None,
         "hub_name": "some/corpus",
     }
-    return config(tmp_path, tmp_path, **{**given, **changes})
+    return config(tmp_path, tmp_path, **{**defaults, **changes})
 
 
-def test_a_text_column_of_the_hub(hub: SimpleNamespace, small_corpus: Corpus, tmp_path: Path) -> None:
+def test_text_column(hub: SimpleNamespace, small_corpus: Corpus, tmp_path: Path) -> None:
     hub.rows = [{"id": 1, "body": text} for text in DOCUMENTS]
     data = hub_config(
         tmp_path, small_corpus, tokenizer="train", hub_column="body", hub_split="part", hub_revision="abc"
     )
     corpus = prepare_corpus(data)
     assert corpus.fingerprint == small_corpus.fingerprint
-    assert hub.asked[0] == ("some/corpus", {"split": "part", "revision": "abc", "streaming": True})
+    assert hub.calls[0] == ("some/corpus", {"split": "part", "revision": "abc", "streaming": True})
     assert corpus.manifest["sources"] == [
         {"hub": "some/corpus", "revision": "abc", "split": "part", "column": "body"}
     ]
-    asked = len(hub.asked)
+    calls = len(hub.calls)
     assert prepare_corpus(data).folder == corpus.folder
-    assert len(hub.asked) == asked, "a corpus that is there needs no hub"
+    assert len(hub.calls) == calls, "an existing corpus is opened without the hub"
 
 
-def test_a_tokenised_column_of_the_hub(hub: SimpleNamespace, small_corpus: Corpus, tmp_path: Path) -> None:
+def test_token_column(hub: SimpleNamespace, small_corpus: Corpus, tmp_path: Path) -> None:
     eos = small_corpus.tokenizer.eos_id
     encoded = tokenizers.encode(tokenizers.load_tokenizer(small_corpus.tokenizer_dir), DOCUMENTS)
     hub.rows = [{"input_ids": [*ids, eos]} for ids in encoded]
@@ -65,19 +65,17 @@ def test_a_tokenised_column_of_the_hub(hub: SimpleNamespace, small_corpus: Corpu
     assert {counts["bytes"] for counts in corpus.manifest["splits"].values()} == {0}
 
 
-def test_tokenised_rows_are_taken_as_they_are(
-    hub: SimpleNamespace, small_corpus: Corpus, tmp_path: Path
-) -> None:
-    """They are chunks of packed documents: an end-of-text of ours would stand in the middle of a sentence."""
+def test_token_rows_are_used_unchanged(hub: SimpleNamespace, small_corpus: Corpus, tmp_path: Path) -> None:
+    """They are chunks of packed documents: an added end-of-text token would be inside a sentence."""
     encoded = tokenizers.encode(tokenizers.load_tokenizer(small_corpus.tokenizer_dir), DOCUMENTS)
     hub.rows = [{"input_ids": ids} for ids in encoded]
     corpus = prepare_corpus(hub_config(tmp_path, small_corpus))
-    stored = everything(corpus.train) + everything(corpus.eval)
+    stored = all_tokens(corpus.train) + all_tokens(corpus.eval)
     assert sorted(stored) == sorted(token for ids in encoded for token in ids)
 
 
 @pytest.mark.parametrize("value", [7, ["a"], [1.5], {"x": 1}])
-def test_a_column_of_something_else_is_refused(
+def test_columns_of_other_types(
     value: Any, hub: SimpleNamespace, small_corpus: Corpus, tmp_path: Path
 ) -> None:
     hub.rows = [{"input_ids": value}]
@@ -95,12 +93,12 @@ def test_a_column_of_something_else_is_refused(
         ([299], "token id outside of tokenizer"),  # the mask
     ],
 )
-def test_bad_rows_of_a_tokenised_column(
+def test_malformed_token_rows(
     row: Any, reason: str, hub: SimpleNamespace, small_corpus: Corpus, tmp_path: Path
 ) -> None:
     encoded = tokenizers.encode(tokenizers.load_tokenizer(small_corpus.tokenizer_dir), DOCUMENTS)
-    closed = [[*ids, small_corpus.tokenizer.eos_id] for ids in encoded]
-    hub.rows = [{"input_ids": ids} for ids in [*closed, row]]
+    documents = [[*ids, small_corpus.tokenizer.eos_id] for ids in encoded]
+    hub.rows = [{"input_ids": ids} for ids in [*documents, row]]
     with pytest.raises(UserError) as raised:
         prepare_corpus(hub_config(tmp_path, small_corpus))
     assert str(raised.value).startswith(f"some/corpus[train] row 25: {reason};")
@@ -109,13 +107,13 @@ def test_bad_rows_of_a_tokenised_column(
     assert corpus.fingerprint == small_corpus.fingerprint
 
 
-def test_mistakes_about_the_hub(
+def test_hub_errors(
     hub: SimpleNamespace, small_corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hub.rows = [{"input_ids": [1, 2]}]
-    with pytest.raises(UserError, match=r"no column 'text' \(data.hub_column\); it has input_ids"):
+    with pytest.raises(UserError, match=r"no column 'text' \(data.hub_column\); the columns are input_ids"):
         prepare_corpus(hub_config(tmp_path, small_corpus, hub_column="text"))
-    with pytest.raises(UserError, match=r"row 1: already tokenised; data\.tokenizer must name its tokenizer"):
+    with pytest.raises(UserError, match=r"row 1: already tokenized; set data\.tokenizer to the tokenizer"):
         prepare_corpus(hub_config(tmp_path, small_corpus, tokenizer="train"))
 
     def failing(error: Exception) -> Any:
@@ -134,7 +132,7 @@ def test_mistakes_about_the_hub(
             prepare_corpus(hub_config(tmp_path, small_corpus))
 
 
-def test_a_local_data_set_is_read_by_the_real_loader(small_corpus: Corpus, tmp_path: Path) -> None:
+def test_local_data_set_with_the_real_loader(small_corpus: Corpus, tmp_path: Path) -> None:
     write(tmp_path / "set" / "train.jsonl", GOOD)
     corpus = prepare_corpus(
         hub_config(
@@ -142,6 +140,3 @@ def test_a_local_data_set_is_read_by_the_real_loader(small_corpus: Corpus, tmp_p
         )
     )
     assert corpus.fingerprint == small_corpus.fingerprint
-
-
-# --- as a whole ---------------------------------------------------------------------------------------------

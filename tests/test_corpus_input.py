@@ -1,4 +1,4 @@
-"""Bad input is refused with its place, or counted; whatever the bytes, nothing else happens."""
+"""Malformed input: an error with its location, or skipped and counted."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from metapt.data import text_files
 from metapt.data.corpus import Corpus, prepare_corpus
 from metapt.errors import UserError
 
-BAD = {
-    "no json": ("a.jsonl", GOOD + b"{oops\n", ":25", "not JSON"),
-    "no object": ("a.jsonl", GOOD + b"[1]\n", ":25", "not a JSON object with a string field 'text'"),
+MALFORMED = {
+    "not json": ("a.jsonl", GOOD + b"{oops\n", ":25", "not JSON"),
+    "not an object": ("a.jsonl", GOOD + b"[1]\n", ":25", "not a JSON object with a string field 'text'"),
     "no text": ("a.jsonl", b'{"title": "x"}\n' + GOOD, ":1", "not a JSON object with a string field 'text'"),
-    "text no string": (
+    "text is not a string": (
         "a.jsonl",
         GOOD + b'{"text": 3}',
         ":25",
         "not a JSON object with a string field 'text'",
     ),
-    "nested too deep": ("a.jsonl", GOOD + b"[" * 200_000, ":25", "not JSON"),
+    "nested too deeply": ("a.jsonl", GOOD + b"[" * 200_000, ":25", "not JSON"),
     "blank text": ("a.jsonl", GOOD + b'{"text": " \\n"}\n', ":25", "empty document"),
     "latin-1": ("a.jsonl", GOOD + '{"text": "café"}\n'.encode("latin-1"), ":25", "not UTF-8"),
     "lone surrogate": ("a.jsonl", GOOD + b'{"text": "\\ud800"}\n', ":25", "not UTF-8"),
@@ -44,15 +44,13 @@ BAD = {
         "",
         "truncated or damaged .zst",
     ),
-    "no gz": ("b.jsonl.gz", b"plain text", "", "truncated or damaged .gz"),
+    "not gz": ("b.jsonl.gz", b"plain text", "", "truncated or damaged .gz"),
 }
 
 
-@pytest.mark.parametrize("kind", BAD)
-def test_bad_input_is_refused_with_its_place_or_counted(
-    kind: str, small_corpus: Corpus, tmp_path: Path
-) -> None:
-    name, content, line, reason = BAD[kind]
+@pytest.mark.parametrize("kind", MALFORMED)
+def test_malformed_input(kind: str, small_corpus: Corpus, tmp_path: Path) -> None:
+    name, content, line, reason = MALFORMED[kind]
     write(tmp_path / "in" / "a.jsonl", GOOD)
     bad = write(tmp_path / "in" / name, content)
     with pytest.raises(UserError) as raised:
@@ -70,21 +68,23 @@ def test_bad_input_is_refused_with_its_place_or_counted(
     st.binary(max_size=200)
     | st.lists(st.sampled_from([b'{"text": ', b'"a"', b"}", b"\n", b"\xff", b" "])).map(b"".join)
 )
-def test_any_bytes_are_read_or_counted(
+def test_arbitrary_bytes_are_documents_or_counted(
     tmp_path_factory: pytest.TempPathFactory, name: str, txt_document: str, content: bytes
 ) -> None:
     packed = content
     if name.endswith(".gz") and not content.startswith(b"\xff"):
         packed = gzip.compress(content)
     path = write(tmp_path_factory.mktemp("fuzz") / name, packed)
-    faults = text_files.Faults("skip")
-    found = list(text_files.read_file(path, txt_document, faults))
-    assert all(document.text.strip() and len(document.text.encode()) == document.bytes for document in found)
+    bad_input = text_files.BadInput("skip")
+    documents = list(text_files.read_file(path, txt_document, bad_input))
+    assert all(
+        document.text.strip() and len(document.text.encode()) == document.bytes for document in documents
+    )
     if name == "a.txt" and txt_document == "file":
-        assert len(found) + faults.skipped.total() == 1
+        assert len(documents) + bad_input.skipped.total() == 1
 
 
-def test_the_whole_lines_of_a_truncated_archive_are_kept(tmp_path: Path) -> None:
+def test_complete_lines_of_a_truncated_archive_are_kept(tmp_path: Path) -> None:
     texts = [f"{number} {os.urandom(40).hex()}" for number in range(2000)]
     packed = gzip.compress(jsonl(texts))
     bad = write(tmp_path / "in" / "a.jsonl.gz", packed[: len(packed) * 3 // 4])
@@ -97,7 +97,7 @@ def test_the_whole_lines_of_a_truncated_archive_are_kept(tmp_path: Path) -> None
     assert corpus.manifest["skipped"] == {"truncated or damaged .gz": 1}
 
 
-def test_a_block_that_a_truncation_cuts_is_no_document(tmp_path: Path) -> None:
+def test_a_truncated_block_is_not_a_document(tmp_path: Path) -> None:
     text = b"".join(b"%d %s\n\n" % (number, os.urandom(2000).hex().encode()) for number in range(100))
     packed = gzip.compress(text)
     source = write(tmp_path / "a.txt.gz", packed[: len(packed) // 2])
@@ -107,7 +107,7 @@ def test_a_block_that_a_truncation_cuts_is_no_document(tmp_path: Path) -> None:
     assert set(documents_of(corpus.eval, corpus)) | set(documents_of(corpus.train, corpus)) < lines
 
 
-def test_blocks_tell_the_line_where_they_start(tmp_path: Path) -> None:
+def test_errors_in_blocks_name_the_first_line(tmp_path: Path) -> None:
     source = write(tmp_path / "a.txt", b"one\n\n\ntwo\ntwo\n\n" + "café\n".encode("latin-1"))
     with pytest.raises(UserError, match=r"a\.txt:7: not UTF-8"):
         prepare_corpus(config(tmp_path, source, txt_document="block"))
@@ -115,15 +115,15 @@ def test_blocks_tell_the_line_where_they_start(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("policy", ["refuse", "skip"])
 @pytest.mark.parametrize(
-    ("table", "complaint"),
+    ("table", "message"),
     [
-        ({"body": ["a"]}, "no column 'text'; it has body"),
-        ({"text": [1]}, "column 'text' holds int64, not strings"),
+        ({"body": ["a"]}, "no column 'text'; the columns are body"),
+        ({"text": [1]}, "column 'text' contains int64, not strings"),
         (None, "cannot be read"),
     ],
 )
-def test_an_unusable_parquet_is_always_refused(
-    table: Any, complaint: str, policy: str, tmp_path: Path
+def test_an_unusable_parquet_is_an_error_with_any_policy(
+    table: Any, message: str, policy: str, tmp_path: Path
 ) -> None:
     write(tmp_path / "in" / "a.jsonl", GOOD)
     bad = write(tmp_path / "in" / "b.parquet", b"PAR1 but no parquet")
@@ -131,10 +131,10 @@ def test_an_unusable_parquet_is_always_refused(
         pq.write_table(pa.table(table), bad)
     with pytest.raises(UserError) as raised:
         prepare_corpus(config(tmp_path, tmp_path / "in", on_bad_input=policy))
-    assert str(raised.value).startswith(f"{bad}: {complaint}")
+    assert str(raised.value).startswith(f"{bad}: {message}")
 
 
-def test_bad_cells_of_a_parquet(small_corpus: Corpus, tmp_path: Path) -> None:
+def test_malformed_cells_of_a_parquet(small_corpus: Corpus, tmp_path: Path) -> None:
     latin = pa.StringArray.from_buffers(1, pa.py_buffer(np.array([0, 4], np.int32)), pa.py_buffer(b"caf\xe9"))
     column = pa.chunked_array([pa.array(DOCUMENTS), pa.array([None, " "], pa.string()), latin])
     source = tmp_path / "a.parquet"
@@ -150,9 +150,7 @@ def test_bad_cells_of_a_parquet(small_corpus: Corpus, tmp_path: Path) -> None:
     assert corpus.fingerprint == small_corpus.fingerprint
 
 
-def test_files_of_other_types_and_hidden_ones_are_counted_and_not_refused(
-    small_corpus: Corpus, tmp_path: Path
-) -> None:
+def test_hidden_files_and_files_of_other_types_are_counted(small_corpus: Corpus, tmp_path: Path) -> None:
     write(tmp_path / "in" / "a.jsonl", GOOD)
     for name in ("README.md", "b.json", "c.parquet.gz", ".d.txt", ".hidden/e.txt", "f.gz"):
         write(tmp_path / "in" / name, b"anything")
@@ -162,32 +160,29 @@ def test_files_of_other_types_and_hidden_ones_are_counted_and_not_refused(
 
 
 @pytest.mark.parametrize("policy", ["refuse", "skip"])
-def test_what_is_always_refused(policy: str, tmp_path: Path) -> None:
-    def complaint(source: Path, **changes: Any) -> str:
+def test_errors_with_any_policy(policy: str, tmp_path: Path) -> None:
+    def error_message(source: Path, **changes: Any) -> str:
         with pytest.raises(UserError) as raised:
             prepare_corpus(config(tmp_path, source, on_bad_input=policy, **changes))
         return str(raised.value)
 
-    assert "no such file or folder" in complaint(tmp_path / "missing")
-    assert "unknown type of file" in complaint(write(tmp_path / "a.doc", b"x"))
+    assert "no such file or folder" in error_message(tmp_path / "missing")
+    assert "unknown file type" in error_message(write(tmp_path / "a.doc", b"x"))
     (tmp_path / "empty").mkdir()
-    assert "no file to read" in complaint(tmp_path / "empty")
-    assert "the corpus is empty" in complaint(write(tmp_path / "blank.jsonl", b"\n\n"))
-    one = complaint(write(tmp_path / "one.txt", b"one document"))
-    assert "0.3 of 1 document(s) gives" in one
+    assert "contains no text file" in error_message(tmp_path / "empty")
+    assert "the corpus is empty" in error_message(write(tmp_path / "blank.jsonl", b"\n\n"))
+    one = error_message(write(tmp_path / "one.txt", b"one document"))
+    assert "0.3 of 1 document(s) leaves" in one
     assert "txt_document" in one
-    assert "of 24 document(s) gives 24 for training and 0 held out" in complaint(
+    assert "of 24 document(s) leaves 24 for training and 0 held out" in error_message(
         write(tmp_path / "a.jsonl", GOOD), eval_fraction=1e-9
     )
     write(tmp_path / "in" / "a.jsonl", GOOD)
     (tmp_path / "in" / "b.jsonl").symlink_to(tmp_path / "gone.jsonl")
-    assert "b.jsonl: cannot be read" in complaint(tmp_path / "in")
+    assert "b.jsonl: cannot be read" in error_message(tmp_path / "in")
 
 
-def test_a_corpus_of_nothing_but_bad_input_is_empty(tmp_path: Path) -> None:
+def test_a_corpus_of_malformed_input_alone(tmp_path: Path) -> None:
     source = write(tmp_path / "a.jsonl", b"{}\n{}\n")
     with pytest.raises(UserError, match=r"the corpus is empty \(2 skipped\)"):
         prepare_corpus(config(tmp_path, source, on_bad_input="skip"))
-
-
-# --- hub ----------------------------------------------------------------------------------------------------

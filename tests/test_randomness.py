@@ -1,4 +1,4 @@
-"""Draws are functions of their arguments alone."""
+"""Random numbers are functions of their arguments alone."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ def test_permuted_is_a_bijection(size: int, seed: int, epoch: int):
     assert sorted(values.tolist()) == list(range(size))
 
 
-def test_permuted_needs_no_neighbours():
+def test_permuted_on_a_subset():
     whole = randomness.permuted(np.arange(10_007), 10_007, 3, "test")
-    some = np.array([5, 9_999, 0, 777])
-    assert (randomness.permuted(some, 10_007, 3, "test") == whole[some]).all()
+    subset = np.array([5, 9_999, 0, 777])
+    assert (randomness.permuted(subset, 10_007, 3, "test") == whole[subset]).all()
 
 
-def test_permuted_reaches_corpus_sizes_beyond_32_bits():
+def test_permuted_beyond_32_bits():
     size = 2**33 + 5
     values = randomness.permuted(np.array([0, 1, size - 1]), size, 0, "test")
     assert ((values >= 0) & (values < size)).all()
@@ -36,8 +36,8 @@ def test_permutation_is_shuffled_and_differs_by_epoch():
     assert abs(np.corrcoef(np.arange(5000), first)[0, 1]) < 0.05
 
 
-def test_streams_are_apart():
-    draws = {
+def test_generators_are_distinct():
+    samples = {
         randomness.generator(*arguments).integers(2**60)
         for arguments in [
             (0, "a"),
@@ -49,10 +49,10 @@ def test_streams_are_apart():
             (0, "a", 1, 0),
         ]
     }
-    assert len(draws) == 7
+    assert len(samples) == 7
 
 
-def test_torch_seed_leaves_the_global_generator_as_it_was():
+def test_torch_seed_restores_the_global_generator():
     torch.manual_seed(0)
     before = torch.get_rng_state()
     with randomness.torch_seed(1, "test"):

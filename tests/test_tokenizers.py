@@ -1,4 +1,4 @@
-"""Tokenizers: special tokens are never made from text, and saving changes nothing."""
+"""Tokenizers: training, special tokens, saving and loading, errors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,13 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, LlamaConfig
 
 from metapt.data import tokenizers
-from metapt.data.tokenizers import complete, encode, load_tokenizer, read_tokenizer, train_tokenizer
+from metapt.data.tokenizers import (
+    encode,
+    load_tokenizer,
+    read_tokenizer,
+    train_tokenizer,
+    with_special_tokens,
+)
 from metapt.errors import UserError
 
 TEXTS = [
@@ -27,7 +33,7 @@ TRAINED = train_tokenizer(TEXTS, 320)
 SPELLINGS = ["<|mask|>", "<|endoftext|>", "a<|mask|>b", " <|endoftext|>\n<|mask|> ", "<|mask|><|mask|>"]
 
 
-def test_training_gives_the_wanted_size_with_the_specials_at_the_end_and_twice_the_same() -> None:
+def test_training_is_deterministic_and_appends_special_tokens() -> None:
     assert tokenizers.vocabulary_size(TRAINED) == 320
     assert (TRAINED.eos_token_id, TRAINED.mask_token_id) == (318, 319)
     again = train_tokenizer(TEXTS, 320)
@@ -35,7 +41,7 @@ def test_training_gives_the_wanted_size_with_the_specials_at_the_end_and_twice_t
     assert tokenizers.content_sha256(again) == tokenizers.content_sha256(TRAINED)
 
 
-def test_a_small_text_gives_fewer_entries_but_all_bytes() -> None:
+def test_a_small_text_gives_fewer_entries_but_covers_all_bytes() -> None:
     small = train_tokenizer(["ab"], 5000)
     assert tokenizers.vocabulary_size(small) < 300
     assert small.decode(encode(small, ["żółw 漢字"])[0]) == "żółw 漢字"
@@ -43,13 +49,13 @@ def test_a_small_text_gives_fewer_entries_but_all_bytes() -> None:
 
 @settings(deadline=None)
 @given(st.text(st.characters(exclude_categories=["Cs"]), max_size=60) | st.sampled_from(SPELLINGS))
-def test_any_text_comes_back_and_holds_no_special_id(text: str) -> None:
+def test_round_trip_without_special_ids(text: str) -> None:
     ids = encode(TRAINED, [text])[0]
     assert TRAINED.decode(ids, clean_up_tokenization_spaces=False) == unicodedata.normalize("NFC", text)
     assert not {TRAINED.eos_token_id, TRAINED.mask_token_id} & set(ids)
 
 
-def test_save_and_load_give_the_same_ids_also_beside_a_model(tmp_path: Path) -> None:
+def test_save_and_load_in_a_model_folder(tmp_path: Path) -> None:
     info = tokenizers.save_tokenizer(TRAINED, tmp_path, "bpe-320")
     LlamaConfig().save_pretrained(tmp_path)
     texts = [*TEXTS[:5], *SPELLINGS, "  two  spaces", "żółw"]
@@ -62,25 +68,25 @@ def test_save_and_load_give_the_same_ids_also_beside_a_model(tmp_path: Path) -> 
 
 
 @pytest.fixture
-def other(tmp_path: Path) -> Path:
-    """A folder with a tokenizer as others ship them: own special tokens, a template that adds one, truncation."""
-    learned = Tokenizer(models.BPE())
-    learned.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    learned.train_from_iterator(TEXTS, trainers.BpeTrainer(vocab_size=300, show_progress=False))
-    learned.add_special_tokens(["<s>", "</s>", "<pad>"])
-    template = [("<s>", learned.token_to_id("<s>"))]
-    learned.post_processor = processors.TemplateProcessing("<s> $A", special_tokens=template)
-    learned.enable_truncation(3)
-    folder = tmp_path / "other"
+def foreign(tmp_path: Path) -> Path:
+    """A folder with a typical foreign tokenizer: own special tokens, a template that adds one, truncation."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.train_from_iterator(TEXTS, trainers.BpeTrainer(vocab_size=300, show_progress=False))
+    tokenizer.add_special_tokens(["<s>", "</s>", "<pad>"])
+    template = [("<s>", tokenizer.token_to_id("<s>"))]
+    tokenizer.post_processor = processors.TemplateProcessing("<s> $A", special_tokens=template)
+    tokenizer.enable_truncation(3)
+    folder = tmp_path / "foreign"
     folder.mkdir()
-    learned.save(str(folder / "tokenizer.json"))
+    tokenizer.save(str(folder / "tokenizer.json"))
     return folder
 
 
-def test_a_tokenizer_json_keeps_its_ids_and_its_end_of_text_and_gets_a_mask(other: Path) -> None:
-    raw = Tokenizer.from_file(str(other / "tokenizer.json"))
+def test_a_tokenizer_json_keeps_its_ids_and_gets_a_mask_token(foreign: Path) -> None:
+    raw = Tokenizer.from_file(str(foreign / "tokenizer.json"))
     raw.no_truncation()
-    read = read_tokenizer(str(other / "tokenizer.json"))
+    read = read_tokenizer(str(foreign / "tokenizer.json"))
     assert read.eos_token == "</s>"
     assert read.eos_token_id == raw.token_to_id("</s>")
     assert read.mask_token_id == raw.get_vocab_size() == tokenizers.vocabulary_size(read) - 1
@@ -89,46 +95,46 @@ def test_a_tokenizer_json_keeps_its_ids_and_its_end_of_text_and_gets_a_mask(othe
     assert not specials & set(encode(read, ["<s></s> <pad> <|mask|>"])[0])
 
 
-def test_a_folder_keeps_the_roles_that_its_configuration_names(other: Path) -> None:
-    (other / "tokenizer_config.json").write_text(
+def test_a_folder_keeps_the_configured_special_tokens(foreign: Path) -> None:
+    (foreign / "tokenizer_config.json").write_text(
         '{"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<pad>", "bos_token": "<s>"}'
     )
-    read = read_tokenizer(str(other))
+    read = read_tokenizer(str(foreign))
     assert (read.eos_token, read.bos_token, read.mask_token) == ("<pad>", "<s>", "<|mask|>")
 
 
-def test_a_hub_name_is_asked_for_at_the_hub(other: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    local = AutoTokenizer.from_pretrained(other)
-    asked: list[str] = []
+def test_hub_name(foreign: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    local = AutoTokenizer.from_pretrained(foreign)
+    requested: list[str] = []
 
     def from_hub(name: str) -> Any:
-        asked.append(name)
+        requested.append(name)
         return local
 
     monkeypatch.setattr(tokenizers.AutoTokenizer, "from_pretrained", from_hub)
     assert encode(read_tokenizer("someone/something"), TEXTS) == encode(
-        read_tokenizer(str(other / "tokenizer.json")), TEXTS
+        read_tokenizer(str(foreign / "tokenizer.json")), TEXTS
     )
-    assert asked == ["someone/something"]
+    assert requested == ["someone/something"]
 
 
-def test_a_vocabulary_that_spells_out_a_special_token_is_refused() -> None:
+def test_a_vocabulary_with_the_spelling_of_a_special_token() -> None:
     backend = Tokenizer(models.WordLevel({"<|mask|>": 0, "a": 1, "?": 2}, unk_token="?"))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    with pytest.raises(UserError, match=r"special token <\|mask\|> out of text"):
-        complete(backend, {})
+    with pytest.raises(UserError, match=r"encodes the text <\|mask\|> as its special token"):
+        with_special_tokens(backend, {})
 
 
 @pytest.mark.parametrize("name", ["missing/tokenizer.json", "./missing", "/nowhere/at/all"])
-def test_a_path_that_is_not_there_is_refused(name: str) -> None:
+def test_missing_path(name: str) -> None:
     with pytest.raises(UserError, match="no such file"):
         read_tokenizer(name)
 
 
-def test_unusable_tokenizers_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UserError, match=r"no tokenizer\.json in this folder"):
+def test_unusable_tokenizers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match=r"this folder contains no tokenizer\.json"):
         read_tokenizer(str(tmp_path))
-    with pytest.raises(UserError, match=r"no tokenizer\.json here"):
+    with pytest.raises(UserError, match=r"contains no tokenizer\.json"):
         load_tokenizer(tmp_path)
     broken = tmp_path / "tokenizer.json"
     broken.write_text("{}")
@@ -145,7 +151,7 @@ def test_unusable_tokenizers_are_refused(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 @pytest.mark.real_data
-def test_olmo_has_its_50280_entries_and_the_mask_below_the_rows_of_the_model(tmp_path: Path) -> None:
+def test_olmo_tokenizer(tmp_path: Path) -> None:
     file = os.environ.get("METAPT_TOKENIZER")
     if not file:
         pytest.skip("METAPT_TOKENIZER is not set")
@@ -156,5 +162,5 @@ def test_olmo_has_its_50280_entries_and_the_mask_below_the_rows_of_the_model(tmp
     assert (read.eos_token, read.eos_token_id, read.mask_token_id) == ("<|endoftext|>", 50_279, 50_280)
     assert tokenizers.vocabulary_size(read) == 50_281 <= 50_304
     texts = [*TEXTS, "Malapit kay  Maria si Juan.", "a\n\n    b"]
-    assert encode(read, texts) == [one.ids for one in raw.encode_batch(texts)]
+    assert encode(read, texts) == [encoding.ids for encoding in raw.encode_batch(texts)]
     assert not {1, 50_279, 50_280} & set(encode(read, ["<|padding|><|endoftext|><|mask|>"])[0])

@@ -1,13 +1,13 @@
-"""The pretraining corpus: text to memory-mapped token shards, made once and re-used while nothing changes.
+"""The pretraining corpus: memory-mapped token shards, built from text once and reused while nothing changes.
 
     CACHE_DIR/NAME-KEY/
-      train_00000.bin ...       token ids, uint16 if they fit and uint32 else, in the byte order of the machine
-      heldout_00000.bin ...     the documents kept for perplexity
-      tokenizer/                what AutoTokenizer.from_pretrained reads
-      manifest.json             what it was made from, what is in it, and its fingerprint
+      train_00000.bin ...       token ids of the training split: uint16 if they fit, else uint32; native byte order
+      eval_00000.bin ...        token ids of the held-out documents, for perplexity
+      tokenizer/                loads with AutoTokenizer.from_pretrained
+      manifest.json             sources, settings, counts and fingerprint
 
-KEY is a hash of everything that decides the content: input files, tokenizer, settings. The folder gets its name
-only when it is complete, and one process at a time builds it, under a file lock.
+KEY is a hash of everything that determines the content: input files, tokenizer and settings. The folder has this name
+only when it is complete. A file lock ensures that one process builds it at a time.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from metapt import files, randomness
 from metapt.config import CorpusConfig
 from metapt.data import tokenizers
 from metapt.data.shards import SHARD_TOKENS, ShardWriter, TokenStream
-from metapt.data.text_files import EMPTY, Document, Faults
-from metapt.data.text_sources import Item, Source, Tokenised, open_source
+from metapt.data.text_files import EMPTY, BadInput, Document
+from metapt.data.text_sources import CorpusDocument, Source, TokenizedDocument, open_source
 from metapt.data.tokenizers import TokenizerInfo
 from metapt.errors import UserError
 
@@ -49,7 +49,7 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Corpus:
-    """A finished corpus. `fingerprint` is a hash of the tokens of both splits and of the tokenizer."""
+    """A complete corpus. `fingerprint` is a hash of the tokens of both splits and of the tokenizer."""
 
     folder: Path
     fingerprint: str
@@ -64,16 +64,16 @@ class Corpus:
 
     @classmethod
     def open(cls, folder: Path) -> Corpus:
-        """Opens a corpus folder; reads the manifest and the sizes of the shards, nothing else.
+        """Open a corpus folder. Reads only the manifest and the sizes of the shards.
 
         Raises:
-            UserError: a shard is missing or has another size than the manifest says.
+            UserError: the manifest is damaged, or a shard is missing or has a wrong size.
         """
         try:
             manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         except ValueError:
             raise UserError(
-                f"{folder / MANIFEST} is damaged: delete {folder}, and it is made again"
+                f"{folder / MANIFEST} is damaged; delete {folder} to build the corpus again"
             ) from None
         dtype = np.dtype(manifest["dtype"])
         streams = {}
@@ -83,7 +83,7 @@ class Corpus:
                 path, size = folder / shard["file"], shard["tokens"] * dtype.itemsize
                 if not path.is_file() or path.stat().st_size != size:
                     raise UserError(
-                        f"{path}: damaged (not {size} bytes); delete {folder} and it is made again"
+                        f"{path}: damaged (not {size} bytes); delete {folder} to build the corpus again"
                     )
             streams[split] = TokenStream([folder / shard["file"] for shard in shards], dtype)
         info = TokenizerInfo(**manifest["tokenizer"])
@@ -93,33 +93,32 @@ class Corpus:
 def prepare_corpus(
     data: CorpusConfig, seed: int = 0, progress: Progress | None = None, shard_tokens: int = SHARD_TOKENS
 ) -> Corpus:
-    """The corpus that a configuration means: opened if it is there, built otherwise.
+    """Open the corpus that a configuration specifies; build it first if it does not exist.
 
     Args:
         data: the `data` section of a pretraining configuration.
-        seed: of the draw of held-out documents.
-        progress: is told, every few seconds, how far the building is.
-        shard_tokens: largest number of tokens in one file.
+        seed: random seed of the choice of held-out documents.
+        progress: called with a line of text every few seconds during the build.
+        shard_tokens: maximum number of tokens in one file.
     Raises:
-        UserError: bad or missing input, or too few documents for a held-out split.
-        OperationalError: the hub cannot be reached.
+        UserError: the input is malformed or missing, or has too few documents for a held-out split.
+        OperationalError: the hub is not available.
     """
     source = open_source(data)
-    recipe = _recipe(data, source, seed, shard_tokens)
-    key = _sha256(recipe)
+    spec = _build_spec(data, source, seed, shard_tokens)
+    key = _sha256(spec)
     folder = Path(data.cache_dir).expanduser() / f"{data.name}-{key[:16]}"
     if not folder.is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.with_name(folder.name + ".lock")):
             if not folder.is_dir():
-                _Build(data, source, seed, shard_tokens, progress or (lambda line: None)).run(
-                    folder, key, recipe
-                )
+                builder = _CorpusBuilder(data, source, seed, shard_tokens, progress or (lambda line: None))
+                builder.build(folder, key, spec)
     return Corpus.open(folder)
 
 
-def _recipe(data: CorpusConfig, source: Source, seed: int, shard_tokens: int) -> dict[str, Any]:
-    """Everything that decides the content of the folder."""
+def _build_spec(data: CorpusConfig, source: Source, seed: int, shard_tokens: int) -> dict[str, Any]:
+    """Everything that determines the content of the corpus folder."""
     if data.tokenizer == "train":
         tokenizer: dict[str, Any] = {"train": "byte-level BPE", "vocab_size": int(data.vocab_size)}
         tokenizer["training_bytes"] = BPE_TRAINING_BYTES
@@ -136,18 +135,18 @@ def _recipe(data: CorpusConfig, source: Source, seed: int, shard_tokens: int) ->
     }
 
 
-class _Build:
-    """One building of a corpus folder."""
+class _CorpusBuilder:
+    """Builds one corpus folder."""
 
     def __init__(self, data: CorpusConfig, source: Source, seed: int, shard_tokens: int, progress: Progress):
         self._data, self._source, self._seed, self._shard_tokens = data, source, seed, shard_tokens
         self._progress = progress
-        self._faults = Faults(data.on_bad_input)
+        self._bad_input = BadInput(data.on_bad_input)
 
-    def run(self, folder: Path, key: str, recipe: dict[str, Any]) -> None:
-        """Makes `folder`; whatever happens, it is there either complete or not at all."""
+    def build(self, folder: Path, key: str, spec: dict[str, Any]) -> None:
+        """Build `folder`. Whatever happens, it is either complete or does not exist."""
         building = folder.with_name(f".{folder.name}.building")
-        shutil.rmtree(building, ignore_errors=True)  # of a builder that was killed: we hold the lock
+        shutil.rmtree(building, ignore_errors=True)  # a killed builder left it: this process holds the lock
         building.mkdir()
         try:
             tokenizer = self._tokenizer()
@@ -161,9 +160,9 @@ class _Build:
                 "dtype": dtype.name,
                 "splits": splits,
                 "tokenizer": asdict(info),
-                "skipped": dict(sorted(self._faults.skipped.items())),
-                "sources": recipe["sources"],
-                "settings": {name: value for name, value in recipe.items() if name != "sources"},
+                "skipped": dict(sorted(self._bad_input.skipped.items())),
+                "sources": spec["sources"],
+                "settings": {name: value for name, value in spec.items() if name != "sources"},
             }
             files.write_json(building / MANIFEST, manifest)
             building.rename(folder)
@@ -173,28 +172,28 @@ class _Build:
     def _tokenizer(self) -> PreTrainedTokenizerFast:
         if self._data.tokenizer != "train":
             return tokenizers.read_tokenizer(self._data.tokenizer)
-        self._progress(f"training a byte-level BPE of {self._data.vocab_size} entries")
+        self._progress(f"training a byte-level BPE tokenizer with {self._data.vocab_size} entries")
         return tokenizers.train_tokenizer(self._training_texts(), int(self._data.vocab_size))
 
     def _tokenizer_name(self) -> str:
-        given = self._data.tokenizer
-        if given == "train":
+        name = self._data.tokenizer
+        if name == "train":
             return f"bpe-{self._data.vocab_size}"
-        return Path(given).name if Path(given).expanduser().exists() else given
+        return Path(name).name if Path(name).expanduser().exists() else name
 
     def _training_texts(self) -> Iterator[str]:
-        """The first BPE_TRAINING_BYTES of the documents, without the held-out ones."""
-        taken = 0
-        for index, document in enumerate(self._source.documents(Faults(self._data.on_bad_input))):
-            if isinstance(document, Tokenised):
+        """Yield documents that are not held out, until they have BPE_TRAINING_BYTES bytes."""
+        size = 0
+        for index, document in enumerate(self._source.documents(BadInput(self._data.on_bad_input))):
+            if isinstance(document, TokenizedDocument):
                 raise UserError(
-                    f"{document.place}: already tokenised; data.tokenizer must name its tokenizer"
+                    f"{document.location}: already tokenized; set data.tokenizer to the tokenizer that was used"
                 )
             if self._is_eval(index):
                 continue
             yield document.text
-            taken += document.bytes
-            if taken >= BPE_TRAINING_BYTES:
+            size += document.bytes
+            if size >= BPE_TRAINING_BYTES:
                 return
 
     def _is_eval(self, index: int) -> bool:
@@ -203,58 +202,58 @@ class _Build:
     def _write(
         self, building: Path, tokenizer: PreTrainedTokenizerFast, info: TokenizerInfo, dtype: np.dtype
     ) -> dict[str, dict[str, Any]]:
-        """Writes the shards of both splits; returns their manifest entries."""
+        """Write the shards of both splits; return their manifest entries."""
         writers = {split: ShardWriter(building, split, dtype, self._shard_tokens) for split in SPLITS}
         limit = self._data.max_tokens
-        began = told = time.monotonic()
+        started = reported = time.monotonic()
         total = 0
         for index, (ids, size) in enumerate(self._encoded(tokenizer, info)):
             if limit is not None and total >= limit:
                 break
             writers["eval" if self._is_eval(index) else "train"].add(ids, size)
             total += len(ids)
-            if (now := time.monotonic()) - told >= PROGRESS_SECONDS:
-                told = now
+            if (now := time.monotonic()) - reported >= PROGRESS_SECONDS:
+                reported = now
                 self._progress(
-                    f"{index + 1:,} documents, {total:,} tokens, {total / (now - began):,.0f} tokens/s"
+                    f"{index + 1:,} documents, {total:,} tokens, {total / (now - started):,.0f} tokens/s"
                 )
         self._check_counts(writers["train"].documents, writers["eval"].documents)
         return {split: writer.finish() for split, writer in writers.items()}
 
     def _check_counts(self, train: int, held_out: int) -> None:
         if not train + held_out:
-            skipped = f" ({sum(self._faults.skipped.values())} skipped)" if self._faults.skipped else ""
+            skipped = f" ({sum(self._bad_input.skipped.values())} skipped)" if self._bad_input.skipped else ""
             raise UserError(f"data={self._data.name}: the corpus is empty{skipped}")
         if not (train and held_out):
             raise UserError(
-                f"data.eval_fraction={self._data.eval_fraction} of {train + held_out} document(s) gives {train} for "
-                f"training and {held_out} held out, and each side needs one: give more documents (is a .txt one "
-                "document a file? see data.txt_document) or another share"
+                f"data.eval_fraction={self._data.eval_fraction} of {train + held_out} document(s) leaves {train} for "
+                f"training and {held_out} held out, but each split needs at least one: give more documents, change "
+                "the fraction, or split .txt files at blank lines (data.txt_document=block)"
             )
 
     def _encoded(
         self, tokenizer: PreTrainedTokenizerFast, info: TokenizerInfo
     ) -> Iterator[tuple[np.ndarray, int]]:
-        """The ids of each document, and its size as text (0 if it came tokenised).
+        """Yield the token ids of each document, and its size as text in bytes (0 if it is already tokenized).
 
-        Text is closed by end-of-text. Rows that came tokenised are taken as they are: they are chunks of packed
-        documents, which hold theirs already.
+        An end-of-text token is appended to text. Tokenized rows are used unchanged: they are chunks of packed documents,
+        which contain their own end-of-text tokens.
         """
         for batch in self._batches():
             for document, ids in zip(batch, _ids(batch, tokenizer), strict=True):
                 if len(ids) == 0:
-                    self._faults.add(document.place, EMPTY)
+                    self._bad_input.report(document.location, EMPTY)
                 elif ids.min() < 0 or ids.max() >= info.size or (ids == info.mask_id).any():
-                    self._faults.add(document.place, f"token id outside of {info.name}")
-                elif isinstance(document, Tokenised):
+                    self._bad_input.report(document.location, f"token id outside of {info.name}")
+                elif isinstance(document, TokenizedDocument):
                     yield ids, 0
                 else:
                     yield np.append(ids, info.eos_id), document.bytes
 
-    def _batches(self) -> Iterator[list[Item]]:
-        batch: list[Item] = []
+    def _batches(self) -> Iterator[list[CorpusDocument]]:
+        batch: list[CorpusDocument] = []
         size = 0
-        for document in self._source.documents(self._faults):
+        for document in self._source.documents(self._bad_input):
             batch.append(document)
             size += document.bytes if isinstance(document, Document) else 0
             if len(batch) == BATCH_DOCUMENTS or size >= BATCH_BYTES:
@@ -264,11 +263,11 @@ class _Build:
             yield batch
 
 
-def _ids(batch: list[Item], tokenizer: PreTrainedTokenizerFast) -> Iterator[np.ndarray]:
-    """The ids of each document of a batch, those of the texts made in one go."""
+def _ids(batch: list[CorpusDocument], tokenizer: PreTrainedTokenizerFast) -> Iterator[np.ndarray]:
+    """Yield the token ids of each document of a batch; the texts are encoded together."""
     encoded = iter(tokenizers.encode(tokenizer, [item.text for item in batch if isinstance(item, Document)]))
     for item in batch:
-        yield np.asarray(item.ids if isinstance(item, Tokenised) else next(encoded), dtype=np.int64)
+        yield np.asarray(item.ids if isinstance(item, TokenizedDocument) else next(encoded), dtype=np.int64)
 
 
 def _sha256(value: Any) -> str:

@@ -45,8 +45,7 @@ def main(argv: Sequence[str]) -> None:
         raise UserError(
             "metapt describe: give data=demo, data.uner_dir=DIR or data.corpora=[...]; --help lists the keys"
         )
-    words = ["json=true" if word == "--json" else word for word in argv]
-    config: DescribeConfig = commandline.load(COMMAND, words)
+    config: DescribeConfig = commandline.load(COMMAND, argv)
     statistics = describe(config)
     if config.json:
         print(json.dumps(statistics, ensure_ascii=False))

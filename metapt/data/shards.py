@@ -1,4 +1,4 @@
-"""Token streams on disk: a split is a row of flat binary files, read through memory maps as if it were one array."""
+"""Token streams on disk: a split is a sequence of flat binary files that memory maps present as one array."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SHARD_TOKENS = 2**28
 
 
 class ShardWriter:
-    """Writes one split as SPLIT_00000.bin, SPLIT_00001.bin, ..., each full but the last."""
+    """Writes one split to SPLIT_00000.bin, SPLIT_00001.bin, ...; all but the last have `shard_tokens` tokens."""
 
     def __init__(self, folder: Path, split: str, dtype: np.dtype, shard_tokens: int = SHARD_TOKENS):
         self.tokens = self.documents = self.bytes = 0
@@ -24,7 +24,12 @@ class ShardWriter:
         self._file: BinaryIO | None = None
 
     def add(self, ids: np.ndarray, text_bytes: int) -> None:
-        """Appends a document: its ids with the end-of-text that closes it, and its size as text."""
+        """Append a document.
+
+        Args:
+            ids: its token ids, with the final end-of-text token.
+            text_bytes: its size as text, in bytes.
+        """
         ids = ids.astype(self._dtype)
         self.tokens += len(ids)
         self.documents += 1
@@ -33,7 +38,7 @@ class ShardWriter:
             ids = ids[self._write(ids) :]
 
     def finish(self) -> dict[str, object]:
-        """Puts everything on disk; returns the split's entry of the manifest."""
+        """Flush everything to disk; return the manifest entry of the split."""
         self._close()
         return {
             "tokens": self.tokens,
@@ -44,7 +49,7 @@ class ShardWriter:
         }
 
     def _write(self, ids: np.ndarray) -> int:
-        """Writes as many as the current shard takes; returns how many."""
+        """Write as many ids as fit into the current shard; return their number."""
         if self._file is None:
             name = f"{self._split}_{len(self.shards):05d}.bin"
             self._file = (self._folder / name).open("wb")
@@ -68,7 +73,7 @@ class ShardWriter:
 
 
 class TokenStream:
-    """The tokens of a split, end to end: documents in order, each closed by end-of-text."""
+    """The concatenated tokens of a split: documents in order, each followed by an end-of-text token."""
 
     def __init__(self, files: Sequence[Path], dtype: np.dtype):
         self._shards = [np.asarray(np.memmap(path, dtype=dtype, mode="r")) for path in files]
@@ -79,10 +84,10 @@ class TokenStream:
         return int(self._ends[-1])
 
     def tokens(self, start: int, stop: int) -> np.ndarray:
-        """Tokens start to stop - 1, in the type they are stored in (uint16 or uint32).
+        """Tokens start to stop - 1, in the stored type (uint16 or uint32).
 
         Raises:
-            IndexError: not 0 <= start <= stop <= len.
+            IndexError: unless 0 <= start <= stop <= len.
         """
         if not 0 <= start <= stop <= len(self):
             raise IndexError(f"tokens {start} to {stop} of {len(self)}")
@@ -93,10 +98,15 @@ class TokenStream:
         return np.concatenate(parts)
 
     def windows(self, starts: np.ndarray, length: int) -> np.ndarray:
-        """The tokens from each start on: int64 [n, length] for integer starts [n]. Windows may cross shards.
+        """The `length` tokens from each start; windows may cross shards.
 
+        Args:
+            starts: integers [n].
+            length: tokens per window.
+        Returns:
+            int64 [n, length].
         Raises:
-            IndexError: a window does not lie within the stream.
+            IndexError: a window is not inside the stream.
         """
         starts = np.asarray(starts, dtype=np.int64)
         if len(starts) and (starts.min() < 0 or starts.max() + length > len(self)):

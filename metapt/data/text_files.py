@@ -1,12 +1,12 @@
-"""Documents out of text files: .txt, .jsonl (either also as .gz or .zst) and .parquet.
+"""Reads documents from text files: .txt and .jsonl (also as .gz or .zst), and .parquet.
 
-- .jsonl: one object a line, its string field `text` is a document; other fields and blank lines are passed over.
-- .parquet: the string column `text`, one document a row.
-- .txt: one document a file, or, with `txt_document=block`, one document per block of lines between blank lines.
-  Line ends are `\\n` whatever the file has, and those at the very end do not belong to the text.
-- A byte-order mark at the start is dropped.
+- .jsonl: one object per line; its string field `text` is a document. Other fields and blank lines are ignored.
+- .parquet: one document per row, in the string column `text`.
+- .txt: one document per file, or, with `txt_document=block`, one document per block of lines between blank lines.
+  Line endings become `\\n`; those at the end of a document are removed.
+- A byte order mark at the start is dropped.
 
-Everything is read as a stream, except that a .txt that is one document is held whole.
+Files are streamed, except a .txt file that is one document: it is read into memory.
 """
 
 from __future__ import annotations
@@ -28,71 +28,73 @@ from metapt.errors import UserError
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
 PARQUET_ROWS = 1024
 FIELD = "text"
+KNOWN_TYPES = ".txt and .jsonl (also .gz, .zst) and .parquet"
 BOM = b"\xef\xbb\xbf"
 NOT_UTF8 = "not UTF-8"
 EMPTY = "empty document"
 
 
 @dataclass
-class Faults:
-    """What to do about bad input, and how much of it there was.
+class BadInput:
+    """Handles malformed input: stops with an error (policy `refuse`), or skips and counts it (policy `skip`).
 
-    `skipped` counts by reason; with `refuse` it stays empty but for files of other types.
+    `skipped` counts by reason. With the policy `refuse` it contains at most files of other types.
     """
 
     policy: str
     skipped: Counter[str] = field(default_factory=Counter)
 
-    def add(self, place: str, reason: str) -> None:
-        """Stops, or counts.
+    def report(self, location: str, reason: str) -> None:
+        """Handle one piece of malformed input.
 
         Raises:
-            UserError: under the policy `refuse`.
+            UserError: the policy is `refuse`.
         """
         if self.policy == "refuse":
             raise UserError(
-                f"{place}: {reason}; put it right, or pass over such input with data.on_bad_input=skip"
+                f"{location}: {reason}; correct it, or skip malformed input with data.on_bad_input=skip"
             )
         self.skipped[reason] += 1
 
 
 @dataclass(frozen=True)
 class Document:
-    """A text, where it stands (`file:line`), and its size in UTF-8."""
+    """A text, its location (`file:line`), and its size in bytes of UTF-8."""
 
     text: str
-    place: str
+    location: str
     bytes: int
 
 
-def find_files(root: Path, faults: Faults) -> list[Path]:
-    """The files to read under a folder (recursively, sorted), or the one file that `root` is.
+def find_files(root: Path, bad_input: BadInput) -> list[Path]:
+    """List the text files in a folder (recursively, sorted); if `root` is a file, only that file.
 
-    Files of other types, and hidden ones, are counted in `faults` and never refused.
+    Hidden files and files of other types are counted in `bad_input`; they are never an error.
+
     Raises:
-        UserError: `root` does not exist, or there is nothing to read in it.
+        UserError: `root` does not exist, or contains no text file.
     """
     if root.is_file():
         if file_type(root) is None:
-            raise UserError(f"{root}: unknown type of file; known are {known_types()}")
+            raise UserError(f"{root}: unknown file type; known types are {KNOWN_TYPES}")
         return [root]
     if not root.is_dir():
         raise UserError(f"data.text_dir={root}: no such file or folder")
-    found = []
+    files = []
     for path in sorted(root.rglob("*"), key=lambda path: path.relative_to(root).as_posix()):
         if path.is_dir():
             continue
         if file_type(path) is None or any(part.startswith(".") for part in path.relative_to(root).parts):
-            faults.skipped["file of another type"] += 1
+            bad_input.skipped["file of another type"] += 1
         else:
-            found.append(path)
-    if not found:
-        raise UserError(f"data.text_dir={root}: no file to read; known are {known_types()}")
-    return found
+            files.append(path)
+    if not files:
+        raise UserError(f"data.text_dir={root}: contains no text file; known types are {KNOWN_TYPES}")
+    return files
 
 
 def file_type(path: Path) -> str | None:
-    """`.txt`, `.jsonl` or `.parquet` (without the compression), or None."""
+    """`.txt`, `.jsonl` or `.parquet`, without the compression suffix; None for other files."""
     stem, suffix = path.stem, path.suffix
     if suffix in COMPRESSIONS:
         inner = Path(stem).suffix
@@ -100,82 +102,78 @@ def file_type(path: Path) -> str | None:
     return suffix if suffix in (".txt", ".jsonl", ".parquet") else None
 
 
-def known_types() -> str:
-    return ".txt and .jsonl (also .gz, .zst) and .parquet"
-
-
-def read_file(path: Path, txt_document: str, faults: Faults) -> Iterator[Document]:
-    """The good documents of one file, in order; the others go to `faults`.
+def read_file(path: Path, txt_document: str, bad_input: BadInput) -> Iterator[Document]:
+    """Yield the well-formed documents of one file, in order; the others are reported to `bad_input`.
 
     Raises:
-        UserError: bad input under the policy `refuse`; always, if the file cannot be opened, or is a .parquet
-            without a string column `text`.
+        UserError: malformed input with the policy `refuse`; with any policy if the file cannot be opened, or is a
+            .parquet file without a string column `text`.
     """
     kind = file_type(path)
     try:
         if path.exists() and path.stat().st_size == 0:
-            faults.add(str(path), "empty file")
+            bad_input.report(str(path), "empty file")
         elif kind == ".jsonl":
-            yield from _jsonl(path, faults)
+            yield from _jsonl(path, bad_input)
         elif kind == ".parquet":
-            yield from _parquet(path, faults)
+            yield from _parquet(path, bad_input)
         elif txt_document == "block":
-            yield from _txt_blocks(path, faults)
+            yield from _txt_blocks(path, bad_input)
         else:
-            yield from _txt_file(path, faults)
+            yield from _txt_file(path, bad_input)
     except _DamagedError as error:
-        faults.add(str(path), str(error))
+        bad_input.report(str(path), str(error))
 
 
 class _DamagedError(Exception):
-    """An archive that ends early or cannot be unpacked."""
+    """A compressed file is truncated or cannot be decompressed."""
 
 
-def checked(text: str, place: str, faults: Faults) -> Iterator[Document]:
-    """The document, or nothing if it is blank or not to be written in UTF-8 (a lone surrogate out of JSON)."""
+def check_document(text: str, location: str, bad_input: BadInput) -> Iterator[Document]:
+    """Yield the document, unless it is blank or cannot be encoded in UTF-8 (JSON can contain lone surrogates)."""
     if not text or text.isspace():
-        faults.add(place, EMPTY)
+        bad_input.report(location, EMPTY)
         return
     try:
         size = len(text.encode())
     except UnicodeEncodeError:
-        faults.add(place, NOT_UTF8)
+        bad_input.report(location, NOT_UTF8)
         return
-    yield Document(text, place, size)
+    yield Document(text, location, size)
 
 
-def _jsonl(path: Path, faults: Faults) -> Iterator[Document]:
+def _jsonl(path: Path, bad_input: BadInput) -> Iterator[Document]:
     for number, line in _lines(path):
         if not line or line.isspace():
             continue
-        place = f"{path}:{number}"
+        location = f"{path}:{number}"
         try:
             value = json.loads(line.decode())
         except UnicodeDecodeError:
-            faults.add(place, NOT_UTF8)
+            bad_input.report(location, NOT_UTF8)
         except (ValueError, RecursionError):
-            faults.add(place, "not JSON")
+            bad_input.report(location, "not JSON")
         else:
             text = value.get(FIELD) if isinstance(value, dict) else None
             if isinstance(text, str):
-                yield from checked(text, place, faults)
+                yield from check_document(text, location, bad_input)
             else:
-                faults.add(place, f"not a JSON object with a string field '{FIELD}'")
+                bad_input.report(location, f"not a JSON object with a string field '{FIELD}'")
 
 
-def _txt_file(path: Path, faults: Faults) -> Iterator[Document]:
-    with _opened(path) as stream:
+def _txt_file(path: Path, bad_input: BadInput) -> Iterator[Document]:
+    with _open_decompressed(path) as stream:
         content = stream.read().removeprefix(BOM)
         try:
             text = content.decode()
         except UnicodeDecodeError as error:
             line = content.count(b"\n", 0, error.start) + 1
-            faults.add(f"{path}:{line}", NOT_UTF8)
+            bad_input.report(f"{path}:{line}", NOT_UTF8)
         else:
-            yield from checked(_unix(text), str(path), faults)
+            yield from check_document(_normalized(text), str(path), bad_input)
 
 
-def _txt_blocks(path: Path, faults: Faults) -> Iterator[Document]:
+def _txt_blocks(path: Path, bad_input: BadInput) -> Iterator[Document]:
     block: list[bytes] = []
     start = number = 0
     for number, line in _lines(path):
@@ -184,65 +182,65 @@ def _txt_blocks(path: Path, faults: Faults) -> Iterator[Document]:
             start = start or number
             continue
         if block:
-            yield from _block(block, f"{path}:{start}", faults)
+            yield from _block(block, f"{path}:{start}", bad_input)
         block, start = [], 0
     if block:
-        yield from _block(block, f"{path}:{start}", faults)
+        yield from _block(block, f"{path}:{start}", bad_input)
 
 
-def _block(lines: list[bytes], place: str, faults: Faults) -> Iterator[Document]:
+def _block(lines: list[bytes], location: str, bad_input: BadInput) -> Iterator[Document]:
     try:
         text = b"".join(lines).decode()
     except UnicodeDecodeError:
-        faults.add(place, NOT_UTF8)
+        bad_input.report(location, NOT_UTF8)
     else:
-        yield from checked(_unix(text), place, faults)
+        yield from check_document(_normalized(text), location, bad_input)
 
 
-def _unix(text: str) -> str:
+def _normalized(text: str) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n").rstrip("\n")
 
 
-def _parquet(path: Path, faults: Faults) -> Iterator[Document]:
+def _parquet(path: Path, bad_input: BadInput) -> Iterator[Document]:
     try:
         with pa.parquet.ParquetFile(path) as file:
             schema = file.schema_arrow
             if FIELD not in schema.names:
-                raise UserError(f"{path}: no column '{FIELD}'; it has {', '.join(schema.names)}")
+                raise UserError(f"{path}: no column '{FIELD}'; the columns are {', '.join(schema.names)}")
             kind = schema.field(FIELD).type
             if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-                raise UserError(f"{path}: column '{FIELD}' holds {kind}, not strings")
+                raise UserError(f"{path}: column '{FIELD}' contains {kind}, not strings")
             row = 0
             for batch in file.iter_batches(PARQUET_ROWS, columns=[FIELD]):
                 for value in batch.column(0):
                     row += 1
-                    yield from _cell(value, f"{path}: row {row}", faults)
+                    yield from _cell(value, f"{path}: row {row}", bad_input)
     except (pa.ArrowInvalid, OSError) as error:
         raise UserError(f"{path}: cannot be read: {str(error).splitlines()[0]}") from error
 
 
-def _cell(value: pa.Scalar, place: str, faults: Faults) -> Iterator[Document]:
+def _cell(value: pa.Scalar, location: str, bad_input: BadInput) -> Iterator[Document]:
     try:
         text = value.as_py()
     except UnicodeDecodeError:
-        faults.add(place, NOT_UTF8)
+        bad_input.report(location, NOT_UTF8)
         return
     if text is None:
-        faults.add(place, f"no string in column '{FIELD}'")
+        bad_input.report(location, f"no string in column '{FIELD}'")
     else:
-        yield from checked(text, place, faults)
+        yield from check_document(text, location, bad_input)
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Line numbers from 1, and lines with their ends."""
-    with _opened(path) as stream:
+    """Pairs (line number from 1, line with its ending)."""
+    with _open_decompressed(path) as stream:
         for number, line in enumerate(stream, start=1):
             yield number, line.removeprefix(BOM) if number == 1 else line
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[BinaryIO]:
-    """The content of a file, unpacked. Damage costs what stands behind it, and at most one buffer before it."""
+def _open_decompressed(path: Path) -> Iterator[BinaryIO]:
+    """Open a file and decompress it. At damage, reading ends; at most one buffer of content before it is lost."""
     compression = COMPRESSIONS.get(path.suffix)
     try:
         raw = pa.input_stream(str(path), compression=compression)

@@ -1,7 +1,7 @@
-"""Where pretraining text comes from: the generated data, text files, or a hub data set.
+"""Sources of pretraining text: the demo data, text files, or a data set of the hub.
 
-A source tells what it is (`identity`: equal identities give equal documents) and yields its documents, as
-often as it is asked to, always in the same order.
+A source has an identity (equal identities give equal documents). It yields its documents as often as they are
+requested, always in the same order.
 """
 
 from __future__ import annotations
@@ -15,52 +15,54 @@ from typing import Any, Protocol
 
 from metapt.config import CorpusConfig
 from metapt.data import demo, text_files
-from metapt.data.text_files import Document, Faults
+from metapt.data.text_files import BadInput, Document
 from metapt.errors import OperationalError, UserError
 from metapt.files import file_sha256
 
 
 @dataclass(frozen=True)
-class Tokenised:
-    """A row of a data set that is already tokenised, and where it stands."""
+class TokenizedDocument:
+    """The token ids of a row of a tokenized data set, and its location."""
 
     ids: list[int]
-    place: str
+    location: str
 
 
-Item = Document | Tokenised
+CorpusDocument = Document | TokenizedDocument
 
 
 class Source(Protocol):
     def identity(self) -> list[dict[str, Any]]:
-        """One entry per file or data set, as it stands in the manifest; decides what the corpus is."""
+        """One entry per file or data set, for the manifest; it determines the content of the corpus."""
 
-    def documents(self, faults: Faults) -> Iterator[Item]:
-        """All good documents; bad ones go to `faults`."""
+    def documents(self, bad_input: BadInput) -> Iterator[CorpusDocument]:
+        """Yield all well-formed documents; malformed ones are reported to `bad_input`."""
 
 
 def open_source(data: CorpusConfig) -> Source:
-    """The source that `data.name` and its keys mean."""
+    """Open the source that the `data` section of a configuration selects."""
     if data.name == "demo":
         return DemoSource()
     if data.name == "hub":
         return HubSource(data)
     if data.text_dir is None:
-        raise UserError("data.text_dir is required with data=text (a folder of .txt, .jsonl or .parquet)")
+        raise UserError(
+            "data.text_dir is required with data=text (a folder of .txt, .jsonl or .parquet files)"
+        )
     return TextSource(Path(data.text_dir).expanduser(), data.txt_document)
 
 
 class DemoSource:
-    """The documents that metapt.data.demo generates: a function of its code and of Faker's lists."""
+    """The documents of metapt.data.demo: a function of its code and of Faker's word lists."""
 
     def identity(self) -> list[dict[str, Any]]:
         code = sorted(Path(demo.__file__).parent.glob("demo*.py"))
         hashes = {path.name: file_sha256(path) for path in code}
         return [{"generated": hashes, "seed": demo.SEED, "faker": metadata.version("faker")}]
 
-    def documents(self, faults: Faults) -> Iterator[Item]:
+    def documents(self, bad_input: BadInput) -> Iterator[CorpusDocument]:
         for number, text in enumerate(self._texts, start=1):
-            yield from text_files.checked(text, f"generated document {number}", faults)
+            yield from text_files.check_document(text, f"demo document {number}", bad_input)
 
     @cached_property
     def _texts(self) -> list[str]:
@@ -68,7 +70,7 @@ class DemoSource:
 
 
 class TextSource:
-    """A text file, or all text files under a folder."""
+    """One text file, or all text files in a folder."""
 
     def __init__(self, root: Path, txt_document: str):
         self._root = root
@@ -77,7 +79,7 @@ class TextSource:
     def identity(self) -> list[dict[str, Any]]:
         base = self._root if self._root.is_dir() else self._root.parent
         entries = []
-        for path in text_files.find_files(self._root, Faults("skip")):
+        for path in text_files.find_files(self._root, BadInput("skip")):
             try:
                 entry = {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
             except OSError as error:
@@ -85,13 +87,13 @@ class TextSource:
             entries.append({"file": path.relative_to(base).as_posix(), **entry})
         return entries
 
-    def documents(self, faults: Faults) -> Iterator[Item]:
-        for path in text_files.find_files(self._root, faults):
-            yield from text_files.read_file(path, self._txt_document, faults)
+    def documents(self, bad_input: BadInput) -> Iterator[CorpusDocument]:
+        for path in text_files.find_files(self._root, bad_input):
+            yield from text_files.read_file(path, self._txt_document, bad_input)
 
 
 class HubSource:
-    """One column of a hub data set, streamed: text, or token ids."""
+    """One column of a hub data set, which contains text or token ids; it is streamed."""
 
     def __init__(self, data: CorpusConfig):
         self._data = data
@@ -107,29 +109,31 @@ class HubSource:
             }
         ]
 
-    def documents(self, faults: Faults) -> Iterator[Item]:
-        """Rows in order: text as it is, lists of token ids for those of a tokenised set.
+    def documents(self, bad_input: BadInput) -> Iterator[CorpusDocument]:
+        """Yield the rows in order.
 
         Raises:
-            UserError: the data set has no such column, or it holds neither text nor lists of token ids.
+            UserError: the data set has no such column, or the column contains neither text nor lists of token ids.
         """
         name, column = f"{self._data.hub_name}[{self._data.hub_split}]", self._data.hub_column
         for number, row in enumerate(self._rows(), start=1):
-            place = f"{name} row {number}"
+            location = f"{name} row {number}"
             if column not in row:
-                raise UserError(f"{name}: no column '{column}' (data.hub_column); it has {', '.join(row)}")
+                raise UserError(
+                    f"{name}: no column '{column}' (data.hub_column); the columns are {', '.join(row)}"
+                )
             value = row[column]
             if isinstance(value, str):
-                yield from text_files.checked(value, place, faults)
+                yield from text_files.check_document(value, location, bad_input)
             elif value is None or (isinstance(value, list) and not value):
-                faults.add(place, text_files.EMPTY)
+                bad_input.report(location, text_files.EMPTY)
             elif not isinstance(value, list) or not all(isinstance(entry, int) for entry in value):
                 raise UserError(
-                    f"{place}: column '{column}' (data.hub_column) holds neither text nor lists of token ids, "
+                    f"{location}: column '{column}' (data.hub_column) contains neither text nor lists of token ids, "
                     f"but {type(value[0] if isinstance(value, list) else value).__name__}"
                 )
             else:
-                yield Tokenised(value, place)
+                yield TokenizedDocument(value, location)
 
     def _rows(self) -> Iterator[dict[str, Any]]:
         import datasets

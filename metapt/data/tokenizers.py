@@ -1,8 +1,8 @@
-"""The tokenizer of a corpus: trained here, read from a file, or taken from the hub.
+"""The tokenizer of a corpus: trained on it, read from a file, or downloaded from the hub.
 
-Whatever its origin it ends up as one `PreTrainedTokenizerFast` that has an end-of-text and a mask token, and
-that never makes any special token out of text: a document that spells `<|mask|>` gets the subwords of that
-spelling (`split_special_tokens`, which is saved with the tokenizer and so holds for whoever loads it).
+In each case the result is a `PreTrainedTokenizerFast` with an end-of-text and a mask token. It never encodes text as a
+special token: the text `<|mask|>` becomes ordinary subwords (`split_special_tokens`, which is saved with the tokenizer,
+so that it applies wherever the tokenizer is loaded).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from metapt.errors import UserError
 
 EOS, MASK = "<|endoftext|>", "<|mask|>"
-# What other tokenizers call the two; looked for in this order among a tokenizer's special tokens.
+# Names of the two in other tokenizers, in the order in which they are searched among the special tokens.
 KNOWN_EOS = (EOS, "<|end_of_text|>", "</s>", "<eos>")
 KNOWN_MASK = (MASK, "<mask>", "[MASK]")
 FILE = "tokenizer.json"
@@ -27,9 +27,9 @@ FILE = "tokenizer.json"
 
 @dataclass(frozen=True)
 class TokenizerInfo:
-    """What models and episodes need to know of a tokenizer.
+    """The properties of a tokenizer that models and episodes use.
 
-    `size` is one more than the largest id; `sha256` is of its tokenizer.json.
+    size: largest token id + 1; sha256: of its tokenizer.json.
     """
 
     eos_id: int
@@ -40,11 +40,11 @@ class TokenizerInfo:
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
-    """Byte-level BPE (Sennrich et al. 2016, on bytes as GPT-2 does), the same for the same texts.
+    """Train a byte-level BPE tokenizer (Sennrich et al. 2016, on bytes as in GPT-2). Deterministic.
 
     Args:
-        texts: documents; they are read once.
-        vocab_size: entries wanted, with end-of-text and mask; a small corpus may give fewer.
+        texts: documents; they are iterated over once.
+        vocab_size: maximum number of entries, including end-of-text and mask; a small corpus may give fewer.
     """
     backend = Tokenizer(models.BPE())
     backend.normalizer = normalizers.NFC()
@@ -54,55 +54,55 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     trainer = trainers.BpeTrainer(vocab_size=vocab_size - 2, initial_alphabet=alphabet, show_progress=False)
     backend.train_from_iterator(texts, trainer)
-    return complete(backend, {})
+    return with_special_tokens(backend, {})
 
 
 def read_tokenizer(name: str) -> PreTrainedTokenizerFast:
-    """The tokenizer of a tokenizer.json, of a folder that holds one, or of a hub repository.
+    """Load a tokenizer.json, the one in a folder, or that of a hub repository.
 
     Raises:
-        UserError: there is no such thing, or it has no fast (Rust) form.
+        UserError: it does not exist, or has no fast (Rust) version.
     """
     path = Path(name).expanduser()
     if path.is_file():
-        return complete(_read_json(path), {})
+        return with_special_tokens(_read_json(path), {})
     if not path.is_dir() and (path.suffix == ".json" or path.is_absolute() or name.startswith((".", "~"))):
         raise UserError(
-            f"data.tokenizer={name}: no such file; give a tokenizer.json, its folder, or a hub name"
+            f"data.tokenizer={name}: no such file; give a tokenizer.json, its folder, or the name of a hub repository"
         )
     if path.is_dir() and not (path / FILE).is_file():
-        raise UserError(f"data.tokenizer={name}: no {FILE} in this folder")
+        raise UserError(f"data.tokenizer={name}: this folder contains no {FILE}")
     try:
         original = AutoTokenizer.from_pretrained(name if not path.is_dir() else path)
     except (OSError, ValueError) as error:
         raise UserError(f"data.tokenizer={name}: cannot be loaded: {str(error).splitlines()[0]}") from error
     if not original.is_fast:
-        raise UserError(f"data.tokenizer={name}: has no {FILE}, so cannot be used here")
+        raise UserError(f"data.tokenizer={name}: has no {FILE} (no fast tokenizer), so it cannot be used")
     roles = {
         role: str(token) for role, token in original.special_tokens_map.items() if isinstance(token, str)
     }
-    return complete(original.backend_tokenizer, roles)
+    return with_special_tokens(original.backend_tokenizer, roles)
 
 
 def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
-    """The tokenizer that a corpus, a checkpoint or `save_pretrained` put into a folder.
+    """Load the tokenizer in the folder of a corpus, of a checkpoint, or of `save_pretrained`.
 
     Raises:
-        UserError: there is none.
+        UserError: the folder contains none.
     """
     if not (Path(folder) / FILE).is_file():
-        raise UserError(f"{folder}: no {FILE} here")
+        raise UserError(f"{folder}: contains no {FILE}")
     return AutoTokenizer.from_pretrained(folder)
 
 
-def complete(backend: Tokenizer, roles: dict[str, str]) -> PreTrainedTokenizerFast:
-    """Wraps a tokenizer, and gives it what it lacks of end-of-text and mask, as new entries at its end.
+def with_special_tokens(backend: Tokenizer, roles: dict[str, str]) -> PreTrainedTokenizerFast:
+    """Wrap a tokenizer; add an end-of-text and a mask token as new entries at its end if it lacks them.
 
     Args:
-        backend: is changed: truncation and padding are taken off.
-        roles: special tokens by role as transformers names them (`eos_token`, ...), where known.
+        backend: changed in place: truncation and padding are disabled.
+        roles: known special tokens by their role in transformers (`eos_token`, ...).
     Raises:
-        UserError: its own vocabulary spells out a special token, so text could be taken for one.
+        UserError: the tokenizer encodes the spelling of a special token as that special token.
     """
     backend.no_truncation()
     backend.no_padding()
@@ -115,19 +115,21 @@ def complete(backend: Tokenizer, roles: dict[str, str]) -> PreTrainedTokenizerFa
     reserved = {tokenizer.eos_token_id, tokenizer.mask_token_id}
     for token in (roles["eos_token"], roles["mask_token"]):
         if any(reserved & set(ids) for ids in encode(tokenizer, [token, f"a{token}b", f"a {token} b"])):
-            raise UserError(f"the tokenizer makes its special token {token} out of text that spells it")
+            raise UserError(
+                f"the tokenizer encodes the text {token} as its special token; use another tokenizer"
+            )
     return tokenizer
 
 
 def encode(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> list[list[int]]:
-    """The ids of each text, without any special token. Multi-threaded; meant for batches."""
+    """Token ids of each text, without special tokens. Multi-threaded; meant for batches."""
     backend = tokenizer.backend_tokenizer
-    backend.encode_special_tokens = True  # "encode their spelling": transformers sets this back on some calls
-    return [one.ids for one in backend.encode_batch_fast(list(texts), add_special_tokens=False)]
+    backend.encode_special_tokens = True  # True: as ordinary text; some calls of transformers reset this
+    return [encoding.ids for encoding in backend.encode_batch_fast(list(texts), add_special_tokens=False)]
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path, name: str) -> TokenizerInfo:
-    """Writes what `AutoTokenizer.from_pretrained(folder)` reads, and describes it."""
+    """Save a tokenizer for `AutoTokenizer.from_pretrained(folder)`; return its properties."""
     tokenizer.save_pretrained(folder)
     return TokenizerInfo(
         eos_id=tokenizer.eos_token_id,
@@ -139,12 +141,12 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path, name: str) 
 
 
 def vocabulary_size(tokenizer: PreTrainedTokenizerFast) -> int:
-    """One more than the largest id: the rows that an embedding needs."""
+    """Largest token id + 1: the number of rows of the embedding."""
     return max(tokenizer.get_vocab().values()) + 1
 
 
 def content_sha256(tokenizer: PreTrainedTokenizerFast) -> str:
-    """Of everything that decides its ids: the same wherever the tokenizer came from."""
+    """SHA-256 of everything that determines the token ids; independent of where the tokenizer was loaded from."""
     text = json.dumps([tokenizer.backend_tokenizer.to_str(), tokenizer.eos_token, tokenizer.mask_token])
     return hashlib.sha256(text.encode()).hexdigest()
 
