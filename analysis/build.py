@@ -32,7 +32,7 @@ from .sections import (
 from .sections.base import ReportData, Section, data_by_budget
 from .sections.summary import missing_pairs, run_counts, summary
 from .stats import comparison, convergence, matched_budget, significance
-from .stats.matched_budget import TERMS, UPDATES
+from .stats.budgets import BUDGETS, UPDATES
 from .tables import Table
 
 SectionBuilder = Callable[[ReportData], Section]
@@ -90,7 +90,7 @@ def build(
     Args:
         resamples: bootstrap resamples of every interval.
         uner: folder with SET/train.iob2 for statistics of the training data, or None.
-        budget: the matched budget that is shown first, one of TERMS.
+        budget: the matched budget that is shown first, one of BUDGETS.
         sentences: whether to show sentences of the evaluation sets.
     """
     by_budget = data_by_budget(collection, resamples, uner)
@@ -107,7 +107,7 @@ def build(
     return Report(
         title="Zero-shot NER after meta-pretraining: "
         + ", ".join(root.resolve().name for root in collection.roots),
-        notice=DEMO_NOTICE if collection.generated else "",
+        notice=DEMO_NOTICE if collection.has_generated_data else "",
         run_counts=run_counts(collection),
         budget=budget,
         summaries={name: summary(item) for name, item in by_budget.items()},
@@ -135,7 +135,7 @@ def _build_per_budget(builder: SectionBuilder, by_budget: Iterable[ReportData], 
             else:
                 section = built
             sections[data.budget] = section.for_budget(data.budget)
-    return [sections[budget] for budget in TERMS]
+    return [sections[budget] for budget in BUDGETS]
 
 
 def _definitions(_: ReportData) -> Section:

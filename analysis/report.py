@@ -35,7 +35,7 @@ from .build import Report, build
 from .figures import rendering
 from .load.collect import Collection, collect, newest_grid
 from .sections.base import Section
-from .stats.matched_budget import TERMS, UPDATES
+from .stats.budgets import BUDGETS, UPDATES
 from .tables import FlatCell, Table
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
@@ -53,7 +53,7 @@ def main(argv: Sequence[str]) -> None:
     arguments = _parser().parse_args(argv)
     roots = arguments.roots or [newest_grid(RUNS)]
     out = arguments.out or roots[0] / "report"
-    budget = next(name for name in TERMS if name.lower() == arguments.budget)
+    budget = next(name for name in BUDGETS if name.lower() == arguments.budget)
     rendering.begin()
     report = build(read(roots, out), uner=arguments.uner, budget=budget, sentences=not arguments.no_sentences)
     write(report, out)
@@ -88,7 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--budget",
-        choices=[name.lower() for name in TERMS],
+        choices=[name.lower() for name in BUDGETS],
         default=UPDATES,
         help="Matched budget of MAML and vanilla that the page shows first (default: %(default)s).",
     )
@@ -215,7 +215,7 @@ def to_html(report: Report, out: Path) -> str:
         lstrip_blocks=True,
     )
     return environment.get_template("report.html.j2").render(
-        report=report, budgets=TERMS, out=out, markup=Markup
+        report=report, budgets=list(BUDGETS), out=out, markup=Markup
     )
 
 

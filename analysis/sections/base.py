@@ -18,8 +18,9 @@ from markupsafe import Markup
 from ..figures.style import Figure
 from ..load.collect import Collection, with_shared_vanilla
 from ..stats import matched_budget
+from ..stats.budgets import BUDGETS, UPDATES
 from ..stats.comparison import Comparison, comparable_by_set, comparisons, last_steps, pairs
-from ..stats.matched_budget import TERMS, UPDATES, Match
+from ..stats.matched_budget import Match
 from ..stats.significance import RESAMPLES, Scores
 from ..tables import Table
 
@@ -125,9 +126,9 @@ def data_by_budget(
     Returns:
         By budget. The entry of matched updates has all runs; every other one has the matched checkpoints only.
     """
-    scores = Scores(collection.finetuning, resamples)
+    scores = Scores(resamples)
     collection = with_shared_vanilla(collection)  # keeps run folders, which are the keys of `scores`
-    matches = {budget: matched_budget.matches(collection, budget) for budget in TERMS}
-    matched = {budget: matched_budget.matched(collection, matches[budget]) for budget in TERMS}
+    matches = {budget: matched_budget.matches(collection, budget) for budget in BUDGETS}
+    matched = {budget: matched_budget.matched(collection, matches[budget]) for budget in BUDGETS}
     matched[UPDATES] = collection
-    return {budget: ReportData(matched[budget], scores, uner, budget, matches) for budget in TERMS}
+    return {budget: ReportData(matched[budget], scores, uner, budget, matches) for budget in BUDGETS}

@@ -55,15 +55,15 @@ def baselines_table(collection: Collection, scores: Scores) -> Table:
         for name in collection.target_sets()
         if (pairs := comparable([(run, baseline.runs[0]) for run in model.runs], name))
     ]
-    differences = scores.differences([(pairs, name) for _, _, name, pairs in matched])
+    differences = [scores.difference(pairs, name) for _, _, name, pairs in matched]
     rows: list[list[Cell]] = []
     for (model, baseline, name, pairs), difference in zip(matched, differences, strict=True):
         gold_spans = pairs[0][0].sets[name].gold.gold_spans
         cells: list[Cell] = [*model.cells, baseline.setting.scale, name, gold_spans]
         cells += [difference.first.value, difference.second.value, *difference_cells(difference)]
         rows.append([*cells, runs_of(*pairs)])
-    tinted = {index for index, difference in enumerate(differences) if difference.told.excludes_zero}
+    shaded = {index for index, difference in enumerate(differences) if difference.summary.excludes_zero}
     title = "Model minus baseline on the target sets, last checkpoint of each model"
     note = "Shaded rows: the CI excludes 0."
-    table = Table("baselines", title, columns, rows, note, tinted, on_page=len(rows) <= MAX_PAGE_ROWS)
+    table = Table("baselines", title, columns, rows, note, shaded, on_page=len(rows) <= MAX_PAGE_ROWS)
     return table.without_constant(*Group.OPTIONAL)

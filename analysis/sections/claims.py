@@ -9,6 +9,7 @@ from metapt.evaluation.bootstrap import holm
 
 from ..load.collect import Collection
 from ..load.records import FinetuneRun, Setting
+from ..stats.budgets import UPDATES
 from ..stats.comparison import (
     DIFFERENCE_COLUMNS,
     Average,
@@ -18,7 +19,6 @@ from ..stats.comparison import (
     difference_cells,
     last_steps,
 )
-from ..stats.matched_budget import UPDATES
 from ..stats.significance import Difference, Scores
 from ..tables import RUNS, Cell, Column, Table
 from .base import ReportData, Section
@@ -67,14 +67,14 @@ def claims(data: ReportData, names: Iterable[str]) -> list[Claim]:
     chosen = set(names)
     found = last_steps([item for item in data.comparisons if item.set_name in chosen])
     means = averages(found, _system)
-    corrected = holm([item.both.p for item in means])
-    return [Claim(item, p, verdict(item.both, p)) for item, p in zip(means, corrected, strict=True)]
+    corrected = holm([item.difference.p for item in means])
+    return [Claim(item, p, verdict(item.difference, p)) for item, p in zip(means, corrected, strict=True)]
 
 
 def verdict(difference: Difference, corrected_p: float) -> str:
     """What the CI and the corrected p allow to conclude."""
-    low, high = difference.told.interval
-    if corrected_p < LEVEL and difference.told.excludes_zero:
+    low, high = difference.summary.interval
+    if corrected_p < LEVEL and difference.summary.excludes_zero:
         return EFFECT
     return NEGLIGIBLE if low > -SMALL and high < SMALL else INCONCLUSIVE
 
@@ -88,12 +88,12 @@ def _claims_table(families: dict[str, list[Claim]]) -> Table:
         for claim in family:
             item = claim.average
             cells: list[Cell] = [group, *item.key, claim.verdict, item.vanilla.value, item.maml.value]
-            cells += [*difference_cells(item.both), claim.corrected_p, len(item.comparisons)]
+            cells += [*difference_cells(item.difference), claim.corrected_p, len(item.comparisons)]
             rows.append([*cells, _set_names(item.comparisons), item.runs])
-    tinted = {index for index, row in enumerate(rows) if EFFECT in row}
+    shaded = {index for index, row in enumerate(rows) if EFFECT in row}
     note = "Shaded rows: an effect. p values are corrected within each group."
     title = "MAML minus vanilla, by variant and tuning"
-    return Table("claims", title, columns, rows, note, tinted).without_constant("scale", "variant")
+    return Table("claims", title, columns, rows, note, shaded).without_constant("scale", "variant")
 
 
 def variants(collection: Collection, scores: Scores, names: Sequence[str]) -> list[Average]:
@@ -118,7 +118,7 @@ def _variants_table(data: ReportData) -> Table:
     for group, names in set_groups(data.collection).items():
         for item in variants(data.collection, data.scores, names):
             cells: list[Cell] = [group, *item.key, item.vanilla.value, item.maml.value]
-            cells += [*difference_cells(item.both), len(item.comparisons)]
+            cells += [*difference_cells(item.difference), len(item.comparisons)]
             rows.append([*cells, _set_names(item.comparisons), item.runs])
     title = f"MAML: each variant minus {BASE}"
     note = "Descriptive: p values are not corrected."

@@ -15,7 +15,7 @@ def matches_section(data: ReportData) -> Section:
         "MAML and vanilla are compared at matched updates, tokens, FLOPs and seconds. The switch at the top of the page selects "
         "the budget."
     ]
-    table = matched_budget.terms_table([match for matches in data.matches.values() for match in matches])
+    table = matched_budget.matches_table([match for matches in data.matches.values() for match in matches])
     if not table.rows:
         text.append("Needed: a MAML and a vanilla run of one scale and seed, and fine-tuning runs of both.")
     return Section("matched_budgets", "Matched budgets", text, tables=[table])

@@ -48,25 +48,25 @@ def f1_table(collection: Collection, scores: Scores, comparisons: Sequence[Compa
     columns = [*map(Column, Group.HEADS), *(Column(_set_head(collection, name)) for name in names), RUNS]
     by_setting = {(item.setting, item.set_name): item for item in comparisons}
     rows: list[list[Cell]] = []
-    tinted = set()
+    shaded = set()
     for group in groups(collection):
         means = [_mean(group.runs, name, scores.value) for name in names]
         rows.append([*group.cells, *means, runs_of(group.runs)])
         items = [by_setting.get((group.setting, name)) for name in names]
         if group.objective == "maml" and any(items):
-            tinted.add(len(rows))
+            shaded.add(len(rows))
             rows.append(_difference_row(group, items))
     if rows and not any(run.setting.scale == "particle" for run in collection.finetuning if run.is_baseline):
         rows.append(_rule_row(collection, names))
     note = "Number of gold spans in brackets. Difference: MAML minus vanilla, paired by seed."
     title = "Micro-F1 by system and evaluation set"
-    return Table("f1", title, columns, rows, note, tinted).without_constant(*Group.OPTIONAL)
+    return Table("f1", title, columns, rows, note, shaded).without_constant(*Group.OPTIONAL)
 
 
 def _difference_row(group: Group, items: Sequence[Comparison | None]) -> list[Cell]:
     """The row of MAML minus vanilla, given the comparison on each set."""
     compared = [item for item in items if item is not None]
-    values = [item.difference.value if item else None for item in items]
+    values = [item.difference.summary.value if item else None for item in items]
     seeds = max(item.seeds for item in compared)
     return [*group.cells[:-2], "difference", seeds, *values, runs_of(*(item.runs for item in compared))]
 
@@ -88,7 +88,7 @@ def intervals_table(collection: Collection, scores: Scores) -> Table:
         for name in collection.set_names()
         if (runs := [run for run in group.runs if name in run.sets])
     ]
-    means = scores.means([(runs, name) for _, name, runs in scored])
+    means = [scores.mean(runs, name) for _, name, runs in scored]
     rows: list[list[Cell]] = []
     for (group, name, runs), estimate in zip(scored, means, strict=True):
         gold = runs[0].sets[name].gold

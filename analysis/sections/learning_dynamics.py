@@ -1,108 +1,102 @@
-"""What happened during pretraining: curves over four budgets, and MAML against vanilla at equal budgets."""
+"""Pretraining: held-out perplexity at matched budgets, episodes, and learning dynamics."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from ..load.collect import Collection, pretraining_key
+from ..figures import curves
+from ..load.collect import Collection
 from ..load.records import PretrainRun
-from ..stats.run_refs import runs_of
+from ..load.schema import ATTENTION, FEED_FORWARD
+from ..run_refs import runs_of
+from ..stats.budgets import BUDGETS, EDGE_FRACTION, eval_losses, pretraining_pairs, start_and_end
 from ..tables import RUNS, Cell, Column, Table
-
-BUDGETS = {"updates": "step", "tokens": "tokens_total", "FLOPs": "flops_total", "seconds": "seconds_total"}
-EDGE_SHARE = 0.10
-ATTENTION = ("q", "k", "v", "o")
-FEED_FORWARD = ("gate", "up", "down")
+from .base import ReportData, Section
 
 DEFINITION = (
-    "Pretraining: the language-model loss is that of autoregressive steps alone (an episode's loss is another quantity and "
-    "is never mixed in); held-out perplexity is measured on text kept apart. A comparison at an equal budget takes the "
-    "largest budget that both runs reached and interpolates each run's held-out loss linearly between its measurements. "
-    f"Episodes: support loss over the inner steps and accuracies, means over the first and the last {EDGE_SHARE:.0%} of the "
-    "episode steps; chance is 1 / N."
+    "Pretraining: the next-token loss is that of next-token updates only; losses of episodes are never included. Held-out perplexity "
+    "is measured on documents that are not trained on. At a matched budget, both runs are compared at the largest budget that both "
+    "reached; the held-out loss of each is interpolated linearly between measurements. Episodes: losses and accuracies are means over "
+    f"the first and the last {EDGE_FRACTION:.0%} of the episode updates; chance is 1 / N."
 )
 
 
-def eval_losses_of(run: PretrainRun) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """(budget name to its value, loss in nats per token) at every held-out measurement, both [measurements]."""
-    totals = budgets(run)
-    steps = run.eval["step"]
-    at = np.searchsorted(totals["updates"], steps)
-    known = np.isin(steps, totals["updates"])
-    axes = {name: values[at[known]] for name, values in totals.items()}
-    return axes, run.eval["eval_loss_nats"][known]
-
-
-def budgets(run: PretrainRun) -> dict[str, np.ndarray]:
-    """What had been spent, by budget name, after each update [1 + updates]; before the first one nothing."""
-    kinds = (run.lm, run.episodes, run.skipped)
-    steps = np.concatenate([[0.0], *(kind["step"] for kind in kinds)])
-    order = np.argsort(steps, kind="stable")
-    return {
-        name: np.concatenate([[0.0], *(kind[field] for kind in kinds)])[order]
-        for name, field in BUDGETS.items()
-    }
-
-
-def language_model_loss(run: PretrainRun) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """(budget name to its value, loss in nats per token) at every autoregressive step, both [steps]."""
-    axes = {name: run.lm[field] for name, field in BUDGETS.items()}
-    return axes, run.lm["lm_loss_nats"]
-
-
-def pretraining_pairs(collection: Collection) -> list[tuple[PretrainRun, PretrainRun]]:
-    """(MAML, vanilla) of equal scale, variant, seed and corpus."""
-    vanilla = {pretraining_key(run): run for run in collection.pretraining if run.objective == "vanilla"}
-    maml = (run for run in collection.pretraining if run.objective == "maml")
-    return [(run, vanilla[pretraining_key(run)]) for run in maml if pretraining_key(run) in vanilla]
-
-
-def budgets_table(collection: Collection) -> Table:
-    """Held-out perplexity of each pair at the largest common number of updates, tokens, FLOPs and seconds."""
-    columns = [
-        Column("scale"),
-        Column("variant"),
-        Column("seed"),
-        Column("at equal"),
-        Column("budget", 3, significant=True),
+def section(data: ReportData) -> Section:
+    collection = data.collection
+    tables = [perplexity_table(collection), episodes_table(collection), dynamics_table(collection)]
+    figures = [
+        *curves.pretraining(collection),
+        *curves.episodes(collection),
+        *curves.dynamics(collection),
     ]
-    columns += [Column("perplexity vanilla", 2), Column("perplexity MAML", 2), Column("ratio", 4), RUNS]
+    text = [_skipped_updates(collection) if collection.pretraining else "Needed: a finished pretraining run."]
+    if not any(len(run.dynamics) > 1 for run in collection.pretraining):
+        text.append(
+            "Needed for learning dynamics: runs with `train.dynamics_every` and at least two measurements."
+        )
+    return Section("pretraining", "Pretraining and learning dynamics", text, figures, tables)
+
+
+def _skipped_updates(collection: Collection) -> str:
+    counts = {run.path.name: len(run.skipped["step"]) for run in collection.pretraining}
+    parts = [f"{count} in {name}" for name, count in counts.items() if count]
+    return f"Updates skipped because of a non-finite loss or gradient: {', '.join(parts) or 'none'}."
+
+
+def perplexity_table(collection: Collection) -> Table:
+    """Held-out perplexity of each pair of runs at the largest common number of updates, tokens, FLOPs and seconds."""
+    columns = [Column("scale"), Column("variant"), Column("seed"), Column("matched budget")]
+    columns += [Column("value", 3, significant=True), Column("vanilla perplexity", 2)]
+    columns += [Column("MAML perplexity", 2), Column("MAML / vanilla", 4), RUNS]
     rows: list[list[Cell]] = []
     for maml, vanilla in pretraining_pairs(collection):
-        (new_axes, new), (old_axes, old) = eval_losses_of(maml), eval_losses_of(vanilla)
-        if not (len(new) and len(old)):
+        if not (len(maml.eval["step"]) and len(vanilla.eval["step"])):
             continue
-        for name in BUDGETS:
-            budget = min(new_axes[name][-1], old_axes[name][-1])
-            losses = [
-                float(np.interp(budget, axes[name], loss))
-                for axes, loss in ((old_axes, old), (new_axes, new))
+        for budget in BUDGETS:
+            value, losses = _losses_at_common_budget(maml, vanilla, budget)
+            cells: list[Cell] = [maml.scale, maml.variant, maml.seed, budget, value]
+            cells += [
+                float(np.exp(losses[1])),
+                float(np.exp(losses[0])),
+                float(np.exp(losses[0] - losses[1])),
             ]
-            cells: list[Cell] = [maml.scale, maml.variant, maml.seed, name, float(budget)]
-            cells += [*(float(np.exp(loss)) for loss in losses), float(np.exp(losses[1] - losses[0]))]
             rows.append([*cells, runs_of(vanilla, maml)])
-    note = "Ratio below 1: MAML's held-out perplexity is the lower one."
-    title = "Held-out perplexity at equal budgets"
-    return Table("equal_budgets", title, columns, rows, note).without_constant("variant", "seed")
+    note = "A ratio below 1 means that MAML has the lower perplexity."
+    title = "Held-out perplexity at matched budgets"
+    table = Table("perplexity_at_matched_budgets", title, columns, rows, note)
+    return table.without_constant("variant", "seed")
 
 
-def edges(count: int) -> dict[str, slice]:
-    """The first and the last tenth of `count` lines (at least one each)."""
-    size = max(1, int(EDGE_SHARE * count))
-    return {"start": slice(0, size), "end": slice(count - size, count)}
+def _losses_at_common_budget(
+    maml: PretrainRun, vanilla: PretrainRun, budget: str
+) -> tuple[float, tuple[float, float]]:
+    """The largest value of a budget that both runs reached, and the (MAML, vanilla) losses in nats at it."""
+    curves = [(spent[budget], losses) for spent, losses in (eval_losses(maml), eval_losses(vanilla))]
+    value = min(float(spent[-1]) for spent, _ in curves)
+    maml_loss, vanilla_loss = (float(np.interp(value, *curve)) for curve in curves)
+    return value, (maml_loss, vanilla_loss)
 
 
 def episodes_table(collection: Collection) -> Table:
-    """What the inner loop achieved, at the start and at the end of pretraining."""
-    heads = ("scale", "variant", "seed", "part of training", "episodes")
-    columns = [Column(head) for head in heads]
-    columns += [Column("support loss before"), Column("support loss after")]
-    columns += [Column("support accuracy before"), Column("support accuracy after")]
-    columns += [Column("query loss"), Column("query accuracy"), Column("chance"), RUNS]
+    """Losses and accuracies of the episodes at the start and at the end of pretraining."""
+    heads = (
+        "scale",
+        "variant",
+        "seed",
+        "part of training",
+        "episodes",
+        "support loss before",
+        "support loss after",
+        "support accuracy before",
+        "support accuracy after",
+        "query loss",
+        "query accuracy",
+        "chance",
+    )
     rows: list[list[Cell]] = []
     for run in collection.pretraining:
         count = len(run.episodes["step"])
-        for part, chosen in edges(count).items() if count else ():
+        for part, chosen in start_and_end(count).items() if count else ():
             means = {field: values[chosen].mean(axis=0) for field, values in run.episodes.items()}
             cells: list[Cell] = [run.scale, run.variant, run.seed, part, len(range(count)[chosen])]
             for field in ("support_loss_nats", "support_accuracy"):
@@ -110,24 +104,33 @@ def episodes_table(collection: Collection) -> Table:
             cells += [float(means["query_loss_nats"]), float(means["query_accuracy"]), 1 / run.n_way]
             rows.append([*cells, runs_of(run)])
     note = "Before and after the inner loop; losses in nats."
-    return Table("episodes", "Episodes", columns, rows, note).without_constant("variant", "seed")
+    table = Table("episodes", "Episodes", [*map(Column, heads), RUNS], rows, note)
+    return table.without_constant("variant", "seed")
 
 
-def measurements_table(collection: Collection) -> Table:
+def dynamics_table(collection: Collection) -> Table:
     """Effective ranks, attention entropy and the probe episode at the first and the last measurement of each run."""
-    columns = [Column("scale"), Column("variant"), Column("objective"), Column("seed"), Column("step")]
-    columns += [Column("effective rank, attention"), Column("effective rank, feed-forward")]
-    columns += [Column("attention entropy"), Column("probe support accuracy"), Column("probe query accuracy")]
-    columns += [RUNS]
+    heads = (
+        "scale",
+        "variant",
+        "objective",
+        "seed",
+        "step",
+        "effective rank, attention",
+        "effective rank, feed-forward",
+        "attention entropy",
+        "probe support accuracy",
+        "probe query accuracy",
+    )
     rows: list[list[Cell]] = []
     for run in collection.pretraining:
-        lines = run.dynamics
-        for line in (lines[0], lines[-1]) if lines else ():
+        for line in (run.dynamics[0], run.dynamics[-1]) if run.dynamics else ():
             cells: list[Cell] = [run.scale, run.variant, run.objective, run.seed, line.step]
             cells += [line.rank(ATTENTION), line.rank(FEED_FORWARD), line.entropy]
             rows.append([*cells, line.adapted("support"), line.adapted("query"), runs_of(run)])
     note = (
-        "Means over blocks, heads and kinds of matrix. The proportional effective rank is 1 where all directions count alike; "
-        "the entropy is a share of that of uniform attention; the probe is one episode, never trained on, after adaptation."
+        "Means over blocks, attention heads and kinds of matrix. The proportional effective rank is 1 if all directions are used "
+        "equally; the entropy is relative to uniform attention; the probe is a fixed episode that is never trained on, after adaptation."
     )
-    return Table("dynamics", "Learning dynamics", columns, rows, note).without_constant("variant", "seed")
+    table = Table("dynamics", "Learning dynamics", [*map(Column, heads), RUNS], rows, note)
+    return table.without_constant("variant", "seed")

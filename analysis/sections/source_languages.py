@@ -18,7 +18,7 @@ DIFFERENCE = "MAML minus vanilla"
 PANELS = {
     "vanilla": lambda item: item.vanilla.value,
     "MAML": lambda item: item.maml.value,
-    DIFFERENCE: lambda item: item.difference.value,
+    DIFFERENCE: lambda item: item.difference.summary.value,
 }
 
 

@@ -8,8 +8,8 @@ from statistics import median
 from ..load.collect import Collection
 from ..run_refs import counted, runs_of
 from ..stats import matched_budget
+from ..stats.budgets import UPDATES
 from ..stats.comparison import Comparison, averages, balanced
-from ..stats.matched_budget import UPDATES
 from ..stats.significance import Difference, average_difference
 from .base import ReportData
 
@@ -39,7 +39,7 @@ def missing_pairs(data: ReportData) -> str:
     if data.budget == UPDATES:
         return "MAML and vanilla cannot be compared: no MAML and vanilla run are otherwise identical."
     needed = (
-        matched_budget.told(data.matches[data.budget])
+        matched_budget.needed_checkpoints(data.matches[data.budget])
         or "a MAML and a vanilla pretraining run of the same scale, and fine-tuning runs of both"
     )
     return (
@@ -52,9 +52,9 @@ def _main_result(data: ReportData) -> str:
     comparisons = data.final_comparisons
     pairs = len(runs_of(*(item.runs for item in comparisons))) // 2
     names = sorted({item.set_name for item in comparisons})
-    difference = average_difference(item.both for item in comparisons)
-    above = sum(item.difference.interval[0] > 0 for item in comparisons)
-    below = sum(item.difference.interval[1] < 0 for item in comparisons)
+    difference = average_difference(item.difference for item in comparisons)
+    above = sum(item.difference.summary.interval[0] > 0 for item in comparisons)
+    below = sum(item.difference.summary.interval[1] < 0 for item in comparisons)
     return (
         f"At matched {data.budget}, {counted(pairs, 'pair')} of runs compare MAML with vanilla. On {', '.join(names)}, the mean "
         f"difference in micro-F1 (MAML minus vanilla) is {_estimate(difference)}: {_verdict(difference)}. "
@@ -65,7 +65,7 @@ def _main_result(data: ReportData) -> str:
 
 
 def _verdict(difference: Difference) -> str:
-    low, high = difference.told.interval
+    low, high = difference.summary.interval
     if low > 0:
         return "MAML is better on these sets and seeds"
     if high < 0:
@@ -79,7 +79,7 @@ def _by_scale(comparisons: Sequence[Comparison]) -> list[str]:
     if len(means) < 2:
         return []
     clauses = [
-        f"{item.key[0]} {_estimate(item.both)}{'' if item.both.told.excludes_zero else ' (inconclusive)'}"
+        f"{item.key[0]} {_estimate(item.difference)}{'' if item.difference.summary.excludes_zero else ' (inconclusive)'}"
         for item in means
     ]
     return [f"By scale: {'; '.join(clauses)}."]
@@ -101,8 +101,8 @@ def _limits(comparisons: Sequence[Comparison]) -> str:
 
 
 def _estimate(difference: Difference) -> str:
-    low, high = difference.told.interval
-    return f"{_points(difference.told.value)} points, 95 % CI [{_points(low)}, {_points(high)}]"
+    low, high = difference.summary.interval
+    return f"{_points(difference.summary.value)} points, 95 % CI [{_points(low)}, {_points(high)}]"
 
 
 def _points(f1: float) -> str:
