@@ -17,7 +17,7 @@ import numpy as np
 import yaml
 
 from metapt.data.iob2 import TYPES, spans
-from metapt.evaluation.span_f1 import count
+from metapt.evaluation.span_f1 import span_counts
 from metapt.runs import Run
 
 SETS = {
@@ -128,7 +128,7 @@ def _tagged(gold: Sequence[str], skill: float, draw: np.random.Generator) -> lis
 def _counts(gold: Sequence[str], tags: Sequence[str]) -> np.ndarray:
     """[types, (correct, predicted, gold)]"""
     sides = [[span for span in spans(side) if span[0] == kind] for kind in TYPES for side in (tags, gold)]
-    return count(sides[::2], sides[1::2])
+    return span_counts(sides[::2], sides[1::2])
 
 
 def _figures(correct: int, predicted: int, gold: int) -> dict[str, Any]:

@@ -37,7 +37,7 @@ from metapt.data import demo
 from metapt.data.iob2 import TAGS
 from metapt.data.tokenizers import train_tokenizer
 from metapt.models.decoder import build_decoder
-from metapt.tagger.encoding import Reading
+from metapt.tagger.encoding import EncodingSettings
 from metapt.tagger.model import Tagger, TagLayer
 from metapt.tagger.serialization import save_tagger
 
@@ -59,7 +59,7 @@ def write_tagger(folder: Path, size: str, tokenizer: PreTrainedTokenizerBase) ->
     decoder = build_decoder(shape, seed=0, eos_id=tokenizer.eos_token_id).model
     layer = TagLayer(shape.hidden_size, TAGS, "crf", dropout=0.1)
     folder.mkdir()
-    save_tagger(folder, Tagger(decoder, layer, "first"), tokenizer, Reading(prefix_space=True, max_len=128))
+    save_tagger(folder, Tagger(decoder, layer, "first"), tokenizer, EncodingSettings(prefix_space=True, max_len=128))
 
 
 def write_encoder(folder: Path, config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> None:

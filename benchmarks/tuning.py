@@ -10,20 +10,22 @@ from metapt.config import commandline
 from metapt.data import demo
 from metapt.data.labelled_sets import open_collection
 from metapt.data.tokenizers import train_tokenizer
-from metapt.finetuning.progress import Progress
+from metapt.finetuning.progress import FinetuneLog
+from metapt.finetuning.resume import FinetuneCheckpoints
 from metapt.finetuning.run_finetuning import weights_sha256
-from metapt.finetuning.tuner import Tuning
+from metapt.finetuning.setup import build_setup
+from metapt.finetuning.tuner import Tuner
 from metapt.models.decoder import build_decoder
-from metapt.runs import MetricsWriter, Run
+from metapt.runs import Run
 from metapt.training.signals import StopRequest
 
 
-class Recomputing(Tuning):
+class Recomputing(Tuner):
     """Knows nothing of frozen features: each epoch computes those of what it trains and scores on."""
 
-    def _epoch(self, metrics: MetricsWriter | None, progress: Progress) -> None:
-        self._frozen_features()
-        super()._epoch(metrics, progress)
+    def _epoch(self, metrics: FinetuneLog | None) -> None:
+        self._compute_frozen_features()
+        super()._epoch(metrics)
 
 
 Case = tuple[str, Callable[[], object], str, Callable[[], object]]
@@ -39,7 +41,7 @@ def head_only(folder: Path) -> list[Case]:
     train_tokenizer(demo.documents(size_bytes=100_000), 2000).save_pretrained(model)
     numbers = count()
 
-    def tuned(kind: type[Tuning], *more: str) -> Callable[[], object]:
+    def tuned(kind: type[Tuner], *more: str) -> Callable[[], object]:
         def tune() -> None:
             words = [f"checkpoint={model}", "source=sk_demo", "data=demo", "data.max_train_sentences=100"]
             words += ["ner.patience=10", f"run_dir={folder / f'run{next(numbers)}'}", *more]
@@ -47,11 +49,13 @@ def head_only(folder: Path) -> list[Case]:
             run = Run(config.run_dir)
             run.path.mkdir()
             collection = open_collection(config.data)
-            kind(config, run, model, collection, StopRequest(), weights_sha256(model)).train()
+            setup = build_setup(config, run, model, collection, StopRequest(), weights_sha256(model))
+            checkpoints = FinetuneCheckpoints(run, setup.processes, setup.trained, setup.optimizer)
+            kind(setup, checkpoints).train()
 
         return tune
 
-    once, cached = tuned(Tuning), tuned(Tuning, f"ner.cache_dir={folder / 'cache'}")
+    once, cached = tuned(Tuner), tuned(Tuner, f"ner.cache_dir={folder / 'cache'}")
     name = "head-only tuning, ten epochs"
     return [
         (f"{name}, word features computed once", once, "the decoder in every epoch", tuned(Recomputing)),

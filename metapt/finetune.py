@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from metapt.config import FinetuneConfig, commandline
 from metapt.errors import run_command
+from metapt.training.experiment_trackers import require_packages
 from metapt.training.signals import StopRequest
 
 
@@ -16,13 +17,12 @@ def main(argv: Sequence[str]) -> None:
         UserError: an error in the arguments, the model or the data, or the folder holds another run.
         Interrupted: a signal arrived, and a checkpoint was saved.
     """
-    stop = (
-        StopRequest().listen()
-    )  # first: during the slow imports below a signal would otherwise kill the process
+    stop = StopRequest().listen()  # before the slow imports, during which a signal would kill the process
     config: FinetuneConfig = commandline.load("finetune", argv)
+    require_packages(config.log)
     from metapt.finetuning.run_finetuning import (
-        finetune,  # imports torch, so only after the arguments are checked
-    )
+        finetune,
+    )  # imports torch, so only after the arguments are checked
 
     finetune(config, stop)
 

@@ -13,11 +13,11 @@ from seqeval.metrics import f1_score
 from seqeval.scheme import IOB2, Entities
 
 from analysis.load.records import Evaluation, GoldSet
-from analysis.load.span_matching import FATES, LENGTHS, Gold, packed
+from analysis.load.span_matching import OUTCOMES, LENGTHS, Gold, packed
 from analysis.sections.error_analysis import tally
 from metapt.data.iob2 import spans
 from metapt.evaluation.bootstrap import micro_f1
-from metapt.evaluation.span_f1 import Span, count
+from metapt.evaluation.span_f1 import Span, span_counts
 
 Spans = Sequence[Sequence[Span]]
 TAGS = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
@@ -39,7 +39,7 @@ def test_spans_are_those_of_seqeval_in_strict_mode(tags: list[str]) -> None:
 @given(sentence_pairs)
 def test_micro_f1_is_that_of_seqeval(pairs: list[tuple[list[str], list[str]]]) -> None:
     gold, predicted = ([list(pair[side]) for pair in pairs] for side in (0, 1))
-    counts = count([spans(tags) for tags in predicted], [spans(tags) for tags in gold])
+    counts = span_counts([spans(tags) for tags in predicted], [spans(tags) for tags in gold])
     expected = f1_score(gold, predicted, mode="strict", scheme=IOB2, zero_division=0)
     np.testing.assert_allclose(micro_f1(counts.sum(axis=0)), expected)
 
@@ -74,7 +74,7 @@ def evaluated(gold: Spans, predicted: Spans, words: Sequence[int]) -> Evaluation
     golden = GoldSet("x", ids, tuple(("w",) * count for count in words), tuple(map(tuple, gold)))
     [matches] = Gold([(gold, words)]).matches(list(map(packed, predicted)))
     found = Evaluation.of(golden, matches, {})
-    assert (found.counts == count(predicted, gold)).all()
+    assert (found.counts == span_counts(predicted, gold)).all()
     return found
 
 
@@ -84,7 +84,7 @@ def test_every_gold_span_has_exactly_one_fate() -> None:
     for gold, predicted in itertools.product(distinct, repeat=2):
         found = tally([evaluated([gold], [predicted], [4])])
         assert found == expected_tally([gold], [predicted])
-        assert sum(found[size, name] for size in LENGTHS for name in FATES) == len(gold)
+        assert sum(found[size, name] for size in LENGTHS for name in OUTCOMES) == len(gold)
 
 
 @given(sentence_pairs)

@@ -12,7 +12,7 @@ from scipy import stats
 
 from analysis.stats.significance import Difference, Estimate, average, average_difference, over_seeds
 from metapt.evaluation.bootstrap import (
-    detectable_difference,
+    minimum_detectable_effect,
     f1_samples,
     micro_f1,
     p_value,
@@ -77,7 +77,7 @@ def test_the_difference_of_a_system_and_itself_is_exactly_zero() -> None:
     counts = np.repeat(made_up(1, 50), 2, axis=0)
     one, other = estimates(counts)
     assert (one - other).interval == (0, 0)
-    assert not Difference(one, other, np.zeros(1)).told.excludes_zero
+    assert not Difference(one, other, np.zeros(1)).summary.excludes_zero
 
 
 def test_pairing_narrows_the_interval_of_a_difference() -> None:
@@ -96,7 +96,7 @@ def test_a_set_without_gold_spans_has_no_interval() -> None:
     assert np.isnan(samples).all()
     unknown = Estimate(np.nan, samples[0])
     assert np.isnan(unknown.interval).all()
-    assert not Difference(unknown, unknown, samples[0]).told.excludes_zero
+    assert not Difference(unknown, unknown, samples[0]).summary.excludes_zero
 
 
 def test_relative_gain_is_undefined_where_the_reference_is_zero() -> None:
@@ -172,7 +172,7 @@ def test_p_and_interval_agree_with_scipy() -> None:
     assert found.p == pytest.approx(test.pvalue, abs=0.01)
     bootstrap = stats.bootstrap(hits, gap, paired=True, method="percentile", n_resamples=9999, rng=draw)
     assert found.estimate.interval == pytest.approx(tuple(bootstrap.confidence_interval), abs=0.0126)
-    assert found.told.detectable == pytest.approx(
+    assert found.summary.mde == pytest.approx(
         (stats.norm.ppf(0.975) + stats.norm.ppf(0.8)) * bootstrap.standard_error, rel=0.04
     )
 
@@ -207,7 +207,7 @@ def test_changing_sides_turns_the_sign(sentences: int, seed: int) -> None:
     np.testing.assert_allclose(one.estimate.samples, -other.estimate.samples)
     np.testing.assert_allclose(one.swapped, -other.swapped, atol=1e-12)
     assert one.p == other.p
-    assert one.told.detectable == pytest.approx(other.told.detectable, nan_ok=True)
+    assert one.summary.mde == pytest.approx(other.summary.mde, nan_ok=True)
 
 
 def test_the_order_of_sentences_is_noise_within_the_draws() -> None:
@@ -231,7 +231,7 @@ def test_swaps_depend_on_the_seed_and_the_set_only() -> None:
 def test_equal_systems_differ_by_nothing_and_no_power_is_claimed() -> None:
     same = difference(np.repeat(made_up(1, 20), 2, axis=0))
     assert same.p == 1
-    assert np.isnan(same.told.detectable)
+    assert np.isnan(same.summary.mde)
 
 
 @pytest.mark.parametrize("sentences", [50, 150])
@@ -266,7 +266,7 @@ def test_the_detectable_difference_is_found_four_times_in_five() -> None:
         first, second = np.split(f1_samples(pairs(count, gap), "power", resamples=600), 2)
         return first - second
 
-    detectable = float(np.mean([detectable_difference(row) for row in gaps(100, 0.05)]))
+    detectable = float(np.mean([minimum_detectable_effect(row) for row in gaps(100, 0.05)]))
     intervals = [percentile_interval(row) for row in gaps(600, detectable)]
     assert np.mean([low > 0 for low, _ in intervals]) == pytest.approx(0.8, abs=0.07)
 

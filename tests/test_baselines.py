@@ -14,9 +14,10 @@ from ner_world import labelled, write_collection
 
 from analysis import report
 from metapt import baseline as command
+from metapt.baseline_names import TRAINED_BASELINES
 from metapt.data.iob2 import TAGS, Sentence, spans, to_iob2
 from metapt.errors import UserError
-from metapt.evaluation.baselines import BASELINES, Training, shape, surface_features
+from metapt.evaluation.baselines import BASELINES, TrainingData, surface_features, word_shape
 from metapt.evaluation.span_f1 import span_scores
 from metapt.files import read_jsonl
 from metapt.runs import Run
@@ -26,7 +27,7 @@ VOCABULARY = ["si", "Ni", "kay", "kang", "Maria", "Juan", "bata", "sa", "Cebu", 
 
 def tags(name: str, text: str) -> str:
     sentence = Sentence("x", tuple(text.split()), ("O",) * len(text.split()))
-    return " ".join(BASELINES[name].fit(Training([], Path()))(sentence).predicted)
+    return " ".join(BASELINES[name](TrainingData([], Path()))(sentence).predicted)
 
 
 @pytest.mark.parametrize(
@@ -64,18 +65,18 @@ def test_rules_give_valid_tags_and_the_one_with_more_particles_finds_more(
 
 def test_majority_is_each_words_most_frequent_tag(tmp_path: Path) -> None:
     train = labelled(60, 1)
-    annotate = BASELINES["majority"].fit(Training(train, tmp_path / "unused"))
+    annotate = BASELINES["majority"](TrainingData(train, tmp_path / "unused"))
     pairs = Counter((word, tag) for each in train for word, tag in zip(each.words, each.tags, strict=True))
     for sentence in [*labelled(20, 2), Sentence("new", ("Zzyx", "Cruz"), ("O", "O"))]:
         expected = [max(TAGS, key=lambda tag, word=word: pairs[word, tag]) for word in sentence.words]  # type: ignore[misc]
         assert annotate(sentence).predicted == list(to_iob2(expected))
     assert annotate(Sentence("new", ("Zzyx", "Cruz"), ("O", "O"))).predicted == ["O", "B-PER"]
     tied = [Sentence("a", ("x",), ("B-LOC",)), Sentence("b", ("x",), ("B-PER",))]
-    assert BASELINES["majority"].fit(Training(tied, tmp_path))(tied[0]).predicted == ["B-PER"]
+    assert BASELINES["majority"](TrainingData(tied, tmp_path))(tied[0]).predicted == ["B-PER"]
 
 
 def test_shapes_and_features() -> None:
-    assert [shape(word) for word in ("McDonald-2", "CEBU", "nag-aral", "12:30", "...")] == [
+    assert [word_shape(word) for word in ("McDonald-2", "CEBU", "nag-aral", "12:30", "...")] == [
         "XxXx-0", "X", "x-x", "0:0", ".",
     ]  # fmt: skip
     first, last = surface_features(["Si", "Ana"])
@@ -86,7 +87,7 @@ def test_shapes_and_features() -> None:
 
 def test_the_crf_learns_and_its_probabilities_are_marginals(tmp_path: Path) -> None:
     pytest.importorskip("pycrfsuite")
-    annotate = BASELINES["crf"].fit(Training(labelled(80, 1), tmp_path / "crf"))
+    annotate = BASELINES["crf"](TrainingData(labelled(80, 1), tmp_path / "crf"))
     test = labelled(20, 2)
     assert span_scores([each.tags for each in test], [annotate(each).predicted for each in test])["f1"] > 0.95
     words = test[0].words
@@ -98,7 +99,7 @@ def test_the_crf_learns_and_its_probabilities_are_marginals(tmp_path: Path) -> N
     assert [sum(column) for column in zip(*shares, strict=True)] == pytest.approx([1] * len(words), abs=1e-5)
     best = [TAGS[max(range(7), key=column.__getitem__)] for column in zip(*shares, strict=True)]
     assert best == annotate(test[0]).predicted
-    only = BASELINES["crf"].fit(Training([Sentence("x", ("a", "b"), ("O", "O"))], tmp_path / "few"))
+    only = BASELINES["crf"](TrainingData([Sentence("x", ("a", "b"), ("O", "O"))], tmp_path / "few"))
     assert only(Sentence("y", ("c",), ("B-PER",))).gold_logprob == [pytest.approx(math.log(1e-300))]
 
 
@@ -108,7 +109,7 @@ def test_the_command_writes_a_run_that_the_report_shows(
     data = f"data.uner_dir={write_collection(tmp_path / 'uner')}"
     folders = {name: tmp_path / "grid" / "baseline" / name for name in BASELINES}
     for name, folder in folders.items():
-        source = ["source=aa_one"] if BASELINES[name].learns else []
+        source = ["source=aa_one"] if name in TRAINED_BASELINES else []
         command.main([f"name={name}", data, f"run_dir={folder}", *source])
     assert "bb_two: F1 0.000 (0.000 to 0.000)" in capsys.readouterr().out  # the rule of particles finds none
     result = Run(folders["crf"]).result()
@@ -124,7 +125,7 @@ def test_the_command_writes_a_run_that_the_report_shows(
     assert Run(folders["capitals"]).result()["source_sets"] == []
     before = Run(folders["crf"]).result_file.read_bytes()
     command.main(["name=crf", "source=aa_one", data, f"run_dir={folders['crf']}"])
-    assert "done already" in capsys.readouterr().out
+    assert "already done" in capsys.readouterr().out
     assert Run(folders["crf"]).result_file.read_bytes() == before
     with pytest.raises(UserError, match=r"c1: recorded 0\.1, requested 1\.0"):
         command.main(["name=crf", "source=aa_one", "c1=1", data, f"run_dir={folders['crf']}"])
@@ -144,7 +145,7 @@ def test_a_part_of_the_training_sentences(tmp_path: Path) -> None:
     ("words", "message"),
     [
         (["name=crf"], "source is required with name=crf"),
-        (["name=particle", "source=aa_one"], "is a rule and learns nothing"),
+        (["name=particle", "source=aa_one"], "is a rule and is not trained"),
         (["name=best"], "name=best: must be one of particle"),
         (["name=particle", "data.uner_dir=/nowhere"], "no such folder"),
     ],

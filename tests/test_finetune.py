@@ -17,10 +17,10 @@ from tuned import assert_same, outcome, tune, words
 
 from metapt.errors import UserError
 from metapt.finetuning import tuner as tuning_module
-from metapt.finetuning.tuner import Tuning
+from metapt.finetuning.tuner import Tuner
 from metapt.runs import Run
-from metapt.tagger.encoding import EncodedSet, word_features
-from metapt.tagger.model import load_base
+from metapt.tagger.encoding import EncodedSet, WordFeatures, word_features
+from metapt.tagger.model import load_base_model
 from metapt.tagger.serialization import load_tagger
 
 
@@ -37,7 +37,7 @@ def test_head_only_learns_and_leaves_the_decoder_alone(world: Path, tmp_path: Pa
     run = tune(world, tmp_path / "run", f"ner.head={head}", "ner.max_epochs=6", "ner.subword_pooling=last")
     assert run.result()["dev_f1"] > 0.6
     before, after = (
-        load_base(world / "model").state_dict(),
+        load_base_model(world / "model").state_dict(),
         load_tagger(run.tagger_dir)[0].decoder.state_dict(),
     )
     assert before.keys() == after.keys()
@@ -46,7 +46,7 @@ def test_head_only_learns_and_leaves_the_decoder_alone(world: Path, tmp_path: Pa
 
 def test_full_tuning_changes_the_decoder(world: Path, full_run: Run) -> None:
     before, after = (
-        load_base(world / "model").state_dict(),
+        load_base_model(world / "model").state_dict(),
         load_tagger(full_run.tagger_dir)[0].decoder.state_dict(),
     )
     assert not any(torch.equal(before[name], after[name]) for name in before if "proj" in name)
@@ -110,8 +110,8 @@ def test_predictions_are_those_of_the_saved_tagger(world: Path, head_run: Run) -
         with torch.no_grad():
             states = tagger.decoder(torch.tensor([list(chain(*by_word))])).last_hidden_state[0, starts]
             emissions, length = tagger.layer.linear(states)[None], torch.tensor([len(by_word)])
-            decoded = tagger.layer.sequence.decode(emissions, length)[0]
-            marginals = tagger.layer.sequence.log_marginals(emissions, length)[0]
+            decoded = tagger.layer.ner_head.decode(emissions, length)[0]
+            marginals = tagger.layer.ner_head.log_marginals(emissions, length)[0]
         assert [tagger.layer.tags[tag] for tag in decoded] == line["predicted"]
         gold = [
             float(row[tagger.layer.tags.index(tag)]) for row, tag in zip(marginals, line["gold"], strict=True)
@@ -122,23 +122,25 @@ def test_predictions_are_those_of_the_saved_tagger(world: Path, head_run: Run) -
 def test_frozen_features_give_the_same_steps_as_recomputing(
     world: Path, head_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = Tuning._step
+    real = Tuner._step
 
-    def step(self: Tuning, chosen: np.ndarray) -> tuple[float, bool]:
-        rows = self.train_set.words(chosen)
+    def step(self: Tuner, batch: np.ndarray) -> tuple[float, bool]:
+        data, tagger = self.setup.train.together, self.setup.tagger
+        rows = data.word_rows(batch)
         now = EncodedSet(
-            [self.train_set.windows[number] for number in chosen],
-            self.train_set.tags[rows],
-            self.train_set.lengths[torch.from_numpy(chosen)],
-            0,
-            0,
+            [data.windows[number] for number in batch],
+            data.tags[rows],
+            data.lengths[torch.from_numpy(batch)],
+            sentences_cut=0,
+            words_cut=0,
         )
-        self.train_features = torch.full((len(self.train_set.tags), 32), torch.nan)
-        self.train_features[rows] = word_features(self.tagger, now, 3, self.accelerator)
-        self.forward.train()
-        return real(self, chosen)
+        features = torch.full((len(data.tags), 32), torch.nan)
+        features[rows] = word_features(tagger, now, 3, self.setup.processes.accelerator)
+        self.train_features = WordFeatures([features])
+        self.setup.forward.train()
+        return real(self, batch)
 
-    monkeypatch.setattr(Tuning, "_step", step)
+    monkeypatch.setattr(Tuner, "_step", step)
     again = tune(world, tmp_path / "run", "ner.max_epochs=6")
     losses = [
         [line["loss_nats"] for line in run.metrics() if line["kind"] == "train"] for run in (head_run, again)
@@ -174,7 +176,7 @@ def test_a_finished_run_is_left_alone(world: Path, head_run: Run, capsys: pytest
         path: path.stat().st_mtime_ns for path in head_run.path.rglob("*") if path != head_run.lock_file
     }
     tune(world, head_run.path, "ner.max_epochs=6")
-    assert "done already" in capsys.readouterr().out
+    assert "already done" in capsys.readouterr().out
     assert before == {
         path: path.stat().st_mtime_ns for path in head_run.path.rglob("*") if path != head_run.lock_file
     }
@@ -203,7 +205,7 @@ def test_training_sentences_are_limited_and_cut_and_counted(
     assert 0 < result["train_sentences_cut"] < 20
     assert result["train_words_cut"] >= result["train_sentences_cut"]
     told = capsys.readouterr().out
-    assert f"{result['train_sentences_cut']} of 20 sentences, {result['train_words_cut']} words" in told
+    assert f"{result['train_sentences_cut']} of 20 sentences; {result['train_words_cut']} words" in told
     assert result["sets"]["aa_one"]["words"] == sum(
         len(json.loads(line)["words"])
         for line in (run.predictions_dir / "aa_one.jsonl").read_text().splitlines()
@@ -230,8 +232,8 @@ def test_tuned_on_one_collection_and_evaluated_on_described_corpora_too(
     assert (counts["news"], counts["quiet"]) == ((4, 2), (2, 0))
     assert result["sets"]["quiet"]["f1"] == 0
     told = capsys.readouterr().err
-    assert "quiet test has no entity" in told
-    assert "news test has no entity" not in told
+    assert "quiet test has no entities" in told
+    assert "news test has no entities" not in told
     with pytest.raises(UserError, match=r"data\.corpora: 1 mistake"):
         tune(world, tmp_path / "wrong", "data.corpora=[cebuano]")
 

@@ -14,7 +14,7 @@ from ner_world import labelled, write_checkpoint
 from tuned import Killed, assert_same, die_after, tune
 
 from metapt.data.iob2 import write_iob2
-from metapt.finetuning import tuner as tuning_module
+from metapt.finetuning import features as features_module
 from metapt.runs import Run
 from metapt.tagger.encoding import EncodedSet, word_features
 from metapt.tagger.model import Tagger
@@ -28,7 +28,7 @@ def count_calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         counts.append(len(encoded.tags))
         return word_features(tagger, encoded, *more)
 
-    monkeypatch.setattr(tuning_module, "word_features", counted)
+    monkeypatch.setattr(features_module, "word_features", counted)
     return counts
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import signal
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 from tuned import Killed, assert_same, die_after, tune
 
 from metapt.errors import Interrupted
-from metapt.finetuning import tuner as tuning_module
+from metapt.finetuning import features, score_sets, tuner
 from metapt.runs import Run
 from metapt.training.signals import StopRequest
 
@@ -37,15 +38,15 @@ def test_killed_and_resumed_is_as_uninterrupted(
     assert_same(tune(world, tmp_path / "run", *more), head_run if tuning == "head_only" else full_run)
 
 
-def stop_at(monkeypatch: pytest.MonkeyPatch, name: str) -> StopRequest:
-    """A request to stop that comes when `name` is called in the module of the loop."""
-    stop, real = StopRequest(), getattr(tuning_module, name)
+def stop_at(monkeypatch: pytest.MonkeyPatch, module: ModuleType, name: str) -> StopRequest:
+    """Send a stop request when the function `name` is called in a module."""
+    stop, real = StopRequest(), getattr(module, name)
 
-    def told(*args: Any, **kwargs: Any) -> Any:
-        stop._remember(signal.SIGTERM, None)
+    def signalled(*args: Any, **kwargs: Any) -> Any:
+        stop._record(signal.SIGTERM, None)
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(tuning_module, name, told)
+    monkeypatch.setattr(module, name, signalled)
     return stop
 
 
@@ -54,7 +55,7 @@ def test_a_signal_saves_in_the_middle_of_an_epoch(
 ) -> None:
     for step in (1, 2):
         with monkeypatch.context() as patch:
-            stop = stop_at(patch, "epoch_batches")
+            stop = stop_at(patch, tuner, "epoch_batches")
             with pytest.raises(Interrupted, match=f"step {step}"):
                 tune(world, tmp_path / "run", "ner.max_epochs=6", stop=stop)
         assert [done for done, _ in Run(tmp_path / "run").checkpoints()] == [step]
@@ -66,7 +67,7 @@ def test_a_signal_ends_the_computing_of_frozen_features(
 ) -> None:
     more = ("ner.max_epochs=6", f"ner.cache_dir={tmp_path / 'cache'}")
     with monkeypatch.context() as patch:
-        stop = stop_at(patch, "word_features")
+        stop = stop_at(patch, features, "word_features")
         with pytest.raises(Interrupted, match="word features"):
             tune(world, tmp_path / "run", *more, stop=stop)
     assert not list((tmp_path / "cache").glob("*/"))
@@ -81,7 +82,7 @@ def test_killed_while_evaluating_trains_nothing_again(
         def die(*_: object) -> None:
             raise Killed
 
-        patch.setattr(tuning_module, "write_predictions", die)
+        patch.setattr(score_sets, "write_predictions", die)
         with pytest.raises(Killed):
             tune(world, tmp_path / "run", "ner.max_epochs=6")
     assert not Run(tmp_path / "run").is_done

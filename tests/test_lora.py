@@ -12,7 +12,7 @@ from tuned import Killed, assert_same, die_after, tune
 from metapt.errors import UserError
 from metapt.finetuning.lora import merged, with_adapters
 from metapt.runs import Run
-from metapt.tagger.model import load_base
+from metapt.tagger.model import load_base_model
 from metapt.tagger.serialization import load_tagger
 
 LORA = ("tuning=lora", "ner.lora_rank=2", "ner.lr=0.02", "ner.max_epochs=4")
@@ -26,7 +26,7 @@ def lora_run(world: Path) -> Run:
 def test_lora_learns_low_rank_changes_and_saves_an_ordinary_decoder(world: Path, lora_run: Run) -> None:
     losses = [line["loss_nats"] for line in lora_run.metrics() if line["kind"] == "train"]
     assert losses[-1] < losses[0] / 3
-    before = load_base(world / "model").state_dict()
+    before = load_base_model(world / "model").state_dict()
     after = load_tagger(lora_run.tagger_dir)[0].decoder.state_dict()
     assert before.keys() == after.keys()
     for name, value in before.items():
@@ -49,8 +49,8 @@ def test_lora_resumes_to_the_same_weights(
 
 
 def test_merged_adapters_give_the_same_vectors(world: Path) -> None:
-    base, subwords = load_base(world / "model"), torch.arange(40).reshape(2, 20)
-    decoder = with_adapters(load_base(world / "model"), 3, 6.0, seed=0)
+    base, subwords = load_base_model(world / "model"), torch.arange(40).reshape(2, 20)
+    decoder = with_adapters(load_base_model(world / "model"), 3, 6.0, seed=0)
     with torch.no_grad():
         untouched = decoder(input_ids=subwords).last_hidden_state
         torch.testing.assert_close(untouched, base(input_ids=subwords).last_hidden_state)

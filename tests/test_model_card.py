@@ -19,10 +19,10 @@ from metapt.data import DEMO_NOTICE, demo
 from metapt.data.iob2 import TAGS
 from metapt.data.labelled_sets import ALL_SETS
 from metapt.data.licences import SETS, shared_licence
-from metapt.evaluation.span_f1 import scored
+from metapt.evaluation.span_f1 import set_scores
 from metapt.finetuning.model_card import model_card
-from metapt.tagger.encoding import Reading
-from metapt.tagger.model import Tagger, TagLayer, load_base
+from metapt.tagger.encoding import EncodingSettings
+from metapt.tagger.model import Tagger, TagLayer, load_base_model
 from metapt.tagger.serialization import save_tagger
 
 WORDS = '["Pumunta", "si", "Maria", "sa", "Cebu", "."]'  # in the code of the card
@@ -53,7 +53,7 @@ def result_of(sources: list[str], tests: list[str], **more: Any) -> dict[str, An
         "generated_data": False,
         "source_sets": sources,
         "custom_sets": {},
-        "sets": {name: scored(name, "test", sentences, guesses) for name in tests},
+        "sets": {name: set_scores(name, "test", sentences, guesses) for name in tests},
         **more,
     }
 
@@ -133,8 +133,8 @@ def test_its_code_gives_the_taggers_tags_without_metapt(
     for parameter in layer.parameters():
         torch.nn.init.normal_(parameter)
     (tmp_path / "tagger").mkdir()
-    made = Tagger(load_base(write_checkpoint(tmp_path / "model")), layer, subword_pooling)
-    save_tagger(tmp_path / "tagger", made, make_tokenizer(), Reading(prefix_space, max_len=128))
+    made = Tagger(load_base_model(write_checkpoint(tmp_path / "model")), layer, subword_pooling)
+    save_tagger(tmp_path / "tagger", made, make_tokenizer(), EncodingSettings(prefix_space, max_len=128))
     _, text = card_of(
         result_of(["en_ewt"], []), head=head, subword_pooling=subword_pooling, prefix_space=prefix_space
     )

@@ -18,8 +18,8 @@ from seqeval.scheme import IOB2
 
 from metapt.data.iob2 import STANDARD_TYPES, TAGS, Sentence, spans, to_iob2
 from metapt.evaluation.bootstrap import micro_f1
-from metapt.evaluation.predictions import Annotation, write_predictions
-from metapt.evaluation.span_f1 import conlleval_spans, count, scored, span_scores
+from metapt.evaluation.predictions import SentencePrediction, write_predictions
+from metapt.evaluation.span_f1 import conlleval_spans, set_scores, span_counts, span_scores
 
 
 def rows_like(size: int, valid: bool) -> st.SearchStrategy[list[str]]:
@@ -52,7 +52,7 @@ def test_equals_seqeval(pair: tuple[list[list[str]], list[list[str]]]) -> None:
         found = span_scores(gold, predicted, find)
         assert (found["precision"], found["recall"], found["f1"]) == pytest.approx(expected[:3])
         assert (
-            micro_f1(count(*(list(map(find, side)) for side in (predicted, gold))).sum(axis=0)) == found["f1"]
+            micro_f1(span_counts(*(list(map(find, side)) for side in (predicted, gold))).sum(axis=0)) == found["f1"]
         )
 
 
@@ -112,18 +112,18 @@ def test_figures_of_a_worked_example() -> None:
 def test_the_entry_of_a_set() -> None:
     """One of four names is tagged with an inner tag only, which conlleval counts and strict IOB2 does not."""
     gold = [Sentence(str(number), ("ni", "Ana"), ("O", "B-PER")) for number in range(4)]
-    found = scored("tl", "test", gold, [["O", "B-PER"], ["O", "B-PER"], ["O", "I-PER"], ["O", "O"]])
+    found = set_scores("tl", "test", gold, [["O", "B-PER"], ["O", "B-PER"], ["O", "I-PER"], ["O", "O"]])
     assert (found["sentences"], found["words"], found["gold_spans"]) == (4, 8, 4)
     assert (found["f1"], found["conlleval"]["f1"]) == pytest.approx((2 * 2 / 6, 2 * 3 / 7))
     low, high = found["f1_interval"]
     assert 0 <= low < found["f1"] < high == 1
-    nothing = scored("tl", "test", [Sentence("1", ("a",), ("O",))], [["O"]])
+    nothing = set_scores("tl", "test", [Sentence("1", ("a",), ("O",))], [["O"]])
     assert all(math.isnan(bound) for bound in nothing["f1_interval"])
 
 
 def test_predictions_file(tmp_path: Path) -> None:
     sentence = Sentence("s1", ("Si", "Niño"), ("O", "B-PER"))
-    annotations = [Annotation(["O", "O"], [-0.25, -2.0]), Annotation(["O", "B-PER"], None)]
+    annotations = [SentencePrediction(["O", "O"], [-0.25, -2.0]), SentencePrediction(["O", "B-PER"], None)]
     write_predictions(tmp_path / "p" / "tl.jsonl", [sentence] * 2, annotations)
     assert [
         json.loads(line) for line in (tmp_path / "p" / "tl.jsonl").read_text(encoding="utf-8").splitlines()

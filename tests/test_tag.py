@@ -31,8 +31,8 @@ from metapt.inference.formatting import bracketed, coloured
 from metapt.inference.streams import column_sentences, lines_as_they_come, text_sentences
 from metapt.inference.word_splitting import word_offsets
 from metapt.tagger import encoding
-from metapt.tagger.encoding import Reading
-from metapt.tagger.model import Tagger, TagLayer, load_base
+from metapt.tagger.encoding import EncodingSettings
+from metapt.tagger.model import Tagger, TagLayer, load_base_model
 from metapt.tagger.serialization import save_tagger
 from metapt.training.signals import StopRequest
 
@@ -62,8 +62,8 @@ def random_tagger(folder: Path, head: str) -> EntityTagger:
     for parameter in layer.parameters():
         torch.nn.init.normal_(parameter, std=0.5)
     (folder / "tagger").mkdir()
-    made = Tagger(load_base(write_checkpoint(folder / "model")), layer, "first")
-    save_tagger(folder / "tagger", made, make_tokenizer(), Reading(prefix_space=True, max_len=64))
+    made = Tagger(load_base_model(write_checkpoint(folder / "model")), layer, "first")
+    save_tagger(folder / "tagger", made, make_tokenizer(), EncodingSettings(prefix_space=True, max_len=64))
     return metapt.load_tagger(folder / "tagger")
 
 
@@ -153,14 +153,14 @@ def test_sentences_longer_than_a_window_and_than_a_group(
     assert expected[0].tags[:5] == ("B-PER", "O", "O", "B-LOC", "O")
     assert expected[1].tags == tagger.tag([TEXT])[0].tags
     monkeypatch.setattr(entity_tagger, "WORDS_AT_ONCE", 10)
-    monkeypatch.setattr(encoding, "REMEMBERED", 2)
+    monkeypatch.setattr(encoding, "MAX_CACHED_WORDS", 2)
     assert [each.tags for each in tagger.tag([text, TEXT])] == [each.tags for each in expected]
 
 
 @torch.no_grad()
 def brute_force(emissions: Tensor, tagger: EntityTagger, kind: str, begin: int, end: int) -> float:
     """The share of all tag sequences' probability that has this very span."""
-    sequence, total = tagger.tagger.layer.sequence, 0.0
+    sequence, total = tagger.tagger.layer.ner_head, 0.0
     length = torch.tensor([len(emissions)])
     for path in itertools.product(range(len(TAGS)), repeat=len(emissions)):
         tags = [TAGS[tag] for tag in path]
@@ -186,7 +186,7 @@ def test_the_probability_of_an_entity_is_that_of_all_tag_sequences_that_have_it(
             [entity_tagger.Sentence("", sentence.words, ("O",) * len(sentence.words))],
             tagger.word_tokenizer,
             64,
-            cut=False,
+            truncate=False,
         )
         emissions = tagger.tagger.layer.linear(encoding.word_features(tagger.tagger, encoded, 1)).detach()
         for each in sentence.entities:
@@ -316,14 +316,14 @@ def test_mistakes_are_told(run_dir: Path, tmp_path: Path, capsys: pytest.Capture
     for words, message in (
         (["Maria"], "checkpoint is required"),
         ([f"chekpoint={run_dir}"], "did you mean checkpoint"),
-        ([f"checkpoint={run_dir}", "x=1 says Maria"], "after -- it would be a text"),
+        ([f"checkpoint={run_dir}", "x=1 says Maria"], "After --, it is a text"),
         ([f"checkpoint={run_dir}", "format=xml"], "text, json, iob2"),
         ([f"checkpoint={run_dir}", "input=-", "Maria"], "not both"),
         ([f"checkpoint={run_dir}", "input=/nowhere"], "no such file"),
         ([f"checkpoint={run_dir}", f"input={tmp_path / 'bad.txt'}"], "bad.txt:2: not UTF-8"),
         (["checkpoint=/nowhere", "Maria"], "neither a fine-tuning run nor"),
         ([f"checkpoint={begun}", "Maria"], "not finished"),
-        ([f"checkpoint={run_dir.parent / 'model'}", "Maria"], "not a tagger's folder"),
+        ([f"checkpoint={run_dir.parent / 'model'}", "Maria"], "not a tagger folder"),
     ):
         with pytest.raises(UserError, match=message):
             tag.main(words)

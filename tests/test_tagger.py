@@ -28,15 +28,15 @@ from metapt.data.iob2 import TAGS, Sentence, read_iob2
 from metapt.errors import UserError
 from metapt.tagger.crf import SoftmaxHead
 from metapt.tagger.encoding import (
-    Reading,
+    EncodingSettings,
     WordTokenizer,
     collate,
     encode,
     epoch_batches,
-    windows,
+    split_into_windows,
     word_features,
 )
-from metapt.tagger.model import Tagger, TagLayer, load_base, unpacked
+from metapt.tagger.model import Tagger, TagLayer, load_base_model, pad_packed
 from metapt.tagger.serialization import load_tagger, save_tagger
 
 LONG_TEXT = "Maria lives in Davao City and Juan Cruz works for the Red Cross"
@@ -53,25 +53,25 @@ def make_tagger(checkpoint: Path, subword_pooling: str = "first", head: str = "c
     layer = TagLayer(32, TAGS, head, dropout=0.1)
     for parameter in layer.parameters():
         torch.nn.init.normal_(parameter)
-    return Tagger(load_base(checkpoint), layer, subword_pooling).eval()
+    return Tagger(load_base_model(checkpoint), layer, subword_pooling).eval()
 
 
 def test_a_word_has_the_pieces_that_the_tokenizer_gives_it_alone() -> None:
     tokenizer = make_tokenizer()
     words = ["Maria", "Zzyx", "Maria", "日本", "a b"]
     for prefix in (True, False):
-        found = WordTokenizer(tokenizer, prefix, most=64)(words)
+        found = WordTokenizer(tokenizer, prefix, max_subwords=64)(words)
         assert found == [tokenizer.encode(" " * prefix + word, add_special_tokens=False) for word in words]
         assert [tokenizer.decode(subwords).strip() for subwords in found] == words
     assert (
-        WordTokenizer(tokenizer, True, most=2)(["Zzyxabc"])[0]
-        == WordTokenizer(tokenizer, True, most=64)(["Zzyxabc"])[0][:2]
+        WordTokenizer(tokenizer, True, max_subwords=2)(["Zzyxabc"])[0]
+        == WordTokenizer(tokenizer, True, max_subwords=64)(["Zzyxabc"])[0][:2]
     )
 
 
 def test_a_word_without_a_piece_gets_one_so_that_nothing_shifts() -> None:
     tokenizer = make_tokenizer()
-    word_tokenizer = WordTokenizer(tokenizer, False, most=64)
+    word_tokenizer = WordTokenizer(tokenizer, False, max_subwords=64)
     assert word_tokenizer(["Maria", NOTHING, "Cebu"]) == [
         *word_tokenizer(["Maria"]),
         [tokenizer.eos_token_id],
@@ -79,7 +79,7 @@ def test_a_word_without_a_piece_gets_one_so_that_nothing_shifts() -> None:
     ]
     tokenizer.eos_token = None
     with pytest.raises(UserError, match="eos_token"):
-        WordTokenizer(tokenizer, False, most=64)
+        WordTokenizer(tokenizer, False, max_subwords=64)
 
 
 @settings(max_examples=200, deadline=None)
@@ -90,7 +90,7 @@ def test_windows_read_every_word_once_with_context(max_len: int, data: st.DataOb
         np.arange(sum(sizes)), np.cumsum(sizes)[:-1]
     )  # a subword is its own place in the sentence
     read = []
-    for window in windows(subwords, max_len):
+    for window in split_into_windows(subwords, max_len):
         assert len(window.subwords) <= max_len
         for first, last in zip(window.firsts, window.lasts, strict=True):
             read.append(window.subwords[first : last + 1].tolist())
@@ -100,14 +100,14 @@ def test_windows_read_every_word_once_with_context(max_len: int, data: st.DataOb
 
 
 def test_sentences_that_fit_are_one_window() -> None:
-    assert [len(windows([[1], [2, 3], [4]], max_len)) for max_len in (4, 5, 128)] == [1, 1, 1]
+    assert [len(split_into_windows([[1], [2, 3], [4]], max_len)) for max_len in (4, 5, 128)] == [1, 1, 1]
 
 
 def test_cut_sentences_are_counted_and_whole_words_kept() -> None:
-    word_tokenizer = WordTokenizer(make_tokenizer(), True, most=8)
+    word_tokenizer = WordTokenizer(make_tokenizer(), True, max_subwords=8)
     short = Sentence("short", ("Maria", "lives"), ("B-PER", "O"))
-    cut, whole = (encode([LONG, short], word_tokenizer, 16, cut=choice) for choice in (True, False))
-    assert (cut.num_cut, whole.num_cut) == (1, 0)
+    cut, whole = (encode([LONG, short], word_tokenizer, 16, truncate=choice) for choice in (True, False))
+    assert (cut.sentences_cut, whole.sentences_cut) == (1, 0)
     assert whole.lengths.tolist() == [39, 2]
     kept = int(cut.lengths[0])
     sizes = np.cumsum([len(each) for each in word_tokenizer(LONG.words)])
@@ -126,9 +126,9 @@ def test_real_sets_lose_no_word(name: str) -> None:
         pytest.skip(f"{path} is not there")
     sentences = read_iob2(path)
     tokenizer = PreTrainedTokenizerFast(tokenizer_file=tokenizer_file, eos_token="<|endoftext|>")
-    word_tokenizer = WordTokenizer(tokenizer, True, most=16)
+    word_tokenizer = WordTokenizer(tokenizer, True, max_subwords=16)
     encoded = encode(
-        sentences, word_tokenizer, 32, cut=False
+        sentences, word_tokenizer, 32, truncate=False
     )  # short windows, so that many sentences need several
     assert encoded.tags.tolist() == [TAGS.index(tag) for sentence in sentences for tag in sentence.tags]
     read = [
@@ -143,9 +143,9 @@ def test_real_sets_lose_no_word(name: str) -> None:
 @pytest.mark.parametrize("subword_pooling", ["first", "last", "mean"])
 def test_word_vectors_are_the_states_of_the_words_own_pieces(checkpoint: Path, subword_pooling: str) -> None:
     tagger = make_tagger(checkpoint, subword_pooling)
-    word_tokenizer = WordTokenizer(make_tokenizer(), True, most=64)
+    word_tokenizer = WordTokenizer(make_tokenizer(), True, max_subwords=64)
     sentences = [*labelled(7, 5), LONG, Sentence("odd", ("Qwertyuiop", "日本"), ("O", "O"))]
-    encoded = encode(sentences, word_tokenizer, 256, cut=False)
+    encoded = encode(sentences, word_tokenizer, 256, truncate=False)
     packed = word_features(tagger, encoded, 4, Accelerator())
     expected = []
     for sentence in sentences:
@@ -162,13 +162,13 @@ def test_word_vectors_are_the_states_of_the_words_own_pieces(checkpoint: Path, s
     rows = torch.cat(
         [packed[ends[number] - len(sentences[number].words) : ends[number]] for number in chosen]
     )
-    torch.testing.assert_close(packed[encoded.words(chosen)], rows)
+    torch.testing.assert_close(packed[encoded.word_rows(chosen)], rows)
 
 
 def test_windows_change_nothing_before_the_first_border_and_lose_no_word(checkpoint: Path) -> None:
     tagger = make_tagger(checkpoint)
-    word_tokenizer = WordTokenizer(make_tokenizer(), True, most=8)
-    whole, split = (encode([LONG], word_tokenizer, max_len, cut=False) for max_len in (256, 16))
+    word_tokenizer = WordTokenizer(make_tokenizer(), True, max_subwords=8)
+    whole, split = (encode([LONG], word_tokenizer, max_len, truncate=False) for max_len in (256, 16))
     assert len(split.windows) > 3
     features = [word_features(tagger, encoded, 2, Accelerator()) for encoded in (whole, split)]
     assert len(features[1]) == len(LONG.words)
@@ -178,7 +178,7 @@ def test_windows_change_nothing_before_the_first_border_and_lose_no_word(checkpo
 
 
 def test_epoch_batches_hold_every_sentence_once_and_depend_on_seed_and_epoch_alone() -> None:
-    encoded = encode(labelled(333, 6), WordTokenizer(make_tokenizer(), True, most=64), 128, cut=True)
+    encoded = encode(labelled(333, 6), WordTokenizer(make_tokenizer(), True, max_subwords=64), 128, truncate=True)
     batches = epoch_batches(encoded, 4, seed=1, epoch=2)
     assert sorted(np.concatenate(batches)) == list(range(333))
     assert [len(batch) for batch in batches].count(4) == 83
@@ -195,19 +195,19 @@ def test_epoch_batches_hold_every_sentence_once_and_depend_on_seed_and_epoch_alo
 @pytest.mark.parametrize("head", ["crf", "softmax"])
 def test_the_loss_is_the_negative_log_likelihood_per_word(checkpoint: Path, head: str) -> None:
     tagger = make_tagger(checkpoint, head=head)
-    encoded = encode(labelled(5, 7), WordTokenizer(make_tokenizer(), True, most=64), 128, cut=True)
+    encoded = encode(labelled(5, 7), WordTokenizer(make_tokenizer(), True, max_subwords=64), 128, truncate=True)
     loss = tagger(collate(encoded.windows), encoded.tags, encoded.lengths)
     features = word_features(tagger, encoded, 2, Accelerator())
     for number in range(5):
-        words, length = encoded.words(np.array([number])), encoded.lengths[[number]]
+        words, length = encoded.word_rows(np.array([number])), encoded.lengths[[number]]
         emissions = tagger.layer.linear(features[words])[None]
-        alone = tagger.layer.sequence.log_likelihood(emissions, encoded.tags[words][None], length)
+        alone = tagger.layer.ner_head.log_likelihood(emissions, encoded.tags[words][None], length)
         torch.testing.assert_close(loss[number], -alone[0] / length[0], rtol=1e-4, atol=1e-5)
 
 
 def test_under_bf16_autocast_only_the_decoder_is_in_bf16(checkpoint: Path) -> None:
     tagger = make_tagger(checkpoint)
-    encoded = encode(labelled(3, 8), WordTokenizer(make_tokenizer(), True, most=64), 128, cut=True)
+    encoded = encode(labelled(3, 8), WordTokenizer(make_tokenizer(), True, max_subwords=64), 128, truncate=True)
     batch = collate(encoded.windows)
     with torch.autocast("cpu", torch.bfloat16):
         features, exact = tagger.word_features(batch), torch.randn(int(encoded.lengths.sum()), 32)
@@ -219,7 +219,7 @@ def test_under_bf16_autocast_only_the_decoder_is_in_bf16(checkpoint: Path) -> No
 
 def test_unpacked_places_rows_and_passes_gradients() -> None:
     rows = torch.arange(8.0).reshape(4, 2).requires_grad_()
-    padded = unpacked(rows, torch.tensor([1, 3]))
+    padded = pad_packed(rows, torch.tensor([1, 3]))
     assert padded.tolist() == [[[0, 1], [0, 0], [0, 0]], [[2, 3], [4, 5], [6, 7]]]
     (padded * torch.arange(12.0).reshape(2, 3, 2)).sum().backward()
     assert rows.grad is not None
@@ -228,12 +228,12 @@ def test_unpacked_places_rows_and_passes_gradients() -> None:
 
 @pytest.mark.parametrize("head", ["crf", "softmax"])
 def test_a_saved_tagger_stands_alone(checkpoint: Path, tmp_path: Path, head: str) -> None:
-    tagger = make_tagger(checkpoint, subword="mean", head=head)
-    save_tagger(tmp_path, tagger, make_tokenizer(), Reading(False, 96, before=(1,), after=(2, 3)))
+    tagger = make_tagger(checkpoint, subword_pooling="mean", head=head)
+    save_tagger(tmp_path, tagger, make_tokenizer(), EncodingSettings(False, 96, prefix_tokens=(1,), suffix_tokens=(2, 3)))
     loaded, tokenizer, reading = load_tagger(tmp_path)
     assert (loaded.subword_pooling, loaded.layer.tags, loaded.layer.head_name) == ("mean", TAGS, head)
-    assert (reading, loaded.layer.dropout.p) == (Reading(False, 96, (1,), (2, 3)), 0.1)
-    assert isinstance(loaded.layer.sequence, SoftmaxHead) == (head == "softmax")
+    assert (reading, loaded.layer.dropout.p) == (EncodingSettings(False, 96, (1,), (2, 3)), 0.1)
+    assert isinstance(loaded.layer.ner_head, SoftmaxHead) == (head == "softmax")
     assert not loaded.training
     assert tokenizer.get_vocab() == make_tokenizer().get_vocab()
     state, expected = loaded.state_dict(), tagger.state_dict()
@@ -258,7 +258,7 @@ def test_transformers_own_class_loads_it_with_our_emissions(
         sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
         tagger = Tagger(BertModel(BertConfig(vocab_size=300, **sizes)), tagger.layer, subword_pooling).eval()
         frame = ((1,), (2, 3))
-    reading = Reading(True, 128, *frame)
+    reading = EncodingSettings(True, 128, *frame)
     save_tagger(tmp_path, tagger, make_tokenizer(), reading)
     model, report = AutoModelForTokenClassification.from_pretrained(tmp_path, output_loading_info=True)
     assert type(model).__name__ == f"{family}ForTokenClassification"
@@ -266,7 +266,7 @@ def test_transformers_own_class_loads_it_with_our_emissions(
     assert model.config.label2id == {tag: number for number, tag in enumerate(TAGS)}
     sentences = labelled(4, 9)
     word_tokenizer = reading.word_tokenizer(make_tokenizer())
-    encoded = encode(sentences, word_tokenizer, 128, cut=False)
+    encoded = encode(sentences, word_tokenizer, 128, truncate=False)
     emissions = tagger.layer.linear(word_features(tagger, encoded, 2)).detach()
     found = []
     for sentence in sentences:
@@ -282,7 +282,7 @@ def test_transformers_own_class_loads_it_with_our_emissions(
 
 
 def test_what_is_no_tagger_and_what_is_no_model_is_refused(checkpoint: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="not a tagger's folder"):
+    with pytest.raises(UserError, match="not a tagger folder"):
         load_tagger(checkpoint)
     broken = shutil.copytree(checkpoint, tmp_path / "broken")
     values = json.loads((broken / "config.json").read_text(encoding="utf-8"))
@@ -292,4 +292,4 @@ def test_what_is_no_tagger_and_what_is_no_model_is_refused(checkpoint: Path, tmp
     (tmp_path / "model.safetensors").write_bytes(b"not one")
     (tmp_path / "config.json").write_bytes((checkpoint / "config.json").read_bytes())
     with pytest.raises(UserError, match="cannot be loaded"):
-        load_base(tmp_path)
+        load_base_model(tmp_path)

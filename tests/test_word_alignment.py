@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerFast
 
 from metapt.data.iob2 import TAGS, Sentence
 from metapt.tagger.encoding import WordTokenizer, encode, word_features
-from metapt.tagger.model import Tagger, TagLayer, load_base
+from metapt.tagger.model import Tagger, TagLayer, load_base_model
 
 ODD = [
     "\x00",
@@ -78,7 +78,7 @@ def by_word(tokenizer: PreTrainedTokenizerFast, words: list[str]) -> dict[int, l
 @pytest.mark.parametrize("prefix_space", [True, False])
 def test_pieces_are_those_of_word_ids(name: str, prefix_space: bool) -> None:
     reference, plain = tokenizer_of(name, prefix_space), tokenizer_of(name, False)
-    word_tokenizer = WordTokenizer(plain, prefix_space, most=10_000)
+    word_tokenizer = WordTokenizer(plain, prefix_space, max_subwords=10_000)
     # of a word that the tokenizer drops: the subword of the space before it, or what stands for no subword at all
     nothing = plain.encode(" " * prefix_space, add_special_tokens=False) or [plain.eos_token_id]
 
@@ -96,7 +96,7 @@ def test_a_word_that_spells_a_special_token_is_text() -> None:
     """Also after others were encoded with the tokenizer's default, which would make it the token."""
     tokenizer = tokenizer_of("small", False)
     assert tokenizer.encode("<eos>", add_special_tokens=False) == [tokenizer.eos_token_id]
-    (found,) = WordTokenizer(tokenizer, False, most=99)(["<eos>"])
+    (found,) = WordTokenizer(tokenizer, False, max_subwords=99)(["<eos>"])
     assert tokenizer.eos_token_id not in found
     assert tokenizer.decode(found) == "<eos>"
 
@@ -104,17 +104,17 @@ def test_a_word_that_spells_a_special_token_is_text() -> None:
 def test_a_word_that_vanishes_shifts_nothing() -> None:
     words = ["Maria", NOTHING, "Davao"]
     assert by_word(tokenizer_of("small", False), words).keys() == {0, 2}
-    found = WordTokenizer(tokenizer_of("small", False), False, most=99)(words)
+    found = WordTokenizer(tokenizer_of("small", False), False, max_subwords=99)(words)
     assert [len(each) > 0 for each in found] == [True, True, True]
 
 
 @settings(max_examples=150, deadline=None)
 @given(st.lists(st.lists(WORDS, min_size=1, max_size=20), min_size=1, max_size=3), st.integers(4, 40))
 def test_every_word_is_read_once_with_the_promised_context(texts: list[list[str]], max_len: int) -> None:
-    word_tokenizer = WordTokenizer(tokenizer_of("small", False), True, most=max_len // 2)
+    word_tokenizer = WordTokenizer(tokenizer_of("small", False), True, max_subwords=max_len // 2)
     sentences = [Sentence(str(n), tuple(words), ("O",) * len(words)) for n, words in enumerate(texts)]
-    encoded = encode(sentences, word_tokenizer, max_len, cut=False)
-    assert (encoded.num_cut, encoded.words_cut) == (0, 0)
+    encoded = encode(sentences, word_tokenizer, max_len, truncate=False)
+    assert (encoded.sentences_cut, encoded.words_cut) == (0, 0)
     assert encoded.lengths.tolist() == [len(words) for words in texts]
     windows = iter(encoded.windows)
     for words in texts:
@@ -135,16 +135,16 @@ def test_every_word_is_read_once_with_the_promised_context(texts: list[list[str]
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.lists(WORDS, min_size=1, max_size=20), min_size=1, max_size=4), st.integers(4, 24))
 def test_what_training_cuts_is_counted(texts: list[list[str]], max_len: int) -> None:
-    word_tokenizer = WordTokenizer(tokenizer_of("small", False), True, most=max_len // 2)
+    word_tokenizer = WordTokenizer(tokenizer_of("small", False), True, max_subwords=max_len // 2)
     sentences = [Sentence(str(n), tuple(words), ("O",) * len(words)) for n, words in enumerate(texts)]
-    encoded = encode(sentences, word_tokenizer, max_len, cut=True)
+    encoded = encode(sentences, word_tokenizer, max_len, truncate=True)
     kept = []
     for words in texts:
         sizes = np.cumsum([len(each) for each in word_tokenizer(words)])
         kept.append(int((sizes <= max_len).sum()))
     assert encoded.lengths.tolist() == kept
     lost = [len(words) - left for words, left in zip(texts, kept, strict=True)]
-    assert (encoded.num_cut, encoded.words_cut) == (sum(each > 0 for each in lost), sum(lost))
+    assert (encoded.sentences_cut, encoded.words_cut) == (sum(each > 0 for each in lost), sum(lost))
 
 
 @pytest.mark.parametrize("prefix_space", [True, False])
@@ -153,7 +153,7 @@ def test_vectors_are_those_that_word_ids_point_to(
     tmp_path: Path, subword_pooling: str, prefix_space: bool
 ) -> None:
     """One pass of the decoder over what transformers makes of the list of words."""
-    decoder = load_base(write_checkpoint(tmp_path))
+    decoder = load_base_model(write_checkpoint(tmp_path))
     tagger = Tagger(decoder, TagLayer(32, TAGS, "crf", dropout=0.1), subword_pooling).eval()
     words = ["Maria", "lives", "in", *(word for word in ODD if word != NOTHING), "Davao"]
     reference = tokenizer_of("small", prefix_space)
@@ -171,8 +171,8 @@ def test_vectors_are_those_that_word_ids_point_to(
         subword_pooling
     ]
     expected = torch.stack([pick(states[places == word]) for word in range(len(words))])
-    word_tokenizer = WordTokenizer(tokenizer_of("small", False), prefix_space, most=64)
-    encoded = encode([Sentence("1", tuple(words), ("O",) * len(words))], word_tokenizer, 256, cut=False)
+    word_tokenizer = WordTokenizer(tokenizer_of("small", False), prefix_space, max_subwords=64)
+    encoded = encode([Sentence("1", tuple(words), ("O",) * len(words))], word_tokenizer, 256, truncate=False)
     torch.testing.assert_close(
         word_features(tagger, encoded, 4, Accelerator()), expected, rtol=1e-4, atol=1e-5
     )

@@ -11,7 +11,7 @@ import torch
 
 from metapt.config import commandline
 from metapt.finetuning.run_finetuning import finetune
-from metapt.finetuning.tuner import Tuning
+from metapt.finetuning.tuner import Tuner
 from metapt.runs import Run
 from metapt.tagger.serialization import load_tagger
 from metapt.training.signals import StopRequest
@@ -42,14 +42,14 @@ def tune(world: Path, run_dir: Path, *more: str, stop: StopRequest | None = None
 
 def die_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
     """The process dies when it asks for one step more than `steps`."""
-    real = Tuning._step
+    real = Tuner._step
 
-    def step(self: Tuning, chosen: np.ndarray) -> tuple[float, bool]:
+    def step(self: Tuner, batch: np.ndarray) -> tuple[float, bool]:
         if self.state.step == steps:
             raise Killed
-        return real(self, chosen)
+        return real(self, batch)
 
-    monkeypatch.setattr(Tuning, "_step", step)
+    monkeypatch.setattr(Tuner, "_step", step)
 
 
 def outcome(run: Run) -> tuple[dict[str, Any], list[dict[str, Any]], dict[str, torch.Tensor]]:

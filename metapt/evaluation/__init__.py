@@ -1,1 +1,1 @@
-"""Span F1, bootstrap intervals, prediction files, and the baselines. Imports no torch; the analysis uses this package."""
+"""Span F1, bootstrap intervals, prediction files, and baselines. Imports no torch, so that the analysis can use it."""

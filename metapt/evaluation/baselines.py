@@ -1,8 +1,8 @@
 """Baselines for NER: rules that need no training, and taggers that need no language model.
 
 Tagalog and Cebuano mark personal names by the preceding word: si and ni precede the name of a person, and so do kay
-(Tagalog) and kang (Cebuano) before the recipient or goal. A new baseline is a function and an entry in BASELINES.
-Imports no torch.
+(Tagalog) and kang (Cebuano) before the recipient or goal. A new baseline is a function, an entry in BASELINES, and a
+description in metapt/baseline_names.py. Imports no torch.
 """
 
 from __future__ import annotations
@@ -45,28 +45,17 @@ class TrainingData:
     max_iterations: int = 100
 
 
-@dataclass(frozen=True)
-class Baseline:
-    """A tagger without a language model.
-
-    Attributes:
-        description: one clause, for the report.
-        fit: creates the function that tags a sentence.
-        learns: whether `fit` uses the training sentences.
-    """
-
-    description: str
-    fit: Callable[[TrainingData], PredictSentence]
-    learns: bool
+FitBaseline = Callable[[TrainingData], PredictSentence]
+"""Creates the function that tags a sentence; a rule ignores the training data."""
 
 
-def rule_baseline(description: str, tag_words: TagWords) -> Baseline:
+def rule_baseline(tag_words: TagWords) -> FitBaseline:
     """Create a baseline that needs no training."""
 
     def predict(sentence: Sentence) -> SentencePrediction:
         return SentencePrediction(tag_words(sentence.words), None)
 
-    return Baseline(description, lambda _: predict, learns=False)
+    return lambda _: predict
 
 
 def person_after_particle(particles: frozenset[str]) -> TagWords:
@@ -154,17 +143,10 @@ def word_shape(word: str) -> str:
     return "".join(kind for index, kind in enumerate(kinds) if index == 0 or kinds[index - 1] != kind)
 
 
-BASELINES = {
-    "particle": rule_baseline("the word after si or ni is a person", person_after_particle(RULE_PARTICLES)),
-    "particle_kay": rule_baseline(
-        "the word after si, ni, kay or kang is a person",
-        person_after_particle(RULE_PARTICLES | GOAL_PARTICLES),
-    ),
-    "capitals": rule_baseline(
-        "each run of capitalized words, not counting the first word, is a person", capitalized_runs
-    ),
-    "majority": Baseline(
-        "each word's most frequent tag in the source's training set", most_frequent_tag, learns=True
-    ),
-    "crf": Baseline("a CRF on surface features, trained on the source", surface_crf, learns=True),
+BASELINES: dict[str, FitBaseline] = {
+    "particle": rule_baseline(person_after_particle(RULE_PARTICLES)),
+    "particle_kay": rule_baseline(person_after_particle(RULE_PARTICLES | GOAL_PARTICLES)),
+    "capitals": rule_baseline(capitalized_runs),
+    "majority": most_frequent_tag,
+    "crf": surface_crf,
 }

@@ -1,5 +1,6 @@
-"""What a tagger makes of sentences, and the file of it. Imports no numpy: the configuration names the baselines, and
-metapt.status, which reads it, is asked often.
+"""The predictions of a tagger for labelled sentences, and the file that stores them.
+
+Imports neither torch nor numpy: `metapt status` must start fast.
 """
 
 from __future__ import annotations
@@ -14,26 +15,30 @@ from metapt.files import write_atomically
 
 
 @dataclass(frozen=True)
-class Annotation:
-    """What a tagger makes of one sentence: a tag for each word, and log p of each word's gold tag, in nats.
+class SentencePrediction:
+    """The predicted tags of one sentence.
 
-    gold_logprob is None for a tagger without probabilities.
+    Attributes:
+        predicted: a tag per word.
+        gold_logprob: log-probability of each word's gold tag, in nats; None for a tagger without probabilities.
     """
 
     predicted: list[str]
     gold_logprob: list[float] | None
 
 
-def write_predictions(path: Path, sentences: Sequence[Sentence], annotations: Sequence[Annotation]) -> None:
-    """One JSON object a line: id, words, gold, predicted, gold_logprob (docs/design.md)."""
+def write_predictions(
+    path: Path, sentences: Sequence[Sentence], predictions: Sequence[SentencePrediction]
+) -> None:
+    """Write one JSON object per line with the keys id, words, gold, predicted and gold_logprob."""
     lines = []
-    for sentence, annotation in zip(sentences, annotations, strict=True):
-        logprobs = annotation.gold_logprob
+    for sentence, prediction in zip(sentences, predictions, strict=True):
+        logprobs = prediction.gold_logprob
         values = {
             "id": sentence.id,
             "words": sentence.words,
             "gold": sentence.tags,
-            "predicted": annotation.predicted,
+            "predicted": prediction.predicted,
             "gold_logprob": logprobs and [round(value, 6) for value in logprobs],
         }
         lines.append(json.dumps(values, ensure_ascii=False, allow_nan=False) + "\n")

@@ -41,7 +41,7 @@ def run_baseline(config: BaselineConfig) -> None:
     with run.locked():
         if run.is_done:
             run.check_identity(identity(config), fingerprints)
-            print(f"{run.path}: already finished")
+            print(f"{run.path}: already done")
             return
         run.start(identity(config), fingerprints, asdict(config))
         result = _result(config, run, collection, sources, eval_sets)
@@ -67,7 +67,7 @@ def _result(
     chosen = sample_indices(len(train), config.data.max_train_sentences, seed=0)
     train = [train[number] for number in chosen]
     training = TrainingData(train, run.crf_file, config.c1, config.c2, config.max_iterations)
-    predict = BASELINES[config.name].fit(training)
+    predict = BASELINES[config.name](training)
     dev_f1 = None
     if dev:
         dev_tags = [predict(sentence).predicted for sentence in dev]

@@ -1,1 +1,1 @@
-"""Fine-tuning a decoder or encoder as a NER tagger."""
+"""Fine-tuning a decoder or encoder as an NER tagger."""

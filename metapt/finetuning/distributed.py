@@ -1,4 +1,4 @@
-"""The processes of one fine-tuning run: what one of them decides, or is told, or cannot do, holds for all."""
+"""Communication between the processes of one fine-tuning run."""
 
 from __future__ import annotations
 
@@ -17,13 +17,15 @@ from metapt.errors import OperationalError
 T = TypeVar("T")
 
 
-def leads() -> bool:
-    """Whether this process is the first of the run, or alone; known before they have met."""
+def is_main_process() -> bool:
+    """Whether this is rank 0 (or the only process), judged from the environment before the processes are connected."""
     return os.environ.get("RANK", "0") == "0"
 
 
-class Ranks:
-    """The processes that torchrun or srun started, one for each GPU, or this one alone. All of them call each method.
+class Distributed:
+    """The processes started by torchrun or srun, one per GPU, or a single process.
+
+    Every method is a collective operation: all processes must call it.
 
     Args:
         precision: `bf16` for mixed precision, else `fp32`.
@@ -34,41 +36,41 @@ class Ranks:
             cpu=not torch.cuda.is_available(),
             mixed_precision="bf16" if precision == "bf16" else "no",
         )
-        self.rank, self.count = self.accelerator.process_index, self.accelerator.num_processes
-        self.leads = self.rank == 0
+        self.rank, self.world_size = self.accelerator.process_index, self.accelerator.num_processes
+        self.is_main_process = self.rank == 0
 
-    def total(self, values: Tensor) -> Tensor:
-        """The sum over all ranks."""
+    def sum(self, values: Tensor) -> Tensor:
+        """Sum over all ranks."""
         return self.accelerator.reduce(values, "sum")
 
     def any(self, flag: bool) -> bool:
         """Whether the flag is set on any rank."""
-        return bool(self.total(torch.tensor(float(flag), device=self.accelerator.device)))
+        return bool(self.sum(torch.tensor(float(flag), device=self.accelerator.device)))
 
-    def of_lead(self, value: T) -> T:
-        """What the first rank has for `value`."""
+    def broadcast(self, value: T) -> T:
+        """Return the value of the main process."""
         return broadcast_object_list([value])[0]
 
-    def gathered(self, value: T) -> list[T]:
-        """What each rank has for `value`."""
+    def gather(self, value: T) -> list[T]:
+        """Return the values of all ranks, in the order of ranks."""
         return gather_object([value])
 
-    def alone(self, write: Callable[[], None]) -> None:
-        """The first rank writes; what it cannot write fails on all.
+    def run_on_main(self, write: Callable[[], None]) -> None:
+        """Call a function that writes files on the main process; a failure there is raised on all ranks.
 
         Raises:
-            OperationalError: with its reason.
+            OperationalError: with the reason of the failure.
         """
         problem = None
-        if self.leads:
+        if self.is_main_process:
             try:
                 write()
             except (
                 OSError,
                 RuntimeError,
                 SafetensorError,
-            ) as error:  # torch.save has RuntimeError for a full disk
+            ) as error:  # torch.save: RuntimeError if the disk is full
                 problem = str(error)
-        problem = self.of_lead(problem)
+        problem = self.broadcast(problem)
         if problem:
             raise OperationalError(problem)

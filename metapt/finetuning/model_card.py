@@ -1,6 +1,6 @@
 """The model card of a tagger: what it was made from, how it scores, under which licences, what it cannot do.
 
-Everything in it comes from the run's result.json (docs/design.md) and from metapt/data/licences.py. What was not measured
+Everything in it comes from the run's result.json (docs/run-folder.md) and from metapt/data/licences.py. What was not measured
 is not said.
 """
 

@@ -1,4 +1,4 @@
-"""One fine-tuning run: a decoder, a source to tune it on, a folder in which everything about it is found afterwards."""
+"""One fine-tuning run, from its configuration to a run folder with metrics, predictions, scores and the tagger."""
 
 from __future__ import annotations
 
@@ -13,67 +13,65 @@ from metapt.data import DEMO_NOTICE
 from metapt.data.labelled_sets import check_has_entities, evaluated_sets, open_collection, source_sets
 from metapt.errors import UserError
 from metapt.files import file_sha256
-from metapt.finetuning.distributed import leads
+from metapt.finetuning.distributed import is_main_process
 from metapt.finetuning.model_card import model_card
-from metapt.finetuning.tuner import Tuning
+from metapt.finetuning.resume import FinetuneCheckpoints
+from metapt.finetuning.score_sets import SetScorer, write_tagger
+from metapt.finetuning.setup import FinetuneSetup, build_setup
+from metapt.finetuning.tuner import Tuner
 from metapt.models.pretrained import model_folder, model_origin
 from metapt.runs import Run
 from metapt.training.signals import StopRequest
 
 
 def finetune(config: FinetuneConfig, stop: StopRequest) -> None:
-    """Starts, resumes, or (if it is done) leaves alone the run that a configuration describes.
+    """Start or resume the run that a configuration describes; a finished run is left unchanged.
 
     Raises:
-        UserError: the checkpoint, the data or the run folder is not what the configuration needs.
-        Interrupted: `stop` was set, and a checkpoint stands.
+        UserError: the checkpoint, the data or the run folder does not match the configuration.
+        Interrupted: a signal arrived, and a checkpoint has been saved.
     """
-    folder = model_folder(config.checkpoint)
-    origin = model_origin(folder, config.checkpoint)
+    model_dir = model_folder(config.checkpoint)
+    origin = model_origin(model_dir, config.checkpoint)
     collection = open_collection(config.data)
-    tests = evaluated_sets(collection, config.data.eval_sets)
+    eval_sets = evaluated_sets(collection, config.data.eval_sets)
     sources = source_sets(collection, config.source)
     check_has_entities(collection, sources)
     parts = [(name, split) for name in sources for split in ("train", "dev")]
-    parts += [(name, "test") for name in tests]
+    parts += [(name, "test") for name in eval_sets]
     run = Run(config.run_dir)
-    fingerprints = {"weights": weights_sha256(folder), "sentences": collection.fingerprint(parts)}
-    with run.locked() if leads() else nullcontext():
+    fingerprints = {"weights": weights_sha256(model_dir), "sentences": collection.fingerprint(parts)}
+    with run.locked() if is_main_process() else nullcontext():
         if run.is_done:
             run.check_identity(identity(config), fingerprints)
-            print(f"{run.path}: done already")
+            print(f"{run.path}: already done")
             return
-        # first, so that a mistake leaves no config.yaml
-        tuning = Tuning(config, run, folder, collection, stop, fingerprints["weights"])
-        if tuning.ranks.leads:
+        # before run.start, so that a configuration error leaves no config.yaml
+        setup = build_setup(config, run, model_dir, collection, stop, fingerprints["weights"])
+        is_main = setup.processes.is_main_process
+        if is_main:
             run.start(identity(config), fingerprints, asdict(config))
-        tuning.train()
-        result = describe(tuning) | {
+        checkpoints = FinetuneCheckpoints(run, setup.processes, setup.trained, setup.optimizer)
+        Tuner(setup, checkpoints).train()
+        result = training_result(setup, checkpoints) | {
             "origin": origin,
             "source_sets": sources,
             "generated_data": config.data.name == "demo" or origin.get("generated_data", False),
             "custom_sets": collection.custom_sets,
-            "sets": tuning.evaluate(tests),
+            "sets": SetScorer(setup, collection).score(eval_sets),
         }
-        tuning.save_tagger(model_card(result, asdict(config.ner), is_causal=tuning.tagger.causal))
-        if tuning.ranks.leads:
+        write_tagger(setup, model_card(result, asdict(config.ner), is_causal=setup.tagger.is_causal))
+        if is_main:
             run.finish(result)
             for _, checkpoint in run.checkpoints():
                 atomic_folders.remove(checkpoint)
-    if not tuning.ranks.leads:
-        return
-    print(f"{run.path}: dev F1 {result['dev_f1']:.3f} in epoch {result['best_epoch']} of {result['epochs']}")
-    print(
-        f"cut in training at ner.max_len={config.ner.max_len}: {result['train_sentences_cut']} of "
-        f"{result['train_sentences']} sentences, {result['train_words_cut']} words ({result['train_words']} were read)"
-    )
-    if result["generated_data"]:
-        print(DEMO_NOTICE)
+    if is_main:
+        print_summary(run, config, result)
 
 
-def describe(tuning: Tuning) -> dict[str, Any]:
-    """The part of result.json that is known when training has ended; docs/run-folder.md says what each entry means."""
-    config, state = tuning.config, tuning.state
+def training_result(setup: FinetuneSetup, checkpoints: FinetuneCheckpoints) -> dict[str, Any]:
+    """The part of result.json that is known when training ends; docs/run-folder.md describes the entries."""
+    config, state, train = setup.config, checkpoints.state, setup.train.together
     return {
         "kind": "finetune",
         "source": config.source,
@@ -86,16 +84,34 @@ def describe(tuning: Tuning) -> dict[str, Any]:
         "best_step": state.best_step,
         "dev_f1": state.dev_f1,
         "seconds_total": state.seconds_total,
-        "train_sentences": len(tuning.train_set.lengths),
-        "train_sentences_cut": tuning.train_set.num_cut,
-        "train_words": len(tuning.train_set.tags),
-        "train_words_cut": tuning.train_set.words_cut,
+        "train_sentences": len(train.lengths),
+        "train_sentences_cut": train.sentences_cut,
+        "train_words": len(train.tags),
+        "train_words_cut": train.words_cut,
     }
 
 
+def print_summary(run: Run, config: FinetuneConfig, result: dict[str, Any]) -> None:
+    """Print the dev score, what truncation removed, and a notice if the data is synthetic."""
+    print(
+        f"{run.path}: dev F1 {result['dev_f1']:.3f} in epoch {result['best_epoch']} (of {result['epochs']} epochs)"
+    )
+    print(
+        f"truncated to ner.max_len={config.ner.max_len} in training: {result['train_sentences_cut']} of "
+        f"{result['train_sentences']} sentences; {result['train_words_cut']} words removed, "
+        f"{result['train_words']} kept"
+    )
+    if result["generated_data"]:
+        print(DEMO_NOTICE)
+
+
 def weights_sha256(folder: Path) -> str:
-    """Checksum of a model folder's weights; of several files, their checksums joined by +."""
+    """Hash the weights of a model folder; the checksums of several files are joined by +.
+
+    Raises:
+        UserError: the folder has no *.safetensors file.
+    """
     files = sorted(folder.glob("*.safetensors"))
     if not files:
-        raise UserError(f"{folder}: holds no *.safetensors")
+        raise UserError(f"{folder}: contains no *.safetensors file")
     return "+".join(file_sha256(path) for path in files)

@@ -14,8 +14,8 @@ from metapt.errors import UserError
 from metapt.inference.word_splitting import word_offsets
 from metapt.tagger.encoding import WordTokenizer, encode, word_features
 from metapt.tagger.model import Tagger
-from metapt.tagger.predict import batches
-from metapt.tagger.serialization import load_tagger, tagger_folder
+from metapt.tagger.predict import emission_batches
+from metapt.tagger.serialization import find_tagger_dir, load_tagger
 
 WORDS_AT_ONCE = 32_768  # bounds the memory, however many sentences there are and however long they are
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -80,8 +80,8 @@ class EntityTagger:
         """From a finished fine-tuning run or its tagger folder; arguments as in `metapt.load_tagger`."""
         if precision not in PRECISIONS:
             raise UserError(f"precision={precision}: must be one of {', '.join(PRECISIONS)}")
-        tagger, tokenizer, reading = load_tagger(tagger_folder(path), PRECISIONS[precision])
-        return cls(tagger.to(device), reading.word_tokenizer(tokenizer), reading.max_len, batch_size)
+        tagger, tokenizer, settings = load_tagger(find_tagger_dir(path), PRECISIONS[precision])
+        return cls(tagger.to(device), settings.word_tokenizer(tokenizer), settings.max_len, batch_size)
 
     @property
     def tags(self) -> tuple[str, ...]:
@@ -109,11 +109,11 @@ class EntityTagger:
         if not group:
             return []
         unlabelled = [Sentence("", each.words, ("O",) * len(each.words)) for each in group]
-        encoded = encode(unlabelled, self.word_tokenizer, self.max_len, cut=False)
+        encoded = encode(unlabelled, self.word_tokenizer, self.max_len, truncate=False)
         features = word_features(self.tagger, encoded, self.batch_size)
-        sequence = self.tagger.layer.sequence
+        sequence = self.tagger.layer.ner_head
         found: dict[int, TaggedSentence] = {}
-        for numbers, emissions, _, lengths in batches(self.tagger.layer, features, encoded, self.batch_size):
+        for numbers, emissions, _, lengths in emission_batches(self.tagger.layer, features, encoded, self.batch_size):
             marginals, steps = (
                 values.cpu().double().numpy()
                 for values in (

@@ -1,1 +1,1 @@
-"""The NER tagger: its model, its CRF, how words become subwords, and its folder on disk."""
+"""The NER tagger: model, CRF, words to subwords, prediction, and saving to disk."""

@@ -1,8 +1,8 @@
-"""Words to subwords, sentences to windows, windows to batches, and word features of a frozen decoder.
+"""Words to subwords, sentences to windows, windows to batches, and the word features of a frozen decoder.
 
-Every word is tokenised by itself, so a word's subwords do not depend on its neighbours and each distinct word is
-tokenised once. A causal decoder sees only what stands to the left, so in evaluation each word of a sentence that
-is longer than a window is read in the window that gives it most left context; windows advance by half.
+Each word is tokenized on its own. The subwords of a word therefore do not depend on its neighbours, and each distinct
+word is tokenized once. A causal decoder sees only the left context, so at evaluation each word of a sentence longer
+than one window is taken from the window that gives it the most left context; windows overlap by half.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from metapt.data.iob2 import TAGS, Sentence
 from metapt.errors import UserError
 from metapt.tagger.model import SubwordBatch, Tagger
 
-REMEMBERED = 200_000  # words, so that a stream of text without end fills no memory
-POOL_BATCHES = 64  # so many batches are sorted by length together, and then shuffled
+MAX_CACHED_WORDS = 200_000  # bounds the memory for endless input
+BATCHES_PER_POOL = 64  # batches whose sentences are sorted by length together
 TAG_INDEX = {tag: index for index, tag in enumerate(TAGS)}
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model folder.
+    """Load the tokenizer of a model folder.
 
     Raises:
-        UserError: there is none.
+        UserError: the folder has no tokenizer that can be loaded.
     """
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True)
@@ -42,77 +42,87 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
 
 class WordTokenizer:
-    """Pieces of words, each word by itself; remembers the words it has seen.
+    """Splits words into subwords, each word on its own, and caches the result.
 
-    A word without a subword (a lone control character, say) gets the end-of-text or unknown subword, so that there is
-    always a state to read for it. A word that spells a special token is text like any other.
+    A word without any subword (a lone control character, for example) gets the end-of-text or unknown token, so that
+    every word has a hidden state. A word that spells a special token is treated as plain text.
 
     Args:
-        tokenizer: of the decoder.
-        prefix_space: tokenise ` word` in place of `word`, as a byte-level BPE sees words inside a text.
-        most: a word's subwords beyond so many are left out.
-        frame: special tokens that stand before and after each window (`special_tokens`); a decoder has none.
+        tokenizer: tokenizer of the decoder.
+        prefix_space: tokenize ` word` instead of `word`, which is how a byte-level BPE sees a word inside a text.
+        max_subwords: longer words are truncated to this many subwords.
+        special_tokens: token ids before and after each window (see `special_tokens`); none for a decoder.
     Raises:
-        UserError: the tokenizer has neither an end-of-text nor an unknown subword.
+        UserError: the tokenizer has neither an end-of-text nor an unknown token.
     """
 
     def __init__(
         self,
         tokenizer: PreTrainedTokenizerBase,
         prefix_space: bool,
-        most: int,
-        frame: tuple[Sequence[int], Sequence[int]] = ((), ()),
+        max_subwords: int,
+        special_tokens: tuple[Sequence[int], Sequence[int]] = ((), ()),
     ):
-        self.frame = frame
-        self._tokenizer, self._prefix, self._most = tokenizer, " " if prefix_space else "", most
+        self.special_tokens = special_tokens
+        self._tokenizer, self._max_subwords = tokenizer, max_subwords
+        self._prefix = " " if prefix_space else ""
         fallback = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.unk_token_id
         if fallback is None:
-            raise UserError("the tokenizer names neither an eos_token nor an unk_token")
+            raise UserError("the tokenizer has neither an eos_token nor an unk_token")
         self._fallback = [int(fallback)]
-        self._known: dict[str, list[int]] = {}
+        self._cache: dict[str, list[int]] = {}
 
     def __call__(self, words: Sequence[str]) -> list[list[int]]:
-        """The subwords of each word: at least one, at most `most`."""
-        if len(self._known) > REMEMBERED:
-            self._known.clear()
-        new = list(dict.fromkeys(word for word in words if word not in self._known))
+        """Return the subwords of each word: at least one, at most `max_subwords`."""
+        if len(self._cache) > MAX_CACHED_WORDS:
+            self._cache.clear()
+        new = list(dict.fromkeys(word for word in words if word not in self._cache))
         if new:
             texts = [self._prefix + word for word in new]
-            found = self._tokenizer(
+            encoded = self._tokenizer(
                 texts, add_special_tokens=False, split_special_tokens=True, return_attention_mask=False
             )["input_ids"]
-            for word, subwords in zip(new, found, strict=True):
-                self._known[word] = subwords[: self._most] or self._fallback
-        return [self._known[word] for word in words]
+            for word, subwords in zip(new, encoded, strict=True):
+                self._cache[word] = subwords[: self._max_subwords] or self._fallback
+        return [self._cache[word] for word in words]
 
 
 @dataclass(frozen=True)
-class Reading:
-    """How a tagger reads words: `prefix_space` and `max_len` of NerConfig, special tokens before and after each window."""
+class EncodingSettings:
+    """How a tagger turns words into windows.
+
+    Attributes:
+        prefix_space: as in NerConfig.
+        max_len: as in NerConfig, subwords of a window including special tokens.
+        prefix_tokens, suffix_tokens: ids of the special tokens before and after each window.
+    """
 
     prefix_space: bool
     max_len: int
-    before: tuple[int, ...] = ()
-    after: tuple[int, ...] = ()
+    prefix_tokens: tuple[int, ...] = ()
+    suffix_tokens: tuple[int, ...] = ()
 
     def word_tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> WordTokenizer:
-        """Pieces of words with the tagger's tokenizer; half a window at most for each."""
-        room = self.max_len - len(self.before) - len(self.after)
-        return WordTokenizer(tokenizer, self.prefix_space, room // 2, (self.before, self.after))
+        """Create the word tokenizer. A word gets at most half a window."""
+        room = self.max_len - len(self.prefix_tokens) - len(self.suffix_tokens)
+        frame = (self.prefix_tokens, self.suffix_tokens)
+        return WordTokenizer(tokenizer, self.prefix_space, room // 2, frame)
 
 
 def special_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
-    """The special tokens that a tokenizer puts before and after a text, such as [CLS] and [SEP]."""
-    bare, framed = (tokenizer("a", add_special_tokens=special)["input_ids"] for special in (False, True))
-    begin = next(start for start in range(len(framed)) if framed[start : start + len(bare)] == bare)
-    return framed[:begin], framed[begin + len(bare) :]
+    """Return the special tokens that a tokenizer puts before and after a text, such as [CLS] and [SEP]."""
+    plain, full = (tokenizer("a", add_special_tokens=special)["input_ids"] for special in (False, True))
+    begin = next(start for start in range(len(full)) if full[start : start + len(plain)] == plain)
+    return full[:begin], full[begin + len(plain) :]
 
 
 @dataclass(frozen=True)
-class Window:
-    """Pieces that are read at once, and the words to be read from them.
+class SubwordWindow:
+    """Subwords that the model processes together, and the words whose features are taken from them.
 
-    subwords: int64 [P]; firsts, lasts: int64 [m], first and last subword of each of the m words.
+    Attributes:
+        subwords: int64 [P].
+        firsts, lasts: int64 [m], positions of the first and the last subword of each of the m words.
     """
 
     subwords: np.ndarray
@@ -120,52 +130,56 @@ class Window:
     lasts: np.ndarray
 
 
-def windows(word_subwords: Sequence[Sequence[int]], max_len: int) -> list[Window]:
-    """Windows of at most `max_len` subwords, cut at word borders, from which together each word is read once, in order.
+def split_into_windows(word_subwords: Sequence[Sequence[int]], max_len: int) -> list[SubwordWindow]:
+    """Split a sentence into windows of at most `max_len` subwords, at word boundaries.
 
-    A word is read in the earliest window that holds it whole. The next window goes back by at most max_len // 2
-    subwords, so words beyond the first window have nearly that much context.
+    Each word belongs to exactly one window: the earliest that contains it completely. The next window starts at most
+    max_len // 2 subwords before its first own word, so that this word has left context.
 
     Args:
-        word_subwords: subwords of each word of a sentence, 1 to max_len // 2 of them.
+        word_subwords: subwords of each word of the sentence, 1 to max_len // 2 of them.
     """
     borders = np.concatenate([[0], np.cumsum([len(subwords) for subwords in word_subwords])])
     flat = np.fromiter(
         (subword for subwords in word_subwords for subword in subwords), dtype=np.int64, count=borders[-1]
     )
-    found, begin, done = [], 0, 0
+    windows, begin, done = [], 0, 0
     while done < len(word_subwords):
         stop = int(np.searchsorted(borders, borders[begin] + max_len, side="right")) - 1
         firsts, lasts = borders[done:stop] - borders[begin], borders[done + 1 : stop + 1] - 1 - borders[begin]
-        found.append(Window(flat[borders[begin] : borders[stop]], firsts, lasts))
+        windows.append(SubwordWindow(flat[borders[begin] : borders[stop]], firsts, lasts))
         begin, done = int(np.searchsorted(borders, borders[stop] - max_len // 2)), stop
-    return found
+    return windows
 
 
 @dataclass(frozen=True)
 class EncodedSet:
-    """Labelled sentences as the tagger reads them. Words are packed: numbered through, sentence after sentence.
+    """Labelled sentences as the tagger processes them. Words are packed: the M words of S sentences in one sequence.
 
-    windows: in the order of the words they are read for (one for each sentence if `cut`);
-    tags: int64 [M]; lengths: int64 [S], words of each sentence; num_cut: sentences that were shortened, and
-    words_cut: words that they lost.
+    Attributes:
+        windows: in the order of their words (one window per sentence if the sentences were truncated).
+        tags: int64 [M], indices into TAGS.
+        lengths: int64 [S], words of each sentence.
+        sentences_cut: number of sentences that were truncated.
+        words_cut: number of words that truncation removed.
     """
 
-    windows: list[Window]
+    windows: list[SubwordWindow]
     tags: Tensor
     lengths: Tensor
-    num_cut: int
+    sentences_cut: int
     words_cut: int
 
-    def words(self, chosen: np.ndarray) -> Tensor:
-        """Numbers of all words of the chosen sentences, in their order. int64 [sum of their lengths]."""
-        lengths = self.lengths[torch.from_numpy(chosen)]
-        begins = (self.lengths.cumsum(0) - self.lengths)[torch.from_numpy(chosen)]
+    def word_rows(self, sentences: np.ndarray) -> Tensor:
+        """Return the row numbers of all words of some sentences, in their order. int64 [sum of their lengths]."""
+        chosen = torch.from_numpy(sentences)
+        lengths = self.lengths[chosen]
+        begins = (self.lengths.cumsum(0) - self.lengths)[chosen]
         shift = begins - (lengths.cumsum(0) - lengths)
         return torch.arange(int(lengths.sum())) + torch.repeat_interleave(shift, lengths)
 
     def sha256(self) -> str:
-        """Of all that the decoder's word features are a function of: the subwords, and where the words stand among them."""
+        """Hash everything that the word features depend on: the subwords, and the positions of the words among them."""
         digest = hashlib.sha256()
         for window in self.windows:
             for values in (window.subwords, window.firsts, window.lasts):
@@ -173,19 +187,22 @@ class EncodedSet:
         return digest.hexdigest()
 
     @staticmethod
-    def joined(parts: Sequence[EncodedSet]) -> EncodedSet:
-        """Several sets, one after the other, as one."""
-        windows = [window for part in parts for window in part.windows]
-        tags, lengths = (torch.cat([getattr(part, name) for part in parts]) for name in ("tags", "lengths"))
-        cut = (sum(getattr(part, name) for part in parts) for name in ("num_cut", "words_cut"))
-        return EncodedSet(windows, tags, lengths, *cut)
+    def concatenate(parts: Sequence[EncodedSet]) -> EncodedSet:
+        """Concatenate several sets into one."""
+        return EncodedSet(
+            windows=[window for part in parts for window in part.windows],
+            tags=torch.cat([part.tags for part in parts]),
+            lengths=torch.cat([part.lengths for part in parts]),
+            sentences_cut=sum(part.sentences_cut for part in parts),
+            words_cut=sum(part.words_cut for part in parts),
+        )
 
 
 class WordFeatures:
-    """Matrices of word features, one below the other, read by row as if they were one; they may be memory maps.
+    """Several matrices of word features that are indexed by row like one matrix; they may be memory maps.
 
     Args:
-        parts: fp32 [M_i, d].
+        parts: fp32 [M_i, d] each.
     """
 
     def __init__(self, parts: Sequence[Tensor]):
@@ -193,88 +210,96 @@ class WordFeatures:
         self._ends = torch.tensor([len(part) for part in parts]).cumsum(0)
 
     def __getitem__(self, rows: Tensor) -> Tensor:
-        """int64 [n] to fp32 [n, d]."""
-        found = torch.empty(len(rows), self._parts[0].shape[1])
+        """Gather rows. int64 [n] to fp32 [n, d]."""
+        gathered = torch.empty(len(rows), self._parts[0].shape[1])
         owners = torch.bucketize(rows, self._ends, right=True)
         for owner in owners.unique().tolist():
             here, part = owners == owner, self._parts[owner]
-            found[here] = part[rows[here] - (self._ends[owner] - len(part))]
-        return found
+            gathered[here] = part[rows[here] - (self._ends[owner] - len(part))]
+        return gathered
 
 
 def encode(
-    sentences: Sequence[Sentence], word_tokenizer: WordTokenizer, max_len: int, *, cut: bool
+    sentences: Sequence[Sentence], word_tokenizer: WordTokenizer, max_len: int, *, truncate: bool
 ) -> EncodedSet:
-    """Encodes sentences, longer ones in overlapping windows, or (`cut`) only the words that fit into one window.
+    """Encode sentences.
 
     Args:
-        max_len: subwords of a window, special ones among them.
+        max_len: subwords of a window, including special tokens.
+        truncate: keep only the words that fit into one window, instead of splitting into overlapping windows.
     """
-    before, after = word_tokenizer.frame
-    room = max_len - len(before) - len(after)
-    word_tokenizer(
-        [word for sentence in sentences for word in sentence.words]
-    )  # one call to the tokenizer for all
-    found: list[Window] = []
+    prefix, suffix = word_tokenizer.special_tokens
+    room = max_len - len(prefix) - len(suffix)
+    word_tokenizer([word for sentence in sentences for word in sentence.words])  # fills the cache in one call
+    windows: list[SubwordWindow] = []
     tags: list[int] = []
     lengths = []
     for sentence in sentences:
-        mine = windows(word_tokenizer(sentence.words), room)
-        mine = mine[:1] if cut else mine
-        found += [_framed(window, before, after) for window in mine]
-        lengths.append(sum(len(window.firsts) for window in mine))
+        own = split_into_windows(word_tokenizer(sentence.words), room)
+        own = own[:1] if truncate else own
+        windows += [_with_special_tokens(window, prefix, suffix) for window in own]
+        lengths.append(sum(len(window.firsts) for window in own))
         tags += [TAG_INDEX[tag] for tag in sentence.tags[: lengths[-1]]]
-    lost = [len(sentence.words) - length for length, sentence in zip(lengths, sentences, strict=True)]
+    cut = [len(sentence.words) - length for length, sentence in zip(lengths, sentences, strict=True)]
     return EncodedSet(
-        found, torch.tensor(tags), torch.tensor(lengths), sum(words > 0 for words in lost), sum(lost)
+        windows,
+        torch.tensor(tags),
+        torch.tensor(lengths),
+        sentences_cut=sum(words > 0 for words in cut),
+        words_cut=sum(cut),
     )
 
 
-def _framed(window: Window, before: Sequence[int], after: Sequence[int]) -> Window:
-    if not before and not after:
+def _with_special_tokens(
+    window: SubwordWindow, prefix: Sequence[int], suffix: Sequence[int]
+) -> SubwordWindow:
+    if not prefix and not suffix:
         return window
-    subwords = np.concatenate([before, window.subwords, after]).astype(np.int64)
-    return Window(subwords, window.firsts + len(before), window.lasts + len(before))
+    subwords = np.concatenate([prefix, window.subwords, suffix]).astype(np.int64)
+    return SubwordWindow(subwords, window.firsts + len(prefix), window.lasts + len(prefix))
 
 
-def collate(chosen: Sequence[Window]) -> SubwordBatch:
-    """One batch of windows, padded on the right with subword 0, which nothing reads."""
-    sizes = np.array([len(window.subwords) for window in chosen])
-    subwords = np.zeros((len(chosen), sizes.max()), dtype=np.int64)
-    for row, window in enumerate(chosen):
+def collate(windows: Sequence[SubwordWindow]) -> SubwordBatch:
+    """Combine windows into a batch, padded on the right with subword 0, whose hidden states are never used."""
+    sizes = np.array([len(window.subwords) for window in windows])
+    subwords = np.zeros((len(windows), sizes.max()), dtype=np.int64)
+    for row, window in enumerate(windows):
         subwords[row, : len(window.subwords)] = window.subwords
-    rows = np.repeat(np.arange(len(chosen)), [len(window.firsts) for window in chosen])
-    firsts = np.concatenate([window.firsts for window in chosen])
-    lasts = np.concatenate([window.lasts for window in chosen])
+    rows = np.repeat(np.arange(len(windows)), [len(window.firsts) for window in windows])
+    firsts = np.concatenate([window.firsts for window in windows])
+    lasts = np.concatenate([window.lasts for window in windows])
     return SubwordBatch(*map(torch.from_numpy, (subwords, sizes, rows, firsts, lasts)))
 
 
 def epoch_batches(encoded: EncodedSet, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
-    """Every sentence once, in batches of like length, as a function of (seed, epoch).
+    """Split an epoch into batches of sentences of similar length, as a function of (seed, epoch).
 
-    Sentences are shuffled, sorted by length within pools of POOL_BATCHES batches, and the batches shuffled again.
-    Sentences must be cut, that is one window each.
+    Sentences are shuffled and sorted by length within pools of BATCHES_PER_POOL batches; then the batches are
+    shuffled. Each sentence occurs once.
+
+    Args:
+        encoded: truncated sentences, that is one window each.
+    Returns: sentence numbers of each batch.
     """
-    draw = randomness.generator(seed, "fine-tuning order", epoch)
+    rng = randomness.generator(seed, "fine-tuning order", epoch)
     sizes = np.array([len(window.subwords) for window in encoded.windows])
-    order = draw.permutation(len(sizes))
-    pools = [
-        order[start : start + batch_size * POOL_BATCHES]
-        for start in range(0, len(order), batch_size * POOL_BATCHES)
-    ]
+    order = rng.permutation(len(sizes))
+    pool_size = batch_size * BATCHES_PER_POOL
+    pools = [order[start : start + pool_size] for start in range(0, len(order), pool_size)]
     order = np.concatenate([pool[np.argsort(sizes[pool], kind="stable")] for pool in pools])
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-    return [batches[index] for index in draw.permutation(len(batches))]
+    return [batches[index] for index in rng.permutation(len(batches))]
 
 
 @torch.no_grad()
 def word_features(
     tagger: Tagger, encoded: EncodedSet, batch_size: int, accelerator: Accelerator | None = None
 ) -> Tensor:
-    """The decoder's feature vector of every word of a set, in fp32 on the CPU. [M, d].
+    """Compute the word features of a set, in fp32 on the CPU. [M, d].
 
     Args:
-        accelerator: for its mixed precision; absent: the decoder computes in the type that it has.
+        batch_size: windows.
+        accelerator: provides mixed precision; without it the decoder computes in the dtype of its weights.
     """
     tagger.eval()
     sizes = np.array([len(window.subwords) for window in encoded.windows])
@@ -286,7 +311,7 @@ def word_features(
         chosen = order[start : start + batch_size]
         batch = collate([encoded.windows[index] for index in chosen]).to(tagger.decoder.device)
         with accelerator.autocast() if accelerator else nullcontext():
-            found = tagger.word_features(batch).cpu()
-        where = np.concatenate([np.arange(begins[index], begins[index] + counts[index]) for index in chosen])
-        features[torch.from_numpy(where)] = found
+            computed = tagger.word_features(batch).cpu()
+        rows = np.concatenate([np.arange(begins[index], begins[index] + counts[index]) for index in chosen])
+        features[torch.from_numpy(rows)] = computed
     return features

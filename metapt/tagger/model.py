@@ -1,10 +1,10 @@
-"""The tagger: a decoder (or encoder) reads the subwords, one feature vector represents a word, a sequence head tags the words.
+"""The tagger: a decoder (or encoder), one feature vector per word, and an NER head that tags the words.
 
-    subwords [N, P] -> decoder -> a feature vector per word [M, d] -> dropout -> linear -> emissions [B, T, C] -> CRF or softmax
+    subwords [N, P] -> decoder -> word features [M, d] -> dropout -> linear -> emissions [B, T, C] -> CRF or softmax
 
-Words are packed: the M words of B sentences one after the other, with `lengths` [B] saying where each ends. The
-part after the word features is a module of its own (`TagLayer`), since it is all that a frozen decoder needs trained.
-Saving and loading: metapt/tagger/serialization.py.
+Words are packed: the M words of B sentences are concatenated, and `lengths` [B] holds the number of words of each
+sentence. Everything after the word features is a module of its own (`TagLayer`), because it is all that is trained
+when the decoder is frozen. metapt/tagger/serialization.py saves and loads taggers.
 """
 
 from __future__ import annotations
@@ -26,9 +26,13 @@ from metapt.tagger.crf import LinearChainCRF, SoftmaxHead, iob2_transitions
 
 @dataclass(frozen=True)
 class SubwordBatch:
-    """N stretches of text in subwords, and where in them the M words stand that are to be read.
+    """N windows of subwords, and the positions of the M words to be represented.
 
-    subwords: int64 [N, P], padded on the right; sizes: int64 [N], those that are no padding; rows, firsts, lasts: int64 [M], a word's row and its first and last subword.
+    Attributes:
+        subwords: int64 [N, P], padded on the right.
+        sizes: int64 [N], number of subwords of each window without padding.
+        rows: int64 [M], the window of each word.
+        firsts, lasts: int64 [M], positions of the first and the last subword of each word in its window.
     """
 
     subwords: Tensor
@@ -42,30 +46,30 @@ class SubwordBatch:
 
 
 class TagLayer(nn.Module):
-    """From word features to tags: dropout, a linear layer, and the sequence head.
+    """Maps word features to tags: dropout, a linear layer, and the NER head.
 
     Args:
-        width: of a feature vector.
-        tags: IOB2 tags; their order is that of the emissions.
+        feature_size: dimensions of a word feature.
+        tags: IOB2 tags, in the order of the emissions.
         head: `crf` or `softmax`.
-        dropout: on the word features.
+        dropout: dropout probability on the word features.
     """
 
-    def __init__(self, width: int, tags: Sequence[str], head: str, dropout: float):
+    def __init__(self, feature_size: int, tags: Sequence[str], head: str, dropout: float):
         super().__init__()
         self.tags = tuple(tags)
         self.head_name = head
         self.dropout = nn.Dropout(dropout)
-        self.linear = nn.Linear(width, len(self.tags))
-        self.sequence = LinearChainCRF(*iob2_transitions(self.tags)) if head == "crf" else SoftmaxHead()
+        self.linear = nn.Linear(feature_size, len(self.tags))
+        self.ner_head = LinearChainCRF(*iob2_transitions(self.tags)) if head == "crf" else SoftmaxHead()
 
     def emissions(self, features: Tensor, lengths: Tensor) -> Tensor:
-        """Scores per word and tag, in fp32 also under autocast. [M, d], [B] to [B, T, C]."""
+        """Compute the score of each tag at each word, in fp32 even under autocast. [M, d], [B] to [B, T, C]."""
         with torch.autocast(features.device.type, enabled=False):
-            return unpacked(self.linear(self.dropout(features.float())), lengths)
+            return pad_packed(self.linear(self.dropout(features.float())), lengths)
 
     def forward(self, features: Tensor, tags: Tensor, lengths: Tensor) -> Tensor:
-        """Negative log-likelihood per word of each sentence, in nats.
+        """Compute the negative log-likelihood per word of each sentence, in nats.
 
         Args:
             features: [M, d], packed.
@@ -75,16 +79,17 @@ class TagLayer(nn.Module):
         """
         with torch.autocast(features.device.type, enabled=False):
             emissions = self.emissions(features, lengths)
-            return -self.sequence.log_likelihood(emissions, unpacked(tags, lengths), lengths) / lengths
+            return -self.ner_head.log_likelihood(emissions, pad_packed(tags, lengths), lengths) / lengths
 
 
 class Tagger(nn.Module):
-    """A decoder under a TagLayer. An encoder does as well: it is told by a mask where padding begins.
+    """A decoder with a TagLayer on top. An encoder works too: it gets an attention mask that hides the padding.
 
     Args:
-        decoder: a base model, such as LlamaModel or XLMRobertaModel; a pooling layer, of which no word is read, is taken off.
-        layer: what tags the words.
-        subword_pooling: which of a word's subwords stands for it: `first`, `last`, or their `mean`.
+        decoder: a base model such as LlamaModel or XLMRobertaModel; its pooling layer, if any, is removed, because the
+            tagger does not use it.
+        layer: tags the words.
+        subword_pooling: how the subwords of a word become its feature: the `first`, the `last`, or their `mean`.
     """
 
     def __init__(self, decoder: PreTrainedModel, layer: TagLayer, subword_pooling: str):
@@ -94,21 +99,20 @@ class Tagger(nn.Module):
         self.decoder = decoder
         self.layer = layer
         self.subword_pooling = subword_pooling
-        self.causal = is_causal(decoder)
+        self.is_causal = is_causal(decoder)
 
     def word_features(self, batch: SubwordBatch) -> Tensor:
-        """The decoder's last hidden states, one for each word. fp32 [M, d]."""
-        if self.causal:  # what stands to the right, padding too, changes nothing
+        """Pool the last hidden states of the decoder over the subwords of each word. fp32 [M, d]."""
+        if self.is_causal:  # nothing to the right of a subword, padding included, changes its hidden state
             options: dict[str, Any] = {"use_cache": False}
         else:
-            places = torch.arange(batch.subwords.shape[1], device=batch.subwords.device)
-            options = {"attention_mask": (places < batch.sizes[:, None]).long()}
+            positions = torch.arange(batch.subwords.shape[1], device=batch.subwords.device)
+            options = {"attention_mask": (positions < batch.sizes[:, None]).long()}
         hidden = self.decoder(input_ids=batch.subwords, **options).last_hidden_state.float()
         flat, row_starts = hidden.flatten(0, 1), batch.rows * hidden.shape[1]
         if self.subword_pooling != "mean":
-            return flat.index_select(
-                0, row_starts + (batch.firsts if self.subword_pooling == "first" else batch.lasts)
-            )
+            positions = batch.firsts if self.subword_pooling == "first" else batch.lasts
+            return flat.index_select(0, row_starts + positions)
         counts = batch.lasts - batch.firsts + 1
         word = torch.repeat_interleave(counts)
         within = torch.arange(len(word), device=word.device) - (counts.cumsum(0) - counts)[word]
@@ -116,17 +120,17 @@ class Tagger(nn.Module):
         return flat.new_zeros(len(counts), flat.shape[1]).index_add(0, word, subwords) / counts[:, None]
 
     def forward(self, batch: SubwordBatch, tags: Tensor, lengths: Tensor) -> Tensor:
-        """Negative log-likelihood per word of each sentence, as in TagLayer. [B]."""
+        """Compute the negative log-likelihood per word of each sentence, as TagLayer does. [B]."""
         return self.layer(self.word_features(batch), tags, lengths)
 
 
-def load_base(folder: Path, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
-    """The decoder or encoder of a model folder without its output layer, from safetensors.
+def load_base_model(folder: Path, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """Load the decoder or encoder of a model folder, without its output layer, from safetensors.
 
     Raises:
-        UserError: it cannot be loaded.
+        UserError: the model cannot be loaded.
     """
-    transformers_logging.set_verbosity_error()  # it would warn that the output layer is left out, as is meant
+    transformers_logging.set_verbosity_error()  # it would warn that the output layer is not loaded, which is intended
     transformers_logging.disable_progress_bar()
     try:
         return AutoModel.from_pretrained(
@@ -141,21 +145,26 @@ def load_base(folder: Path, dtype: torch.dtype = torch.float32) -> PreTrainedMod
 
 
 def is_causal(model: PreTrainedModel) -> bool:
-    """Whether the first of two states is no function of the second subword: its derivative is exactly 0 then."""
+    """Whether a hidden state ignores the subwords to its right.
+
+    Tested on two subwords: the derivative of the first state with respect to the second embedding is exactly 0 in a
+    causal model.
+    """
     training = model.training
     with torch.enable_grad():
-        features = model.get_input_embeddings()(torch.zeros(1, 2, dtype=torch.long, device=model.device))
-        features = features.detach().requires_grad_()
-        first = model.eval()(inputs_embeds=features).last_hidden_state[0, 0].float()
+        embeddings = model.get_input_embeddings()(torch.zeros(1, 2, dtype=torch.long, device=model.device))
+        embeddings = embeddings.detach().requires_grad_()
+        first = model.eval()(inputs_embeds=embeddings).last_hidden_state[0, 0].float()
         model.train(training)
-        some = first @ torch.linspace(0, 1, len(first), device=first.device)  # a plain sum may be constant
-        (gradient,) = torch.autograd.grad(some, features)
+        # the weights differ because a plain sum of a normalised state may be constant
+        weighted_sum = first @ torch.linspace(0, 1, len(first), device=first.device)
+        (gradient,) = torch.autograd.grad(weighted_sum, embeddings)
     return not gradient[0, 1].any()
 
 
-def unpacked(values: Tensor, lengths: Tensor) -> Tensor:
-    """Packed rows [M, ...] as right-padded sentences [B, T, ...], zeros in the padding."""
-    inside = torch.arange(int(lengths.max()), device=lengths.device) < lengths[:, None]
-    padded = values.new_zeros(*inside.shape, *values.shape[1:])
-    padded[inside] = values
+def pad_packed(values: Tensor, lengths: Tensor) -> Tensor:
+    """Arrange packed rows [M, ...] as right-padded sentences [B, T, ...], with zeros in the padding."""
+    mask = torch.arange(int(lengths.max()), device=lengths.device) < lengths[:, None]
+    padded = values.new_zeros(*mask.shape, *values.shape[1:])
+    padded[mask] = values
     return padded

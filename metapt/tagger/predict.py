@@ -1,4 +1,4 @@
-"""Tags for the sentences of a set by a tagger, and its dev score."""
+"""Predicted tags of labelled sets, and the scores on a dev set."""
 
 from __future__ import annotations
 
@@ -9,59 +9,61 @@ import torch
 from torch import Tensor
 
 from metapt.data.iob2 import TAGS
-from metapt.evaluation.predictions import Annotation
+from metapt.evaluation.predictions import SentencePrediction
 from metapt.evaluation.span_f1 import span_scores
 from metapt.tagger.encoding import EncodedSet, WordFeatures
-from metapt.tagger.model import TagLayer, unpacked
+from metapt.tagger.model import TagLayer, pad_packed
 
 
 @torch.no_grad()
-def annotate(
+def predict(
     layer: TagLayer, features: Tensor | WordFeatures, encoded: EncodedSet, batch_size: int
-) -> list[Annotation]:
-    """Tags every sentence of a set.
+) -> list[SentencePrediction]:
+    """Tag every sentence of a set.
 
     Args:
         layer: on any device.
-        features: [M, d], the words of the set (`features.word_features`).
+        features: [M, d], the word features of the set (`metapt.tagger.encoding.word_features`).
         batch_size: sentences.
     """
-    found: dict[int, Annotation] = {}
-    for numbers, emissions, tags, lengths in batches(layer, features, encoded, batch_size):
-        decoded = layer.sequence.decode(emissions, lengths)
-        gold = (
-            layer.sequence.log_marginals(emissions, lengths).gather(2, tags[:, :, None]).squeeze(2).tolist()
-        )
-        for number, path, logprobs in zip(numbers, decoded, gold, strict=True):
-            found[number] = Annotation([TAGS[tag] for tag in path], logprobs[: len(path)])
-    return [found[number] for number in range(len(found))]
+    predictions: dict[int, SentencePrediction] = {}
+    for numbers, emissions, tags, lengths in emission_batches(layer, features, encoded, batch_size):
+        paths = layer.ner_head.decode(emissions, lengths)
+        marginals = layer.ner_head.log_marginals(emissions, lengths)
+        gold_logprobs = marginals.gather(2, tags[:, :, None]).squeeze(2).tolist()
+        for number, path, logprobs in zip(numbers, paths, gold_logprobs, strict=True):
+            predictions[number] = SentencePrediction([TAGS[tag] for tag in path], logprobs[: len(path)])
+    return [predictions[number] for number in range(len(predictions))]
 
 
 @torch.no_grad()
 def dev_scores(
     layer: TagLayer, features: Tensor | WordFeatures, encoded: EncodedSet, batch_size: int
 ) -> tuple[float, float]:
-    """Micro-F1, and the mean over sentences of the negative log-likelihood per word in nats; arguments as above."""
+    """Compute the micro-F1, and the mean over sentences of the negative log-likelihood per word in nats.
+
+    Args: as in `predict`.
+    """
     gold: list[list[str]] = []
     predicted: list[list[str]] = []
     loss = 0.0
-    for _, emissions, tags, lengths in batches(layer, features, encoded, batch_size):
-        loss -= float((layer.sequence.log_likelihood(emissions, tags, lengths) / lengths).sum())
+    for _, emissions, tags, lengths in emission_batches(layer, features, encoded, batch_size):
+        loss -= float((layer.ner_head.log_likelihood(emissions, tags, lengths) / lengths).sum())
         rows = zip(tags.tolist(), lengths.tolist(), strict=True)
         gold += [[TAGS[tag] for tag in row[:length]] for row, length in rows]
-        predicted += [[TAGS[tag] for tag in path] for path in layer.sequence.decode(emissions, lengths)]
+        predicted += [[TAGS[tag] for tag in path] for path in layer.ner_head.decode(emissions, lengths)]
     return span_scores(gold, predicted)["f1"], loss / len(encoded.lengths)
 
 
-def batches(
+def emission_batches(
     layer: TagLayer, features: Tensor | WordFeatures, encoded: EncodedSet, batch_size: int
 ) -> Iterator[tuple[list[int], Tensor, Tensor, Tensor]]:
-    """Sentences of like length together: their numbers, emissions [B, T, C], gold tags [B, T] and lengths [B]."""
+    """Yield batches of sentences of similar length: sentence numbers, emissions [B, T, C], gold tags [B, T], lengths [B]."""
     layer.eval()
     device = layer.linear.weight.device
     order = np.argsort(encoded.lengths.numpy(), kind="stable")
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
-        words, lengths = encoded.words(chosen), encoded.lengths[torch.from_numpy(chosen)].to(device)
-        emissions = layer.emissions(features[words].to(device), lengths)
-        yield chosen.tolist(), emissions, unpacked(encoded.tags[words].to(device), lengths), lengths
+        rows, lengths = encoded.word_rows(chosen), encoded.lengths[torch.from_numpy(chosen)].to(device)
+        emissions = layer.emissions(features[rows].to(device), lengths)
+        yield chosen.tolist(), emissions, pad_packed(encoded.tags[rows].to(device), lengths), lengths

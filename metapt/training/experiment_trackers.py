@@ -1,6 +1,7 @@
-"""Copies of metrics.jsonl in TensorBoard and Weights & Biases, where asked for (log.*). Nothing reads them back.
+"""Metrics of a run: metrics.jsonl, and optional copies of it in TensorBoard and Weights & Biases (log.*).
 
-Both packages are extras of the installation and imported only when asked for. None of their failures ends a run.
+metrics.jsonl is the record; nothing reads the copies back. Both packages are optional and imported only if requested. A
+tracker that fails is switched off with a warning and never ends a run.
 """
 
 from __future__ import annotations
@@ -10,27 +11,30 @@ import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from importlib import metadata
 from typing import Any, Protocol, cast
 
-from metapt.config import LogConfig, PretrainConfig
+from metapt.config import LogConfig
 from metapt.errors import UserError
-from metapt.runs import Run
+from metapt.runs import MetricsWriter, Run
 
 
-class Sink(Protocol):
-    """Takes named scalars at a step."""
+class Tracker(Protocol):
+    """Records named scalars at a step."""
 
     def write(self, step: int, values: Mapping[str, float]) -> None: ...
 
     def close(self) -> None: ...
 
 
-def require_packages(log: LogConfig) -> None:
-    """Raises UserError if a package that the configuration asks for is not installed."""
-    for name, asked in (("tensorboard", log.tensorboard), ("wandb", log.wandb != "off")):
-        if asked:
+def require_packages(config: LogConfig) -> None:
+    """Check that the packages of all requested trackers are installed.
+
+    Raises:
+        UserError: a package is missing.
+    """
+    for name, requested in (("tensorboard", config.tensorboard), ("wandb", config.wandb != "off")):
+        if requested:
             try:
                 metadata.version(name)
             except metadata.PackageNotFoundError:
@@ -39,51 +43,77 @@ def require_packages(log: LogConfig) -> None:
                 ) from None
 
 
-def open_trackers(run: Run, config: PretrainConfig, done: int) -> ExperimentTrackers:
-    """The loggers that the configuration asks for, of a run that goes on after `done` updates."""
-    makers: dict[str, Callable[[], Sink]] = {}
-    if config.log.tensorboard:
-        makers["tensorboard"] = lambda: TensorBoard(run, done)
-    if config.log.wandb != "off":
-        makers["wandb"] = lambda: WeightsAndBiases(run, config)
-    return ExperimentTrackers(makers)
+class TrackedMetricsWriter:
+    """Writes metrics to metrics.jsonl and to the requested trackers.
+
+    Args:
+        run: a run whose metrics.jsonl has been trimmed to what the run will not write again.
+        settings: the configuration of the run, which Weights & Biases shows.
+        last_step: the step from which the run resumes; 0 for a new run.
+    """
+
+    def __init__(self, run: Run, config: LogConfig, settings: Mapping[str, Any], last_step: int):
+        self._trackers = open_trackers(run, config, settings, last_step)
+        self._writer = MetricsWriter(run)
+
+    def write(self, step: int, kind: str, **values: Any) -> None:
+        """Write one line of metrics.jsonl and its copies."""
+        self._writer.write(step, kind, **values)
+        self._trackers.write(step, kind, values)
+
+    def close(self) -> None:
+        self._writer.close()
+        self._trackers.close()
+
+
+def open_trackers(
+    run: Run, config: LogConfig, settings: Mapping[str, Any], last_step: int
+) -> ExperimentTrackers:
+    """Open the trackers that the configuration requests; arguments as in TrackedMetricsWriter."""
+    factories: dict[str, Callable[[], Tracker]] = {}
+    if config.tensorboard:
+        factories["tensorboard"] = lambda: TensorBoard(run, last_step)
+    if config.wandb != "off":
+        factories["wandb"] = lambda: WeightsAndBiases(run, config, settings)
+    return ExperimentTrackers(factories)
 
 
 class ExperimentTrackers:
-    """Several sinks; one that fails is given up with a warning."""
+    """Several trackers. One that fails is switched off with a warning."""
 
-    def __init__(self, makers: Mapping[str, Callable[[], Sink]]):
-        self._sinks: dict[str, Sink] = {}
-        for name, make in makers.items():
-            with self._forgiving(name):
-                self._sinks[name] = make()
+    def __init__(self, factories: Mapping[str, Callable[[], Tracker]]):
+        self._trackers: dict[str, Tracker] = {}
+        for name, create in factories.items():
+            with self._switch_off_on_error(name):
+                self._trackers[name] = create()
 
     def write(self, step: int, kind: str, values: Mapping[str, Any]) -> None:
-        """One line of metrics.jsonl."""
+        """Copy one line of metrics.jsonl."""
         flat = dict(scalars(kind, values))
-        for name, sink in list(self._sinks.items()):
-            with self._forgiving(name):
-                sink.write(step, flat)
+        for name, tracker in list(self._trackers.items()):
+            with self._switch_off_on_error(name):
+                tracker.write(step, flat)
 
     def close(self) -> None:
-        for name, sink in list(self._sinks.items()):
-            with self._forgiving(name):
-                sink.close()
+        for name, tracker in list(self._trackers.items()):
+            with self._switch_off_on_error(name):
+                tracker.close()
 
     @contextmanager
-    def _forgiving(self, name: str) -> Iterator[None]:
+    def _switch_off_on_error(self, name: str) -> Iterator[None]:
         try:
             yield
-        except Exception as error:  # whatever it was: the run is worth more than its copy
-            self._sinks.pop(name, None)
+        except Exception as error:  # any error: the run matters more than its copy
+            self._trackers.pop(name, None)
             print(
-                f"warning: log.{name} failed and is off until the run is started again ({error})",
+                f"warning: log.{name} failed and is switched off until the run is restarted ({error})",
                 file=sys.stderr,
+                flush=True,
             )
 
 
 def scalars(name: str, value: Any) -> Iterator[tuple[str, float]]:
-    """The finite numbers in nested mappings and lists, named by their path: `episode/support_loss_nats/0`."""
+    """Yield the finite numbers in nested mappings and lists, named by their path: `episode/support_loss_nats/0`."""
     if isinstance(value, Mapping):
         for key, item in value.items():
             yield from scalars(f"{name}/{key}", item)
@@ -95,13 +125,20 @@ def scalars(name: str, value: Any) -> Iterator[tuple[str, float]]:
 
 
 class TensorBoard:
-    """Event files in the run folder. What a killed run wrote after its last checkpoint is not shown twice."""
+    """Event files in the run folder, which show exactly the lines of metrics.jsonl.
 
-    def __init__(self, run: Run, done: int):
+    A resumed run hides all points from `last_step` on, and writes those of `last_step` again from metrics.jsonl. Points of
+    a killed run after its last checkpoint, or of an evaluation that is repeated, are therefore not shown twice.
+    """
+
+    def __init__(self, run: Run, last_step: int):
         from torch.utils.tensorboard import SummaryWriter
 
-        first = done + 1 if done else 0  # of the steps that are about to be written
-        self._writer = SummaryWriter(str(run.tensorboard_dir), purge_step=first)
+        self._writer = SummaryWriter(str(run.tensorboard_dir), purge_step=last_step)
+        for line in run.metrics():
+            if line["step"] == last_step:
+                values = {name: value for name, value in line.items() if name not in ("step", "kind")}
+                self.write(last_step, dict(scalars(line["kind"], values)))
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():
@@ -113,23 +150,23 @@ class TensorBoard:
 
 
 class WeightsAndBiases:
-    """A run of Weights & Biases, the same one after every resumption; its local files are in the run folder.
+    """A Weights & Biases run, continued after every resumption; its local files are in the run folder.
 
-    The service drops what comes again for a step that it has. Offline, each start of the run writes files of its
-    own, to be sent with `wandb sync`.
+    The service ignores points for steps that it already has. In offline mode each start of the run writes files of its
+    own; upload them with `wandb sync`.
     """
 
-    def __init__(self, run: Run, config: PretrainConfig):
+    def __init__(self, run: Run, config: LogConfig, settings: Mapping[str, Any]):
         import wandb
 
         self._run = wandb.init(
-            project=config.log.wandb_project,
+            project=config.wandb_project,
             id=run_id(run),
             name=run.path.name,
             dir=str(run.path),
-            mode=cast(Any, config.log.wandb),
+            mode=cast(Any, config.wandb),
             resume="allow",
-            config=asdict(config),
+            config=dict(settings),
             settings=wandb.Settings(console="off", silent=True),
         )
 
@@ -141,7 +178,7 @@ class WeightsAndBiases:
 
 
 def run_id(run: Run) -> str:
-    """A name for a begun run that no other has, not even one that is later begun in the same folder."""
-    begun = run.provenance()
-    text = "/".join([begun["host"], str(run.path.absolute()), begun["started"]])
+    """An identifier of a started run. A later run in the same folder has another one."""
+    recorded = run.provenance()
+    text = "/".join([recorded["host"], str(run.path.absolute()), recorded["started"]])
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -5,12 +5,13 @@ from __future__ import annotations
 import sys
 import time
 from dataclasses import asdict, dataclass
-from typing import Any, TextIO
+from typing import Any
 
 from metapt.config import PretrainConfig
 from metapt.estimate.flops import tokens_of_step
-from metapt.runs import MetricsWriter, Run
-from metapt.training.experiment_trackers import open_trackers
+from metapt.runs import Run
+from metapt.training.experiment_trackers import TrackedMetricsWriter
+from metapt.training.progress_line import ProgressLine
 
 
 @dataclass
@@ -36,9 +37,11 @@ class MetricsLogger:
 
     def __init__(self, run: Run, config: PretrainConfig, totals: RunTotals, rank: int, updates_done: int):
         self.config, self.totals = config, totals
-        self._writer = MetricsWriter(run) if rank == 0 else None
-        self._progress = ProgressLine(config.train.max_steps) if rank == 0 else None
-        self._trackers = open_trackers(run, config, updates_done) if rank == 0 else None
+        self._writer: TrackedMetricsWriter | None = None
+        self._progress: PretrainProgress | None = None
+        if rank == 0:
+            self._writer = TrackedMetricsWriter(run, config.log, asdict(config), updates_done)
+            self._progress = PretrainProgress(config.train.max_steps)
         self._clock = time.perf_counter()
 
     def log_update(self, step: int, is_episode: bool, flops: int, **values: Any) -> None:
@@ -99,60 +102,36 @@ class MetricsLogger:
         self._clock = time.perf_counter()
 
     def close(self) -> None:
-        for output in (self._writer, self._progress, self._trackers):
+        for output in (self._writer, self._progress):
             if output:
                 output.close()
 
     def _write(self, step: int, kind: str, **values: Any) -> None:
-        if self._writer and self._progress and self._trackers:
+        if self._writer and self._progress:
             self._writer.write(step, kind, **values)
             self._progress.show(step, values)
-            self._trackers.write(step, kind, values)
 
 
-class ProgressLine:
-    """A line with step, losses, speed and time left: rewritten in place on a terminal, else printed at intervals."""
+class PretrainProgress:
+    """Shows losses and speed of a pretraining run on the progress line."""
 
     FORMATS = (
         ("lm_loss_nats", "lm {:.3f}"),
         ("query_loss_nats", "query {:.3f}"),
         ("query_accuracy", "acc {:.2f}"),
         ("eval_perplexity", "held-out ppl {:.1f}"),
+        ("tokens_per_second", "{:,.0f} tokens/s"),
     )
-    TERMINAL_SECONDS, LOG_SECONDS = 0.5, 10
 
-    def __init__(self, max_steps: int, out: TextIO = sys.stderr):
-        self._max_steps, self._out = max_steps, out
-        self._is_terminal = out.isatty()
-        self._interval = self.TERMINAL_SECONDS if self._is_terminal else self.LOG_SECONDS
+    def __init__(self, max_steps: int):
+        self._line = ProgressLine(max_steps)
         self._latest: dict[str, Any] = {}
-        self._first: tuple[int, float] | None = None
-        self._shown_at = 0.0
 
     def show(self, step: int, values: dict[str, Any]) -> None:
         """Update the line with values of metrics.jsonl after `step` updates."""
         self._latest |= values
-        now = time.monotonic()
-        self._first = self._first or (step, now)
-        if now - self._shown_at < self._interval and step < self._max_steps:
-            return
-        self._shown_at = now
-        end = "\r" if self._is_terminal else "\n"
-        print(self._line(step, now), end=end, file=self._out, flush=True)
-
-    def _line(self, step: int, now: float) -> str:
-        first_step, first_time = self._first or (step, now)
-        parts = [f"step {step}/{self._max_steps}"]
-        parts += [
-            template.format(self._latest[name]) for name, template in self.FORMATS if name in self._latest
-        ]
-        if "tokens_per_second" in self._latest:
-            parts.append(f"{self._latest['tokens_per_second']:,.0f} tokens/s")
-        if step > first_step:
-            left = int((now - first_time) / (step - first_step) * (self._max_steps - step))
-            parts.append(f"{left // 3600}:{left // 60 % 60:02}:{left % 60:02} left")
-        return "  ".join(parts)
+        latest = self._latest
+        self._line.show(step, [text.format(latest[name]) for name, text in self.FORMATS if name in latest])
 
     def close(self) -> None:
-        if self._is_terminal:
-            print(file=self._out, flush=True)
+        self._line.close()

@@ -1,52 +1,57 @@
-"""Signals that ask a run to stop. A handler only sets a flag; the program looks at it where it is safe to stop."""
+"""Signals that ask a run to stop. The handler only sets a flag; the program checks it where it is safe to stop."""
 
 from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 
-from metapt.errors import STOP_SIGNALS
+from metapt.errors import STOP_SIGNALS, Interrupted
 
 
 class StopRequested(Exception):
-    """Unfinished work is given up, since a signal asked for it; whoever began it catches this."""
+    """Work is abandoned because a signal asked the run to stop. Whoever started the work catches this."""
 
 
 class StopRequest:
-    """Remembers the first of USR1, USR2 and TERM that came since `listen`; later ones change nothing."""
+    """Records the first of USR1, USR2 and TERM that arrives after `listen`; later ones have no effect."""
 
     def __init__(self) -> None:
         self.name: str | None = None
         self._at_once = False
 
     def listen(self) -> StopRequest:
-        """Replaces the process' handlers of these signals; call it in the main thread."""
+        """Install the signal handlers; must be called in the main thread."""
         for number in STOP_SIGNALS:
-            signal.signal(number, self._remember)
+            signal.signal(number, self._record)
         return self
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
-        """Within it a signal raises StopRequested wherever the program is, for work that leaves nothing half done.
+        """Within the block, a signal raises StopRequested immediately; only for work that can be abandoned anywhere.
 
-        It is raised at the end as well, if it was lost on the way (exceptions in a finalizer are), and at the
-        beginning for a signal that came before.
+        The exception is also raised on entry if a signal came before, and on exit if it was lost within the block
+        (exceptions in a finalizer are).
         """
-        self._raise_if_asked()
+        self._raise_if_requested()
         self._at_once = True
         try:
             yield
         finally:
             self._at_once = False
-        self._raise_if_asked()
+        self._raise_if_requested()
 
-    def _raise_if_asked(self) -> None:
+    def interruption(self, run_dir: Path, when: str) -> Interrupted:
+        """Create the exception that ends an interrupted run; `when` says where it stopped and what is saved."""
+        return Interrupted(f"{run_dir}: {self.name or 'a signal to another rank'} {when}")
+
+    def _raise_if_requested(self) -> None:
         if self:
             raise StopRequested
 
-    def _remember(self, number: int, frame: FrameType | None) -> None:
+    def _record(self, number: int, frame: FrameType | None) -> None:
         if self.name is None:
             self.name = signal.Signals(number).name
             if self._at_once:

@@ -1,0 +1,71 @@
+"""What a run produces after training: predictions and scores of the test sets, and the saved tagger."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+from metapt import atomic_folders
+from metapt.data.labelled_sets import Collection
+from metapt.evaluation.predictions import write_predictions
+from metapt.evaluation.span_f1 import set_scores
+from metapt.finetuning.progress import log
+from metapt.finetuning.setup import FinetuneSetup
+from metapt.tagger.encoding import encode
+from metapt.tagger.predict import predict
+from metapt.tagger.serialization import CARD_FILE, save_tagger
+from metapt.training.signals import StopRequested
+
+
+class SetScorer:
+    """Tags test sets with the tagger of a run, writes the predictions, and scores them."""
+
+    def __init__(self, setup: FinetuneSetup, collection: Collection):
+        self.setup, self.collection = setup, collection
+
+    def score(self, names: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """Score test sets, distributed over the ranks.
+
+        Returns: the scores of all sets, on every rank.
+        Raises:
+            Interrupted: a signal arrived; the checkpoint of the last epoch is kept.
+        """
+        processes, stop = self.setup.processes, self.setup.stop
+        scores: dict[str, dict[str, Any]] = {}
+        for start in range(0, len(names), processes.world_size):
+            with suppress(StopRequested), stop.at_once():
+                for name in names[start : start + processes.world_size][processes.rank :][:1]:
+                    scores[name] = self._score_set(name)
+            if processes.any(bool(stop)):
+                raise stop.interruption(
+                    self.setup.run.path, "while test sets were tagged; the checkpoint is kept"
+                )
+        gathered = {name: value for part in processes.gather(scores) for name, value in part.items()}
+        return {name: gathered[name] for name in names}
+
+    def _score_set(self, name: str, split: str = "test") -> dict[str, Any]:
+        """Tag a set, write its predictions, and return its entry in result.json."""
+        setup, ner = self.setup, self.setup.config.ner
+        sentences = self.collection.load(name, split)
+        log(f"tagging {name} {split}, {len(sentences)} sentences")
+        encoded = encode(sentences, setup.word_tokenizer, ner.max_len, truncate=False)
+        features = setup.extract_features(encoded)
+        predictions = predict(setup.tagger.layer, features, encoded, ner.eval_batch_size)
+        write_predictions(setup.run.predictions_dir / f"{name}.jsonl", sentences, predictions)
+        scores = set_scores(name, split, sentences, [prediction.predicted for prediction in predictions])
+        if not scores["gold_spans"]:
+            log(f"warning: {name} {split} has no entities, so its F1 is meaningless")
+        return scores
+
+
+def write_tagger(setup: FinetuneSetup, card: str) -> None:
+    """Write the tagger with its tokenizer and model card into the run folder; a partial folder is never left."""
+
+    def write() -> None:
+        staging = atomic_folders.staging(setup.run.tagger_dir)
+        save_tagger(staging, setup.tagger, setup.tokenizer, setup.encoding)
+        (staging / CARD_FILE).write_text(card, encoding="utf-8")
+        atomic_folders.commit(staging, setup.run.tagger_dir)
+
+    setup.processes.run_on_main(write)
