@@ -8,6 +8,7 @@ from omegaconf import MISSING
 
 from metapt.baseline_names import BASELINE_NAMES
 from metapt.config.keys import key
+from metapt.config.pretraining import LogConfig
 
 TUNINGS = {
     "head_only": "train the NER head on the frozen model",
@@ -159,6 +160,7 @@ class FinetuneConfig:
     data: NerDataConfig = field(default_factory=NerDataConfig)
     ner: NerConfig = field(default_factory=NerConfig)
     train: FinetuneTrainConfig = field(default_factory=FinetuneTrainConfig)
+    log: LogConfig = field(default_factory=LogConfig)
     run_dir: str = key(MISSING, "run folder", identity=False)
 
 
