@@ -79,7 +79,7 @@ def section(curve: Curve) -> list[str]:
 
 def figure(curves: Sequence[Curve], columns: int = 4) -> str:
     """An SVG with a panel for each curve: times with the fitted line, operations dashed; both axes in powers."""
-    from analysis.figures.rendering import svg
+    from analysis.figures.rendering import to_svg
     from analysis.figures.style import COLOURS, QUIET, drawing
 
     rows = math.ceil(len(curves) / columns)
@@ -104,4 +104,4 @@ def figure(curves: Sequence[Curve], columns: int = 4) -> str:
         for axis in axes.flat[len(curves) :]:
             axis.set_visible(False)
         axes.flat[0].legend(fontsize=7)
-        return svg(canvas, "growth") + "\n"
+        return to_svg(canvas, "growth") + "\n"

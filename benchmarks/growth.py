@@ -30,9 +30,9 @@ from metapt.config import PretrainConfig, commandline
 from metapt.errors import run_command
 from metapt.estimate.flops import flops_of_step
 from metapt.launch.grid import plan
-from metapt.launch.grid_status import overview
+from metapt.launch.grid_status import grid_status
 from metapt.launch.submission import submit
-from metapt.meta.objectives import next_token
+from metapt.meta.objectives import next_token_objective
 from metapt.models.meta_lm import build_meta_lm
 from metapt.training.engine import Engine
 
@@ -133,7 +133,7 @@ def rank() -> None:
     units = range(engine.rank, UNITS, engine.world_size)
     for _ in sys.stdin:
         for unit in units:
-            loss = next_token(engine.meta_lm, sequences).loss
+            loss = next_token_objective(engine.meta_lm, sequences).loss
             engine.backward(loss / len(units), last=unit == units[-1])
         engine.step(config.train.lr)
         print("done", flush=True)
@@ -163,7 +163,7 @@ def dry_run(folder: Path) -> Curve:
 
 def status(folder: Path) -> Curve:
     counts = (10, 30, 90, 270)
-    runs = [partial(overview, begun_grid(folder / f"begun{count}", count)) for count in counts]
+    runs = [partial(grid_status, begun_grid(folder / f"begun{count}", count)) for count in counts]
     return Curve(
         "what metapt.status reads of a grid at work", "number of runs", counts, tuple(medians(*runs))
     )

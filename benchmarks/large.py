@@ -42,7 +42,7 @@ print(sum(value.numel() for value in model.parameters()), float(model(input_ids=
 def words(size: str, scope: str, folder: Path) -> list[str]:
     """The command line of a run."""
     settings = [f"model={size}", "objective=maml", "ds=zero2", "data=text", "data.max_tokens=2000000"]
-    settings += [commandline.word(f"data.{key}", os.environ[name]) for key, name in DATA.items()]
+    settings += [commandline.quote_override(f"data.{key}", os.environ[name]) for key, name in DATA.items()]
     settings += [
         "train.seq_len=128",
         "train.precision=bf16",
@@ -60,8 +60,8 @@ def words(size: str, scope: str, folder: Path) -> list[str]:
     return [
         *settings,
         f"train.seed={seed()}",
-        commandline.word("data.cache_dir", folder / "corpus"),
-        commandline.word("run_dir", folder / scope),
+        commandline.quote_override("data.cache_dir", folder / "corpus"),
+        commandline.quote_override("run_dir", folder / scope),
     ]
 
 
@@ -71,10 +71,10 @@ DATA = {"text_dir": "METAPT_TEXT_DIR", "tokenizer": "METAPT_TOKENIZER"}
 def seed() -> int:
     """The first seed whose second update is an episode and whose first is none."""
     from metapt.config import MetaConfig
-    from metapt.meta.objectives import is_episode
+    from metapt.meta.objectives import is_episode_update
 
     meta = MetaConfig(objective="maml", rho=0.5)
-    draws = ([is_episode(meta, tried, step) for step in (0, 1)] for tried in range(SEED_TRIES))
+    draws = ([is_episode_update(meta, tried, step) for step in (0, 1)] for tried in range(SEED_TRIES))
     return next(tried for tried, drawn in enumerate(draws) if drawn == [False, True])
 
 

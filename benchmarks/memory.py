@@ -84,7 +84,7 @@ def run_updates(kind: str, words: list[str]) -> None:
     from tokens import Tokens
 
     from metapt.data.episodes import EpisodeSampler, WindowIndex
-    from metapt.meta.objectives import episode, next_token
+    from metapt.meta.objectives import episode_objective, next_token_objective
     from metapt.models.meta_lm import build_meta_lm
     from metapt.training.engine import Engine
 
@@ -97,9 +97,9 @@ def run_updates(kind: str, words: list[str]) -> None:
     for step in range(2):
         for unit in range(2):
             if kind == "episode":
-                outcome = episode(engine.meta_lm, sampler.episode(step, unit), meta, 0, step, unit)
+                outcome = episode_objective(engine.meta_lm, sampler.episode(step, unit), meta, 0, step, unit)
             else:
-                outcome = next_token(
+                outcome = next_token_objective(
                     engine.meta_lm, torch.randint(2, 200, (train.micro_batch, train.seq_len + 1))
                 )
             engine.backward(outcome.loss / 2, last=unit == 1)

@@ -35,7 +35,7 @@ Sides = tuple[Tensor, Tensor, Tensor, Tensor]
 def episodes(recorded: Mapping[str, Any], checkpoint: Path) -> list[Sides]:
     """The states of a checkpoint on the episodes."""
     data = [
-        commandline.word(f"data.{key}", value) for key, value in recorded["data"].items() if value is not None
+        commandline.quote_override(f"data.{key}", value) for key, value in recorded["data"].items() if value is not None
     ]
     config = commandline.load("pretrain", [f"model={recorded['model']['name']}", "objective=maml", "meta.window=32", "meta.min_context=8", *data])  # fmt: skip
     corpus = prepare_corpus(config.data)
@@ -48,7 +48,7 @@ def episodes(recorded: Mapping[str, Any], checkpoint: Path) -> list[Sides]:
         task = sampler.episode(number, 0)
         with torch.no_grad():
             sides = [Side.of(examples, meta_lm) for examples in (task.support, task.query)]
-            states = [meta_lm.states_read(side.windows) for side in sides]
+            states = [meta_lm.prediction_states(side.windows) for side in sides]
         found.append((states[0], sides[0].labels, states[1], sides[1].labels))
     return found
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from metapt.config import PretrainConfig, commandline
 from metapt.estimate.flops import flops_expected, parameter_count, tokens_of_step
-from metapt.estimate.forecast import TFLOP, Machine, figure, hours, implied_mfu
+from metapt.estimate.forecast import TFLOP, Machine, format_number, hours, implied_mfu
 from metapt.estimate.memory import Ranks
 
 FILE = Path(__file__).parents[1] / "docs" / "results" / "projection.md"
@@ -60,14 +60,14 @@ def rows() -> Iterator[tuple[str, ...]]:
         for objective, name in OBJECTIVES.items():
             config = configuration(size, objective)
             told = [
-                figure(hours(config, Machine(machine.ranks, tflops=machine.tflops, mfu=share)) or 0)
+                format_number(hours(config, Machine(machine.ranks, tflops=machine.tflops, mfu=share)) or 0)
                 for machine in MACHINES.values()
                 for share in UTILISATIONS
             ]
             implied = implied_mfu(config, MACHINES["4 x A100"], taken)
             rule = six_n_d(config) / flops_expected(config) if objective == "vanilla" else None
             share = "" if rule is None else f"{rule:.2f}"
-            operations = figure(flops_expected(config) / TFLOP)
+            operations = format_number(flops_expected(config) / TFLOP)
             yield size, name, operations, share, *told, str(taken), f"{implied:.1%}"
 
 

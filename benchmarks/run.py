@@ -21,7 +21,7 @@ import ratios
 import steps
 import torch
 import tuning
-from machine import kind, machine
+from machine import bf16_support, machine
 from timing import Row, compare
 from tokens import Tokens
 from torch.nn.functional import cross_entropy, scaled_dot_product_attention
@@ -29,9 +29,9 @@ from torch.nn.functional import cross_entropy, scaled_dot_product_attention
 from metapt.config import commandline
 from metapt.data.episodes import EpisodeSampler, WindowIndex
 from metapt.errors import OperationalError, run_command
-from metapt.launch.grid_dir import Root
+from metapt.launch.grid_dir import GridDir
 from metapt.launch.jobs import Job, Plan
-from metapt.meta.objectives import episode
+from metapt.meta.objectives import episode_objective
 from metapt.models.attention import causal_attention
 from metapt.models.losses import linear_cross_entropy
 from metapt.models.meta_lm import build_meta_lm
@@ -99,17 +99,17 @@ def support_states() -> Case:
         meta_lm = build_meta_lm(config)
 
         def run(meta_lm=meta_lm, task=task, meta=config.meta) -> None:  # type: ignore[no-untyped-def]
-            episode(meta_lm, task, meta, 0, 0, 0).loss.backward()
+            episode_objective(meta_lm, task, meta, 0, 0, 0).loss.backward()
 
         sides.append(run)
     return "episode, scope head (states once)", sides[0], "scope full (states in every inner step)", sides[1]
 
 
-def begun_grid(folder: Path, runs: int) -> Root:
+def begun_grid(folder: Path, runs: int) -> GridDir:
     """A grid of so many runs that are all begun, with 2,000 updates each."""
     names = [f"pretrain/{number}" for number in range(runs)]
-    root = Root(folder)
-    root.write_plan(Plan("many", tuple(Job(name, "pretrain", (), (), name) for name in names)))
+    root = GridDir(folder)
+    root.write_plan(Plan("many", tuple(Job(name, "pretrain") for name in names)))
     config = asdict(commandline.load("pretrain", ["model=tiny", "objective=maml", "data=demo"]))
     values = (
         "lm_loss_nats",

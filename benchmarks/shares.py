@@ -21,10 +21,10 @@ from timing import medians
 from metapt.config import PretrainConfig, commandline
 from metapt.data.corpus import prepare_corpus
 from metapt.estimate.flops import flops_of_step
-from metapt.meta.objectives import episode, next_token
+from metapt.meta.objectives import episode_objective, next_token_objective
 from metapt.runs import Run
 from metapt.training.dynamics import parameter_groups
-from metapt.training.metrics import Telemetry, Totals
+from metapt.training.metrics import MetricsLogger, RunTotals
 from metapt.training.signals import StopRequest
 from metapt.training.trainer import Trainer
 
@@ -68,23 +68,23 @@ def shares(config: PretrainConfig, seconds: Seconds) -> dict[str, float]:
 def measured(model: str, objective: str, folder: Path) -> dict[str, float]:
     """The shares of a run at the defaults of a scale, on generated text."""
     words = [f"model={model}", f"objective={objective}", "data=demo", "data.vocab_size=2048"]
-    words += [commandline.word("data.cache_dir", folder / "corpus")]
-    words += [commandline.word("run_dir", folder / f"{model}-{objective}"), "train.keep_checkpoints=1"]
+    words += [commandline.quote_override("data.cache_dir", folder / "corpus")]
+    words += [commandline.quote_override("run_dir", folder / f"{model}-{objective}"), "train.keep_checkpoints=1"]
     config = commandline.load("pretrain", words)
     run = Run(config.run_dir)
     run.start({}, {})
     trainer = Trainer(config, run, prepare_corpus(config.data), StopRequest())
-    seconds = _seconds(trainer, Telemetry(run, config, Totals(), 0, 0))
+    seconds = _seconds(trainer, MetricsLogger(run, config, RunTotals(), 0, 0))
     return shares(config, seconds)
 
 
-def _seconds(trainer: Trainer, telemetry: Telemetry) -> Seconds:
+def _seconds(trainer: Trainer, telemetry: MetricsLogger) -> Seconds:
     """Each part in turn, in an order in which there is a gradient when its norms are measured and the optimizer steps."""
     config, engine, sampler = trainer.config, trainer.engine, trainer.sampler
     train, meta, numbers = config.train, config.meta, count(1)
     sequences = torch.from_numpy(trainer.batches.sequences(0, train.micro_batch))
     task = sampler.episode(0, 0) if sampler else None
-    values = next_token(engine.meta_lm, sequences).measures
+    values = next_token_objective(engine.meta_lm, sequences).metrics
     told: dict[str, Any] = {name: value.tolist() for name, value in values.items()} | {
         "grad_norm": 1 / 3,
         "flops": flops_of_step(config, False),
@@ -100,12 +100,12 @@ def _seconds(trainer: Trainer, telemetry: Telemetry) -> Seconds:
 
     def run_task() -> None:
         if task:
-            loss = episode(engine.meta_lm, task, meta, train.seed, 0, 0, trainer.poll).loss
+            loss = episode_objective(engine.meta_lm, task, meta, train.seed, 0, 0, trainer.poll).loss
             engine.backward(loss, last=True)
 
     def micro_batch() -> None:
         trainer.poll()
-        engine.backward(next_token(engine.meta_lm, sequences).loss, last=True)
+        engine.backward(next_token_objective(engine.meta_lm, sequences).loss, last=True)
 
     def dynamics() -> None:
         engine.gradient_norms(parameter_groups(engine.meta_lm))

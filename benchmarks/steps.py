@@ -21,7 +21,7 @@ from tokens import Tokens
 from metapt.config import ModelConfig, PretrainConfig, commandline
 from metapt.data.episodes import Episode, EpisodeSampler, WindowIndex
 from metapt.estimate.flops import flops_of_step, tokens_of_step
-from metapt.meta.objectives import episode, next_token
+from metapt.meta.objectives import episode_objective, next_token_objective
 from metapt.models.meta_lm import build_meta_lm
 from metapt.training.engine import Engine
 
@@ -73,7 +73,7 @@ def our_step(config: PretrainConfig, sequences: torch.Tensor) -> Callable[[], No
     engine = Engine(build_meta_lm(config), config)
 
     def step() -> None:
-        engine.backward(next_token(engine.meta_lm, sequences).loss, last=True)
+        engine.backward(next_token_objective(engine.meta_lm, sequences).loss, last=True)
         engine.step(config.train.lr)
 
     return step
@@ -84,7 +84,7 @@ def our_micro_batch(config: PretrainConfig) -> Callable[[], None]:
     meta_lm, sequences = build_meta_lm(config), random_sequences(config)
 
     def run() -> None:
-        next_token(meta_lm, sequences).loss.backward()
+        next_token_objective(meta_lm, sequences).loss.backward()
         meta_lm.zero_grad()
 
     return run
@@ -95,7 +95,7 @@ def our_episode(config: PretrainConfig, task: Episode) -> Callable[[], None]:
     meta_lm = build_meta_lm(config)
 
     def run() -> None:
-        episode(meta_lm, task, config.meta, 0, 0, 0).loss.backward()
+        episode_objective(meta_lm, task, config.meta, 0, 0, 0).loss.backward()
         meta_lm.zero_grad()
 
     return run

@@ -38,15 +38,15 @@ VARIANTS = {
 
 def words(variant: str, folder: Path) -> list[str]:
     """The command line of a run, its folder excepted."""
-    data = [commandline.word(f"data.{key}", os.environ[name]) for key, name in DATA.items()]
+    data = [commandline.quote_override(f"data.{key}", os.environ[name]) for key, name in DATA.items()]
     small = ["data.max_tokens=5000000", "train.eval_batches=1", "train.dynamics_every=0"]
-    cache = commandline.word("data.cache_dir", folder / "corpus")
+    cache = commandline.quote_override("data.cache_dir", folder / "corpus")
     return ["model=tiny", *VARIANTS[variant], "data=text", *data, *small, cache]
 
 
 def seconds_to_stop(settings: list[str], run: Run, after: float, log: Path) -> float:
     """Starts a run, sends TERM so many seconds after its first held-out loss, and times its end."""
-    command = [sys.executable, "-m", "metapt.pretrain", *settings, commandline.word("run_dir", run.path)]
+    command = [sys.executable, "-m", "metapt.pretrain", *settings, commandline.quote_override("run_dir", run.path)]
     with log.open("ab") as out:
         process = subprocess.Popen(command, stdout=out, stderr=out)
     while process.poll() is None and not any(run.metrics()):
