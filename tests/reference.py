@@ -12,11 +12,11 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from metapt.config import MetaConfig, TrainConfig
-from metapt.data.episodes import Episode, Examples
+from metapt.data.episodes import Episode, LabelledWindows
 from metapt.models.meta_lm import MetaLM
 
 
-def logits_and_labels(meta_lm: MetaLM, examples: Examples) -> tuple[Tensor, Tensor]:
+def logits_and_labels(meta_lm: MetaLM, examples: LabelledWindows) -> tuple[Tensor, Tensor]:
     """Class logits [n, N] and labels [n], from windows that are not truncated."""
     tokens, positions, labels = (
         torch.from_numpy(array) for array in (examples.tokens, examples.positions, examples.labels)

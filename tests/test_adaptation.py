@@ -199,7 +199,7 @@ def test_adaptation_learns_classes_given_by_the_context(stream_of, scope: str):
         config = configuration(scope, inner_lr=rate, **shape)
         index = WindowIndex.build(tokens, 512, 4, 1)
         sampler = EpisodeSampler(stream_of(tokens), index, config.meta, 0, 1, 0)
-        sampler.eligible = np.arange(10, 50)
+        sampler.eligible_types = np.arange(10, 50)
         meta_lm = build_meta_lm(config)
         outputs = [
             episode_objective(meta_lm, sampler.episode(0, number), config.meta, 0, 0, number)

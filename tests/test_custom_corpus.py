@@ -212,7 +212,7 @@ def test_all_errors_of_a_specification_are_listed(tmp_path: Path) -> None:
         (b"- a\n", "must be a mapping with the keys name, licence"),
         (b"", "name is required"),
         (b"name: \xff\n", "not UTF-8 at byte 7"),
-        (b"name: all\nlicence: x\nhub: {name: y}\n", "not `all`"),
+        (b"name: all\nlicence: x\nhub: {name: y}\n", "must not be `all`"),
         (b"name: x\nlicence: x\n", "`files` or `hub` \\(or both\\) is required"),
     ],
 )

@@ -1,4 +1,4 @@
-"""What an SMLMT episode must be, whatever the corpus."""
+"""Properties of SMLMT episodes and of the window index."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MASK, EOS, VOCABULARY = 1, 0, 80
 
 
 def make_meta(**changes: object) -> MetaConfig:
-    values = {
+    defaults = {
         "objective": "maml",
         "n_way": 4,
         "k_shot": 2,
@@ -26,13 +26,13 @@ def make_meta(**changes: object) -> MetaConfig:
         "min_context": 3,
         "max_window_fraction": 0.6,
     }
-    return MetaConfig(**{**values, **changes})
+    return MetaConfig(**{**defaults, **changes})
 
 
 def make_tokens(seed: int, size: int = 6000) -> np.ndarray:
-    """Zipf-like text without the mask."""
-    draws = np.random.default_rng(seed).zipf(1.3, size)
-    return np.where(draws < VOCABULARY - 2, draws + 1, EOS)
+    """Zipf-distributed tokens without the mask token."""
+    ranks = np.random.default_rng(seed).zipf(1.3, size)
+    return np.where(ranks < VOCABULARY - 2, ranks + 1, EOS)
 
 
 def make_sampler(stream_of: Callable, tokens: np.ndarray, meta: MetaConfig, seed: int = 0) -> EpisodeSampler:
@@ -49,58 +49,60 @@ def make_sampler(stream_of: Callable, tokens: np.ndarray, meta: MetaConfig, seed
     st.integers(0, 50),
 )
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_properties(stream_of, seed: int, n_way: int, k_shot: int, q_query: int, window: int, step: int):
+def test_properties_of_episodes(
+    stream_of, seed: int, n_way: int, k_shot: int, q_query: int, window: int, step: int
+):
     meta = make_meta(n_way=n_way, k_shot=k_shot, q_query=q_query, window=window)
     tokens = make_tokens(seed)
     sampler = make_sampler(stream_of, tokens, meta)
-    task = sampler.episode(step, 0)
+    episode = sampler.episode(step, 0)
     grid = tokens[: len(tokens) // window * window].reshape(-1, window)
 
-    used = np.concatenate([task.support.windows, task.query.windows])
+    used = np.concatenate([episode.support.windows, episode.query.windows])
     assert len(set(used.tolist())) == len(used), "a window is used twice"
-    assert len(set(task.classes.tolist())) == n_way
-    for side, per_class in ((task.support, k_shot), (task.query, q_query)):
-        assert np.bincount(side.labels, minlength=n_way).tolist() == [per_class] * n_way
-        kinds = task.classes[side.labels]
-        original = grid[side.windows]
+    assert len(set(episode.classes.tolist())) == n_way
+    for examples, per_class in ((episode.support, k_shot), (episode.query, q_query)):
+        assert np.bincount(examples.labels, minlength=n_way).tolist() == [per_class] * n_way
+        types = episode.classes[examples.labels]
+        original = grid[examples.windows]
         # Every occurrence of the class token is masked, nothing else is changed.
-        assert (side.tokens == np.where(original == kinds[:, None], MASK, original)).all()
-        # The label is recoverable through the mask only.
-        assert not (side.tokens == kinds[:, None]).any()
-        # The mask that is read is the last one, and has seen enough.
-        last = window - 1 - np.argmax((side.tokens == MASK)[:, ::-1], axis=1)
-        assert (side.positions == last).all()
-        assert (side.positions >= meta.min_context).all()
+        assert (examples.tokens == np.where(original == types[:, None], MASK, original)).all()
+        # Only the mask reveals the label.
+        assert not (examples.tokens == types[:, None]).any()
+        # The prediction position is the last mask, after enough context.
+        last = window - 1 - np.argmax((examples.tokens == MASK)[:, ::-1], axis=1)
+        assert (examples.positions == last).all()
+        assert (examples.positions >= meta.min_context).all()
 
 
-def test_at_the_end_of_the_window_the_same_windows_are_read(stream_of):
+def test_prediction_position_at_the_end_of_the_window(stream_of):
     tokens = make_tokens(0)
     at_mask, at_end = (
-        make_sampler(stream_of, tokens, make_meta(prediction_position=place)) for place in ("mask", "end")
+        make_sampler(stream_of, tokens, make_meta(prediction_position=position))
+        for position in ("mask", "end")
     )
-    for left, right in zip(
-        *(sampler.episode(3, 1).query.__dict__.items() for sampler in (at_mask, at_end)), strict=True
-    ):
-        name, value = right
-        assert (value == 11).all() if name == "positions" else np.array_equal(left[1], value)
+    expected, query = (sampler.episode(3, 1).query for sampler in (at_mask, at_end))
+    assert (query.positions == 11).all()
+    for name in ("tokens", "labels", "windows"):
+        assert np.array_equal(getattr(query, name), getattr(expected, name))
 
 
-def test_classes_stay_within_the_bounds(stream_of):
+def test_frequency_limits_of_classes(stream_of):
     meta = make_meta(min_windows=9, max_window_fraction=0.1)
     tokens = make_tokens(0)
     sampler = make_sampler(stream_of, tokens, meta)
     grid = tokens[: len(tokens) // 12 * 12].reshape(-1, 12)
     for step in range(50):
-        for kind in sampler.episode(step, 0).classes:
-            windows = int((grid[:, meta.min_context :] == kind).any(axis=1).sum())
+        for token_type in sampler.episode(step, 0).classes:
+            windows = int((grid[:, meta.min_context :] == token_type).any(axis=1).sum())
             assert 9 <= windows <= 0.1 * len(grid)
-            assert kind not in (MASK, EOS)
+            assert token_type not in (MASK, EOS)
 
 
-def same(left: Episode, right: Episode) -> bool:
+def are_equal(left: Episode, right: Episode) -> bool:
     return all(
-        np.array_equal(getattr(left_side, name), getattr(right_side, name))
-        for left_side, right_side in ((left.support, right.support), (left.query, right.query))
+        np.array_equal(getattr(first, name), getattr(second, name))
+        for first, second in ((left.support, right.support), (left.query, right.query))
         for name in ("tokens", "positions", "labels", "windows")
     )
 
@@ -110,48 +112,50 @@ def test_an_episode_is_a_function_of_seed_step_and_task(stream_of):
     one, other, reseeded = (make_sampler(stream_of, tokens, meta, seed) for seed in (0, 0, 1))
     late = [other.episode(step, task) for step in (5, 0, 3) for task in (1, 0)]
     early = [one.episode(step, task) for step in (5, 0, 3) for task in (1, 0)]
-    assert all(same(left, right) for left, right in zip(early, late, strict=True))
-    assert not same(early[0], early[1])
-    assert not same(early[0], early[2])
-    assert not same(one.episode(0, 0), reseeded.episode(0, 0))
+    assert all(are_equal(left, right) for left, right in zip(early, late, strict=True))
+    assert not are_equal(early[0], early[1])
+    assert not are_equal(early[0], early[2])
+    assert not are_equal(one.episode(0, 0), reseeded.episode(0, 0))
 
 
 def test_class_numbers_are_shuffled(stream_of):
-    """Over many episodes a frequent type takes every label about equally often."""
+    """Over many episodes a frequent type has every label about equally often."""
     meta = make_meta(n_way=4, min_windows=30)
     sampler = make_sampler(stream_of, make_tokens(0), meta)
-    kind = sampler.eligible[0]
-    places = [np.flatnonzero(sampler.episode(step, 0).classes == kind) for step in range(1500)]
-    counts = np.bincount(np.concatenate(places), minlength=4)
+    token_type = sampler.eligible_types[0]
+    labels = [np.flatnonzero(sampler.episode(step, 0).classes == token_type) for step in range(1500)]
+    counts = np.bincount(np.concatenate(labels), minlength=4)
     expected = counts.sum() / 4
     assert ((counts - expected) ** 2 / expected).sum() < 16.3  # chi-squared, 3 degrees of freedom, p = 0.001
 
 
-def test_index_equals_a_slow_one():
+def test_index_against_a_naive_implementation():
     tokens = make_tokens(3, 500)
     index = WindowIndex.build(tokens, VOCABULARY, 12, 3)
-    for kind in range(VOCABULARY):
-        found = {}
+    for token_type in range(VOCABULARY):
+        expected = {}
         for number in range(500 // 12):
-            places = [place for place in range(12) if tokens[number * 12 + place] == kind]
-            if places and places[-1] >= 3:
-                found[number] = places[-1]
-        part = slice(index.offsets[kind], index.offsets[kind + 1])
-        assert dict(zip(index.windows[part].tolist(), index.last[part].tolist(), strict=True)) == found
+            positions = [position for position in range(12) if tokens[number * 12 + position] == token_type]
+            if positions and positions[-1] >= 3:
+                expected[number] = positions[-1]
+        entries = slice(index.offsets[token_type], index.offsets[token_type + 1])
+        windows, positions = index.windows[entries].tolist(), index.last_positions[entries].tolist()
+        assert dict(zip(windows, positions, strict=True)) == expected
 
 
-def test_index_survives_the_disk(tmp_path):
+def test_save_and_load_the_index(tmp_path):
     index = WindowIndex.build(make_tokens(0), VOCABULARY, 12, 3)
     index.save(tmp_path / "index")
     loaded = WindowIndex.load(tmp_path / "index")
     assert all(
-        np.array_equal(getattr(index, name), getattr(loaded, name)) for name in ("offsets", "windows", "last")
+        np.array_equal(getattr(index, name), getattr(loaded, name))
+        for name in ("offsets", "windows", "last_positions")
     )
     assert loaded.num_windows == index.num_windows
 
 
-def test_too_small_a_corpus_is_refused_with_the_numbers(stream_of):
-    with pytest.raises(UserError, match=r"4-way.*20 windows of 12 tokens are needed, there are 8"):
+def test_too_small_corpus(stream_of):
+    with pytest.raises(UserError, match=r"4-way.*it has 8 windows of 12 tokens, 20 are needed"):
         make_sampler(stream_of, make_tokens(0, 100), make_meta())
-    with pytest.raises(UserError, match=r"4 token types must occur in 8 to .* and \d+ do"):
+    with pytest.raises(UserError, match=r"\d+ token types occur in 8 to \d+ windows, 4 are needed"):
         make_sampler(stream_of, np.full(6000, 5), make_meta())

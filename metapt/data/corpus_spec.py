@@ -93,7 +93,9 @@ class _SpecParser:
         name, licence = self.text(values, "name", required=True), self.text(values, "licence", required=True)
         language, *_ = (self.text(values, key) for key in OPTIONAL_TEXTS)
         if name is not None and (name == "all" or not NAME.fullmatch(name)):
-            self.errors.append(f"name: {name!r} must consist of letters, digits, . _ and -, and not be `all`")
+            self.errors.append(
+                f"name: {name!r} must consist of letters, digits, . _ and -, and must not be `all`"
+            )
         types = self.types(values.get("types", {}))
         files = self.files(values)
         layout = self.layout(values, types) if files else ColumnLayout(("word", "tag"), types=types)

@@ -1,11 +1,12 @@
-"""Subset-masked language-model tasks (SMLMT, Bansal et al. 2020, section 3.1), drawn from an index of the corpus.
+"""Episodes of subset masked language modelling tasks (SMLMT, Bansal et al. 2020, section 3.1), sampled from a corpus.
 
-An episode has N classes, each a token type. The corpus is cut into windows on a fixed grid; for each class K
-support and Q query windows that hold the class token are drawn, all N (K + Q) of them different. In its window
-every occurrence of the class token is masked, and the classifier reads the state at the last of them, where a
-causal decoder has seen most (`meta.prediction_position=end`: at the window's end). Class numbers are shuffled.
+An episode has N classes, each a token type. The corpus is divided into windows on a fixed grid. For each class, K support
+and Q query windows that contain the class token are sampled; all N (K + Q) windows are different. In a window all
+occurrences of the class token are masked. The classifier predicts the class from the hidden state at the last of them,
+where a causal decoder has seen the most context (`meta.prediction_position=end`: at the end of the window). Class numbers
+are shuffled.
 
-Everything is a function of (seed, step, task).
+An episode is a function of (seed, step, task) alone.
 """
 
 from __future__ import annotations
@@ -24,13 +25,15 @@ from metapt.errors import UserError
 if TYPE_CHECKING:
     from metapt.data.corpus import Corpus, TokenStream
 
+MAX_CANDIDATES = 4096  # windows of a frequent token type that are considered for an episode
+
 
 @dataclass(frozen=True)
-class Examples:
-    """One side of an episode: n windows of W tokens.
+class LabelledWindows:
+    """The support or the query set of an episode: n windows of W tokens.
 
-    tokens: int64 [n, W], with the class token masked; positions: int64 [n], the state to read;
-    labels: int64 [n] in [0, N); windows: int64 [n], their numbers on the corpus grid.
+    tokens: int64 [n, W], with the class token masked; positions: int64 [n], the prediction position in each window;
+    labels: int64 [n] in [0, N); windows: int64 [n], window numbers on the grid of the corpus.
     """
 
     tokens: np.ndarray
@@ -41,32 +44,33 @@ class Examples:
 
 @dataclass(frozen=True)
 class Episode:
-    support: Examples
-    query: Examples
+    support: LabelledWindows
+    query: LabelledWindows
     classes: np.ndarray
     """int64 [N]: the token type of each label."""
 
 
 @dataclass(frozen=True)
 class WindowIndex:
-    """For every token type the windows in which it occurs late enough to be read.
+    """For every token type, the windows in which it occurs after enough context.
 
-    Type t occurs in `windows[offsets[t]:offsets[t + 1]]` (ascending), last at `last[...]` in each.
+    Type t occurs in `windows[offsets[t]:offsets[t + 1]]` (ascending); its last position in each of them is in the same
+    slice of `last_positions`.
     """
 
     offsets: np.ndarray
     windows: np.ndarray
-    last: np.ndarray
+    last_positions: np.ndarray
     num_windows: int
 
     @classmethod
     def build(cls, tokens: np.ndarray, vocab_size: int, window: int, min_context: int) -> WindowIndex:
-        """Indexes a token sequence.
+        """Index a token sequence.
 
         Args:
-            tokens: [T] token ids below vocab_size; the tail that fills no window is left out.
-            window: tokens of a window.
-            min_context: an occurrence counts only if at least so many tokens of its window precede it.
+            tokens: [T] token ids below vocab_size; the tokens after the last complete window are ignored.
+            window: tokens per window.
+            min_context: minimum number of tokens of the window that must precede an occurrence.
         """
         num_windows = len(tokens) // window
         tokens = np.asarray(tokens[: num_windows * window])
@@ -77,36 +81,34 @@ class WindowIndex:
         keep = is_last & (order % window >= min_context)
         counts = np.bincount(types[keep], minlength=vocab_size)
         offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-        return cls(
-            offsets, number[keep].astype(np.int64), (order[keep] % window).astype(np.int32), num_windows
-        )
+        last_positions = (order[keep] % window).astype(np.int32)
+        return cls(offsets, number[keep].astype(np.int64), last_positions, num_windows)
 
     @property
     def counts(self) -> np.ndarray:
-        """Windows per type. int64 [vocab_size]."""
+        """Number of windows of each type. int64 [vocab_size]."""
         return np.diff(self.offsets)
 
     def save(self, folder: Path) -> None:
         staging = atomic_folders.staging(folder)
-        for name in ("offsets", "windows", "last"):
+        for name in ("offsets", "windows", "last_positions", "num_windows"):
             np.save(staging / f"{name}.npy", getattr(self, name))
-        np.save(staging / "num_windows.npy", self.num_windows)
         atomic_folders.commit(staging, folder)
 
     @classmethod
     def load(cls, folder: Path) -> WindowIndex:
-        """The arrays stay on disk, memory-mapped."""
-        offsets, windows, last = (
+        """Load an index. The arrays stay on disk, memory-mapped."""
+        offsets, windows, last_positions = (
             np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r"))
-            for name in ("offsets", "windows", "last")
+            for name in ("offsets", "windows", "last_positions")
         )
-        return cls(offsets, windows, last, int(np.load(folder / "num_windows.npy")))
+        return cls(offsets, windows, last_positions, int(np.load(folder / "num_windows.npy")))
 
 
 def corpus_index(corpus: Corpus, meta: MetaConfig) -> WindowIndex:
-    """The index of a corpus' training split for the windows of `meta`, made once and kept beside the shards."""
+    """The index of the training split for the windows of `meta`. It is built once and stored in the corpus folder."""
     size = min(len(corpus.train), meta.index_tokens)
-    folder = corpus.folder / f"index_w{meta.window}_c{meta.min_context}_n{size}"
+    folder = corpus.folder / f"index_window{meta.window}_context{meta.min_context}_tokens{size}"
     with FileLock(f"{folder}.lock"):
         if not folder.exists():
             tokens = corpus.train.tokens(0, size)
@@ -115,82 +117,86 @@ def corpus_index(corpus: Corpus, meta: MetaConfig) -> WindowIndex:
 
 
 class EpisodeSampler:
-    """Draws episodes from an index.
+    """Samples episodes with the help of an index.
 
     Raises:
-        UserError: the corpus has too few classes within the bounds, or too few windows for N (K + Q).
+        UserError: the corpus has too few token types within the frequency limits, or fewer than N (K + Q) windows.
     """
 
     def __init__(
         self, stream: TokenStream, index: WindowIndex, meta: MetaConfig, seed: int, mask_id: int, eos_id: int
     ):
         self.stream, self.index, self.meta, self.seed, self.mask_id = stream, index, meta, seed, mask_id
-        counts = index.counts
-        self.per_class = meta.k_shot + meta.q_query
-        self.fewest = max(meta.min_windows, self.per_class)
-        self.most = max(self.fewest, int(meta.max_window_fraction * index.num_windows))
-        within = (counts >= self.fewest) & (counts <= self.most)
-        within[[mask_id, eos_id]] = False
-        self.eligible = np.flatnonzero(within)
-        needed = meta.n_way * self.per_class
-        if len(self.eligible) < meta.n_way or index.num_windows < needed:
+        self.windows_per_class = meta.k_shot + meta.q_query
+        min_windows = max(meta.min_windows, self.windows_per_class)
+        max_windows = max(min_windows, int(meta.max_window_fraction * index.num_windows))
+        is_eligible = (index.counts >= min_windows) & (index.counts <= max_windows)
+        is_eligible[[mask_id, eos_id]] = False
+        self.eligible_types = np.flatnonzero(is_eligible)
+        needed = meta.n_way * self.windows_per_class
+        if len(self.eligible_types) < meta.n_way or index.num_windows < needed:
             raise UserError(
                 f"the corpus is too small for {meta.n_way}-way episodes with {meta.k_shot} support and {meta.q_query} "
-                f"query windows: {needed} windows of {meta.window} tokens are needed, there are {index.num_windows}; "
-                f"{meta.n_way} token types must occur in {self.fewest} to {self.most} of them, "
-                f"and {len(self.eligible)} do. Lower meta.n_way, meta.k_shot, meta.window or meta.min_windows, raise "
+                f"query windows: it has {index.num_windows} windows of {meta.window} tokens, {needed} are needed; "
+                f"{len(self.eligible_types)} token types occur in {min_windows} to {max_windows} windows, "
+                f"{meta.n_way} are needed. Lower meta.n_way, meta.k_shot, meta.window or meta.min_windows, raise "
                 "meta.max_window_fraction, or give more text"
             )
 
     def episode(self, step: int, task: int) -> Episode:
-        """Episode number `task` of outer step `step`."""
-        draw = randomness.generator(self.seed, "episode", step, task)
-        classes, windows, last = self._draw_classes(draw)
+        """Sample episode number `task` of outer step `step`."""
+        rng = randomness.generator(self.seed, "episode", step, task)
+        classes, windows, last_positions = self._sample_classes(rng)
         masked = self.stream.windows(windows.ravel() * self.meta.window, self.meta.window)
-        labels = np.repeat(np.arange(self.meta.n_way), self.per_class)
+        labels = np.repeat(np.arange(self.meta.n_way), self.windows_per_class)
         masked[masked == classes[labels][:, None]] = self.mask_id
-        positions = (
-            last if self.meta.prediction_position == "mask" else np.full_like(last, self.meta.window - 1)
+        positions = last_positions.ravel()
+        if self.meta.prediction_position == "end":
+            positions = np.full_like(positions, self.meta.window - 1)
+        is_support = np.tile(np.arange(self.windows_per_class) < self.meta.k_shot, self.meta.n_way)
+        support, query = (
+            LabelledWindows(masked[rows], positions[rows], labels[rows], windows.ravel()[rows])
+            for rows in (is_support, ~is_support)
         )
-        is_support = np.tile(np.arange(self.per_class) < self.meta.k_shot, self.meta.n_way)
+        return Episode(support, query, classes)
 
-        def side(chosen: np.ndarray) -> Examples:
-            return Examples(
-                masked[chosen], positions.ravel()[chosen], labels[chosen], windows.ravel()[chosen]
-            )
+    def _sample_classes(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Sample token types and different windows for them.
 
-        return Episode(side(is_support), side(~is_support), classes)
+        Types are visited in random order, which also shuffles the class numbers. A type is skipped if too many of its
+        windows belong to earlier classes.
 
-    def _draw_classes(self, draw: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Types [N], windows [N, K + Q] and positions of the mask [N, K + Q]; no window twice.
-
-        Types come in random order, which is the shuffle of the class numbers. A type whose windows are mostly
-        taken by the classes before it is passed over.
+        Returns:
+            types [N], windows [N, K + Q] and the last position of the type in each window [N, K + Q]; all int64.
         """
         classes: list[int] = []
         windows: list[np.ndarray] = []
-        last: list[np.ndarray] = []
-        taken: set[int] = set()
-        for kind in draw.permutation(self.eligible):
-            start, stop = self.index.offsets[kind], self.index.offsets[kind + 1]
-            tries = (
-                draw.permutation(stop - start)
-                if stop - start <= 4096
-                else draw.choice(stop - start, 4096, False)
-            )
-            tries = tries[: self.per_class + len(taken)]
-            found = self.index.windows[start + tries].tolist()
-            free = [place for place, window in zip(tries, found, strict=True) if window not in taken]
-            if len(free) < self.per_class:
+        last_positions: list[np.ndarray] = []
+        used: set[int] = set()
+        for token_type in rng.permutation(self.eligible_types):
+            entries = self._sample_entries(token_type, used, rng)
+            if entries is None:
                 continue
-            places = start + np.asarray(free[: self.per_class])
-            classes.append(int(kind))
-            windows.append(np.asarray(self.index.windows[places]))
-            last.append(np.asarray(self.index.last[places], dtype=np.int64))
-            taken.update(windows[-1].tolist())
+            classes.append(int(token_type))
+            windows.append(np.asarray(self.index.windows[entries]))
+            last_positions.append(np.asarray(self.index.last_positions[entries], dtype=np.int64))
+            used.update(windows[-1].tolist())
             if len(classes) == self.meta.n_way:
-                return np.asarray(classes), np.stack(windows), np.stack(last)
+                return np.asarray(classes), np.stack(windows), np.stack(last_positions)
         raise UserError(
-            f"only {len(classes)} of meta.n_way={self.meta.n_way} classes could be given {self.per_class} windows of "
-            "their own; lower meta.n_way or meta.k_shot, or give more text"
+            f"only {len(classes)} of meta.n_way={self.meta.n_way} classes have {self.windows_per_class} windows that no "
+            "other class uses; lower meta.n_way or meta.k_shot, or give more text"
         )
+
+    def _sample_entries(self, token_type: int, used: set[int], rng: np.random.Generator) -> np.ndarray | None:
+        """Sample K + Q index entries of a type whose windows are not `used`; None if there are too few."""
+        start, stop = self.index.offsets[token_type], self.index.offsets[token_type + 1]
+        count = stop - start
+        if count <= MAX_CANDIDATES:
+            candidates = rng.permutation(count)
+        else:
+            candidates = rng.choice(count, MAX_CANDIDATES, replace=False)
+        entries = start + candidates[: self.windows_per_class + len(used)]
+        is_free = [window not in used for window in self.index.windows[entries].tolist()]
+        free = entries[is_free][: self.windows_per_class]
+        return free if len(free) == self.windows_per_class else None

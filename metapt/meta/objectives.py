@@ -20,7 +20,7 @@ from torch.nn.functional import cross_entropy
 
 from metapt import randomness
 from metapt.config import MetaConfig
-from metapt.data.episodes import Episode, Examples
+from metapt.data.episodes import Episode, LabelledWindows
 from metapt.meta.adaptation import (
     InnerLoopResult,
     Parameters,
@@ -256,7 +256,7 @@ class ExampleBatch:
     @classmethod
     def of(
         cls,
-        examples: Examples,
+        examples: LabelledWindows,
         meta_lm: MetaLM,
         select: Callable[[np.ndarray], np.ndarray] = lambda rows: rows,
     ) -> ExampleBatch:
