@@ -1,4 +1,4 @@
-"""python -m metapt.status root=PATH [--watch] [--json]: what of a grid is done, running, waiting or failed, and how far."""
+"""metapt status root=PATH [--watch] [--json]: the state and progress of every job of a grid."""
 
 from __future__ import annotations
 
@@ -8,33 +8,33 @@ from collections.abc import Sequence
 
 from metapt.config import StatusConfig, commandline
 from metapt.errors import run_command
-from metapt.launch.grid_dir import Root
-from metapt.launch.grid_status import Overview, overview
+from metapt.launch.grid_dir import GridDir
+from metapt.launch.grid_status import GridStatus, grid_status
 
-WORDS = {"--watch": "watch=true", "--json": "json=true"}
-ROWS_BESIDE_THE_TABLE = 12  # header, counts, errors
+LINES_BELOW_TABLE = 12  # counts and errors
+LOG_WIDTH = 160  # columns, where the output is no terminal
 
 
 def main(argv: Sequence[str]) -> None:
-    """Shows the jobs of ROOT/plan.json: once, or again and again until all are done or Ctrl-C.
+    """Shows the jobs of a grid's plan once, or with --watch repeatedly until all are done or Ctrl-C.
 
     Raises:
         UserError: the folder holds no plan.
     """
-    config: StatusConfig = commandline.load("status", [WORDS.get(word, word) for word in argv])
-    root = Root(config.root)
+    config: StatusConfig = commandline.load("status", argv)
+    grid_dir = GridDir(config.root)
     if not config.watch:
-        _print(overview(root), config.json)
+        _print(grid_status(grid_dir), config.json)
         return
     try:
-        _watch(root, config)
+        _watch(grid_dir, config)
     except KeyboardInterrupt:
         return
 
 
-def _watch(root: Root, config: StatusConfig) -> None:
+def _watch(grid_dir: GridDir, config: StatusConfig) -> None:
     if config.json or not sys.stdout.isatty():
-        while not _print(overview(root), config.json).is_finished:
+        while not _print(grid_status(grid_dir), config.json).is_finished:
             time.sleep(config.every_s)
         return
     from rich.console import Console
@@ -45,24 +45,25 @@ def _watch(root: Root, config: StatusConfig) -> None:
     console = Console()
     with Live(console=console, auto_refresh=False) as live:
         while True:
-            seen = overview(root)
-            rows = max(1, console.height - ROWS_BESIDE_THE_TABLE)
-            live.update(status_view(seen, rows), refresh=True)
-            if seen.is_finished:
+            status = grid_status(grid_dir)
+            rows = max(1, console.height - LINES_BELOW_TABLE)
+            live.update(status_view(status, rows), refresh=True)
+            if status.is_finished:
                 return
             time.sleep(config.every_s)
 
 
-def _print(seen: Overview, as_json: bool) -> Overview:
+def _print(status: GridStatus, as_json: bool) -> GridStatus:
     if as_json:
-        print(seen.to_json(), flush=True)
+        print(status.to_json(), flush=True)
     else:
-        from rich.console import Console  # here: it takes longer than all else, and JSON needs none of it
+        from rich.console import Console  # here: it is slow to import, and JSON output does not need it
 
         from metapt.launch.display import status_view
 
-        Console(width=None if sys.stdout.isatty() else 160, highlight=False).print(status_view(seen))
-    return seen
+        width = None if sys.stdout.isatty() else LOG_WIDTH
+        Console(width=width, highlight=False).print(status_view(status))
+    return status
 
 
 if __name__ == "__main__":

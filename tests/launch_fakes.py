@@ -1,8 +1,8 @@
-"""A quick stand-in for the programs of a grid, and a submitter of it, for the tests of launching.
+"""A fast fake of the programs of a grid, and a submitter for it, for the tests of metapt.launch.
 
 python launch_fakes.py job RUN_DIR KIND BEHAVIOUR     one job: ok, fail, fail-once, slow, killed, silent, stoppable,
                                                       fruitless
-python launch_fakes.py submit ROOT CLUSTER [NAME=BEHAVIOUR ...] [code=snapshot]
+python launch_fakes.py submit ROOT CLUSTER [JOB=BEHAVIOUR ...] [code=snapshot]
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from metapt.runs import MetricsWriter, Run
 if TYPE_CHECKING:
     from metapt.config import ClusterConfig
 
-SHAPE = {  # id: what it needs
+PROGRAM = (str(Path(__file__).resolve()),)
+NEEDS = {  # job id: the jobs that it needs
     "prepare/demo": [],
     "pretrain/a": ["prepare/demo"],
     "pretrain/b": ["prepare/demo"],
@@ -32,18 +33,17 @@ SHAPE = {  # id: what it needs
 
 
 def fake_plan(root: Path, behaviours: dict[str, str] | None = None) -> Plan:
-    """Two chains of pretraining and fine-tuning over one corpus, and a report."""
+    """Two pretraining runs on one corpus, a fine-tuning run of each, and a report."""
     jobs = []
-    for name, needs in SHAPE.items():
-        behaviour = (behaviours or {}).get(name, "ok")
-        kind = name.split("/")[0]
+    for name, needs in NEEDS.items():
+        kind, behaviour = name.split("/")[0], (behaviours or {}).get(name, "ok")
         argv = ("job", str(root / name), kind, behaviour)
-        jobs.append(Job(name, kind, (str(Path(__file__).resolve()),), argv, name, tuple(needs)))
+        jobs.append(Job(name, kind, tuple(needs), program=PROGRAM, argv=argv))
     return Plan("fake", tuple(jobs))
 
 
 def starts(root: Path) -> list[str]:
-    """The jobs that were started, in order."""
+    """The ids of the jobs that have started, in order."""
     log = root / "starts.log"
     return log.read_text().split() if log.exists() else []
 
@@ -51,16 +51,19 @@ def starts(root: Path) -> list[str]:
 def run_fake(
     root: Path, cluster: ClusterConfig, behaviours: dict[str, str] | None = None, code: str = "live"
 ) -> None:
+    """Runs or submits the fake grid."""
     from metapt.config import GridConfig, SubmitConfig  # here: a job's process should start fast
-    from metapt.launch.grid_dir import Root
+    from metapt.launch.grid_dir import GridDir
     from metapt.launch.submission import run_plan
 
     config = SubmitConfig(grid=GridConfig(name="fake"), cluster=cluster, root=str(root), code=code)
-    with Root(root).claimed():
-        run_plan(fake_plan(root, behaviours), Root(root), config)
+    grid_dir = GridDir(root)
+    with grid_dir.locked():
+        run_plan(fake_plan(root, behaviours), grid_dir, config)
 
 
 def job(run_dir: Path, kind: str, behaviour: str) -> None:
+    """The program of a job."""
     run = Run(run_dir)
     root = run_dir.parent if kind == "report" else run_dir.parent.parent
     if int(os.environ.get("RANK", 0)):
@@ -92,16 +95,16 @@ def _behave(run: Run, behaviour: str) -> None:
     elif behaviour == "silent":
         sys.exit(0)
     elif (behaviour == "stoppable" and not (run.path / "saved").exists()) or behaviour == "fruitless":
-        _work_until_told(run)
+        _work_until_signalled(run)
 
 
-def _work_until_told(run: Run) -> None:
-    """Like training: saves and exits with 75 on a signal; once saved, the next start ends well."""
-    told: list[int] = []
+def _work_until_signalled(run: Run) -> None:
+    """Like training: saves and exits with 75 on a signal. The next start of a stoppable job succeeds."""
+    received: list[int] = []
     for number in (signal.SIGTERM, signal.SIGUSR2):
-        signal.signal(number, lambda number, frame: told.append(number))
+        signal.signal(number, lambda number, frame: received.append(number))
     (run.path / "started").touch()
-    while not told:
+    while not received:
         time.sleep(0.02)
     (run.path / "saved").touch()
     raise Interrupted("saved")

@@ -1,4 +1,4 @@
-"""Running grids of quick stand-in jobs: order, failure, restart, two submitters, signals, and what is printed."""
+"""Grids of fast fake jobs on this machine: order, failures, restarts, two submitters, signals, and the output."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from pathlib import Path
 
 import launch_fakes
 import pytest
-from launch_fakes import SHAPE, fake_plan, run_fake, starts
+from launch_fakes import NEEDS, fake_plan, run_fake, starts
 
 from metapt import status
 from metapt.config import ClusterConfig, commandline
 from metapt.errors import EXIT_INTERRUPTED, STOP_SIGNALS, OperationalError
-from metapt.launch.grid_dir import Root
+from metapt.launch.grid_dir import GridDir
 from metapt.launch.run_status import run_status
-from metapt.launch.submission import current_states, submit
+from metapt.launch.submission import current_statuses, submit
 from metapt.runs import Run
 
 REPOSITORY = Path(__file__).parents[1]
@@ -29,12 +29,13 @@ LOCAL = ClusterConfig(name="local", max_parallel=2)
 
 
 @pytest.fixture(autouse=True)
-def _children_find_metapt(monkeypatch: pytest.MonkeyPatch) -> None:
+def _jobs_find_metapt(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "tests")]))
 
 
 def states(root: Path) -> dict[str, str]:
-    return current_states(fake_plan(root), Root(root))
+    statuses = current_statuses(fake_plan(root), GridDir(root))
+    return {job_id: status.state for job_id, status in statuses.items()}
 
 
 def submitter(root: Path, cluster: str, *behaviours: str) -> subprocess.Popen[str]:
@@ -50,19 +51,19 @@ def wait_for(path: Path) -> None:
 
 
 @pytest.mark.parametrize("cluster", [INLINE, LOCAL], ids=["inline", "local"])
-def test_every_job_runs_once_and_after_what_it_needs(
+def test_every_job_runs_once_and_after_the_jobs_that_it_needs(
     tmp_path: Path, cluster: ClusterConfig, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run_fake(tmp_path, cluster)
     order = starts(tmp_path)
-    assert sorted(order) == sorted(SHAPE)
-    for name, needs in SHAPE.items():
+    assert sorted(order) == sorted(NEEDS)
+    for name, needs in NEEDS.items():
         assert all(order.index(need) < order.index(name) for need in needs)
     assert set(states(tmp_path).values()) == {"done"}
     assert "6 of 6 jobs done" in capsys.readouterr().out
 
 
-def test_a_finished_grid_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_finished_grid_runs_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run_fake(tmp_path, INLINE)
     before = starts(tmp_path)
     capsys.readouterr()
@@ -72,13 +73,13 @@ def test_a_finished_grid_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFix
 
 
 @pytest.mark.parametrize("cluster", [INLINE, LOCAL], ids=["inline", "local"])
-def test_a_failure_stops_what_needs_it_and_nothing_else(
+def test_a_failure_blocks_only_the_jobs_that_need_it(
     tmp_path: Path, cluster: ClusterConfig, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(OperationalError, match="1 failed, 1 blocked"):
         run_fake(tmp_path, cluster, {"pretrain/a": "fail-once"})
     assert states(tmp_path)["pretrain/a"] == "failed"
-    assert set(starts(tmp_path)) == set(SHAPE) - {"finetune/a"}
+    assert set(starts(tmp_path)) == set(NEEDS) - {"finetune/a"}
     printed = capsys.readouterr().out
     assert "pretrain/a: something is wrong with the data" in printed
     assert "blocked finetune/a" in printed
@@ -90,27 +91,27 @@ def test_a_failure_stops_what_needs_it_and_nothing_else(
 
 
 @pytest.mark.parametrize(
-    ("behaviour", "said"),
+    ("behaviour", "message"),
     [("fail", "something is wrong with the data"), ("killed", "killed by SIGKILL (out of memory?)")],
 )
 @pytest.mark.parametrize("name", ["prepare/demo", "finetune/b"])
-def test_the_reason_of_a_failure_is_kept(tmp_path: Path, name: str, behaviour: str, said: str) -> None:
+def test_the_error_of_a_failed_job_is_recorded(tmp_path: Path, name: str, behaviour: str, message: str) -> None:
     with pytest.raises(OperationalError):
         run_fake(tmp_path, INLINE, {name: behaviour})
     status = run_status(tmp_path / name)
-    assert (status.state, status.last_error_line) == ("failed", said)
+    assert (status.state, status.last_error_line) == ("failed", message)
 
 
 def test_exit_code_0_without_a_result_is_a_failure(tmp_path: Path) -> None:
     with pytest.raises(OperationalError, match="1 failed"):
         run_fake(tmp_path, INLINE, {"finetune/b": "silent"})
-    assert "without a word" in run_status(tmp_path / "finetune/b").last_error_line
+    assert "with no output on stderr" in run_status(tmp_path / "finetune/b").last_error_line
 
 
-def test_the_report_is_made_again_when_a_result_is_another(tmp_path: Path) -> None:
+def test_the_report_is_built_again_when_a_result_changes(tmp_path: Path) -> None:
     run_fake(tmp_path, INLINE)
     before = len(starts(tmp_path))
-    os.utime(tmp_path / "finetune/a/result.json")  # times say nothing: clocks of a cluster differ
+    os.utime(tmp_path / "finetune/a/result.json")  # times do not count: the clocks of a cluster differ
     run_fake(tmp_path, INLINE)
     assert len(starts(tmp_path)) == before
     Run(tmp_path / "finetune/a").finish({"kind": "finetune", "epochs": 7})
@@ -124,16 +125,15 @@ def test_two_submitters_at_once_never_run_a_job_twice(tmp_path: Path, cluster: s
     first = submitter(tmp_path, cluster, *slow)
     wait_for(tmp_path / "starts.log")
     second = submitter(tmp_path, cluster, *slow)
-    said, _ = second.communicate(timeout=60)
+    output, _ = second.communicate(timeout=60)
     assert second.returncode == 1
-    assert f"process {first.pid} on" in said
-    assert "already at work" in said
+    assert f"this grid is locked by process {first.pid} on" in output
     first.communicate(timeout=60)
     assert first.returncode == 0
-    assert sorted(starts(tmp_path)) == sorted(SHAPE)
+    assert sorted(starts(tmp_path)) == sorted(NEEDS)
 
 
-def test_a_job_that_a_killed_submitter_left_behind_is_waited_for(tmp_path: Path) -> None:
+def test_a_job_left_running_by_a_killed_submitter_is_waited_for(tmp_path: Path) -> None:
     first = submitter(tmp_path, "inline", "pretrain/a=slow")
     wait_for(tmp_path / "pretrain/a/metrics.jsonl")
     first.kill()
@@ -146,14 +146,14 @@ def test_a_job_that_a_killed_submitter_left_behind_is_waited_for(tmp_path: Path)
 @pytest.mark.parametrize(
     ("cluster", "number"), [("inline", signal.SIGINT), ("local", signal.SIGTERM), ("inline", signal.SIGHUP)]
 )
-def test_stopping_lets_jobs_save_and_the_next_call_goes_on(
+def test_a_stopped_grid_saves_and_the_next_call_resumes(
     tmp_path: Path, cluster: str, number: signal.Signals
 ) -> None:
     process = submitter(tmp_path, cluster, "pretrain/a=stoppable")
     wait_for(tmp_path / "pretrain/a/started")
     process.send_signal(number)
-    said, _ = process.communicate(timeout=60)
-    assert process.returncode == 75, said
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 75, output
     assert (tmp_path / "pretrain/a/saved").exists()
     assert states(tmp_path)["pretrain/a"] == "interrupted"
     run_fake(tmp_path, ClusterConfig(name=cluster), {"pretrain/a": "stoppable"})
@@ -173,46 +173,46 @@ def test_status_prints_progress_and_errors(tmp_path: Path, capsys: pytest.Captur
     assert str(tmp_path / "logs/finetune/a.err") in printed
 
 
-def test_runs_of_an_earlier_plan_stay_and_are_told(
+def test_runs_of_an_earlier_plan_are_kept_and_listed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     superseded = Run(tmp_path / "pretrain/a-0123ab")
     superseded.start({"train": {"max_steps": 7}}, {})
     run_fake(tmp_path, INLINE)
-    assert "1 run(s) that this plan does not have, such as pretrain/a-0123ab" in capsys.readouterr().out
+    assert "1 run(s) that are not in this plan are kept, such as pretrain/a-0123ab" in capsys.readouterr().out
     assert superseded.config() == {"train": {"max_steps": 7}}
     status.main([f"root={tmp_path}"])
     printed = capsys.readouterr().out
     assert "6 of 6 done" in printed
-    assert "not of the present plan, and not shown: 1 run(s), such as pretrain/a-0123ab" in printed
+    assert "1 run(s) are not in this plan and not shown, such as pretrain/a-0123ab" in printed
 
 
 def holder(root: Path, host: str) -> Path:
-    """What a submitter on `host` leaves; its lock is not seen from here."""
+    """The file of a submitter on `host`, whose lock is not visible from here."""
     file = root / ".submit.json"
     file.write_text(f'{{"pid": 77, "host": "{host}", "since": "2026-01-01T00:00:00"}}')
     return file
 
 
-def test_a_submitter_on_another_machine_is_not_disturbed(tmp_path: Path) -> None:
+def test_the_lock_of_a_submitter_on_another_machine_is_respected(tmp_path: Path) -> None:
     file = holder(tmp_path, "login2")
-    root = Root(tmp_path)
-    assert root.is_claimed
-    with pytest.raises(OperationalError, match=r"process 77 on login2 .* is gone, delete .*submit\.json"):
+    grid_dir = GridDir(tmp_path)
+    assert grid_dir.is_locked
+    with pytest.raises(OperationalError, match=r"process 77 on login2 .* no longer runs, delete .*submit\.json"):
         run_fake(tmp_path, INLINE)
     assert not starts(tmp_path)
     assert file.exists()
     file.unlink()
-    with root.claimed():
+    with grid_dir.locked():
         assert f'"pid": {os.getpid()}' in file.read_text()
     assert not file.exists()
 
 
-def test_what_a_killed_submitter_of_this_machine_left_is_taken_over(tmp_path: Path) -> None:
+def test_the_lock_of_a_killed_submitter_on_this_machine_is_replaced(tmp_path: Path) -> None:
     file = holder(tmp_path, socket.gethostname())
-    assert not Root(tmp_path).is_claimed
+    assert not GridDir(tmp_path).is_locked
     run_fake(tmp_path, INLINE)
-    assert len(starts(tmp_path)) == len(SHAPE)
+    assert len(starts(tmp_path)) == len(NEEDS)
     assert not file.exists()
 
 
@@ -230,36 +230,36 @@ def test_a_job_waits_until_its_inputs_are_visible(tmp_path: Path, capsys: pytest
 
     thread = threading.Thread(target=appear)
     thread.start()
-    Root(tmp_path).wait_for_inputs(job, 30)
+    GridDir(tmp_path).wait_for_inputs(job, 30)
     assert run.checkpoint(4).exists()
     thread.join()
     run.result_file.unlink()
-    Root(tmp_path).wait_for_inputs(job, 0.1)
+    GridDir(tmp_path).wait_for_inputs(job, 0.1)
     assert "not visible here after 0.1 s: pretrain/a" in capsys.readouterr().err
 
 
-def test_the_report_waits_for_the_ends_of_jobs_whatever_they_are(tmp_path: Path) -> None:
-    root, *jobs, report = Root(tmp_path), *fake_plan(tmp_path).jobs
-    root.write_plan(fake_plan(tmp_path))
+def test_the_report_waits_until_every_job_has_ended(tmp_path: Path) -> None:
+    grid_dir, *jobs, report = GridDir(tmp_path), *fake_plan(tmp_path).jobs
+    grid_dir.write_plan(fake_plan(tmp_path))
     for job in jobs:  # a fine-tuning run has no checkpoint of its last step
-        root.run(job).finish({"kind": job.kind, "steps": 4})
-    failed = root.run(jobs[-1])
+        grid_dir.run(job).finish({"kind": job.kind, "steps": 4})
+    failed = grid_dir.run(jobs[-1])
     failed.result_file.unlink()
     failed.error_file.write_text("OSError: no space left\n")
     began = time.monotonic()
-    root.wait_for_inputs(report, 30)
+    grid_dir.wait_for_inputs(report, 30)
     assert time.monotonic() - began < 15
-    assert list(root.results(report.needs)) == [job.id for job in jobs[:-1]]
-    pretrained, blocked = (root.run(job) for job in jobs if job.id in ("pretrain/b", "finetune/b"))
+    assert list(grid_dir.result_checksums(report.needs)) == [job.id for job in jobs[:-1]]
+    pretrained, blocked = (grid_dir.run(job) for job in jobs if job.id in ("pretrain/b", "finetune/b"))
     blocked.error_file.unlink(missing_ok=True)
     pretrained.error_file.write_text("OSError: no space left\n")
     pretrained.result_file.unlink()  # so that what needs it never begins, and leaves nothing
     assert not blocked.result_file.exists()
-    root.wait_for_inputs(report, 30)
+    grid_dir.wait_for_inputs(report, 30)
     assert time.monotonic() - began < 15
 
 
-def test_a_dry_run_says_everything_and_writes_nothing(
+def test_a_dry_run_prints_every_job_and_writes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -270,14 +270,14 @@ def test_a_dry_run_says_everything_and_writes_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(("command", "also"), [("submit", []), ("status", ["numpy"])])
-def test_submit_and_status_import_nothing_heavy(command: str, also: list[str]) -> None:
-    heavy = {"torch", "transformers", "deepspeed", *also}
+@pytest.mark.parametrize(("command", "further"), [("submit", []), ("status", ["numpy"])])
+def test_submit_and_status_import_nothing_heavy(command: str, further: list[str]) -> None:
+    heavy = {"torch", "transformers", "deepspeed", *further}
     script = f"import sys, metapt.{command}; print({heavy} & set(sys.modules))"
     assert subprocess.check_output([sys.executable, "-c", script], text=True).strip() == "set()"
 
 
-def test_status_without_a_plan_is_the_users_mistake(tmp_path: Path) -> None:
+def test_status_without_a_plan_is_a_user_error(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "metapt.status", f"root={tmp_path}"]
     ended = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY)
     assert ended.returncode == 2
@@ -285,8 +285,8 @@ def test_status_without_a_plan_is_the_users_mistake(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", STOP_SIGNALS, ids=lambda number: number.name)
-def test_a_second_signal_does_not_kill_a_program_that_ends_as_interrupted(number: signal.Signals) -> None:
-    """Python takes its handlers away while it ends: the default of these signals is death."""
+def test_a_second_signal_does_not_kill_an_interrupted_program(number: signal.Signals) -> None:
+    """Python removes its handlers while it exits, and these signals kill a process by default."""
     script = (
         "import os\n"
         "from metapt.errors import Interrupted, run_command\n"

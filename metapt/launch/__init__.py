@@ -1,1 +1,1 @@
-"""Jobs of a grid: the plan, the executors, Slurm, and their status."""
+"""Grids of jobs: the plan, execution on this machine or Slurm, and status."""

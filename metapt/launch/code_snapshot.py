@@ -1,8 +1,8 @@
-"""The source that the jobs of a grid run: a copy made when they are submitted, so that editing it while they wait, or
-between a stop and its resumption, changes nothing for them.
+"""The source code that the jobs of a grid run: a copy made at submission, so that later edits do not affect them.
 
-A copy is ROOT/code/HASH, of the commit's name and all content, uncommitted changes included; submissions of the same
-source share it. Installed packages are not copied. With `code=live` jobs run the source folder itself.
+The copy is GRID/code/HASH, where the hash covers the commit and the content of every file, with uncommitted changes.
+Submissions of the same source share one copy. Dependencies are not copied. With `code=live` jobs run the source folder
+itself.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from metapt.provenance import COMMIT_FILE, git_commit
 PACKAGE = Path(__file__).resolve().parents[1]
 SOURCE = PACKAGE.parent  # a clone of the repository, or site-packages
 SUBPACKAGES = ("analysis", "ds_configs")  # beside the package in a clone, inside it where it is installed
-VARIABLE = "METAPT_CODE"  # tells a job's processes which folder they have to come from
+VARIABLE = "METAPT_CODE"  # environment variable: the folder from which a job's processes must import metapt
 
 
 @dataclass(frozen=True)
-class Code:
-    """A folder with the source. `content` is what is to be written there: name to bytes; empty for the live source."""
+class CodeSnapshot:
+    """A folder with the source. `content` maps file names to the bytes to write; it is empty for the live source."""
 
     folder: Path
     commit: str
@@ -38,10 +38,10 @@ class Code:
         commit = f"commit {self.commit.partition('+')[0][:10]}{changes}"
         if self.content:
             return f"jobs run a copy of the source ({commit}): {self.folder}"
-        return f"jobs run the source itself, as it is whenever they start (now {commit}): {self.folder}"
+        return f"jobs run the live source ({commit} now; later edits affect jobs that start later): {self.folder}"
 
     def write(self) -> None:
-        """Puts the copy in place, unless it is there: under its name only when complete, also with two writers."""
+        """Writes the copy unless it exists. It gets its name when it is complete, also with two writers at once."""
         if not self.content or (self.folder / COMMIT_FILE).exists():
             return
         staging = self.folder.with_name(f".{self.folder.name}.{os.getpid()}.tmp")
@@ -58,10 +58,10 @@ class Code:
 
     @contextmanager
     def active(self) -> Iterator[None]:
-        """Processes that are started in the block, and theirs, run this source."""
+        """Processes started in the block, and their own child processes, run this source."""
         before = dict(os.environ)
         inherited = [before["PYTHONPATH"]] if before.get("PYTHONPATH") else []
-        # without SAFEPATH `python -m` would look into the working folder first, which may be the source itself
+        # without SAFEPATH `python -m` would search the working folder first, which may hold another copy of the source
         os.environ |= {
             "PYTHONPATH": os.pathsep.join([str(self.folder), *inherited]),
             "PYTHONSAFEPATH": "1",
@@ -73,32 +73,39 @@ class Code:
             os.environ.clear()
             os.environ.update(before)
 
-    def shell_lines(self, patience_s: int) -> list[str]:
-        """The same for a batch script; first it waits until the node sees the folder, so many seconds."""
+    def shell_lines(self, timeout_s: int) -> list[str]:
+        """The lines of a batch script that do the same, after waiting until the node sees the folder.
+
+        Args:
+            timeout_s: the longest wait, in seconds; then the script exits with 1.
+        """
         folder = shlex.quote(str(self.folder))
         lines = [f"export {VARIABLE}={folder} PYTHONSAFEPATH=1"]
         lines += [f'export PYTHONPATH="${VARIABLE}${{PYTHONPATH:+:$PYTHONPATH}}"']
         if self.content:
-            there = f'[ -e "${VARIABLE}/{COMMIT_FILE}" ]'
-            lines += [f"for _ in $(seq {patience_s}); do {there} && break; sleep 1; done"]
-            lines += [f'{there} || {{ echo "error: ${VARIABLE} is not visible here" >&2; exit 1; }}']
+            is_visible = f'[ -e "${VARIABLE}/{COMMIT_FILE}" ]'
+            lines += [f"for _ in $(seq {timeout_s}); do {is_visible} && break; sleep 1; done"]
+            lines += [f'{is_visible} || {{ echo "error: ${VARIABLE} is not visible here" >&2; exit 1; }}']
         return lines
 
 
-def code(root: Path, is_copied: bool) -> Code:
-    """The source of this process, as it is now: to be copied under a grid's root, or live. Writes nothing.
+def live_code() -> CodeSnapshot:
+    """The source folder of this process, without a copy."""
+    return CodeSnapshot(SOURCE, git_commit(), {})
+
+
+def take_snapshot(root: Path) -> CodeSnapshot:
+    """The source of this process as it is now, to be copied into a grid folder. Writes nothing.
 
     Raises:
-        UserError: jobs could not import a copy there.
+        UserError: jobs could not import a copy in that folder.
     """
-    commit = git_commit()
-    if not is_copied:
-        return Code(SOURCE, commit, {})
     if os.pathsep in str(root.absolute()):
         raise UserError(
-            f"root={root}: PYTHONPATH, by which jobs find their source, can hold no {os.pathsep!r}; "
-            "give another folder, or code=live"
+            f"root={root}: jobs find their source through PYTHONPATH, which cannot hold a path with {os.pathsep!r}; "
+            "choose another folder, or set code=live"
         )
+    commit = git_commit()
     content = _files(PACKAGE, "metapt")
     for name in SUBPACKAGES:
         if not (PACKAGE / name).is_dir():
@@ -107,11 +114,11 @@ def code(root: Path, is_copied: bool) -> Code:
     digest = hashlib.sha256()
     for name, data in content.items():
         digest.update(f"{name} {len(data)}\n".encode() + data)
-    return Code(root.absolute() / "code" / digest.hexdigest()[:12], commit, content)
+    return CodeSnapshot(root.absolute() / "code" / digest.hexdigest()[:12], commit, content)
 
 
 def _files(folder: Path, name: str) -> dict[str, bytes]:
-    """The files below a folder, by their paths in the copy, where the folder is called `name`."""
+    """The files below a folder by their paths in the copy, where the folder is called `name`."""
     return {
         f"{name}/{path.relative_to(folder).as_posix()}": path.read_bytes()
         for path in sorted(folder.rglob("*"))
@@ -120,7 +127,11 @@ def _files(folder: Path, name: str) -> dict[str, bytes]:
 
 
 def require_own_code() -> None:
-    """Raises OperationalError in a job's process that came from another source than its job was submitted with."""
-    wanted = os.environ.get(VARIABLE)
-    if wanted and Path(wanted).resolve() != SOURCE:
-        raise OperationalError(f"this job was submitted with the source {wanted}, but {SOURCE} was found")
+    """Checks that this process of a job was imported from the source that the job was submitted with.
+
+    Raises:
+        OperationalError: it was imported from another folder.
+    """
+    expected = os.environ.get(VARIABLE)
+    if expected and Path(expected).resolve() != SOURCE:
+        raise OperationalError(f"this job was submitted with the source {expected}, but it imported {SOURCE}")

@@ -1,4 +1,4 @@
-"""Plans, progress and outcomes as text: for people, on a terminal or in a log."""
+"""Plans, progress and results as text, for a terminal or a log."""
 
 from __future__ import annotations
 
@@ -16,208 +16,229 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from metapt.launch.grid_dir import Root
-from metapt.launch.grid_status import JobStatus, Overview
+from metapt.launch.grid_dir import GridDir
+from metapt.launch.grid_status import GridStatus, JobStatus
+from metapt.launch.job_state import JobState
 from metapt.launch.jobs import Job, Plan
 from metapt.launch.run_status import RunStatus, run_status
 
 if TYPE_CHECKING:
-    from metapt.launch.executors import View
+    from metapt.launch.executors import ProgressView
 
 LINE_SECONDS = 10.0
 TERMINAL_SECONDS = 1.0
-COLUMNS = ("job", "state", "at", "loss", "tokens/s", "left")
-URGENCY = (
-    "failed",
-    "lost",
-    "running",
-    "interrupted",
-    "queued",
-    "blocked",
-    "waiting",
-    "done",
-)  # what is shown where not all fits
+MANY_NEEDS = 3  # jobs with more inputs show only how many
+COLUMNS = ("job", "state", "progress", "loss", "tokens/s", "time left")
+SHOWN_FIRST = (  # which jobs a table shows if it has no room for all
+    JobState.FAILED,
+    JobState.LOST,
+    JobState.RUNNING,
+    JobState.ENDING,
+    JobState.INTERRUPTED,
+    JobState.QUEUED,
+    JobState.BLOCKED,
+    JobState.WAITING,
+    JobState.DONE,
+)
+STYLES = {
+    JobState.DONE: "green",
+    JobState.RUNNING: "cyan",
+    JobState.FAILED: "red",
+    JobState.LOST: "red",
+    JobState.BLOCKED: "red",
+}
 
 
-def describe_plan(plan: Plan, states: Mapping[str, str], todo: Collection[Job]) -> str:
-    """The whole plan: of each job the state, what it waits for, and the command; then the totals."""
-    due = {job.id for job in todo}
-    width = max(len(job.id) for job in plan.jobs)
-    lines = [f"{'job':{width}}  {'now':11}  waits for"]
+def describe_plan(plan: Plan, statuses: Mapping[str, JobStatus], todo: Collection[Job]) -> str:
+    """The whole plan: the state, the needed jobs and the command of each job, then the totals."""
+    id_width = max(len(job.id) for job in plan.jobs)
+    state_width = max(map(len, JobState))
+    lines = [f"{'job':{id_width}}  {'state':{state_width}}  needs"]
     for job in plan.jobs:
-        needs = ", ".join(job.needs) if len(job.needs) < 3 else f"all the {len(job.needs)} jobs above"
-        lines.append(f"{job.id:{width}}  {states[job.id]:11}  {needs or '-'}")
+        needs = ", ".join(job.needs) if len(job.needs) < MANY_NEEDS else f"all {len(job.needs)} jobs above"
+        lines.append(f"{job.id:{id_width}}  {statuses[job.id].state:{state_width}}  {needs or '-'}")
         lines.append(f"    python {join([*job.program, *job.argv])}")
     kinds = ", ".join(f"{count} {kind}" for kind, count in Counter(job.kind for job in plan.jobs).items())
-    lines += ["", f"grid {plan.grid}: {len(plan.jobs)} jobs ({kinds}); {len(due)} to do"]
+    lines += ["", f"grid {plan.grid}: {len(plan.jobs)} jobs ({kinds}); {len(todo)} to do"]
     return "\n".join(lines)
 
 
-def summary(plan: Plan, states: Mapping[str, str], root: Root, seconds: float) -> str:
-    """How it ended: the counts, and every job that is not done with the last line of its error."""
-    done = sum(state == "done" for state in states.values())
-    lines = [f"{done} of {len(plan.jobs)} jobs done after {duration(seconds)} in {root.path}"]
-    lines += failures(plan, states, root)
-    return "\n".join(lines)
-
-
-def failures(plan: Plan, states: Mapping[str, str], root: Root) -> list[str]:
-    lines = []
+def summary(plan: Plan, states: Mapping[str, JobState], grid_dir: GridDir, seconds: float) -> str:
+    """The result of running a plan: the number of finished jobs, and the jobs that failed, with their errors."""
+    done = sum(state is JobState.DONE for state in states.values())
+    lines = [f"{done} of {len(plan.jobs)} jobs done after {duration(seconds)} in {grid_dir.path}"]
     for job in plan.jobs:
-        if states[job.id] == "failed":
-            lines += _failed(job, run_status(root.run(job).path), root.log_file(job, "err"))
-        elif states[job.id] == "blocked":
+        if states[job.id] is JobState.FAILED:
+            lines += _failure(job, run_status(grid_dir.run(job).path), grid_dir.log_file(job, "err"))
+        elif states[job.id] is JobState.BLOCKED:
             lines.append(_blocked(job))
-    return lines
+    return "\n".join(lines)
 
 
-def _failed(job: Job, run: RunStatus, log: Path) -> list[str]:
-    return [f"failed  {job.id}: {run.last_error_line}", f"        all of it: {log}"]
+def _failure(job: Job, run: RunStatus, log: Path) -> list[str]:
+    return [f"failed  {job.id}: {run.last_error_line}", f"        full log: {log}"]
 
 
 def _blocked(job: Job) -> str:
     return f"blocked {job.id}: a job that it needs is not done"
 
 
-def status_view(overview: Overview, rows: int | None = None) -> RenderableType:
-    """What `python -m metapt.status` shows: a table of the jobs, the counts, and the errors.
+def status_view(status: GridStatus, rows: int | None = None) -> RenderableType:
+    """The output of `metapt status`: a table of the jobs, the number of jobs in each state, and the errors.
 
-    With `rows`, only so many jobs, those first that need a look or are at work.
+    Args:
+        rows: the most jobs to show; first come those that failed or are running.
     """
-    jobs = list(overview.jobs)
+    jobs = list(status.jobs)
     if rows is not None and rows < len(jobs):
-        jobs = sorted(jobs, key=lambda status: URGENCY.index(status.state))[:rows]
-    in_queue = any(status.entry for status in jobs)
+        jobs = sorted(jobs, key=lambda job: SHOWN_FIRST.index(job.state))[:rows]
+    counts = Counter(job.state for job in status.jobs)
+    total = f"{counts[JobState.DONE]} of {len(status.jobs)} done{_unfinished(counts)}"
+    hidden = len(status.jobs) - len(jobs)
+    lines = ["", total + (f" ({hidden} not shown)" if hidden else "")]
+    for job in jobs:
+        lines += _problem(job)
+    if status.others:
+        lines.append(_other_runs(status.others))
+    lines.append(f"log of a job: {status.logs}")
+    if status.queue_error:
+        lines.append(status.queue_error)
+    return Group(_table(jobs), Text("\n".join(lines)))
+
+
+def _table(jobs: Sequence[JobStatus]) -> Table:
+    """One row per job, with a column for Slurm if any of them is in its queue."""
+    in_queue = any(job.entry for job in jobs)
     table = Table(*COLUMNS, *(["slurm"] if in_queue else []), box=None, pad_edge=False, header_style="bold")
-    for status in jobs:
-        table.add_row(
-            *_row(status.job, status.state, status.run), *([Text(_place(status))] if in_queue else [])
-        )
-    counts = Counter(status.state for status in overview.jobs)
-    total = f"{counts['done']} of {len(overview.jobs)} done{_others(counts)}"
-    more = len(overview.jobs) - len(jobs)
-    lines = ["", total + (f" ({more} not shown)" if more else "")]
-    for status in jobs:
-        if status.state == "failed":
-            lines += _failed(status.job, status.run, status.log)
-        elif status.state == "blocked":
-            lines.append(_blocked(status.job))
-        elif status.state == "lost":
-            lines.append(f"lost    {status.job.id}: it left Slurm's queue before it began; submit again")
-    if overview.others:
-        numbers = [number for number in overview.others.values() if number]
-        queued = f", {len(numbers)} of them in Slurm's queue ({', '.join(numbers[:5])})" if numbers else ""
-        lines.append(
-            f"not of the present plan, and not shown: {len(overview.others)} run(s){queued}, "
-            f"such as {next(iter(overview.others))}"
-        )
-    lines.append(f"the log of a job: {overview.logs}")
-    lines += [overview.queue_error] if overview.queue_error else []
-    return Group(table, Text("\n".join(lines)))
+    for job in jobs:
+        cells = _row(job.job, job.state, job.run)
+        table.add_row(*cells, *([Text(_queue_cell(job))] if in_queue else []))
+    return table
 
 
-def _place(status: JobStatus) -> str:
-    """Number and reason in Slurm's queue."""
-    if status.entry is None:
+def _queue_cell(job: JobStatus) -> str:
+    """Slurm job id, and the reason why the job is pending."""
+    if job.entry is None:
         return ""
-    reason = "" if status.entry.reason in ("None", "") else f" ({status.entry.reason})"
-    return status.entry.number + reason
+    reason = "" if job.entry.reason in ("None", "") else f" ({job.entry.reason})"
+    return job.entry.slurm_id + reason
+
+
+def _problem(job: JobStatus) -> list[str]:
+    """Why a job is not done and will not be, if that is so."""
+    if job.state is JobState.FAILED:
+        return _failure(job.job, job.run, job.log)
+    if job.state is JobState.BLOCKED:
+        return [_blocked(job.job)]
+    if job.state is JobState.LOST:
+        return [f"lost    {job.job.id}: it left Slurm's queue before it started; submit again"]
+    return []
+
+
+def _other_runs(others: Mapping[str, str]) -> str:
+    slurm_ids = [slurm_id for slurm_id in others.values() if slurm_id]
+    queued = f", {len(slurm_ids)} of them in Slurm's queue ({', '.join(slurm_ids[:5])})" if slurm_ids else ""
+    return f"{len(others)} run(s) are not in this plan and not shown{queued}, such as {next(iter(others))}"
 
 
 @contextmanager
-def view(root: Root, plan: Plan) -> Iterator[View]:
-    """The progress display: live on a terminal, else a line every ten seconds and at every change."""
+def progress_view(grid_dir: GridDir, plan: Plan) -> Iterator[ProgressView]:
+    """The progress display: a live table on a terminal, else a line every ten seconds and at every change."""
     console = Console(highlight=False)
     if not console.is_terminal:
-        yield _LineView(root, plan)
+        yield _LineProgress(grid_dir, plan)
         return
     with Live(console=console, refresh_per_second=4, transient=True) as live:
-        yield _LiveView(root, plan, live)
+        yield _LiveProgress(grid_dir, plan, live)
 
 
-class _LineView:
-    def __init__(self, root: Root, plan: Plan):
-        self._root, self._plan = root, plan
-        self._seen: dict[str, str] = {}
+class _LineProgress:
+    def __init__(self, grid_dir: GridDir, plan: Plan):
+        self._grid_dir, self._plan = grid_dir, plan
+        self._previous: dict[str, JobState] = {}
         self._next = 0.0
 
-    def update(self, states: Mapping[str, str]) -> None:
-        for name, state in states.items():
-            before = self._seen.get(name)
-            if state != before and not (before is None and state in ("done", "waiting")):
-                self._say(f"{name} {state}{self._reason(name, state)}")
-        self._seen = dict(states)
+    def update(self, states: Mapping[str, JobState]) -> None:
+        for job in self._plan.jobs:
+            state, before = states[job.id], self._previous.get(job.id)
+            is_new = before is None and state in (JobState.DONE, JobState.WAITING)
+            if state != before and not is_new:
+                self._print(f"{job.id} {state}{self._error(job, state)}")
+        self._previous = dict(states)
         if time.monotonic() >= self._next:
             self._next = time.monotonic() + LINE_SECONDS
-            self._say(self._line(states))
+            self._print(self._line(states))
 
-    def _line(self, states: Mapping[str, str]) -> str:
-        parts = [f"{sum(state == 'done' for state in states.values())}/{len(states)} done"]
+    def _line(self, states: Mapping[str, JobState]) -> str:
+        parts = [f"{sum(state is JobState.DONE for state in states.values())}/{len(states)} done"]
         for job in _running(self._plan, states):
-            status = run_status(self._root.run(job).path)
-            parts.append(" ".join([job.id, *filter(None, _labelled(status))]))
+            progress, loss, rate, left = _cells(run_status(self._grid_dir.run(job).path))
+            labelled = [
+                progress,
+                loss and f"loss {loss}",
+                rate and f"{rate} tokens/s",
+                left and f"{left} left",
+            ]
+            parts.append(" ".join([job.id, *filter(None, labelled)]))
         return "; ".join(parts)
 
-    def _reason(self, name: str, state: str) -> str:
-        job = next(job for job in self._plan.jobs if job.id == name)
-        return f": {run_status(self._root.run(job).path).last_error_line}" if state == "failed" else ""
+    def _error(self, job: Job, state: JobState) -> str:
+        if state is not JobState.FAILED:
+            return ""
+        return f": {run_status(self._grid_dir.run(job).path).last_error_line}"
 
     @staticmethod
-    def _say(line: str) -> None:
+    def _print(line: str) -> None:
         print(f"{time.strftime('%H:%M:%S')}  {line}", flush=True)
 
 
-class _LiveView:
-    def __init__(self, root: Root, plan: Plan, live: Live):
-        self._root, self._plan, self._live = root, plan, live
+class _LiveProgress:
+    def __init__(self, grid_dir: GridDir, plan: Plan, live: Live):
+        self._grid_dir, self._plan, self._live = grid_dir, plan, live
         self._started = time.monotonic()
         self._next = 0.0
 
-    def update(self, states: Mapping[str, str]) -> None:
+    def update(self, states: Mapping[str, JobState]) -> None:
         if time.monotonic() < self._next:
             return
         self._next = time.monotonic() + TERMINAL_SECONDS
-        counts = Counter(states.values())
-        shown = Table(*COLUMNS, box=None, pad_edge=False, header_style="bold")
+        table = Table(*COLUMNS, box=None, pad_edge=False, header_style="bold")
         for job in _running(self._plan, states):
-            shown.add_row(*_row(job, "running", run_status(self._root.run(job).path)))
+            table.add_row(*_row(job, JobState.RUNNING, run_status(self._grid_dir.run(job).path)))
+        counts = Counter(states.values())
+        done, elapsed = counts[JobState.DONE], duration(time.monotonic() - self._started)
         overall = Table.grid(padding=(0, 1))
-        text = f"{counts['done']}/{len(states)} jobs done{_others(counts)}, {duration(time.monotonic() - self._started)}"
-        overall.add_row(ProgressBar(total=len(states), completed=counts["done"], width=24), text)
-        self._live.update(Group(overall, shown))
+        overall.add_row(
+            ProgressBar(total=len(states), completed=done, width=24),
+            f"{done}/{len(states)} jobs done{_unfinished(counts)}, {elapsed}",
+        )
+        self._live.update(Group(overall, table))
 
 
-def _running(plan: Plan, states: Mapping[str, str]) -> Sequence[Job]:
-    return [job for job in plan.jobs if states[job.id] == "running"]
+def _running(plan: Plan, states: Mapping[str, JobState]) -> Sequence[Job]:
+    return [job for job in plan.jobs if states[job.id] is JobState.RUNNING]
 
 
-def _others(counts: Mapping[str, int]) -> str:
-    return "".join(f", {count} {state}" for state, count in counts.items() if state != "done")
+def _unfinished(counts: Mapping[JobState, int]) -> str:
+    return "".join(f", {count} {state}" for state, count in counts.items() if state is not JobState.DONE)
 
 
-def _row(job: Job, state: str, status: RunStatus) -> list[Text]:
-    style = {"done": "green", "failed": "red", "lost": "red", "blocked": "red", "running": "cyan"}.get(
-        state, ""
-    )
-    return [Text(job.id), Text(state, style=style), *map(Text, _cells(status))]
+def _row(job: Job, state: JobState, run: RunStatus) -> list[Text]:
+    return [Text(job.id), Text(state, style=STYLES.get(state, "")), *map(Text, _cells(run))]
 
 
-def _cells(status: RunStatus) -> list[str]:
+def _cells(run: RunStatus) -> list[str]:
     """The columns after the state; empty where nothing is known."""
-    at = f"{status.unit} {status.step}/{status.max_steps}" if status.step is not None else ""
-    loss = f"{status.loss:.3f}" if status.loss is not None else ""
-    rate = f"{status.tokens_per_second:,.0f}" if status.tokens_per_second is not None else ""
-    left = duration(status.seconds_left) if status.seconds_left is not None else ""
-    return [at, loss, rate, left]
-
-
-def _labelled(status: RunStatus) -> list[str]:
-    at, loss, rate, left = _cells(status)
-    return [at, loss and f"loss {loss}", rate and f"{rate} tokens/s", left and f"{left} left"]
+    return [
+        f"{run.unit} {run.step}/{run.max_steps}" if run.step is not None else "",
+        f"{run.loss:.3f}" if run.loss is not None else "",
+        f"{run.tokens_per_second:,.0f}" if run.tokens_per_second is not None else "",
+        duration(run.seconds_left) if run.seconds_left is not None else "",
+    ]
 
 
 def duration(seconds: float) -> str:
-    """1:02:03 or 2:03."""
+    """A duration as 1:02:03 or 2:03."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

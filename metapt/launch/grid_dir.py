@@ -1,13 +1,14 @@
-"""The folder of a grid: its names, its plan and the lock that keeps two submitters apart.
+"""The folder of a grid: its files, its plan, and the lock that keeps two submitters apart.
 
-ROOT/
-  plan.json                         the jobs of the present plan, and what each waits for
-  jobs.jsonl                        (Slurm) which job was handed over under which number
-  logs/KIND/NAME.{out,err}          what the jobs print; `.rank1.out` and so on for further tasks
-  logs/submitit/                    what submitit keeps
+GRID/
+  plan.json                         the jobs of the present plan, and the jobs that each one needs
+  jobs.jsonl                        (Slurm) the Slurm job id under which each job was submitted
+  logs/KIND/NAME.{out,err}          output of the jobs; `.rank1.out` and so on for further tasks
+  logs/submitit/                    files of submitit
   code/HASH/                        the source that jobs run (metapt/launch/code_snapshot.py)
-  .submit.lock , .submit.json       held, and there, while a submitter is at work; who that is
-  corpus/ , pretrain/ , finetune/ , prepare/ , report/
+  .submit.lock , .submit.json       lock of the submitter while it runs, and which process that is
+  corpus/ , features/               token shards and word features, shared by the runs
+  prepare/ , pretrain/ , finetune/ , baseline/ , report/
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -27,13 +28,14 @@ from filelock import FileLock, Timeout
 
 from metapt.errors import OperationalError, UserError
 from metapt.files import file_sha256, write_json
+from metapt.launch.job_state import FINISHED, JobState, job_state
 from metapt.launch.jobs import RUN_KINDS, Job, Plan
-from metapt.launch.run_status import is_held
+from metapt.launch.run_status import is_held, run_status
 from metapt.runs import Run
 
 
-class Root:
-    """One grid folder. Making the object touches nothing on disk."""
+class GridDir:
+    """The folder of one grid. Creating the object does not touch the disk."""
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
@@ -47,7 +49,7 @@ class Root:
         return Run(self.path / job.run_dir)
 
     def log_file(self, job: Job, stream: str, rank: int = 0) -> Path:
-        """Where a task of a job prints to; `stream` is out or err."""
+        """Where a task of a job writes its output; `stream` is out or err."""
         return self.path / "logs" / f"{job.run_dir}{f'.rank{rank}' if rank else ''}.{stream}"
 
     def write_plan(self, plan: Plan) -> None:
@@ -66,10 +68,10 @@ class Root:
                 f"{self.plan_file}: no such file; root= must be the folder of a submitted grid"
             ) from None
         except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{self.plan_file}: not a plan of metapt.submit ({error})") from None
+            raise UserError(f"{self.plan_file}: not a plan that metapt submit wrote ({error})") from None
 
     def other_runs(self, plan: Plan) -> list[str]:
-        """Runs below this folder that the plan does not have: superseded ones, or of another selection."""
+        """Runs in this folder that are not in the plan: superseded ones, or those of another selection of the grid."""
         planned = {job.run_dir for job in plan.jobs}
         folders = (
             path for kind in RUN_KINDS for path in sorted((self.path / kind).glob("[!.]*")) if path.is_dir()
@@ -77,61 +79,63 @@ class Root:
         found = [str(path.relative_to(self.path)) for path in folders]
         return [name for name in found if name not in planned]
 
-    def results(self, names: Iterable[str]) -> dict[str, str]:
-        """A checksum of result.json for those of the jobs that are done: what a report is made of."""
-        files = ((name, Run(self.path / name).result_file) for name in names)
+    def result_checksums(self, job_ids: Iterable[str]) -> dict[str, str]:
+        """The SHA-256 of result.json of every finished job, by job id. The report records its inputs by them."""
+        files = ((name, Run(self.path / name).result_file) for name in job_ids)
         return {name: file_sha256(file) for name, file in files if file.exists()}
 
     def wait_for_inputs(self, job: Job, seconds: float) -> None:
-        """Waits until this machine sees how the jobs that `job` needs have ended, but no longer than `seconds`.
+        """Waits until this machine sees how the jobs that `job` needs have ended, but at most `seconds`.
 
-        On a shared file system another node's files may appear later than Slurm says that its job is over.
+        On a shared file system the files of another node may appear later than Slurm reports the end of its job.
         """
-        is_visible = self._settled(self.read_plan()) if job.runs_after_failures else self._can_be_used
+        plan = self.read_plan() if job.runs_after_failures else None
         end = time.monotonic() + seconds
-        while (missing := [name for name in job.needs if not is_visible(name)]) and time.monotonic() < end:
+        while (missing := self._missing_inputs(job, plan)) and time.monotonic() < end:
             time.sleep(min(1.0, seconds))
         if missing and not job.runs_after_failures:
             print(f"not visible here after {seconds} s: {', '.join(missing)}", file=sys.stderr, flush=True)
 
-    def _settled(self, plan: Plan) -> Callable[[str], bool]:
-        """Tells whether a job is done, or has failed, or will never begin because one that it needs has failed."""
-        needs = {job.id: job.needs for job in plan.jobs}
+    def _missing_inputs(self, job: Job, plan: Plan | None) -> list[str]:
+        """The jobs that `job` needs of which this machine sees no end; without a plan, no usable result."""
+        if plan is None:
+            return [name for name in job.needs if not self._is_usable(name)]
+        states: dict[str, JobState] = {}
+        for planned in plan.jobs:
+            states[planned.id] = job_state(
+                run_status(self.run(planned).path).state,
+                needed=[states[name] for name in planned.needs],
+                is_submitter_active=True,
+            )
+        return [name for name in job.needs if states[name] not in FINISHED]
 
-        def is_failed(name: str) -> bool:
-            run = Run(self.path / name)
-            return not run.is_done and (run.error_file.exists() or any(map(is_failed, needs.get(name, ()))))
-
-        return lambda name: Run(self.path / name).is_done or is_failed(name)
-
-    def _can_be_used(self, name: str) -> bool:
-        """Whether a job is done; if it has pretrained, whether its last checkpoint is there too, not only earlier ones."""
-        run = Run(self.path / name)
+    def _is_usable(self, job_id: str) -> bool:
+        """Whether a job is done; for pretraining, whether its last checkpoint is visible too, not only earlier ones."""
+        run = Run(self.path / job_id)
         if not run.is_done:
             return False
         result = run.result()
-        return (
-            result.get("kind") != "pretrain"
-            or "steps" not in result
-            or run.checkpoint(result["steps"]).exists()
-        )
+        if result.get("kind") != "pretrain" or "steps" not in result:
+            return True
+        return run.checkpoint(result["steps"]).exists()
 
     @contextmanager
-    def claimed(self) -> Iterator[None]:
-        """Holds the grid for this process, against others of this machine and of others that share the file system.
+    def locked(self) -> Iterator[None]:
+        """Locks the grid for this process, against others on this machine and on machines that share the file system.
 
-        Here a lock decides, which goes with the process, however it dies. Between machines such locks may not work:
-        a file does, which only one can create. A file that a killed process of this machine left is taken over;
-        that one on another machine is gone cannot be seen from here.
+        On this machine a file lock decides; the system releases it when the process ends, however that happens.
+        Between machines such locks may not work. There, a file decides that only one process can create. A file left by
+        a killed process of this machine is replaced. Whether a process on another machine still runs cannot be seen.
+
         Raises:
-            OperationalError: another submitter holds it; the message says which.
+            OperationalError: another submitter holds the lock; the message names it.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self._lock_file, timeout=0)
         try:
             lock.acquire()
         except Timeout:
-            raise OperationalError(f"{self.path}: {self._holder()} is already at work on this grid") from None
+            raise OperationalError(f"{self.path}: this grid is locked by {self._holder()}") from None
         try:
             self._create_holder_file()
             try:
@@ -144,37 +148,37 @@ class Root:
     def _create_holder_file(self) -> None:
         if self._is_held_elsewhere():
             raise OperationalError(
-                f"{self.path}: {self._holder()} is already at work on this grid; "
-                f"if that process is gone, delete {self._holder_file}"
+                f"{self.path}: this grid is locked by {self._holder()}; "
+                f"if that process no longer runs, delete {self._holder_file}"
             )
-        if self._recorded_holder():  # of this machine, and the lock is ours
+        if self._recorded_holder():  # a killed process of this machine, since this process has the lock
             self._holder_file.unlink()
         since = datetime.now().astimezone().isoformat(timespec="seconds")
-        who = json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": since})
+        holder = json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": since})
         complete = self._holder_file.with_name(f".submit.{socket.gethostname()}.{os.getpid()}.tmp")
-        complete.write_text(who + "\n", encoding="utf-8")
+        complete.write_text(holder + "\n", encoding="utf-8")
         try:
-            os.link(complete, self._holder_file)  # fails if it is there, on NFS too
+            os.link(complete, self._holder_file)  # fails if the file exists, on NFS too
         except FileExistsError:
-            raise OperationalError(
-                f"{self.path}: {self._holder()} has just begun work on this grid"
-            ) from None
+            raise OperationalError(f"{self.path}: this grid is locked by {self._holder()}") from None
         finally:
             complete.unlink()
 
     @property
-    def is_claimed(self) -> bool:
-        """Whether a submitter is at work."""
+    def is_locked(self) -> bool:
+        """Whether a submitter is active."""
         return is_held(self._lock_file) or self._is_held_elsewhere()
 
     def _is_held_elsewhere(self) -> bool:
-        """Whether a process of another machine says that it is at work."""
-        who = self._recorded_holder()
-        return who is not None and who.get("host") != socket.gethostname()
+        """Whether a process of another machine has recorded itself as the submitter."""
+        holder = self._recorded_holder()
+        return holder is not None and holder.get("host") != socket.gethostname()
 
     def _holder(self) -> str:
-        who = self._recorded_holder()
-        return f"process {who['pid']} on {who['host']} (since {who['since']})" if who else "another process"
+        holder = self._recorded_holder()
+        if holder is None:
+            return "another process"
+        return f"process {holder['pid']} on {holder['host']} (since {holder['since']})"
 
     def _recorded_holder(self) -> dict[str, Any] | None:
         try:

@@ -1,9 +1,9 @@
-"""A plan: the jobs of a grid, and what each waits for."""
+"""The plan of a grid: its jobs, and the jobs that each one needs."""
 
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 RUN_KINDS = ("pretrain", "finetune", "baseline")
@@ -11,19 +11,38 @@ RUN_KINDS = ("pretrain", "finetune", "baseline")
 
 @dataclass(frozen=True)
 class Job:
-    """One process (on a cluster: one per GPU) that turns the results of other jobs into one more."""
+    """One process (on a cluster: one per GPU) that turns the results of other jobs into a new result.
 
-    id: str  # also its folder below the root; of a run, it ends with the hash of metapt/launch/run_identity.py
+    The fields say what the job does. `argv` is rendered from them last (metapt/launch/job_arguments.py).
+    """
+
+    id: str  # KIND/NAME, also its folder in the grid folder; a run's ends with the hash of run_identity.py
     kind: str  # prepare, pretrain, finetune, baseline or report
-    program: tuple[str, ...]  # what follows `python`: ("-m", "metapt.pretrain")
-    argv: tuple[str, ...]
-    run_dir: str  # relative to the root of the grid
-    needs: tuple[str, ...] = ()  # ids of the jobs that must have ended before
-    variant: str = ""
+    needs: tuple[str, ...] = ()  # ids of the jobs that must have ended before it starts
+
+    size: str = ""  # scale of the decoder (pretraining)
+    objective: str = ""
+    variant: str = ""  # name of a set of pretraining overrides
+    seed: int | None = None
+    model: str = ""  # folder or hub:NAME of a model that the grid does not pretrain (fine-tuning)
+    checkpoint_step: int | None = None  # which checkpoint of the pretraining run to fine-tune; None: the last
+    source: str = ""  # labelled set that it trains on
+    tuning: str = ""
+    baseline: str = ""
+    overrides: tuple[str, ...] = ()  # `key=value` words of the grid
+
     nodes: int = 1
     gpus_per_node: int = 0
-    hours: float | None = None  # time limit; None: what the cluster says
-    mem_gb: int | None = None  # memory per node; None: what the cluster says
+    hours: float | None = None  # time limit; None: cluster.timeout_min
+    mem_gb: int | None = None  # memory per node; None: cluster.mem_gb
+
+    program: tuple[str, ...] = ()  # what follows `python`: ("-m", "metapt.pretrain")
+    argv: tuple[str, ...] = ()  # the words after the program
+
+    @property
+    def run_dir(self) -> str:
+        """Its folder, relative to the grid folder."""
+        return self.id
 
     @property
     def command(self) -> list[str]:
@@ -36,7 +55,7 @@ class Job:
 
     @property
     def runs_after_failures(self) -> bool:
-        """The report is made of whatever there is."""
+        """Whether it uses whatever results there are: the report does."""
         return self.kind == "report"
 
     @property
@@ -46,19 +65,30 @@ class Job:
 
 @dataclass(frozen=True)
 class Plan:
-    """The jobs of a grid, each after the ones that it needs."""
+    """The jobs of a grid. Each one comes after the jobs that it needs."""
 
     grid: str
     jobs: tuple[Job, ...]
     configs: dict[str, Any] = field(default_factory=dict, compare=False)  # of the runs, by job id
 
     def to_json(self) -> dict[str, Any]:
-        return {"grid": self.grid, "jobs": [asdict(job) for job in self.jobs]}
+        """The content of plan.json. Fields of a job that have their default are left out."""
+        defaults = {item.name: item.default for item in fields(Job)}
+        jobs = [
+            {name: value for name, value in asdict(job).items() if value != defaults[name]}
+            for job in self.jobs
+        ]
+        return {"grid": self.grid, "jobs": jobs}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Plan:
+        """The plan, without configurations, of what `to_json` returned.
+
+        Raises:
+            KeyError, TypeError: the value is no such plan.
+        """
         jobs = []
         for entry in value["jobs"]:
-            sequences = {name: tuple(entry[name]) for name in ("program", "argv", "needs")}
+            sequences = {name: tuple(item) for name, item in entry.items() if isinstance(item, list)}
             jobs.append(Job(**{**entry, **sequences}))
         return cls(value["grid"], tuple(jobs))

@@ -1,4 +1,4 @@
-"""A job's process on this machine: started, warned, stopped, and what it leaves in the run folder when it fails."""
+"""The process of a job on this machine: start, signals, and the error that a failed one leaves in the run folder."""
 
 from __future__ import annotations
 
@@ -13,48 +13,53 @@ from filelock import FileLock
 
 from metapt.errors import EXIT_FAILED, EXIT_INTERRUPTED
 from metapt.files import write_atomically
-from metapt.launch.grid_dir import Root
+from metapt.launch.grid_dir import GridDir
 from metapt.launch.jobs import Job
 from metapt.launch.run_status import ERROR_BYTES, tail
 
-GRACE_SECONDS = 300  # for a stopped process to save and end, before it is killed
+GRACE_SECONDS = 300  # time for a stopped process to save and exit before it is killed
 ENVIRONMENT = {
-    "OMP_WAIT_POLICY": "passive",  # threads that spin while they wait starve the other jobs of the machine
-    # large blocks stay in the heap: returning them to the system at every step costs up to half of the time
-    "GLIBC_TUNABLES": "glibc.malloc.mmap_threshold=34359738368:glibc.malloc.trim_threshold=34359738368:glibc.malloc.mmap_max=0",
+    "OMP_WAIT_POLICY": "passive",  # threads that spin while they wait slow down the other jobs of the machine
+    # keep large blocks in the heap: returning them to the system at every step costs up to half of the run time
+    "GLIBC_TUNABLES": ":".join(
+        [
+            "glibc.malloc.mmap_threshold=34359738368",
+            "glibc.malloc.trim_threshold=34359738368",
+            "glibc.malloc.mmap_max=0",
+        ]
+    ),
     "PYTHONUNBUFFERED": "1",
 }
 
 
-class Child:
-    """The process of one task of a job. It has a session of its own: the terminal's Ctrl-C does not reach it.
+class JobProcess:
+    """The process of one task of a job, in a session of its own, so that Ctrl-C in the terminal does not reach it.
 
-    Exit code 0 counts only if the run is done. Other codes than 75 (interrupted) leave the end of what the process
-    printed in error.txt of the run folder. For jobs that are no runs (prepare, report) this class writes
-    result.json and holds the folder's lock.
+    Exit code 0 counts as success only if the run is done. After any other code than 75 (interrupted), the end of the
+    process's stderr is written to error.txt in the run folder. For a job that is not a run (prepare, report), this class
+    holds the lock of its folder and writes result.json.
     """
 
-    def __init__(self, root: Root, job: Job, threads: int, rank: int = 0):
+    def __init__(self, grid_dir: GridDir, job: Job, threads: int, rank: int = 0):
         self.job = job
         self.warned = self.stopped = False
-        self._run = root.run(job)
+        self._run = grid_dir.run(job)
         self._rank = rank
-        self._inputs = {} if job.is_run else root.results(job.needs)
-        self._error_log = root.log_file(job, "err", rank)
+        self._inputs = {} if job.is_run else grid_dir.result_checksums(job.needs)
+        self._error_log = grid_dir.log_file(job, "err", rank)
         self._started = time.monotonic()
         self._deadline = float("inf")
         self._code: int | None = None
-        with ExitStack() as held:
+        with ExitStack() as locks:
             if not job.is_run:
                 self._run.path.mkdir(parents=True, exist_ok=True)
-                held.enter_context(
-                    FileLock(self._run.lock_file, timeout=1)
-                )  # a status look holds it for a moment
+                lock = FileLock(self._run.lock_file, timeout=1)  # `metapt status` holds it for a moment
+                locks.enter_context(lock)
                 self._run.result_file.unlink(missing_ok=True)
             if rank == 0:
                 self._run.error_file.unlink(missing_ok=True)
-            self._process = self._start(root.log_file(job, "out", rank), threads)
-            self._held = held.pop_all()
+            self._process = self._start(grid_dir.log_file(job, "out", rank), threads)
+            self._locks = locks.pop_all()
 
     def _start(self, output_log: Path, threads: int) -> subprocess.Popen[bytes]:
         output_log.parent.mkdir(parents=True, exist_ok=True)
@@ -68,22 +73,22 @@ class Child:
                 stdout=output,
                 stderr=errors,
                 start_new_session=True,
-                # Slurm signals every process of a step; until the program has its handler, the default is death
+                # Slurm signals every process of a step; until the program installs its handler, USR2 would kill it
                 preexec_fn=lambda: signal.signal(signal.SIGUSR2, signal.SIG_IGN),
             )
 
     def poll(self) -> int | None:
-        """None while it runs, then its exit code."""
+        """None while the process runs, then its exit code."""
         if self._code is None:
             code = self._process.poll()
             if code is not None:
-                self._code = self._conclude(code)
+                self._code = self._finish(code)
             elif time.monotonic() > self._deadline:
                 self._process.kill()
         return self._code
 
     def wait(self) -> int:
-        """The exit code, once there is one. Polls, so that signal handlers may call the methods below meanwhile."""
+        """Waits for the exit code. It polls, so that signal handlers may call the methods below meanwhile."""
         try:
             while (code := self.poll()) is None:
                 time.sleep(0.1)
@@ -93,42 +98,42 @@ class Child:
                 self._process.kill()
 
     def warn(self) -> None:
-        """Tells it that its time is nearly over: it should save, exit with 75, and be started again."""
+        """Signals that the time limit is near: the process should save and exit with 75, and is to be started again."""
         self.warned = True
         self._process.send_signal(signal.SIGUSR2)
 
     def stop(self) -> None:
-        """Tells it to save and end; after five minutes it is killed."""
+        """Asks the process to save and exit; after GRACE_SECONDS it is killed."""
         if not self.stopped:
             self.stopped = True
             self._deadline = time.monotonic() + GRACE_SECONDS
             self._process.send_signal(signal.SIGTERM)
 
-    def _conclude(self, code: int) -> int:
-        with self._held:
+    def _finish(self, code: int) -> int:
+        """Records how the process ended. Returns the exit code of the job."""
+        with self._locks:
             if code == 0 and self._rank == 0:
                 if not self.job.is_run:
                     seconds = round(time.monotonic() - self._started, 3)
-                    self._run.finish(
-                        {"kind": self.job.kind, "inputs": self._inputs, "seconds_total": seconds}
-                    )
+                    result = {"kind": self.job.kind, "inputs": self._inputs, "seconds_total": seconds}
+                    self._run.finish(result)
                 elif not self._run.is_done:
                     code = EXIT_FAILED
             if code not in (0, EXIT_INTERRUPTED) and not self.stopped:
-                self._leave_error(code)
+                self._write_error(code)
         return code
 
-    def _leave_error(self, code: int) -> None:
+    def _write_error(self, code: int) -> None:
         text = tail(self._error_log, ERROR_BYTES, self._log_start).strip()
         if code < 0:
             name = signal.Signals(-code).name
             text += f"\nkilled by {name}" + (" (out of memory?)" if -code == signal.SIGKILL else "")
         elif not text:
-            text = f"exit code {code} without a word on stderr, and no {self._run.result_file}"
+            text = f"exit code {code} with no output on stderr, and no {self._run.result_file}"
         write_atomically(self._run.error_file, text.strip() + "\n")
 
 
 def default_threads(max_parallel: int) -> int:
-    """Threads for each of so many jobs at once on this machine."""
+    """Threads per job when `max_parallel` jobs run at once on this machine."""
     cores = len(os.sched_getaffinity(0))
     return max(1, cores // max_parallel)

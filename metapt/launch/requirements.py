@@ -1,4 +1,4 @@
-"""What the pretraining runs of a plan will need, for the dry run: memory, operations, hours."""
+"""The requirements of a plan's pretraining runs, for the dry run: memory, compute, hours."""
 
 from __future__ import annotations
 
@@ -6,7 +6,15 @@ from collections.abc import Iterator, Sequence
 
 from metapt.config import ClusterConfig, PretrainConfig
 from metapt.estimate.flops import flops_expected
-from metapt.estimate.forecast import GIB, TFLOP, Machine, figure, hours, largest_micro_batch, largest_peak
+from metapt.estimate.forecast import (
+    GIB,
+    TFLOP,
+    Machine,
+    format_number,
+    hours,
+    largest_micro_batch,
+    largest_peak,
+)
 from metapt.estimate.memory import Ranks
 from metapt.launch.jobs import Job, Plan
 
@@ -14,54 +22,54 @@ HEADER = ("pretraining run", "seeds", "ranks", "GiB/rank", "largest batch", "TFL
 
 
 def requirements(plan: Plan, todo: Sequence[Job], cluster: ClusterConfig) -> list[str]:
-    """A table with a row for each size, objective and variant (seeds need the same), and the totals of node-hours: as
-    forecast for the pretraining of the whole plan, and as the limits allow for what is to do.
+    """The lines of a table, one row per size, objective and variant (all seeds need the same), and total node-hours.
 
-    "largest batch" is the largest train.micro_batch that fits, if cluster.gpu_memory_gb is given; hours need
-    cluster.gpu_tflops.
+    The column "largest batch" is the largest train.micro_batch that fits the memory; it needs cluster.gpu_memory_gb. Hours
+    need cluster.gpu_tflops. The totals are an estimate for all pretraining of the plan, and the sum of the time limits of
+    the jobs to do.
     """
     runs: dict[tuple[str, str, str], list[Job]] = {}
     for job in plan.jobs:
         if job.kind == "pretrain":
-            config = plan.configs[job.id]
-            runs.setdefault((config.model.name, config.meta.objective, job.variant), []).append(job)
+            runs.setdefault((job.size, job.objective, job.variant), []).append(job)
     rows = [HEADER, *(_row(plan.configs[jobs[0].id], jobs, cluster) for jobs in runs.values())]
     widths = [max(len(row[column]) for row in rows) for column in range(len(HEADER))]
     lines = [
         "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows
     ]
-    return [*lines, *_total(plan, cluster), *_limit(todo, cluster)]
+    return [*lines, *_estimated_total(plan, cluster), *_limit_total(todo, cluster)]
 
 
 def _row(config: PretrainConfig, jobs: list[Job], cluster: ClusterConfig) -> tuple[str, ...]:
-    machine = _machine(jobs[0], cluster)
+    job = jobs[0]
+    machine = _machine(job, cluster)
     time = hours(config, machine)
     return (
-        "-".join(filter(None, (config.model.name, config.meta.objective, jobs[0].variant))),
+        "-".join(filter(None, (job.size, job.objective, job.variant))),
         str(len(jobs)),
         str(machine.ranks.count),
-        figure(largest_peak(config, machine.ranks) / GIB),
+        format_number(largest_peak(config, machine.ranks) / GIB),
         "" if machine.memory_gb is None else str(largest_micro_batch(config, machine)),
-        figure(flops_expected(config) / TFLOP),
-        "" if time is None else figure(time),
+        format_number(flops_expected(config) / TFLOP),
+        "" if time is None else format_number(time),
     )
 
 
-def _total(plan: Plan, cluster: ClusterConfig) -> Iterator[str]:
-    pretrains = [job for job in plan.jobs if job.kind == "pretrain"]
+def _estimated_total(plan: Plan, cluster: ClusterConfig) -> Iterator[str]:
     if cluster.gpu_tflops is None:
-        yield "hours: give cluster.gpu_tflops= (peak of a GPU) and cluster.mfu="
+        yield "hours: no estimate; set cluster.gpu_tflops= (peak of a GPU) and cluster.mfu="
         return
+    pretrains = [job for job in plan.jobs if job.kind == "pretrain"]
     times = [hours(plan.configs[job.id], _machine(job, cluster)) or 0.0 for job in pretrains]
     total = sum(time * job.nodes for time, job in zip(times, pretrains, strict=True))
-    yield f"pretraining at {cluster.mfu:.0%} of the peak: {figure(total)} node-hours (fine-tuning is not counted)"
+    yield f"pretraining at {cluster.mfu:.0%} of the peak: {format_number(total)} node-hours, fine-tuning not included"
 
 
-def _limit(todo: Sequence[Job], cluster: ClusterConfig) -> Iterator[str]:
+def _limit_total(todo: Sequence[Job], cluster: ClusterConfig) -> Iterator[str]:
     if cluster.name == "inline" or not todo:
-        return  # without limits
-    most = sum(job.nodes * (job.hours or cluster.timeout_min / 60) for job in todo)
-    yield f"time limits of the {len(todo)} jobs to do: at most {figure(most)} node-hours, unless jobs are queued again"
+        return  # inline jobs have no time limit
+    total = sum(job.nodes * (job.hours or cluster.timeout_min / 60) for job in todo)
+    yield f"time limits of the {len(todo)} jobs to do: at most {format_number(total)} node-hours without requeues"
 
 
 def _machine(job: Job, cluster: ClusterConfig) -> Machine:

@@ -1,8 +1,8 @@
-"""The identity of a run: a hash of its configuration and of its inputs' identities. It is part of the folder's name.
+"""The identity of a run: a hash of its configuration and of the identities of its inputs, which ends its folder's name.
 
-Hence a changed configuration is another run in another folder, and an unchanged one is found again, whoever asks. Inputs
-that are not made by the grid (text, tokenizer, labelled sets) count by their path as it was given; what they
-hold is checked when the run begins, by fingerprint.
+A changed configuration is therefore another run in another folder, and an unchanged one is found again by any submission.
+Inputs that the grid does not make (text, tokenizer, labelled sets) count by their path as the user gave it. Their content
+is checked by fingerprint when the run begins.
 """
 
 from __future__ import annotations
@@ -15,25 +15,29 @@ from metapt.config import BaselineConfig, FinetuneConfig, PretrainConfig, identi
 
 
 def corpus_settings(config: PretrainConfig) -> dict[str, Any]:
-    """What decides which token shards a pretraining run reads."""
+    """The settings that decide which token shards a pretraining run reads."""
     data = config.data
     return {**identity(config)["data"], "text_dir": data.text_dir, "tokenizer": data.tokenizer}
 
 
-def of_corpus(config: PretrainConfig) -> str:
+def corpus_digest(config: PretrainConfig) -> str:
     return _digest(corpus_settings(config))
 
 
-def of_pretraining(config: PretrainConfig) -> str:
+def pretraining_digest(config: PretrainConfig) -> str:
     return _digest({**identity(config), "data": corpus_settings(config)})
 
 
-def of_tagging(config: FinetuneConfig | BaselineConfig, **inputs: str) -> str:
-    """Args: inputs: what is tuned: the identity of the pretraining run and which checkpoint of it, or another model."""
+def tagging_digest(config: FinetuneConfig | BaselineConfig, **inputs: str) -> str:
+    """The hash of a fine-tuning run or a baseline.
+
+    Args:
+        inputs: what is fine-tuned: the hash of the pretraining run and its checkpoint, or another model.
+    """
     sets = {"uner_dir": config.data.uner_dir, "corpora": config.data.corpora}
     return _digest({**identity(config), "inputs": {**sets, **inputs}})
 
 
 def _digest(value: Any) -> str:
-    """Six digits: two configurations of one readable name that share them are refused by the run itself."""
+    """Six hexadecimal digits. If two configurations with one readable name collide, the run refuses the second one."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:6]

@@ -1,4 +1,4 @@
-"""How far a run is, from the files in its folder alone."""
+"""The state and progress of a run, from the files in its folder alone."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from metapt.launch.job_state import JobState
 from metapt.runs import Run
 
 TAIL_BYTES = 16 * 1024
@@ -17,14 +18,14 @@ ERROR_BYTES = 4 * 1024
 
 @dataclass(frozen=True)
 class RunStatus:
-    """What the folder of a run says.
+    """What the files of a run folder say.
 
-    `state` is waiting (nothing there), running (a process holds the run), interrupted (begun, nobody at work),
-    failed (error.txt) or done (result.json). `step` counts updates of `max_steps`, or epochs when `unit` is epoch.
-    `loss` is the last of training; of a finished pretraining run, the held-out one.
+    `state` is waiting (nothing there), running (a process holds the lock), interrupted (started, and no process holds
+    the lock), failed (error.txt) or done (result.json). `step` counts updates up to `max_steps`, or epochs if `unit` is
+    epoch. `loss` is the last training loss; of a finished pretraining run, the evaluation loss (nats per token).
     """
 
-    state: str
+    state: JobState
     step: int | None = None
     max_steps: int | None = None
     unit: str = "step"
@@ -40,22 +41,25 @@ class RunStatus:
 
 
 def run_status(run_dir: str | Path) -> RunStatus:
-    """The status of the run in a folder, which need not exist. Reads only the ends of files; takes no lock."""
+    """The status of the run in a folder, which need not exist. Reads only the ends of files and takes no lock."""
     run = Run(run_dir)
     if run.is_done:
-        return _of_result(run)
+        return _finished_status(run)
     if is_held(run.lock_file):
-        return _progress(run, "running")
+        return _progress(run, JobState.RUNNING)
     error = tail(run.error_file, ERROR_BYTES)
     if error:
-        return RunStatus("failed", error=error)
+        return RunStatus(JobState.FAILED, error=error)
     if run.config_file.exists():
-        return _progress(run, "interrupted")
-    return RunStatus("waiting")
+        return _progress(run, JobState.INTERRUPTED)
+    return RunStatus(JobState.WAITING)
 
 
 def is_held(lock_file: Path) -> bool:
-    """Whether a process holds the lock (runs.Run.locked), asked with a shared lock so that askers do not collide."""
+    """Whether a process holds the lock of runs.Run.locked.
+
+    This takes a shared lock for a moment, so that several processes can ask at once.
+    """
     try:
         descriptor = os.open(lock_file, os.O_RDONLY)
     except OSError:
@@ -70,7 +74,7 @@ def is_held(lock_file: Path) -> bool:
 
 
 def tail(path: Path, size: int, start: int = 0) -> str:
-    """The last `size` bytes of a text file, from byte `start` on at the earliest; empty if there is no such file."""
+    """The last `size` bytes of a text file, but nothing before byte `start`; empty if there is no such file."""
     try:
         with path.open("rb") as file:
             end = file.seek(0, os.SEEK_END)
@@ -80,29 +84,28 @@ def tail(path: Path, size: int, start: int = 0) -> str:
         return ""
 
 
-def _of_result(run: Run) -> RunStatus:
-    """What is left to say of a finished run; of a job that is no run, that it is done."""
+def _finished_status(run: Run) -> RunStatus:
+    """The status of a finished run, or of a finished job that is no run."""
     try:
         result = run.result()
     except ValueError:
-        return RunStatus("done")
+        return RunStatus(JobState.DONE)
+    if result.get("kind") == "finetune":
+        return RunStatus(JobState.DONE, result.get("epochs"), result.get("epochs"), "epoch")
     seconds, tokens = result.get("seconds_total"), result.get("tokens_total")
     rate = tokens / seconds if tokens and seconds else None
-    if result.get("kind") == "finetune":
-        return RunStatus("done", result.get("epochs"), result.get("epochs"), "epoch")
     steps = result.get("steps")
-    return RunStatus("done", steps, steps, "step", result.get("eval_loss_nats"), rate)
+    return RunStatus(JobState.DONE, steps, steps, "step", result.get("eval_loss_nats"), rate)
 
 
-def _progress(run: Run, state: str) -> RunStatus:
-    lines = _last_metrics(run.metrics_file)
+def _progress(run: Run, state: JobState) -> RunStatus:
     length = run.max_length()
     if length is None:
         return RunStatus(state)
-    most, unit = length
-    return (
-        _finetune_progress(state, lines, most) if unit == "epoch" else _pretrain_progress(state, lines, most)
-    )
+    lines = _last_metrics(run.metrics_file)
+    if length[1] == "epoch":
+        return _finetuning_progress(state, lines, max_epochs=length[0])
+    return _pretraining_progress(state, lines, max_steps=length[0])
 
 
 def _last_metrics(path: Path) -> list[dict[str, Any]]:
@@ -111,24 +114,24 @@ def _last_metrics(path: Path) -> list[dict[str, Any]]:
     if lines and path.stat().st_size > TAIL_BYTES:
         del lines[0]  # its beginning may be missing
     complete = (line for line in lines if line.endswith("\n"))
-    return json.loads(f"[{','.join(complete)}]")  # one by one they take half as long again
+    return json.loads(f"[{','.join(complete)}]")  # faster than parsing line by line
 
 
-def _pretrain_progress(state: str, lines: list[dict[str, Any]], max_steps: int) -> RunStatus:
+def _pretraining_progress(state: JobState, lines: list[dict[str, Any]], max_steps: int) -> RunStatus:
     updates = [line for line in lines if line["kind"] in ("lm", "episode", "skipped")]
     if not updates:
         return RunStatus(state, 0, max_steps)
     step = updates[-1]["step"]
     losses = [line["lm_loss_nats"] for line in updates if "lm_loss_nats" in line]
     seconds = sum(line["seconds"] for line in updates)
-    # of the updates in the tail, both kinds together: they differ a lot in length
+    # averages over both kinds of update in the tail, because their lengths differ a lot
     rate = sum(line["tokens_per_second"] * line["seconds"] for line in updates) / seconds if seconds else None
     left = (max_steps - step) * seconds / len(updates)
     return RunStatus(state, step, max_steps, "step", losses[-1] if losses else None, rate, left)
 
 
-def _finetune_progress(state: str, lines: list[dict[str, Any]], max_epochs: int) -> RunStatus:
-    """The number of steps is unknown before early stopping: counted in epochs, the time left is an upper bound."""
+def _finetuning_progress(state: JobState, lines: list[dict[str, Any]], max_epochs: int) -> RunStatus:
+    """Progress in epochs, because early stopping makes the number of steps unknown; the time left is an upper bound."""
     steps = [line for line in lines if line["kind"] == "train"]
     epochs = [line for line in lines if line["kind"] == "dev"]
     if not steps:
@@ -136,7 +139,7 @@ def _finetune_progress(state: str, lines: list[dict[str, Any]], max_epochs: int)
     last = steps[-1]
     done = epochs[-1]["epoch"] if epochs else last["epoch"] - 1
     before = [line["seconds_total"] for line in steps if epochs and line["step"] <= epochs[-1]["step"]]
-    # the end of the last epoch may lie before the tail: then the present one is taken for half done
+    # if the last epoch ended before the tail begins, the present epoch is assumed to be half done
     spent, passed = (before[-1], done) if before else (last["seconds_total"], done + 0.5)
     left = (max_epochs - done) * spent / passed if done else None
     return RunStatus(state, done, max_epochs, "epoch", last["loss_nats"], None, left)

@@ -1,10 +1,10 @@
-"""Handing a plan to Slurm, ordered by dependencies. Returns at once.
+"""Submission of a plan to Slurm, ordered by dependencies. It returns at once.
 
-Jobs that are alike, such as the fine-tuning runs of one pretraining run, are one array. A job waits with `afterok` for
-what it needs, the report with `afterany` for all; a job whose need has failed is taken from the queue
-(`--kill-on-invalid-dep`). All is handed over or nothing: if sbatch refuses a request, what the call has submitted is
-cancelled. What a job does on its nodes, and how it is queued again after its time limit, is in metapt.launch.slurm_task;
-what is in the queue already in metapt.launch.slurm_queue.
+Similar jobs, such as the fine-tuning runs of one pretraining run, form an array. A job has an `afterok` dependency on the
+jobs that it needs; the report has `afterany` on all of them. Slurm cancels a job whose dependency has failed
+(`--kill-on-invalid-dep`). Submission is all-or-nothing: if sbatch refuses a request, the jobs that this call has submitted
+are cancelled. metapt.launch.slurm_task is what a job does on its nodes, and how it is requeued after its time limit;
+metapt.launch.slurm_queue is what is in the queue already.
 """
 
 from __future__ import annotations
@@ -20,115 +20,162 @@ from typing import TYPE_CHECKING, Any
 from metapt.config import ClusterConfig
 from metapt.errors import OperationalError, UserError
 from metapt.launch import slurm_queue
-from metapt.launch.code_snapshot import Code
-from metapt.launch.grid_dir import Root
+from metapt.launch.code_snapshot import CodeSnapshot
+from metapt.launch.grid_dir import GridDir
 from metapt.launch.jobs import Job, Plan
+from metapt.launch.slurm_queue import QueueEntry
 
 if TYPE_CHECKING:
     import submitit
 
-MAX_ARRAY_SIZE = 1001  # where a site has not set it
-# takes jobs that are alike and the numbers of the jobs that they wait for, and gives their own
-Hand = Callable[[Sequence[Job], Sequence[str]], Sequence[str]]
+DEFAULT_MAX_ARRAY_SIZE = 1001  # Slurm's own default
+SubmitArray = Callable[[Sequence[Job], Sequence[str]], Sequence[str]]
+"""Submits similar jobs with their dependencies (`afterok:1:2`, ...). Returns their Slurm job ids."""
 
 
-def hand_over(plan: Plan, todo: Sequence[Job], root: Root, cluster: ClusterConfig, code: Code) -> str:
-    """Submits the jobs; those of them that wait in the queue for what will never come are replaced. What to tell the user.
+def submit(
+    plan: Plan, todo: Sequence[Job], grid_dir: GridDir, cluster: ClusterConfig, code: CodeSnapshot
+) -> str:
+    """Submits jobs to Slurm. Pending jobs among them, which wait for a job that failed, are replaced.
 
+    Returns: a summary for the user.
     Raises:
-        UserError: there is no Slurm here.
-        OperationalError: sbatch refuses a job, or a job that is needed has left the queue; nothing is submitted.
+        UserError: there is no Slurm on this machine.
+        OperationalError: sbatch refuses a job, or a needed job has left the queue; nothing is submitted.
     """
     if not shutil.which("sbatch"):
-        raise UserError("cluster=slurm: there is no sbatch here; cluster=local runs on this machine")
-    present = slurm_queue.entries(root)
-    slurm_queue.cancel(slurm_queue.strays(root))
-    made: list[tuple[Job, str]] = []
+        raise UserError(
+            "cluster=slurm: sbatch is not installed here; cluster=local runs jobs on this machine"
+        )
+    present = slurm_queue.queue_entries(grid_dir)
+    slurm_queue.cancel(slurm_queue.unrecorded_ids(grid_dir))
+    submitted: list[tuple[Job, str]] = []
 
-    def submit(array: Sequence[Job], needs: Sequence[str]) -> list[str]:
-        numbers = _submit(array, needs, plan.grid, root, cluster, code)
-        made.extend(zip(array, numbers, strict=True))
-        return numbers
+    def submit_array(array: Sequence[Job], dependencies: Sequence[str]) -> list[str]:
+        slurm_ids = _submit_array(array, dependencies, plan.grid, grid_dir, cluster, code)
+        submitted.extend(zip(array, slurm_ids, strict=True))
+        return slurm_ids
 
     try:
-        with outside_of_any_job():
-            count = _in_order(plan, todo, root, present, submit)
+        with without_job_environment():
+            count = _submit_in_order(plan, todo, grid_dir, present, submit_array)
     except (Exception, KeyboardInterrupt) as error:
-        _take_back(root, [number for _, number in made], error)
+        _roll_back(grid_dir, [slurm_id for _, slurm_id in submitted], error)
         raise
-    slurm_queue.record(root, made)
-    replaced = {present[job.id].number for job in todo if job.id in present and present[job.id].waits}
+    slurm_queue.record_submissions(grid_dir, submitted)
+    replaced = {present[job.id].slurm_id for job in todo if job.id in present and present[job.id].is_pending}
     slurm_queue.cancel(replaced)
     return (
-        f"{root.path}: {len(todo)} jobs handed to Slurm in {count} submissions, "
-        f"{len(present) - len(replaced)} were in its queue already\n"
-        f"follow them with: python -m metapt.status root={root.path}"
+        f"{grid_dir.path}: {len(todo)} jobs submitted to Slurm in {count} requests; "
+        f"{len(present) - len(replaced)} were already in its queue\n"
+        f"follow them with: metapt status root={grid_dir.path}"
     )
 
 
-def _take_back(root: Root, numbers: Sequence[str], reason: BaseException) -> None:
-    """Cancels what a call has submitted before it failed. Raises OperationalError, with both reasons, if that fails."""
+def _roll_back(grid_dir: GridDir, slurm_ids: Sequence[str], cause: BaseException) -> None:
+    """Cancels the jobs of a submission that failed. Raises OperationalError, with both errors, if that fails too."""
     try:
-        slurm_queue.cancel({*numbers, *slurm_queue.strays(root)})
+        slurm_queue.cancel({*slurm_ids, *slurm_queue.unrecorded_ids(grid_dir)})
     except OperationalError as error:
         raise OperationalError(
-            f"{reason}\nwhat was submitted before could not be cancelled: {error}"
-        ) from reason
+            f"{cause}\nthe jobs submitted before this error could not be cancelled: {error}"
+        ) from cause
 
 
-def scripts(
-    plan: Plan, todo: Sequence[Job], root: Root, cluster: ClusterConfig, code: Code, *, is_test: bool = False
+def batch_scripts(
+    plan: Plan,
+    todo: Sequence[Job],
+    grid_dir: GridDir,
+    cluster: ClusterConfig,
+    code: CodeSnapshot,
+    *,
+    is_test: bool = False,
 ) -> list[tuple[str, str]]:
-    """What `hand_over` would give to sbatch, as (jobs, batch script), without a Slurm. Writes nothing.
+    """What `submit` would pass to sbatch, as (jobs, batch script). Needs no Slurm and writes nothing.
 
-    The number that the n-th submission will get is written @n; with `is_test` such dependencies are left out.
+    The Slurm job id that the n-th request will get is written @n. With `is_test` dependencies on such ids are left out.
     """
-    made: list[tuple[str, str]] = []
+    scripts: list[tuple[str, str]] = []
 
-    def collect(array: Sequence[Job], needs: Sequence[str]) -> list[str]:
-        known = [number for number in needs if not (is_test and number.startswith("@"))]
+    def collect(array: Sequence[Job], dependencies: Sequence[str]) -> list[str]:
+        if is_test:
+            dependencies = [known for item in dependencies if (known := _without_placeholders(item))]
         name = array[0].id if len(array) == 1 else f"{array[0].id} .. {array[-1].id} ({len(array)} jobs)"
-        text = _script(executor(array, known, plan.grid, root, cluster, code), len(array))
-        made.append((name, text))
-        number = f"@{len(made)}"
-        return [number] if len(array) == 1 else [f"{number}_{index}" for index in range(len(array))]
+        executor = build_executor(array, dependencies, plan.grid, grid_dir, cluster, code)
+        scripts.append((name, _script(executor, len(array))))
+        slurm_id = f"@{len(scripts)}"
+        return [slurm_id] if len(array) == 1 else [f"{slurm_id}_{index}" for index in range(len(array))]
 
-    _in_order(plan, todo, root, slurm_queue.entries(root), collect)
-    return made
+    _submit_in_order(plan, todo, grid_dir, slurm_queue.queue_entries(grid_dir), collect)
+    return scripts
 
 
-def asked(script: str) -> tuple[bool, str]:
-    """Whether sbatch would take a script, and its answer (when and where the job would start, or why not)."""
-    with outside_of_any_job():
+def _without_placeholders(dependency: str) -> str:
+    """A dependency without the ids that only a real submission has; empty if none are left."""
+    condition, *slurm_ids = dependency.split(":")
+    known = [slurm_id for slurm_id in slurm_ids if not slurm_id.startswith("@")]
+    return ":".join([condition, *known]) if known else ""
+
+
+def check_with_sbatch(script: str) -> tuple[bool, str]:
+    """Whether sbatch would accept a script, and its answer: when and where the job would start, or why not."""
+    with without_job_environment():
         answer = subprocess.run(["sbatch", "--test-only"], input=script, capture_output=True, text=True)
     return answer.returncode == 0, (answer.stderr + answer.stdout).strip()
 
 
-def _in_order(
-    plan: Plan, todo: Sequence[Job], root: Root, present: Mapping[str, slurm_queue.Entry], hand: Hand
+def _submit_in_order(
+    plan: Plan,
+    todo: Sequence[Job],
+    grid_dir: GridDir,
+    present: Mapping[str, QueueEntry],
+    submit_array: SubmitArray,
 ) -> int:
-    """Gives arrays of jobs to `hand`, each with the numbers of the jobs that it has to wait for; how many arrays."""
+    """Submits arrays of jobs, each after the arrays that it depends on. Returns the number of arrays.
+
+    A job whose previous submission has not ended yet also waits for that one to end, however it ends: Slurm may still
+    be ending it, or an earlier report may be running.
+    """
     due = {job.id for job in todo}
-    numbers = {name: entry.number for name, entry in present.items() if not (name in due and entry.waits)}
+    slurm_ids = {
+        job_id: entry.slurm_id
+        for job_id, entry in present.items()
+        if not (job_id in due and entry.is_pending)
+    }
+    previous = {job_id: slurm_id for job_id, slurm_id in slurm_ids.items() if job_id in due}
     jobs = {job.id: job for job in plan.jobs}
-    arrays = alike(todo, max_array_size())
+    arrays = group_into_arrays(todo, max_array_size(), previous)
     for array in arrays:
-        first = array[0]  # what holds for one holds for all
-        lost = [name for name in first.needs if name not in numbers and not root.run(jobs[name]).is_done]
-        if lost and not first.runs_after_failures:
-            raise OperationalError(f"{first.id}: {lost[0]} has just left the queue unfinished; submit again")
-        needs = [numbers[name] for name in first.needs if name in numbers]
-        if first.runs_after_failures:  # an earlier report at work, too: not both at once
-            needs += [numbers[first.id]] if first.id in numbers else []
-            needs = list(dict.fromkeys(number.partition("_")[0] for number in needs))  # all of an array
-        numbers |= zip((job.id for job in array), hand(array, needs), strict=True)
+        first = array[0]  # all jobs of an array have the same dependencies
+        absent = [
+            name for name in first.needs if name not in slurm_ids and not grid_dir.run(jobs[name]).is_done
+        ]
+        if absent and not first.runs_after_failures:
+            raise OperationalError(
+                f"{first.id}: {absent[0]} has just left the queue unfinished; submit again"
+            )
+        needed = [slurm_ids[name] for name in first.needs if name in slurm_ids]
+        own = [previous[first.id]] if first.id in previous else []
+        slurm_ids |= zip(
+            (job.id for job in array), submit_array(array, _dependencies(first, needed, own)), strict=True
+        )
     return len(arrays)
 
 
-def max_array_size() -> int:
-    """How many jobs an array may have at this site, as scontrol tells; where it does not, what Slurm sets by itself.
+def _dependencies(job: Job, needed: Sequence[str], previous: Sequence[str]) -> list[str]:
+    """The dependencies of a job, in sbatch's form, on the jobs that it needs and on its previous submission."""
+    if not job.runs_after_failures:
+        conditions = {"afterok": list(needed), "afterany": list(previous)}
+    else:
+        whole_arrays = (slurm_id.partition("_")[0] for slurm_id in (*needed, *previous))
+        conditions = {"afterany": list(dict.fromkeys(whole_arrays))}
+    return [":".join([condition, *slurm_ids]) for condition, slurm_ids in conditions.items() if slurm_ids]
 
-    It answers at once or tries for a minute, where its configuration or the controller is missing: that is not waited for.
+
+def max_array_size() -> int:
+    """How many jobs an array may have at this site, according to scontrol; Slurm's default if it does not answer.
+
+    Without a configuration or a controller, scontrol may retry for a minute, so it gets only ten seconds.
     """
     try:
         command = ["scontrol", "show", "config"]
@@ -136,34 +183,49 @@ def max_array_size() -> int:
     except (OSError, subprocess.TimeoutExpired):
         answer = ""
     found = re.search(r"^MaxArraySize\s*=\s*(\d+)", answer, re.MULTILINE)
-    return max(1, int(found[1])) if found else MAX_ARRAY_SIZE  # 0: there are no arrays
+    return max(1, int(found[1])) if found else DEFAULT_MAX_ARRAY_SIZE  # 0: arrays are disabled
 
 
-def alike(jobs: Sequence[Job], most: int) -> list[list[Job]]:
-    """The jobs in their order, those that need the same jobs and ask for the same resources put together, up to `most`."""
-    found: dict[tuple[Any, ...], list[Job]] = {}
+def group_into_arrays(
+    jobs: Sequence[Job], max_size: int, previous: Mapping[str, str] | None = None
+) -> list[list[Job]]:
+    """Groups of at most `max_size` jobs that have the same dependencies and resources, in the order of the jobs.
+
+    Args:
+        previous: the Slurm job ids of earlier submissions that the jobs have to wait for, by job id.
+    """
+    groups: dict[tuple[Any, ...], list[Job]] = {}
     for job in jobs:
-        key = (job.kind, job.needs, job.nodes, job.gpus_per_node, job.hours, job.mem_gb)
-        found.setdefault(key, []).append(job)
-    return [array[start : start + most] for array in found.values() for start in range(0, len(array), most)]
+        resources = (job.nodes, job.gpus_per_node, job.hours, job.mem_gb)
+        key = (job.kind, job.needs, *resources, (previous or {}).get(job.id))
+        groups.setdefault(key, []).append(job)
+    return [
+        group[start : start + max_size]
+        for group in groups.values()
+        for start in range(0, len(group), max_size)
+    ]
 
 
-def executor(
-    array: Sequence[Job], needs: Sequence[str], grid: str, root: Root, cluster: ClusterConfig, code: Code
+def build_executor(
+    array: Sequence[Job],
+    dependencies: Sequence[str],
+    grid: str,
+    grid_dir: GridDir,
+    cluster: ClusterConfig,
+    code: CodeSnapshot,
 ) -> submitit.SlurmExecutor:
-    """submitit's executor for jobs that are alike, with all that each of them asks for."""
+    """submitit's executor for an array of similar jobs, with all sbatch options."""
     import submitit
 
-    from metapt.launch.slurm_task import ANY_NUMBER_OF_TIMEOUTS
+    from metapt.launch.slurm_task import UNLIMITED_TIMEOUTS
 
     class Executor(submitit.SlurmExecutor):
         @classmethod
         def affinity(cls) -> int:
-            """As on a cluster: a dry run works anywhere."""
+            """The value on a cluster, so that a dry run works anywhere."""
             return 2
 
     job, size = array[0], len(array)
-    condition = "afterany" if job.runs_after_failures else "afterok"
     memory = job.mem_gb or cluster.mem_gb
     options: dict[str, Any] = {
         "job_name": job.id if size == 1 else f"{grid}/{job.kind}",
@@ -176,30 +238,29 @@ def executor(
         "account": cluster.account,
         "qos": cluster.qos,
         "signal_delay_s": cluster.signal_delay_s,
-        "dependency": f"{condition}:{':'.join(needs)}" if needs else None,
+        "dependency": ",".join(dependencies) or None,
         "array_parallelism": min(size, cluster.max_running or size),
         "setup": [*cluster.setup, *code.shell_lines(cluster.visibility_timeout_s)],
-        # since Slurm 22.05 srun does not take the first over from sbatch; --wait: the seconds that a dead process is survived
-        # by the others, longer than Slurm takes to see that a node has failed, whose jobs it queues again
+        # since Slurm 22.05 srun does not inherit --cpus-per-task from sbatch; --wait: how many seconds the other
+        # processes live on after one has died, longer than Slurm takes to notice a failed node, whose jobs it requeues
         "srun_args": [f"--cpus-per-task={cluster.cpus_per_task}", "--wait=600"],
-        "comment": slurm_queue.mark(root),
+        "comment": slurm_queue.job_comment(grid_dir),
         "additional_parameters": {
             "kill-on-invalid-dep": "yes",
-            "requeue": True,  # a site may have set that jobs are not queued again unless they say so
+            "requeue": True,  # a site may disable requeues for jobs that do not ask for them
             **_gpu_options(job.gpus_per_node, cluster),
             **cluster.extra,
         },
     }
-    made = Executor(root.submitit_dir, max_num_timeout=ANY_NUMBER_OF_TIMEOUTS)
+    executor = Executor(grid_dir.submitit_dir, max_num_timeout=UNLIMITED_TIMEOUTS)
     given = {name: value for name, value in options.items() if value is not None}
-    made.update_parameters(
-        **given, wckey=None
-    )  # submitit's own would be refused where such keys are enforced
-    return made
+    # submitit's own wckey would be refused at sites that enforce such keys
+    executor.update_parameters(**given, wckey=None)
+    return executor
 
 
 def _gpu_options(gpus: int, cluster: ClusterConfig) -> dict[str, str]:
-    """How so many GPUs of a node are asked for at this site."""
+    """The sbatch option that requests a number of GPUs per node at this site."""
     if not gpus or cluster.gpu_request == "none":
         return {}
     if cluster.gpu_request == "constraint":
@@ -208,53 +269,61 @@ def _gpu_options(gpus: int, cluster: ClusterConfig) -> dict[str, str]:
     return {"gres": f"gpu:{typed}"} if cluster.gpu_request == "gres" else {"gpus-per-node": typed}
 
 
-def _script(made: submitit.SlurmExecutor, size: int) -> str:
-    """The text that submitit writes for sbatch: it has no public function for it."""
+def _script(executor: submitit.SlurmExecutor, size: int) -> str:
+    """The text that submitit writes for sbatch, for which it has no public function."""
     if size > 1:
-        made.parameters["map_count"] = size
-    return made._make_submission_file_text(made._submitit_command_str, "")
+        executor.parameters["map_count"] = size
+    return executor._make_submission_file_text(executor._submitit_command_str, "")
 
 
-def _submit(
-    array: Sequence[Job], needs: Sequence[str], grid: str, root: Root, cluster: ClusterConfig, code: Code
+def _submit_array(
+    array: Sequence[Job],
+    dependencies: Sequence[str],
+    grid: str,
+    grid_dir: GridDir,
+    cluster: ClusterConfig,
+    code: CodeSnapshot,
 ) -> list[str]:
-    """The numbers under which Slurm now has the jobs: N, or N_0, N_1, ... if there are several."""
+    """Submits similar jobs. Returns their Slurm job ids: N for one job, N_0, N_1, ... for several."""
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 
-    from metapt.launch.slurm_task import Task
+    from metapt.launch.slurm_task import SlurmTask
 
-    threads = cluster.threads or cluster.cpus_per_task
-    most, patience = cluster.max_requeues_without_progress, cluster.visibility_timeout_s
-    tasks = [Task(root.path, job, threads, most, patience) for job in array]
+    tasks = [
+        SlurmTask(
+            grid_dir.path,
+            job,
+            threads=cluster.threads or cluster.cpus_per_task,
+            max_requeues=cluster.max_requeues_without_progress,
+            input_timeout_s=cluster.visibility_timeout_s,
+        )
+        for job in array
+    ]
     try:
-        made = executor(array, needs, grid, root, cluster, code)
-        return [submitted.job_id for submitted in made.submit_array(tasks)]
+        executor = build_executor(array, dependencies, grid, grid_dir, cluster, code)
+        return [submitted.job_id for submitted in executor.submit_array(tasks)]
     except (FailedJobError, FailedSubmissionError) as error:
-        others = f" and {len(array) - 1} like it" if len(array) > 1 else ""
+        others = f" and {len(array) - 1} similar jobs" if len(array) > 1 else ""
         raise OperationalError(
-            f"{array[0].id}{others}: sbatch refuses, and nothing is submitted: {str(error).strip()}"
+            f"{array[0].id}{others}: sbatch refuses the job, so nothing is submitted: {str(error).strip()}"
         ) from None
 
 
 @contextmanager
-def outside_of_any_job() -> Iterator[None]:
-    """Submitting from inside a job: what that job is and has is taken from the environment of the block.
+def without_job_environment() -> Iterator[None]:
+    """Removes the variables of a surrounding Slurm job from the environment of the block.
 
-    Left there it would be handed on, and srun in the new job take it for its options, torch for a rank. SBATCH_* are
-    the site's and the user's settings, and stay.
+    Otherwise a new job would inherit them: srun would take them for its options, and torch for a rank. SBATCH_* variables
+    are settings of the site and the user, and are kept.
     """
     before = dict(os.environ)
-    ranks = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
-    for name in before:
-        is_of_job = name.startswith(
-            ("SLURM_", "SLURMD_", "SRUN_", "PMI", "SBATCH_CPU_BIND", "SBATCH_MEM_BIND")
-        )
-        if (
-            "SLURM_JOB_ID" in before
-            and (is_of_job or name in ranks)
-            and name not in ("SLURM_CONF", "SLURM_CLUSTERS")
-        ):
-            del os.environ[name]
+    of_a_job = ("SLURM_", "SLURMD_", "SRUN_", "PMI", "SBATCH_CPU_BIND", "SBATCH_MEM_BIND")
+    of_a_rank = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
+    kept = {"SLURM_CONF", "SLURM_CLUSTERS"}
+    if "SLURM_JOB_ID" in before:
+        for name in before.keys() - kept:
+            if name.startswith(of_a_job) or name in of_a_rank:
+                del os.environ[name]
     try:
         yield
     finally:

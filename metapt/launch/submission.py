@@ -1,4 +1,4 @@
-"""What `python -m metapt.submit` does: plan, leave out what is done, and hand the rest to where it runs."""
+"""The work of `metapt submit`: make the plan, leave out what is done, and run the rest here or submit it to Slurm."""
 
 from __future__ import annotations
 
@@ -11,156 +11,170 @@ from metapt.data import DEMO_NOTICE
 from metapt.data.labelled_sets import open_collection, source_sets
 from metapt.errors import OperationalError, UserError
 from metapt.launch import executors, slurm, slurm_queue
-from metapt.launch.code_snapshot import code
-from metapt.launch.display import describe_plan, summary, view
+from metapt.launch.code_snapshot import CodeSnapshot, live_code, take_snapshot
+from metapt.launch.display import describe_plan, progress_view, summary
 from metapt.launch.grid import plan
-from metapt.launch.grid_dir import Root
+from metapt.launch.grid_dir import GridDir
+from metapt.launch.grid_status import JobStatus, job_statuses
+from metapt.launch.job_state import JobState
 from metapt.launch.jobs import Job, Plan
 from metapt.launch.requirements import requirements
-from metapt.launch.run_status import run_status
-
-IN_QUEUE = ("queued", "started")
-NOTHING_TO_DO = ("done", *IN_QUEUE)
 
 
 def submit(config: SubmitConfig) -> None:
-    """Runs a grid, or hands it to Slurm; with dry_run, only says what it would do.
+    """Runs a grid, or submits it to Slurm; with dry_run, only prints what it would do.
 
     Raises:
-        UserError: mistakes in the grid.
-        OperationalError: jobs have failed, another submitter is at work, or Slurm refuses.
-        Interrupted: Ctrl-C; the same command goes on.
+        UserError: the grid has configuration errors.
+        OperationalError: jobs have failed, another submitter holds the grid, or Slurm refuses a job.
+        Interrupted: Ctrl-C; the same command resumes.
     """
-    grid_plan, root = plan(config), Root(config.root)
+    grid_plan, grid_dir = plan(config), GridDir(config.root)
     _refuse_unknown_sources(grid_plan)
     if config.dry_run != "false":
-        dry_run(grid_plan, root, config)
+        dry_run(grid_plan, grid_dir, config)
         return
-    with root.claimed():
-        run_plan(grid_plan, root, config)
+    with grid_dir.locked():
+        run_plan(grid_plan, grid_dir, config)
 
 
-def dry_run(grid_plan: Plan, root: Root, config: SubmitConfig) -> None:
-    """Prints the plan and what it needs; for Slurm the batch scripts, and with dry_run=test what sbatch says to each.
+def dry_run(grid_plan: Plan, grid_dir: GridDir, config: SubmitConfig) -> None:
+    """Prints the plan and its requirements; for Slurm also the batch scripts, and with dry_run=test sbatch's answers.
 
     Raises:
-        OperationalError: sbatch would refuse some.
+        OperationalError: sbatch would refuse some of them.
     """
-    states = current_states(grid_plan, root)
-    todo = to_do(grid_plan, states, root)
-    print(describe_plan(grid_plan, states, todo))
+    statuses = current_statuses(grid_plan, grid_dir)
+    todo = jobs_to_start(grid_plan, statuses, grid_dir)
+    print(describe_plan(grid_plan, statuses, todo))
     print("\n".join(["", *requirements(grid_plan, todo, config.cluster)]))
     if config.cluster.name != "slurm":
         return
-    source, is_test = code(root.path, config.code == "snapshot"), config.dry_run == "test"
+    is_test, code = config.dry_run == "test", _source(config, grid_dir)
     refused = 0
-    for name, script in slurm.scripts(grid_plan, todo, root, config.cluster, source, is_test=is_test):
+    for name, script in slurm.batch_scripts(grid_plan, todo, grid_dir, config.cluster, code, is_test=is_test):
         print(f"\n==> {name}\n{script}")
         if is_test:
-            accepted, answer = slurm.asked(script)
+            accepted, answer = slurm.check_with_sbatch(script)
             refused += not accepted
             print(f"{'accepted' if accepted else 'REFUSED'}: {answer}")
     if refused:
         raise OperationalError(f"sbatch would refuse {refused} of these scripts; nothing was submitted")
 
 
-def run_plan(grid_plan: Plan, root: Root, config: SubmitConfig) -> None:
-    """Runs what is to do of a plan, as the holder of its root."""
-    states = current_states(grid_plan, root)
-    root.write_plan(grid_plan)
-    if others := root.other_runs(grid_plan):
+def run_plan(grid_plan: Plan, grid_dir: GridDir, config: SubmitConfig) -> None:
+    """Runs or submits the jobs of a plan that are not done. The caller holds the lock of the grid."""
+    statuses = current_statuses(grid_plan, grid_dir)
+    grid_dir.write_plan(grid_plan)
+    if others := grid_dir.other_runs(grid_plan):
         print(
-            f"{root.path}: {len(others)} run(s) that this plan does not have, such as {others[0]}, stay as they are"
+            f"{grid_dir.path}: {len(others)} run(s) that are not in this plan are kept, such as {others[0]}"
         )
-    todo = to_do(grid_plan, states, root)
+    todo = jobs_to_start(grid_plan, statuses, grid_dir)
     if not todo:
-        counts = Counter(states.values())
-        queued = sum(counts[state] for state in IN_QUEUE)
-        waiting = f", {queued} in Slurm's queue" if queued else ""
-        print(f"{root.path}: nothing to do: {counts['done']} of {len(grid_plan.jobs)} jobs are done{waiting}")
+        print(_nothing_to_do(grid_dir, statuses))
         return
-    if config.cluster.name != "slurm" and set(IN_QUEUE) & set(states.values()):
-        raise OperationalError(
-            f"{root.path}: jobs of this grid are in Slurm's queue; go on with cluster=slurm, or scancel them"
-        )
-    source = code(root.path, config.code == "snapshot")
-    source.write()
-    print(source)
     if config.cluster.name == "slurm":
-        print(slurm.hand_over(grid_plan, todo, root, config.cluster, source))
+        code = _write_source(config, grid_dir)
+        print(slurm.submit(grid_plan, todo, grid_dir, config.cluster, code))
         return
-    started = time.monotonic()
-    schedule = executors.Schedule(
-        grid_plan,
-        todo,
-        root,
-        executors.launcher(root, source, config.cluster),
-        executors.parallelism(config.cluster),
-    )
-    with view(root, grid_plan) as progress:
-        schedule.run(progress)
-    print(summary(grid_plan, schedule.states, root, time.monotonic() - started))
-    if any(each.data.name == "demo" for each in grid_plan.configs.values()):
-        print(DEMO_NOTICE)
-    bad = Counter(state for state in schedule.states.values() if state != "done")
-    if bad:
+    if any(status.is_in_queue or status.state is JobState.ENDING for status in statuses.values()):
         raise OperationalError(
-            f"{root.path}: " + ", ".join(f"{count} {state}" for state, count in bad.items())
+            f"{grid_dir.path}: jobs of this grid are in Slurm's queue; continue with cluster=slurm, or scancel them"
         )
+    _run_here(grid_plan, todo, grid_dir, config, _write_source(config, grid_dir))
 
 
-def current_states(grid_plan: Plan, root: Root) -> dict[str, str]:
-    """The state of every job: that of its folder (status.RunStatus); where Slurm has it, queued or started."""
-    entries = slurm_queue.entries(root)  # before the folders: what ends in between is seen as done
-    states = {}
-    for job in grid_plan.jobs:
-        state, entry = run_status(root.path / job.run_dir).state, entries.get(job.id)
-        if entry and not entry.is_hopeless and (state != "done" or not job.is_run):
-            state = "queued" if entry.waits else "started"
-        states[job.id] = state
-    return states
+def _run_here(
+    grid_plan: Plan, todo: list[Job], grid_dir: GridDir, config: SubmitConfig, code: CodeSnapshot
+) -> None:
+    """Runs jobs on this machine. Raises OperationalError if any of them is not done at the end."""
+    started = time.monotonic()
+    launcher = executors.launcher(grid_dir, code, config.cluster)
+    schedule = executors.Schedule(grid_plan, todo, grid_dir, launcher, executors.parallelism(config.cluster))
+    with progress_view(grid_dir, grid_plan) as view:
+        schedule.run(view)
+    print(summary(grid_plan, schedule.states, grid_dir, time.monotonic() - started))
+    if any(run_config.data.name == "demo" for run_config in grid_plan.configs.values()):
+        print(DEMO_NOTICE)
+    unfinished = Counter(state for state in schedule.states.values() if state is not JobState.DONE)
+    if unfinished:
+        counts = ", ".join(f"{count} {state}" for state, count in unfinished.items())
+        raise OperationalError(f"{grid_dir.path}: {counts}")
 
 
-def to_do(grid_plan: Plan, states: Mapping[str, str], root: Root) -> list[Job]:
-    """The jobs to start: runs that are not done, the corpora that they need, and the report if it lacks anything.
+def _source(config: SubmitConfig, grid_dir: GridDir) -> CodeSnapshot:
+    """The source that the jobs will run."""
+    return take_snapshot(grid_dir.path) if config.code == "snapshot" else live_code()
 
-    A job that waits in the queue for one that is to be started again would wait in vain: it is started again too.
-    A corpus is prepared again whenever a run is to be made from it: if it stands, that takes a moment.
+
+def _write_source(config: SubmitConfig, grid_dir: GridDir) -> CodeSnapshot:
+    code = _source(config, grid_dir)
+    code.write()
+    print(code)
+    return code
+
+
+def _nothing_to_do(grid_dir: GridDir, statuses: Mapping[str, JobStatus]) -> str:
+    done = sum(status.state is JobState.DONE for status in statuses.values())
+    in_queue = sum(status.is_in_queue for status in statuses.values())
+    queued = f", {in_queue} in Slurm's queue" if in_queue else ""
+    return f"{grid_dir.path}: nothing to do: {done} of {len(statuses)} jobs are done{queued}"
+
+
+def current_statuses(grid_plan: Plan, grid_dir: GridDir) -> dict[str, JobStatus]:
+    """The status of every job of a plan, for the one submitter of its grid.
+
+    Raises:
+        OperationalError: jobs have been submitted, and squeue does not answer.
     """
-    void: set[str] = set()
-    for job in grid_plan.jobs:  # each after those that it needs
-        waits_in_vain = states[job.id] == "queued" and not void.isdisjoint(job.needs)
-        if states[job.id] not in NOTHING_TO_DO or waits_in_vain:
-            void.add(job.id)
-    runs = {job.id for job in grid_plan.jobs if job.is_run and job.id in void}
+    entries = slurm_queue.queue_entries(
+        grid_dir
+    )  # before the folders: a job that ends meanwhile is then done
+    return job_statuses(grid_plan, grid_dir, entries, is_submitter_active=False)
+
+
+def jobs_to_start(grid_plan: Plan, statuses: Mapping[str, JobStatus], grid_dir: GridDir) -> list[Job]:
+    """The jobs to start: runs that are not done, the corpora that they need, and the report unless it is up to date.
+
+    A job that is queued behind a job that has to be started again would never start, so it is started again too. A corpus
+    is prepared again for every run; if its shards exist, that takes a moment.
+    """
+    due: set[str] = set()
+    for job in grid_plan.jobs:  # each comes after the jobs that it needs
+        status = statuses[job.id]
+        never_starts = status.state is JobState.QUEUED and not due.isdisjoint(job.needs)
+        if never_starts or not (status.is_in_queue or status.state is JobState.DONE):
+            due.add(job.id)
+    runs = {job.id for job in grid_plan.jobs if job.is_run and job.id in due}
     corpora = {name for job in grid_plan.jobs if job.id in runs for name in job.needs}
 
-    def is_due(job: Job) -> bool:
+    def is_to_start(job: Job) -> bool:
         if job.is_run:
             return job.id in runs
         if job.kind == "prepare":
-            return job.id in corpora and states[job.id] not in IN_QUEUE
-        return bool(runs) or states[job.id] not in NOTHING_TO_DO or _is_stale(job, states, root)
+            return job.id in corpora and not statuses[job.id].is_in_queue
+        return bool(runs) or job.id in due or _is_outdated(job, statuses[job.id], grid_dir)
 
-    return [job for job in grid_plan.jobs if is_due(job)]
+    return [job for job in grid_plan.jobs if is_to_start(job)]
 
 
-def _is_stale(report: Job, states: Mapping[str, str], root: Root) -> bool:
-    """Whether the report is done, of other results than those that are there now."""
-    return states[report.id] == "done" and root.run(report).result().get("inputs") != root.results(
-        report.needs
-    )
+def _is_outdated(report: Job, status: JobStatus, grid_dir: GridDir) -> bool:
+    """Whether a finished report was made from other results than the present ones."""
+    if status.state is not JobState.DONE:
+        return False
+    return grid_dir.run(report).result().get("inputs") != grid_dir.result_checksums(report.needs)
 
 
 def _refuse_unknown_sources(grid_plan: Plan) -> None:
     """Raises UserError for a source that the labelled data does not have: before pretraining, not after it."""
     configs = [grid_plan.configs[job.id] for job in grid_plan.jobs if job.kind == "finetune"]
     distinct = {(config.source, str(config.data)): config for config in configs}
-    complaints = []
+    errors = []
     for config in distinct.values():
         try:
             source_sets(open_collection(config.data), config.source)
         except UserError as error:
-            complaints.append(str(error))
-    if complaints:
-        raise UserError("\n".join(dict.fromkeys(complaints)))
+            errors.append(str(error))
+    if errors:
+        raise UserError("\n".join(dict.fromkeys(errors)))

@@ -1,0 +1,122 @@
+"""The checks of a grid: before its jobs are made, and on their configurations."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from metapt.config import BASELINE_NAMES, TUNINGS, ClusterConfig, GridConfig, PretrainConfig, uneven_units
+from metapt.config.composition import group_options
+from metapt.launch.job_arguments import override_key
+from metapt.launch.jobs import Job
+
+LISTS = ("sizes", "objectives", "seeds", "sources", "tunings", "checkpoints", "baselines", "models")
+SET_BY_THE_GRID = {  # keys that users cannot override, by command
+    "pretrain": {"model", "objective", "train.seed", "variant", "data.cache_dir", "run_dir"},
+    "finetune": {"checkpoint", "source", "tuning", "train.seed", "run_dir"},
+}
+
+
+def grid_errors(grid: GridConfig) -> Iterator[str]:
+    """What is wrong with the keys of a grid, before any job is made."""
+    for name in LISTS:
+        repeated = [str(value) for value, count in Counter(getattr(grid, name)).items() if count > 1]
+        if repeated:
+            yield f"grid.{name}: duplicate value {', '.join(repeated)}"
+    for name in ("sizes", "objectives", "seeds", *(["tunings"] if grid.sources else [])):
+        if not getattr(grid, name):
+            yield f"grid.{name} is empty: the grid has no runs"
+    for name in grid.baselines:
+        if name not in BASELINE_NAMES:
+            yield f"grid.baselines: {name!r} must be one of {', '.join(BASELINE_NAMES)}"
+    yield from _mapping_errors(grid)
+    yield from _override_errors(grid)
+    for name in ("variants", "sources"):
+        for value in getattr(grid, name):
+            if not re.fullmatch(r"[\w.+]+", value, re.ASCII):
+                yield f"grid.{name}: {value!r} becomes part of a folder's name: only letters, digits, _ . and + are allowed"
+
+
+def _mapping_errors(grid: GridConfig) -> Iterator[str]:
+    """Unknown names and values that are not positive in the mappings of a grid."""
+    options = group_options("pretrain")
+    allowed: dict[str, Sequence[str]] = {
+        "per_size": options["model"],
+        "gpus_per_size": options["model"],
+        "hours_per_size": options["model"],
+        "mem_gb_per_size": options["model"],
+        "per_objective": options["objective"],
+        "finetune_per_tuning": list(TUNINGS),
+    }
+    for name, values in allowed.items():
+        for value in set(getattr(grid, name)) - set(values):
+            yield f"grid.{name}.{value}: must be one of {', '.join(values)}"
+    for name in set(grid.extra_checkpoints) - set(grid.objectives) - set(grid.variants):
+        yield f"grid.extra_checkpoints.{name}: neither an objective nor a variant of the grid"
+    for name in ("gpus_per_size", "hours_per_size", "mem_gb_per_size"):
+        for size, value in getattr(grid, name).items():
+            if value <= 0:
+                yield f"grid.{name}.{size}={value}: must be above 0"
+
+
+def _override_errors(grid: GridConfig) -> Iterator[str]:
+    """Overrides of keys that the grid sets itself."""
+    lists: dict[tuple[str, str], Iterable[str]] = {
+        ("pretrain", "grid.pretrain"): grid.pretrain,
+        ("finetune", "grid.finetune"): grid.finetune,
+    }
+    for name in ("variants", "per_size", "per_objective"):
+        for value, overrides in getattr(grid, name).items():
+            lists["pretrain", f"grid.{name}.{value}"] = overrides
+    for tuning, overrides in grid.finetune_per_tuning.items():
+        lists["finetune", f"grid.finetune_per_tuning.{tuning}"] = overrides
+    for (command, path), overrides in lists.items():
+        for word in overrides:
+            if (key := override_key(word)) in SET_BY_THE_GRID[command]:
+                yield f"{path}: {key} is set by the grid and cannot be overridden"
+
+
+def checkpoint_errors(
+    pretrains: Sequence[Job], finetunes: Sequence[Job], configs: Mapping[str, Any]
+) -> list[str]:
+    """Checkpoints to fine-tune that their pretraining run will not write, or will delete."""
+    wanted: dict[str, dict[int, None]] = {}
+    for job in finetunes:
+        if job.checkpoint_step is not None:
+            wanted.setdefault(job.needs[0], {})[job.checkpoint_step] = None
+    errors = []
+    for job in pretrains:
+        if job.id not in configs or job.id not in wanted:
+            continue
+        train = configs[job.id].train
+        absent = [str(step) for step in wanted[job.id] if not _is_saved(step, configs[job.id])]
+        if absent:
+            errors.append(
+                f"grid.checkpoints: {job.id} writes no checkpoint at step {', '.join(absent)} "
+                f"(train.max_steps={train.max_steps}, train.checkpoint_every={train.checkpoint_every})"
+            )
+        if train.keep_checkpoints:
+            errors.append(f"grid.checkpoints: {job.id} deletes old checkpoints; set train.keep_checkpoints=0")
+    return errors
+
+
+def _is_saved(step: int, config: PretrainConfig) -> bool:
+    """Whether a run writes a checkpoint at a step."""
+    train = config.train
+    return step == train.max_steps or (0 <= step < train.max_steps and step % train.checkpoint_every == 0)
+
+
+def resource_errors(
+    cluster: ClusterConfig, pretrains: Sequence[Job], configs: Mapping[str, Any]
+) -> list[str]:
+    """Work of an update that cannot be divided evenly over the tasks of a job, and nodes that a machine does not have."""
+    errors = []
+    for job in pretrains:
+        tasks = job.nodes * job.tasks_per_node
+        uneven = uneven_units(configs[job.id], tasks) if job.id in configs else []
+        errors += [f"{job.id}: {setting} must be a multiple of its {tasks} tasks" for setting in uneven]
+    if cluster.name != "slurm" and cluster.nodes > 1:
+        errors.append(f"cluster.nodes={cluster.nodes}: cluster={cluster.name} has only one node")
+    return errors
