@@ -12,6 +12,9 @@ import yaml
 from seqeval.metrics import f1_score
 from seqeval.scheme import IOB2
 
+from analysis.load.records import Evaluation, GoldSet
+from analysis.load.span_matching import match_set
+from metapt.evaluation.span_f1 import Span
 from metapt.randomness import generator
 
 SETS = {"tl_trg": 24, "ceb_gja": 30, "en_ewt": 60}
@@ -282,3 +285,10 @@ def write_grid(
                                     root, {**origin, "step": step}, source, tuning, skill, words=words
                                 )
     return root
+
+
+def evaluation(gold: GoldSet, predicted: Iterable[Sequence[Span]]) -> Evaluation:
+    """An evaluation of predicted spans, one sequence a sentence; its F1 scores are not set."""
+    match = match_set(gold.spans, [tuple(sentence) for sentence in predicted])
+    totals = tuple(match.counts.sum(axis=0).tolist())
+    return Evaluation(gold, *match, totals, 0.0, 0.0, {}, np.empty(0, dtype=np.float32))

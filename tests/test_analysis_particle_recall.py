@@ -1,4 +1,4 @@
-"""The rule baseline and the particle counts: on sentences written by hand, and on the published figures."""
+"""The rule baseline and the particle counts: on handwritten sentences, and against published results."""
 
 from __future__ import annotations
 
@@ -6,27 +6,21 @@ import os
 from pathlib import Path
 
 import pytest
+from analysis_runs import evaluation
 
-from analysis.load.records import Evaluation, GoldSet
-from analysis.load.span_matching import Gold, packed
+from analysis.load.records import GoldSet
 from analysis.sections.particle_recall import person_recall, rule_f1, rule_spans
 from metapt.data.iob2 import spans
 
 
 def gold_set(*sentences: tuple[str, str]) -> GoldSet:
-    """Sentences as (words, tags), each separated by blanks."""
+    """Build a set from sentences (words, tags), both separated by spaces."""
     words = tuple(tuple(text.split()) for text, _ in sentences)
     found = tuple(tuple(spans(tags.split())) for _, tags in sentences)
     return GoldSet("x", tuple(str(index) for index in range(len(sentences))), words, found)
 
 
-def evaluated(gold: GoldSet, predicted: list[bytes]) -> Evaluation:
-    """Of the predicted spans of each sentence."""
-    [matches] = Gold([(gold.spans, gold.lengths)]).matches(predicted)
-    return Evaluation.of(gold, matches, {})
-
-
-HAND = gold_set(
+HANDWRITTEN = gold_set(
     ("Inahit ni John ang sarili niya .", "O O B-PER O O O O"),
     ("Malapit kay Maria si Juan .", "O O B-PER O B-PER O"),
     ("Si Ana Cruz sa Maynila .", "O B-PER I-PER O B-LOC O"),
@@ -45,21 +39,24 @@ HAND = gold_set(
         ("si si Juan", [("PER", 2, 3)]),
     ],
 )
-def test_rule(words: str, expected: list[tuple[str, int, int]]) -> None:
+def test_rule_spans(words: str, expected: list[tuple[str, int, int]]) -> None:
     assert list(rule_spans(words.split())) == expected
 
 
-def test_rule_is_scored_like_a_model() -> None:
-    """It predicts John, Juan and Ana (which is Ana Cruz): two of three right, two of six found."""
-    assert rule_f1(HAND) == pytest.approx(2 * 2 / (3 + 6))
+def test_rule_f1() -> None:
+    """The rule predicts John, Juan and Ana (gold: Ana Cruz): two of three are right, two of six are found."""
+    assert rule_f1(HANDWRITTEN) == pytest.approx(2 * 2 / (3 + 6))
 
 
-def test_persons_after_a_particle_and_elsewhere() -> None:
+def test_person_recall_after_a_particle_and_elsewhere() -> None:
     predicted = [
         spans(tags.split())
         for tags in ("O O B-PER O O O O", "O O O O B-LOC O", "O O O O O O", "B-PER", "O B-PER")
     ]
-    assert person_recall(evaluated(HAND, list(map(packed, predicted)))) == {True: (1, 3), False: (1, 2)}
+    assert person_recall(evaluation(HANDWRITTEN, predicted)) == {
+        True: (1, 3),
+        False: (1, 2),
+    }
 
 
 @pytest.mark.real_data
@@ -67,13 +64,13 @@ def test_persons_after_a_particle_and_elsewhere() -> None:
     ("name", "f1", "after", "total"),
     [("tl_trg", 0.789, 17, 19), ("ceb_gja", 0.809, 37, 42), ("tl_ugnayan", 0.0, 0, 2)],
 )
-def test_published_figures(name: str, f1: float, after: int, total: int) -> None:
+def test_published_results(name: str, f1: float, after: int, total: int) -> None:
     folder = os.environ.get("METAPT_UNER_DIR")
     if not folder:
         pytest.skip("METAPT_UNER_DIR is not set")
     path = Path(folder) / name / "test.iob2"
     if not path.exists():
-        pytest.skip(f"{path} is not there")
+        pytest.skip(f"{path} does not exist")
     blocks = [
         [line.split("\t") for line in block.splitlines() if "\t" in line]
         for block in path.read_text(encoding="utf-8").split("\n\n")
@@ -82,6 +79,5 @@ def test_published_figures(name: str, f1: float, after: int, total: int) -> None
         *((" ".join(row[1] for row in rows), " ".join(row[2] for row in rows)) for rows in blocks if rows)
     )
     assert rule_f1(found) == pytest.approx(f1, abs=5e-4)
-    nothing = [b""] * len(found.ids)
-    silent = person_recall(evaluated(found, nothing))
-    assert {side: gold for side, (_, gold) in silent.items()} == {True: after, False: total - after}
+    recall = person_recall(evaluation(found, [()] * len(found.ids)))
+    assert {follows: gold for follows, (_, gold) in recall.items()} == {True: after, False: total - after}

@@ -1,4 +1,4 @@
-"""One table in four formats: what goes in comes out, and no text of the data is taken for markup."""
+"""A table in all formats: numbers are kept, and text of the data is never interpreted as markup."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from analysis.tables import ABSENT, MOST_ROWS, Cell, Column, Table, latex_escape
+from analysis.tables import MAX_ROWS, MISSING, Cell, Column, Table, latex_escape
 
 HOSTILE = "<script>alert(1)</script> a|b & 50% $x_1$ #{}~^\\"
 
@@ -24,7 +24,7 @@ def table() -> Table:
     return Table("t", "A title", columns, rows, "A note.")
 
 
-def test_csv_gives_back_the_numbers() -> None:
+def test_csv_keeps_full_precision() -> None:
     rows = list(csv.DictReader(io.StringIO(table().to_csv())))
     assert list(rows[0]) == ["name", "n", "F1", "gap", "95 % low", "95 % high", "yes?"]
     assert float(rows[0]["F1"]) == 1 / 3
@@ -33,19 +33,19 @@ def test_csv_gives_back_the_numbers() -> None:
     assert rows[1]["F1"] == rows[1]["95 % low"] == rows[2]["n"] == ""
 
 
-def test_csv_carries_the_notice_in_a_column() -> None:
-    rows = list(csv.DictReader(io.StringIO(table().to_csv("made up"))))
-    assert [row["notice"] for row in rows] == ["made up"] * 3
+def test_csv_has_the_notice_in_a_column() -> None:
+    rows = list(csv.DictReader(io.StringIO(table().to_csv("synthetic"))))
+    assert [row["notice"] for row in rows] == ["synthetic"] * 3
 
 
-def test_shown_numbers() -> None:
-    shown = table().shown()
-    assert shown[0] == ["plain", "1,234", "0.333", "−0.50", "−0.125 to +0.250", "yes"]
-    assert shown[1][2:] == [ABSENT, "+0.00", ABSENT, "no"]
+def test_formatted_cells() -> None:
+    texts = table().texts()
+    assert texts[0] == ["plain", "1,234", "0.333", "−0.50", "[−0.125, +0.250]", "yes"]
+    assert texts[1][2:] == [MISSING, "+0.00", MISSING, "no"]
 
 
 class Texts(HTMLParser):
-    """The texts of the cells, and every element that was opened."""
+    """The texts of the cells, and the elements."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -63,22 +63,22 @@ class Texts(HTMLParser):
             self.cells[-1] += data.strip("\n")
 
 
-def test_html_gives_back_the_texts_and_escapes_them() -> None:
+def test_html_has_the_texts_escaped() -> None:
     parsed = Texts(table().to_html())
     heads = [column.head for column in table().columns]
-    assert parsed.cells == [*heads, *(text for row in table().shown() for text in row)]
+    assert parsed.cells == [*heads, *(text for row in table().texts() for text in row)]
     assert parsed.elements == {"table", "thead", "tbody", "tr", "th", "td"}
 
 
-def test_markdown_has_as_many_cells_in_every_line() -> None:
+def test_markdown_has_the_same_number_of_cells_in_every_line() -> None:
     lines = table().to_markdown().splitlines()
     assert {line.replace("\\|", "").count("|") for line in lines} == {7}
     assert "<script>" not in table().to_markdown()
 
 
-def test_latex_is_escaped_and_carries_title_and_notice_as_comments() -> None:
-    text = table().to_latex("made\nup")
-    assert text.startswith("% made up\n% A title\n% A note.\n\\begin{tabular}{lrrrrl}\n\\toprule\n")
+def test_latex_is_escaped_and_has_title_and_notice_as_comments() -> None:
+    text = table().to_latex("synthetic\ndata")
+    assert text.startswith("% synthetic data\n% A title\n% A note.\n\\begin{tabular}{lrrrrl}\n\\toprule\n")
     assert r"\textless{}script\textgreater{}" in text
     assert r"50\% \$x\_1\$ \#\{\}\textasciitilde{}\textasciicircum{}\textbackslash{} & 0 &" in text
     body = text.split(r"\toprule")[1]
@@ -89,7 +89,7 @@ def test_latex_escape_of_an_en_dash_and_a_minus() -> None:
     assert latex_escape("−1 – 2") == "$-$1 -- 2"
 
 
-def test_constant_columns_are_left_out_only_if_named() -> None:
+def test_only_named_constant_columns_are_omitted() -> None:
     columns = [Column("a"), Column("b"), Column("c")]
     found = Table("t", "t", columns, [[1, "x", 5], [1, None, 6]]).without_constant("b", "c")
     assert [column.head for column in found.columns] == ["a", "c"]
@@ -102,17 +102,17 @@ def test_terminal_text_is_aligned() -> None:
     assert len(lines) == 5
 
 
-def test_a_row_of_the_wrong_length_is_refused() -> None:
-    with pytest.raises(ValueError, match="2 cells under 1 columns"):
+def test_a_row_of_the_wrong_length_raises() -> None:
+    with pytest.raises(ValueError, match="2 cells, expected 1"):
         Table("t", "t", [Column("a")], [[1, 2]])
 
 
-def test_the_page_cuts_a_long_table_and_says_so_and_files_have_all() -> None:
-    rows: list[list[Cell]] = [[index] for index in range(MOST_ROWS + 7)]
-    long, short = Table("t", "", [Column("n")], rows), Table("t", "", [Column("n")], rows[:MOST_ROWS])
-    assert long.to_html().count("<tr>") == short.to_html().count("<tr>") == 1 + MOST_ROWS
-    assert len(long.to_markdown().splitlines()) == 2 + MOST_ROWS
-    assert long.cut == f"The first {MOST_ROWS} of {MOST_ROWS + 7} rows; tables/t.csv has all."
-    assert short.cut == ""
+def test_the_page_truncates_a_long_table() -> None:
+    rows: list[list[Cell]] = [[index] for index in range(MAX_ROWS + 7)]
+    long, short = Table("t", "", [Column("n")], rows), Table("t", "", [Column("n")], rows[:MAX_ROWS])
+    assert long.to_html().count("<tr>") == short.to_html().count("<tr>") == 1 + MAX_ROWS
+    assert len(long.to_markdown().splitlines()) == 2 + MAX_ROWS
+    assert long.truncation == f"The first {MAX_ROWS} of {MAX_ROWS + 7} rows are shown; tables/t.csv has all."
+    assert short.truncation == ""
     assert len(long.to_csv().splitlines()) == 1 + len(rows)
     assert long.to_latex().count(r" \\") == 1 + len(rows)

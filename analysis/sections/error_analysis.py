@@ -9,13 +9,11 @@ import numpy as np
 
 from ..load.collect import Collection
 from ..load.records import Evaluation
-from ..load.span_matching import LENGTHS, OUTCOMES
+from ..load.span_matching import LENGTHS, OUTCOMES, SPURIOUS
 from ..run_refs import runs_of
 from ..stats.comparison import Group, groups
 from ..tables import RUNS, Cell, Column, Table
 from .base import ReportData, Section, finetuning_needed
-
-SPURIOUS = "spurious"
 
 DEFINITION = (
     "Errors: a gold span is correct if it is predicted with its type and both boundaries. It is a wrong type if exactly these words "
