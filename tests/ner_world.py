@@ -1,4 +1,4 @@
-"""A small decoder with its tokenizer, and labelled sentences that it can learn; shared by the tests of the NER side."""
+"""Shared by the NER tests: a small decoder and its tokenizer, a small encoder, and labelled sentences they can learn."""
 
 from __future__ import annotations
 
@@ -30,28 +30,26 @@ TEMPLATES = (
     "it rained all day .",
     "PER met PER .",
 )
-NOTHING = "\u200d"  # the tokenizer drops it, so that it has no subword
+NOTHING = "\u200d"  # the tokenizer drops this character, so it has no subword
 
 
 def labelled(count: int, seed: int) -> list[Sentence]:
-    """Sentences made from the templates."""
-    draw = random.Random(seed)
-    found = []
+    """Sample sentences from the templates."""
+    rng = random.Random(seed)
+    sentences = []
     for number in range(count):
         words: list[str] = []
         tags: list[str] = []
-        for slot in draw.choice(TEMPLATES).split():
-            name = draw.choice(NAMES[slot]).split() if slot in NAMES else [slot]
+        for slot in rng.choice(TEMPLATES).split():
+            name = rng.choice(NAMES[slot]).split() if slot in NAMES else [slot]
             words += name
-            tags += (
-                [f"{'I' if place else 'B'}-{slot}" for place in range(len(name))] if slot in NAMES else ["O"]
-            )
-        found.append(Sentence(f"s{number}", tuple(words), tuple(tags)))
-    return found
+            tags += [f"B-{slot}", *[f"I-{slot}"] * (len(name) - 1)] if slot in NAMES else ["O"]
+        sentences.append(Sentence(f"s{number}", tuple(words), tuple(tags)))
+    return sentences
 
 
 def write_collection(folder: Path, train: int = 48) -> Path:
-    """A UNER-like folder: aa_one with all three splits, bb_two with a test split only."""
+    """Write a folder like that of Universal NER: aa_one with all three splits, bb_two with a test split only."""
     for name, split, count, seed in (
         ("aa_one", "train", train, 1),
         ("aa_one", "dev", 12, 2),
@@ -64,7 +62,7 @@ def write_collection(folder: Path, train: int = 48) -> Path:
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
-    """A byte-level BPE trained on the sentences."""
+    """Train a byte-level BPE tokenizer on the sentences."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.Replace(NOTHING, "")
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -73,12 +71,12 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     trainer = trainers.BpeTrainer(
         vocab_size=300, special_tokens=["<eos>"], initial_alphabet=alphabet, show_progress=False
     )
-    tokenizer.train_from_iterator((" " + " ".join(each.words) for each in labelled(50, 0)), trainer)
+    tokenizer.train_from_iterator((" " + " ".join(sentence.words) for sentence in labelled(50, 0)), trainer)
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>")
 
 
 def write_checkpoint(folder: Path, seed: int = 0) -> Path:
-    """A model folder with a randomly initialised causal language model."""
+    """Write a model folder with a randomly initialized causal language model."""
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=300,
@@ -96,8 +94,8 @@ def write_checkpoint(folder: Path, seed: int = 0) -> Path:
 
 
 def make_encoder_tokenizer() -> PreTrainedTokenizerFast:
-    """A Unigram model of letters and some words, with XLM-R's special tokens, at its places and around each text."""
-    words = sorted({word for each in labelled(50, 0) for word in each.words})
+    """Create a Unigram tokenizer of letters and some words, with the special tokens (and their ids) of XLM-R."""
+    words = sorted({word for sentence in labelled(50, 0) for word in sentence.words})
     special = ["<s>", "<pad>", "</s>", "<unk>"]
     letters = ["▁", *sorted(set("".join(words)))]
     vocabulary = [(subword, 0.0) for subword in special]
@@ -116,7 +114,7 @@ def make_encoder_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def write_encoder(folder: Path) -> Path:
-    """A model folder with a randomly initialised masked language model of XLM-R's kind."""
+    """Write a model folder with a randomly initialized masked language model in the architecture of XLM-R."""
     torch.manual_seed(0)
     config = XLMRobertaConfig(
         vocab_size=130,
@@ -133,7 +131,7 @@ def write_encoder(folder: Path) -> Path:
 
 
 def write_world(folder: Path, write_model: Callable[[Path], Path] = write_checkpoint) -> Path:
-    """The folder, with a model (`model`) and a collection (`uner`) to tune it on."""
+    """Write a model (`model`) and a collection (`uner`) to fine-tune it on; return the folder."""
     write_model(folder / "model")
     write_collection(folder / "uner")
     return folder

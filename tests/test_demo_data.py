@@ -1,4 +1,4 @@
-"""The embedded default: deterministic, well-formed, learnable, and with the traits its languages are made for."""
+"""The demo data: deterministic, well-formed, learnable, with the linguistic properties that the examples need."""
 
 import math
 import re
@@ -12,8 +12,8 @@ import pytest
 
 from metapt.config import NerDataConfig
 from metapt.data import demo
-from metapt.data.demo_english_forms import as_text, verb_form, with_articles, with_s
-from metapt.data.demo_grammar import Draws, Word, entity, expand
+from metapt.data.demo_english_forms import add_s, detokenize, fix_articles, verb_form
+from metapt.data.demo_grammar import Sampler, TaggedWord, entity, expand
 from metapt.data.demo_slovak import decline
 from metapt.data.iob2 import TAGS, TYPES, read_iob2, spans
 from metapt.data.labelled_sets import open_collection, source_sets
@@ -35,41 +35,41 @@ def tokens(corpus) -> list[list[str]]:
 # --- the text ---------------------------------------------------------------------------------------------------
 
 
-def test_the_text_is_a_function_of_the_seed():
+def test_text_is_a_function_of_the_seed():
     first, again, other = (list(demo.documents(seed, 20_000)) for seed in (1, 1, 2))
     assert first == again
     assert not set(first) & set(other)
 
 
-def test_a_longer_text_begins_with_the_shorter(corpus):
+def test_a_longer_text_begins_with_the_shorter_one(corpus):
     short = list(demo.documents(size_bytes=20_000))
     assert corpus[: len(short)] == short
     assert len(corpus) == len(set(corpus))
 
 
-def test_the_text_has_the_size_asked_for(corpus):
+def test_size_of_the_text(corpus):
     sizes = [len(text.encode()) for text in corpus]
     assert demo.CORPUS_BYTES <= sum(sizes) < demo.CORPUS_BYTES + max(sizes)
 
 
-def test_no_template_is_left_unfilled(corpus):
+def test_all_templates_are_filled(corpus):
     assert not any(set("{}_:") & set(text) for text in corpus)
 
 
-def test_sentences_are_spelled_as_english_is(corpus):
+def test_english_spelling_and_punctuation(corpus):
     for text in corpus[:300]:
         assert not re.search(r" [.,?!]|  |\b[Aa] [aeiou]|\b[Aa]n [^aeiouAEIOU]", text), text
         assert text.count('"') % 2 == 0
         assert text[0].isupper() or text.startswith('"')
 
 
-def test_a_document_keeps_its_tense(corpus):
+def test_a_document_has_one_tense(corpus):
     for text in corpus:
         words = set(text.split())
         assert not words & {"is", "are"} or not words & {"was", "were"}, text
 
 
-def test_many_words_are_of_middling_frequency(tokens):
+def test_many_words_have_medium_frequency(tokens):
     """Enough classes for 8-way episodes: in at least 16 windows of 64 words, and in at most 5 % of them."""
     stream = [word for document in tokens for word in document]
     windows = [set(stream[start : start + 64]) for start in range(0, len(stream), 64)]
@@ -83,39 +83,39 @@ def test_a_bigram_model_learns_the_text(tokens):
     train, held_out = tokens[: len(tokens) * 9 // 10], tokens[len(tokens) * 9 // 10 :]
     words = Counter(word for document in train for word in document)
     pairs = Counter(pair for document in train for pair in pairwise(document))
-    before = Counter(word for document in train for word in document[:-1])
-    total, kinds = sum(words.values()), len(words) + 1
+    contexts = Counter(word for document in train for word in document[:-1])
+    total, types = sum(words.values()), len(words) + 1
     losses = {"unigram": 0.0, "bigram": 0.0}
     predictions = [pair for document in held_out for pair in pairwise(document)]
     for left, right in predictions:
-        unigram = (words[right] + 0.1) / (total + 0.1 * kinds)
-        bigram = 0.8 * (pairs[left, right] / before[left] if before[left] else unigram) + 0.2 * unigram
+        unigram = (words[right] + 0.1) / (total + 0.1 * types)
+        bigram = 0.8 * (pairs[left, right] / contexts[left] if contexts[left] else unigram) + 0.2 * unigram
         losses["unigram"] -= math.log(unigram)
         losses["bigram"] -= math.log(bigram)
     unigram_ppl, bigram_ppl = (math.exp(loss / len(predictions)) for loss in losses.values())
     assert bigram_ppl < unigram_ppl / 4
 
 
-def test_a_document_keeps_its_topic(tokens):
-    """A rare word that a document holds comes again in it far more often than in the next document."""
+def test_a_document_has_one_topic(tokens):
+    """A rare word of a document occurs again in the same document far more often than in the next one."""
     counts = Counter(word for document in tokens for word in set(document))
     rare = {word for word, count in counts.items() if count < 0.05 * len(tokens) and word.islower()}
-    again = there = elsewhere = 0
+    repeated = total = elsewhere = 0
     for document, following in pairwise(tokens):
         half = len(document) // 2
         first, second = set(document[:half]) & rare, set(document[half:])
-        there += len(first)
-        again += len(first & second)
+        total += len(first)
+        repeated += len(first & second)
         elsewhere += len(first & set(following[half:]))
-    assert again > 5 * elsewhere
-    assert again > 0.3 * there
+    assert repeated > 5 * elsewhere
+    assert repeated > 0.3 * total
 
 
 # --- the labelled sets ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("name", "split"), PARTS)
-def test_a_set_has_its_size_and_valid_strict_iob2(name, split):
+def test_sets_have_their_size_and_valid_iob2(name, split):
     sentences = demo.sentences(name, split)
     assert len(sentences) == demo.SIZES[name][split]
     assert len({sentence.id for sentence in sentences}) == len(sentences)
@@ -129,7 +129,7 @@ def test_a_set_has_its_size_and_valid_strict_iob2(name, split):
 
 
 @pytest.mark.parametrize(("name", "split"), PARTS)
-def test_every_type_occurs_and_some_sentences_have_none(name, split):
+def test_all_entity_types_occur(name, split):
     sentences = demo.sentences(name, split)
     counts = Counter(kind for sentence in sentences for kind, _, _ in spans(sentence.tags))
     assert min(counts[kind] for kind in TYPES) >= 10
@@ -137,25 +137,25 @@ def test_every_type_occurs_and_some_sentences_have_none(name, split):
 
 
 @pytest.mark.parametrize("name", demo.SIZES)
-def test_no_sentence_is_in_two_splits_or_twice(name):
+def test_sentences_are_unique_across_splits(name):
     words = [sentence.words for split in demo.SIZES[name] for sentence in demo.sentences(name, split)]
     assert len(words) == len(set(words))
 
 
-def test_the_sets_are_a_function_of_the_seed():
+def test_sets_are_a_function_of_the_seed():
     first = demo.sentences("sk_demo", "test", seed=5)
     demo._splits.cache_clear()
     assert demo.sentences("sk_demo", "test", seed=5) == first != demo.sentences("sk_demo", "test", seed=6)
 
 
-def test_a_caller_cannot_spoil_what_the_next_one_gets():
+def test_callers_get_copies():
     demo.sentences("tl_demo", "test").clear()
     assert demo.sentences("tl_demo", "test")
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 @pytest.mark.parametrize("name", ["tl_demo", "ceb_demo"])
-def test_most_persons_follow_a_particle_and_some_do_not(name, seed):
+def test_most_persons_follow_a_particle(name, seed):
     before = [
         sentence.words[start - 1].lower() if start else ""
         for sentence in demo.sentences(name, "test", seed)
@@ -167,22 +167,22 @@ def test_most_persons_follow_a_particle_and_some_do_not(name, seed):
 
 
 @pytest.mark.parametrize("name", ["tl_demo", "ceb_demo"])
-def test_the_rule_of_the_report_is_neither_void_nor_perfect(name):
-    """The word after si or ni is a person: it finds much, but misses unmarked names and the ends of long ones."""
+def test_score_of_the_particle_rule(name):
+    """The rule "the word after si or ni is a person" misses unmarked names and the ends of longer names."""
     sentences = demo.sentences(name, "test")
     gold = {(s.id, start, end) for s in sentences for kind, start, end in spans(s.tags) if kind == "PER"}
-    ruled = {
+    predicted = {
         (s.id, i + 1, i + 2)
         for s in sentences
         for i, word in enumerate(s.words)
         if word.lower() in ("si", "ni")
     }
-    assert 0.3 < 2 * len(gold & ruled) / (len(gold) + len(ruled)) < 0.9
+    assert 0.3 < 2 * len(gold & predicted) / (len(gold) + len(predicted)) < 0.9
 
 
 @pytest.mark.parametrize("name", ["en_demo", "sk_demo"])
-def test_half_of_the_names_of_the_test_split_are_new(name):
-    known, asked = (
+def test_about_half_of_the_names_in_the_test_split_are_new(name):
+    train, test = (
         [
             word
             for sentence in demo.sentences(name, split)
@@ -191,10 +191,10 @@ def test_half_of_the_names_of_the_test_split_are_new(name):
         ]
         for split in ("train", "test")
     )
-    assert 0.3 < sum(word not in set(known) for word in asked) / len(asked) < 0.8
+    assert 0.3 < sum(word not in set(train) for word in test) / len(test) < 0.8
 
 
-def test_persons_of_the_slovak_like_set_stand_in_several_cases():
+def test_slovak_like_persons_occur_in_several_cases():
     endings = Counter(
         sentence.words[end - 1][-3:]
         for sentence in demo.sentences("sk_demo", "train")
@@ -204,14 +204,14 @@ def test_persons_of_the_slovak_like_set_stand_in_several_cases():
     assert all(endings[ending] >= 5 for ending in ("ovi", "vej"))
 
 
-def test_the_demo_is_a_collection():
+def test_demo_collection():
     collection = open_collection(NerDataConfig(name="demo"))
     assert collection.sets("test") == ["ceb_demo", "en_demo", "sk_demo", "tl_demo"]
     assert source_sets(collection, "all") == ["en_demo", "sk_demo"]
     assert collection.load("tl_demo", "test") == demo.sentences("tl_demo", "test")
 
 
-def test_the_fingerprint_follows_seed_and_faker(monkeypatch):
+def test_fingerprint_depends_on_seed_and_faker(monkeypatch):
     first = demo.fingerprint(0)
     assert demo.fingerprint(0) == first != demo.fingerprint(1)
     monkeypatch.setattr(demo, "VERSION", "0.0")
@@ -226,7 +226,7 @@ def run_demo(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, cwd=Path(demo.__file__).parents[2])
 
 
-def test_the_command_writes_what_the_functions_give(tmp_path, corpus):
+def test_the_command_writes_all_data(tmp_path, corpus):
     done = run_demo(str(tmp_path))
     assert done.returncode == 0
     assert demo.DEMO_NOTICE in done.stderr
@@ -236,12 +236,12 @@ def test_the_command_writes_what_the_functions_give(tmp_path, corpus):
 
 
 @pytest.mark.parametrize("arguments", [[], ["a", "b"], ["--help"]])
-def test_a_wrong_call_says_what_would_be_right(arguments):
+def test_wrong_arguments(arguments):
     done = run_demo(*arguments)
     assert (done.returncode, done.stderr) == (2, "error: usage: python -m metapt.data.demo OUT_DIR\n")
 
 
-# --- the machinery ----------------------------------------------------------------------------------------------
+# --- the grammar ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -276,7 +276,7 @@ def test_forms_of_verbs(verb, forms):
     ],
 )
 def test_plurals(noun, plural):
-    assert with_s(noun) == plural
+    assert add_s(noun) == plural
 
 
 @pytest.mark.parametrize(
@@ -304,7 +304,7 @@ def test_declension(name, kind, forms):
 
 def test_articles_and_punctuation():
     words = [
-        Word(word, "O")
+        TaggedWord(word, "O")
         for word in [
             '"',
             "A",
@@ -323,10 +323,10 @@ def test_articles_and_punctuation():
             ".",
         ]
     ]
-    assert as_text(with_articles(words)) == '"An old map and an egg?" asks Ana, a cook.'
+    assert detokenize(fix_articles(words)) == '"An old map and an egg?" asks Ana, a cook.'
 
 
-def test_expansion_tags_names_and_keeps_bound_words():
+def test_expand():
     rules = {
         "s": ["{who} sees {LOC:gen} and {thing:pl}"],
         "who": [entity("PER", "Ana Gil")],
@@ -335,17 +335,17 @@ def test_expansion_tags_names_and_keeps_bound_words():
     words = expand(
         "s",
         rules,
-        Draws(0, "test"),
-        lambda draws, kind, form: entity(kind, f"{form} Ita"),
+        Sampler(0, "test"),
+        lambda sampler, kind, form: entity(kind, f"{form} Ita"),
         lambda word, form: word + form,
     )
     assert words == [
         *(
-            Word("Ana", "B-PER"),
-            Word("Gil", "I-PER"),
-            Word("sees", "O"),
-            Word("gen", "B-LOC"),
-            Word("Ita", "I-LOC"),
+            TaggedWord("Ana", "B-PER"),
+            TaggedWord("Gil", "I-PER"),
+            TaggedWord("sees", "O"),
+            TaggedWord("gen", "B-LOC"),
+            TaggedWord("Ita", "I-LOC"),
         ),
-        *(Word("and", "O"), Word("catpl", "O")),
+        *(TaggedWord("and", "O"), TaggedWord("catpl", "O")),
     ]

@@ -1,10 +1,10 @@
-"""The embedded default (`data=demo`): generated text for pretraining and generated labelled sets for fine-tuning.
+"""Synthetic demo data (`data=demo`, the default): text for pretraining and labelled sets for fine-tuning.
 
-Everything is a function of the seed and of the installed Faker's lists. Two source languages have train, dev and
-test: `en_demo` (the language of the text) and `sk_demo` (Slovak-like); two are only tested on: `tl_demo`
-(Tagalog-like) and `ceb_demo` (Cebuano-like).
+All data are a function of the seed and of the word lists of the installed Faker. Two languages have train, dev and test
+splits: `en_demo` (English-like, the language of the text) and `sk_demo` (Slovak-like). Two have a test split only:
+`tl_demo` (Tagalog-like) and `ceb_demo` (Cebuano-like).
 
-    python -m metapt.data.demo OUT_DIR      writes corpus.txt and <set>/<split>.iob2, to look at
+    python -m metapt.data.demo OUT_DIR      write corpus.txt and <set>/<split>.iob2, for inspection
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from pathlib import Path
 from faker import VERSION
 
 from metapt.data import DEMO_NOTICE
-from metapt.data.demo_english import document
-from metapt.data.demo_english_forms import as_text
-from metapt.data.demo_grammar import Draws, Word
-from metapt.data.demo_philippine import cebuano_sentence, tagalog_sentence
-from metapt.data.demo_slovak import sentence as slovak_sentence
+from metapt.data.demo_english import sample_document
+from metapt.data.demo_english_forms import detokenize
+from metapt.data.demo_grammar import Sampler, TaggedWord
+from metapt.data.demo_philippine import sample_cebuano, sample_tagalog
+from metapt.data.demo_slovak import sample_sentence as sample_slovak
 from metapt.data.iob2 import Sentence, write_iob2
 from metapt.errors import UserError, run_command
 from metapt.files import write_atomically
@@ -36,31 +36,31 @@ SIZES = {
     "tl_demo": {"test": 150},
     "ceb_demo": {"test": 150},
 }
-# What makes the next sentences of a set, those that belong together: a document of the English-like language, else one.
-MAKERS: dict[str, Callable[[Draws], list[list[Word]]]] = {
-    "en_demo": document,
-    "sk_demo": lambda draws: [slovak_sentence(draws)],
-    "tl_demo": lambda draws: [tagalog_sentence(draws)],
-    "ceb_demo": lambda draws: [cebuano_sentence(draws)],
+# Functions that sample the next sentences of a set: a document in the English-like language, else one sentence.
+GENERATORS: dict[str, Callable[[Sampler], list[list[TaggedWord]]]] = {
+    "en_demo": sample_document,
+    "sk_demo": lambda sampler: [sample_slovak(sampler)],
+    "tl_demo": lambda sampler: [sample_tagalog(sampler)],
+    "ceb_demo": lambda sampler: [sample_cebuano(sampler)],
 }
 SET_SPLITS = {name: tuple(sizes) for name, sizes in SIZES.items()}
 
 
 def documents(seed: int = SEED, size_bytes: int = CORPUS_BYTES) -> Iterator[str]:
-    """English-like documents, one topic each, until they hold `size_bytes` bytes of UTF-8 or a little more."""
-    draws = Draws(seed, "demo document")
+    """Yield English-like documents, each with one topic, until they have at least `size_bytes` bytes of UTF-8."""
+    sampler = Sampler(seed, "demo document")
     written = 0
     for number in count():
         if written >= size_bytes:
             return
-        draws.restart(number)
-        text = " ".join(as_text(words) for words in document(draws))
+        sampler.restart(number)
+        text = " ".join(detokenize(words) for words in sample_document(sampler))
         written += len(text.encode())
         yield text
 
 
 def fingerprint(seed: int = SEED) -> str:
-    """SHA-256 of what decides every generated text and set: the seed, the generator's own files, Faker's version."""
+    """SHA-256 of what determines all demo data: the seed, the source files of the generator, the version of Faker."""
     digest = hashlib.sha256(f"{seed}, Faker {VERSION}".encode())
     for path in sorted(Path(__file__).parent.glob("demo*.py")):
         digest.update(path.read_bytes())
@@ -68,34 +68,32 @@ def fingerprint(seed: int = SEED) -> str:
 
 
 def sentences(name: str, split: str, seed: int = SEED) -> list[Sentence]:
-    """One split of one set of SIZES. No two sentences of a set, in whatever splits, have the same words."""
+    """One split of one set of SIZES. No two sentences of a set, even in different splits, have the same words."""
     return list(_splits(name, seed)[split])
 
 
 @lru_cache(maxsize=len(SIZES))
 def _splits(name: str, seed: int) -> dict[str, tuple[Sentence, ...]]:
-    """Every split of a set, filled one after the other; no document is in two splits."""
-    draws = Draws(seed, f"demo sentences, {name}")
+    """All splits of a set, filled one after the other; no document is in two splits."""
+    sampler = Sampler(seed, f"demo sentences, {name}")
     numbers = count()
     seen: set[tuple[str, ...]] = set()
     splits = {}
     for split, size in SIZES[name].items():
         found: list[Sentence] = []
         while len(found) < size:
-            draws.restart(next(numbers))
-            for words in MAKERS[name](draws):
-                form = tuple(word.text for word in words)
-                if form not in seen and len(found) < size:
-                    seen.add(form)
-                    found.append(
-                        Sentence(f"{name}-{split}-{len(found) + 1}", form, tuple(word.tag for word in words))
-                    )
+            sampler.restart(next(numbers))
+            for words in GENERATORS[name](sampler):
+                texts, tags = tuple(word.text for word in words), tuple(word.tag for word in words)
+                if texts not in seen and len(found) < size:
+                    seen.add(texts)
+                    found.append(Sentence(f"{name}-{split}-{len(found) + 1}", texts, tags))
         splits[split] = tuple(found)
     return splits
 
 
-def write(folder: Path, seed: int = SEED) -> None:
-    """Writes corpus.txt (one document a line) and `<set>/<split>.iob2` into a folder."""
+def write_files(folder: Path, seed: int = SEED) -> None:
+    """Write corpus.txt (one document per line) and `<set>/<split>.iob2` to a folder."""
     write_atomically(folder / "corpus.txt", "".join(f"{text}\n" for text in documents(seed)))
     for name, sizes in SIZES.items():
         for split in sizes:
@@ -105,7 +103,7 @@ def write(folder: Path, seed: int = SEED) -> None:
 def main(arguments: Sequence[str]) -> None:
     if len(arguments) != 1 or arguments[0].startswith("-"):
         raise UserError("usage: python -m metapt.data.demo OUT_DIR")
-    write(Path(arguments[0]))
+    write_files(Path(arguments[0]))
     print(DEMO_NOTICE, file=sys.stderr)
 
 

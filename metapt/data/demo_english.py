@@ -1,20 +1,20 @@
-"""The English-like language of the demo: documents with a topic, two people, places and recurring things.
+"""The English-like demo language: documents about one topic, two persons, places and recurring objects.
 
-A document keeps its topic, its tense, its people (with their pronouns) and a few things throughout; subjects agree
-with their verbs. Every template and word list is written here; names and places come from Faker.
+The topic, the tense, the persons (with their pronouns) and a few objects stay the same throughout a document; verbs agree
+with their subjects. Templates and word lists are defined here; names and places come from Faker.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from metapt.data.demo_english_forms import inflection, with_articles
-from metapt.data.demo_grammar import Draws, Word, entity, expand, listed, sentence_case
+from metapt.data.demo_english_forms import fix_articles, inflection
+from metapt.data.demo_grammar import Sampler, TaggedWord, alternatives, entity, expand, sentence_case
 
 REGIONS = ("en", "en", "en", "en", "en", "en", "ph", "sk")
 PRONOUNS = {"m": ("he", "him", "his"), "f": ("she", "her", "her")}
 
-# A topic: who, what (countable), what is done to it, how things are, where.
+# Topics: roles of persons, objects (countable nouns), verbs, adjectives, locations.
 TOPICS = (
     (
         "farmer shepherd miller gardener",
@@ -102,6 +102,10 @@ TOPICS = (
     ),
 )
 
+VERBS = alternatives(
+    "be, live, come, work, own, have, meet, know, like, want, go, ask, help, stand, lie, say, think, buy, write, give, "
+    "leave, thank"
+)
 RULES: dict[str, list[str]] = {
     "opening": [
         "{hero} {be:t} a {role} in {town} .",
@@ -213,93 +217,77 @@ RULES: dict[str, list[str]] = {
         "At the {spot}",
         "Later",
     ],
-    "feeling": listed("happy, sad, angry, tired, proud, afraid, very happy, not sad, hungry, surprised"),
-    "adverb": listed("slowly, quickly, carefully, often, always, again, almost, suddenly, too, very"),
+    "feeling": alternatives(
+        "happy, sad, angry, tired, proud, afraid, very happy, not sad, hungry, surprised"
+    ),
+    "adverb": alternatives("slowly, quickly, carefully, often, always, again, almost, suddenly, too, very"),
     "never": ["never", "always", "often", "sometimes"],
-    "number": listed("two, three, four, five, six, seven, ten, twelve, twenty, many, several, few"),
-    "unit": listed("hour, day, week, month, year, mile"),
-    "day": listed("Monday, Tuesday, Wednesday, Thursday, Friday, Saturday, Sunday"),
-    "month": listed("January, February, March, April, May, June, July, August, October, December"),
-    "year": listed("1848, 1901, 1912, 1936, 1958, 1969, 1984, 1999, 2003, 2017"),
-    **{
-        verb: [verb]
-        for verb in [
-            "be",
-            "live",
-            "come",
-            "work",
-            "own",
-            "have",
-            "meet",
-            "know",
-            "like",
-            "want",
-            "go",
-            "ask",
-            "help",
-            "stand",
-            "lie",
-        ]
-    },
-    **{verb: [verb] for verb in ["say", "think", "buy", "write", "give", "leave", "thank"]},
+    "number": alternatives("two, three, four, five, six, seven, ten, twelve, twenty, many, several, few"),
+    "unit": alternatives("hour, day, week, month, year, mile"),
+    "day": alternatives("Monday, Tuesday, Wednesday, Thursday, Friday, Saturday, Sunday"),
+    "month": alternatives("January, February, March, April, May, June, July, August, October, December"),
+    "year": alternatives("1848, 1901, 1912, 1936, 1958, 1969, 1984, 1999, 2003, 2017"),
+    **{verb: [verb] for verb in VERBS},
 }
-DISTINCT_THINGS = 6  # a document keeps to so many of its topic's things
+THINGS_PER_DOCUMENT = 6  # of the objects of its topic
 
 
-def name(draws: Draws, symbol: str, form: str, region: str = "en") -> list[Word]:
-    """A new PER, LOC or ORG of a region."""
+def sample_name(sampler: Sampler, symbol: str, form: str, region: str = "en") -> list[TaggedWord]:
+    """Sample a PER, LOC or ORG of a region."""
     if symbol == "PER":
-        return entity("PER", draws.person(region, draws.pick("mf"), full=0.6, last=0.15))
+        return entity("PER", sampler.person(region, sampler.pick("mf"), full=0.6, last=0.15))
     if symbol == "LOC":
-        return entity("LOC", draws.place(region))
-    last, place = draws.last_name(region, "m"), draws.place(region)
+        return entity("LOC", sampler.place(region))
+    last, place = sampler.last_name(region, "m"), sampler.place(region)
     shapes = (
-        f"{last} {draws.pick(('Group', 'Brothers', 'Industries', 'Press', 'Trust'))}",
+        f"{last} {sampler.pick(('Group', 'Brothers', 'Industries', 'Press', 'Trust'))}",
         f"University of {place}",
-        f"{place} {draws.pick(('Bank', 'Museum', 'Hospital', 'Times', 'United', 'Council'))}",
-        draws.acronym(),
+        f"{place} {sampler.pick(('Bank', 'Museum', 'Hospital', 'Times', 'United', 'Council'))}",
+        sampler.acronym(),
         last,
     )
-    return entity("ORG", draws.pick(shapes))
+    return entity("ORG", sampler.pick(shapes))
 
 
-def document(draws: Draws) -> list[list[Word]]:
-    """One document, as its sentences of tagged words: an opening, 5 to 12 sentences, a closing."""
-    region = draws.pick(REGIONS)
-    roles, things, verbs, qualities, spots = (words.split() for words in draws.pick(TOPICS))
-    hero, hero_short, (he, him, his) = _person(draws, region)
-    friend, friend_short, (he2, him2, his2) = _person(draws, region)
-    past = draws.chance(0.6)
+def sample_document(sampler: Sampler) -> list[list[TaggedWord]]:
+    """Sample a document as a list of tagged sentences: an opening, 5 to 12 sentences, a closing."""
+    region = sampler.pick(REGIONS)
+    roles, things, verbs, qualities, spots = (words.split() for words in sampler.pick(TOPICS))
+    hero, hero_short, (he, him, his) = _sample_person(sampler, region)
+    friend, friend_short, (he2, him2, his2) = _sample_person(sampler, region)
+    past = sampler.coin(0.6)
 
-    def new(draws: Draws, symbol: str, form: str) -> list[Word]:
-        return name(draws, symbol, form, region if draws.chance(0.7) else "en")
+    def sample_local_name(sampler: Sampler, symbol: str, form: str) -> list[TaggedWord]:
+        return sample_name(sampler, symbol, form, region if sampler.coin(0.7) else "en")
 
-    rules: dict[str, Sequence[str | list[Word]]] = {
+    rules: dict[str, Sequence[str | list[TaggedWord]]] = {
         **RULES,
         "not": ["did not" if past else "does not"],
-        "role": draws.some(roles, 2),
-        "thing": draws.some(things, DISTINCT_THINGS),
+        "role": sampler.sample(roles, 2),
+        "thing": sampler.sample(things, THINGS_PER_DOCUMENT),
         "verb": verbs,
-        "quality": draws.some(qualities, 4),
-        "spot": draws.some(spots, 3),
+        "quality": sampler.sample(qualities, 4),
+        "spot": sampler.sample(spots, 3),
         "hero": [hero],
         "hero_short": [hero_short],
         "friend": [friend],
         "friend_short": [friend_short],
-        "town": [new(draws, "LOC", "")],
-        "org": [new(draws, "ORG", "")],
-        "other": [new(draws, "PER", "") for _ in range(2)],
+        "town": [sample_local_name(sampler, "LOC", "")],
+        "org": [sample_local_name(sampler, "ORG", "")],
+        "other": [sample_local_name(sampler, "PER", "") for _ in range(2)],
         **{key: [value] for key, value in {"he": he, "him": him, "his": his}.items()},
         **{key: [value] for key, value in {"he2": he2, "him2": him2, "his2": his2}.items()},
     }
-    symbols = ["opening", *["body"] * (5 + draws.below(8)), "closing"]
-    sentences = (expand(symbol, rules, draws, new, inflection(past)) for symbol in symbols)
-    return [with_articles(sentence_case(words)) for words in sentences]
+    symbols = ["opening", *["body"] * (5 + sampler.integer(8)), "closing"]
+    sentences = (expand(symbol, rules, sampler, sample_local_name, inflection(past)) for symbol in symbols)
+    return [fix_articles(sentence_case(words)) for words in sentences]
 
 
-def _person(draws: Draws, region: str) -> tuple[list[Word], list[Word], tuple[str, str, str]]:
-    """Full name, what the person is called later (first or last name), pronouns."""
-    gender = draws.pick("mf")
-    first, last = draws.first_name(region, gender), draws.last_name(region, gender)
-    short = last if draws.chance(0.2) else first
+def _sample_person(
+    sampler: Sampler, region: str
+) -> tuple[list[TaggedWord], list[TaggedWord], tuple[str, str, str]]:
+    """Sample a person: the full name, the short name used later (first or last name), pronouns."""
+    gender = sampler.pick("mf")
+    first, last = sampler.first_name(region, gender), sampler.last_name(region, gender)
+    short = last if sampler.coin(0.2) else first
     return entity("PER", f"{first} {last}"), entity("PER", short), PRONOUNS[gender]

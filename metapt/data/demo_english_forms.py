@@ -1,8 +1,8 @@
-"""Forms of the demo's English words, and how its sentences are written."""
+"""English morphology and punctuation for the English-like demo language."""
 
 from __future__ import annotations
 
-from metapt.data.demo_grammar import Inflection, Word
+from metapt.data.demo_grammar import Inflection, TaggedWord
 
 IRREGULAR = {
     form.split()[0]: form.split()[1:]
@@ -51,21 +51,21 @@ PLURALS = {"fish": "fish", "loaf": "loaves", "knife": "knives", "fisherman": "fi
 
 
 def inflection(past: bool) -> Inflection:
-    """The inflection of a document: forms `t` and `tp` are its tense with a singular and a plural subject."""
+    """The inflection function of a document: `t` and `tp` are its tense with a singular and a plural subject."""
 
     tense = {"t": "past", "tp": "past"} if past else {"t": "s", "tp": "base"}
     be = {"t": "was", "tp": "were"} if past else {"t": "is", "tp": "are"}
 
     def inflect(word: str, form: str) -> str:
         if form == "pl":
-            return PLURALS.get(word) or with_s(word)
+            return PLURALS.get(word) or add_s(word)
         return be[form] if word == "be" else verb_form(word, tense.get(form, form))
 
     return inflect
 
 
-def with_s(word: str) -> str:
-    """The plural of a noun, or the third person of a verb."""
+def add_s(word: str) -> str:
+    """The plural of a noun, or the third person singular of a verb."""
     if word == "have":
         return "has"
     if word.endswith("y") and word[-2] not in "aeiou":
@@ -74,12 +74,12 @@ def with_s(word: str) -> str:
 
 
 def verb_form(verb: str, form: str) -> str:
-    """`base`, `s` (third person), `past`, `pp` (past participle) or `ing` of a verb."""
+    """A form of a verb: `base`, `s` (third person singular), `past`, `pp` (past participle) or `ing`."""
     stem = verb + verb[-1] if verb in DOUBLED else verb
     if form == "base":
         return verb
     if form == "s":
-        return with_s(verb)
+        return add_s(verb)
     if form == "ing":
         return ING.get(verb) or stem.removesuffix("e") + "ing"
     if verb in IRREGULAR:
@@ -89,17 +89,19 @@ def verb_form(verb: str, form: str) -> str:
     return stem + ("d" if stem.endswith("e") else "ed")
 
 
-def with_articles(words: list[Word]) -> list[Word]:
-    """`a` becomes `an` before a vowel."""
+def fix_articles(words: list[TaggedWord]) -> list[TaggedWord]:
+    """Replace `a` by `an` before a vowel."""
     following = [*(word.text[0].lower() for word in words[1:]), ""]
     return [
-        Word(word.text + "n", word.tag) if word.text in ("a", "A") and letter and letter in "aeiou" else word
+        TaggedWord(word.text + "n", word.tag)
+        if word.text in ("a", "A") and letter and letter in "aeiou"
+        else word
         for word, letter in zip(words, following, strict=True)
     ]
 
 
-def as_text(words: list[Word]) -> str:
-    """A sentence as it is written: no blank before punctuation, none inside quotes."""
+def detokenize(words: list[TaggedWord]) -> str:
+    """Join words to text, without a space before punctuation and inside quotation marks."""
     text, open_quote = "", False
     for word in words:
         if word.text == '"':

@@ -1,7 +1,7 @@
-"""The Tagalog-like and the Cebuano-like language of the demo.
+"""The Tagalog-like and the Cebuano-like demo language.
 
-The verb comes first, and a case particle stands before most names (si, ni, kay or kang before persons; ang, ng, og
-and sa elsewhere), but not before those that are called, named, or second in a pair. Words and templates are written
+The verb comes first. A case particle precedes most names (si, ni, kay or kang before persons; ang, ng, og and sa
+elsewhere), but not vocatives, names that are introduced, and the second name of a pair. Words and templates are defined
 here; names and places come from Faker.
 """
 
@@ -9,7 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from metapt.data.demo_grammar import Draws, Naming, Word, entity, expand, listed, sentence_case
+from metapt.data.demo_grammar import (
+    NameSampler,
+    Sampler,
+    TaggedWord,
+    alternatives,
+    entity,
+    expand,
+    sentence_case,
+)
 
 # --- Tagalog-like ----------------------------------------------------------------------------------------------
 
@@ -73,14 +81,20 @@ TAGALOG: dict[str, list[str]] = {
         "Ginoong {PER} , {acted} na ang {role} .",
     ],
     "where": ["sa {LOC}", "sa {place}", "sa {place} ng {LOC}", "mula sa {LOC}", "kasama ang {role}"],
-    "time": listed("kahapon, ngayon, kanina, noong Lunes, noong Mayo, bukas"),
-    "acted": listed("kumain, bumili, umalis, dumating, tumakbo, sumulat, umawit, nagluto, naghanap, nagbasa"),
-    "did": listed("binili, kinuha, sinulat, niluto, binasa, hinanap, inayos, ginawa, dinala, nakita"),
-    "thing": listed("aklat, isda, bahay, liham, tinapay, bangka, lapis, bulaklak, bola, mangga, awit, mapa"),
-    "role": listed("guro, doktor, mangingisda, bata, pangulo, nars, kapitan, babae, magsasaka, estudyante"),
-    "place": listed("palengke, paaralan, simbahan, ospital, dagat, bukid, aklatan, tulay"),
-    "quality": listed("maganda, mabait, malaki, masaya, matanda, mahal, bago, tahimik"),
-    "quality_link": listed("magandang, malaking, bagong, lumang, maliit na, mahal na"),
+    "time": alternatives("kahapon, ngayon, kanina, noong Lunes, noong Mayo, bukas"),
+    "acted": alternatives(
+        "kumain, bumili, umalis, dumating, tumakbo, sumulat, umawit, nagluto, naghanap, nagbasa"
+    ),
+    "did": alternatives("binili, kinuha, sinulat, niluto, binasa, hinanap, inayos, ginawa, dinala, nakita"),
+    "thing": alternatives(
+        "aklat, isda, bahay, liham, tinapay, bangka, lapis, bulaklak, bola, mangga, awit, mapa"
+    ),
+    "role": alternatives(
+        "guro, doktor, mangingisda, bata, pangulo, nars, kapitan, babae, magsasaka, estudyante"
+    ),
+    "place": alternatives("palengke, paaralan, simbahan, ospital, dagat, bukid, aklatan, tulay"),
+    "quality": alternatives("maganda, mabait, malaki, masaya, matanda, mahal, bago, tahimik"),
+    "quality_link": alternatives("magandang, malaking, bagong, lumang, maliit na, mahal na"),
 }
 
 # --- Cebuano-like ----------------------------------------------------------------------------------------------
@@ -144,41 +158,49 @@ CEBUANO: dict[str, list[str]] = {
         "Manong {PER} , {acted} na ang {role} .",
     ],
     "where": ["sa {LOC}", "sa {place}", "sa {place} sa {LOC}", "gikan sa {LOC}", "uban sa {role}"],
-    "time": listed("kagahapon, karon, ganiha, sa Lunes, sa Mayo, ugma"),
-    "acted": listed("mikaon, mipalit, milakaw, miabot, midagan, misulat, mikanta, nagluto, nangita, mibasa"),
-    "did": listed("gipalit, gikuha, gisulat, giluto, gibasa, gipangita, giayo, gihimo, gidala, gitawag"),
-    "thing": listed("libro, isda, balay, sulat, tinapay, sakayan, lapis, bulak, bola, mangga, awit, mapa"),
-    "role": listed(
+    "time": alternatives("kagahapon, karon, ganiha, sa Lunes, sa Mayo, ugma"),
+    "acted": alternatives(
+        "mikaon, mipalit, milakaw, miabot, midagan, misulat, mikanta, nagluto, nangita, mibasa"
+    ),
+    "did": alternatives(
+        "gipalit, gikuha, gisulat, giluto, gibasa, gipangita, giayo, gihimo, gidala, gitawag"
+    ),
+    "thing": alternatives(
+        "libro, isda, balay, sulat, tinapay, sakayan, lapis, bulak, bola, mangga, awit, mapa"
+    ),
+    "role": alternatives(
         "magtutudlo, doktor, mananagat, bata, presidente, nars, kapitan, babaye, mag-uuma, estudyante"
     ),
-    "place": listed("merkado, eskwelahan, simbahan, ospital, dagat, uma, librarya, taytayan"),
-    "quality": listed("nindot, buotan, dako, malipayon, tigulang, mahal, bag-o, hilom"),
+    "place": alternatives("merkado, eskwelahan, simbahan, ospital, dagat, uma, librarya, taytayan"),
+    "quality": alternatives("nindot, buotan, dako, malipayon, tigulang, mahal, bag-o, hilom"),
 }
 
 
-def philippine_name(linker: str) -> Naming:
-    """PER, LOC and ORG for a language that says `University <linker> <place>`; most persons have one word."""
+def name_sampler(linker: str) -> NameSampler:
+    """A sampler of PER, LOC and ORG for a language with `University <linker> <place>`; most persons are one word."""
 
-    def name(draws: Draws, symbol: str, form: str) -> list[Word]:
+    def sample_name(sampler: Sampler, symbol: str, form: str) -> list[TaggedWord]:
         if symbol == "PER":
-            return entity("PER", draws.person("ph", draws.pick("mf"), full=0.25, last=0.05))
+            return entity("PER", sampler.person("ph", sampler.pick("mf"), full=0.25, last=0.05))
         if symbol == "LOC":
-            return entity("LOC", draws.place("ph"))
+            return entity("LOC", sampler.place("ph"))
         shapes = (
-            f"{draws.pick(('Unibersidad', 'Kolehiyo', 'Museo', 'Ospital'))} {linker} {draws.place('ph')}",
-            f"{draws.last_name('ph', 'm')} {draws.pick(('Corporation', 'Foundation', 'Bank'))}",
-            draws.acronym(),
+            f"{sampler.pick(('Unibersidad', 'Kolehiyo', 'Museo', 'Ospital'))} {linker} {sampler.place('ph')}",
+            f"{sampler.last_name('ph', 'm')} {sampler.pick(('Corporation', 'Foundation', 'Bank'))}",
+            sampler.acronym(),
         )
-        return entity("ORG", draws.pick(shapes))
+        return entity("ORG", sampler.pick(shapes))
 
-    return name
-
-
-def sentences_of(rules: Mapping[str, Sequence[str]], linker: str) -> Callable[[Draws], list[Word]]:
-    """What makes one sentence of a language."""
-    name = philippine_name(linker)
-    return lambda draws: sentence_case(expand("sentence", rules, draws, name))
+    return sample_name
 
 
-tagalog_sentence = sentences_of(TAGALOG, "ng")
-cebuano_sentence = sentences_of(CEBUANO, "sa")
+def sentence_sampler(
+    rules: Mapping[str, Sequence[str]], linker: str
+) -> Callable[[Sampler], list[TaggedWord]]:
+    """A function that samples one sentence of a language."""
+    sample_name = name_sampler(linker)
+    return lambda sampler: sentence_case(expand("sentence", rules, sampler, sample_name))
+
+
+sample_tagalog = sentence_sampler(TAGALOG, "ng")
+sample_cebuano = sentence_sampler(CEBUANO, "sa")

@@ -1,11 +1,11 @@
-"""The Slovak-like language of the demo: names take case endings, and verbs agree with the gender of a person.
+"""The Slovak-like demo language: names have case endings, and verbs agree with the gender of a person.
 
-Words and templates are written here; names and places come from Faker.
+Words and templates are defined here; names and places come from Faker.
 """
 
 from __future__ import annotations
 
-from metapt.data.demo_grammar import Draws, Word, entity, expand, listed, sentence_case
+from metapt.data.demo_grammar import Sampler, TaggedWord, alternatives, entity, expand, sentence_case
 
 RULES: dict[str, list[str]] = {
     "sentence": [
@@ -70,11 +70,13 @@ RULES: dict[str, list[str]] = {
         "videl niekto {PERf:acc} v {LOC:loc}",
         "čo {did_m} {role_m} v {LOC:loc}",
     ],
-    "time": listed("v pondelok, v stredu, v nedeľu, ráno, večer, vlani, včera, v apríli, dnes, potom"),
-    "came_m": listed("prišiel, išiel, cestoval, odišiel, utekal"),
-    "came_f": listed("prišla, išla, cestovala, odišla, utekala"),
-    "did_m": listed("kúpil, predal, našiel, poslal, opravil, stratil, priniesol, ukázal, daroval"),
-    "did_f": listed("kúpila, predala, našla, poslala, opravila, stratila, priniesla, ukázala, darovala"),
+    "time": alternatives("v pondelok, v stredu, v nedeľu, ráno, večer, vlani, včera, v apríli, dnes, potom"),
+    "came_m": alternatives("prišiel, išiel, cestoval, odišiel, utekal"),
+    "came_f": alternatives("prišla, išla, cestovala, odišla, utekala"),
+    "did_m": alternatives("kúpil, predal, našiel, poslal, opravil, stratil, priniesol, ukázal, daroval"),
+    "did_f": alternatives(
+        "kúpila, predala, našla, poslala, opravila, stratila, priniesla, ukázala, darovala"
+    ),
     "has": ["má", "chce", "hľadá", "vidí"],
     "thing": [
         "knihu",
@@ -88,20 +90,20 @@ RULES: dict[str, list[str]] = {
         "kľúč",
         "päť jabĺk",
     ],
-    "noun_f": listed("kniha, záhrada, škola, nemocnica, správa, zima, pieseň, mapa, lampa"),
-    "noun_m": listed("dom, vlak, obchod, zápas, list, koncert, les, klavír, trh"),
-    "noun_acc": listed("knihu, záhradu, školu, správu, pieseň, mapu, lampu"),
-    "quality_f": listed("nová, stará, krásna, dlhá, studená, drahá, tichá, veľká"),
-    "quality_m": listed("nový, starý, krásny, dlhý, studený, drahý, tichý, veľký"),
-    "quality_n": listed("nové, staré, krásne, tiché, veľké, malé"),
-    "quality_acc": listed("novú, starú, krásnu, dlhú, drahú, veľkú"),
-    "role_m": listed("učiteľ, lekár, kuchár, starosta, sused, vodič, sudca, tréner"),
-    "role_f": listed("učiteľka, lekárka, kuchárka, starostka, suseda, speváčka, sudkyňa"),
+    "noun_f": alternatives("kniha, záhrada, škola, nemocnica, správa, zima, pieseň, mapa, lampa"),
+    "noun_m": alternatives("dom, vlak, obchod, zápas, list, koncert, les, klavír, trh"),
+    "noun_acc": alternatives("knihu, záhradu, školu, správu, pieseň, mapu, lampu"),
+    "quality_f": alternatives("nová, stará, krásna, dlhá, studená, drahá, tichá, veľká"),
+    "quality_m": alternatives("nový, starý, krásny, dlhý, studený, drahý, tichý, veľký"),
+    "quality_n": alternatives("nové, staré, krásne, tiché, veľké, malé"),
+    "quality_acc": alternatives("novú, starú, krásnu, dlhú, drahú, veľkú"),
+    "role_m": alternatives("učiteľ, lekár, kuchár, starosta, sused, vodič, sudca, tréner"),
+    "role_f": alternatives("učiteľka, lekárka, kuchárka, starostka, suseda, speváčka, sudkyňa"),
 }
 
 VOWELS = "aeiouyáéíóúý"
 CASES = ("gen", "dat", "acc", "loc", "ins")
-# What replaces an ending (the empty one: follows a consonant), by ending and `m`, `f` or `place`, in each of CASES.
+# Replacements of an ending in each of CASES, by ending and kind (`m`, `f`, `place`). The empty ending follows a consonant.
 DECLENSIONS = {
     ("ová", "f"): ("ovej", "ovej", "ovú", "ovej", "ovou"),
     ("á", "f"): ("ej", "ej", "ú", "ej", "ou"),
@@ -126,36 +128,36 @@ DECLENSIONS = {
 
 
 def decline(word: str, case: str, kind: str) -> str:
-    """A Slovak-like name (of a man `m`, a woman `f` or a `place`) in a case; what fits no pattern stays as it is."""
+    """Decline the name of a man (`m`), a woman (`f`) or a `place`; a name without a matching pattern is unchanged."""
     if case not in CASES:
         return word
-    for (ending, of), endings in DECLENSIONS.items():
-        fits = word.endswith(ending) if ending else word[-1] not in VOWELS
-        if of == kind and fits:
+    for (ending, ending_kind), endings in DECLENSIONS.items():
+        matches = word.endswith(ending) if ending else word[-1] not in VOWELS
+        if ending_kind == kind and matches:
             return word.removesuffix(ending) + endings[CASES.index(case)]
     return word
 
 
-def name(draws: Draws, symbol: str, case: str) -> list[Word]:
-    """PERm, PERf or LOC in a case, or an ORG (which is always in the nominative)."""
+def sample_name(sampler: Sampler, symbol: str, case: str) -> list[TaggedWord]:
+    """Sample a PERm, PERf or LOC in a case, or an ORG (always in the nominative)."""
     if symbol == "LOC":
-        return entity("LOC", " ".join(decline(word, case, "place") for word in draws.place("sk").split()))
+        return entity("LOC", " ".join(decline(word, case, "place") for word in sampler.place("sk").split()))
     if symbol == "ORG":
-        last, place = draws.last_name("sk", "m"), draws.place("sk")
+        last, place = sampler.last_name("sk", "m"), sampler.place("sk")
         shapes = (
-            f"{last} {draws.pick(('Invest', 'Group', 'Slovakia', 'Trade'))}",
+            f"{last} {sampler.pick(('Invest', 'Group', 'Slovakia', 'Trade'))}",
             f"Univerzita {place}",
-            f"{draws.pick(('Slovenská', 'Prvá', 'Národná'))} {draws.pick(('banka', 'pošta', 'televízia', 'galéria'))}",
+            f"{sampler.pick(('Slovenská', 'Prvá', 'Národná'))} {sampler.pick(('banka', 'pošta', 'televízia', 'galéria'))}",
             f"Klub {place}",
-            draws.acronym(),
+            sampler.acronym(),
             last,
         )
-        return entity("ORG", draws.pick(shapes))
+        return entity("ORG", sampler.pick(shapes))
     gender = symbol[-1]
-    words = draws.person("sk", gender, full=0.4, last=0.2).split()
+    words = sampler.person("sk", gender, full=0.4, last=0.2).split()
     return entity("PER", " ".join(decline(word, case, gender) for word in words))
 
 
-def sentence(draws: Draws) -> list[Word]:
-    """One sentence."""
-    return sentence_case(expand("sentence", RULES, draws, name))
+def sample_sentence(sampler: Sampler) -> list[TaggedWord]:
+    """Sample one sentence."""
+    return sentence_case(expand("sentence", RULES, sampler, sample_name))
