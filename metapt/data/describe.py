@@ -28,7 +28,7 @@ SUBWORD_NOTES = """\
 Words are tokenized with a space before them. % split words: words of two or
 more subwords. Paper OOV rate: fraction of words that are not in the vocabulary
 without that space. Paper particle recall: computed as in the paper, whose code
-counts all words and misaligns words and subwords (docs/design.md)."""
+counts all words and misaligns words and subwords (docs/data.md)."""
 
 Statistics = dict[str, Any]
 SetStatistics = dict[str, dict[str, Statistics]]
