@@ -9,7 +9,6 @@ from pathlib import Path
 
 from metapt.data import DEMO_NOTICE
 
-from .figures.rendering import with_pdf
 from .figures.style import Figure
 from .load.collect import Collection
 from .sections import (
@@ -96,11 +95,11 @@ def build(
     by_budget = data_by_budget(collection, resamples, uner)
     data = by_budget[UPDATES]
     built: dict[SectionBuilder, list[Section]] = {}
-    for builder in sorted(SECTIONS, key=lambda builder: builder not in BUILT_FIRST):
+    for builder in SECTIONS:
         if builder is case_studies.section and not sentences:
             built[builder] = [case_studies.omitted_section()]
         elif builder in PER_BUDGET:
-            built[builder] = _build_per_budget(builder, by_budget.values(), budget)
+            built[builder] = _build_per_budget(builder, by_budget.values())
         else:
             built[builder] = [builder(data).without_empty_tables()]
     sections = [section for builder in SECTIONS for section in built[builder] if not section.is_empty]
@@ -116,7 +115,7 @@ def build(
     )
 
 
-def _build_per_budget(builder: SectionBuilder, by_budget: Iterable[ReportData], first: str) -> list[Section]:
+def _build_per_budget(builder: SectionBuilder, by_budget: Iterable[ReportData]) -> list[Section]:
     """Build a section for each matched budget; without a pair of runs it only says which runs are needed.
 
     Budgets that match exactly the same runs, as updates and tokens often do, share their figures.
@@ -127,8 +126,7 @@ def _build_per_budget(builder: SectionBuilder, by_budget: Iterable[ReportData], 
         same_runs.setdefault(runs, []).append(data)
     sections = {}
     for group in same_runs.values():
-        with with_pdf(any(data.budget == first for data in group)):
-            built = builder(group[0]).without_empty_tables()
+        built = builder(group[0]).without_empty_tables()
         for data in group:
             if data.budget != UPDATES and not data.has_comparisons:
                 section = Section(built.name, built.title, [missing_pairs(data)])
@@ -193,5 +191,3 @@ PER_BUDGET = frozenset(
     }
 )
 """sections that are built once for each matched budget"""
-BUILT_FIRST = frozenset({finetuning_speed.section, confidence.section, learning_dynamics.section})
-"""sections without resampling: other processes draw their many figures while this process resamples for the others"""

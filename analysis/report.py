@@ -1,14 +1,12 @@
 """The command `metapt report`, also `python analysis/report.py` in a clone: from run folders to a report.
 
 Writes index.html (self-contained), report.md, report.json and references.bib; every table as CSV, LaTeX (booktabs) and
-Parquet; every figure as SVG. Figures of the budget that is shown first are also written as PDF, at the width of a column or
-of the text of a paper.
+Parquet; every figure as SVG for the page, and as PDF at the width of a column or of the text of a paper.
 """
 
 from __future__ import annotations
 
 import argparse
-import gc
 import io
 import os
 import sys
@@ -32,8 +30,7 @@ from metapt.errors import run_command
 from metapt.files import write_bytes_atomically
 
 from .build import Report, build
-from .figures import rendering
-from .load.collect import Collection, collect, newest_grid
+from .load.collect import collect, newest_grid
 from .sections.base import Section
 from .stats.budgets import BUDGETS, UPDATES
 from .tables import FlatCell, Table
@@ -54,8 +51,7 @@ def main(argv: Sequence[str]) -> None:
     roots = arguments.roots or [newest_grid(RUNS)]
     out = arguments.out or roots[0] / "report"
     budget = next(name for name in BUDGETS if name.lower() == arguments.budget)
-    rendering.begin()
-    report = build(read(roots, out), uner=arguments.uner, budget=budget, sentences=not arguments.no_sentences)
+    report = build(collect(roots, out), uner=arguments.uner, budget=budget, sentences=not arguments.no_sentences)
     write(report, out)
     _print(report, out)
 
@@ -112,20 +108,6 @@ def _print(report: Report, out: Path) -> None:
     print(f"\nreport: {(out / 'index.html').absolute()}")
 
 
-def read(roots: Sequence[Path], out: Path) -> Collection:
-    """Collect the runs with the garbage collector disabled; it then skips them and runs less often.
-
-    Nearly all objects of a report live until its end, so scanning them costs time and frees nothing.
-    """
-    gc.disable()
-    try:
-        return collect(roots, out)
-    finally:
-        gc.freeze()
-        gc.set_threshold(50_000, 20, 100)
-        gc.enable()
-
-
 def write(report: Report, out: Path) -> None:
     """Write every file of the report, and remove tables and figures that only an earlier report had."""
     written = set()
@@ -148,8 +130,7 @@ def _files(report: Report, out: Path) -> Iterator[tuple[str, bytes]]:
     yield "references.bib", REFERENCES.read_bytes()
     for figure in report.figures:
         yield f"figures/{figure.name}.svg", figure.to_svg(report.notice).encode()
-        if figure.pdf is not None:
-            yield f"figures/{figure.name}.pdf", figure.pdf
+        yield f"figures/{figure.name}.pdf", figure.pdf
     yield "index.html", to_html(report, out).encode()
 
 

@@ -1,1 +1,1 @@
-"""Figures as SVG and PDF: their style, how they are drawn, and the curves."""
+"""Figures as SVG and PDF: style, rendering, and the figures that several sections share."""

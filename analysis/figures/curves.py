@@ -1,4 +1,4 @@
-"""The figures of curves: pretraining, its episodes and dynamics, and fine-tuning."""
+"""Figures of curves: pretraining, its episodes and learning dynamics, and fine-tuning."""
 
 from __future__ import annotations
 
@@ -12,21 +12,14 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 
 from ..load.collect import Collection
 from ..load.records import FinetuneRun, PretrainRun, Setting
-from ..load.schema import Dynamics
-from ..sections.learning_dynamics import (
-    ATTENTION,
-    BUDGETS,
-    FEED_FORWARD,
-    edges,
-    eval_losses_of,
-    language_model_loss,
-)
+from ..load.schema import ATTENTION, FEED_FORWARD, Dynamics
+from ..stats.budgets import BUDGETS, eval_losses, lm_losses, start_and_end
 from ..stats.comparison import pairs
-from ..stats.convergence import measured_first, smoothed
+from ..stats.convergence import measure_start, smoothed
 from .style import (
     COLOURS,
-    FEW_POINTS,
     MARKERS,
+    MAX_POINTS_SMALL,
     OTHER_COLOUR,
     QUIET,
     Curve,
@@ -43,18 +36,20 @@ from .style import (
     title,
 )
 
-ENDS = {"start": ":", "end": "-"}
-MEASURED: dict[str, Callable[[Dynamics], float | None]] = {
+LINE_STYLES = {"start": ":", "end": "-"}
+"""by part of training"""
+DYNAMICS: dict[str, Callable[[Dynamics], float | None]] = {
     "effective rank, attention": lambda item: item.rank(ATTENTION),
     "effective rank, feed-forward": lambda item: item.rank(FEED_FORWARD),
     "attention entropy": lambda item: item.entropy,
     "probe accuracy": lambda item: item.adapted("query"),
 }
+"""title of a panel to what it shows"""
 
 
 @dataclass(frozen=True)
-class Pretraining:
-    """The curves of a run by budget: loss, held-out perplexity, and where updates were skipped."""
+class PretrainingCurves:
+    """The curves of a run by budget: training loss, held-out perplexity, and the positions of skipped updates."""
 
     objective: str
     losses: Mapping[str, Curve]
@@ -63,56 +58,65 @@ class Pretraining:
 
 
 @dataclass(frozen=True)
-class Episodes:
-    """The curves of a run: loss over the inner steps by part of training, accuracies over training."""
+class EpisodeCurves:
+    """The episodes of a run.
 
-    inner: Mapping[str, np.ndarray]
+    Attributes:
+        inner_losses: support loss over the inner steps, by part of training.
+        support, query: accuracy over training.
+        chance: accuracy of a random answer.
+    """
+
+    inner_losses: Mapping[str, np.ndarray]
     support: Curve
     query: Curve
     chance: float
 
 
 @dataclass(frozen=True)
-class Tuned:
-    """The curves of the runs of one objective, and where each reached t90."""
+class FinetuningCurves:
+    """The loss curves of the runs of one objective, and the points (t90, loss) [curves with t90, 2]."""
 
     objective: str
     curves: Sequence[Curve]
-    marks: np.ndarray
+    t90_points: np.ndarray
 
 
 def pretraining(collection: Collection) -> list[Figure]:
-    """Language-model loss and held-out perplexity over the four budgets; one figure for each scale and variant."""
+    """Show language-model loss and held-out perplexity over the four budgets; one figure for each model."""
     figures = []
-    for (scale, label), runs in _by_model(collection.pretraining).items():
-        name = slug("pretraining", scale, label)
+    for (scale, variant), runs in _by_model(collection.pretraining).items():
         skipped = sum(len(run.skipped["step"]) for run in runs)
-        caption = f"Pretraining of {title(scale, label)}: loss of the autoregressive steps (smoothed) and held-out perplexity (logarithmic axis), by four budgets; the loss of episodes is another quantity and not in it. One line a run. Crosses on the axis: {skipped} skipped update(s)."
-        figures.append(figure(name, caption, runs, draw_pretraining, [_pretraining(run) for run in runs]))
+        caption = (
+            f"Pretraining of {title(scale, variant)}: loss of the language-model updates (smoothed) and held-out perplexity "
+            "(logarithmic axis), by budget. The losses of episodes are not included. One line per run. "
+            f"Crosses on the axis: {skipped} skipped update(s)."
+        )
+        name = slug("pretraining", scale, variant)
+        curves = [_pretraining_curves(run) for run in runs]
+        figures.append(figure(name, caption, runs, draw_pretraining, curves))
     return figures
 
 
-def _pretraining(run: PretrainRun) -> Pretraining:
-    loss_axes, losses = language_model_loss(run)
-    eval_axes, eval_losses = eval_losses_of(run)
-    return Pretraining(
+def _pretraining_curves(run: PretrainRun) -> PretrainingCurves:
+    loss_axes, losses = lm_losses(run)
+    eval_axes, held_out_losses = eval_losses(run)
+    return PretrainingCurves(
         run.objective,
-        {budget: thinned(at, smoothed(losses)) for budget, at in loss_axes.items()},
-        {budget: thinned(at, np.exp(eval_losses)) for budget, at in eval_axes.items()},
+        {budget: thinned(spent, smoothed(losses)) for budget, spent in loss_axes.items()},
+        {budget: thinned(spent, np.exp(held_out_losses)) for budget, spent in eval_axes.items()},
         {budget: run.skipped[field] for budget, field in BUDGETS.items()},
     )
 
 
-def draw_pretraining(runs: Sequence[Pretraining]) -> Canvas:
-    """A small cross on the axis for every skipped update."""
+def draw_pretraining(runs: Sequence[PretrainingCurves]) -> Canvas:
+    """Draw a column for each budget: loss above, perplexity below."""
     with drawing(2, len(BUDGETS), 4.6, sharey="row") as (canvas, axes):
         for run in runs:
-            for (above, below), budget in zip(axes.T, BUDGETS, strict=True):
-                lines(above, [run.losses[budget]], run.objective)
-                lines(below, [run.perplexities[budget]], run.objective)
-                if len(skipped := run.skipped[budget]):
-                    colour = COLOURS.get(run.objective, OTHER_COLOUR)
-                    above.plot(skipped, np.full_like(skipped, 0.02), "x", color=colour, transform=above.get_xaxis_transform())  # fmt: skip
+            for (loss_axis, perplexity_axis), budget in zip(axes.T, BUDGETS, strict=True):
+                lines(loss_axis, [run.losses[budget]], run.objective)
+                lines(perplexity_axis, [run.perplexities[budget]], run.objective)
+                _mark_skipped(loss_axis, run.skipped[budget], run.objective)
         for axis, budget in zip(axes[1], BUDGETS, strict=True):
             axis.set_xlabel(budget)
             axis.set_yscale("log")
@@ -127,6 +131,14 @@ def draw_pretraining(runs: Sequence[Pretraining]) -> Canvas:
         return canvas
 
 
+def _mark_skipped(axis: Axes, skipped: np.ndarray, objective: str) -> None:
+    """Plot a small cross near the x-axis for each skipped update."""
+    if len(skipped):
+        colour = COLOURS.get(objective, OTHER_COLOUR)
+        heights = np.full_like(skipped, 0.02)
+        axis.plot(skipped, heights, "x", color=colour, transform=axis.get_xaxis_transform())
+
+
 def _perplexity(value: float, _: int) -> str:
     return f"{value:,.0f}" if value >= 10 else f"{value:g}"
 
@@ -137,71 +149,76 @@ def _few_ticks(axis: Axes) -> None:
 
 
 def episodes(collection: Collection) -> list[Figure]:
-    """Support loss over the inner steps, support and query accuracy over training; one figure for each scale and variant."""
+    """Show support loss over the inner steps, and accuracies over training; one figure for each model."""
     figures = []
-    trained = [run for run in collection.pretraining if len(run.episodes["step"])]
-    for (scale, label), runs in _by_model(trained).items():
-        name = slug("episodes", scale, label)
-        caption = f"Episodes of {title(scale, label)}: support loss within the inner loop at the start and the end of training; accuracy by update (smoothed). One line of each kind a run."
-        figures.append(figure(name, caption, runs, draw_episodes, [_episodes(run) for run in runs]))
+    with_episodes = [run for run in collection.pretraining if len(run.episodes["step"])]
+    for (scale, variant), runs in _by_model(with_episodes).items():
+        caption = (
+            f"Episodes of {title(scale, variant)}: support loss within the inner loop at the start and the end of training; "
+            "accuracy by update (smoothed). One line of each kind per run."
+        )
+        name = slug("episodes", scale, variant)
+        figures.append(figure(name, caption, runs, draw_episodes, [_episode_curves(run) for run in runs]))
     return figures
 
 
-def _episodes(run: PretrainRun) -> Episodes:
+def _episode_curves(run: PretrainRun) -> EpisodeCurves:
     steps, losses = run.episodes["step"], run.episodes["support_loss_nats"]
-    return Episodes(
-        {part: losses[chosen].mean(axis=0) for part, chosen in edges(len(steps)).items()},
+    return EpisodeCurves(
+        {part: losses[chosen].mean(axis=0) for part, chosen in start_and_end(len(steps)).items()},
         thinned(steps, smoothed(run.episodes["support_accuracy"][:, -1])),
         thinned(steps, smoothed(run.episodes["query_accuracy"])),
         1 / run.n_way,
     )
 
 
-def draw_episodes(runs: Sequence[Episodes]) -> Canvas:
-    """Within the inner loop, and over training."""
+def draw_episodes(runs: Sequence[EpisodeCurves]) -> Canvas:
+    """Draw the inner loop on the left and accuracies over training on the right."""
     with drawing(1, 2, 2.9) as (canvas, axes):
+        inner, over_training = axes[0]
         for run in runs:
-            for part, curve in run.inner.items():
-                axes[0, 0].plot(curve, ENDS[part], color=COLOURS["maml"], label=f"{part} of training")
-            axes[0, 1].plot(*run.support, color=OTHER_COLOUR, label="support, after the inner loop")
-            axes[0, 1].plot(*run.query, color=COLOURS["maml"], label="query")
-            axes[0, 1].axhline(run.chance, color=QUIET, linestyle="--", linewidth=1, label="chance")
-        axes[0, 0].set(xlabel="inner step", ylabel="support loss (nats)")
-        axes[0, 0].xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes[0, 1].set(xlabel="updates", ylabel="accuracy")
-        axes[0, 1].set_ylim(bottom=0)
+            for part, losses in run.inner_losses.items():
+                inner.plot(losses, LINE_STYLES[part], color=COLOURS["maml"], label=f"{part} of training")
+            over_training.plot(*run.support, color=OTHER_COLOUR, label="support, after the inner loop")
+            over_training.plot(*run.query, color=COLOURS["maml"], label="query")
+            over_training.axhline(run.chance, color=QUIET, linestyle="--", linewidth=1, label="chance")
+        inner.set(xlabel="inner step", ylabel="support loss (nats)")
+        inner.xaxis.set_major_locator(MaxNLocator(integer=True))
+        over_training.set(xlabel="updates", ylabel="accuracy")
+        over_training.set_ylim(bottom=0)
         for axis in axes[0]:
             legend(axis)
         return canvas
 
 
 def dynamics(collection: Collection) -> list[Figure]:
-    """Effective ranks, attention entropy and probe accuracy over pretraining; one figure for each scale and variant."""
+    """Show effective ranks, attention entropy and probe accuracy over pretraining; one figure for each model."""
     measured = [run for run in collection.pretraining if len(run.dynamics) > 1]
     figures = []
-    for (scale, label), runs in _by_model(measured).items():
-        curves = {head: [(run.objective, _measured(run, head)) for run in runs] for head in MEASURED}
-        name = slug("dynamics", scale, label)
+    for (scale, variant), runs in _by_model(measured).items():
+        curves = {head: [(run.objective, _dynamics_curve(run, head)) for run in runs] for head in DYNAMICS}
         caption = (
-            f"Learning dynamics of {title(scale, label)}, one line a run: proportional effective rank of attention and "
-            "feed-forward matrices and entropy of attention (share of uniform), means over blocks; query accuracy of the probe episode after adaptation (MAML only)."
+            f"Learning dynamics of {title(scale, variant)}, one line per run: proportional effective rank of attention and "
+            "feed-forward matrices and attention entropy (fraction of uniform), means over blocks; query accuracy of the "
+            "probe episode after adaptation (MAML only)."
         )
+        name = slug("dynamics", scale, variant)
         figures.append(figure(name, caption, runs, draw_dynamics, curves))
     return figures
 
 
-def _measured(run: PretrainRun, head: str) -> Curve:
-    """One of MEASURED by update, where it was measured."""
-    points = [(item.step, value) for item in run.dynamics if (value := MEASURED[head](item)) is not None]
-    steps, values = np.array(points, dtype=np.float64).reshape(-1, 2).T
-    return thinned(steps, values)
+def _dynamics_curve(run: PretrainRun, head: str) -> Curve:
+    """Return one of DYNAMICS by update, where it was measured."""
+    values = [(item.step, DYNAMICS[head](item)) for item in run.dynamics]
+    points = [point for point in values if point[1] is not None]
+    return thinned(*np.array(points, dtype=np.float64).reshape(-1, 2).T)
 
 
 def draw_dynamics(curves: Mapping[str, Sequence[tuple[str, Curve]]]) -> Canvas:
-    """A panel for each of MEASURED, a curve for each run that has it."""
+    """Draw a panel for each of DYNAMICS, with a curve for each run that has it."""
     with drawing(1, len(curves), 2.8) as (canvas, axes):
-        for axis, (head, found) in zip(axes[0], curves.items(), strict=True):
-            for objective, curve in found:
+        for axis, (head, of_runs) in zip(axes[0], curves.items(), strict=True):
+            for objective, curve in of_runs:
                 if len(curve[0]):
                     lines(axis, [curve], objective)
             axis.set(title=head, xlabel="updates")
@@ -211,48 +228,69 @@ def draw_dynamics(curves: Mapping[str, Sequence[tuple[str, Curve]]]) -> Canvas:
 
 
 def finetuning(collection: Collection) -> list[Figure]:
-    """Fine-tuning loss of the pairs, with t90: a row for each source, a column for each tuning, one figure for each model."""
+    """Show the fine-tuning losses of the pairs, with t90, at the last step of each model; one figure for each model."""
     by_model: dict[tuple[str, str, int | None], dict[Setting, list[tuple[FinetuneRun, FinetuneRun]]]] = {}
-    for setting, both in pairs(collection).items():
-        by_model.setdefault((setting.scale, setting.variant, setting.step), {})[setting] = both
+    for setting, setting_pairs in pairs(collection).items():
+        model = (setting.scale, setting.variant, setting.step)
+        by_model.setdefault(model, {})[setting] = setting_pairs
     last = {key[:2]: key for key in sorted(by_model, key=lambda key: key[2] or 0)}
     figures = []
-    for scale, label, step in last.values():
-        settings = by_model[scale, label, step]
-        sources, tunings = (distinct(getattr(s, part) for s in settings) for part in ("source", "tuning"))
+    for scale, variant, step in last.values():
+        settings = by_model[scale, variant, step]
+        sources = distinct(setting.source for setting in settings)
+        tunings = distinct(setting.tuning for setting in settings)
         panels = {
-            (setting.source, setting.tuning): [
-                _tuned(runs) for runs in reversed(list(zip(*both, strict=True)))
-            ]
-            for setting, both in settings.items()
+            (setting.source, setting.tuning): _curves_of_pairs(setting_pairs)
+            for setting, setting_pairs in settings.items()
         }
-        name = slug("finetuning", scale, label)
-        caption = f"Fine-tuning loss of {title(scale, label)} (smoothed), one line a seed; the mark is t90 on the run's whole curve."
-        shown = (run for both in settings.values() for pair in both for run in pair)
-        figures.append(figure(name, caption, shown, draw_finetuning, panels, sources, tunings))
+        caption = (
+            f"Fine-tuning loss of {title(scale, variant)} (smoothed), one line per seed. The marker is t90 of the run's "
+            "whole curve."
+        )
+        runs = (run for setting_pairs in settings.values() for pair in setting_pairs for run in pair)
+        name = slug("finetuning", scale, variant)
+        figures.append(figure(name, caption, runs, draw_finetuning, panels, sources, tunings))
     return figures
 
 
-def _tuned(runs: Sequence[FinetuneRun]) -> Tuned:
+def _curves_of_pairs(setting_pairs: Sequence[tuple[FinetuneRun, FinetuneRun]]) -> list[FinetuningCurves]:
+    """Return the curves of vanilla, then those of MAML."""
+    maml, vanilla = zip(*setting_pairs, strict=True)
+    return [_finetuning_curves(vanilla), _finetuning_curves(maml)]
+
+
+def _finetuning_curves(runs: Sequence[FinetuneRun]) -> FinetuningCurves:
     curves = [smoothed(run.losses) for run in runs]
-    reached = [measured_first(run, len(run.losses)).t90 for run in runs]
-    marks = [(t90, curve[int(t90) - 1]) for t90, curve in zip(reached, curves, strict=True) if not np.isnan(t90)]  # fmt: skip
-    thin = [thinned(np.arange(1, len(curve) + 1), curve, FEW_POINTS) for curve in curves]
-    return Tuned(runs[0].objective, thin, np.reshape(marks, (-1, 2)))
+    times = [measure_start(run, len(run.losses)).t90 for run in runs]
+    points = [
+        (t90, curve[int(t90) - 1]) for t90, curve in zip(times, curves, strict=True) if not np.isnan(t90)
+    ]
+    thin = [thinned(np.arange(1, len(curve) + 1), curve, MAX_POINTS_SMALL) for curve in curves]
+    return FinetuningCurves(runs[0].objective, thin, np.reshape(points, (-1, 2)))
 
 
-def draw_finetuning(panels: Mapping[tuple[str, str], Sequence[Tuned]], sources: Sequence[str], tunings: Sequence[str]) -> Canvas:  # fmt: skip
-    """A row for each source, a column for each tuning; what was not tuned stays empty."""
-    with drawing(len(sources), len(tunings), 0.7 + 1.9 * len(sources), alike=True) as (canvas, axes):
+def draw_finetuning(
+    panels: Mapping[tuple[str, str], Sequence[FinetuningCurves]],
+    sources: Sequence[str],
+    tunings: Sequence[str],
+) -> Canvas:
+    """Draw a row for each source and a column for each tuning; missing combinations stay empty."""
+    with drawing(len(sources), len(tunings), 0.7 + 1.9 * len(sources)) as (canvas, axes):
         for axis in axes.flat:
             axis.set_visible(False)
-        for (source, tuning), sides in panels.items():
+        for (source, tuning), objectives in panels.items():
             axis = axes[sources.index(source), tunings.index(tuning)]
             axis.set_visible(True)
-            for side in sides:
-                lines(axis, side.curves, side.objective)
-                axis.plot(*side.marks.T, MARKERS[side.objective], color=COLOURS[side.objective], markersize=6, markeredgecolor="white")  # fmt: skip
             axis.set_title(f"{source}, {tuning}")
+            for item in objectives:
+                lines(axis, item.curves, item.objective)
+                axis.plot(
+                    *item.t90_points.T,
+                    MARKERS[item.objective],
+                    color=COLOURS[item.objective],
+                    markersize=6,
+                    markeredgecolor="white",
+                )
         for axis in axes[:, 0]:
             axis.set_ylabel("loss (nats/word)")
         for axis in axes[-1]:
@@ -262,7 +300,8 @@ def draw_finetuning(panels: Mapping[tuple[str, str], Sequence[Tuned]], sources: 
 
 
 def _by_model(runs: Sequence[PretrainRun]) -> dict[tuple[str, str], list[PretrainRun]]:
-    found: dict[tuple[str, str], list[PretrainRun]] = {}
+    """Return the runs by scale and variant."""
+    by_model: dict[tuple[str, str], list[PretrainRun]] = {}
     for run in runs:
-        found.setdefault((run.scale, run.variant), []).append(run)
-    return found
+        by_model.setdefault((run.scale, run.variant), []).append(run)
+    return by_model

@@ -1,32 +1,24 @@
-"""How a figure becomes SVG, and PDF if the report shows it first: in other processes, while the report goes on.
-
-The backends are called themselves, since `savefig` draws every canvas once more, for its layout, which drawing makes anyway.
-"""
+"""From a matplotlib canvas to SVG and PDF, in other processes while the report is computed."""
 
 from __future__ import annotations
 
 import io
-import os
 import re
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from contextlib import contextmanager
-from contextvars import ContextVar
-from functools import cache
+from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Any
 
 import matplotlib
-from matplotlib.backends.backend_pdf import FigureCanvasPdf
-from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure as Canvas
 from matplotlib.text import Text
 
-from . import fonts
+from ..parallel import pool
 
-COLUMN, TEXT = 3.3, 6.8  # inches: a column of a paper with two, and its text
+COLUMN_WIDTH, TEXT_WIDTH = 3.3, 6.8  # inches, of a paper with two columns
+PDF_SCALE = 0.8  # of fonts and heights, relative to the SVG
 INK, QUIET, GRID = "#22262a", "#6b7278", "#e3e5e7"
-MOST_PROCESSES = 8
-FONTS = "ui-sans-serif, system-ui, 'Segoe UI', 'Helvetica Neue', 'DejaVu Sans', sans-serif"
+FONT = "DejaVu Sans"
+PAGE_FONTS = "ui-sans-serif, system-ui, 'Segoe UI', 'Helvetica Neue', 'DejaVu Sans', sans-serif"
 STYLE: dict[Any, Any] = {
     "axes.edgecolor": QUIET,
     "axes.grid": True,
@@ -39,14 +31,14 @@ STYLE: dict[Any, Any] = {
     "axes.titlesize": 9.5,
     "axes.titleweight": "bold",
     "figure.constrained_layout.use": True,
-    "font.family": fonts.WHOLE,
+    "font.family": FONT,
     "font.size": 9,
     "grid.color": GRID,
     "grid.linewidth": 0.7,
     "legend.fontsize": 9,
     "legend.frameon": False,
     "lines.linewidth": 1.5,
-    "pdf.fonttype": 42,  # TrueType, embedded
+    "pdf.fonttype": 42,  # embedded TrueType: publishers reject Type 3
     "svg.fonttype": "none",
     "text.color": INK,
     "text.parse_math": False,
@@ -57,68 +49,39 @@ STYLE: dict[Any, Any] = {
 }
 
 
-_with_pdf = ContextVar("_with_pdf", default=True)
+def submit(name: str, draw: Callable[..., Canvas], *data: Any) -> Future[tuple[str, bytes]]:
+    """Let another process draw `draw(*data)`; the result will be its SVG, whose ids depend on the name, and its PDF."""
+    return pool().submit(render, name, draw, *data)
 
 
-@contextmanager
-def with_pdf(wanted: bool) -> Iterator[None]:
-    """Within this context figures become PDFs too, or SVG alone: a PDF takes longer, its fonts being cut anew."""
-    before = _with_pdf.set(wanted)
-    try:
-        yield
-    finally:
-        _with_pdf.reset(before)
-
-
-def rendered(name: str, draw: Callable[..., Canvas], *data: Any) -> Future[tuple[str, bytes | None]]:
-    """What will be the SVG of `draw(*data)`, whose ids depend on the name, and its PDF."""
-    return _processes().submit(_render, _with_pdf.get(), name, draw, *data)
-
-
-def begin() -> None:
-    """Starts the processes, while this one is small: they keep what it holds when they start."""
-    fonts.families()
-    _processes().submit(int).result()
-
-
-@cache
-def _processes() -> ProcessPoolExecutor:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return ProcessPoolExecutor(min(cores, MOST_PROCESSES), initializer=_give_way)
-
-
-def _give_way() -> None:
-    """To the process that analyses, for which all wait in the end."""
-    if hasattr(os, "nice"):
-        os.nice(10)
-
-
-def _render(with_pdf: bool, name: str, draw: Callable[..., Canvas], *data: Any) -> tuple[str, bytes | None]:
+def render(name: str, draw: Callable[..., Canvas], *data: Any) -> tuple[str, bytes]:
+    """Draw and return SVG and PDF."""
     canvas = draw(*data)
-    return svg(canvas, name), pdf(canvas) if with_pdf else None
+    return to_svg(canvas, name), to_pdf(canvas)
 
 
-def pdf(canvas: Canvas) -> bytes:
-    """The same at the width of a column, or of the text where panels stand side by side; fonts are embedded."""
-    width = COLUMN if canvas.axes[0].get_subplotspec().get_gridspec().ncols == 1 else TEXT  # type: ignore[union-attr]
-    shrink = 0.8
-    canvas.set_size_inches(width, canvas.get_figheight() * shrink)
+def to_svg(canvas: Canvas, name: str) -> str:
+    """Return the SVG of a canvas, without date and links, in the fonts of the page; its ids depend on the name."""
+    file = io.StringIO()
+    with matplotlib.rc_context({**STYLE, "svg.hashsalt": name}):
+        canvas.savefig(file, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+    text = file.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    return text.replace(f"'{FONT}'", PAGE_FONTS).strip()
+
+
+def to_pdf(canvas: Canvas) -> bytes:
+    """Return the PDF of a canvas for a paper, with embedded fonts. Changes the size of the canvas and of its texts.
+
+    A single axes gets the width of a column, axes side by side that of the text.
+    """
+    columns = canvas.axes[0].get_subplotspec().get_gridspec().ncols  # type: ignore[union-attr]
+    canvas.set_size_inches(COLUMN_WIDTH if columns == 1 else TEXT_WIDTH, canvas.get_figheight() * PDF_SCALE)
     for text in canvas.findobj(Text):
         assert isinstance(text, Text)
-        text.set_fontsize(float(text.get_fontsize()) * shrink)
-        text.set_fontfamily(fonts.families())
+        text.set_fontsize(float(text.get_fontsize()) * PDF_SCALE)
     file = io.BytesIO()
     with matplotlib.rc_context(STYLE):
-        FigureCanvasPdf(canvas).print_pdf(file, metadata={"CreationDate": None})
+        canvas.savefig(file, format="pdf", metadata={"CreationDate": None})
     return file.getvalue()
-
-
-def svg(canvas: Canvas, name: str) -> str:
-    """The SVG of a canvas: no date, no link, the page's fonts; its ids depend on the name."""
-    text = io.StringIO()
-    with matplotlib.rc_context({**STYLE, "svg.hashsalt": name}):
-        FigureCanvasSVG(canvas).print_svg(text, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
-    found = text.getvalue()
-    found = found[found.index("<svg") :]
-    found = re.sub(r"<metadata>.*?</metadata>", "", found, flags=re.DOTALL)
-    return found.replace("'DejaVu Sans'", FONTS).strip()

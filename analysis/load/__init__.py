@@ -1,1 +1,1 @@
-"""Run folders to records: what is read of each run, checked against a schema and cached."""
+"""From run folders to records: every file is checked against a schema, and the records are cached."""

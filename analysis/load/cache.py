@@ -1,201 +1,112 @@
-"""The records of runs, kept between reports in one SQLite file: a run is read again only when one of its files changed.
+"""The records of the last report, kept in one MessagePack file: a run is read again only if one of its files changed.
 
-A cache that cannot be read or written is done without. Its records are pickles; only the few classes that a record
-consists of are admitted when they are read, so that a file from elsewhere can run no code.
+A cache that cannot be read is ignored: it is damaged, or other code wrote it. MessagePack holds data only, so that a
+cache file from elsewhere cannot run code.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
-import pickle
-import sqlite3
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import closing, suppress
-from itertools import islice
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
+import numpy as np
+
 from metapt.data import iob2
 from metapt.evaluation import span_f1
+from metapt.files import write_bytes_atomically
 
-from . import prediction_reader, records, run_reader, schema, span_matching
-from .prediction_reader import Pool
-from .records import GoldSet
-from .run_reader import Record, read, stamp
+from ..parallel import pool
+from .records import GoldSet, Record, gold_set
+from .run_reader import Fingerprint, fingerprint, read_run
 
-Part = tuple[list[tuple[str, bytes]], dict[str, tuple[Any, ...]]]
-PART = 100  # folders that a process reads at a time
-# a record is a function of the run's files and of these
-MADE_BY = (run_reader, schema, prediction_reader, span_matching, records, iob2, span_f1)
-ADMITTED = {("numpy", "ndarray"), ("numpy", "dtype")}
-ADMITTED |= {(f"numpy.{core}.multiarray", "_reconstruct") for core in ("core", "_core")}
-ADMITTED |= {(f"numpy.{core}.numeric", "_frombuffer") for core in ("core", "_core")}
-ADMITTED |= {("pathlib", "PosixPath"), ("pathlib", "WindowsPath"), ("pathlib._local", "PosixPath")}
-ADMITTED |= {(schema.__name__, name) for name in ("Origin", "PretrainOrigin", "PretrainResult", "BaselineResult", "TunedResult", "EffectiveRanks", "Dynamics")}  # fmt: skip
-ADMITTED |= {(records.__name__, name) for name in ("Setting", "Made", "Evaluation", "PretrainRun", "FinetuneRun", "LeftOut")}  # fmt: skip
-
-
-class Cache:
-    """Records by run folder; without a file, for this report only. Gold sets are kept once, under a name made from their content."""
-
-    def __init__(self, file: Path | None) -> None:
-        self._file = file
-        self._gold: dict[str, GoldSet] = {}
-
-    def records(self, keys: Mapping[Path, str]) -> list[Record]:
-        """The record of each folder, in their order; what is read anew is kept at once, part by part.
-
-        Args:
-            keys: folder to where it truly is, whatever links lead there.
-        """
-        found: dict[Path, Record | None] = dict.fromkeys(keys)
-        found |= self._known({key: path for path, key in keys.items()})
-        for part, contents, gold in _read_all([path for path in keys if found[path] is None]):
-            self._gold |= {name: GoldSet(*parts) for name, parts in gold.items() if name not in self._gold}
-            found |= {path: _Unpickler.loads(content, self._gold) for path, (_, content) in zip(part, contents, strict=True)}  # fmt: skip
-            self._keep([(keys[path], *content) for path, content in zip(part, contents, strict=True)], gold)  # fmt: skip
-        return [record for record in found.values() if record is not None]
-
-    def _keep(self, rows: Sequence[tuple[str, str, bytes]], gold: Mapping[str, tuple[Any, ...]]) -> None:
-        """Writes what was read; where nothing can be written, it is told once and the report goes on."""
-        if self._file is None:
-            return
-        try:
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            with closing(sqlite3.connect(self._file)) as base, base:
-                _prepare(base)
-                sets = ((name, pickle.dumps(parts)) for name, parts in gold.items())
-                base.executemany("INSERT OR IGNORE INTO gold VALUES (?, ?)", sets)
-                base.executemany("INSERT OR REPLACE INTO run VALUES (?, ?, ?)", rows)
-        except (sqlite3.Error, OSError) as error:
-            print(f"{self._file} cannot be written ({error}); the next report reads everything again", file=sys.stderr)  # fmt: skip
-            self._file = None
-
-    def _known(self, paths: Mapping[str, Path]) -> dict[Path, Record]:
-        """The records of those runs, given by key, whose files are as they were."""
-        found: dict[Path, Record] = {}
-        if self._file is None:
-            return found
-        try:
-            with closing(sqlite3.connect(f"{self._file.absolute().as_uri()}?mode=ro", uri=True)) as base:
-                if base.execute("SELECT made_by FROM version").fetchone() == (_made_by(),):
-                    for name, content in base.execute("SELECT name, content FROM gold"):
-                        self._gold[name] = GoldSet(*_Unpickler.loads(content, {}))
-                    for key, then, content in base.execute("SELECT path, stamp, record FROM run"):
-                        path = paths.get(key)
-                        if path is not None and then == _stamp(path):
-                            with suppress(Exception):  # damaged in whatever way: the run itself is read
-                                found[path] = _Unpickler.loads(content, self._gold)
-        except sqlite3.OperationalError:
-            pass  # there is none yet
-        except (sqlite3.DatabaseError, pickle.UnpicklingError):
-            self._file.unlink()
-        return found
+CHUNK = 50  # run folders that a process reads at a time
+Version = tuple[str, Fingerprint]
+"""the path of a run folder and the fingerprint of its files"""
+GoldContent = tuple[
+    str,
+    tuple[str, ...],
+    tuple[tuple[str, ...], ...],
+    tuple[tuple[tuple[str, int, int], ...], ...],
+]
 
 
-def _stamp(path: Path) -> str:
-    return repr((str(path), stamp(path)))
+class CacheFile(msgspec.Struct):
+    """The cache: records as MessagePack by the real path of the run folder, which refer to gold sets by their index."""
+
+    code: str
+    gold_sets: list[GoldContent]
+    runs: dict[str, tuple[Version, bytes]]
 
 
-class _Reader:
-    """Reads parts of the folders, in one process; what it has read serves the parts that follow."""
+def read_runs(folders: Mapping[Path, str], file: Path | None = None) -> list[Record]:
+    """Return the record of each run folder, in their order.
 
-    def __init__(self) -> None:
-        self._pool = Pool()
-        self._names: dict[GoldSet, str] = {}
-
-    def read(self, paths: Sequence[Path]) -> Part:
-        """Each folder's stamp before it is read, and its pickled record; and the gold sets that were not among those of earlier parts, by name."""
-        told = len(self._names)
-        contents = [(_stamp(path), _Pickler.dumps(read(path, self._pool), self._name)) for path in paths]
-        return contents, {name: _content(gold) for gold, name in islice(self._names.items(), told, None)}
-
-    def _name(self, gold: GoldSet) -> str:
-        if gold not in self._names:
-            self._names[gold] = hashlib.sha256(repr(_content(gold)).encode()).hexdigest()
-        return self._names[gold]
-
-
-_reader = _Reader()
-"""of this process, if it is one of several"""
-
-
-def _begin() -> None:
-    global _reader
-    _reader = _Reader()
-
-
-def _read_part(paths: Sequence[Path]) -> Part:
-    return _reader.read(paths)
-
-
-def _read_all(paths: Sequence[Path]) -> Iterator[tuple[Sequence[Path], *Part]]:
-    """(paths, stamps and records, the gold sets that first occur here) of each part; several are shared out to processes.
-
-    A process takes its parts in their order, so the one in which it tells a gold set comes before those that name it only.
+    Args:
+        folders: the path of each folder, and its real path with all links resolved.
+        file: the cache; None to read every run.
     """
-    parts = [paths[start : start + PART] for start in range(0, len(paths), PART)]
-    if len(parts) > 1:
-        with ProcessPoolExecutor(initializer=_begin) as processes:
-            for part, (contents, gold) in zip(parts, processes.map(_read_part, parts), strict=True):
-                yield part, contents, gold
-    else:
-        yield from ((part, *_Reader().read(part)) for part in parts)
+    versions = {real: (str(path), fingerprint(path)) for path, real in folders.items()}
+    cached = _load(file) if file else {}
+    records = {real: record for real, (version, record) in cached.items() if versions.get(real) == version}
+    changed = [path for path, real in folders.items() if real not in records]
+    records |= zip((folders[path] for path in changed), _read_all(changed), strict=True)
+    if file and (changed or len(records) < len(cached)):
+        _save(file, {real: (version, records[real]) for real, version in versions.items()})
+    return [records[real] for real in folders.values()]
 
 
-class _Pickler(pickle.Pickler):
-    """Writes the name of a gold set in its place."""
-
-    name: Callable[[GoldSet], str]
-
-    @classmethod
-    def dumps(cls, record: Record, name: Callable[[GoldSet], str]) -> bytes:
-        file = io.BytesIO()
-        pickler = cls(file, protocol=5)
-        pickler.name = name
-        pickler.dump(record)
-        return file.getvalue()
-
-    def persistent_id(self, item: Any) -> str | None:
-        return self.name(item) if isinstance(item, GoldSet) else None
+def _read_all(paths: Sequence[Path]) -> list[Record]:
+    if len(paths) <= CHUNK:
+        return [read_run(path) for path in paths]
+    return list(pool().map(read_run, paths, chunksize=CHUNK))
 
 
-class _Unpickler(pickle.Unpickler):
-    gold: Mapping[str, GoldSet]
+def _load(file: Path) -> dict[str, tuple[Version, Record]]:
+    try:
+        content = msgspec.msgpack.decode(file.read_bytes(), type=CacheFile)
+        if content.code != _code_version():
+            return {}
+        gold_sets = [gold_set(*parts) for parts in content.gold_sets]
 
-    @classmethod
-    def loads(cls, content: bytes, gold: Mapping[str, GoldSet]) -> Any:
-        unpickler = cls(io.BytesIO(content))
-        unpickler.gold = gold
-        return unpickler.load()
+        def decode_value(kind: type, value: Any) -> Any:
+            if kind is GoldSet:
+                return gold_sets[value]
+            if kind is np.ndarray:
+                dtype, shape, data = value
+                return np.frombuffer(data, dtype).reshape(shape)
+            return kind(value)  # a path
 
-    def persistent_load(self, name: str) -> GoldSet:
-        return self.gold[name]
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in ADMITTED:
-            raise pickle.UnpicklingError(f"{module}.{name} is no part of a record")
-        return super().find_class(module, name)
-
-
-def _content(gold: GoldSet) -> tuple[Any, ...]:
-    return (gold.name, gold.ids, gold.words, gold.spans)
-
-
-def _made_by() -> str:
-    sources = (Path(str(module.__file__)).read_bytes() for module in MADE_BY)
-    return hashlib.sha256(b"".join(sources)).hexdigest()
+        decoder = msgspec.msgpack.Decoder(Record, dec_hook=decode_value)
+        return {real: (version, decoder.decode(record)) for real, (version, record) in content.runs.items()}
+    except (OSError, ValueError, LookupError):  # msgspec's errors are ValueErrors
+        return {}
 
 
-def _prepare(base: sqlite3.Connection) -> None:
-    """Makes the tables; those that other code has written are emptied."""
-    base.execute("CREATE TABLE IF NOT EXISTS version (made_by TEXT)")
-    base.execute("CREATE TABLE IF NOT EXISTS gold (name TEXT PRIMARY KEY, content BLOB)")
-    base.execute("CREATE TABLE IF NOT EXISTS run (path TEXT PRIMARY KEY, stamp TEXT, record BLOB)")
-    if base.execute("SELECT made_by FROM version").fetchone() != (_made_by(),):
-        for table in ("version", "gold", "run"):
-            base.execute(f"DELETE FROM {table}")
-        base.execute("INSERT INTO version VALUES (?)", (_made_by(),))
+def _save(file: Path, runs: Mapping[str, tuple[Version, Record]]) -> None:
+    """Write the cache. If that fails, print a warning: the next report reads every run."""
+    gold_sets: dict[GoldSet, int] = {}
+
+    def encode_value(value: Any) -> Any:
+        if isinstance(value, GoldSet):
+            return gold_sets.setdefault(value, len(gold_sets))
+        if isinstance(value, np.ndarray):
+            return (value.dtype.str, value.shape, value.tobytes())
+        return str(value)  # a path
+
+    encoder = msgspec.msgpack.Encoder(enc_hook=encode_value)
+    records = {real: (version, encoder.encode(record)) for real, (version, record) in runs.items()}
+    content = CacheFile(_code_version(), [gold.content for gold in gold_sets], records)
+    try:
+        write_bytes_atomically(file, msgspec.msgpack.encode(content))
+    except OSError as error:
+        print(f"{file} cannot be written ({error}); the next report reads every run again", file=sys.stderr)
+
+
+def _code_version() -> str:
+    """Return a hash of the code that makes records."""
+    modules = [iob2.__file__, span_f1.__file__, *sorted(Path(__file__).parent.glob("*.py"))]
+    return hashlib.sha256(b"".join(Path(str(module)).read_bytes() for module in modules)).hexdigest()

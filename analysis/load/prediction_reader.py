@@ -1,189 +1,98 @@
-"""Files of predictions, read fast: ten thousand runs repeat the same sentences, and mostly the same tags.
-
-A line is cut where its keys stand, and each distinct part is parsed once. The parts of a JSON object with a value of JSON
-for every key are the object: in valid JSON `, "predicted": ` is nowhere but at a key, since a quote within a string has
-a backslash before it. A file that is not written so throughout is parsed in full, to the same (tests/test_analysis_predictions.py).
-"""
+"""Reads predictions/SET.jsonl, and compares the predicted spans with the gold ones."""
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
+from itertools import chain
 from pathlib import Path
-from typing import Any, TypeVar
 
-import orjson
+import msgspec
+import numpy as np
 
-from metapt.data.iob2 import spans
-from metapt.evaluation.span_f1 import Span, conlleval_spans
+from metapt.evaluation.bootstrap import micro_f1
+from metapt.evaluation.span_f1 import span_counts
 
-from .records import GoldSet
-from .span_matching import Gold, packed
+from .records import Evaluation, gold_set, is_target
+from .schema import SetResult
+from .span_matching import match_set, spans_of_tags
 
-ANSWER = re.compile(rb', "predicted": (\[[^\]]*\]), "gold_logprob": (\[[^\]]*\]|null)\}\n')
-HEAD_KEYS = {"id", "words", "gold"}
-MOST_TAGGINGS = 200_000  # that are kept; some hundred bytes each
-Spans = tuple[tuple[Span, ...], ...]
-Known = tuple[GoldSet, Spans]
-"""a gold set, and its spans as conlleval finds them"""
-T = TypeVar("T")
+F1_TOLERANCE = 1e-4
 
 
-@dataclass(frozen=True)
-class Tagging:
-    """The tags of a sentence: their number, their spans in strict IOB2, as they are and packed, as conlleval finds them, and whether these are the same."""
+class Line(msgspec.Struct):
+    """A sentence of an evaluation set with the predicted tags; `gold_logprob` is in nats."""
 
-    words: int
-    spans: tuple[Span, ...]
-    packed: bytes
-    lax: tuple[Span, ...]
-    is_valid: bool
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """The lines of a file: `logprobs` is None for a sentence of a tagger without probabilities; empty where not asked for."""
-
-    gold: GoldSet
-    gold_lax: Spans
-    taggings: Sequence[Tagging]
-    logprobs: Sequence[Sequence[float] | None]
+    id: str | int
+    words: tuple[str, ...]
+    gold: tuple[str, ...]
+    predicted: tuple[str, ...]
+    gold_logprob: tuple[float, ...] | None
 
 
-class Pool:
-    """What many runs share, each once: gold sets, which must be the same object to be compared, and what repeats often."""
-
-    def __init__(self) -> None:
-        self._found: dict[Any, Any] = {}
-        self._parsed: dict[str, Any] = {}
-        self._gold: dict[tuple[str, tuple[bytes, ...]], Known] = {}
-        self._last: dict[str, tuple[tuple[bytes, ...], Known]] = {}
-        self._together: dict[tuple[GoldSet, ...], Gold] = {}
-        self._taggings: dict[bytes | tuple[str, ...], Tagging] = {}
-
-    def same(self, value: T) -> T:
-        """The first of the values that equal this one."""
-        return self._found.setdefault(value, value)
-
-    def parsed(self, text: str, parse: Callable[[str], T]) -> T:
-        """What a text says; of equal ones the first is parsed, and none of them may be written to."""
-        if text not in self._parsed:
-            self._parsed[text] = parse(text)
-        return self._parsed[text]
-
-    def gold(self, name: str, lines: Sequence[Any]) -> Known:
-        """The gold set of lines with an id, words and gold tags."""
-        taggings = [self.tagging(tuple(line["gold"])) for line in lines]
-        parts = (
-            name,
-            tuple(str(line["id"]) for line in lines),
-            tuple(tuple(line["words"]) for line in lines),
-            tuple(tagging.spans for tagging in taggings),
-        )
-        found = self._found.get(parts) or self._found.setdefault(parts, GoldSet(*parts))
-        return found, tuple(tagging.lax for tagging in taggings)
-
-    def gold_of_heads(self, name: str, heads: tuple[bytes, ...]) -> Known:
-        """The same of the beginnings of lines, up to the predictions."""
-        known, found = self._last.get(name, (None, None))
-        if known != heads:  # compared first: to look them up, all their bytes would be hashed
-            found = self._gold.get((name, heads))
-        if found is None:
-            lines = [orjson.loads(head + b"}") for head in heads]
-            if any(line.keys() != HEAD_KEYS for line in lines):
-                raise ValueError("other keys")
-            if any(len(line["gold"]) != len(line["words"]) for line in lines):
-                raise ValueError("not as many tags as words")
-            found = self._gold[name, heads] = self.gold(name, lines)
-        self._last[name] = heads, found
-        return found
-
-    def together(self, golds: tuple[GoldSet, ...]) -> Gold:
-        """The gold spans of several sets as one text."""
-        if golds not in self._together:
-            self._together[golds] = Gold([(gold.spans, gold.lengths) for gold in golds])
-        return self._together[golds]
-
-    def tagging(self, tags: tuple[str, ...]) -> Tagging:
-        return self._tagging(tags, lambda: tags)
-
-    def taggings_of_texts(self, texts: Sequence[bytes]) -> list[Tagging]:
-        known = self._taggings.get
-        return [known(text) or self._tagging(text, partial(orjson.loads, text)) for text in texts]
-
-    def _tagging(self, key: bytes | tuple[str, ...], parse: Callable[[], Sequence[str]]) -> Tagging:
-        found = self._taggings.get(key)
-        if found is None:
-            tags = parse()
-            strict, lax = self.same(tuple(spans(tags))), self.same(tuple(conlleval_spans(tags)))
-            if len(self._taggings) >= MOST_TAGGINGS:
-                self._taggings.clear()
-            found = self._taggings[key] = Tagging(len(tags), strict, packed(strict), lax, lax == strict)
-        return found
+LINES = msgspec.json.Decoder(Line)
 
 
-def read_predictions(path: Path, pool: Pool, with_logprobs: bool = True) -> Predictions:
-    """The complete lines of a file.
+def complete_lines(content: bytes) -> bytes:
+    """Return the content of a JSON-lines file without a last line that was cut off when its writer was killed."""
+    return content[: content.rfind(b"\n") + 1]
+
+
+def read_predictions(path: Path) -> list[Line]:
+    """Read the complete lines of a file of predictions.
+
+    Raises:
+        ValueError: the file is missing, a line is not valid, or its lists differ in length.
+    """
+    name = f"predictions/{path.name}"
+    if not path.is_file():
+        raise ValueError(f"{name} is missing")
+    try:
+        lines = LINES.decode_lines(complete_lines(path.read_bytes()))
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise ValueError(f"{name}: {error}") from None
+    for number, line in enumerate(lines, 1):
+        logprobs = line.words if line.gold_logprob is None else line.gold_logprob
+        if not len(line.words) == len(line.gold) == len(line.predicted) == len(logprobs):
+            raise ValueError(f"{name}, line {number}: words, tags and probabilities differ in number")
+    return lines
+
+
+def evaluate(path: Path, result: SetResult) -> Evaluation:
+    """Evaluate the predictions of a run on one set.
 
     Args:
-        with_logprobs: else the probabilities are not read, and damage within their numbers is not told.
+        path: the file of predictions.
+        result: the set's entry in result.json, whose F1 must agree.
     Raises:
-        ValueError: a line has not as many tags or probabilities as words, or is no JSON.
-        KeyError: a line lacks a key.
+        ValueError: the file is damaged, or gives another F1 than the result.
     """
-    content = path.read_bytes()
-    try:
-        return _read_in_parts(path.stem, content, pool, with_logprobs)
-    except (ValueError, TypeError, AttributeError):  # of any damage that the plain way tells better
-        return _read_plainly(path, content, pool, with_logprobs)
-
-
-def _read_in_parts(name: str, content: bytes, pool: Pool, with_logprobs: bool) -> Predictions:
-    """Raises ValueError, TypeError or AttributeError where the file is not written as this suite does."""
-    *parts, rest = ANSWER.split(content)
-    if not parts or b"\n" in rest:  # beside a line that a kill has cut off
-        raise ValueError("other lines")
-    gold, lax = pool.gold_of_heads(name, tuple(parts[::3]))
-    taggings = pool.taggings_of_texts(parts[1::3])
-    texts = b",".join(parts[2::3])
-    words = gold.lengths
-    if [tagging.words for tagging in taggings] != words:
-        raise ValueError("not as many tags as words")
-    if not with_logprobs:
-        return Predictions(gold, lax, taggings, ())
-    if b'"' in texts:
-        raise ValueError("not lists of numbers")
-    logprobs = orjson.loads(b"[" + texts + b"]")
-    if [size if found is None else len(found) for found, size in zip(logprobs, words, strict=True)] != words:
-        raise ValueError("not as many probabilities as words")
-    return Predictions(gold, lax, taggings, logprobs)
-
-
-def _read_plainly(path: Path, content: bytes, pool: Pool, with_logprobs: bool) -> Predictions:
-    lines = json_lines(content)
-    for number, line in enumerate(lines, 1):
-        logprobs = line["gold_logprob"]
-        sides = [line["gold"], line["predicted"], *([] if logprobs is None else [logprobs])]
-        if any(len(side) != len(line["words"]) for side in sides):
-            raise ValueError(f"predictions/{path.name}, line {number}: not as many tags as words")
-    gold, lax = pool.gold(path.stem, lines)
-    taggings = [pool.tagging(tuple(line["predicted"])) for line in lines]
-    logprobs = [line["gold_logprob"] for line in lines] if with_logprobs else ()
-    return Predictions(gold, lax, taggings, logprobs)
-
-
-def json_lines(content: bytes) -> list[Any]:
-    """The complete lines of a JSON-lines file, as `metapt.files.read_jsonl` gives them but parsed in one go."""
-    array = b"[" + _whole_lines(content).replace(b"\n", b",") + b"]"
-    try:
-        return orjson.loads(array)
-    except orjson.JSONDecodeError:  # of NaN and lone surrogates too, which Python's own parser reads
-        return json.loads(array.decode())
-
-
-def _whole_lines(content: bytes) -> bytes:
-    """Without a last line that a kill has cut off, and without the end of the one before."""
-    return content[: content.rfind(b"\n") + 1].rstrip(b"\n")
+    name, lines = path.stem, read_predictions(path)
+    gold_spans = [spans_of_tags(line.gold) for line in lines]
+    predicted = [spans_of_tags(line.predicted) for line in lines]
+    gold = gold_set(
+        name,
+        tuple(str(line.id) for line in lines),
+        tuple(line.words for line in lines),
+        tuple(spans.strict for spans in gold_spans),
+    )
+    match = match_set(gold.spans, [spans.strict for spans in predicted])
+    totals = match.counts.sum(axis=0)
+    f1 = conlleval_f1 = float(micro_f1(totals))
+    if abs(f1 - result.f1) > F1_TOLERANCE:
+        raise ValueError(f"F1 is {f1:.4f} by predictions/{name}.jsonl and {result.f1:.4f} by result.json")
+    if any(spans.strict != spans.conlleval for spans in (*gold_spans, *predicted)):
+        counts = span_counts(
+            [spans.conlleval for spans in predicted], [spans.conlleval for spans in gold_spans]
+        )
+        conlleval_f1 = float(micro_f1(counts.sum(axis=0)))
+    logprobs = [line.gold_logprob or () for line in lines] if is_target(name) else ()
+    return Evaluation(
+        gold,
+        match.outcomes,
+        match.tally,
+        match.counts,
+        tuple(totals.tolist()),
+        f1,
+        conlleval_f1,
+        {entity_type: scores.f1 for entity_type, scores in result.per_type.items()},
+        np.fromiter(chain.from_iterable(logprobs), dtype=np.float32),
+    )

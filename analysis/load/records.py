@@ -1,20 +1,19 @@
-"""What is kept of a run folder: a few arrays and names, small enough that ten thousand of them fit into memory."""
+"""What is kept of a run folder: a few arrays and names."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 
-from metapt.evaluation.bootstrap import micro_f1
 from metapt.evaluation.span_f1 import Span
 
-from .schema import BaselineResult, Dynamics, PretrainResult, TunedResult
-from .span_matching import Matches
+from ..run_refs import RunRef
+from .schema import BaselineResult, Dynamics, FinetuneResult, PretrainResult
 
 TARGET_LANGUAGES = ("tl", "ceb")
 BASELINE = "baseline"
@@ -24,13 +23,12 @@ Columns = Mapping[str, np.ndarray]
 
 
 def is_target(set_name: str) -> bool:
-    """Whether a set is in Tagalog or Cebuano, the languages that no corpus and no source has."""
+    """Whether a set is in Tagalog or Cebuano, the languages of no corpus and no source."""
     return not set(TARGET_LANGUAGES).isdisjoint(set_name.split("_"))
 
 
-@dataclass(frozen=True)
-class Setting:
-    """What the two runs of a pair share, seeds and data aside."""
+class Setting(msgspec.Struct, frozen=True):
+    """What the two runs of a pair have in common beside seeds and data."""
 
     scale: str
     variant: str
@@ -39,51 +37,74 @@ class Setting:
     source: str
 
 
-@dataclass(frozen=True, eq=False)
 class GoldSet:
-    """The labelled sentences of an evaluation set. Runs that saw the same ones share one object."""
+    """The labelled sentences of an evaluation set. `gold_set` makes one object for equal contents."""
 
-    name: str
-    ids: tuple[str, ...]
-    words: tuple[tuple[str, ...], ...]
-    spans: tuple[tuple[Span, ...], ...]
+    def __init__(
+        self,
+        name: str,
+        ids: tuple[str, ...],
+        words: tuple[tuple[str, ...], ...],
+        spans: tuple[tuple[Span, ...], ...],
+    ) -> None:
+        self.name, self.ids, self.words, self.spans = name, ids, words, spans
+
+    def __reduce__(self) -> Any:
+        """Unpickle to the one object of the process that has this content."""
+        return gold_set, self.content
+
+    @property
+    def content(self) -> tuple[Any, ...]:
+        """The arguments of `gold_set`."""
+        return (self.name, self.ids, self.words, self.spans)
 
     @cached_property
     def gold_spans(self) -> int:
-        return sum(len(found) for found in self.spans)
-
-    @cached_property
-    def lengths(self) -> list[int]:
-        """Words of each sentence."""
-        return [len(words) for words in self.words]
+        return sum(map(len, self.spans))
 
     @cached_property
     def starts(self) -> np.ndarray:
-        """Where each sentence begins among all words of the set, and their number: [sentences + 1]."""
-        return np.concatenate([[0], np.cumsum(self.lengths, dtype=np.int64)])
+        """The position of each sentence's first word among all words of the set, and the number of words: [sentences + 1]."""
+        return np.concatenate([[0], np.cumsum([len(words) for words in self.words], dtype=np.int64)])
 
     @cached_property
     def in_span(self) -> np.ndarray:
-        """Whether a word belongs to a gold span, [words]."""
+        """Whether each word is in a gold span, [words]."""
         inside = np.zeros(self.starts[-1], dtype=bool)
-        for start, found in zip(self.starts, self.spans, strict=False):
-            for _, first, end in found:
+        for start, spans in zip(self.starts, self.spans, strict=False):
+            for _, first, end in spans:
                 inside[start + first : start + end] = True
         return inside
 
 
-@dataclass(frozen=True, eq=False)
-class Evaluation:
+@cache
+def gold_set(
+    name: str,
+    ids: tuple[str, ...],
+    words: tuple[tuple[str, ...], ...],
+    spans: tuple[tuple[Span, ...], ...],
+) -> GoldSet:
+    """Return the gold set with this content, always the same object: gold sets are compared by identity."""
+    return GoldSet(name, ids, words, spans)
+
+
+class Evaluation(msgspec.Struct, frozen=True, eq=False):
     """What one run predicted on one set.
 
-    `fates` has the fate of each gold span, its place in FATES, and `tally` how many spans of each length have one
-    (matching.py). `counts` is [sentences, (correct, predicted, gold)], `totals` its sums; `f1` is strict micro-F1, 0 without any span.
-    `per_type` is the F1 of each type. `logprobs` is [words], the natural logarithm of the probability of each word's gold
-    tag, over all sentences in turn; empty for sets that are no target and taggers without probabilities.
+    Attributes:
+        outcomes: the index in OUTCOMES (span_matching.py) of each gold span, [gold spans].
+        tally: number of spans by length and outcome, the spurious predicted ones last, [LENGTHS, OUTCOMES + 1].
+        counts: spans of each sentence, [sentences, (correct, predicted, gold)].
+        totals: the sums of `counts`.
+        f1: strict micro-F1, 0 if there is no span.
+        conlleval_f1: micro-F1 as the conlleval script counts spans.
+        per_type: F1 of each entity type.
+        logprobs: natural logarithm of the probability of each word's gold tag, [words of all sentences]; empty for a set
+            in no target language and for a tagger without probabilities.
     """
 
     gold: GoldSet
-    fates: np.ndarray
+    outcomes: np.ndarray
     tally: np.ndarray
     counts: np.ndarray
     totals: tuple[int, ...]
@@ -92,37 +113,9 @@ class Evaluation:
     per_type: Mapping[str, float]
     logprobs: np.ndarray
 
-    @classmethod
-    def of(
-        cls,
-        gold: GoldSet,
-        found: Matches,
-        per_type: Mapping[str, float],
-        conlleval_f1: float | None = None,
-        logprobs: Sequence[float] = (),
-    ) -> Evaluation:
-        """Of what was found of the gold spans.
 
-        Args:
-            conlleval_f1: absent where conlleval finds the same spans.
-        """
-        totals = found.counts.sum(axis=0)
-        f1 = float(micro_f1(totals))
-        return cls(
-            gold,
-            found.fates,
-            found.tally,
-            found.counts,
-            tuple(totals.tolist()),
-            f1,
-            f1 if conlleval_f1 is None else conlleval_f1,
-            per_type,
-            np.array(logprobs, dtype=np.float32),
-        )
-
-
-class Made(NamedTuple):
-    """By which code a run was made, when and where: the beginning of the commit, and names with versions."""
+class RunProvenance(NamedTuple):
+    """The code that a run was started with, and when and where: start of the commit, and names with versions."""
 
     commit: str
     started: str
@@ -130,9 +123,8 @@ class Made(NamedTuple):
     versions: str
 
 
-@dataclass(frozen=True, eq=False)
-class PretrainRun:
-    """`lm`, `episodes`, `skipped` and `eval` hold the lines of these kinds by step."""
+class PretrainRun(msgspec.Struct, frozen=True, eq=False, tag=True):
+    """A pretraining run; `lm`, `episodes`, `skipped` and `eval` are the lines of these kinds in metrics.jsonl, by step."""
 
     path: Path
     scale: str
@@ -142,7 +134,7 @@ class PretrainRun:
     parameters: int
     corpus: str
     n_way: int
-    made: Made
+    provenance: RunProvenance
     result: PretrainResult
     lm: Columns
     episodes: Columns
@@ -150,10 +142,19 @@ class PretrainRun:
     eval: Columns
     dynamics: Sequence[Dynamics]
 
+    @property
+    def ref(self) -> RunRef:
+        return RunRef(self.path, self.objective, self.seed)
 
-@dataclass(frozen=True, eq=False)
-class FinetuneRun:
-    """A tuned model, or a baseline. `losses` is [steps], nats per word; `seeds` is (pretraining, fine-tuning)."""
+
+class FinetuneRun(msgspec.Struct, frozen=True, eq=False, tag=True):
+    """A fine-tuned model or a baseline.
+
+    Attributes:
+        seeds: (pretraining, fine-tuning).
+        losses: training loss of every step in nats per word, [steps].
+        sets: what was predicted, by evaluation set.
+    """
 
     path: Path
     objective: str
@@ -161,21 +162,30 @@ class FinetuneRun:
     seeds: tuple[int | None, int]
     parameters: int | None
     corpus: str
-    made: Made
-    result: TunedResult | BaselineResult
+    provenance: RunProvenance
+    result: FinetuneResult | BaselineResult
     losses: np.ndarray
     sets: Mapping[str, Evaluation]
 
     @property
     def is_baseline(self) -> bool:
-        """Whether a baseline made it: its scale is then the baseline's name, and it may have no source."""
+        """Whether this is a baseline: its scale is then the baseline's name, and it may have no source."""
         return self.objective == BASELINE
 
+    @property
+    def ref(self) -> RunRef:
+        """The seed of a model is that of its pretraining, or of its fine-tuning if it was not pretrained here."""
+        pretraining, finetuning = self.seeds
+        seed = finetuning if pretraining is None else pretraining
+        return RunRef(self.path, self.objective, None if self.is_baseline else seed)
 
-@dataclass(frozen=True)
-class LeftOut:
-    """A run folder that is in no table, and why."""
+
+class ExcludedRun(msgspec.Struct, frozen=True, tag=True):
+    """A run folder that is in no table, and the reason."""
 
     path: Path
     state: str
     reason: str
+
+
+Record = PretrainRun | FinetuneRun | ExcludedRun

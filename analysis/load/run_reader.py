@@ -143,7 +143,9 @@ def _columns(lines: Sequence[Mapping[str, Any]], fields: Iterable[str]) -> Colum
 def _read_finetuning(run: Run, result: FinetuneResult | BaselineResult) -> FinetuneRun:
     origin, is_baseline = result.origin, isinstance(result, BaselineResult)
     _, provenance = _read_config(run)
-    sets = {name: evaluate(run.predictions_dir / f"{name}.jsonl", scores) for name, scores in result.sets.items()}
+    sets = {
+        name: evaluate(run.predictions_dir / f"{name}.jsonl", scores) for name, scores in result.sets.items()
+    }
     losses = [] if is_baseline else train_losses(run.metrics_file.read_bytes())
     return FinetuneRun(
         run.path,

@@ -1,34 +1,25 @@
-"""What the analysis asks of result.json and of a measurement of dynamics: a run whose files lack it is broken.
+"""The entries of a run's files that the analysis needs, as msgspec types.
 
-Entries that are not asked for may be anything. null stands for a number that is not finite.
+A file that lacks one of them, or has it in another type, makes the run broken. Other entries are ignored. A number that
+is not finite is null in JSON and None here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from itertools import chain
-from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
 
-Form = TypeVar("Form")
 Numbers = list[float | None]
+ATTENTION = ("q", "k", "v", "o")
+FEED_FORWARD = ("gate", "up", "down")
+"""the kinds of matrix whose effective rank is measured"""
 
 
-def checked(values: Any, form: type[Form]) -> Form:
-    """The values of JSON as one of the forms of this module.
-
-    Raises:
-        msgspec.ValidationError: an entry is absent, or of another type; the message names it.
-    """
-    return msgspec.convert(values, form)
-
-
-@dataclass(frozen=True)
-class Origin:
-    """Of a tuned decoder: how it was pretrained, as far as it is known."""
+class Origin(msgspec.Struct, frozen=True):
+    """How the decoder of a fine-tuned model was pretrained, as far as it is known."""
 
     model: str
     objective: str = "other"
@@ -39,8 +30,9 @@ class Origin:
     corpus_fingerprint: str = ""
 
 
-@dataclass(frozen=True)
-class PretrainOrigin:
+class PretrainOrigin(msgspec.Struct, frozen=True):
+    """The identity of a pretraining run."""
+
     model: str
     objective: str
     variant: str
@@ -49,8 +41,9 @@ class PretrainOrigin:
     corpus_fingerprint: str
 
 
-@dataclass(frozen=True)
-class PretrainResult:
+class PretrainResult(msgspec.Struct, frozen=True, tag_field="kind", tag="pretrain"):
+    """result.json of a pretraining run."""
+
     origin: PretrainOrigin
     data: str
     steps: int
@@ -61,19 +54,22 @@ class PretrainResult:
     generated_data: bool = False
 
 
-@dataclass(frozen=True)
-class TypeResult:
+class TypeResult(msgspec.Struct, frozen=True):
+    """The score of one entity type."""
+
     f1: float
 
 
-@dataclass(frozen=True)
-class SetResult:
+class SetResult(msgspec.Struct, frozen=True):
+    """The scores on one evaluation set."""
+
     f1: float
     per_type: dict[str, TypeResult]
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Result:
+class NerResult(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind"):
+    """What result.json of a fine-tuned model and of a baseline have in common."""
+
     origin: Origin
     source: str
     tuning: str
@@ -89,26 +85,36 @@ class _Result:
 
     @property
     def sources(self) -> list[str]:
-        """The sets that it was tuned on."""
+        """The sets that the model was fine-tuned on."""
         return self.source.split("+") if self.source_sets is None else self.source_sets
 
 
-@dataclass(frozen=True, kw_only=True)
-class TunedResult(_Result):
+class FinetuneResult(NerResult, frozen=True, kw_only=True, tag="finetune"):
+    """result.json of a fine-tuning run."""
+
     steps: int
     best_step: int
     dev_f1: float
 
 
-@dataclass(frozen=True, kw_only=True)
-class BaselineResult(_Result):
+class BaselineResult(NerResult, frozen=True, kw_only=True, tag="baseline"):
+    """result.json of a baseline."""
+
     steps: int | None = None
     dev_f1: float | None = None
 
 
-@dataclass(frozen=True)
-class EffectiveRanks:
-    """Of each block, by kind of matrix."""
+def decode_result(content: bytes) -> PretrainResult | FinetuneResult | BaselineResult:
+    """Decode result.json; its entry `kind` decides the type.
+
+    Raises:
+        msgspec.MsgspecError: an entry is absent or of another type (the message names it), or the text is not JSON.
+    """
+    return msgspec.json.decode(content, type=PretrainResult | FinetuneResult | BaselineResult)
+
+
+class EffectiveRanks(msgspec.Struct, frozen=True):
+    """Proportional effective rank of each block's matrices, by kind of matrix."""
 
     q: Numbers
     k: Numbers
@@ -119,9 +125,8 @@ class EffectiveRanks:
     down: Numbers
 
 
-@dataclass(frozen=True)
-class Dynamics:
-    """A measurement of learning dynamics. The probe's figures are of each inner step."""
+class Dynamics(msgspec.Struct, frozen=True):
+    """One measurement of learning dynamics. The accuracies of the probe are lists over the inner steps."""
 
     step: int
     effective_rank: EffectiveRanks
@@ -129,22 +134,22 @@ class Dynamics:
     probe_support_accuracy: Numbers | None = None
     probe_query_accuracy: Numbers | None = None
 
-    def rank(self, kinds: Iterable[str]) -> float:
-        """Mean over these kinds of matrix and over blocks."""
-        return _mean(chain.from_iterable(getattr(self.effective_rank, kind) for kind in kinds))
+    def rank(self, matrices: Iterable[str]) -> float:
+        """Return the mean effective rank over these kinds of matrix and over blocks."""
+        return _mean(chain.from_iterable(getattr(self.effective_rank, matrix) for matrix in matrices))
 
     @property
     def entropy(self) -> float:
-        """Mean over blocks and heads."""
+        """Attention entropy as a fraction of that of uniform attention, mean over blocks and heads."""
         return _mean(chain.from_iterable(self.attention_entropy_ratio))
 
-    def adapted(self, side: str) -> float | None:
-        """Accuracy of the probe on its support or its query, after the inner loop; None without a probe."""
-        found: Numbers | None = getattr(self, f"probe_{side}_accuracy")
-        return found[-1] if found else None
+    def adapted(self, examples: str) -> float | None:
+        """Return the probe's accuracy after the inner loop on its "support" or "query"; None without a probe."""
+        accuracies: Numbers | None = getattr(self, f"probe_{examples}_accuracy")
+        return accuracies[-1] if accuracies else None
 
 
 def _mean(numbers: Iterable[float | None]) -> float:
-    """NaN where one is not finite, or there is none."""
-    found = np.array(list(numbers), dtype=np.float64)
-    return float(found.mean()) if len(found) else float("nan")
+    """Return the mean; NaN if one of the numbers is not finite, or if there is none."""
+    values = np.array(list(numbers), dtype=np.float64)
+    return float(values.mean()) if len(values) else float("nan")

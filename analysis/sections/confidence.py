@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.figure import Figure as Canvas
 
-from ..figures.style import SHARES, Figure, distinct, drawing, figure, heat_map, slug
+from ..figures.style import SEQUENTIAL, Figure, distinct, drawing, figure, heat_map, slug
 from ..load.records import FinetuneRun, GoldSet
 from ..run_refs import OBJECTIVE_NAMES, counted, runs_of
 from ..stats.comparison import pairs
@@ -132,7 +132,7 @@ def draw_heat_maps(panels: Sequence[Panel], steps: Sequence[int]) -> Canvas:
     with drawing(*shape, height, sharex="col", sharey="row") as (canvas, axes):
         for row, panel in zip(axes, panels, strict=True):
             for axis, (objective, values) in zip(row, panel.probabilities.items(), strict=True):
-                heat_map(axis, values, panel.words, labels, (0.0, 1.0), SHARES, number_format)
+                heat_map(axis, values, panel.words, labels, (0.0, 1.0), SEQUENTIAL, number_format)
                 axis.set_title(f"{OBJECTIVE_NAMES[objective]}, {LOCATIONS[panel.inside]}")
         for axis in axes[-1]:
             axis.set_xlabel("pretraining updates")

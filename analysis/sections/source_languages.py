@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure as Canvas
 
 from ..figures import scaling
-from ..figures.style import DIVERGING, SHARES, Figure, distinct, drawing, figure, heat_map, slug, title
+from ..figures.style import DIVERGING, SEQUENTIAL, Figure, distinct, drawing, figure, heat_map, slug, title
 from ..run_refs import counted, runs_of
 from ..stats.comparison import Comparison, averages, averages_table, balanced, last_steps, unbalanced
 from ..tables import Column
@@ -67,7 +67,7 @@ def draw_heat_maps(grids: Mapping[str, np.ndarray], sources: Sequence[str], sets
                 limits = (-100 * _peak(grid), 100 * _peak(grid))
                 heat_map(axis, 100 * grid, sources, sets, limits, DIVERGING, "+.0f")
             else:
-                heat_map(axis, 100 * grid, sources, sets, (0.0, 100 * high), SHARES, ".0f")
+                heat_map(axis, 100 * grid, sources, sets, (0.0, 100 * high), SEQUENTIAL, ".0f")
             axis.set_title(name)
         return canvas
 

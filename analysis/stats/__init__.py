@@ -1,1 +1,1 @@
-"""Pairs of runs, differences with intervals, convergence times."""
+"""Pairs of runs and their differences with intervals, matched budgets, convergence speed."""

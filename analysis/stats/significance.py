@@ -178,7 +178,9 @@ class Scores:
                 samples[indices] = f1_samples(
                     counts, set_name, self._resamples, self._seed, self._weights(gold)
                 )
-            estimates = [Estimate(self.value(run, set_name), row) for run, row in zip(runs, samples, strict=True)]
+            estimates = [
+                Estimate(self.value(run, set_name), row) for run, row in zip(runs, samples, strict=True)
+            ]
             self._means[key] = over_seeds(estimates, _model_name(runs[0]), self._seed)
         return self._means[key]
 

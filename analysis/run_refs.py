@@ -1,0 +1,81 @@
+"""References to the runs behind a row or a figure: which they are, how many, of how many seeds, and where they are."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple, Protocol, TypeGuard
+
+OBJECTIVE_NAMES = {"vanilla": "vanilla", "maml": "MAML"}
+"""how texts call the objectives that are compared"""
+
+
+class RunRef(NamedTuple):
+    """A run folder, the objective or "baseline", and the seed by which runs are repeated, if any."""
+
+    path: Path
+    objective: str
+    seed: int | None
+
+
+class HasRef(Protocol):
+    """A run."""
+
+    @property
+    def ref(self) -> RunRef: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Runs:
+    """Distinct runs, the last cell of a row. `runs_of` builds it."""
+
+    refs: tuple[RunRef, ...]
+
+    def __iter__(self) -> Iterator[RunRef]:
+        return iter(self.refs)
+
+    def __len__(self) -> int:
+        return len(self.refs)
+
+    def __str__(self) -> str:
+        """Return, for example, "From 4 runs (2 vanilla, 2 MAML) of 2 seeds."."""
+        if not self.refs:
+            return "From no run."
+        kinds = Counter(OBJECTIVE_NAMES.get(ref.objective, ref.objective) for ref in self.refs)
+        parts = ", ".join(f"{count:,} {kind}" for kind, count in kinds.items())
+        seeds = {ref.seed for ref in self.refs} - {None}
+        of_seeds = f" of {counted(len(seeds), 'seed')}" if seeds else ""
+        return f"From {counted(len(self), 'run')} ({parts}){of_seeds}."
+
+    def folders(self, base: Path) -> list[str]:
+        """Return the path of each run's folder relative to `base`, as a link has it."""
+        return [_relative(ref.path, base) for ref in self.refs]
+
+
+@lru_cache(maxsize=100_000)
+def _relative(path: Path, base: Path) -> str:
+    return Path(os.path.relpath(path.absolute(), base.absolute())).as_posix()
+
+
+def runs_of(*parts: HasRef | RunRef | Iterable[HasRef | RunRef]) -> Runs:
+    """Return all of these runs, each folder once."""
+    refs: dict[Path, RunRef] = {}
+    for part in parts:
+        items = [part] if _is_run(part) else part
+        for item in items:
+            ref = item if isinstance(item, RunRef) else item.ref
+            refs[ref.path] = ref
+    return Runs(tuple(refs.values()))
+
+
+def _is_run(part: HasRef | RunRef | Iterable[HasRef | RunRef]) -> TypeGuard[HasRef | RunRef]:
+    return isinstance(part, RunRef) or hasattr(part, "ref")
+
+
+def counted(count: int, noun: str) -> str:
+    """Return, for example, "1 run" or "2 runs"."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
