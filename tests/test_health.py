@@ -1,4 +1,4 @@
-"""Losses and gradients that are not finite: never applied, counted, told, and not for ever."""
+"""Updates whose loss or gradient is not finite are skipped, counted and logged; too many in a row end the run."""
 
 from __future__ import annotations
 
@@ -21,73 +21,73 @@ from metapt.data.corpus import prepare_corpus
 from metapt.errors import EXIT_FAILED
 from metapt.files import json_safe
 from metapt.launch.run_status import run_status
-from metapt.meta.objectives import is_episode, next_token
+from metapt.meta.objectives import is_episode_update, next_token_objective
 from metapt.models.meta_lm import build_meta_lm
 from metapt.runs import Run
 from metapt.training.engine import Engine
 
 STAGES = ["zero0", "zero1", "zero2", "zero2_offload", "zero3"]
-EXPLODING = ["objective=maml", "meta.inner_lr=1e30"]
+DIVERGING = ["objective=maml", "meta.inner_lr=1e30"]
 
 
-def backward(engine: Engine, update: torch.Tensor, spoiled: int | None = None) -> None:
-    """Gradients of some micro-batches, one of which may have a finite loss and a gradient that is not."""
-    for number, sequences in enumerate(update):
-        loss = next_token(engine.meta_lm, sequences).loss / len(update)
-        if number == spoiled:
+def backward(engine: Engine, update: torch.Tensor, corrupt: int | None = None) -> None:
+    """Accumulate the gradient of micro-batches; that of index `corrupt` has a finite loss and a NaN gradient."""
+    for index, sequences in enumerate(update):
+        loss = next_token_objective(engine.meta_lm, sequences).loss / len(update)
+        if index == corrupt:
             loss.register_hook(lambda gradient: gradient * float("nan"))
         assert torch.isfinite(loss)
-        engine.backward(loss, last=number == len(update) - 1)
+        engine.backward(loss, last=index == len(update) - 1)
 
 
 @pytest.mark.parametrize("clip", [0.0, 1.0])
 @pytest.mark.parametrize("ds", STAGES)
 def test_a_skipped_update_changes_nothing(ds: str, clip: float):
-    """Nor does it later: moments and leftover gradients would show in the updates after it."""
-    words = ["objective=vanilla", f"ds={ds}", f"train.grad_clip={clip}", "model.num_layers=1"]
-    config = commandline.load("pretrain", words)
+    """Later updates are compared as well, since they would show changed moments and leftover gradients."""
+    arguments = ["objective=vanilla", f"ds={ds}", f"train.grad_clip={clip}", "model.num_layers=1"]
+    config = commandline.load("pretrain", arguments)
     updates = torch.randint(0, 2048, (3, 2, 2, 17), generator=torch.Generator().manual_seed(0))
-    other = updates.flip(-1)
+    skipped = updates.flip(-1)[0]
     plain, disturbed = (Engine(build_meta_lm(config), config) for _ in range(2))
     for update in updates:
         before = disturbed.weights()
-        for spoiled, apply in ((0, True), (1, True), (None, False), (0, False)):
-            backward(disturbed, other[0], spoiled)
-            assert np.isfinite(disturbed.step(1e-3, apply=apply)) == (spoiled is None)
-            same(before, disturbed.weights())
+        for corrupt, apply in ((0, True), (1, True), (None, False), (0, False)):
+            backward(disturbed, skipped, corrupt)
+            assert np.isfinite(disturbed.step(1e-3, apply=apply)) == (corrupt is None)
+            assert_equal(before, disturbed.weights())
         for engine in (plain, disturbed):
             backward(engine, update)
             assert 0 < engine.step(1e-3) < 100
-        same(plain.weights(), disturbed.weights())
+        assert_equal(plain.weights(), disturbed.weights())
         assert not torch.equal(before["decoder.lm_head.weight"], plain.weights()["decoder.lm_head.weight"])
 
 
-def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
-    assert one.keys() == other.keys()
-    for name, value in one.items():
-        assert torch.equal(value, other[name]), name
+def assert_equal(weights: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    assert weights.keys() == expected.keys()
+    for name, value in weights.items():
+        assert torch.equal(value, expected[name]), name
 
 
 @pytest.fixture
 def pretrain(forks: Forks, small_arguments: list[str], tmp_path: Path):
-    def make(*words: str, **more: Any) -> tuple[Run, Outcome]:
+    def start(*arguments: str, **fields: Any) -> tuple[Run, Outcome]:
         run = Run(tmp_path / "run")
-        outcome = forks.run([*small_arguments, *words, f"run_dir={run.path}"], **more)
+        outcome = forks.run([*small_arguments, *arguments, f"run_dir={run.path}"], **fields)
         assert not outcome.hung
-        assert not any("Traceback" in text for text in outcome.errors)
+        assert not any("Traceback" in text for text in outcome.stderr)
         return run, outcome
 
-    return make
+    return start
 
 
-def lines_of(run: Run) -> list[dict[str, Any]]:
-    """The lines of updates, each of them strictly JSON, without a gap."""
+def update_lines(run: Run) -> list[dict[str, Any]]:
+    """The lines of updates in metrics.jsonl, which must be strict JSON and without gaps."""
 
-    def refuse(name: str) -> None:
+    def reject(name: str) -> None:
         raise AssertionError(f"{name} is not JSON")
 
     text = run.metrics_file.read_text()
-    lines = [json.loads(line, parse_constant=refuse) for line in text.splitlines()]
+    lines = [json.loads(line, parse_constant=reject) for line in text.splitlines()]
     updates = [line for line in lines if line["kind"] not in ("eval", "dynamics")]
     assert [line["step"] for line in updates] == list(range(1, len(updates) + 1))
     return updates
@@ -101,32 +101,32 @@ def weights(run: Run, step: int) -> dict[str, torch.Tensor]:
 
 @pytest.mark.commands
 @pytest.mark.parametrize("ds", STAGES)
-def test_a_gradient_of_one_of_two_ranks(pretrain, small_arguments: list[str], ds: str):
-    """In an autoregressive update: the loss is finite, its gradient is not, and only on the second rank."""
-    words = ["objective=vanilla", f"ds={ds}"]
-    run, outcome = pretrain(*words, ranks=2, faults=[Fault("backward", "NAN", 5, rank=1)])
-    assert outcome.codes == [0, 0], outcome.errors
-    updates = lines_of(run)
+def test_a_nan_gradient_on_one_of_two_ranks_skips_the_update(pretrain, small_arguments: list[str], ds: str):
+    """In a next-token update, the loss is finite and its gradient is not, on the second rank only."""
+    arguments = ["objective=vanilla", f"ds={ds}"]
+    run, outcome = pretrain(*arguments, ranks=2, faults=[Fault("backward", "NAN", 5, rank=1)])
+    assert outcome.codes == [0, 0], outcome.stderr
+    updates = update_lines(run)
     assert [line["step"] for line in updates if line["kind"] == "skipped"] == [3]
     skipped, last = updates[2], updates[-1]
     assert (skipped["objective"], skipped["not_finite"]) == ("lm", ["grad_norm"])
     assert (last["skipped_total"], skipped["skipped_in_row"], last["skipped_in_row"]) == (1, 1, 0)
     assert last["tokens_total"] == 9 * 8 * 32
     assert run.result()["skipped_total"] == 1
-    assert "update 3 (lm) is skipped: grad_norm not finite" in outcome.errors[0]
+    assert "update 3 (lm) skipped, not finite: grad_norm" in outcome.stderr[0]
     weights(run, 9)
-    config = commandline.load("pretrain", [*small_arguments, *words])
+    config = commandline.load("pretrain", [*small_arguments, *arguments])
     rows = Batches(prepare_corpus(config.data).train, 32, 0).rows(16, 8)
     assert skipped["batch"] == {"first_sequence": 16, "rows": rows.tolist()}
 
 
 @pytest.mark.commands
-def test_episodes_that_explode_leave_the_other_updates_alone(pretrain):
-    run, outcome = pretrain(*EXPLODING)
-    assert outcome.codes == [0], outcome.errors
-    updates = lines_of(run)
-    meta = commandline.load("pretrain", EXPLODING).meta
-    expected = ["skipped" if is_episode(meta, 0, step) else "lm" for step in range(9)]
+def test_diverging_episodes_do_not_affect_other_updates(pretrain):
+    run, outcome = pretrain(*DIVERGING)
+    assert outcome.codes == [0], outcome.stderr
+    updates = update_lines(run)
+    meta = commandline.load("pretrain", DIVERGING).meta
+    expected = ["skipped" if is_episode_update(meta, 0, step) else "lm" for step in range(9)]
     assert [line["kind"] for line in updates] == expected
     assert set(expected) == {"skipped", "lm"}
     for line in updates:
@@ -140,24 +140,26 @@ def test_episodes_that_explode_leave_the_other_updates_alone(pretrain):
 
 
 @pytest.mark.commands
-def test_a_run_of_skipped_updates_ends(pretrain):
-    """Also if it was interrupted in between; it goes on when more is allowed, and nothing was lost."""
-    words = [*EXPLODING, "meta.rho=1"]
-    run, outcome = pretrain(*words, "train.max_consecutive_skips=5", faults=[Fault("backward", "USR1", 3)])
-    assert [line["kind"] for line in lines_of(run)] == ["skipped"] * 1
-    for _ in range(2):  # the checkpoint before stands, and its count
-        run, outcome = pretrain(*words, "train.max_consecutive_skips=5")
+def test_consecutive_skipped_updates_end_the_run(pretrain):
+    """The count survives an interruption; the run resumes when more skips are allowed, and nothing is lost."""
+    arguments = [*DIVERGING, "meta.rho=1"]
+    run, outcome = pretrain(
+        *arguments, "train.max_consecutive_skips=5", faults=[Fault("backward", "USR1", 3)]
+    )
+    assert [line["kind"] for line in update_lines(run)] == ["skipped"] * 1
+    for _ in range(2):  # a resumed run continues the count
+        run, outcome = pretrain(*arguments, "train.max_consecutive_skips=5")
         assert outcome.codes == [EXIT_FAILED]
-        assert "the last 5 updates up to 5 were not finite and not applied" in outcome.errors[0]
-        assert [line["kind"] for line in lines_of(run)] == ["skipped"] * 5
+        assert "the last 5 updates up to 5 were not finite and not applied" in outcome.stderr[0]
+        assert [line["kind"] for line in update_lines(run)] == ["skipped"] * 5
         assert [step for step, _ in run.checkpoints()] == [0, 1, 3]
-    run, outcome = pretrain(*words, "train.max_consecutive_skips=10")
-    assert outcome.codes == [0], outcome.errors
-    assert [line["skipped_in_row"] for line in lines_of(run)] == list(range(1, 10))
-    same(weights(run, 0), weights(run, 9))
+    run, outcome = pretrain(*arguments, "train.max_consecutive_skips=10")
+    assert outcome.codes == [0], outcome.stderr
+    assert [line["skipped_in_row"] for line in update_lines(run)] == list(range(1, 10))
+    assert_equal(weights(run, 0), weights(run, 9))
 
 
-def test_json_has_no_numbers_that_are_not_finite():
+def test_json_safe_replaces_numbers_that_are_not_finite():
     value = {"a": float("nan"), "b": [1.0, float("-inf")], "c": ("x", {"d": np.float64("inf")})}
     assert json_safe(value) == {"a": None, "b": [1.0, None], "c": ["x", {"d": None}]}
 
@@ -174,7 +176,7 @@ SKIPPED = {
 }
 
 
-def test_the_status_counts_skipped_updates(tmp_path: Path):
+def test_run_status_counts_skipped_updates(tmp_path: Path):
     run = Run(tmp_path)
     run.start({"train": {"max_steps": 10}}, {})
     run.metrics_file.write_text(json.dumps(SKIPPED) + "\n")
@@ -182,7 +184,7 @@ def test_the_status_counts_skipped_updates(tmp_path: Path):
     assert (status.step, status.loss, status.tokens_per_second) == (2, None, 10.0)
 
 
-def test_the_report_keeps_what_was_measured_after_a_skipped_update(tmp_path: Path):
+def test_report_includes_evaluations_after_a_skipped_update(tmp_path: Path):
     none, skipped = (
         {name: np.array([]) for name in TOTALS},
         {name: np.array([SKIPPED[name]]) for name in TOTALS},

@@ -1,4 +1,4 @@
-"""Memory told in advance, against what autograd saves and against the peak of fresh processes."""
+"""Estimated memory against the tensors that autograd saves and against the measured peak of processes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from benchmarks import memory as measuring
 from metapt.config import commandline
 from metapt.estimate import memory
-from metapt.estimate.memory import Ranks, all_parameters, moments, peak, saved_activations
+from metapt.estimate.memory import Ranks, all_parameters, memory_by_phase, peak, saved_activations
 from metapt.models.meta_lm import build_meta_lm
 
 TOLERANCE = 0.15
@@ -16,11 +16,11 @@ TOLERANCE = 0.15
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("scale", ["nano", "tiny"])
-def test_saved_activations_are_what_autograd_saves(
+def test_saved_activations_equal_those_of_autograd(
     monkeypatch: pytest.MonkeyPatch, scale: str, precision: str
 ):
-    """Counted by storage, parameters left out, over two shapes of the input."""
-    # an engine of ZeRO 3 in another test of this process has put DeepSpeed's in its place, for good
+    """Compare bytes of storage without parameters, for two input shapes."""
+    # A ZeRO 3 engine in an earlier test of this process has replaced this function permanently.
     monkeypatch.setattr(torch.nn.functional, "linear", torch._C._nn.linear)
     words = [f"model={scale}", f"train.precision={precision}", "model.vocab_size=512", "data.vocab_size=512"]
     config = commandline.load("pretrain", words)
@@ -39,7 +39,7 @@ def test_saved_activations_are_what_autograd_saves(
         assert saved_activations(config.model, windows, length, precision) == pytest.approx(counted, rel=0.01)
 
 
-def test_parameters_are_counted_with_the_head():
+def test_parameter_count_includes_the_episode_head():
     config = commandline.load("pretrain", ["objective=maml"])
     assert all_parameters(config) == sum(value.numel() for value in build_meta_lm(config).parameters())
 
@@ -55,9 +55,9 @@ CASES = [
 
 @pytest.mark.commands
 @pytest.mark.parametrize(("size", "kind", "words"), CASES)
-def test_the_peak_is_as_told(size: str, kind: str, words: list[str]):
-    moment, told = measuring.predicted(size, kind, words)
-    assert told == pytest.approx(measuring.measured(size, kind, words), rel=TOLERANCE), moment
+def test_estimated_peak_matches_the_measured_peak(size: str, kind: str, words: list[str]):
+    phase, estimated = measuring.estimate(size, kind, words)
+    assert estimated == pytest.approx(measuring.measure(size, kind, words), rel=TOLERANCE), phase
 
 
 def largest(*words: str, ranks: int = 4, kind: str = "lm", device: str = "cuda") -> int:
@@ -65,23 +65,23 @@ def largest(*words: str, ranks: int = 4, kind: str = "lm", device: str = "cuda")
     return peak(config, kind, Ranks(ranks, device))[1].total
 
 
-def test_sharding_saves_what_it_shards():
+def test_sharding_divides_the_optimizer_state():
     parameters = 4 * all_parameters(commandline.load("pretrain", ["model=large", "objective=maml"]))
-    at_step = {
-        ds: moments(
+    in_step = {
+        ds: memory_by_phase(
             commandline.load("pretrain", ["model=large", "objective=maml", f"ds={ds}"]),
             "episode",
             Ranks(4, "cuda"),
-        )["step"]
+        )["optimizer step"]
         for ds in ("zero0", "zero2", "zero2_offload")
     }
-    assert at_step["zero0"].optimizer == 2 * parameters  # two moments
-    assert at_step["zero2"].optimizer == 3 * parameters // 4  # and the master copy, of a quarter
-    assert at_step["zero2"].gradients == parameters // 4
-    assert at_step["zero2_offload"].optimizer == 0 < at_step["zero2_offload"].host
+    assert in_step["zero0"].optimizer == 2 * parameters  # two AdamW moments
+    assert in_step["zero2"].optimizer == 3 * parameters // 4  # with the master copy, of a quarter
+    assert in_step["zero2"].gradients == parameters // 4
+    assert in_step["zero2_offload"].optimizer == 0 < in_step["zero2_offload"].host
 
 
-def test_the_peak_grows_with_what_must_be_kept():
+def test_peak_grows_with_batch_precision_and_scope():
     assert largest("train.micro_batch=16") > largest("train.micro_batch=8")
     assert largest("train.precision=fp32") > largest()
     full, last = (["ds=zero2", f"meta.scope={scope}"] for scope in ("full", "last_n"))
@@ -89,11 +89,11 @@ def test_the_peak_grows_with_what_must_be_kept():
     assert largest("ds=zero2", ranks=8) < largest("ds=zero2", ranks=2)
 
 
-def test_stage_3_keeps_shards_of_everything_but_what_it_gathers(monkeypatch: pytest.MonkeyPatch):
+def test_stage_3_shards_everything_except_gathered_parameters(monkeypatch: pytest.MonkeyPatch):
     config = commandline.load("pretrain", ["model=large", "objective=maml", "meta.scope=full"])
     parameters = 4 * all_parameters(config)
     zero = {"stage": 3, "stage3_max_live_parameters": 100_000_000}
     monkeypatch.setattr(memory, "deepspeed_settings", lambda name: {"zero_optimization": zero})
-    told = moments(config, "episode", Ranks(8, "cuda"))
-    assert told["step"].parameters == parameters // 8 + 4 * 100_000_000
-    assert told["query"].adapted < parameters // 4  # the accumulated shard
+    phases = memory_by_phase(config, "episode", Ranks(8, "cuda"))
+    assert phases["optimizer step"].parameters == parameters // 8 + 4 * 100_000_000
+    assert phases["query"].adapted < parameters // 4  # the accumulated gradient shard

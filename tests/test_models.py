@@ -1,6 +1,8 @@
-"""Decoder sizes, initial weights, and the chunked loss against torch's own."""
+"""Decoder sizes and initial weights; chunked loss, tiled attention and compiled parts equal torch's own."""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -14,17 +16,17 @@ from metapt.config import commandline
 from metapt.data.episodes import EpisodeSampler, WindowIndex
 from metapt.errors import UserError
 from metapt.estimate.flops import Cost, parameter_count
-from metapt.meta.adaptation import adapt, adapt_by
-from metapt.meta.objectives import episode, next_token
+from metapt.meta.adaptation import adapt, adapt_with
+from metapt.meta.objectives import episode_objective, next_token_objective
 from metapt.models import attention, losses
 from metapt.models.decoder import EpisodeHead, build_decoder, llama_config
 from metapt.models.meta_lm import build_meta_lm, slow_in_bf16
 from metapt.training.dynamics import attention_entropy
 
-EXACT = {"tiny": 11_282_784, "small": 64_595_328, "medium": 181_095_168, "large": 569_808_384}
+PARAMETER_COUNTS = {"tiny": 11_282_784, "small": 64_595_328, "medium": 181_095_168, "large": 569_808_384}
 
 
-@pytest.mark.parametrize(("scale", "expected"), EXACT.items())
+@pytest.mark.parametrize(("scale", "expected"), PARAMETER_COUNTS.items())
 def test_exact_parameter_counts(scale: str, expected: int):
     model = commandline.load("pretrain", [f"model={scale}"]).model
     with torch.device("meta"):
@@ -33,25 +35,25 @@ def test_exact_parameter_counts(scale: str, expected: int):
     assert parameter_count(model) == expected
 
 
-def test_same_seed_same_initial_weights_for_both_objectives():
+def test_both_objectives_have_the_same_initial_weights():
     vanilla, maml = (
         build_meta_lm(commandline.load("pretrain", [f"objective={name}", "train.seed=7"]))
         for name in ("vanilla", "maml")
     )
-    assert vanilla.head is None
+    assert vanilla.episode_head is None
     for (name, left), right in zip(
         vanilla.decoder.named_parameters(), maml.decoder.parameters(), strict=True
     ):
         assert torch.equal(left, right), name
 
 
-def test_another_seed_gives_other_weights():
+def test_initial_weights_depend_on_the_seed():
     model = commandline.load("pretrain", []).model
     left, right = (build_decoder(model, seed) for seed in (0, 1))
     assert not torch.equal(left.lm_head.weight, right.lm_head.weight)
 
 
-def test_flops_agree_with_the_profiler():
+def test_flops_equal_those_of_the_profiler():
     model = commandline.load("pretrain", ["model.vocab_size=512"]).model
     decoder = build_decoder(model, 0)
     decoder.set_attn_implementation("eager")
@@ -60,7 +62,7 @@ def test_flops_agree_with_the_profiler():
         decoder(input_ids=tokens)
     measured = sum(event.flops for event in profiler.key_averages() if event.key in ("aten::mm", "aten::bmm"))
     cost = Cost.of(model, 64)
-    # The profiler sees whole attention matrices, the count their causal half.
+    # The profiler counts full attention matrices, Cost only their causal half.
     scores = 2 * model.num_layers * 2 * model.hidden_size * (64 - 65 / 2)
     expected = 64 * (cost.blocks + cost.output_layer + scores)
     assert measured == pytest.approx(expected, rel=0.02)
@@ -75,17 +77,13 @@ def test_chunked_loss_and_gradients_equal_torch(
     hidden = torch.randn(tokens, width, generator=generator, requires_grad=True)
     weight = torch.randn(vocabulary, width, generator=generator, requires_grad=True)
     targets = torch.randint(0, vocabulary, (tokens,), generator=generator)
-    before = losses.CHUNK_TOKENS["cpu"]
-    losses.CHUNK_TOKENS["cpu"] = chunk
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(losses.CHUNK_TOKENS, "cpu", chunk)
         loss = losses.linear_cross_entropy(hidden, weight, targets, torch.float32)
         gradients = torch.autograd.grad(3 * loss, [hidden, weight])
-    finally:
-        losses.CHUNK_TOKENS["cpu"] = before
     expected = cross_entropy(hidden @ weight.T, targets)
     torch.testing.assert_close(loss, expected)
-    for ours, theirs in zip(gradients, torch.autograd.grad(3 * expected, [hidden, weight]), strict=True):
-        torch.testing.assert_close(ours, theirs)
+    torch.testing.assert_close(gradients, torch.autograd.grad(3 * expected, [hidden, weight]))
 
 
 def test_chunked_loss_in_bf16_keeps_fp32_gradients():
@@ -97,15 +95,15 @@ def test_chunked_loss_in_bf16_keeps_fp32_gradients():
         losses.linear_cross_entropy(hidden, weight, targets, torch.bfloat16), [hidden, weight]
     )
     exact = torch.autograd.grad(cross_entropy(hidden @ weight.T, targets), [hidden, weight])
-    for ours, theirs in zip(gradients, exact, strict=True):
-        assert ours.dtype == torch.float32
-        assert (ours - theirs).norm() < 0.02 * theirs.norm()
+    for gradient, exact_gradient in zip(gradients, exact, strict=True):
+        assert gradient.dtype == torch.float32
+        assert (gradient - exact_gradient).norm() < 0.02 * exact_gradient.norm()
 
 
 @given(st.integers(1, 30), st.integers(2, 40))
 @settings(max_examples=10, deadline=None)
-def test_the_loss_stands_extreme_logits(tokens: int, vocabulary: int):
-    """Probabilities that underflow, of the target and of all but one class."""
+def test_chunked_loss_with_extreme_logits(tokens: int, vocabulary: int):
+    """The probabilities of the target and of all but one token underflow."""
     hidden = torch.linspace(-3e4, 3e4, tokens)[:, None].clone().requires_grad_()
     weight = torch.linspace(-1, 1, vocabulary)[:, None].clone().requires_grad_()
     targets = torch.arange(tokens) % vocabulary
@@ -117,13 +115,13 @@ def test_the_loss_stands_extreme_logits(tokens: int, vocabulary: int):
     )
 
 
-def attention_sides(
-    windows: int, length: int, heads: int, kv_heads: int, width: int, dtype: torch.dtype = torch.float64
+def random_query_key_value(
+    sequences: int, length: int, heads: int, kv_heads: int, width: int, dtype: torch.dtype = torch.float64
 ) -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(length)
-    shapes = [(windows, length, count, width) for count in (heads, kv_heads, kv_heads)]
-    drawn = [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes]
-    return [side.to(dtype).transpose(1, 2).requires_grad_() for side in drawn]
+    shapes = [(sequences, length, count, width) for count in (heads, kv_heads, kv_heads)]
+    tensors = [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes]
+    return [tensor.to(dtype).transpose(1, 2).requires_grad_() for tensor in tensors]
 
 
 @given(
@@ -131,55 +129,56 @@ def attention_sides(
 )
 @settings(max_examples=40, deadline=None)
 def test_tiled_attention_and_gradients_equal_torch(
-    windows: int, length: int, kv_heads: int, group: int, queries: int, data: st.DataObject
+    sequences: int, length: int, kv_heads: int, group: int, tile_queries: int, data: st.DataObject
 ):
-    sides = attention_sides(windows, length, kv_heads * group, kv_heads, 4)
-    weights = torch.randn(windows, kv_heads * group, length, 4, dtype=torch.float64)
+    inputs = random_query_key_value(sequences, length, kv_heads * group, kv_heads, 4)
+    weights = torch.randn(sequences, kv_heads * group, length, 4, dtype=torch.float64)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(attention, "QUERIES", queries)
-        patch.setattr(attention, "SCORES", data.draw(st.integers(1, 3000)))
-        found = attention.causal_attention(*sides, 0.3)
-        gradients = torch.autograd.grad((found * weights).sum(), sides)
-    expected = scaled_dot_product_attention(*sides, is_causal=True, scale=0.3, enable_gqa=True)
-    torch.testing.assert_close(found, expected)
-    # keys and values gather the gradients of many queries in fp32
+        patch.setattr(attention, "TILE_QUERIES", tile_queries)
+        patch.setattr(attention, "TILE_SCORES", data.draw(st.integers(1, 3000)))
+        out = attention.causal_attention(*inputs, 0.3)
+        gradients = torch.autograd.grad((out * weights).sum(), inputs)
+    expected = scaled_dot_product_attention(*inputs, is_causal=True, scale=0.3, enable_gqa=True)
+    torch.testing.assert_close(out, expected)
+    # Gradients of keys and values sum over many queries in fp32.
     torch.testing.assert_close(
-        gradients, torch.autograd.grad((expected * weights).sum(), sides), rtol=1e-5, atol=1e-5
+        gradients, torch.autograd.grad((expected * weights).sum(), inputs), rtol=1e-5, atol=1e-5
     )
 
 
-def test_tiled_attention_in_bf16_is_as_near_to_fp32_as_eager():
-    sides = attention_sides(2, 150, 12, 4, 16, torch.float32)
-    coarse = [side.detach().bfloat16().requires_grad_() for side in sides]
-    exact = scaled_dot_product_attention(*sides, is_causal=True, scale=0.25, enable_gqa=True)
-    tiled = attention.causal_attention(*coarse, 0.25)
+def test_bf16_error_of_tiled_attention_is_that_of_eager():
+    inputs = random_query_key_value(2, 150, 12, 4, 16, torch.float32)
+    rounded = [tensor.detach().bfloat16().requires_grad_() for tensor in inputs]
+    exact = scaled_dot_product_attention(*inputs, is_causal=True, scale=0.25, enable_gqa=True)
+    tiled = attention.causal_attention(*rounded, 0.25)
     assert tiled.dtype == torch.bfloat16
-    later = torch.ones(150, 150, dtype=torch.bool).triu(1)
-    query, key, value = (side.repeat_interleave(12 // side.shape[1], dim=1) for side in coarse)
-    scores = (query @ key.mT * 0.25).masked_fill(later, float("-inf"))
+    future = torch.ones(150, 150, dtype=torch.bool).triu(1)
+    query, key, value = (tensor.repeat_interleave(12 // tensor.shape[1], dim=1) for tensor in rounded)
+    scores = (query @ key.mT * 0.25).masked_fill(future, float("-inf"))
     eager = scores.softmax(dim=-1, dtype=torch.float32).bfloat16() @ value
     assert (tiled - exact).norm() <= 1.1 * (eager - exact).norm()
-    gradients = [
-        torch.autograd.grad(out.float().square().sum(), of) for out, of in ((tiled, coarse), (eager, coarse))
-    ]
-    for ours, theirs, right in zip(*gradients, torch.autograd.grad(exact.square().sum(), sides), strict=True):
-        assert (ours - right).norm() <= 1.1 * (theirs - right).norm()
+    tiled_gradients, eager_gradients = (
+        torch.autograd.grad(out.float().square().sum(), rounded) for out in (tiled, eager)
+    )
+    exact_gradients = torch.autograd.grad(exact.square().sum(), inputs)
+    for ours, theirs, expected in zip(tiled_gradients, eager_gradients, exact_gradients, strict=True):
+        assert (ours - expected).norm() <= 1.1 * (theirs - expected).norm()
 
 
-def test_attention_is_tiled_under_autocast_alone(monkeypatch: pytest.MonkeyPatch):
-    called = []
+def test_attention_is_tiled_under_autocast_only(monkeypatch: pytest.MonkeyPatch):
+    calls = []
     monkeypatch.setattr(
         attention,
         "causal_attention",
-        lambda query, *rest: called.append(query.dtype) or torch.zeros_like(query),
+        lambda query, *others: calls.append(query.dtype) or torch.zeros_like(query),
     )
     for precision in ("fp32", "bf16"):
         meta_lm = build_meta_lm(commandline.load("pretrain", [f"train.precision={precision}"]))
-        meta_lm.states(torch.zeros((1, 8), dtype=torch.long))
-        assert called == [torch.bfloat16] * (len(meta_lm.decoder.model.layers) if precision == "bf16" else 0)
+        meta_lm.hidden_states(torch.zeros((1, 8), dtype=torch.long))
+        assert calls == [torch.bfloat16] * (len(meta_lm.decoder.model.layers) if precision == "bf16" else 0)
 
 
-def test_lm_loss_is_the_librarys_loss():
+def test_lm_loss_equals_that_of_transformers():
     meta_lm = build_meta_lm(commandline.load("pretrain", []))
     sequences = torch.randint(0, 2048, (3, 33), generator=torch.Generator().manual_seed(0))
     expected = meta_lm.decoder(input_ids=sequences, labels=sequences).loss
@@ -189,75 +188,91 @@ def test_lm_loss_is_the_librarys_loss():
 @pytest.mark.nightly
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("scope", ["head", "full"])
-def test_compiled_blocks_give_the_same(stream_of, scope: str, precision: str):
-    """Losses and gradients of both objectives over windows of several lengths, and attention entropies, to rounding."""
+def test_compiled_blocks_equal_eager_ones(stream_of, scope: str, precision: str):
+    """Losses, gradients and attention entropies are equal up to rounding, over windows of several lengths."""
+    eager, compiled = (
+        results_of_objectives(stream_of, scope, precision, compile=flag) for flag in ("false", "true")
+    )
+    assert compiled.parameter_names == eager.parameter_names
+    bound = {"fp32": 1e-4, "bf16": 0.15}[precision]  # in bf16, rounded states flip ReLUs of the episode head
+    assert compiled.losses == pytest.approx(eager.losses, rel=bound)
+    for vector, expected in zip(compiled.vectors, eager.vectors, strict=True):
+        assert (vector - expected).norm() <= bound * expected.norm()
+
+
+class Results(NamedTuple):
+    parameter_names: list[str]
+    losses: list[float]
+    vectors: list[torch.Tensor]
+    """The gradient of each loss, and the attention entropies."""
+
+
+def results_of_objectives(stream_of, scope: str, precision: str, compile: str) -> Results:
+    """One next-token loss and two episodes."""
     tokens = np.random.default_rng(0).integers(2, 50, 20_000)
-    plain, compiled = ([], [])
-    for found, switch in ((plain, "false"), (compiled, "true")):
-        words = [
-            "objective=maml",
-            "meta.max_window_fraction=1",
-            "meta.head_dropout=0",
-            "meta.inner_steps=2",
-            f"meta.scope={scope}",
-        ]
-        config = commandline.load(
-            "pretrain", [*words, f"train.precision={precision}", f"train.compile={switch}"]
-        )
-        meta_lm = build_meta_lm(config)
-        index = WindowIndex.build(tokens, 64, config.meta.window, config.meta.min_context)
-        sampler = EpisodeSampler(stream_of(tokens), index, config.meta, 0, 1, 0)
-        outcomes = [next_token(meta_lm, torch.from_numpy(tokens[: 2 * 33].reshape(2, 33)))]
-        outcomes += [episode(meta_lm, sampler.episode(0, task), config.meta, 0, 0, task) for task in range(2)]
-        for outcome in outcomes:
-            meta_lm.zero_grad()
-            outcome.loss.backward()
-            gradient = torch.cat([value.grad.flatten() for value in meta_lm.parameters()])
-            found.append((outcome.loss.item(), gradient))
-        entropies = attention_entropy(meta_lm, torch.from_numpy(tokens[:40].reshape(1, 40)))
-        found.append((0.0, torch.tensor(entropies["attention_entropy_nats"])))
-        names = [name for name, _ in meta_lm.named_parameters()]
-    assert names == [
-        name for name, _ in build_meta_lm(commandline.load("pretrain", words)).named_parameters()
+    arguments = [
+        "objective=maml",
+        "meta.max_window_fraction=1",
+        "meta.head_dropout=0",
+        "meta.inner_steps=2",
+        f"meta.scope={scope}",
+        f"train.precision={precision}",
+        f"train.compile={compile}",
     ]
-    bound = {"fp32": 1e-4, "bf16": 0.15}[precision]  # in bf16 rounded states flip ReLUs of the head
-    for (ours, found_gradient), (theirs, gradient) in zip(compiled, plain, strict=True):
-        assert ours == pytest.approx(theirs, rel=bound)
-        assert (found_gradient - gradient).norm() <= bound * gradient.norm()
+    config = commandline.load("pretrain", arguments)
+    meta_lm = build_meta_lm(config)
+    index = WindowIndex.build(tokens, 64, config.meta.window, config.meta.min_context)
+    sampler = EpisodeSampler(stream_of(tokens), index, config.meta, 0, 1, 0)
+    outputs = [next_token_objective(meta_lm, torch.from_numpy(tokens[: 2 * 33].reshape(2, 33)))]
+    outputs += [
+        episode_objective(meta_lm, sampler.episode(0, number), config.meta, 0, 0, number)
+        for number in range(2)
+    ]
+    vectors = []
+    for output in outputs:
+        meta_lm.zero_grad()
+        output.loss.backward()
+        vectors.append(torch.cat([value.grad.flatten() for value in meta_lm.parameters()]))
+    entropies = attention_entropy(meta_lm, torch.from_numpy(tokens[:40].reshape(1, 40)))
+    vectors.append(torch.tensor(entropies["attention_entropy_nats"]))
+    names = [name for name, _ in meta_lm.named_parameters()]
+    return Results(names, [output.loss.item() for output in outputs], vectors)
 
 
-def test_the_inner_step_of_the_head_is_that_of_the_loop():
-    """As a pure function, compiled and not, against autograd on adapted copies."""
+def test_functional_inner_step_equals_autograd():
+    """EpisodeHead.inner_step, compiled and not, against the inner loop on copies of the parameters."""
     head = EpisodeHead(16, 24, 5, 4, 0.0, seed=0)
     generator = torch.Generator().manual_seed(0)
-    states, labels = torch.randn(20, 16, generator=generator), torch.arange(5).repeat(4)
-    start, losses = dict(head.named_parameters()), []
+    hidden, labels = torch.randn(20, 16, generator=generator), torch.arange(5).repeat(4)
+    initial, expected_losses = dict(head.named_parameters()), []
 
-    def support_loss(values):
-        losses.append(cross_entropy(head.logits(states, values), labels))
-        return losses[-1]
+    def support_loss(parameters):
+        expected_losses.append(cross_entropy(head.logits(hidden, parameters), labels))
+        return expected_losses[-1]
 
-    expected = adapt(support_loss, start, 3, 0.1).values
-    for step in (head.inner_step, torch.compile(head.inner_step, fullgraph=True)):
-        found = []
+    expected = adapt(support_loss, initial, 3, 0.1).parameters
+    for inner_step in (head.inner_step, torch.compile(head.inner_step, fullgraph=True)):
+        step_losses = []
 
-        def moved(values, step=step, found=found):
-            values, loss, logits = step(values, states, labels, 0.1)
-            found.append(loss)
+        def step(parameters, inner_step=inner_step, step_losses=step_losses):
+            updated, loss, logits = inner_step(parameters, hidden, labels, 0.1)
+            step_losses.append(loss)
             torch.testing.assert_close(cross_entropy(logits, labels), loss)
-            return values
+            return updated
 
-        torch.testing.assert_close(adapt_by(moved, start, 3).values, expected, rtol=1e-5, atol=1e-7)
-        torch.testing.assert_close(torch.stack(found), torch.stack(losses).detach(), rtol=1e-6, atol=0)
+        torch.testing.assert_close(adapt_with(step, initial, 3).parameters, expected, rtol=1e-5, atol=1e-7)
+        torch.testing.assert_close(
+            torch.stack(step_losses), torch.stack(expected_losses).detach(), rtol=1e-6, atol=0
+        )
 
 
-def test_compiled_blocks_and_zero_3_exclude_each_other():
-    with pytest.raises(UserError, match=r"train\.compile=true: ds=zero3"):
+def test_train_compile_is_rejected_with_zero3():
+    with pytest.raises(UserError, match=r"train\.compile=true: not supported with ds=zero3"):
         commandline.load("pretrain", ["train.compile=true", "ds=zero3"])
 
 
 @pytest.mark.parametrize(
-    ("device", "has", "slow"),
+    ("device", "capabilities", "slow"),
     [
         ("cpu", {"avx512_f": True, "avx512_bf16": False, "amx_bf16": False}, True),
         ("cpu", {"avx512_f": True, "avx512_bf16": True, "amx_bf16": False}, False),
@@ -267,8 +282,8 @@ def test_compiled_blocks_and_zero_3_exclude_each_other():
         ("cuda", {}, False),
     ],
 )
-def test_processors_that_are_slow_in_bf16(
-    device: str, has: dict[str, bool], slow: bool, monkeypatch: pytest.MonkeyPatch
+def test_slow_in_bf16(
+    device: str, capabilities: dict[str, bool], slow: bool, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
     assert slow_in_bf16(torch.device(device)) is slow

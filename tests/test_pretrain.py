@@ -1,4 +1,4 @@
-"""`python -m metapt.pretrain` as a user meets it: runs, refuses, exports. How it stops: test_interruption.py."""
+"""The command metapt.pretrain: results, exports and rejected configurations. test_interruption.py covers stopping."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from metapt.training.trainer import learning_rate
 pytestmark = pytest.mark.commands
 
 
-def pretrain(arguments: list[str], run_dir: Path, *more: str) -> subprocess.CompletedProcess:
-    return run_module("metapt.pretrain", [*arguments, f"run_dir={run_dir}", *more])
+def pretrain(arguments: list[str], run_dir: Path, *overrides: str) -> subprocess.CompletedProcess:
+    return run_module("metapt.pretrain", [*arguments, f"run_dir={run_dir}", *overrides])
 
 
 @pytest.fixture(scope="module")
 def finished(nano_arguments: list[str], tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A MAML run that was never interrupted."""
+    """A finished run with objective=maml."""
     run = Run(tmp_path_factory.mktemp("runs") / "maml")
     done = pretrain(nano_arguments, run.path, "objective=maml")
     assert done.returncode == 0, done.stderr
@@ -40,7 +40,7 @@ def weights(run: Run, step: int = 8) -> dict[str, torch.Tensor]:
     return load_file(run.checkpoint(step) / "model" / "model.safetensors")
 
 
-def test_metrics_keep_the_objectives_apart(finished: Run):
+def test_metrics_of_each_objective(finished: Run):
     lines = list(finished.metrics())
     updates = [line for line in lines if line["kind"] not in ("eval", "dynamics")]
     assert [line["step"] for line in updates] == list(range(1, 9))
@@ -62,20 +62,20 @@ def test_metrics_keep_the_objectives_apart(finished: Run):
     ).tolist()
 
 
-def test_training_lowers_the_heldout_loss(finished: Run):
+def test_training_lowers_the_eval_loss(finished: Run):
     first, *_, last = (line["eval_loss_nats"] for line in finished.metrics() if line["kind"] == "eval")
     assert first == pytest.approx(np.log(2048), abs=0.1)  # untrained: uniform over the vocabulary
     assert last < first - 0.1
 
 
 def test_result_and_provenance(finished: Run):
-    result, made = finished.result(), finished.provenance()
+    result, provenance = finished.result(), finished.provenance()
     assert result["steps"] == 8
     assert result["origin"]["parameters"] == 272_976
     assert result["generated_data"] is True
     assert result["eval_perplexity"] == pytest.approx(np.exp(result["eval_loss_nats"]))
-    assert made["fingerprints"]["corpus"] == result["origin"]["corpus_fingerprint"]
-    assert made["versions"]["torch"].startswith(torch.__version__.split("+")[0])
+    assert provenance["fingerprints"]["corpus"] == result["origin"]["corpus_fingerprint"]
+    assert provenance["versions"]["torch"].startswith(torch.__version__.split("+")[0])
 
 
 def test_checkpoints_load_with_transformers(finished: Run):
@@ -89,55 +89,57 @@ def test_checkpoints_load_with_transformers(finished: Run):
     assert atomic_folders.problem(finished.checkpoint(8)) is None
 
 
-def test_a_finished_run_is_left_alone(finished: Run, nano_arguments: list[str]):
+def test_a_finished_run_is_not_repeated(finished: Run, nano_arguments: list[str]):
     before = finished.result_file.stat().st_mtime_ns
     again = pretrain(nano_arguments, finished.path, "objective=maml")
     assert again.returncode == 0
-    assert "done already" in again.stdout
+    assert "already done" in again.stdout
     assert finished.result_file.stat().st_mtime_ns == before
 
 
-def test_vanilla_starts_from_the_same_weights(finished: Run, nano_arguments: list[str], tmp_path: Path):
+def test_both_objectives_start_from_the_same_weights(
+    finished: Run, nano_arguments: list[str], tmp_path: Path
+):
     run = Run(tmp_path / "vanilla")
     assert pretrain(nano_arguments, run.path, "objective=vanilla", "train.max_steps=2").returncode == 0
-    mine, theirs = weights(run, 0), weights(finished, 0)
-    assert all(torch.equal(mine[name], theirs[name]) for name in theirs)
+    vanilla, maml = weights(run, 0), weights(finished, 0)
+    assert all(torch.equal(vanilla[name], maml[name]) for name in maml)
 
 
-def test_the_newest_checkpoints_are_kept_and_a_damaged_one_never_instead_of_an_intact_one(
+def test_keep_checkpoints_does_not_count_damaged_ones(
     nano_arguments: list[str], finished: Run, tmp_path: Path
 ):
     run = Run(tmp_path / "kept")
     shutil.copytree(finished.path, run.path)
     run.result_file.unlink()
     (run.checkpoint(8) / "state.json").write_text("{}")
-    words = ["objective=maml", "train.keep_checkpoints=1", "train.checkpoint_every=4"]
-    assert pretrain(nano_arguments, run.path, *words).returncode == 0
+    arguments = ["objective=maml", "train.keep_checkpoints=1", "train.checkpoint_every=4"]
+    assert pretrain(nano_arguments, run.path, *arguments).returncode == 0
     assert [step for step, _ in run.checkpoints()] == [8]
     assert atomic_folders.problem(run.checkpoint(8)) is None
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_a_processor_without_bf16_units_is_told(precision: str, nano_arguments: list[str], tmp_path: Path):
-    words = ["objective=vanilla", "train.max_steps=2", f"train.precision={precision}"]
-    done = pretrain(nano_arguments, tmp_path / "run", *words)
+def test_warns_if_the_cpu_emulates_bf16(precision: str, nano_arguments: list[str], tmp_path: Path):
+    arguments = ["objective=vanilla", "train.max_steps=2", f"train.precision={precision}"]
+    done = pretrain(nano_arguments, tmp_path / "run", *arguments)
     assert done.returncode == 0
-    told = precision == "bf16" and slow_in_bf16(torch.device("cpu"))
-    assert (SLOW_BF16 in done.stderr) is told
+    warns = precision == "bf16" and slow_in_bf16(torch.device("cpu"))
+    assert (SLOW_BF16 in done.stderr) is warns
 
 
-def test_another_configuration_in_the_folder_is_refused(
+def test_a_run_folder_with_another_configuration_is_rejected(
     finished: Run, nano_arguments: list[str], tmp_path: Path
 ):
     unfinished = Run(tmp_path / "unfinished")
     shutil.copytree(finished.path, unfinished.path)
     unfinished.result_file.unlink()
     for run in (finished, unfinished):
-        refused = pretrain(nano_arguments, run.path, "objective=maml", "train.seed=5", "meta.rho=0.4")
-        assert refused.returncode == 2
-        assert "train.seed: recorded 0, requested 5" in refused.stderr
-        assert "meta.rho: recorded 0.5, requested 0.4" in refused.stderr
-        assert "Traceback" not in refused.stderr
+        rejected = pretrain(nano_arguments, run.path, "objective=maml", "train.seed=5", "meta.rho=0.4")
+        assert rejected.returncode == 2
+        assert "train.seed: recorded 0, requested 5" in rejected.stderr
+        assert "meta.rho: recorded 0.5, requested 0.4" in rejected.stderr
+        assert "Traceback" not in rejected.stderr
 
 
 def test_the_recorded_configuration_is_complete(finished: Run):
@@ -146,7 +148,7 @@ def test_the_recorded_configuration_is_complete(finished: Run):
     assert {"cache_dir", "text_dir", "tokenizer"} <= recorded["data"].keys()
 
 
-def test_a_tokenizer_too_large_for_the_model_is_refused(
+def test_a_tokenizer_larger_than_the_vocabulary_is_rejected(
     tmp_path: Path, nano_arguments: list[str], finished: Run
 ):
     tokenizer = finished.checkpoint(8) / "model" / "tokenizer.json"
@@ -155,8 +157,8 @@ def test_a_tokenizer_too_large_for_the_model_is_refused(
     assert "model.vocab_size=1024; give model.vocab_size=2048" in done.stderr
 
 
-def test_two_processes_never_share_a_run(finished: Run, nano_arguments: list[str], tmp_path: Path):
-    run = Run(tmp_path / "claimed")
+def test_a_run_folder_is_locked_by_its_process(finished: Run, nano_arguments: list[str], tmp_path: Path):
+    run = Run(tmp_path / "locked")
     with run.locked():
         second = pretrain(nano_arguments, run.path)
     assert second.returncode == 1

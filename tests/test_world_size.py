@@ -1,4 +1,4 @@
-"""The number of ranks does not change what is learned, nor does changing it on the way."""
+"""The number of ranks does not affect the result, even if it changes during a run."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ KINDS = {
 LOGGED = ("lm_loss_nats", "query_loss_nats", "eval_loss_nats", "grad_norm", "mask_position_tokens")
 
 
-def test_two_ranks_learn_what_one_does(nano_arguments: list[str], tmp_path: Path):
-    """Same batches and episodes on any number of ranks, at every stage; weights agree to rounding."""
+def test_two_ranks_equal_one(nano_arguments: list[str], tmp_path: Path):
+    """Batches and episodes are the same on any number of ranks and at every ZeRO stage; weights agree up to rounding."""
     fixed = [*nano_arguments, "train.max_steps=3", "train.lr=1e-3", "train.checkpoint_every=3"]
     runs = {ranks: {kind: Run(tmp_path / f"{kind}-{ranks}") for kind in KINDS} for ranks in (1, 2)}
-    for ranks, chosen in runs.items():
+    for ranks, by_kind in runs.items():
         done = pretrain_many(
-            [[*fixed, *KINDS[kind], f"run_dir={run.path}"] for kind, run in chosen.items()], ranks
+            [[*fixed, *KINDS[kind], f"run_dir={run.path}"] for kind, run in by_kind.items()], ranks
         )
         assert done.returncode == 0, done.stderr
     for kind in KINDS:
@@ -43,56 +43,61 @@ def test_two_ranks_learn_what_one_does(nano_arguments: list[str], tmp_path: Path
     "ranks",
     [pytest.param((2, 1, 2), id="2, 1, 2"), pytest.param((2, 4, 1), id="2, 4, 1", marks=pytest.mark.nightly)],
 )
-def test_a_run_goes_on_with_other_ranks(
+def test_a_run_resumes_on_another_number_of_ranks(
     nano_arguments: list[str], tmp_path: Path, ranks: tuple[int, int, int]
 ):
-    """Two updates on each number of ranks in turn: the same data in the same order, the losses of one rank."""
+    """With two updates on each number of ranks, the losses equal those of one rank."""
     schedule = ["train.max_steps=6", "train.checkpoint_every=2", "train.eval_every=2", "train.lr=1e-3"]
     units = ["train.micro_batches_per_update=4", "meta.tasks_per_step=4"]
-    words = {kind: [*nano_arguments, *schedule, *units, *more] for kind, more in KINDS.items()}
+    arguments = {kind: [*nano_arguments, *schedule, *units, *own] for kind, own in KINDS.items()}
 
     def train(runs: dict[str, Run], count: int) -> str:
-        done = pretrain_many([[*words[kind], f"run_dir={run.path}"] for kind, run in runs.items()], count)
+        done = pretrain_many([[*arguments[kind], f"run_dir={run.path}"] for kind, run in runs.items()], count)
         assert done.returncode == 0, done.stderr
         return done.stderr
 
-    alone = {kind: Run(tmp_path / "alone" / kind) for kind in KINDS}
-    moved = {kind: Run(tmp_path / "moved" / kind) for kind in KINDS}
-    train(alone, 1)
-    train(moved, ranks[0])
+    one_rank = {kind: Run(tmp_path / "one" / kind) for kind in KINDS}
+    resumed = {kind: Run(tmp_path / "resumed" / kind) for kind in KINDS}
+    train(one_rank, 1)
+    train(resumed, ranks[0])
     for done, count in zip((2, 4), ranks[1:], strict=True):
-        for run in moved.values():
-            go_back(run, done)
-        assert f"these are {count}: the same data in the same order" in train(moved, count)
+        for run in resumed.values():
+            truncate(run, done)
+        assert f"now there are {count}: the data and their order stay the same" in train(resumed, count)
     for kind in KINDS:
-        compare_runs(alone[kind], moved[kind])
+        compare_runs(resumed[kind], one_rank[kind])
 
 
-def go_back(run: Run, step: int) -> None:
-    """Leaves the folder as an interruption after `step` updates would have left it."""
+def truncate(run: Run, step: int) -> None:
+    """Change a run folder to what an interruption after `step` updates leaves."""
     run.result_file.unlink()
-    for _, folder in [each for each in run.checkpoints() if each[0] > step]:
-        shutil.rmtree(folder)
+    for saved, folder in run.checkpoints():
+        if saved > step:
+            shutil.rmtree(folder)
     run.trim_metrics(step)
 
 
-def compare_runs(one: Run, other: Run) -> None:
-    """The same lines of metrics.jsonl, to rounding."""
-    for left, right in zip(one.metrics(), other.metrics(), strict=True):
-        assert (left["step"], left["kind"]) == (right["step"], right["kind"])
+def compare_runs(run: Run, expected: Run) -> None:
+    """Lines of metrics.jsonl are equal up to rounding."""
+    for line, expected_line in zip(run.metrics(), expected.metrics(), strict=True):
+        step, kind = line["step"], line["kind"]
+        assert (step, kind) == (expected_line["step"], expected_line["kind"])
         for name in LOGGED:
-            if name in left:
-                assert left[name] == pytest.approx(right[name], rel=1e-3), (one.path, left["step"], name)
+            if name in line:
+                assert line[name] == pytest.approx(expected_line[name], rel=1e-3), (run.path, step, name)
 
 
-def compare_weights(one: Run, other: Run, step: int) -> None:
-    left, right = (load_file(run.checkpoint(step) / "model" / "model.safetensors") for run in (one, other))
-    for name, value in left.items():
-        # Adam turns the sign of a gradient that is all rounding into a step of up to lr.
-        assert ((value - right[name]).abs() > 1e-5).float().mean() < 0.01, (one.path, name)
+def compare_weights(run: Run, expected: Run, step: int) -> None:
+    weights, expected_weights = (
+        load_file(each.checkpoint(step) / "model" / "model.safetensors") for each in (run, expected)
+    )
+    for name, value in weights.items():
+        # Adam turns the sign of a gradient that is pure rounding error into a step of up to lr.
+        differs = (value - expected_weights[name]).abs() > 1e-5
+        assert differs.float().mean() < 0.01, (run.path, name)
 
 
-def test_units_must_divide_by_the_ranks(nano_arguments: list[str], tmp_path: Path):
+def test_units_must_be_a_multiple_of_the_number_of_ranks(nano_arguments: list[str], tmp_path: Path):
     done = pretrain_many(
         [[*nano_arguments, f"run_dir={tmp_path / 'odd'}", "train.micro_batches_per_update=3"]], ranks=2
     )
