@@ -16,12 +16,12 @@ from rich.console import Console
 from metapt import load_tagger
 from metapt.config import TagConfig, commandline
 from metapt.errors import UserError, run_command
-from metapt.inference.formatting import as_iob2, as_json, bracketed, coloured, paint
+from metapt.inference.formatting import as_iob2, as_json, colour_text, with_brackets, with_colours
 from metapt.inference.streams import (
     COLUMN_SUFFIXES,
     InputSentence,
+    available_lines,
     column_sentences,
-    lines_as_they_come,
     text_sentences,
 )
 
@@ -49,7 +49,7 @@ def main(argv: Sequence[str]) -> None:
     in_colour = config.format == "text" and console.color_system is not None and not console.no_color
     if in_colour:
         types = dict.fromkeys(tag[2:] for tag in tagger.tags if tag != "O")
-        print(" ".join(paint(name, f" {name} ") for name in types), file=sys.stderr)
+        print(" ".join(colour_text(name, f" {name} ") for name in types), file=sys.stderr)
     with _input_batches(config, sentences) as batches:
         for batch in batches:
             tagged = tagger.tag([sentence.content for sentence in batch])
@@ -59,7 +59,7 @@ def main(argv: Sequence[str]) -> None:
                 elif config.format == "iob2":
                     print(as_iob2(result, source.comments), end="")
                 else:
-                    print(coloured(result) if in_colour else bracketed(result))
+                    print(with_colours(result) if in_colour else with_brackets(result))
             sys.stdout.flush()
 
 
@@ -79,7 +79,7 @@ def _input_batches(config: TagConfig, sentences: Sequence[str]) -> Iterator[Iter
 
 def _read(config: TagConfig, stream: BinaryIO, name: str) -> Iterator[list[InputSentence]]:
     """The sentences of a stream in the configured input format; `name` is that of the file, for error messages."""
-    lines = lines_as_they_come(stream, name)
+    lines = available_lines(stream, name)
     input_format = config.input_format
     if input_format == "auto":
         input_format = "iob2" if name.endswith(COLUMN_SUFFIXES) else "text"

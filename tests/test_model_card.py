@@ -1,4 +1,4 @@
-"""The model card: what the hub reads of it, what it says and leaves out, and that its code gives the tagger's tags."""
+"""The model card: its header for the hub, its text, and the code in it, which must reproduce the tagger's tags."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ WORDS = '["Pumunta", "si", "Maria", "sa", "Cebu", "."]'  # in the code of the ca
 
 
 def result_of(sources: list[str], tests: list[str], **more: Any) -> dict[str, Any]:
-    """A result.json of a run that finds every second entity."""
+    """The result.json of a run that predicts every second sentence correctly and finds nothing in the others."""
     sentences = labelled(40, 3)
     guesses = [each.tags if number % 2 else ("O",) * len(each.tags) for number, each in enumerate(sentences)]
     origin = {
@@ -63,14 +63,14 @@ def card_of(result: dict[str, Any], **ner: Any) -> tuple[ModelCard, str]:
     return ModelCard(text), text
 
 
-def test_licences_are_known_of_every_set_there_is() -> None:
+def test_every_known_set_has_a_licence() -> None:
     assert SETS.keys() == {*ALL_SETS, *demo.SET_SPLITS}
     assert [name for name, facts in SETS.items() if facts.is_non_commercial] == ["tl_ugnayan"]
     assert shared_licence(["en_ewt", "sk_snk"]) == "cc-by-sa-4.0"
     assert shared_licence(["en_ewt", "en_pud"]) == shared_licence(["my_news"]) == "other"
 
 
-def test_the_hub_reads_licence_languages_data_and_scores() -> None:
+def test_header_for_the_hub() -> None:
     card, _ = card_of(result_of(["en_ewt", "sk_snk"], ["ceb_gja", "en_ewt"]))
     data = card.data
     assert (data.license, data.language, data.pipeline_tag) == (
@@ -81,53 +81,53 @@ def test_the_hub_reads_licence_languages_data_and_scores() -> None:
     assert data.datasets == ["universalner/universal_ner"]
     assert data.model_name == "metapt-tiny-maml-en_ewt+sk_snk-full"
     first = data.eval_results[0]
-    figures = result_of([], ["ceb_gja"])["sets"]["ceb_gja"]
+    scores = result_of([], ["ceb_gja"])["sets"]["ceb_gja"]
     assert (first.dataset_config, first.dataset_split, first.metric_type) == ("ceb_gja", "test", "f1")
-    assert first.metric_value == pytest.approx(figures["f1"], abs=1e-4)
-    assert f"{figures['gold_spans']} gold spans" in first.metric_name
+    assert first.metric_value == pytest.approx(scores["f1"], abs=1e-4)
+    assert f"{scores['gold_spans']} gold spans" in first.metric_name
 
 
-def test_it_says_what_was_measured_with_intervals_licences_and_limits() -> None:
+def test_scores_licences_and_limitations() -> None:
     result = result_of(["en_ewt"], ["ceb_gja", "en_ewt", "tl_ugnayan"])
     result["sets"]["tl_ugnayan"] |= {"gold_spans": 0, "f1_interval": [None, None]}
     card, text = card_of(result)
-    figures = result["sets"]["ceb_gja"]
-    low, high = figures["f1_interval"]
-    row = f"| ceb_gja | {figures['f1']:.3f} | {low:.3f} to {high:.3f} | {figures['precision']:.3f} |"
+    scores = result["sets"]["ceb_gja"]
+    low, high = scores["f1_interval"]
+    row = f"| ceb_gja | {scores['f1']:.3f} | [{low:.3f}, {high:.3f}] | {scores['precision']:.3f} |"
     assert row in text
-    assert low < figures["f1"] < high
+    assert low < scores["f1"] < high
     assert "| tl_ugnayan | - | - | - | - | 0 |" in text
     assert "tl_ugnayan" not in {each.dataset_name for each in card.data.eval_results}
-    assert "| tl_ugnayan | scored on | tl | cc-by-nc-sa-4.0 |" in text
-    assert "| en_ewt | tuned on and scored on | en | cc-by-sa-4.0 |" in text
-    assert "For non-commercial use only: the data of tl_ugnayan" in text
-    assert "not tuned on: ceb_gja, tl_ugnayan." in text
-    assert "21 training sentences were cut at 128 subwords" in text
+    assert "| tl_ugnayan | evaluation | tl | cc-by-nc-sa-4.0 |" in text
+    assert "| en_ewt | fine-tuning, evaluation | en | cc-by-sa-4.0 |" in text
+    assert "non-commercial use only: tl_ugnayan." in text
+    assert "not fine-tuned on: ceb_gja, tl_ugnayan." in text
+    assert "21 training sentences were truncated to 128 subwords" in text
     assert "11,282,784 parameters" in text
     assert DEMO_NOTICE not in text
 
 
-def test_what_is_generated_or_not_known_is_said_to_be() -> None:
+def test_synthetic_data_and_unknown_origin() -> None:
     card, text = card_of(result_of(["en_demo"], ["tl_demo"], generated_data=True))
     assert DEMO_NOTICE in text
-    assert "generated-data" in card.data.tags
+    assert "synthetic-data" in card.data.tags
     assert card.data.datasets is None
     card, text = card_of(result_of(["my_news"], ["my_news"], origin={"model": "folder"}))
-    assert "| my_news | tuned on and scored on | not recorded | not recorded |" in text
+    assert "| my_news | fine-tuning, evaluation | not recorded | not recorded |" in text
     described = {"my_news": {"language": "Tagalog", "licence": "GPL-3.0"}}
-    _, told = card_of(result_of(["my_news"], ["my_news"], custom_sets=described))
-    assert "| my_news | tuned on and scored on | Tagalog | GPL-3.0 |" in told
-    assert "`folder`, of which nothing else is recorded" in text
-    assert "text of pretraining is not recorded" in text
+    _, described_text = card_of(result_of(["my_news"], ["my_news"], custom_sets=described))
+    assert "| my_news | fine-tuning, evaluation | Tagalog | GPL-3.0 |" in described_text
+    assert "`folder`, about which nothing else is recorded" in text
+    assert "pretraining text is not recorded" in text
     assert (card.data.license, card.data.language) == ("other", None)
 
 
 @pytest.mark.parametrize("subword_pooling", ["first", "last", "mean"])
 @pytest.mark.parametrize(("head", "prefix_space"), [("crf", True), ("softmax", False)])
-def test_its_code_gives_the_taggers_tags_without_metapt(
+def test_code_in_the_card_reproduces_the_tags(
     tmp_path: Path, subword_pooling: str, head: str, prefix_space: bool
 ) -> None:
-    """The block of the card is run as it stands, but for the folder and the words."""
+    """The code block runs unchanged except for the folder and the words."""
     torch.manual_seed(2)
     layer = TagLayer(32, TAGS, head, dropout=0.1)
     for parameter in layer.parameters():

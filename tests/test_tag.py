@@ -27,8 +27,8 @@ from metapt.errors import UserError
 from metapt.finetuning.run_finetuning import finetune
 from metapt.inference import entity_tagger
 from metapt.inference.entity_tagger import EntityTagger
-from metapt.inference.formatting import bracketed, coloured
-from metapt.inference.streams import column_sentences, lines_as_they_come, text_sentences
+from metapt.inference.formatting import with_brackets, with_colours
+from metapt.inference.streams import available_lines, column_sentences, text_sentences
 from metapt.inference.word_splitting import word_offsets
 from metapt.tagger import encoding
 from metapt.tagger.encoding import EncodingSettings
@@ -125,7 +125,7 @@ def test_the_taggers_folder_has_a_card_with_the_runs_figures(run_dir: Path) -> N
     card = (run_dir / "tagger" / "README.md").read_text(encoding="utf-8")
     for name, figures in result["sets"].items():
         low, high = figures["f1_interval"]
-        assert f"| {name} | {figures['f1']:.3f} | {low:.3f} to {high:.3f} |" in card
+        assert f"| {name} | {figures['f1']:.3f} | [{low:.3f}, {high:.3f}] |" in card
 
 
 def test_given_words_are_kept_and_lone_sentences_are_as_in_a_batch(tagger: EntityTagger) -> None:
@@ -152,7 +152,7 @@ def test_sentences_longer_than_a_window_and_than_a_group(
     assert len(expected[0].tags) == 300
     assert expected[0].tags[:5] == ("B-PER", "O", "O", "B-LOC", "O")
     assert expected[1].tags == tagger.tag([TEXT])[0].tags
-    monkeypatch.setattr(entity_tagger, "WORDS_AT_ONCE", 10)
+    monkeypatch.setattr(entity_tagger, "MAX_GROUP_WORDS", 10)
     monkeypatch.setattr(encoding, "MAX_CACHED_WORDS", 2)
     assert [each.tags for each in tagger.tag([text, TEXT])] == [each.tags for each in expected]
 
@@ -207,11 +207,11 @@ def test_half_precision_finds_the_same_entities(run_dir: Path, tagger: EntityTag
 def test_colours_and_brackets_keep_the_text(tagger: EntityTagger, parts: list[str]) -> None:
     text = " ".join(parts)
     (found,) = tagger.tag([text])
-    assert re.sub(r"\x1b\[[\d;]*m", "", coloured(found)) == text
-    assert coloured(found).count("\x1b[0m") == len(found.entities)
-    assert bracketed(found).count("[") == text.count("[") + len(found.entities)
+    assert re.sub(r"\x1b\[[\d;]*m", "", with_colours(found)) == text
+    assert with_colours(found).count("\x1b[0m") == len(found.entities)
+    assert with_brackets(found).count("[") == text.count("[") + len(found.entities)
     for kind in ("PER", "LOC"):
-        assert bracketed(found).count(f"[{kind} ") == sum(each.type == kind for each in found.entities)
+        assert with_brackets(found).count(f"[{kind} ") == sum(each.type == kind for each in found.entities)
 
 
 class Arrivals(io.BytesIO):
@@ -227,7 +227,7 @@ class Arrivals(io.BytesIO):
 
 def test_lines_are_handed_on_as_they_come() -> None:
     stream = Arrivals("\ufeffa\r\nMar".encode(), b"ia\n\nx", b"\xc3", b"\xb1\n", b"end")
-    assert list(lines_as_they_come(stream, "f")) == [
+    assert list(available_lines(stream, "f")) == [
         [(1, "a")],
         [(2, "Maria"), (3, "")],
         [],
@@ -235,21 +235,21 @@ def test_lines_are_handed_on_as_they_come() -> None:
         [],
         [(5, "end")],
     ]
-    arriving = text_sentences(lines_as_they_come(Arrivals(b"a  b\n", b"c"), "f"))
+    arriving = text_sentences(available_lines(Arrivals(b"a  b\n", b"c"), "f"))
     assert [[each.content for each in batch] for batch in arriving] == [["a  b"], [], ["c"]]
     with pytest.raises(UserError, match="f:2: not UTF-8 at byte 3"):
-        list(lines_as_they_come(Arrivals(b"ok\nab\xff\n"), "f"))
+        list(available_lines(Arrivals(b"ok\nab\xff\n"), "f"))
 
 
 def test_blocks_of_columns_are_handed_on_when_they_end() -> None:
     data = [b"# sent_id = 1\n1\tMaria\tO\n2\t#\t", b"O\n\n\n# x\n# y\n", b"1\ta b\tO\n"]
-    arriving = list(column_sentences(lines_as_they_come(Arrivals(*data), "f"), "f", 2))
+    arriving = list(column_sentences(available_lines(Arrivals(*data), "f"), "f", 2))
     assert [[each.content for each in batch] for batch in arriving] == [[], [["Maria", "#"]], [], [["a b"]]]
     assert [each.comments for batch in arriving for each in batch] == [("# sent_id = 1",), ("# x", "# y")]
-    plain = column_sentences(lines_as_they_come(Arrivals(b"EU NNP B-ORG\n"), "f"), "f", 1)
+    plain = column_sentences(available_lines(Arrivals(b"EU NNP B-ORG\n"), "f"), "f", 1)
     assert [each.content for batch in plain for each in batch] == [["EU"]]
     with pytest.raises(UserError, match="f:1: no word in column 2 of 1"):
-        list(column_sentences(lines_as_they_come(Arrivals(b"EU\n"), "f"), "f", 2))
+        list(column_sentences(available_lines(Arrivals(b"EU\n"), "f"), "f", 2))
 
 
 def test_the_command_tags_its_sentences(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -321,7 +321,7 @@ def test_mistakes_are_told(run_dir: Path, tmp_path: Path, capsys: pytest.Capture
         ([f"checkpoint={run_dir}", "input=-", "Maria"], "not both"),
         ([f"checkpoint={run_dir}", "input=/nowhere"], "no such file"),
         ([f"checkpoint={run_dir}", f"input={tmp_path / 'bad.txt'}"], "bad.txt:2: not UTF-8"),
-        (["checkpoint=/nowhere", "Maria"], "neither a fine-tuning run nor"),
+        (["checkpoint=/nowhere", "Maria"], "neither a fine-tuning run nor a tagger folder"),
         ([f"checkpoint={begun}", "Maria"], "not finished"),
         ([f"checkpoint={run_dir.parent / 'model'}", "Maria"], "not a tagger folder"),
     ):

@@ -1,15 +1,15 @@
-"""Word features of frozen decoders on disk: computed once, read through memory maps, by any number of jobs at once.
+"""A disk cache for the word features of frozen decoders, read through memory maps by any number of jobs at once.
 
-    DIR/<key>/features.npy     fp32 [M, d]
-    DIR/<key>/key.json        what they were made from
-    DIR/<key>/manifest.json   sizes and checksums (metapt.atomic_folders), looked at whenever an entry is opened
-    DIR/<key>.lock            held by the job that looks for the entry, and makes it if it is not there
-    DIR/writing.lock          held by the job that writes or deletes
+    DIR/<key>/features.npy    fp32 [M, d]
+    DIR/<key>/key.json        what the features were computed from
+    DIR/<key>/manifest.json   sizes and checksums (metapt.atomic_folders), verified whenever an entry is opened
+    DIR/<key>.lock            held by a job while it looks for the entry, and while it computes a missing one
+    DIR/writing.lock          held by a job while it writes or deletes
 
-A key is a digest of everything that the features are a function of, so an entry is never stale: it is not found any more. Whoever
-reads an entry holds a shared lock on its file for as long as the array lives, and only what nobody reads is deleted:
-a deleted file stays readable through its map on a local disk, but not on NFS. All locks go with their process.
-The folder may be deleted when no job runs.
+The key is a digest of everything that the features depend on, so an entry is never stale. A reader holds a shared lock on
+the features file as long as the array lives, and entries in use are not deleted: a deleted file remains readable through
+its memory map on a local disk, but not on NFS. The system releases all locks of a process that dies. The folder may be
+deleted when no job is running.
 """
 
 from __future__ import annotations
@@ -18,12 +18,10 @@ import fcntl
 import hashlib
 import json
 import os
-import shutil
-import sys
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -32,57 +30,68 @@ from torch import Tensor
 
 from metapt import atomic_folders
 from metapt.files import write_json
+from metapt.finetuning.progress import log
 
-FORMAT = 1  # part of every key: raise it when the same key would mean other features
+FORMAT = 1  # part of every key; increase it when the same key would mean other features
 FEATURES_FILE, KEY_FILE = "features.npy", "key.json"
 
 
+class CacheEntry(NamedTuple):
+    """Last use in seconds since the epoch, size in bytes, and folder of an entry."""
+
+    last_used: float
+    size: int
+    folder: Path
+
+
 class FeatureCache:
-    """A folder of word features that stays below a size; what was not used for longest goes first.
+    """A folder of word features with a size limit; the least recently used entries are deleted first.
 
     Args:
-        folder: made if it is not there.
-        gigabytes: 10^9 bytes that all entries together may take.
+        folder: created if it does not exist.
+        gigabytes: limit on the total size of all entries, in 10^9 bytes.
     """
 
     def __init__(self, folder: str | Path, gigabytes: float):
-        self.folder, self._most = Path(folder).expanduser(), int(gigabytes * 1e9)
+        self.folder, self._max_bytes = Path(folder).expanduser(), int(gigabytes * 1e9)
 
     def get(self, key: Mapping[str, Any], compute: Callable[[], Tensor]) -> Tensor:
-        """The features of a key, on the CPU, the same bits as `compute` gives. Writing into them changes no file.
+        """Return the features of a key, on the CPU, with the same bits that `compute` returns.
 
-        One job computes them while others that want them wait. What finds no room, because the cache is too small or its
-        entries are all in use, or cannot be written, is not kept; the run goes on with what it has computed.
+        One job computes them while other jobs that need them wait. Features that cannot be stored (the cache is too
+        small, all entries are in use, or writing fails) are returned without being stored. Writing into the returned
+        array does not change the file.
 
         Args:
-            key: JSON values; everything that the features depend on.
-            compute: gives fp32 [M, d].
+            key: everything that the features depend on, as JSON values.
+            compute: returns fp32 [M, d].
         """
         key = {"format": FORMAT, **key}
         entry = self.folder / hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
         self.folder.mkdir(parents=True, exist_ok=True)
-        with self._making(entry):
+        with self._entry_lock(entry):
             problem = atomic_folders.problem(entry)
             if problem is not None:
                 if entry.exists():
-                    _say(f"cached word features are damaged and computed again: {problem}")
+                    log(f"warning: cached word features are damaged and will be recomputed: {problem}")
                 features = compute()
                 if not self._store(entry, key, features):
                     return features
-            return _mapped(entry / FEATURES_FILE)
+            return _memory_map(entry / FEATURES_FILE)
 
-    def _making(self, entry: Path, timeout: float = -1) -> FileLock:
+    def _entry_lock(self, entry: Path, timeout: float = -1) -> FileLock:
         return FileLock(entry.with_name(f"{entry.name}.lock"), timeout=timeout)
 
     def _store(self, entry: Path, key: Mapping[str, Any], features: Tensor) -> bool:
-        """Writes an entry, whole or not at all, if there is room for it. Its lock is held."""
+        """Write a complete entry, whose lock is held, and return whether that succeeded."""
         with FileLock(self.folder / "writing.lock"):
-            self._sweep()
+            atomic_folders.remove_leftovers(self.folder, "*")
             try:
-                atomic_folders.remove(entry)  # if it is damaged
+                atomic_folders.remove(entry)  # a damaged one
                 if not self._make_room(features.numel() * features.element_size()):
-                    _say(
-                        f"{self.folder}: no room for {features.shape[0]} word features (ner.cache_gb); not kept"
+                    log(
+                        f"warning: {self.folder}: no room for the features of {features.shape[0]} words, which are "
+                        "not cached; raise ner.cache_gb"
                     )
                     return False
                 staging = atomic_folders.staging(entry)
@@ -90,38 +99,31 @@ class FeatureCache:
                 write_json(staging / KEY_FILE, key)
                 atomic_folders.commit(staging, entry)
             except OSError as error:
-                self._sweep()
-                _say(f"{self.folder}: word features cannot be kept ({error.strerror or error})")
+                atomic_folders.remove_leftovers(self.folder, "*")
+                log(f"warning: {self.folder}: cannot cache word features ({error.strerror or error})")
                 return False
         return True
 
-    def _sweep(self) -> None:
-        """Removes what a killed job has left; nobody else is writing."""
-        for pattern in ("*.tmp", "*.deleted"):
-            for folder in self.folder.glob(pattern):
-                shutil.rmtree(folder, ignore_errors=True)
-
     def _make_room(self, size: int) -> bool:
-        """Deletes entries that nobody uses, oldest use first, until `size` bytes more fit; whether they do."""
-        entries = sorted(self._entries(), key=lambda found: found[0])
-        free = self._most - size - sum(taken for _, taken, _ in entries)
-        for _, taken, entry in entries if size <= self._most else []:
+        """Delete unused entries, least recently used first, until `size` more bytes fit; return whether they do."""
+        entries = sorted(self._entries(), key=lambda entry: entry.last_used)
+        free = self._max_bytes - size - sum(entry.size for entry in entries)
+        for entry in entries if size <= self._max_bytes else []:
             if free >= 0:
                 break
-            if self._delete(entry):
-                free += taken
+            if self._delete(entry.folder):
+                free += entry.size
         return free >= 0
 
-    def _entries(self) -> Iterator[tuple[float, int, Path]]:
-        """When each entry was last used, its bytes, and its folder."""
+    def _entries(self) -> Iterator[CacheEntry]:
         for file in self.folder.glob(f"*/{FEATURES_FILE}"):
             status = file.stat()
-            yield status.st_mtime, status.st_size, file.parent
+            yield CacheEntry(status.st_mtime, status.st_size, file.parent)
 
     def _delete(self, entry: Path) -> bool:
-        """Deletes an entry, unless a job uses it or is about to."""
+        """Delete an entry and return True, unless a job is using it or about to use it."""
         try:
-            with self._making(entry, timeout=0), (entry / FEATURES_FILE).open("r+b") as file:
+            with self._entry_lock(entry, timeout=0), (entry / FEATURES_FILE).open("r+b") as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 atomic_folders.remove(entry)
         except (Timeout, BlockingIOError):
@@ -129,15 +131,11 @@ class FeatureCache:
         return True
 
 
-def _mapped(path: Path) -> Tensor:
-    """The array of a file, whose shared lock is held until the last view of it is gone; the file counts as used now."""
+def _memory_map(path: Path) -> Tensor:
+    """Map the array of a file and mark the file as used now; a shared lock is held until the last view is gone."""
     descriptor = os.open(path, os.O_RDONLY)
     fcntl.flock(descriptor, fcntl.LOCK_SH)
     os.utime(path)
-    array = np.load(path, mmap_mode="c")  # copy on write: torch wants an array that could be written to
+    array = np.load(path, mmap_mode="c")  # copy on write, because torch requires a writable array
     weakref.finalize(array, os.close, descriptor)
     return torch.from_numpy(array)
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

@@ -1,7 +1,7 @@
 """Low-rank adapters on a decoder (LoRA; Hu et al. 2021, arXiv 2106.09685), through peft.
 
-Each linear layer W gets W + (alpha / rank) B A, of which only A [rank, in] and B [out, rank] learn; B begins at zero. In the end the
-product is added to W, so that what was tuned is an ordinary decoder again.
+Each linear layer W becomes W + (alpha / rank) B A. Only A [rank, in] and B [out, rank] are trained; B starts at zero.
+After training the product is added to W, so that the result is an ordinary decoder.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from metapt.errors import UserError
 
 
 def with_adapters(decoder: PreTrainedModel, rank: int, alpha: float, seed: int) -> PreTrainedModel:
-    """The decoder with adapters on all its linear layers, which alone learn.
+    """Add adapters to all linear layers of a decoder; only the adapters are trainable.
 
     Raises:
         UserError: peft is not installed.
@@ -29,5 +29,5 @@ def with_adapters(decoder: PreTrainedModel, rank: int, alpha: float, seed: int) 
 
 
 def merged(decoder: PreTrainedModel) -> PreTrainedModel:
-    """The decoder that `with_adapters` was given, with what its adapters have learned."""
+    """Add the trained adapters to the weights and return the ordinary decoder."""
     return decoder.merge_and_unload()

@@ -1,4 +1,4 @@
-"""Sentences in, entities out: what a saved tagger is for (`metapt.load_tagger`)."""
+"""The public interface of a saved tagger (`metapt.load_tagger`): sentences in, entities out."""
 
 from __future__ import annotations
 
@@ -17,16 +17,19 @@ from metapt.tagger.model import Tagger
 from metapt.tagger.predict import emission_batches
 from metapt.tagger.serialization import find_tagger_dir, load_tagger
 
-WORDS_AT_ONCE = 32_768  # bounds the memory, however many sentences there are and however long they are
+MAX_GROUP_WORDS = 32_768  # words processed at a time, which bounds the memory
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
 class Entity:
-    """A span of words. start, end: characters of the text; start_word, end_word: words; ends are exclusive.
+    """An entity span; ends are exclusive.
 
-    probability: that these words and no others around them are an entity of this type, under the model (Culotta and McCallum
-    2004, "Confidence estimation for information extraction").
+    Attributes:
+        start, end: characters of the text.
+        start_word, end_word: words of the sentence.
+        probability: of exactly this span with this type under the model (Culotta and McCallum 2004, "Confidence
+            estimation for information extraction").
     """
 
     type: str
@@ -40,11 +43,13 @@ class Entity:
 
 @dataclass(frozen=True)
 class TaggedSentence:
-    """A sentence and what the tagger makes of it; words, offsets, tags and probabilities are equally many.
+    """A sentence with its tags and entities; words, offsets, tags and probabilities have the same length.
 
-    text: as it was given, or the given words with a space between two;
-    offsets: begin and end of each word in it, in characters;
-    tags: IOB2, of the most likely sequence; probabilities: the marginal one of each word's tag.
+    Attributes:
+        text: the given text, or the given words joined by spaces.
+        offsets: begin and end of each word in the text, in characters.
+        tags: the most likely IOB2 tag sequence.
+        probabilities: the marginal probability of each word's tag.
     """
 
     text: str
@@ -56,28 +61,24 @@ class TaggedSentence:
 
 
 class EntityTagger:
-    """Tags sentences with a tagger of `metapt.finetune`, or any folder made by it.
+    """Tags sentences with a tagger that `metapt.finetune` has saved.
 
     Args:
         tagger: in evaluation mode, on any device.
-        word_tokenizer: subwords of words, by its tokenizer.
-        max_len: subwords of a window; longer sentences are read in overlapping ones.
-        batch_size: sentences that are read at once, of the up to WORDS_AT_ONCE words that are held.
+        word_tokenizer: created with the tokenizer of the tagger.
+        max_len: subwords of a window; longer sentences are split into overlapping windows.
+        batch_size: sentences that the model processes at a time.
     """
 
     def __init__(self, tagger: Tagger, word_tokenizer: WordTokenizer, max_len: int, batch_size: int):
-        self.tagger, self.word_tokenizer, self.max_len, self.batch_size = (
-            tagger,
-            word_tokenizer,
-            max_len,
-            batch_size,
-        )
+        self.tagger, self.word_tokenizer = tagger, word_tokenizer
+        self.max_len, self.batch_size = max_len, batch_size
 
     @classmethod
     def load(
         cls, path: str | Path, *, precision: str = "fp32", device: str = "cpu", batch_size: int = 64
     ) -> EntityTagger:
-        """From a finished fine-tuning run or its tagger folder; arguments as in `metapt.load_tagger`."""
+        """Load the tagger of a finished fine-tuning run or a tagger folder; arguments as in `metapt.load_tagger`."""
         if precision not in PRECISIONS:
             raise UserError(f"precision={precision}: must be one of {', '.join(PRECISIONS)}")
         tagger, tokenizer, settings = load_tagger(find_tagger_dir(path), PRECISIONS[precision])
@@ -85,59 +86,60 @@ class EntityTagger:
 
     @property
     def tags(self) -> tuple[str, ...]:
-        """The tags there are, in the order of the emissions."""
+        """All possible tags, in the order of the emissions."""
         return self.tagger.layer.tags
 
     def tag(self, sentences: Sequence[str] | Sequence[Sequence[str]]) -> list[TaggedSentence]:
-        """Tags sentences, each a text (split into words as metapt/inference/word_splitting.py says) or a list of words.
+        """Tag sentences.
 
+        Args:
+            sentences: each a text, which is split into words by metapt/inference/word_splitting.py, or a list of words.
         Raises:
-            UserError: a word is no valid Unicode text.
+            UserError: a word is not valid Unicode text.
         """
         if isinstance(sentences, str):
             raise TypeError("tag() takes a list of sentences, not one string")
-        return [each for group in _groups(map(_split, sentences)) for each in self._tag(group)]
+        groups = _group_by_words(map(_split_words, sentences))
+        return [tagged for group in groups for tagged in self._tag_group(group)]
 
-    def _tag(self, group: Sequence[_Words]) -> list[TaggedSentence]:
-        """Those with words through the model; the others are as empty as they were."""
-        tagged = iter(self._read([each for each in group if each.words]))
-        nothing: tuple[()] = ()
-        return [next(tagged) if each.words else TaggedSentence(each.text, *[nothing] * 5) for each in group]
+    def _tag_group(self, group: Sequence[_Words]) -> list[TaggedSentence]:
+        """Tag the sentences that have words; the others become empty TaggedSentences."""
+        tagged = iter(self._predict([sentence for sentence in group if sentence.words]))
+        return [
+            next(tagged) if sentence.words else TaggedSentence(sentence.text, (), (), (), (), ())
+            for sentence in group
+        ]
 
     @torch.no_grad()
-    def _read(self, group: Sequence[_Words]) -> list[TaggedSentence]:
+    def _predict(self, group: Sequence[_Words]) -> list[TaggedSentence]:
         if not group:
             return []
-        unlabelled = [Sentence("", each.words, ("O",) * len(each.words)) for each in group]
+        unlabelled = [Sentence("", sentence.words, ("O",) * len(sentence.words)) for sentence in group]
         encoded = encode(unlabelled, self.word_tokenizer, self.max_len, truncate=False)
         features = word_features(self.tagger, encoded, self.batch_size)
-        sequence = self.tagger.layer.ner_head
-        found: dict[int, TaggedSentence] = {}
-        for numbers, emissions, _, lengths in emission_batches(self.tagger.layer, features, encoded, self.batch_size):
-            marginals, steps = (
-                values.cpu().double().numpy()
-                for values in (
-                    sequence.log_marginals(emissions, lengths),
-                    sequence.log_conditionals(emissions, lengths),
+        layer, ner_head = self.tagger.layer, self.tagger.layer.ner_head
+        tagged: dict[int, TaggedSentence] = {}
+        for numbers, emissions, _, lengths in emission_batches(layer, features, encoded, self.batch_size):
+            marginals = ner_head.log_marginals(emissions, lengths).cpu().double().numpy()
+            conditionals = ner_head.log_conditionals(emissions, lengths).cpu().double().numpy()
+            paths = ner_head.decode(emissions, lengths)
+            for row, (number, path) in enumerate(zip(numbers, paths, strict=True)):
+                tagged[number] = _tagged_sentence(
+                    group[number], self.tags, path, marginals[row], conditionals[row]
                 )
-            )
-            for row, (number, path) in enumerate(
-                zip(numbers, sequence.decode(emissions, lengths), strict=True)
-            ):
-                found[number] = _tagged(group[number], self.tags, path, marginals[row], steps[row])
-        return [found[number] for number in range(len(group))]
+        return [tagged[number] for number in range(len(group))]
 
 
 @dataclass(frozen=True)
 class _Words:
-    """A sentence before it is tagged."""
+    """A sentence that has been split into words."""
 
     text: str
     words: tuple[str, ...]
     offsets: tuple[tuple[int, int], ...]
 
 
-def _split(sentence: str | Sequence[str]) -> _Words:
+def _split_words(sentence: str | Sequence[str]) -> _Words:
     if isinstance(sentence, str):
         text, offsets = sentence, word_offsets(sentence)
         words = tuple(text[begin:end] for begin, end in offsets)
@@ -152,40 +154,51 @@ def _split(sentence: str | Sequence[str]) -> _Words:
     return _Words(text, words, tuple(offsets))
 
 
-def _groups(sentences: Iterable[_Words]) -> Iterator[list[_Words]]:
-    """The sentences in their order, in groups of at most WORDS_AT_ONCE words (or of a single longer sentence)."""
+def _group_by_words(sentences: Iterable[_Words]) -> Iterator[list[_Words]]:
+    """Yield sentences in order, in groups of at most MAX_GROUP_WORDS words (or a single longer sentence)."""
     group: list[_Words] = []
-    held = 0
-    for each in sentences:
-        if group and held + len(each.words) > WORDS_AT_ONCE:
+    num_words = 0
+    for sentence in sentences:
+        if group and num_words + len(sentence.words) > MAX_GROUP_WORDS:
             yield group
-            group, held = [], 0
-        group.append(each)
-        held += len(each.words)
+            group, num_words = [], 0
+        group.append(sentence)
+        num_words += len(sentence.words)
     if group:
         yield group
 
 
-def _tagged(
-    sentence: _Words, names: Sequence[str], path: Sequence[int], marginals: np.ndarray, steps: np.ndarray
+def _tagged_sentence(
+    sentence: _Words,
+    tag_names: Sequence[str],
+    path: Sequence[int],
+    marginals: np.ndarray,
+    conditionals: np.ndarray,
 ) -> TaggedSentence:
-    """One sentence with its tags.
+    """Combine a sentence of n words with its tags.
 
     Args:
-        names: of the tags.
-        path: a tag for each of the n words.
-        marginals: [>= n, C], log p of each word's tags; steps: [>= n - 1, C, C], of each next word's, given a word's tag.
+        path: the tag of each of the n words.
+        marginals: [>= n, C], log p of each tag of each word.
+        conditionals: [>= n - 1, C, C], log p of each tag of the next word given a word's tag.
     """
-    tags = tuple(names[tag] for tag in path)
-    found = []
+    tags = tuple(tag_names[tag] for tag in path)
+    entities = []
     for kind, first, stop in spans(tags):
         start, end = sentence.offsets[first][0], sentence.offsets[stop - 1][1]
         log_p = marginals[first, path[first]]
-        log_p += sum(steps[word, path[word], path[word + 1]] for word in range(first, stop - 1))
-        if stop < len(path):  # and the entity does not go on
-            goes_on = steps[stop - 1, path[stop - 1], names.index(f"I-{kind}")]
-            log_p += np.log1p(-np.exp(min(goes_on, -1e-12)))
-        probability = min(1.0, float(np.exp(log_p)))
-        found.append(Entity(kind, sentence.text[start:end], start, end, first, stop, probability))
-    of_tags = tuple(min(1.0, float(np.exp(marginals[word, tag]))) for word, tag in enumerate(path))
-    return TaggedSentence(sentence.text, sentence.words, sentence.offsets, tags, of_tags, tuple(found))
+        log_p += sum(conditionals[word, path[word], path[word + 1]] for word in range(first, stop - 1))
+        if stop < len(path):  # times the probability that the entity ends here
+            log_continues = conditionals[stop - 1, path[stop - 1], tag_names.index(f"I-{kind}")]
+            log_p += np.log1p(-np.exp(min(log_continues, -1e-12)))
+        text = sentence.text[start:end]
+        entities.append(Entity(kind, text, start, end, first, stop, _probability(log_p)))
+    probabilities = tuple(_probability(marginals[word, tag]) for word, tag in enumerate(path))
+    return TaggedSentence(
+        sentence.text, sentence.words, sentence.offsets, tags, probabilities, tuple(entities)
+    )
+
+
+def _probability(log_p: float) -> float:
+    """exp(log_p), without exceeding 1 by rounding."""
+    return min(1.0, float(np.exp(log_p)))

@@ -1,4 +1,4 @@
-"""Sentences from a file or a pipe, as they come: whatever has arrived is handed on at once, and nothing is kept."""
+"""Sentences from a file or a pipe, passed on as soon as they arrive; nothing is kept in memory."""
 
 from __future__ import annotations
 
@@ -8,15 +8,21 @@ from typing import BinaryIO
 
 from metapt.errors import UserError
 
-CHUNK_BYTES = 1 << 16  # of one read, which returns what there is
-LONGEST_LINE_BYTES = 1 << 24
+CHUNK_BYTES = 1 << 16  # limit of one read; a read returns whatever is available
+MAX_LINE_BYTES = 1 << 24
 COLUMN_SUFFIXES = (".iob2", ".conll", ".conllu")
 Line = tuple[int, str]
+"""(line number from 1, text without the line end)."""
 
 
 @dataclass(frozen=True)
 class InputSentence:
-    """A text, or the words of a block of columns; and the comment lines that belong above it in IOB2."""
+    """A sentence to be tagged.
+
+    Attributes:
+        content: a text, or the words of a block of columns.
+        comments: comment lines for IOB2 output.
+    """
 
     content: str | list[str]
     comments: tuple[str, ...]
@@ -26,25 +32,25 @@ class InputSentence:
         return cls(text, (f"# text = {' '.join(text.split())}",))
 
 
-def lines_as_they_come(stream: BinaryIO, name: str) -> Iterator[list[Line]]:
-    """Numbered lines without their ends, in lists of those that were there to be read; a byte order mark is dropped.
+def available_lines(stream: BinaryIO, name: str) -> Iterator[list[Line]]:
+    """Yield numbered lines, in lists of those that were available at the same time. A byte order mark is dropped.
 
     Raises:
-        UserError: a line is not UTF-8, or longer than LONGEST_LINE_BYTES.
+        UserError: a line is not UTF-8, or longer than MAX_LINE_BYTES.
     """
     rest, number = b"", 0
     while chunk := stream.read1(CHUNK_BYTES):  # type: ignore[attr-defined]
-        *whole, rest = (rest + chunk).split(b"\n")
-        yield [(number + place, _decoded(raw, name, number + place)) for place, raw in enumerate(whole, 1)]
-        number += len(whole)
-        if len(rest) > LONGEST_LINE_BYTES:
-            raise UserError(f"{name}:{number + 1}: a line of more than {LONGEST_LINE_BYTES >> 20} MiB")
+        *complete, rest = (rest + chunk).split(b"\n")
+        yield [(index, _decode(raw, name, index)) for index, raw in enumerate(complete, number + 1)]
+        number += len(complete)
+        if len(rest) > MAX_LINE_BYTES:
+            raise UserError(f"{name}:{number + 1}: the line is longer than {MAX_LINE_BYTES >> 20} MiB")
     if rest:
-        yield [(number + 1, _decoded(rest, name, number + 1))]
+        yield [(number + 1, _decode(rest, name, number + 1))]
 
 
 def text_sentences(chunks: Iterable[list[Line]]) -> Iterator[list[InputSentence]]:
-    """A sentence a line; a blank line is a sentence without words."""
+    """Yield one sentence per line; a blank line is a sentence without words."""
     for chunk in chunks:
         yield [InputSentence.of_text(line) for _, line in chunk]
 
@@ -52,30 +58,30 @@ def text_sentences(chunks: Iterable[list[Line]]) -> Iterator[list[InputSentence]
 def column_sentences(
     chunks: Iterable[list[Line]], name: str, word_column: int
 ) -> Iterator[list[InputSentence]]:
-    """Blocks of a word a line with a blank line after each, as in IOB2 and CoNLL files.
+    """Yield sentences from IOB2 or CoNLL input: one word per line, and a blank line after each sentence.
 
-    Columns are parted by tabs or, in a line without a tab, by white space. Comments are lines above the words that start with
-    `#` and have no tab.
+    Columns are separated by tabs or, in a line without a tab, by white space. Comments are lines above the words that
+    start with `#` and have no tab.
 
     Args:
-        word_column: which column is the word, from 1.
+        word_column: number of the column that holds the word, from 1.
     Raises:
         UserError: a line has too few columns.
     """
     comments: list[str] = []
     words: list[str] = []
     for chunk in chunks:
-        found = []
+        sentences = []
         for number, line in chunk:
             if not line.strip():
                 if words:
-                    found.append(InputSentence(words, tuple(comments)))
+                    sentences.append(InputSentence(words, tuple(comments)))
                 comments, words = [], []
             elif line.startswith("#") and "\t" not in line and not words:
                 comments.append(line)
             else:
                 words.append(_word(line, word_column, f"{name}:{number}"))
-        yield found
+        yield sentences
     if words:
         yield [InputSentence(words, tuple(comments))]
 
@@ -84,12 +90,12 @@ def _word(line: str, column: int, where: str) -> str:
     columns = line.split("\t") if "\t" in line else line.split()
     if len(columns) < column or not columns[column - 1].strip():
         raise UserError(
-            f"{where}: no word in column {column} of {len(columns)}; word_column= says which it is"
+            f"{where}: no word in column {column} (the line has {len(columns)} columns); set word_column="
         )
     return columns[column - 1]
 
 
-def _decoded(raw: bytes, name: str, number: int) -> str:
+def _decode(raw: bytes, name: str, number: int) -> str:
     try:
         return raw.removesuffix(b"\r").decode("utf-8-sig" if number == 1 else "utf-8")
     except UnicodeDecodeError as error:

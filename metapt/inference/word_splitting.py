@@ -1,21 +1,21 @@
-"""Running text to words, with their places in it.
+"""Split running text into words and keep their positions.
 
-A word is the first of these that fits at its place, as long as it goes:
+At each position the first of these rules that matches gives the longest possible word:
 
-- a single ideograph (Han; whoever has Chinese in words gives words, since a run of ideographs has no borders);
-- initials: two or more single letters, each with a full stop (U.S., J.R.R.);
+- a single ideograph (a run of Han characters has no word boundaries; pass words instead of text to tag Chinese words);
+- initials: two or more single letters, each followed by a full stop (U.S., J.R.R.);
 - letters, marks, digits and underscores; a hyphen or an apostrophe between two of them, and a full stop, comma or colon
   between two digits, belong to the word (nag-aaral, O'Brien, 3.14, 10:30);
-- any other character (grapheme cluster) as often as it is repeated (..., !!, --).
+- any other character (grapheme cluster), repeated any number of times (..., !!, --).
 
-White space stands between words and belongs to none; everything else belongs to exactly one.
+White space separates words and belongs to none; every other character belongs to exactly one word.
 """
 
 from __future__ import annotations
 
 import regex
 
-SPACE = r"[\s\x1c-\x1f]"  # what str.split() takes for white space
+SPACE = r"[\s\x1c-\x1f]"  # what str.split() treats as white space
 LETTER = r"[\p{L}\p{M}\p{N}\p{Cf}_--\p{Ideographic}]"
 WORD = regex.compile(
     rf"""\p{{Ideographic}}\p{{M}}*
@@ -27,5 +27,5 @@ WORD = regex.compile(
 
 
 def word_offsets(text: str) -> list[tuple[int, int]]:
-    """Begin and end of each word of a text, in characters, from left to right."""
+    """Return begin and end of each word of a text, in characters, from left to right."""
     return [match.span() for match in WORD.finditer(text)]
