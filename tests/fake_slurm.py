@@ -1,5 +1,5 @@
-"""Slurm, the clock and a training program as stand-ins, in one process: a job's life through time limits, preemption, failed nodes
-and requeues, without a second of waiting. What is not a stand-in is submitit's start of a job, and metapt.launch.
+"""Fakes of Slurm, the clock and a training program in one process: a job's life through time limits, preemption, node
+failures and requeues, without any waiting. Only submitit's start of a job and metapt.launch are real.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from submitit.core.utils import DelayedSubmission
 
 from metapt.errors import EXIT_INTERRUPTED
 from metapt.launch import process, slurm_task
-from metapt.launch.grid_dir import Root
+from metapt.launch.grid_dir import GridDir
 from metapt.launch.jobs import Job
-from metapt.launch.slurm_task import ANY_NUMBER_OF_TIMEOUTS, Task
+from metapt.launch.slurm_task import UNLIMITED_TIMEOUTS, SlurmTask
 from metapt.runs import Run
 
-JOB = Job("pretrain/a", "pretrain", ("-c", "pass"), (), "pretrain/a")
-NUMBER = "77"
+JOB = Job("pretrain/a", "pretrain", program=("-c", "pass"))
+SLURM_ID = "77"
 LIMIT, WARNING, KILL_WAIT = 720.0, 120.0, 30.0  # seconds
 
 
 class Killed(BaseException):
-    """SIGKILL has met the task."""
+    """The task received SIGKILL."""
 
 
 class Clock:
-    """Time that passes only in `sleep`, and what is to happen at its times."""
+    """Time that passes only in `sleep`, and events at given times."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -60,26 +60,24 @@ class Clock:
 
 @dataclass
 class Program:
-    """Like metapt.pretrain: an update every so often, a checkpoint when a signal asks for one, result.json at the end."""
+    """Like metapt.pretrain: updates of a fixed length, a checkpoint at a signal, result.json at the end."""
 
     run: Run
     clock: Clock
-    leads: bool = True
+    is_lead: bool = True
     updates: int = 8
     update_seconds: float = 60.0
     saving_seconds: float = 5.0
-    starting_seconds: float = (
-        0.0  # before it listens to signals: TERM is its death, USR2 is ignored (child.py)
-    )
+    starting_seconds: float = 0.0  # until it handles signals: TERM kills it, USR2 is ignored (process.py)
     starts: list[float] = field(default_factory=list)
-    told: float | None = None  # when the first signal came
+    signalled: float | None = None  # when the first signal came
     killed: bool = False
     terminated: bool = False
 
     def start(self, *args: object, **kwargs: object) -> Program:
-        """In place of subprocess.Popen."""
+        """Replaces subprocess.Popen."""
         self.starts.append(self.clock.now)
-        self.told, self.killed, self.terminated = None, False, False
+        self.signalled, self.killed, self.terminated = None, False, False
         self.run.start({"train": {"max_steps": self.updates}}, {})
         return self
 
@@ -90,8 +88,8 @@ class Program:
     def send_signal(self, number: int) -> None:
         if self.clock.now < self.starts[-1] + self.starting_seconds:
             self.terminated |= number == signal.SIGTERM
-        elif self.told is None:
-            self.told = self.clock.now
+        elif self.signalled is None:
+            self.signalled = self.clock.now
 
     def kill(self) -> None:
         self.killed = True
@@ -101,48 +99,47 @@ class Program:
             return -signal.SIGKILL
         if self.terminated:
             return -signal.SIGTERM
-        until = self.clock.now if self.told is None else self.told
+        until = self.clock.now if self.signalled is None else self.signalled
         done = self.saved + int((until - self.starts[-1]) / self.update_seconds)
         if done >= self.updates:
-            if self.leads:
+            if self.is_lead:
                 self.run.finish({"kind": "pretrain", "steps": self.updates})
             return 0
-        if self.told is None or self.clock.now < self.told + self.saving_seconds:
+        if self.signalled is None or self.clock.now < self.signalled + self.saving_seconds:
             return None
-        if self.leads and done > self.saved:
+        if self.is_lead and done > self.saved:
             self.run.checkpoint(done).mkdir(parents=True)
         return EXIT_INTERRUPTED
 
 
 class Slurm:
-    """One job of one task (or one task of a job of two) under a time limit.
+    """A job of one task (or one task of a job of two) under a time limit.
 
-    An event is (seconds after the start, what); what is one of the methods below by name. Each start of the job
-    has its own list of them.
+    An event is (seconds after the start, name of a method below). Each start of the job has its own list of events.
     """
 
     def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch, max_requeues: int = 3, rank: int = 0):
         self.clock, self.rank = Clock(), rank
-        self.program = Program(Root(root).run(JOB), self.clock, leads=rank == 0)
+        self.program = Program(GridDir(root).run(JOB), self.clock, is_lead=rank == 0)
         self.state, self.reason = "PENDING", "None"
         self.restarts = 0
-        self.asked_to_requeue = 0  # by the job itself
+        self.requeue_requests = 0  # by the job itself
         self._again = False
         self._folder, self._patch = root / "logs/submitit", monkeypatch
-        self._put_in_place()
-        job = DelayedSubmission(Task(root, JOB, 1, max_requeues))
-        job.set_timeout(round(LIMIT / 60), ANY_NUMBER_OF_TIMEOUTS)
+        self._install()
+        job = DelayedSubmission(SlurmTask(root, JOB, 1, max_requeues))
+        job.set_timeout(round(LIMIT / 60), UNLIMITED_TIMEOUTS)
         self._folder.mkdir(parents=True)
-        job.dump(self._folder / f"{NUMBER}_submitted.pkl")
+        job.dump(self._folder / f"{SLURM_ID}_submitted.pkl")
 
-    def _put_in_place(self) -> None:
+    def _install(self) -> None:
         for module in (process, slurm_task, submitit.core.job_environment):
             self._patch.setattr(module, "time", self.clock)
         start = SimpleNamespace(Popen=self.program.start, DEVNULL=subprocess.DEVNULL)
         self._patch.setattr(process, "subprocess", start)
         self._patch.setattr(slurm_task, "subprocess", SimpleNamespace(run=self._squeue))
         self._patch.setattr(submitit.slurm.slurm, "subprocess", SimpleNamespace(check_call=self._scontrol))
-        variables = {"SUBMITIT_EXECUTOR": "slurm", "SLURM_JOB_ID": NUMBER, "SLURM_PROCID": str(self.rank)}
+        variables = {"SUBMITIT_EXECUTOR": "slurm", "SLURM_JOB_ID": SLURM_ID, "SLURM_PROCID": str(self.rank)}
         variables |= {"SLURM_NTASKS": str(self.rank + 1), "SLURM_JOB_NUM_NODES": "1"}
         variables |= {"SLURM_JOB_NODELIST": "node1", "SLURM_LOCALID": str(self.rank), "SLURM_NODEID": "0"}
         for name, value in variables.items():
@@ -152,24 +149,24 @@ class Slurm:
 
     # ---- Slurm's commands ----------------------------------------------------------------------------------
     def _squeue(self, command: Sequence[str], **kwargs: object) -> Any:
-        assert f"--jobs={NUMBER}" in command
+        assert f"--jobs={SLURM_ID}" in command
         return SimpleNamespace(stdout=f"{self.state}|{self.reason}\n")
 
     def _scontrol(self, command: Sequence[str], **kwargs: object) -> None:
-        assert command == ["scontrol", "requeue", NUMBER]
-        self.asked_to_requeue += 1
+        assert command == ["scontrol", "requeue", SLURM_ID]
+        self.requeue_requests += 1
         self._again = True
 
-    # ---- what may happen -----------------------------------------------------------------------------------
+    # ---- events --------------------------------------------------------------------------------------------
     def warn(self) -> None:
         signal.raise_signal(signal.SIGUSR2)
 
     def term(self) -> None:
-        """Preemption with a time of grace, where the site does not send the user's signal."""
+        """Preemption with a grace time, at a site that does not send the user's signal."""
         signal.raise_signal(signal.SIGTERM)
 
     def _end(self, state: str, reason: str = "None") -> None:
-        """Ends it: TERM, and KILL later."""
+        """Ends the job: TERM, and KILL later."""
         self.state, self.reason = state, reason
         self._later(KILL_WAIT, "kill")
         signal.raise_signal(signal.SIGTERM)
@@ -181,7 +178,7 @@ class Slurm:
         self._end("COMPLETING")
 
     def requeue(self) -> None:
-        """By an administrator, or at the end of a time of grace."""
+        """By an administrator, or at the end of the grace time."""
         self._again = True
         self._end("COMPLETING")
 
@@ -192,14 +189,14 @@ class Slurm:
     def kill(self) -> None:
         raise Killed
 
-    def _later(self, seconds: float, what: str) -> None:
-        """Unless this start of the job has ended by then."""
+    def _later(self, seconds: float, event: str) -> None:
+        """Plans an event, which is dropped if this start of the job has ended by then."""
         start = self.restarts
-        self.clock.at(self.clock.now + seconds, lambda: start == self.restarts and getattr(self, what)())
+        self.clock.at(self.clock.now + seconds, lambda: start == self.restarts and getattr(self, event)())
 
-    # ---- its life ------------------------------------------------------------------------------------------
+    # ---- life of the job -----------------------------------------------------------------------------------
     def live(self, *events: Sequence[tuple[float, str]]) -> Slurm:
-        """Runs the job to its end: until it is not queued again."""
+        """Runs the job until it ends without a requeue."""
         handlers = {
             number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGCONT, signal.SIGUSR2)
         }
@@ -220,8 +217,8 @@ class Slurm:
             self._patch.setenv("SLURM_RESTART_COUNT", str(self.restarts))
         else:
             self._patch.delenv("SLURM_RESTART_COUNT", raising=False)
-        for seconds, what in (*events, (LIMIT - WARNING, "warn"), (LIMIT, "time_out")):
-            self._later(seconds, what)
+        for seconds, event in (*events, (LIMIT - WARNING, "warn"), (LIMIT, "time_out")):
+            self._later(seconds, event)
         try:
             process_job(self._folder)
         except (Exception, SystemExit, Killed):

@@ -1,6 +1,6 @@
-"""The recorded sbatch scripts: of each kind of job the very text that Slurm is given.
+"""The recorded sbatch scripts: the exact text that Slurm receives for each kind of job.
 
-`make golden-sbatch` records them anew, which a commit that means to change them does; the difference is then to be read.
+`make golden-sbatch` records them again, for a commit that changes them on purpose; read the difference then.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from metapt.config import commandline
 from metapt.launch.submission import submit
 
 FOLDER = Path(__file__).parent / "golden_sbatch"
-COMMANDS = {  # stand-ins for Slurm's commands, in a folder HERE
+COMMANDS = {  # fakes of Slurm's commands, in a folder HERE
     "sbatch": 'n=$(ls "$HERE" | grep -c batch_); cp "$1" "$HERE/batch_$n"; echo "Submitted batch job $((100 + n))"',
     "squeue": "true",
     "scontrol": "true",
@@ -24,14 +24,14 @@ COMMANDS = {  # stand-ins for Slurm's commands, in a folder HERE
 }
 COMMON = ["grid=demo", "cluster=slurm", "grid.sources=[en_demo]"]
 CASES = {
-    # one task on one node; preparing, a single pretraining job, a single tuning job, the report
+    # one task on one node: preparation, one pretraining job, one fine-tuning job, the report
     "single": [
         "cluster.gpus_per_node=0",
         "grid.objectives=[maml]",
         "grid.tunings=[head_only]",
         "cluster.cpus_per_task=2",
     ],
-    # everything that a site may ask for, two nodes for pretraining, arrays with a limit
+    # every option that a site may need, two nodes for pretraining, arrays with a limit
     "arrays": [
         "cluster.gpus_per_node=4",
         "grid.gpus_per_size={nano:8}",
@@ -51,12 +51,12 @@ CASES = {
 
 
 def recorded() -> dict[str, str]:
-    """The scripts on record, by name."""
+    """The recorded scripts, by name."""
     return {path.stem: path.read_text() for path in sorted(FOLDER.glob("*.sh"))}
 
 
 def scripts(folder: Path) -> dict[str, str]:
-    """The scripts that sbatch is given now, by name, in order of submission. Works in an empty folder."""
+    """The scripts that sbatch receives now, by name, in order of submission. Works in an empty folder."""
     found = {}
     for case, words in CASES.items():
         here, root = folder / case, folder / f"the root of {case}"
@@ -70,22 +70,22 @@ def scripts(folder: Path) -> dict[str, str]:
             text = (here / f"batch_{number}").read_text()
             kind = re.search(r"job-name='?(?:demo/)?(\w+)", text)
             assert kind
-            found[f"{case}-{number}-{kind[1]}"] = _normalised(text, root)
+            found[f"{case}-{number}-{kind[1]}"] = _normalized(text, root)
     return found
 
 
-def _normalised(text: str, root: Path) -> str:
-    """Without what belongs to a machine or a version: the interpreter, the folders, hashes of source and configuration."""
+def _normalized(text: str, root: Path) -> str:
+    """A script without what depends on the machine or version: interpreter, folders, hashes of source and configuration."""
     text = text.replace(str(root.resolve()), "/the root").replace(sys.executable, "/bin/python")
     return re.sub(r"(/code/|-)[0-9a-f]{6}([0-9a-f]{6})?(?![\w-])", r"\1HASH", text)
 
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as temporary:
-        made = scripts(Path(temporary))
+        present = scripts(Path(temporary))
     FOLDER.mkdir(exist_ok=True)
     for path in FOLDER.glob("*.sh"):
         path.unlink()
-    for name, text in made.items():
+    for name, text in present.items():
         (FOLDER / f"{name}.sh").write_text(text)
-    print(f"recorded {len(made)} scripts in {FOLDER}")
+    print(f"recorded {len(present)} scripts in {FOLDER}")

@@ -1,4 +1,4 @@
-"""What Slurm is told is on record, to the letter."""
+"""The sbatch scripts are equal to the recorded ones, byte for byte."""
 
 from __future__ import annotations
 
@@ -7,5 +7,5 @@ from pathlib import Path
 import golden_sbatch
 
 
-def test_the_scripts_are_the_recorded_ones(tmp_path: Path) -> None:
+def test_sbatch_scripts_are_the_recorded_ones(tmp_path: Path) -> None:
     assert golden_sbatch.scripts(tmp_path) == golden_sbatch.recorded()

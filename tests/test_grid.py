@@ -1,4 +1,4 @@
-"""Plans: shipped grids, properties of random grids, mistakes, words with any characters."""
+"""Plans: shipped grids, properties of random grids, configuration errors, values with any characters."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def planned(*words: str) -> Plan:
 
 
 def bare(name: str) -> str:
-    """A job's name without the hash of what it is."""
+    """A job's name without its hash."""
     return re.sub(r"-[0-9a-f]{6}$", "", name)
 
 
@@ -41,19 +41,19 @@ def kinds(plan: Plan) -> dict[str, int]:
     return dict(Counter(job.kind for job in plan.jobs))
 
 
-def some(name: str, least: int, most: int = 2) -> st.SearchStrategy[list]:  # type: ignore[type-arg]
-    return st.lists(st.sampled_from(SUBSETS[name]), min_size=least, max_size=most, unique=True)
+def subsets(name: str, min_size: int, max_size: int = 2) -> st.SearchStrategy[list]:  # type: ignore[type-arg]
+    return st.lists(st.sampled_from(SUBSETS[name]), min_size=min_size, max_size=max_size, unique=True)
 
 
 grids = st.builds(
     GridConfig,
     name=st.just("random"),
-    sizes=some("sizes", 1),
-    objectives=some("objectives", 1),
-    seeds=some("seeds", 1),
-    sources=some("sources", 0),
-    tunings=some("tunings", 1),
-    checkpoints=some("checkpoints", 0),
+    sizes=subsets("sizes", 1),
+    objectives=subsets("objectives", 1),
+    seeds=subsets("seeds", 1),
+    sources=subsets("sources", 0),
+    tunings=subsets("tunings", 1),
+    checkpoints=subsets("checkpoints", 0),
     variants=st.sampled_from(
         [{}, {"v1": []}, {"v1": ["train.lr=1e-3"], "small_bpe": ["data.vocab_size=1000"]}]
     ),
@@ -62,33 +62,54 @@ grids = st.builds(
 )
 
 
-def test_vanilla_is_run_once_for_variants_of_the_episodes_alone() -> None:
+def test_vanilla_runs_once_for_variants_that_differ_in_episodes_only() -> None:
     variants = (
         'grid.variants={a:[],b:["meta.rho=0.25"],c:["train.lr=1e-2","meta.rho=0.25"],d:["train.lr=1e-2"]}'
     )
     jobs = [job for job in planned("grid=demo", variants, "grid.sources=[]").jobs if job.kind == "pretrain"]
-    labels = {
-        name: [job.variant for job in jobs if f"objective={name}" in job.argv] for name in ("vanilla", "maml")
+    variants_of = {
+        name: [job.variant for job in jobs if job.objective == name] for name in ("vanilla", "maml")
     }
-    assert labels == {"vanilla": ["a", "c"], "maml": ["a", "b", "c", "d"]}
+    assert all(f"objective={job.objective}" in job.argv for job in jobs)
+    assert variants_of == {"vanilla": ["a", "c"], "maml": ["a", "b", "c", "d"]}
 
 
-def test_further_checkpoints_are_tuned_beside_the_last() -> None:
+def test_extra_checkpoints_are_fine_tuned_beside_the_last() -> None:
     words = ["grid.sources=[en_demo]", "grid.tunings=[head_only]", 'grid.variants={a:[],b:["meta.rho=0.25"]}']
     jobs = planned("grid=demo", *words, "grid.extra_checkpoints={vanilla:[100],b:[200]}").jobs
-    tuned = [job.id.partition("/")[2].rpartition("-")[0] for job in jobs if job.kind == "finetune"]
-    assert tuned == [
-        "nano-vanilla-s0-a-en_demo-head",
-        "nano-vanilla-s0-a-en_demo-head-step000100",
-        "nano-maml-s0-a-en_demo-head",
-        "nano-maml-s0-b-en_demo-head",
-        "nano-maml-s0-b-en_demo-head-step000200",
+    names = [job.id.partition("/")[2].rpartition("-")[0] for job in jobs if job.kind == "finetune"]
+    assert names == [
+        "nano-vanilla-s0-a-en_demo-head_only",
+        "nano-vanilla-s0-a-en_demo-head_only-step000100",
+        "nano-maml-s0-a-en_demo-head_only",
+        "nano-maml-s0-b-en_demo-head_only",
+        "nano-maml-s0-b-en_demo-head_only-step000200",
     ]
+
+
+def test_the_fields_of_a_job_are_those_of_its_command() -> None:
+    words = ["grid.variants={a:[],b:['meta.rho=0.25']}", "grid.models=['hub:some/encoder']", "grid.seeds=[3]"]
+    plan = planned("grid=demo", *words, "grid.checkpoints=[100]")
+    for job in plan.jobs:
+        if not job.is_run:
+            continue
+        config = commandline.load(job.kind, job.argv)
+        if job.kind == "pretrain":
+            fields = (config.model.name, config.meta.objective, config.variant, config.train.seed)
+            assert fields == (job.size, job.objective, job.variant, job.seed)
+        elif job.kind == "finetune":
+            assert (config.source, config.tuning, config.train.seed) == (job.source, job.tuning, job.seed)
+            checkpoint = job.model or f"runs/demo/{job.needs[0]}/checkpoints/step_{job.checkpoint_step:06d}"
+            assert config.checkpoint == checkpoint
+        else:
+            assert (config.name, config.source or "") == (job.baseline, job.source)
+        assert config.run_dir == f"runs/demo/{job.id}"
+    assert plan.jobs[-1].command[1:] == ["-m", "metapt", "report", "runs/demo"]
 
 
 @settings(max_examples=15, deadline=None)
 @given(grids)
-def test_every_run_is_planned_once_and_after_what_it_needs(grid: GridConfig) -> None:
+def test_every_run_is_planned_once_and_after_the_jobs_that_it_needs(grid: GridConfig) -> None:
     plan = planning.plan(SubmitConfig(grid=grid, cluster=ClusterConfig(name="local"), root="/r"))
     seen: set[str] = set()
     for job in plan.jobs:
@@ -105,7 +126,7 @@ def test_every_run_is_planned_once_and_after_what_it_needs(grid: GridConfig) -> 
     assert Plan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
 
 
-def test_the_runs_of_a_grid_share_a_cache_unless_they_are_told_another() -> None:
+def test_the_runs_of_a_grid_share_a_cache_unless_it_is_overridden() -> None:
     for words, folder in (
         ([], "runs/demo/features"),
         (['grid.finetune=["data=demo","ner.cache_dir=null"]'], None),
@@ -114,7 +135,7 @@ def test_the_runs_of_a_grid_share_a_cache_unless_they_are_told_another() -> None
         assert {commandline.load("finetune", job.argv).ner.cache_dir for job in jobs} == {folder}
 
 
-def test_only_what_tunes_a_decoder_takes_several_gpus() -> None:
+def test_only_tuning_of_the_decoder_uses_several_gpus() -> None:
     words = ["cluster.gpus_per_node=4", "cluster.finetune_gpus=2", "grid.tunings=[head_only,full,lora]"]
     jobs = [job for job in planned("grid=demo", *words).jobs if job.kind == "finetune"]
     gpus = {(commandline.load("finetune", job.argv).tuning, job.gpus_per_node) for job in jobs}
@@ -131,7 +152,7 @@ def test_ids_do_not_depend_on_the_rest_of_the_grid() -> None:
     assert runs <= {(job.id, job.argv) for job in large.jobs}
 
 
-def test_one_corpus_is_prepared_for_all_runs_that_read_it_and_no_other() -> None:
+def test_each_corpus_is_prepared_once() -> None:
     plan = planned(
         "grid=demo", 'grid.variants={a:[],b:["train.lr=1e-2"],c:["data.vocab_size=1000"]}', "grid.sources=[]"
     )
@@ -143,11 +164,15 @@ def test_one_corpus_is_prepared_for_all_runs_that_read_it_and_no_other() -> None
     assert commandline.load("pretrain", prepare.argv).data.cache_dir == "runs/demo/corpus"
 
 
-def test_baselines_and_further_models_are_jobs_beside_the_grids_own() -> None:
+def test_baselines_and_other_models_are_jobs_of_the_grid() -> None:
     plan = planned(
-        "grid=demo", "grid.baselines=[particle,majority]", "grid.models=['hub:some/encoder',/models/b]",
-        "grid.seeds=[0,1]", "grid.tunings=[full]", 'grid.finetune=["data=demo","data.eval_sets=[tl_demo]","ner.max_len=64"]',
-    )  # fmt: skip
+        "grid=demo",
+        "grid.baselines=[particle,majority]",
+        "grid.models=['hub:some/encoder',/models/b]",
+        "grid.seeds=[0,1]",
+        "grid.tunings=[full]",
+        'grid.finetune=["data=demo","data.eval_sets=[tl_demo]","ner.max_len=64"]',
+    )
     jobs = {job.id: job for job in plan.jobs}
     configs = {name.rpartition("-")[0]: config for name, config in plan.configs.items()}  # without the hash
     found = sorted(name for name in configs if name.startswith("baseline/"))
@@ -166,7 +191,7 @@ def test_baselines_and_further_models_are_jobs_beside_the_grids_own() -> None:
     assert not any(job.kind == "baseline" for job in planned("grid=demo", "grid.sources=[]").jobs)
     with pytest.raises(UserError, match="'best' must be one of particle"):
         planned("grid=demo", "grid.baselines=[best]")
-    with pytest.raises(UserError, match="crf stands there twice"):
+    with pytest.raises(UserError, match="grid.baselines: duplicate value crf"):
         planned("grid=demo", "grid.baselines=[crf,crf]")
 
 
@@ -185,7 +210,7 @@ def test_baselines_and_further_models_are_jobs_beside_the_grids_own() -> None:
         ("checkpoints", "slurm", {"prepare": 1, "pretrain": 2, "finetune": 122, "report": 1}),
     ],
 )
-def test_every_shipped_grid_has_a_dry_run(
+def test_dry_run_of_every_shipped_grid(
     name: str,
     cluster: str,
     counts: dict[str, int],
@@ -205,7 +230,7 @@ def test_every_shipped_grid_has_a_dry_run(
 
 
 @pytest.mark.parametrize("absent", ["METAPT_TEXT_DIR", "METAPT_TOKENIZER", "METAPT_UNER_DIR"])
-def test_a_missing_variable_is_named(absent: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_environment_variable_is_named(absent: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("METAPT_TEXT_DIR", "METAPT_TOKENIZER", "METAPT_UNER_DIR"):
         monkeypatch.setenv(name, "/data")
     monkeypatch.delenv(absent)
@@ -213,17 +238,17 @@ def test_a_missing_variable_is_named(absent: str, monkeypatch: pytest.MonkeyPatc
         planned("grid=first")
 
 
-def test_all_mistakes_of_a_grid_are_told_at_once() -> None:
-    with pytest.raises(UserError) as told:
+def test_all_errors_of_a_grid_are_reported_at_once() -> None:
+    with pytest.raises(UserError) as raised:
         planned(
             "grid=demo",
             "grid.sizes=[nano,tinny]",
             'grid.pretrain=["data=demo","train.lrr=1"]',
             "grid.tunings=[head_only,tail]",
         )
-    message = str(told.value)
+    message = str(raised.value)
     assert (
-        "model=tinny: model is one of laptop, large, medium, nano, small, tiny (in pretrain/tinny-vanilla-s0 and 1 more)"
+        "model=tinny: must be one of laptop, large, medium, nano, small, tiny (in pretrain/tinny-vanilla-s0 and 1 more)"
         in message
     )
     assert "train.lrr: no such key" in message
@@ -232,38 +257,38 @@ def test_all_mistakes_of_a_grid_are_told_at_once() -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
-        (["grid.seeds=[0,1,0]"], "grid.seeds: 0 stands there twice"),
+        (["grid.seeds=[0,1,0]"], "grid.seeds: duplicate value 0"),
         (["grid.sizes=[]"], "grid.sizes is empty"),
-        (['grid.pretrain=["train.seed=3"]'], "train.seed follows from the grid"),
+        (['grid.pretrain=["train.seed=3"]'], "grid.pretrain: train.seed is set by the grid"),
         (["grid.per_size={nanno:[]}"], "grid.per_size.nanno: must be one of"),
         (["grid.variants={a-b:[]}"], "'a-b' becomes part of a folder's name"),
-        (["grid.extra_checkpoints={maml:[150]}"], "150 will not exist in pretrain/nano-maml-s0"),
+        (["grid.extra_checkpoints={maml:[150]}"], "pretrain/nano-maml-s0 writes no checkpoint at step 150"),
         (["grid.extra_checkpoints={reptile:[100]}"], "reptile: neither an objective nor a variant"),
-        (["grid.checkpoints=[0,150]"], "150 will not exist in pretrain/nano-vanilla-s0"),
+        (["grid.checkpoints=[0,150]"], "pretrain/nano-vanilla-s0 writes no checkpoint at step 150"),
         (
             ["cluster=slurm", "grid.gpus_per_size={nano:3}"],
             "train.micro_batches_per_update=2 must be a multiple of its 3 tasks",
         ),
-        (["cluster.nodes=2"], "cluster.nodes=2: cluster=local has one"),
+        (["cluster.nodes=2"], "cluster.nodes=2: cluster=local has only one node"),
         (["cluster=slurm", "cluster.gpu_request=constraint"], "cluster.gpu_type is required"),
-        (["cluster=slurm", "cluster.gpu_request=none", "cluster.gpu_type=a100"], "asks for no GPUs"),
-        (["cluster=slurm", "root=/a%b"], "root=/a%b: Slurm takes % in a path for a pattern"),
-        (["dry_run=test"], "dry_run=test: asks sbatch, and cluster=local has none"),
+        (["cluster=slurm", "cluster.gpu_request=none", "cluster.gpu_type=a100"], "requests no GPUs"),
+        (["cluster=slurm", "root=/a%b"], "root=/a%b: must not contain %"),
+        (["dry_run=test"], "dry_run=test: calls sbatch, which needs cluster=slurm"),
         (["dry_run=perhaps"], "dry_run=perhaps: must be one of false, true, test"),
         (["grid.hours_per_size={nano:0}"], "grid.hours_per_size.nano=0.0: must be above 0"),
         (["grid.mem_gb_per_size={nanno:8}"], "grid.mem_gb_per_size.nanno: must be one of"),
     ],
 )
-def test_mistakes_of_a_grid(words: list[str], said: str) -> None:
+def test_errors_of_a_grid(words: list[str], message: str) -> None:
     words = words if words[0].startswith("cluster=") else ["cluster=local", *words]
-    with pytest.raises(UserError, match=r"mistake") as told:
+    with pytest.raises(UserError, match="configuration error") as raised:
         planning.plan(commandline.load("submit", ["grid=demo", *words]))
-    assert said in str(told.value)
+    assert message in str(raised.value)
 
 
-def test_mappings_are_given_on_the_command_line() -> None:
+def test_mappings_on_the_command_line() -> None:
     words = [
         'grid.variants={olmo:["data.tokenizer=/a b/t.json"],bpe:["data.tokenizer=train"]}',
         "grid.gpus_per_size.tiny=4",
@@ -284,19 +309,19 @@ def test_a_mapping_with_a_value_of_the_wrong_type_is_refused() -> None:
         commandline.load("submit", ["grid.gpus_per_size={tiny:many}"])
 
 
-def test_where_text_is_expected_true_is_a_word() -> None:
+def test_true_is_text_where_a_key_takes_text() -> None:
     assert commandline.load("pretrain", ["variant=true"]).variant == "true"
     assert commandline.load("submit", ["dry_run=true"]).dry_run == "true"
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.text(st.characters(codec="utf-8", exclude_categories=("Cc", "Cs")), min_size=1, max_size=12))
-def test_a_word_carries_any_text(text: str) -> None:
-    if "${" in text:  # an interpolation wherever it stands
+def test_any_text_survives_the_command_line(text: str) -> None:
+    if "${" in text:  # an interpolation wherever it appears
         return
     assert (
         commandline.load(
-            "finetune", ["data=demo", "checkpoint=c", "source=s", commandline.word("run_dir", text)]
+            "finetune", ["data=demo", "checkpoint=c", "source=s", commandline.quote_override("run_dir", text)]
         ).run_dir
         == text
     )
@@ -305,14 +330,14 @@ def test_a_word_carries_any_text(text: str) -> None:
 @pytest.mark.parametrize(
     "text", ["/a b/c=d,e", "it's", "back\\", "a\\'b", "true", "null", "1e3", "007", "[x]", " ", "a:b"]
 )
-def test_a_word_carries_awkward_text(text: str) -> None:
+def test_special_text_survives_the_command_line(text: str) -> None:
     config = commandline.load(
-        "finetune", ["data=demo", "checkpoint=c", "source=s", commandline.word("run_dir", text)]
+        "finetune", ["data=demo", "checkpoint=c", "source=s", commandline.quote_override("run_dir", text)]
     )
     assert config.run_dir == text
 
 
-def test_episodes_must_divide_by_the_tasks_too() -> None:
+def test_episodes_must_be_a_multiple_of_the_tasks() -> None:
     words = ["grid=scales", "cluster=slurm", "cluster.gpus_per_node=4", "grid.gpus_per_size={large:8}"]
     with pytest.raises(
         UserError, match=r"large-maml-s0: meta.tasks_per_step=4 must be a multiple of its 8 tasks"
@@ -320,7 +345,7 @@ def test_episodes_must_divide_by_the_tasks_too() -> None:
         planning.plan(commandline.load("submit", words))
 
 
-def test_an_unknown_source_is_told_before_anything_runs() -> None:
+def test_an_unknown_source_is_refused_before_anything_runs() -> None:
     with pytest.raises(UserError, match="nope"):
         submit(commandline.load("submit", ["grid=demo", "grid.sources=[nope]", "dry_run=true"]))
 
@@ -344,18 +369,18 @@ def test_gpus_are_spread_over_nodes() -> None:
     assert shapes["report"] == (1, 0)
 
 
-def test_the_paper_is_160_tuning_runs_and_asks_by_size() -> None:
+def test_the_paper_has_160_fine_tuning_runs_and_resources_by_size() -> None:
     jobs = planning.plan(commandline.load("submit", ["grid=paper", "cluster=slurm"])).jobs
     tuned = Counter(bare(need) for job in jobs if job.kind == "finetune" for need in job.needs)
     sizes = ("tiny", "small", "medium", "large")
     assert tuned == {f"pretrain/{size}-{kind}-s0": 20 for size in sizes for kind in ("vanilla", "maml")}
-    asked = {
+    resources = {
         (job.nodes, job.gpus_per_node, job.hours)
         for job in jobs
         if "large" in job.id and job.kind == "pretrain"
     }
-    assert asked == {(1, 4, 24)}
-    arrays = Counter((array[0].kind, len(array)) for array in slurm.alike(jobs, 1000))
+    assert resources == {(1, 4, 24)}
+    arrays = Counter((array[0].kind, len(array)) for array in slurm.group_into_arrays(jobs, 1000))
     assert arrays == {
         ("prepare", 1): 1,
         ("pretrain", 2): 4,
@@ -363,14 +388,14 @@ def test_the_paper_is_160_tuning_runs_and_asks_by_size() -> None:
         ("baseline", 13): 1,
         ("report", 1): 1,
     }
-    assert [len(array) for array in slurm.alike([jobs[-2]] * 2001, 1000)] == [1000, 1000, 1]
+    assert [len(array) for array in slurm.group_into_arrays([jobs[-2]] * 2001, 1000)] == [1000, 1000, 1]
 
 
-def test_a_checkpoint_of_the_grid_is_named_in_run_and_command() -> None:
+def test_a_checkpoint_is_part_of_name_and_command() -> None:
     plan = planned(
         "grid=demo", "grid.checkpoints=[0,100]", "grid.sources=[en_demo]", "grid.objectives=[maml]"
     )
     job: Job = next(
-        job for job in plan.jobs if bare(job.id) == "finetune/nano-maml-s0-en_demo-head-step000100"
+        job for job in plan.jobs if bare(job.id) == "finetune/nano-maml-s0-en_demo-head_only-step000100"
     )
     assert f"checkpoint=runs/demo/{job.needs[0]}/checkpoints/step_000100" in job.argv

@@ -1,4 +1,4 @@
-"""python -m metapt.status: states from run folders and a stand-in for squeue, what it costs, and how it is shown."""
+"""metapt status: states from run folders and a fake squeue, the cost of a call, and the output."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ import pytest
 from launch_fakes import fake_plan
 
 from metapt import status
-from metapt.launch.grid_dir import Root
-from metapt.launch.grid_status import overview
+from metapt.launch.grid_dir import GridDir
+from metapt.launch.grid_status import grid_status
 from metapt.launch.jobs import Job, Plan
 from metapt.launch.run_status import TAIL_BYTES
 from metapt.runs import MetricsWriter, Run
 
-NUMBERS = {name: str(100 + index) for index, name in enumerate(job.id for job in fake_plan(Path()).jobs)}
+SLURM_IDS = {name: str(100 + index) for index, name in enumerate(job.id for job in fake_plan(Path()).jobs)}
 
 
 @pytest.fixture
 def squeue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder whose file `queue` is what squeue prints; `asked` has a line for each time."""
+    """A folder whose file `queue` is the output of squeue; `calls` has a line for each call."""
     folder = tmp_path / "commands"
     folder.mkdir()
     script = folder / "squeue"
-    script.write_text(f"#!/bin/bash\necho >> '{folder}/asked'\ncat '{folder}/queue'\n")
+    script.write_text(f"#!/bin/bash\necho >> '{folder}/calls'\ncat '{folder}/queue'\n")
     script.chmod(0o755)
     (folder / "queue").touch()
     monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
@@ -34,17 +34,17 @@ def squeue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def root(tmp_path: Path) -> Root:
-    """The grid of launch_fakes, handed to Slurm, nothing begun."""
-    root = Root(tmp_path / "grid")
-    root.write_plan(fake_plan(root.path))
-    lines = [json.dumps({"job": name, "slurm_id": number}) for name, number in NUMBERS.items()]
-    root.submitted_file.write_text("\n".join(lines) + "\n")
-    return root
+def grid_dir(tmp_path: Path) -> GridDir:
+    """The grid of launch_fakes, submitted to Slurm; no job has started."""
+    grid_dir = GridDir(tmp_path / "grid")
+    grid_dir.write_plan(fake_plan(grid_dir.path))
+    lines = [json.dumps({"job": name, "slurm_id": number}) for name, number in SLURM_IDS.items()]
+    grid_dir.submitted_file.write_text("\n".join(lines) + "\n")
+    return grid_dir
 
 
-def begun(root: Root, name: str, updates: int = 4) -> Run:
-    run = Run(root.path / name)
+def started(grid_dir: GridDir, name: str, updates: int = 4) -> Run:
+    run = Run(grid_dir.path / name)
     run.start({"train": {"max_steps": 1000}}, {})
     metrics = MetricsWriter(run)
     for step in range(1, updates + 1):
@@ -53,17 +53,17 @@ def begun(root: Root, name: str, updates: int = 4) -> Run:
     return run
 
 
-def states(root: Root) -> dict[str, str]:
-    return {seen.job.id: seen.state for seen in overview(root).jobs}
+def states(grid_dir: GridDir) -> dict[str, str]:
+    return {seen.job.id: seen.state for seen in grid_status(grid_dir).jobs}
 
 
-def test_what_slurm_has_is_queued_or_running_with_its_number_and_reason(root: Root, squeue: Path) -> None:
-    Run(root.path / "prepare/demo").finish({})
-    begun(root, "pretrain/a")  # its lock, which another node holds, may not be seen from here
+def test_jobs_in_the_queue_have_their_slurm_id_and_reason(grid_dir: GridDir, squeue: Path) -> None:
+    Run(grid_dir.path / "prepare/demo").finish({})
+    started(grid_dir, "pretrain/a")  # another node holds its lock, which may not be visible from here
     queue = {"pretrain/a": "RUNNING|None", "pretrain/b": "PENDING|Resources"}
     queue |= dict.fromkeys(("finetune/a", "finetune/b", "report"), "PENDING|Dependency")
-    (squeue / "queue").write_text("".join(f"{NUMBERS[name]}|{said}\n" for name, said in queue.items()))
-    assert states(root) == {
+    (squeue / "queue").write_text("".join(f"{SLURM_IDS[name]}|{entry}\n" for name, entry in queue.items()))
+    assert states(grid_dir) == {
         "prepare/demo": "done",
         "pretrain/a": "running",
         "pretrain/b": "queued",
@@ -71,124 +71,145 @@ def test_what_slurm_has_is_queued_or_running_with_its_number_and_reason(root: Ro
         "finetune/b": "queued",
         "report": "queued",
     }
-    entries = {seen.job.id: seen.entry for seen in overview(root).jobs}
+    entries = {seen.job.id: seen.entry for seen in grid_status(grid_dir).jobs}
     assert entries["pretrain/b"] is not None
-    assert (entries["pretrain/b"].number, entries["pretrain/b"].reason) == (
-        NUMBERS["pretrain/b"],
+    assert (entries["pretrain/b"].slurm_id, entries["pretrain/b"].reason) == (
+        SLURM_IDS["pretrain/b"],
         "Resources",
     )
 
 
-def test_what_left_the_queue_is_told_and_what_needs_it_is_blocked(root: Root, squeue: Path) -> None:
-    Run(root.path / "prepare/demo").finish({})
-    failed = begun(root, "pretrain/a")
+def test_a_job_that_left_the_queue_is_lost_and_blocks_the_jobs_that_need_it(
+    grid_dir: GridDir, squeue: Path
+) -> None:
+    Run(grid_dir.path / "prepare/demo").finish({})
+    failed = started(grid_dir, "pretrain/a")
     failed.error_file.write_text("Traceback\nOSError: no space left\n")
-    assert states(root) == {
+    assert states(grid_dir) == {
         "prepare/demo": "done",
         "pretrain/a": "failed",
         "pretrain/b": "lost",
         "finetune/a": "blocked",
         "finetune/b": "blocked",
-        "report": "waiting",
+        "report": "lost",  # the jobs that it needs have all ended or will never start
     }
-    with root.claimed():  # a submitter on this machine will come to it
-        assert states(root)["pretrain/b"] == "waiting"
+    with grid_dir.locked():  # a submitter on this machine may still start it
+        assert states(grid_dir)["pretrain/b"] == "waiting"
 
 
 def test_json_has_progress_error_log_and_queue(
-    root: Root, squeue: Path, capsys: pytest.CaptureFixture[str]
+    grid_dir: GridDir, squeue: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    begun(root, "pretrain/a", updates=10)
-    begun(root, "pretrain/b").error_file.write_text("OSError: no space left\n")
-    (squeue / "queue").write_text(f"{NUMBERS['pretrain/a']}|RUNNING|None\n")
-    status.main([f"root={root.path}", "--json"])
-    told = json.loads(capsys.readouterr().out)
-    jobs = {entry["job"]: entry for entry in told["jobs"]}
+    started(grid_dir, "pretrain/a", updates=10)
+    started(grid_dir, "pretrain/b").error_file.write_text("OSError: no space left\n")
+    (squeue / "queue").write_text(f"{SLURM_IDS['pretrain/a']}|RUNNING|None\n")
+    status.main([f"root={grid_dir.path}", "--json"])
+    output = json.loads(capsys.readouterr().out)
+    jobs = {entry["job"]: entry for entry in output["jobs"]}
     a, b = jobs["pretrain/a"], jobs["pretrain/b"]
     assert (a["state"], a["step"], a["max_steps"], a["loss"]) == ("running", 10, 1000, 5.0)
     assert (a["tokens_per_second"], a["seconds_left"]) == (100.0, 990.0)
-    assert a["slurm"] == {"number": NUMBERS["pretrain/a"], "state": "RUNNING", "reason": "None"}
+    assert a["slurm"] == {"slurm_id": SLURM_IDS["pretrain/a"], "state": "RUNNING", "reason": "None"}
     assert (b["state"], b["error"]) == ("failed", "OSError: no space left")
-    assert b["log"] == str(root.path / "logs/pretrain/b.err")
-    assert told["queue_error"] is None
+    assert b["log"] == str(grid_dir.path / "logs/pretrain/b.err")
+    assert output["queue_error"] is None
 
 
-def test_without_squeue_the_folders_are_told_and_the_reason(
-    root: Root, squeue: Path, capsys: pytest.CaptureFixture[str]
+def test_without_squeue_the_folders_and_the_error_are_shown(
+    grid_dir: GridDir, squeue: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (squeue / "squeue").write_text("#!/bin/bash\necho the controller is away >&2; exit 1\n")
-    Run(root.path / "pretrain/b").finish({"kind": "pretrain", "steps": 7, "eval_loss_nats": 2.5})
-    status.main([f"root={root.path}"])
-    said = capsys.readouterr().out
-    assert "the controller is away" in said
-    assert "1 of 6 done, 5 waiting" in said
-    row = next(line for line in said.splitlines() if line.startswith("pretrain/b"))
+    Run(grid_dir.path / "pretrain/b").finish({"kind": "pretrain", "steps": 7, "eval_loss_nats": 2.5})
+    status.main([f"root={grid_dir.path}"])
+    output = capsys.readouterr().out
+    assert "the controller is away" in output
+    assert "1 of 6 done, 5 waiting" in output
+    row = next(line for line in output.splitlines() if line.startswith("pretrain/b"))
     assert row.split() == ["pretrain/b", "done", "step", "7/7", "2.500"]
 
 
-def test_what_an_earlier_plan_left_is_told_apart(
-    root: Root, squeue: Path, capsys: pytest.CaptureFixture[str]
+def test_runs_of_an_earlier_plan_are_listed_separately(
+    grid_dir: GridDir, squeue: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    begun(root, "pretrain/old-0123ab")
-    with root.submitted_file.open("a") as file:
+    started(grid_dir, "pretrain/old-0123ab")
+    with grid_dir.submitted_file.open("a") as file:
         file.write(json.dumps({"job": "finetune/old-4567cd", "slurm_id": "99_1"}) + "\n")
     (squeue / "queue").write_text("99_1|PENDING|Dependency\n")
-    status.main([f"root={root.path}"])
-    assert "not of the present plan, and not shown: 2 run(s), 1 of them in Slurm's queue (99_1)" in (
+    status.main([f"root={grid_dir.path}"])
+    assert "2 run(s) are not in this plan and not shown, 1 of them in Slurm's queue (99_1), such as" in (
         capsys.readouterr().out
     )
-    status.main([f"root={root.path}", "--json"])
-    told = json.loads(capsys.readouterr().out)
-    assert told["others"] == {"pretrain/old-0123ab": "", "finetune/old-4567cd": "99_1"}
-    assert [entry["job"] for entry in told["jobs"]] == list(NUMBERS)
+    status.main([f"root={grid_dir.path}", "--json"])
+    output = json.loads(capsys.readouterr().out)
+    assert output["others"] == {"pretrain/old-0123ab": "", "finetune/old-4567cd": "99_1"}
+    assert [entry["job"] for entry in output["jobs"]] == list(SLURM_IDS)
 
 
-def test_an_interrupted_job_that_is_not_queued_again_blocks_what_needs_it(root: Root, squeue: Path) -> None:
-    Run(root.path / "prepare/demo").finish({})
-    begun(root, "pretrain/a")
-    assert (states(root)["pretrain/a"], states(root)["finetune/a"]) == ("interrupted", "blocked")
-    (squeue / "queue").write_text(f"{NUMBERS['pretrain/a']}|PENDING|BeginTime\n")
-    assert (states(root)["pretrain/a"], states(root)["finetune/a"]) == ("queued", "waiting")
+def test_an_interrupted_job_outside_the_queue_blocks_the_jobs_that_need_it(
+    grid_dir: GridDir, squeue: Path
+) -> None:
+    Run(grid_dir.path / "prepare/demo").finish({})
+    started(grid_dir, "pretrain/a")
+    assert (states(grid_dir)["pretrain/a"], states(grid_dir)["finetune/a"]) == ("interrupted", "blocked")
+    (squeue / "queue").write_text(f"{SLURM_IDS['pretrain/a']}|PENDING|BeginTime\n")
+    assert (states(grid_dir)["pretrain/a"], states(grid_dir)["finetune/a"]) == ("queued", "waiting")
+
+
+def test_a_job_that_slurm_is_ending(
+    grid_dir: GridDir, squeue: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Run(grid_dir.path / "prepare/demo").finish({})
+    started(grid_dir, "pretrain/a")
+    (squeue / "queue").write_text(f"{SLURM_IDS['pretrain/a']}|COMPLETING|TimeLimit\n")
+    assert (states(grid_dir)["pretrain/a"], states(grid_dir)["finetune/a"]) == ("ending", "waiting")
+    status.main([f"root={grid_dir.path}"])
+    row = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("pretrain/a"))
+    assert row.split()[:2] == ["pretrain/a", "ending"]
+    Run(grid_dir.path / "pretrain/a").finish({})
+    assert states(grid_dir)["pretrain/a"] == "done"
+
+
+def test_a_job_whose_dependency_is_never_satisfied_is_blocked(grid_dir: GridDir, squeue: Path) -> None:
+    (squeue / "queue").write_text(f"{SLURM_IDS['finetune/a']}|PENDING|DependencyNeverSatisfied\n")
+    assert states(grid_dir)["finetune/a"] == "blocked"
 
 
 @pytest.mark.parametrize("words", [["--watch", "--json"], ["watch=true", "json=true"]])
-def test_watching_looks_again_until_all_is_done(
-    words: list[str], root: Root, squeue: Path, capsys: pytest.CaptureFixture[str]
+def test_watch_repeats_until_every_job_is_done(
+    words: list[str], grid_dir: GridDir, squeue: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def finish() -> None:
-        for job in fake_plan(root.path).jobs:
-            root.run(job).finish({})
+        for job in fake_plan(grid_dir.path).jobs:
+            grid_dir.run(job).finish({})
 
     later = threading.Timer(1.5, finish)
     later.start()
-    status.main([f"root={root.path}", "every_s=1", *words])
+    status.main([f"root={grid_dir.path}", "every_s=1", *words])
     later.join()
     looks = [json.loads(line)["jobs"] for line in capsys.readouterr().out.splitlines()]
     assert len(looks) >= 2
-    assert {entry["state"] for entry in looks[0]} == {"lost", "waiting", "blocked"}
+    assert {entry["state"] for entry in looks[0]} == {"lost", "blocked"}
     assert {entry["state"] for entry in looks[-1]} == {"done"}
 
 
-def test_hundreds_of_runs_cost_one_question_to_squeue_and_the_ends_of_their_files(
-    tmp_path: Path, squeue: Path
-) -> None:
-    root = Root(tmp_path / "many")
+def test_many_runs_cost_one_call_of_squeue_and_the_ends_of_files(tmp_path: Path, squeue: Path) -> None:
+    grid_dir = GridDir(tmp_path / "many")
     names = [f"pretrain/{number}" for number in range(40)]
-    root.write_plan(Plan("many", tuple(Job(name, "pretrain", (), (), name) for name in names)))
-    root.submitted_file.write_text(
+    grid_dir.write_plan(Plan("many", tuple(Job(name, "pretrain") for name in names)))
+    grid_dir.submitted_file.write_text(
         "".join(json.dumps({"job": name, "slurm_id": name}) + "\n" for name in names)
     )
     for name in names:
-        begun(root, name, updates=2000)
-    long = root.path / names[0] / "metrics.jsonl"
+        started(grid_dir, name, updates=2000)
+    long = grid_dir.path / names[0] / "metrics.jsonl"
     assert long.stat().st_size > 10 * TAIL_BYTES
     before = bytes_read()
-    assert {seen.run.step for seen in overview(root).jobs} == {2000}
+    assert {seen.run.step for seen in grid_status(grid_dir).jobs} == {2000}
     assert bytes_read() - before < len(names) * (TAIL_BYTES + 8 * 1024)
-    assert (squeue / "asked").read_text() == "\n"
+    assert (squeue / "calls").read_text() == "\n"
 
 
 def bytes_read() -> int:
-    """By this process, through system calls, so far."""
+    """Bytes that this process has read through system calls so far."""
     fields = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
     return int(fields["rchar"])

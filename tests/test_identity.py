@@ -1,4 +1,4 @@
-"""Which runs a grid has: another configuration is another run, the same one the same, and nothing else counts."""
+"""Run identity: a run has another name if, and only if, its configuration or inputs change."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ORDER = ("prepare", "vanilla", "vanilla tuned", "maml", "maml tuned")
 
 
 def runs(*words: str) -> dict[str, Job]:
-    """The jobs of a small grid by what they are; the report aside."""
+    """The jobs of a small grid by their role, without the report."""
     jobs = planning.plan(commandline.load("submit", [*WORDS, *words])).jobs[:-1]
     named = {}
     for job in jobs:
@@ -46,7 +46,7 @@ def default() -> dict[str, Job]:
         ('grid.pretrain=["data=demo","data.tokenizer=/t.json"]', ORDER),
         ('grid.pretrain=["data=text","data.text_dir=/t"]', ORDER),
         ("grid.checkpoints=[100]", ("vanilla tuned", "maml tuned")),
-        # what decides no outcome: logs, places, resources
+        # settings without effect on results: logs, folders, resources
         (
             'grid.pretrain=["data=demo","log.tensorboard=true","train.keep_checkpoints=3","train.max_steps=300"]',
             (),
@@ -56,17 +56,17 @@ def default() -> dict[str, Job]:
         ("root=/elsewhere", ()),
     ],
 )
-def test_exactly_what_a_change_touches_is_another_run(
+def test_a_change_renames_exactly_the_runs_that_it_affects(
     default: dict[str, Job], word: str, changed: tuple[str, ...]
 ) -> None:
     other = runs(word)
     assert {name for name in default if other[name].id != default[name].id} == set(changed)
 
 
-def test_names_are_readable_and_each_run_is_told_its_folder_and_its_input(default: dict[str, Job]) -> None:
+def test_names_are_readable_and_commands_have_folder_and_input(default: dict[str, Job]) -> None:
     pretrain, finetune = default["maml"], default["maml tuned"]
     assert re.fullmatch(r"pretrain/nano-maml-s0-[0-9a-f]{6}", pretrain.id)
-    assert re.fullmatch(r"finetune/nano-maml-s0-en_demo-head-[0-9a-f]{6}", finetune.id)
+    assert re.fullmatch(r"finetune/nano-maml-s0-en_demo-head_only-[0-9a-f]{6}", finetune.id)
     assert f"run_dir=runs/demo/{pretrain.id}" in pretrain.argv
     assert {f"run_dir=runs/demo/{finetune.id}", f"checkpoint=runs/demo/{pretrain.id}"} <= set(finetune.argv)
     assert finetune.needs == (pretrain.id,)
@@ -74,7 +74,7 @@ def test_names_are_readable_and_each_run_is_told_its_folder_and_its_input(defaul
         assert job.id == job.run_dir
 
 
-def test_the_configurations_of_a_plan_are_those_of_its_commands(default: dict[str, Job]) -> None:
+def test_the_configurations_of_a_plan_equal_those_of_its_commands(default: dict[str, Job]) -> None:
     plan = planning.plan(commandline.load("submit", [*WORDS, "grid.checkpoints=[100]"]))
     assert set(plan.configs) == {job.id for job in plan.jobs if job.is_run}
     for job in plan.jobs:

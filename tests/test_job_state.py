@@ -90,9 +90,7 @@ COMBINATIONS = list(product(FOLDERS, QUEUE, KINDS, NEEDED, ("yes", "never"), ("a
 
 def matches(pattern: str, value: str) -> bool:
     """Whether a cell of the table has a value: `*` is any text, `|` separates alternatives."""
-    return any(
-        value != "done" if part == "not-done" else fnmatch(value, part) for part in pattern.split("|")
-    )
+    return any(value != "done" if part == "not-done" else fnmatch(value, part) for part in pattern.split("|"))
 
 
 def state_of(folder: str, queue: str, kind: str, needed: str, submitted: str, submitter: str) -> JobState:

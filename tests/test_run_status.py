@@ -1,4 +1,4 @@
-"""run_status: the state and the progress that the files of a run folder amount to."""
+"""run_status: the state and progress of a run, from the files in its folder."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from metapt.launch.run_status import TAIL_BYTES, RunStatus, is_held, run_status,
 from metapt.runs import MetricsWriter, Run
 
 
-def begun(path: Path, config: dict[str, object]) -> Run:
+def started(path: Path, config: dict[str, object]) -> Run:
     run = Run(path)
     run.start(config, {})
     return run
 
 
 def pretraining(path: Path, steps: int) -> Run:
-    """Alternating updates: autoregressive of 1 s at 100 tokens/s, episodes of 3 s at 20 tokens/s."""
-    run = begun(path, {"train": {"max_steps": 1000}})
+    """Alternating updates: next-token ones of 1 s at 100 tokens/s, episodes of 3 s at 20 tokens/s."""
+    run = started(path, {"train": {"max_steps": 1000}})
     metrics = MetricsWriter(run)
     metrics.write(0, "eval", eval_loss_nats=9.0)
     for step in range(1, steps + 1):
@@ -32,7 +32,7 @@ def pretraining(path: Path, steps: int) -> Run:
     return run
 
 
-def test_an_empty_or_absent_folder_waits(tmp_path: Path) -> None:
+def test_an_empty_or_absent_folder_is_waiting(tmp_path: Path) -> None:
     assert run_status(tmp_path / "absent") == run_status(tmp_path) == RunStatus("waiting")
     assert list(tmp_path.iterdir()) == []
 
@@ -42,24 +42,24 @@ def test_progress_of_pretraining(tmp_path: Path) -> None:
     with run.locked():
         status = run_status(tmp_path)
     assert (status.state, status.step, status.max_steps, status.unit) == ("running", 10, 1000, "step")
-    assert status.loss == 14.0  # of step 9, the last autoregressive one
+    assert status.loss == 14.0  # of step 9, the last next-token update
     assert status.tokens_per_second == pytest.approx((5 * 100 + 5 * 60) / 20)
     assert status.seconds_left == pytest.approx(990 * 2.0)
     assert run_status(tmp_path).state == "interrupted"
 
 
-def test_only_the_end_of_a_long_file_is_read_and_a_cut_line_is_left_out(tmp_path: Path) -> None:
+def test_only_the_end_of_a_long_file_is_read_without_a_cut_line(tmp_path: Path) -> None:
     run = pretraining(tmp_path, 3000)
     assert run.metrics_file.stat().st_size > 2 * TAIL_BYTES
     with run.metrics_file.open("a") as file:
-        file.write('{"step": 3001, "kind": "autoregr')
+        file.write('{"step": 3001, "kind": "l')
     status = run_status(tmp_path)
     assert status.step == 3000
     assert status.tokens_per_second == pytest.approx(40, rel=0.01)
 
 
 def test_progress_of_fine_tuning_is_counted_in_epochs(tmp_path: Path) -> None:
-    run = begun(tmp_path, {"ner": {"max_epochs": 10}, "train": {"seed": 0}})
+    run = started(tmp_path, {"ner": {"max_epochs": 10}, "train": {"seed": 0}})
     metrics = MetricsWriter(run)
     for step in range(1, 8):
         epoch = (step - 1) // 3 + 1
@@ -72,8 +72,8 @@ def test_progress_of_fine_tuning_is_counted_in_epochs(tmp_path: Path) -> None:
     metrics.close()
 
 
-def test_epochs_longer_than_the_tail_are_counted_all_the_same(tmp_path: Path) -> None:
-    run = begun(tmp_path, {"ner": {"max_epochs": 10}, "train": {"seed": 0}})
+def test_epochs_longer_than_the_tail_are_counted(tmp_path: Path) -> None:
+    run = started(tmp_path, {"ner": {"max_epochs": 10}, "train": {"seed": 0}})
     metrics = MetricsWriter(run)
     metrics.write(10, "dev", epoch=1, f1=0.5)
     for step in range(11, 3000):
@@ -83,8 +83,8 @@ def test_epochs_longer_than_the_tail_are_counted_all_the_same(tmp_path: Path) ->
     assert (run_status(tmp_path).step, run_status(tmp_path).max_steps) == (1, 10)
 
 
-def test_failed_until_it_starts_again_and_done_in_the_end(tmp_path: Path) -> None:
-    run = begun(tmp_path, {"train": {"max_steps": 3}})
+def test_a_failed_run_that_starts_again_is_running_then_done(tmp_path: Path) -> None:
+    run = started(tmp_path, {"train": {"max_steps": 3}})
     run.error_file.write_text("Traceback\n\nOSError: no space left\n\n")
     assert run_status(tmp_path).state == "failed"
     assert run_status(tmp_path).last_error_line == "OSError: no space left"
@@ -100,7 +100,7 @@ def _hold(path: Path, held: Event, release: Event) -> None:
         release.wait(60)
 
 
-def test_the_lock_of_another_process_is_seen_and_not_disturbed(tmp_path: Path) -> None:
+def test_the_lock_of_another_process_is_seen_and_not_taken(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
     held, release = context.Event(), context.Event()
     process = context.Process(target=_hold, args=(tmp_path, held, release))
@@ -115,7 +115,7 @@ def test_the_lock_of_another_process_is_seen_and_not_disturbed(tmp_path: Path) -
         pass
 
 
-def test_tail_begins_where_it_is_told(tmp_path: Path) -> None:
+def test_tail_starts_no_earlier_than_the_given_byte(tmp_path: Path) -> None:
     path = tmp_path / "log"
     path.write_bytes(b"an old error\n" + "ein Fehler: Grüße\n".encode())
     assert tail(path, 1000, start=13) == "ein Fehler: Grüße\n"

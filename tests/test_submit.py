@@ -95,7 +95,9 @@ def test_a_failure_blocks_only_the_jobs_that_need_it(
     [("fail", "something is wrong with the data"), ("killed", "killed by SIGKILL (out of memory?)")],
 )
 @pytest.mark.parametrize("name", ["prepare/demo", "finetune/b"])
-def test_the_error_of_a_failed_job_is_recorded(tmp_path: Path, name: str, behaviour: str, message: str) -> None:
+def test_the_error_of_a_failed_job_is_recorded(
+    tmp_path: Path, name: str, behaviour: str, message: str
+) -> None:
     with pytest.raises(OperationalError):
         run_fake(tmp_path, INLINE, {name: behaviour})
     status = run_status(tmp_path / name)
@@ -198,7 +200,9 @@ def test_the_lock_of_a_submitter_on_another_machine_is_respected(tmp_path: Path)
     file = holder(tmp_path, "login2")
     grid_dir = GridDir(tmp_path)
     assert grid_dir.is_locked
-    with pytest.raises(OperationalError, match=r"process 77 on login2 .* no longer runs, delete .*submit\.json"):
+    with pytest.raises(
+        OperationalError, match=r"process 77 on login2 .* no longer runs, delete .*submit\.json"
+    ):
         run_fake(tmp_path, INLINE)
     assert not starts(tmp_path)
     assert file.exists()

@@ -38,7 +38,9 @@ class CodeSnapshot:
         commit = f"commit {self.commit.partition('+')[0][:10]}{changes}"
         if self.content:
             return f"jobs run a copy of the source ({commit}): {self.folder}"
-        return f"jobs run the live source ({commit} now; later edits affect jobs that start later): {self.folder}"
+        return (
+            f"jobs run the live source, with any edits made before they start (now {commit}): {self.folder}"
+        )
 
     def write(self) -> None:
         """Writes the copy unless it exists. It gets its name when it is complete, also with two writers at once."""

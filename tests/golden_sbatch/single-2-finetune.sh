@@ -5,7 +5,7 @@
 #SBATCH --cpus-per-task=2
 #SBATCH --dependency=afterok:101
 #SBATCH --error='/the root/logs/submitit/%j_0_log.err'
-#SBATCH --job-name=finetune/nano-maml-s0-en_demo-head-HASH
+#SBATCH --job-name=finetune/nano-maml-s0-en_demo-head_only-HASH
 #SBATCH --kill-on-invalid-dep=yes
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1
