@@ -1,7 +1,7 @@
-"""How cost grows: `python benchmarks/growth.py` writes benchmarks/growth.md and growth.svg.
+"""Growth of running time: `python benchmarks/growth.py` writes benchmarks/growth.md and growth.svg.
 
-The points of a curve are measured in turn in one run, each told as a share of the first; `metapt/estimate/flops.py` says what the operations
-alone would give. All steps are at the shape of tiny unless the curve says otherwise.
+The points of a curve are timed in turn in one process and given relative to the first, beside the growth of the floating
+point operations (metapt/estimate/flops.py). Steps have the size of tiny unless the curve varies it.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from typing import Any
 
 from fitting import Curve, figure, section, sentence
 from machine import machine, precisions
-from run import begun_grid
-from steps import configuration, our_episode, our_micro_batch, random_sequences, random_task
+from run import started_grid
+from steps import configuration, episode_step, micro_batch_step, random_sequences, random_task
 from timing import medians
 
 from metapt.config import PretrainConfig, commandline
@@ -39,26 +39,30 @@ from metapt.training.engine import Engine
 FOLDER = Path(__file__).parent
 PRECISION = precisions()[-1]
 RANKS = (1, 2)
-UNITS = 8  # micro-batches of an update that ranks share
+UNITS = 8
+"""Micro-batches of an update that ranks divide."""
 Run = Callable[[], object]
 
 
-def steps_curve(what: str, by: str, cases: dict[float, PretrainConfig], *, is_episode: bool) -> Curve:
-    """The forward and backward pass of a micro-batch or an episode, by something that its configuration holds."""
-    runs = [_episode(config) if is_episode else our_micro_batch(config) for config in cases.values()]
-    operations = tuple(flops_of_step(config, is_episode) for config in cases.values())
-    return Curve(what, by, tuple(cases), tuple(medians(*runs)), operations)
-
-
-def _episode(config: PretrainConfig) -> Run:
-    return our_episode(config, random_task(config))
+def steps_curve(title: str, variable: str, cases: dict[float, PretrainConfig], *, is_episode: bool) -> Curve:
+    """The forward and backward pass of a micro-batch or an episode, by the value of a variable."""
+    steps = [
+        episode_step(config, random_task(config)) if is_episode else micro_batch_step(config)
+        for config in cases.values()
+    ]
+    flops = tuple(flops_of_step(config, is_episode) for config in cases.values())
+    return Curve(title, variable, tuple(cases), tuple(medians(*steps)), flops)
 
 
 def width() -> Curve:
     cases: dict[float, PretrainConfig] = {}
-    for wide in (96, 192, 384, 768):
-        shape = [f"model.hidden_size={wide}", f"model.intermediate_size={4 * wide}", "train.micro_batch=2"]
-        cases[wide] = configuration("tiny", 512, PRECISION, "objective=vanilla", *shape)
+    for hidden_size in (96, 192, 384, 768):
+        shape = [
+            f"model.hidden_size={hidden_size}",
+            f"model.intermediate_size={4 * hidden_size}",
+            "train.micro_batch=2",
+        ]
+        cases[hidden_size] = configuration("tiny", 512, PRECISION, "objective=vanilla", *shape)
     return steps_curve("a next-token micro-batch of 2 x 512", "width", cases, is_episode=False)
 
 
@@ -75,7 +79,8 @@ def support_windows() -> Curve:
     for classes, shots in ((4, 2), (8, 2), (8, 4), (16, 4), (32, 4)):
         shape = [f"meta.n_way={classes}", f"meta.k_shot={shots}", f"meta.q_query={shots}"]
         cases[classes * shots] = configuration("tiny", 64, PRECISION, *shape)
-    return steps_curve("an episode of scope head, windows of 64", "n_way x k_shot", cases, is_episode=True)
+    title = "an episode of scope head, windows of 64"
+    return steps_curve(title, "number of support windows", cases, is_episode=True)
 
 
 def inner_steps(scope: str) -> Curve:
@@ -84,18 +89,17 @@ def inner_steps(scope: str) -> Curve:
         steps: configuration("tiny", 64, PRECISION, f"meta.inner_steps={steps}", *shape)
         for steps in (1, 2, 4, 8, 16)
     }
-    return steps_curve(
-        f"an 8-way 2-shot episode of scope {scope}", "number of inner steps", cases, is_episode=True
-    )
+    title = f"an 8-way 2-shot episode of scope {scope}"
+    return steps_curve(title, "number of inner steps", cases, is_episode=True)
 
 
 class Ranks:
-    """Processes of one thread each that share the micro-batches of an update, and make one whenever called."""
+    """Processes of one thread each that divide the micro-batches of an update; a call makes one update."""
 
     def __init__(self, count: int):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        with socket.socket() as unbound:
+            unbound.bind(("127.0.0.1", 0))
+            port = unbound.getsockname()[1]
         shared = {"WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": 1}
         self.processes = []
         for rank in range(count):
@@ -120,15 +124,15 @@ class Ranks:
                     raise RuntimeError(f"a rank ended with exit code {process.wait()}")
 
     def close(self) -> None:
-        """Ends the processes."""
+        """End the processes."""
         for process in self.processes:
             process.communicate()
 
 
 def rank() -> None:
     """One process of `Ranks`: an update for every line on stdin."""
-    words = ["objective=vanilla", "train.micro_batch=1", f"train.micro_batches_per_update={UNITS}"]
-    config = configuration("tiny", 512, PRECISION, *words)
+    shape = ["train.micro_batch=1", f"train.micro_batches_per_update={UNITS}"]
+    config = configuration("tiny", 512, PRECISION, "objective=vanilla", *shape)
     engine, sequences = Engine(build_meta_lm(config), config), random_sequences(config)
     units = range(engine.rank, UNITS, engine.world_size)
     for _ in sys.stdin:
@@ -145,16 +149,22 @@ def ranks() -> Curve:
         for group in groups:
             stack.callback(group.close)
         seconds = tuple(medians(*groups))
-    what = f"an update of {UNITS} micro-batches of 512, a thread a rank"
-    return Curve(what, "number of ranks", RANKS, seconds, tuple(1 / count for count in RANKS))
+    title = f"an update of {UNITS} micro-batches of 512, one thread per rank"
+    return Curve(title, "number of ranks", RANKS, seconds, tuple(1 / count for count in RANKS))
 
 
 def dry_run(folder: Path) -> Curve:
     jobs, runs = [], []
     for seeds in (1, 2, 4, 8, 16):
-        listed = f"grid.seeds={[*range(seeds)]}".replace(" ", "")
-        words = ["grid=demo", "cluster=local", listed, "dry_run=true", f"root={folder / str(seeds)}"]
-        config: Any = commandline.load("submit", words)
+        seed_list = f"grid.seeds={[*range(seeds)]}".replace(" ", "")
+        arguments = [
+            "grid=demo",
+            "cluster=local",
+            seed_list,
+            "dry_run=true",
+            f"root={folder / str(seeds)}",
+        ]
+        config: Any = commandline.load("submit", arguments)
         jobs.append(len(plan(config).jobs))
         runs.append(partial(submit, config))
     with redirect_stdout(io.StringIO()):
@@ -163,14 +173,12 @@ def dry_run(folder: Path) -> Curve:
 
 def status(folder: Path) -> Curve:
     counts = (10, 30, 90, 270)
-    runs = [partial(grid_status, begun_grid(folder / f"begun{count}", count)) for count in counts]
-    return Curve(
-        "what metapt.status reads of a grid at work", "number of runs", counts, tuple(medians(*runs))
-    )
+    runs = [partial(grid_status, started_grid(folder / f"started{count}", count)) for count in counts]
+    return Curve("metapt.status of a running grid", "number of runs", counts, tuple(medians(*runs)))
 
 
 def curves() -> Iterator[Curve]:
-    """All of them, each as soon as it is measured."""
+    """All curves, each as soon as it is measured."""
     yield width()
     yield sequence_length()
     yield support_windows()
@@ -182,20 +190,20 @@ def curves() -> Iterator[Curve]:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Measures all curves and writes them; with `rank`, is one of the processes of `Ranks`."""
+    """Measure all curves and write them; with the argument `rank`, run as a process of `Ranks`."""
     if argv == ["rank"]:
         rank()
         return
     found, started = [], time.monotonic()
     for curve in curves():
-        print(f"{curve.what}: {sentence(curve)}", flush=True)
+        print(f"{curve.title}: {sentence(curve)}", flush=True)
         found.append(curve)
-    head = [
-        "# How cost grows",
+    introduction = [
+        "# Growth of running time",
         "",
-        "`python benchmarks/growth.py` measured this. Times are medians of repetitions in turn, as shares of the first point's; exponents are fitted",
-        f"by least squares to their logarithms, ± the standard error. Steps are forward and backward passes in {PRECISION} at the shape of `model=tiny` (but for",
-        "what varies). Operations are those of `metapt/estimate/flops.py`, in which the episode head, norms, activations and embedding count nothing.",
+        "`python benchmarks/growth.py` measured this. Times are medians of interleaved repetitions, relative to the first point. Exponents are",
+        f"least-squares fits to their logarithms, ± the standard error. Steps are forward and backward passes in {PRECISION} at the size of `model=tiny`,",
+        "except for the variable. `metapt/estimate/flops.py` counts operations, without the episode head, norms, activations and embedding.",
         "Projection to GPUs: [docs/results/projection.md](../docs/results/projection.md).",
         "",
         f"Machine: {machine()}; {date.today()}.",
@@ -204,7 +212,7 @@ def main(argv: Sequence[str]) -> None:
         "",
     ]
     lines = [line for curve in found for line in section(curve)]
-    (FOLDER / "growth.md").write_text("\n".join([*head, *lines]).rstrip() + "\n", encoding="utf-8")
+    (FOLDER / "growth.md").write_text("\n".join([*introduction, *lines]).rstrip() + "\n", encoding="utf-8")
     (FOLDER / "growth.svg").write_text(figure(found), encoding="utf-8")
     print(f"{time.monotonic() - started:.0f} s", file=sys.stderr)
 

@@ -1,7 +1,7 @@
-"""Where an update goes, ours beside that of transformers' Trainer: `python benchmarks/parts.py` writes benchmarks/parts.md.
+"""Time of each part of an update, beside that of transformers' Trainer: `python benchmarks/parts.py` writes benchmarks/parts.md.
 
-What is left to win is told by the row of the matrix products: an update that made nothing but them would still take as
-long. Times are torch's profiler's own for each operation, medians over updates of both in turn.
+The matrix products bound what can be gained: an update of nothing else would still take their time. Times are those of
+torch's profiler for each operation, medians over updates of both sides in turn.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from datetime import date
 from pathlib import Path
 from statistics import median
 
+from baselines import trainer_step
 from machine import machine, precisions
-from peers import trainer_step
-from steps import configuration, our_step, random_sequences
+from steps import configuration, random_sequences, update_step
 from timing import REPETITIONS
 from torch.profiler import ProfilerActivity, profile
 
@@ -44,52 +44,67 @@ PARTS = {
     ),
     "copies, casts, zeros": ("copy_", "cat", "fill_", "zero_", "clone", "contiguous"),
 }
-REST = "all else, the optimizer too"
+REST = "all other operations, including the optimizer"
 
 
 def parts_of(step: Callable[[], None]) -> dict[str, float]:
     """Seconds of each part of one update."""
-    place = {f"aten::{name}": part for part, names in PARTS.items() for name in names}
-    found = dict.fromkeys([*PARTS, REST], 0.0)
+    part_of = {f"aten::{name}": part for part, names in PARTS.items() for name in names}
+    seconds = dict.fromkeys([*PARTS, REST], 0.0)
     with profile(activities=[ProfilerActivity.CPU]) as profiler:
         step()
     for event in profiler.key_averages():
-        found[place.get(event.key, REST)] += event.self_cpu_time_total / 1e6
-    return found
+        seconds[part_of.get(event.key, REST)] += event.self_cpu_time_total / 1e6
+    return seconds
 
 
-def shares(size: str, precision: str) -> dict[str, tuple[float, float]]:
-    """(ours, Trainer's) of each part, as shares of Trainer's update."""
+def fractions(size: str, precision: str) -> dict[str, tuple[float, float]]:
+    """Time of each part, of metapt and of Trainer, as a fraction of Trainer's update."""
     config = configuration(size, 512, precision, "objective=vanilla")
     sequences = random_sequences(config)
-    theirs = trainer_step(config, sequences[:, :-1])  # before there is a process group
-    sides = (our_step(config, sequences), theirs)
-    for step in sides:
+    baseline = trainer_step(config, sequences[:, :-1])  # before a process group exists
+    steps = (update_step(config, sequences), baseline)
+    for step in steps:
         step()
-    measured = [[parts_of(step) for step in sides] for _ in range(REPETITIONS)]
-    ours, other = ({part: median(both[side][part] for both in measured) for part in [*PARTS, REST]} for side in (0, 1))  # fmt: skip
-    whole = sum(other.values())
-    return {part: (ours[part] / whole, other[part] / whole) for part in ours}
+    measured = [[parts_of(step) for step in steps] for _ in range(REPETITIONS)]
+    ours, trainers = (
+        {part: median(repetition[side][part] for repetition in measured) for part in [*PARTS, REST]}
+        for side in (0, 1)
+    )
+    total = sum(trainers.values())
+    return {part: (ours[part] / total, trainers[part] / total) for part in ours}
 
 
-def table(size: str, precision: str, found: dict[str, tuple[float, float]]) -> list[str]:
+def table(size: str, precision: str, parts: dict[str, tuple[float, float]]) -> list[str]:
     """A heading, a line for each part, and their sum."""
-    lines = [f"## {size} in {precision}, 4 sequences of 512", "", "| part | this suite | Trainer |", "|---|---:|---:|"]  # fmt: skip
-    sums = [sum(column) for column in zip(*found.values(), strict=True)]
-    rows = [*found.items(), ("the update", sums)]
-    lines += [f"| {part} | {ours:.2f} | {theirs:.2f} |" for part, (ours, theirs) in rows]
+    lines = [
+        f"## {size} in {precision}, 4 sequences of 512",
+        "",
+        "| part | metapt | Trainer |",
+        "|---|---:|---:|",
+    ]
+    sums = [sum(column) for column in zip(*parts.values(), strict=True)]
+    rows = [*parts.items(), ("whole update", sums)]
+    lines += [f"| {part} | {ours:.2f} | {trainers:.2f} |" for part, (ours, trainers) in rows]
     return [*lines, ""]
 
 
 def main(argv: Sequence[str]) -> None:
-    """Measures each case in a process of its own, and writes the file."""
+    """Measure each case in its own process and write the file."""
     if argv:
-        print(json.dumps(shares(*argv)))
+        print(json.dumps(fractions(*argv)))
         return
-    lines = ["# Where an update goes", "", "As shares of Trainer's update; benchmarks/parts.py says how.", ""]
-    lines += [f"Machine: {machine()}; {date.today()}.", ""]
+    lines = [
+        "# Time of the parts of an update",
+        "",
+        "Fractions of the time of Trainer's update; benchmarks/parts.py describes the measurement.",
+        "",
+        f"Machine: {machine()}; {date.today()}.",
+        "",
+    ]
     for case in CASES:
-        done = subprocess.run([sys.executable, __file__, *case], stdout=subprocess.PIPE, text=True, check=True)  # fmt: skip
+        command = [sys.executable, __file__, *case]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
         lines += table(*case, json.loads(done.stdout.splitlines()[-1]))
         print("\n".join(lines[-len(PARTS) - 7 :]), flush=True)
     FILE.write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")

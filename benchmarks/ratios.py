@@ -1,4 +1,4 @@
-"""The shares that were measured, by kind of processor: ratios.json, and the table made from it."""
+"""Recorded ratios by kind of CPU: ratios.json, and the table in README.md that is generated from it."""
 
 from __future__ import annotations
 
@@ -10,42 +10,45 @@ from typing import Any
 from timing import Row
 
 FILE = Path(__file__).with_name("ratios.json")
-HEAD = """# Benchmarks
+INTRODUCTION = """# Benchmarks
 
-`make bench` measured this: shares by medians of alternating repetitions in one run, one column for each kind of processor
-(how it multiplies bf16). A dash: not measured on such a one.
+`make bench` measured these ratios: time, or what the row names, divided by that of the baseline. A time ratio of 0.5 is 2x faster. Times are
+medians of interleaved repetitions in one process. There is a column for each kind of CPU by its bf16 support; a dash means not measured.
 """
 
 
 def recorded() -> dict[str, dict[str, Any]]:
-    """kind of processor -> `machine`, `date`, and `shares`: "what / against" -> the first's share of the second."""
-    found: dict[str, dict[str, Any]] = json.loads(FILE.read_text(encoding="utf-8"))
-    return found
+    """`machine`, `date` and `ratios` ("name / baseline" to ratio) by kind of CPU."""
+    content: dict[str, dict[str, Any]] = json.loads(FILE.read_text(encoding="utf-8"))
+    return content
 
 
-def name(what: str, against: str) -> str:
-    """The key of a row's share."""
-    return f"{what} / {against}"
+def key(name: str, baseline: str) -> str:
+    """The key of a row in `ratios`."""
+    return f"{name} / {baseline}"
 
 
-def record(kind: str, machine: str, date: str, rows: Sequence[Row]) -> None:
-    """Puts what was measured in place of what is known of that kind of processor."""
-    shares = {name(what, against): round(share, 4) for what, against, share in rows}
-    kinds = recorded() | {kind: {"machine": machine, "date": date, "shares": shares}}
-    FILE.write_text(json.dumps(kinds, indent=1) + "\n", encoding="utf-8")
+def record(cpu: str, machine: str, date: str, rows: Sequence[Row]) -> None:
+    """Replace the recording of a kind of CPU."""
+    ratios = {key(row.name, row.baseline): round(row.ratio, 4) for row in rows}
+    content = recorded() | {cpu: {"machine": machine, "date": date, "ratios": ratios}}
+    FILE.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
-def table(kinds: Mapping[str, Mapping[str, Any]]) -> str:
-    """Markdown: the machines, and a row for each pair that was compared on any of them."""
-    machines = [f"- {kind}: {found['machine']}; {found['date']}" for kind, found in kinds.items()]
-    names = dict.fromkeys(pair for found in kinds.values() for pair in found["shares"])
-    rows = [
-        f"| {pair.replace(' / ', ' | ', 1)} | {' | '.join(_share(found['shares'], pair) for found in kinds.values())} |"
-        for pair in names
+def table(recordings: Mapping[str, Mapping[str, Any]]) -> str:
+    """README.md: the machines, and a row for each ratio that was measured on any of them."""
+    machines = [
+        f"- {cpu}: {recording['machine']}; {recording['date']}" for cpu, recording in recordings.items()
     ]
-    columns = [f"| what | against | {' | '.join(kinds)} |", f"|---|---|{'---|' * len(kinds)}"]
-    return "\n".join([HEAD, *machines, "", *columns, *rows]) + "\n"
+    keys = dict.fromkeys(key for recording in recordings.values() for key in recording["ratios"])
+    rows = [
+        f"| {key.replace(' / ', ' | ', 1)} | "
+        f"{' | '.join(_cell(recording['ratios'], key) for recording in recordings.values())} |"
+        for key in keys
+    ]
+    header = [f"| measured | baseline | {' | '.join(recordings)} |", f"|---|---|{'---|' * len(recordings)}"]
+    return "\n".join([INTRODUCTION, *machines, "", *header, *rows]) + "\n"
 
 
-def _share(shares: Mapping[str, float], pair: str) -> str:
-    return f"{shares[pair]:.2g}" if pair in shares else "–"
+def _cell(ratios: Mapping[str, float], key: str) -> str:
+    return f"{ratios[key]:.2g}" if key in ratios else "–"

@@ -1,8 +1,8 @@
-"""What is timed, against what: `make bench`. Two things are measured in turn in one run, and only ratios are told.
+"""Ratios of time against baselines: `make bench`.
 
-The medians of interleaved repetitions; the machine is named, since a ratio belongs to it. What was measured is
-in benchmarks/README.md, a column for each kind of processor. `python benchmarks/run.py smoke` measures the short cases and
-fails only where a share is more than twice the one recorded of a processor of the same kind.
+Both sides of a ratio are timed in turn in one process; the machine is recorded, since a ratio depends on it.
+benchmarks/README.md has the results, a column for each kind of CPU. `python benchmarks/run.py smoke` measures the short
+cases and fails if a ratio is more than twice the recorded one for the same kind of CPU.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from datetime import date
 from pathlib import Path
@@ -22,7 +22,7 @@ import steps
 import torch
 import tuning
 from machine import bf16_support, machine
-from timing import Row, compare
+from timing import Case, Row
 from tokens import Tokens
 from torch.nn.functional import cross_entropy, scaled_dot_product_attention
 
@@ -38,30 +38,30 @@ from metapt.models.meta_lm import build_meta_lm
 from metapt.runs import Run
 
 FOLDER = Path(__file__).parent
-WORSE = 2
-Case = tuple[str, Callable[[], object], str, Callable[[], object]]
+MAX_INCREASE = 2
+"""Largest accepted factor of a ratio over the recorded one."""
 
 
-def output_layer(dtype: torch.dtype) -> Case:
-    """Loss and gradient of 2,048 tokens at the width of tiny and the paper's vocabulary."""
+def output_layer(precision: str) -> Case:
+    """Loss and gradient of 2,048 tokens at the width of tiny with the paper's vocabulary."""
     generator = torch.Generator().manual_seed(0)
     hidden = torch.randn(2048, 96, generator=generator).requires_grad_()
     weight = (0.02 * torch.randn(50304, 96, generator=generator)).requires_grad_()
     targets = torch.randint(0, 50304, (2048,), generator=generator)
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
 
     def chunked() -> None:
         torch.autograd.grad(linear_cross_entropy(hidden, weight, targets, dtype), [hidden, weight])
 
     def plain() -> None:
-        with torch.autocast("cpu", torch.bfloat16, enabled=dtype is torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
             logits = hidden @ weight.T
         torch.autograd.grad(cross_entropy(logits.float(), targets), [hidden, weight])
 
-    name = str(dtype).removeprefix("torch.")
-    return f"output layer and loss in chunks, {name}", chunked, "all logits at once", plain
+    return Case(f"chunked output layer and loss, {precision}", chunked, "full logits", plain)
 
 
-def attention_tiles(length: int) -> Case:
+def tiled_attention(length: int) -> Case:
     """Forward and backward pass of the attention of one block at tiny, 2,048 tokens in bf16."""
     generator = torch.Generator().manual_seed(0)
     query, key, value = (
@@ -78,35 +78,40 @@ def attention_tiles(length: int) -> Case:
     def flash() -> None:
         scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=True).sum().backward()
 
-    return f"attention in tiles, bf16, {2048 // length} x {length}", tiled, "torch's flash kernel", flash
+    return Case(f"tiled attention, bf16, {2048 // length} x {length}", tiled, "torch's flash kernel", flash)
 
 
-def support_states() -> Case:
+def scope_head() -> Case:
     """An 8-way episode of scope head at tiny, against scope full, which runs the decoder in every inner step."""
-    sides = []
-    for scope in ("head", "full"):
-        words = [
+    tokens = np.random.default_rng(0).integers(2, 200, 40_000)
+
+    def episode_of_scope(scope: str) -> Callable[[], None]:
+        arguments = [
             "model=tiny",
             "objective=maml",
             f"meta.scope={scope}",
             "meta.n_way=8",
+            "meta.k_shot=2",
+            "meta.q_query=2",
+            "meta.window=64",
             "meta.max_window_fraction=1",
         ]
-        config = commandline.load("pretrain", [*words, "meta.k_shot=2", "meta.q_query=2", "meta.window=64"])
-        tokens = np.random.default_rng(0).integers(2, 200, 40_000)
+        config = commandline.load("pretrain", arguments)
         index = WindowIndex.build(tokens, 256, 64, config.meta.min_context)
         task = EpisodeSampler(Tokens(tokens), index, config.meta, 0, 1, 0).episode(0, 0)  # type: ignore[arg-type]
         meta_lm = build_meta_lm(config)
+        return lambda: episode_objective(meta_lm, task, config.meta, 0, 0, 0).loss.backward()
 
-        def run(meta_lm=meta_lm, task=task, meta=config.meta) -> None:  # type: ignore[no-untyped-def]
-            episode_objective(meta_lm, task, meta, 0, 0, 0).loss.backward()
+    return Case(
+        "episode, scope head (hidden states computed once)",
+        episode_of_scope("head"),
+        "scope full (hidden states in every inner step)",
+        episode_of_scope("full"),
+    )
 
-        sides.append(run)
-    return "episode, scope head (states once)", sides[0], "scope full (states in every inner step)", sides[1]
 
-
-def begun_grid(folder: Path, runs: int) -> GridDir:
-    """A grid of so many runs that are all begun, with 2,000 updates each."""
+def started_grid(folder: Path, runs: int) -> GridDir:
+    """A grid whose runs have all started and have 2,000 updates each."""
     names = [f"pretrain/{number}" for number in range(runs)]
     root = GridDir(folder)
     root.write_plan(Plan("many", tuple(Job(name, "pretrain") for name in names)))
@@ -129,82 +134,68 @@ def begun_grid(folder: Path, runs: int) -> GridDir:
     return root
 
 
-def status_of_a_grid(folder: Path, runs: int = 500) -> Case:
-    """`metapt.status` of runs that are all begun, against a process that imports torch."""
-    begun_grid(folder, runs)
+def grid_status(folder: Path, runs: int = 500) -> Case:
+    """`metapt.status` of a grid whose runs have all started, against a process that imports torch."""
+    started_grid(folder, runs)
 
-    def process(*words: str) -> Callable[[], object]:
-        return lambda: subprocess.run([sys.executable, *words], check=True, stdout=subprocess.DEVNULL)
+    def process(*arguments: str) -> Callable[[], object]:
+        return lambda: subprocess.run([sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL)
 
     status = process("-m", "metapt.status", f"root={folder}")
-    return f"metapt.status of {runs} runs", status, "python -c 'import torch'", process("-c", "import torch")
-
-
-def timed(case: Case) -> Row:
-    """The row of a case whose two sides are closures."""
-    ours, run, theirs, other = case
-    return ours, theirs, compare(run, other)
+    return Case(
+        f"metapt.status of {runs} runs", status, "python -c 'import torch'", process("-c", "import torch")
+    )
 
 
 def short_rows() -> Iterator[Row]:
-    """What takes less than a minute."""
-    yield timed(output_layer(torch.float32))
-    yield timed(output_layer(torch.bfloat16))
-    yield timed(attention_tiles(512))
-    yield timed(attention_tiles(128))
+    """The rows that take less than a minute."""
+    yield output_layer("fp32").row()
+    yield output_layer("bf16").row()
+    yield tiled_attention(512).row()
+    yield tiled_attention(128).row()
 
 
 def all_rows() -> Iterator[Row]:
     yield from short_rows()
-    yield timed(support_states())
+    yield scope_head().row()
     with tempfile.TemporaryDirectory() as folder:
-        yield timed(status_of_a_grid(Path(folder, "grid")))
+        yield grid_status(Path(folder, "grid")).row()
         for case in tuning.head_only(Path(folder, "tuning")):
-            yield timed(case)
+            yield case.row()
     for step in steps.CASES:
-        yield from steps.measured(step)
-
-
-def told(rows: Iterable[Row]) -> Iterator[Row]:
-    """The same rows, each printed as it comes."""
-    for what, against, share in rows:
-        print(line(what, against, share), flush=True)
-        yield what, against, share
-
-
-def line(what: str, against: str, share: float) -> str:
-    return f"| {what} | {against} | {share:.2g} |"
+        yield from steps.measure(step)
 
 
 def smoke() -> None:
-    """Measures the short cases, and compares them with what is recorded of the same kind of processor.
+    """Measure the short rows and compare them with those recorded for the same kind of CPU.
 
     Raises:
-        OperationalError: one has become twice as slow, beside what it is measured against.
+        OperationalError: a ratio is more than MAX_INCREASE times the recorded one.
     """
-    known = ratios.recorded().get(kind(), {"shares": {}})["shares"]
-    halved = []
-    for what, against, share in short_rows():
-        before = known.get(ratios.name(what, against))
-        compared = f"recorded: {before:.2f}" if before else f"nothing recorded with {kind()}"
-        print(f"{what}: {share:.2f} of {against} ({compared})", flush=True)
-        if before and share > WORSE * before:
-            halved.append(what)
-    if halved:
+    recorded = ratios.recorded().get(bf16_support(), {"ratios": {}})["ratios"]
+    slower = []
+    for row in short_rows():
+        expected = recorded.get(ratios.key(row.name, row.baseline))
+        comparison = f"recorded: {expected:.2f}" if expected else f"not recorded for {bf16_support()}"
+        print(f"{row.name}: {row.ratio:.2f} of the time of {row.baseline} ({comparison})", flush=True)
+        if expected and row.ratio > MAX_INCREASE * expected:
+            slower.append(row.name)
+    if slower:
         raise OperationalError(
-            f"half as fast as recorded in {ratios.FILE.name}, or slower: {'; '.join(halved)}"
+            f"more than {MAX_INCREASE} times the ratio in {ratios.FILE.name}: {'; '.join(slower)}"
         )
 
 
 def main(argv: Sequence[str]) -> None:
-    """Measures every case and writes ratios.json and README.md as it goes; with `smoke`, the short ones, and compares."""
+    """Measure all rows and update ratios.json and README.md after each; with `smoke`, compare the short ones."""
     if argv == ["smoke"]:
         smoke()
         return
     rows = []
-    for row in told(all_rows()):
+    for row in all_rows():
+        print(f"| {row.name} | {row.baseline} | {row.ratio:.2g} |", flush=True)
         rows.append(row)
-        ratios.record(kind(), machine(), str(date.today()), rows)
+        ratios.record(bf16_support(), machine(), str(date.today()), rows)
         (FOLDER / "README.md").write_text(ratios.table(ratios.recorded()), encoding="utf-8")
 
 

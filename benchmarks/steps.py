@@ -1,7 +1,7 @@
-"""Steps of pretraining against the usual ways and against the machine, each case in a process of its own.
+"""Pretraining updates against baselines and against the peak speed of the machine, each case in its own process.
 
-`python benchmarks/steps.py CASE SIZE LENGTH PRECISION` measures one and prints its rows as JSON; benchmarks/run.py asks
-for all of CASES. The two sides alternate; a row is (what, against, the first's share of the second).
+`python benchmarks/steps.py CASE SIZE LENGTH PRECISION` measures one case and prints its rows as JSON; benchmarks/run.py
+runs all of CASES.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from machine import precisions
 from memory import status_bytes
-from timing import Row, compare, medians
+from timing import Row, medians, time_ratio
 from tokens import Tokens
 
 from metapt.config import ModelConfig, PretrainConfig, commandline
@@ -25,7 +25,8 @@ from metapt.meta.objectives import episode_objective, next_token_objective
 from metapt.models.meta_lm import build_meta_lm
 from metapt.training.engine import Engine
 
-TOKENS = 2048  # of a micro-batch, whatever the length of its sequences
+TOKENS = 2048
+"""Tokens per micro-batch, whatever the length of its sequences."""
 
 CASES = [
     *[
@@ -35,8 +36,8 @@ CASES = [
         for precision in precisions()
     ],
     *[("peak", size, "512", precision) for size in ("tiny", "small") for precision in ("fp32", "bf16")],
-    *[  # straightforward code over longer windows takes minutes a repetition, and its graph gigabytes
-        ("straightforward", size, length, precision)
+    *[  # longer windows take the naive implementation minutes per repetition, and gigabytes for its graph
+        ("naive", size, length, precision)
         for size, length in (("tiny", "128"), ("small", "32"))
         for precision in precisions()
     ],
@@ -44,16 +45,21 @@ CASES = [
 ]
 
 
-def configuration(size: str, length: int, precision: str, *words: str) -> PretrainConfig:
-    """A run of one micro-batch of TOKENS tokens or one episode of windows of `length` tokens an update."""
-    settings = [f"model={size}", "objective=maml", f"train.precision={precision}", f"train.seq_len={length}"]
-    settings += [
+def configuration(size: str, length: int, precision: str, *overrides: str) -> PretrainConfig:
+    """A run whose updates are one micro-batch of TOKENS tokens, or one episode of windows of `length` tokens."""
+    arguments = [
+        f"model={size}",
+        "objective=maml",
+        f"train.precision={precision}",
+        f"train.seq_len={length}",
         f"train.micro_batch={TOKENS // length}",
         "train.micro_batches_per_update=1",
         "meta.tasks_per_step=1",
+        f"meta.window={length}",
+        f"meta.min_context={length // 4}",
+        "meta.max_window_fraction=1",
     ]
-    settings += [f"meta.window={length}", f"meta.min_context={length // 4}", "meta.max_window_fraction=1"]
-    return commandline.load("pretrain", [*settings, *words])
+    return commandline.load("pretrain", [*arguments, *overrides])
 
 
 def random_sequences(config: PretrainConfig) -> torch.Tensor:
@@ -68,8 +74,8 @@ def random_task(config: PretrainConfig) -> Episode:
     return EpisodeSampler(Tokens(tokens), index, config.meta, 0, 1, 0).episode(0, 0)  # type: ignore[arg-type]
 
 
-def our_step(config: PretrainConfig, sequences: torch.Tensor) -> Callable[[], None]:
-    """An update of one micro-batch under the engine."""
+def update_step(config: PretrainConfig, sequences: torch.Tensor) -> Callable[[], None]:
+    """A next-token update of one micro-batch, with the engine."""
     engine = Engine(build_meta_lm(config), config)
 
     def step() -> None:
@@ -79,8 +85,8 @@ def our_step(config: PretrainConfig, sequences: torch.Tensor) -> Callable[[], No
     return step
 
 
-def our_micro_batch(config: PretrainConfig) -> Callable[[], None]:
-    """The forward and the backward pass of a next-token micro-batch."""
+def micro_batch_step(config: PretrainConfig) -> Callable[[], None]:
+    """Forward and backward pass of a next-token micro-batch."""
     meta_lm, sequences = build_meta_lm(config), random_sequences(config)
 
     def run() -> None:
@@ -90,8 +96,8 @@ def our_micro_batch(config: PretrainConfig) -> Callable[[], None]:
     return run
 
 
-def our_episode(config: PretrainConfig, task: Episode) -> Callable[[], None]:
-    """The forward and the backward pass of an episode."""
+def episode_step(config: PretrainConfig, task: Episode) -> Callable[[], None]:
+    """Forward and backward pass of an episode."""
     meta_lm = build_meta_lm(config)
 
     def run() -> None:
@@ -102,29 +108,30 @@ def our_episode(config: PretrainConfig, task: Episode) -> Callable[[], None]:
 
 
 def trainer(size: str, length: int, precision: str) -> list[Row]:
-    """A next-token update against transformers' Trainer, and its rate against that of the best product."""
-    from peers import trainer_step
+    """A next-token update against transformers' Trainer, and its FLOP/s against those of the fastest matrix product."""
+    from baselines import trainer_step
 
     config = configuration(size, length, precision, "objective=vanilla")
     sequences = random_sequences(config)
-    theirs = trainer_step(config, sequences[:, :-1])  # before there is a process group
-    ours, other = medians(our_step(config, sequences), theirs)
-    rate = flops_of_step(config, False) / ours / best_rate(config)
+    baseline = trainer_step(config, sequences[:, :-1])  # before a process group exists
+    seconds, baseline_seconds = medians(update_step(config, sequences), baseline)
+    utilisation = flops_of_step(config, False) / seconds / peak_flops_per_second(config)
     name = f"{size} {precision} {len(sequences)} x {length}"
+    fastest = "fastest matrix product of the model's shapes (MFU)"
     return [
-        (f"next-token update, {name}", "transformers' Trainer", ours / other),
-        (f"FLOP/s of that update, {name}", "the best product at the model's shapes (MFU)", rate),
+        Row(f"next-token update, {name}", "transformers' Trainer", seconds / baseline_seconds),
+        Row(f"FLOP/s of the next-token update, {name}", fastest, utilisation),
     ]
 
 
-def best_rate(config: PretrainConfig) -> float:
-    """FLOP/s of the fastest matrix product of a step with TOKENS rows: of those forward, and for either gradient."""
+def peak_flops_per_second(config: PretrainConfig) -> float:
+    """FLOP/s of the fastest matrix product in an update, forward or for either gradient, with TOKENS rows."""
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[config.train.precision]
-    return max(_product_rate(shape, dtype) for shape in products(config.model))
+    return max(_flops_per_second(shape, dtype) for shape in products(config.model))
 
 
 def products(model: ModelConfig) -> set[tuple[int, int, int]]:
-    """(rows, inner, columns) of the products with a weight matrix: x W, dy W^T and x^T dy."""
+    """Shapes (rows, inner, columns) of the products with weight matrices: x W, dy W^T and x^T dy."""
     d, wide, vocabulary = model.hidden_size, model.intermediate_size, model.vocab_size
     shapes = set()
     for inputs, outputs in ((d, d), (d, wide), (wide, d), (d, vocabulary)):
@@ -132,8 +139,8 @@ def products(model: ModelConfig) -> set[tuple[int, int, int]]:
     return shapes
 
 
-def _product_rate(shape: tuple[int, int, int], dtype: torch.dtype) -> float:
-    """FLOP/s of a product, all matrices in memory and its result written to one that is there."""
+def _flops_per_second(shape: tuple[int, int, int], dtype: torch.dtype) -> float:
+    """FLOP/s of a matrix product whose result is written to an existing matrix."""
     rows, inner, columns = shape
     left, right = torch.randn(rows, inner, dtype=dtype), torch.randn(inner, columns, dtype=dtype)
     out = torch.empty(rows, columns, dtype=dtype)
@@ -142,74 +149,75 @@ def _product_rate(shape: tuple[int, int, int], dtype: torch.dtype) -> float:
 
 
 def peak(size: str, length: int, precision: str) -> list[Row]:
-    """The memory that two updates add to a process, against transformers' Trainer."""
-    ours, theirs = (
-        json.loads(_output(side, size, str(length), precision)) for side in ("peak_ours", "peak_trainer")
-    )
-    return [
-        (
-            f"peak memory of that update, {size} {precision} {TOKENS // length} x {length}",
-            "Trainer",
-            ours / theirs,
-        )
-    ]
+    """Peak memory of two updates, without that of the libraries, against transformers' Trainer."""
+    arguments = size, str(length), precision
+    ours, baseline = (json.loads(_output(kind, *arguments)) for kind in ("peak_ours", "peak_trainer"))
+    name = f"{size} {precision} {TOKENS // length} x {length}"
+    return [Row(f"peak memory of the next-token update, {name}", "transformers' Trainer", ours / baseline)]
 
 
-def peak_of(side: str, size: str, length: int, precision: str) -> int:
-    """Bytes that two updates add at their peak to what the libraries take."""
-    from peers import trainer_step
+def peak_bytes(kind: str, size: str, length: int, precision: str) -> int:
+    """Bytes that two updates add, at their peak, to the resident set with all libraries imported.
+
+    Args:
+        kind: peak_ours or peak_trainer.
+    """
+    from baselines import trainer_step
 
     config = configuration(size, length, precision, "objective=vanilla")
     sequences, before = random_sequences(config), status_bytes("VmRSS")
-    step = our_step(config, sequences) if side == "peak_ours" else trainer_step(config, sequences[:, :-1])
+    step = update_step(config, sequences) if kind == "peak_ours" else trainer_step(config, sequences[:, :-1])
     for _ in range(2):
         step()
     return status_bytes("VmHWM") - before
 
 
-def straightforward(size: str, length: int, precision: str) -> list[Row]:
-    """The episode of the paper, scope head, against straightforward code, and against next-token prediction."""
-    from peers import StraightforwardEpisode
+def naive(size: str, length: int, precision: str) -> list[Row]:
+    """The paper's episode with scope head, against a naive implementation and against next-token prediction."""
+    from baselines import NaiveEpisode
 
     config = configuration(size, length, precision)
     task = random_task(config)
-    ours = our_episode(config, task)
+    step = episode_step(config, task)
     name = f"episode, scope head, 32-way 4-shot, {size} {precision}, windows of {length}"
     return [
-        (name, "straightforward code", compare(ours, StraightforwardEpisode(config, task))),
-        _per_token(name, config, ours, 1),
+        Row(name, "naive implementation", time_ratio(step, NaiveEpisode(config, task))),
+        Row(name, "next-token prediction on as many tokens", _ratio_to_next_token(config, step)),
     ]
 
 
 def scopes(size: str, length: int, precision: str) -> list[Row]:
-    """An episode of scope full, 8-way, against as many next-token updates as it has inner steps and one."""
+    """An 8-way episode of scope full, against one pass of next-token prediction per inner step and one for the query."""
     config = configuration(size, length, precision, "meta.scope=full", "meta.n_way=8")
     name = f"episode, scope full, 8-way 4-shot, {size} {precision}, windows of {length}"
-    return [_per_token(name, config, our_episode(config, random_task(config)), config.meta.inner_steps + 1)]
+    passes = config.meta.inner_steps + 1
+    ratio = _ratio_to_next_token(config, episode_step(config, random_task(config))) / passes
+    return [Row(name, f"{passes} passes of next-token prediction on as many tokens", ratio)]
 
 
-def _per_token(name: str, config: PretrainConfig, run: Callable[[], None], times: int) -> Row:
-    """An episode against `times` next-token passes over as many tokens (forward and backward, micro-batches of TOKENS)."""
-    share = compare(run, our_micro_batch(config)) * TOKENS / tokens_of_step(config, True) / times
-    return name, f"{times} x next-token prediction over as many tokens", share
+def _ratio_to_next_token(config: PretrainConfig, step: Callable[[], None]) -> float:
+    """Time per token of an episode, divided by that of next-token prediction in micro-batches of TOKENS tokens."""
+    return time_ratio(step, micro_batch_step(config)) * TOKENS / tokens_of_step(config, True)
 
 
-def _output(*words: str) -> str:
-    done = subprocess.run([sys.executable, __file__, *words], stdout=subprocess.PIPE, text=True, check=True)
+def _output(*arguments: str) -> str:
+    """The last line that this script prints in its own process."""
+    command = [sys.executable, __file__, *arguments]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return done.stdout.splitlines()[-1]
 
 
-def measured(case: tuple[str, str, str, str]) -> list[Row]:
-    """The rows of a case, from a process of its own: Accelerate and the engine both keep state that is global."""
-    return [(what, against, share) for what, against, share in json.loads(_output(*case))]
+def measure(case: tuple[str, str, str, str]) -> list[Row]:
+    """The rows of a case, from its own process, since accelerate and the engine keep global state."""
+    return [Row(*row) for row in json.loads(_output(*case))]
 
 
 def main(name: str, size: str, length: str, precision: str) -> None:
     if name.startswith("peak_"):
-        print(json.dumps(peak_of(name, size, int(length), precision)))
+        print(json.dumps(peak_bytes(name, size, int(length), precision)))
         return
-    kinds = {"trainer": trainer, "peak": peak, "straightforward": straightforward, "scopes": scopes}
-    print(json.dumps(kinds[name](size, int(length), precision)))
+    cases = {"trainer": trainer, "peak": peak, "naive": naive, "scopes": scopes}
+    print(json.dumps(cases[name](size, int(length), precision)))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Made-up tokens for episodes."""
+"""A token stream in memory, for episodes of random tokens."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 
 
 class Tokens:
-    """A token stream in memory."""
+    """Has the method of a TokenStream that episodes need."""
 
     def __init__(self, tokens: np.ndarray):
         self.tokens = tokens

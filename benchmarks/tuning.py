@@ -1,10 +1,12 @@
-"""Head-only tuning: word features computed once, or found in the cache, against the decoder running in every epoch."""
+"""Head-only tuning: word features computed once or read from the cache, against computing them in every epoch."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
+
+from timing import Case
 
 from metapt.config import commandline
 from metapt.data import demo
@@ -21,18 +23,15 @@ from metapt.training.signals import StopRequest
 
 
 class Recomputing(Tuner):
-    """Knows nothing of frozen features: each epoch computes those of what it trains and scores on."""
+    """Computes the word features of the training and dev sets in every epoch."""
 
     def _epoch(self, metrics: FinetuneLog | None) -> None:
         self._compute_frozen_features()
         super()._epoch(metrics)
 
 
-Case = tuple[str, Callable[[], object], str, Callable[[], object]]
-
-
 def head_only(folder: Path) -> list[Case]:
-    """Ten epochs on 100 sentences at tiny, 200 to score them, with all that a run does but the test sets."""
+    """Ten epochs on 100 training and 200 dev sentences at tiny; test sets are not scored."""
     model = folder / "model"
     decoder = build_decoder(
         commandline.load("pretrain", ["model=tiny", "objective=maml", "data=demo"]).model, 0
@@ -57,7 +56,8 @@ def head_only(folder: Path) -> list[Case]:
 
     once, cached = tuned(Tuner), tuned(Tuner, f"ner.cache_dir={folder / 'cache'}")
     name = "head-only tuning, ten epochs"
+    once_name = "word features computed once"
     return [
-        (f"{name}, word features computed once", once, "the decoder in every epoch", tuned(Recomputing)),
-        (f"{name}, word features from the cache", cached, "computed once", once),
+        Case(f"{name}, {once_name}", once, "word features in every epoch", tuned(Recomputing)),
+        Case(f"{name}, word features from the cache", cached, once_name, once),
     ]

@@ -1,4 +1,4 @@
-"""The usual ways to do the same: what the steps of this project are timed against."""
+"""Baselines that the updates of this project are timed against: transformers' Trainer and a naive episode."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from metapt.models.decoder import EpisodeHead, llama_config
 
 
 def trainer_step(config: PretrainConfig, sequences: Tensor) -> Callable[[], None]:
-    """An update by transformers' Trainer with one micro-batch: its training step, clipping, and its AdamW.
+    """An update of transformers' Trainer with one micro-batch: its training step, its clipping and its AdamW.
 
-    Its loop, callbacks and logging are left out, which is in its favour.
+    Its loop, callbacks and logging are not timed, which is in its favour.
     """
     decoder = LlamaForCausalLM(llama_config(config.model))
     arguments = TrainingArguments(
@@ -33,7 +33,7 @@ def trainer_step(config: PretrainConfig, sequences: Tensor) -> Callable[[], None
     )
     trainer = Trainer(decoder, arguments)
     model, optimizer = trainer.accelerator.prepare(decoder, trainer.create_optimizer())
-    trainer.current_gradient_accumulation_steps = 1  # as its loop would set it
+    trainer.current_gradient_accumulation_steps = 1  # which its loop sets
     batch = {"input_ids": sequences, "labels": sequences}
 
     def step() -> None:
@@ -45,11 +45,11 @@ def trainer_step(config: PretrainConfig, sequences: Tensor) -> Callable[[], None
     return step
 
 
-class StraightforwardEpisode:
-    """An episode of scope head as public code has it.
+class NaiveEpisode:
+    """Forward and backward pass of an episode with scope head, implemented as in published code.
 
-    A deep copy of the head for each task; the decoder runs at each inner step; the head's last layer has a row for each
-    entry of the vocabulary, of which those of the classes are taken; the outer gradient is copied back by hand.
+    Each task copies the episode head; the decoder runs in each inner step; the last layer of the head has a row for each
+    token of the vocabulary, of which those of the classes are used; the outer gradient is copied back by hand.
     """
 
     def __init__(self, config: PretrainConfig, task: Episode):
@@ -59,30 +59,28 @@ class StraightforwardEpisode:
         self.head = EpisodeHead(
             model.hidden_size, meta.head_hidden, model.vocab_size, meta.head_layers, meta.head_dropout, 0
         )
-        self.classes = torch.arange(meta.n_way)  # which rows they are does not matter to the time
-        self.sides = [
-            tuple(torch.from_numpy(array) for array in (side.tokens, side.positions, side.labels))
-            for side in (task.support, task.query)
-        ]
+        self.classes = torch.arange(meta.n_way)  # which rows these are does not affect the time
+        self.support, self.query = (
+            tuple(torch.from_numpy(array) for array in (examples.tokens, examples.positions, examples.labels))
+            for examples in (task.support, task.query)
+        )
 
-    def loss(self, head: nn.Module, side: tuple[Tensor, ...]) -> Tensor:
-        """Cross-entropy over the classes."""
-        tokens, positions, labels = side
+    def loss(self, head: nn.Module, examples: tuple[Tensor, ...]) -> Tensor:
+        """Cross-entropy over the classes of the episode."""
+        tokens, positions, labels = examples
         with torch.autocast("cpu", torch.bfloat16, enabled=self.config.train.precision == "bf16"):
-            states = self.decoder.model(input_ids=tokens, use_cache=False).last_hidden_state
-        logits = head(states[torch.arange(len(tokens)), positions])
+            hidden = self.decoder.model(input_ids=tokens, use_cache=False).last_hidden_state
+        logits = head(hidden[torch.arange(len(tokens)), positions])
         return cross_entropy(logits[:, self.classes], labels)
 
     def __call__(self) -> None:
-        """The forward and the backward pass of an episode."""
-        support, query = self.sides
         head, meta = copy.deepcopy(self.head), self.config.meta
         for _ in range(meta.inner_steps):
-            gradients = torch.autograd.grad(self.loss(head, support), list(head.parameters()))
+            gradients = torch.autograd.grad(self.loss(head, self.support), list(head.parameters()))
             with torch.no_grad():
                 for value, gradient in zip(head.parameters(), gradients, strict=True):
                     value.sub_(gradient, alpha=meta.inner_lr)
-        self.loss(head, query).backward()
-        for own, adapted in zip(self.head.parameters(), head.parameters(), strict=True):
-            own.grad = adapted.grad
+        self.loss(head, self.query).backward()
+        for original, adapted in zip(self.head.parameters(), head.parameters(), strict=True):
+            original.grad = adapted.grad
         self.decoder.zero_grad()
