@@ -40,24 +40,31 @@ def head_only(folder: Path) -> list[Case]:
     train_tokenizer(demo.documents(size_bytes=100_000), 2000).save_pretrained(model)
     numbers = count()
 
-    def tuned(kind: type[Tuner], *more: str) -> Callable[[], object]:
+    def tune_with(tuner: type[Tuner], *overrides: str) -> Callable[[], object]:
         def tune() -> None:
-            words = [f"checkpoint={model}", "source=sk_demo", "data=demo", "data.max_train_sentences=100"]
-            words += ["ner.patience=10", f"run_dir={folder / f'run{next(numbers)}'}", *more]
-            config = commandline.load("finetune", words)
+            arguments = [
+                f"checkpoint={model}",
+                "source=sk_demo",
+                "data=demo",
+                "data.max_train_sentences=100",
+                "ner.patience=10",
+                f"run_dir={folder / f'run{next(numbers)}'}",
+                *overrides,
+            ]
+            config = commandline.load("finetune", arguments)
             run = Run(config.run_dir)
             run.path.mkdir()
             collection = open_collection(config.data)
             setup = build_setup(config, run, model, collection, StopRequest(), weights_sha256(model))
             checkpoints = FinetuneCheckpoints(run, setup.processes, setup.trained, setup.optimizer)
-            kind(setup, checkpoints).train()
+            tuner(setup, checkpoints).train()
 
         return tune
 
-    once, cached = tuned(Tuner), tuned(Tuner, f"ner.cache_dir={folder / 'cache'}")
+    once, cached = tune_with(Tuner), tune_with(Tuner, f"ner.cache_dir={folder / 'cache'}")
     name = "head-only tuning, ten epochs"
     once_name = "word features computed once"
     return [
-        Case(f"{name}, {once_name}", once, "word features in every epoch", tuned(Recomputing)),
+        Case(f"{name}, {once_name}", once, "word features in every epoch", tune_with(Recomputing)),
         Case(f"{name}, word features from the cache", cached, once_name, once),
     ]

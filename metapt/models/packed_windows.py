@@ -44,8 +44,11 @@ class PackedWindows:
             groups.append((len(windows), length))
             prediction_indices[windows] = total + length * np.arange(len(windows)) + positions[windows]
             total += length * len(windows)
-        arrays = np.concatenate(rows)[None], np.concatenate(position_ids)[None], prediction_indices
-        return cls(*(torch.from_numpy(array).to(device) for array in arrays), tuple(groups))
+        row, ids, indices = (
+            torch.from_numpy(array).to(device)
+            for array in (np.concatenate(rows)[None], np.concatenate(position_ids)[None], prediction_indices)
+        )
+        return cls(row, ids, indices, tuple(groups))
 
 
 def _group_by_length(positions: np.ndarray) -> dict[int, np.ndarray]:

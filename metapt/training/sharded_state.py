@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -163,8 +164,10 @@ class StateFiles:
         yield name, self._gather_tensor(name, writer, lambda fragment: fragment.owner)
         if self._updates():
             for moment in MOMENTS:
-                read = lambda fragment, moment=moment: self.adamw.state[fragment.owner][moment]  # noqa: E731
-                yield _key(name, moment), self._gather_tensor(name, writer, read)
+                yield _key(name, moment), self._gather_tensor(name, writer, partial(self._moment, moment))
+
+    def _moment(self, moment: str, fragment: Fragment) -> Tensor:
+        return self.adamw.state[fragment.owner][moment]
 
     def _gather_tensor(self, name: str, writer: int, read: Callable[[Fragment], Tensor]) -> Tensor:
         """A tensor of the parameter's shape, whole on rank `writer`.
