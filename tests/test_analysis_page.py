@@ -1,4 +1,4 @@
-"""Every analysis on one grid of synthetic runs, in every format of the report."""
+"""All sections of the report on a grid of synthetic runs, in all formats."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from analysis import report as program
 from analysis.build import build
 from analysis.load.collect import collect
 from analysis.load.records import GoldSet
-from analysis.sections.base import Study
-from analysis.sections.case_studies import CHOSEN
-from analysis.sections.confidence import frequent
-from analysis.sections.learning_curves import complete
+from analysis.sections.base import ReportData
+from analysis.sections.case_studies import PAPER_SENTENCES
+from analysis.sections.confidence import frequent_words
+from analysis.sections.learning_curves import complete_block
 from analysis.sections.learning_curves import section as steps_section
 from analysis.stats.comparison import balanced, comparisons, unbalanced
 from analysis.stats.convergence import means_table
@@ -46,20 +46,20 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "report"
 
 
-def test_all_analyses_are_drawn_with_the_runs_they_are_from(out: Path) -> None:
+def test_all_sections_have_their_figures_and_tables(out: Path) -> None:
     content = json.loads((out / "report.json").read_text())
     captions = {figure["name"]: figure["caption"] for section in content["sections"] for figure in section["figures"]}  # fmt: skip
-    for name in ("scale_curve", "source_heat-nano", "by_step-nano", "fan-nano-head-en_ewt", "finals-nano-head-en_ewt", "types-nano-head-en_ewt", "confidence-nano-head-en_ewt-tl_trg", "finetuning-nano", "pretraining-nano", "episodes-nano", "dynamics-nano"):  # fmt: skip
+    for name in ("scale_curve", "source_heat-nano", "by_step-nano", "fan-nano-head_only-en_ewt", "finals-nano-head_only-en_ewt", "types-nano-head_only-en_ewt", "confidence-nano-head_only-en_ewt-tl_trg", "finetuning-nano", "pretraining-nano", "episodes-nano", "dynamics-nano"):  # fmt: skip
         assert name in captions, sorted(captions)
-    assert "3 checkpoints" in captions["fan-nano-head-en_ewt"]
+    assert "3 checkpoints" in captions["fan-nano-head_only-en_ewt"]
     assert "3 pairs of runs" in captions["source_heat-nano"]
     assert {"data", "errors", "convergence_means", "confidence", "published"} <= set(content["tables"])
     published = content["tables"]["published"]
     assert all(dict(zip(published["columns"], row, strict=True))["source"] for row in published["rows"])
 
 
-def test_every_figure_and_every_row_names_the_runs_it_is_from(out: Path) -> None:
-    """Folders are paths from the report's own; those of the two of a pair differ in the objective."""
+def test_every_figure_and_every_row_has_its_runs(out: Path) -> None:
+    """Folders are relative to the report; the two runs of a pair differ in the objective."""
     content = json.loads((out / "report.json").read_text())
     for figure in (figure for section in content["sections"] for figure in section["figures"]):
         assert figure["runs"]
@@ -88,8 +88,8 @@ def test_every_figure_and_every_row_names_the_runs_it_is_from(out: Path) -> None
 
 
 @pytest.mark.parametrize("objectives", [("vanilla",), ("vanilla", "maml")])
-def test_a_section_without_data_says_what_would_be_needed(tmp_path: Path, objectives: Sequence[str]) -> None:
-    """With nothing tuned, or one objective only, every analysis either shows runs or tells what is missing."""
+def test_a_section_without_data_says_what_is_needed(tmp_path: Path, objectives: Sequence[str]) -> None:
+    """Without fine-tuning, or with one objective only, every section has content or says which runs are needed."""
     for number, root in enumerate((tmp_path / "nothing", tmp_path / "something")):
         for objective in objectives:
             origin = write_pretraining(root, objective=objective)
@@ -103,12 +103,14 @@ def test_a_section_without_data_says_what_would_be_needed(tmp_path: Path, object
             assert all(table.runs for table in section.tables if table.name != "published")
         names = {section.name for section in report.sections}
         assert {"scale", "tuning", "source", "steps", "confidence", "cases", "convergence", "data", "errors", "pretraining"} <= names  # fmt: skip
-        compared = {figure.name for section in report.sections if section.term for figure in section.figures}
+        compared = {
+            figure.name for section in report.sections if section.budget for figure in section.figures
+        }
         assert compared == set()
 
 
 def test_curves_over_checkpoints_are_means_over_the_same_seeds(tmp_path: Path) -> None:
-    """Seed 1 lacks a checkpoint of MAML, seed 2 all but one: only seed 0 makes curves; alone, vanilla keeps what it has."""
+    """Under MAML, seed 1 lacks a checkpoint and seed 2 all but one, so curves have seed 0 only; vanilla alone keeps all."""
     for seed, steps in ((0, (20, 40, 60)), (1, (20, 40, 60)), (2, (60,))):
         for objective in ("vanilla", "maml"):
             origin = write_pretraining(tmp_path, objective=objective, seed=seed)
@@ -116,26 +118,26 @@ def test_curves_over_checkpoints_are_means_over_the_same_seeds(tmp_path: Path) -
                 if (objective, seed, step) != ("maml", 1, 40):
                     write_finetuning(tmp_path, {**origin, "step": step}, sets=("tl_trg",))
     runs = collect([tmp_path]).finetuning
-    kept = complete(runs)
+    kept = complete_block(runs)
     assert {run.seeds for run in kept} == {(0, 0)}
     assert len(kept) == 6
-    alone = complete([run for run in runs if run.objective == "vanilla"])
+    alone = complete_block([run for run in runs if run.objective == "vanilla"])
     assert sorted({run.seeds for run in alone}) == [(0, 0), (1, 1)]
     assert len(alone) == 6
-    assert complete([run for run in runs if run.setting.step != 40]) == complete([]) == []
+    assert complete_block([run for run in runs if run.setting.step != 40]) == complete_block([]) == []
     collection = collect([tmp_path])
-    found = steps_section(Study(collection, Scores(runs, 10), None, "updates", {}))
+    found = steps_section(ReportData(collection, Scores(10), None, "updates", {}))
     assert "7 runs are in no curve" in " ".join(found.paragraphs)
     fan = next(figure for figure in found.figures if figure.name.startswith("fan"))
     assert "3 checkpoints" in fan.caption
     assert fan.caption.endswith("From 6 runs (3 vanilla, 3 MAML) of 1 seed.")
 
 
-def test_averages_along_an_axis_leave_out_what_has_no_like(tmp_path: Path) -> None:
+def test_averages_along_an_axis_have_complete_rows_only(tmp_path: Path) -> None:
     for scale, sources in (("nano", ("en_ewt", "sk_snk")), ("tiny", ("en_ewt",))):
         write_grid(tmp_path, (scale,), sources=sources, tunings=("head_only",))
     collection = collect([tmp_path])
-    found = comparisons(collection, Scores(collection.finetuning, 10))
+    found = comparisons(collection, Scores(10))
     by_scale = balanced(found, "scale")
     assert {(item.setting.scale, item.setting.source) for item in by_scale} == {("nano", "en_ewt"), ("tiny", "en_ewt")}  # fmt: skip
     assert unbalanced(found, "scale") == ["3 of 9 comparisons are in no average by scale: not every scale has the like of them."]  # fmt: skip
@@ -143,7 +145,7 @@ def test_averages_along_an_axis_leave_out_what_has_no_like(tmp_path: Path) -> No
     assert unbalanced(found, "source") == []
 
 
-def test_the_text_of_the_data_is_no_markup(out: Path) -> None:
+def test_text_of_the_data_is_escaped(out: Path) -> None:
     page = (out / "index.html").read_text()
     assert page.count("<script") == 1
     assert "&lt;/span&gt;&lt;script&gt;alert(1)&lt;/script&gt;" in page
@@ -151,12 +153,12 @@ def test_the_text_of_the_data_is_no_markup(out: Path) -> None:
     assert "&amp;amp;" in page
 
 
-def written(cell: object) -> str:
-    """A value of report.json as CSV has it."""
+def csv_text(cell: object) -> str:
+    """The CSV text of a value in report.json."""
     return "; ".join(cell) if isinstance(cell, list) else "" if cell is None else str(cell)
 
 
-def test_every_number_is_the_same_in_every_format(out: Path) -> None:
+def test_all_formats_have_the_same_numbers(out: Path) -> None:
     content = json.loads((out / "report.json").read_text())["tables"]
     assert len(content) > 15
     for name, table in content.items():
@@ -166,16 +168,16 @@ def test_every_number_is_the_same_in_every_format(out: Path) -> None:
         assert lines[0] == typed.column_names == table["columns"]
         assert len(lines) - 1 == typed.num_rows == len(table["rows"])
         for line, row in zip(lines[1:], table["rows"], strict=True):
-            assert line == [written(cell) for cell in row]
+            assert line == [csv_text(cell) for cell in row]
         for head, column in zip(table["columns"], zip(*table["rows"], strict=True), strict=True):
             values = typed.column(head).to_pylist()
             assert [str(value) for value in values] == [str(value) for value in column]
         assert "\\toprule" in (out / "tables" / f"{name}.tex").read_text()
 
 
-def test_pdf_figures_have_their_fonts_and_a_papers_width(out: Path) -> None:
+def test_pdf_figures_embed_fonts_and_have_the_width_of_a_paper(out: Path) -> None:
     figures = list((out / "figures").glob("*.pdf"))
-    shown = [part for part in json.loads((out / "report.json").read_text())["sections"] if part["equal"] in (None, "updates")]  # fmt: skip
+    shown = [part for part in json.loads((out / "report.json").read_text())["sections"] if part["budget"] in (None, "updates")]  # fmt: skip
     assert {path.stem for path in figures} >= {figure["name"] for part in shown for figure in part["figures"]}
     assert len(figures) > 15
     for path in figures:
@@ -187,7 +189,7 @@ def test_pdf_figures_have_their_fonts_and_a_papers_width(out: Path) -> None:
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
-def test_in_a_browser_without_errors(out: Path) -> None:
+def test_the_page_loads_without_errors_in_chromium(out: Path) -> None:
     command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--dump-dom", str(out / "index.html")]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
     assert "CONSOLE" not in done.stderr
@@ -197,33 +199,34 @@ def test_in_a_browser_without_errors(out: Path) -> None:
     assert "theme" in done.stdout
 
 
-def test_case_studies_show_chosen_sentences_and_extremes(tmp_path: Path) -> None:
+def test_case_studies_have_the_papers_sentences_and_extremes(tmp_path: Path) -> None:
     root = tmp_path / "grid"
-    words = CHOSEN[1].split()
+    words = PAPER_SENTENCES[1].split()
     paths = {o: write_finetuning(root, write_pretraining(root, objective=o), sets=("tl_trg",), words=words) for o in ("vanilla", "maml")}  # fmt: skip
     file = paths["maml"] / "predictions" / "tl_trg.jsonl"
     lines = [json.loads(line) for line in file.read_text().splitlines()]
-    lines[0]["gold_logprob"] = [-0.3] * len(words)  # the chosen one loses 0.2
+    lines[0]["gold_logprob"] = [-0.3] * len(words)  # the paper's sentence loses 0.2
     lines[5]["gold_logprob"] = [-0.05] * len(lines[5]["words"])
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
     (table,) = (table for table in build(collect([root]), resamples=10).tables if table.name == "cases")
     found = {(row[1], row[2]): row[5] for row in table.rows}
-    assert found["tl_trg-0", "chosen"] == found["tl_trg-0", "largest loss"] == pytest.approx(-0.2)
+    assert found["tl_trg-0", "paper"] == found["tl_trg-0", "largest loss"] == pytest.approx(-0.2)
     assert found["tl_trg-5", "largest gain"] == pytest.approx(0.05)
     assert len(found) == 3
     program.main([str(root), "--no-sentences"])
     content = json.loads((root / "report" / "report.json").read_text())
     assert "cases" not in content["tables"]
-    assert ["Sentences of the evaluation sets are left out of this report."] in [section["paragraphs"] for section in content["sections"]]  # fmt: skip
+    assert ["Omitted (--no-sentences): this section quotes sentences of the evaluation sets."] in [section["paragraphs"] for section in content["sections"]]  # fmt: skip
     page = (root / "report" / "index.html").read_text()
     assert not any(" ".join(gold) in page for gold, _ in sentences("tl_trg", words) if len(gold) > 2)
     assert '<ol class="cases">' not in page
 
 
-def test_frequent_words_within_entities_and_outside() -> None:
+def test_frequent_words_inside_and_outside_entities() -> None:
     gold = GoldSet("tl_trg", ("1", "2"), (("si", "Ana"), ("Ana", "si")), ((("PER", 1, 2),), ()))
     found = {
-        inside: {word: list(at) for word, at in words.items()} for inside, words in frequent(gold).items()
+        inside: {word: list(at) for word, at in words.items()}
+        for inside, words in frequent_words(gold).items()
     }
     assert found == {True: {"Ana": [1]}, False: {"si": [0, 3], "Ana": [2]}}
 
@@ -234,11 +237,11 @@ def test_speed_intervals_need_three_sources(tmp_path: Path) -> None:
         table = means_table(collect([root]))
         (row,) = table.rows
         cells = dict(zip([column.head for column in table.columns], row, strict=True))
-        low, high = cells["95 % Δ area"]
+        low, high = cells["95 % CI Δ area"]
         assert np.isnan(low) == (len(sources) < 3)
         if len(sources) == 3:
             assert low < cells["Δ area"] < high
-        assert cells["Δ area"] < 0  # as the fixture has it, MAML is the faster one
+        assert cells["Δ area"] < 0  # in the fixture, MAML is faster
 
 
 def test_statistics_of_training_data(tmp_path: Path) -> None:
@@ -251,5 +254,5 @@ def test_statistics_of_training_data(tmp_path: Path) -> None:
     tables = {table.name: table for table in build(collect([root]), 10, tmp_path / "uner").tables}
     (row,) = (row for row in tables["data"].rows if row[1] == "train")
     assert row[:7] == ["en_ewt", "train", 1, 4, 2, 2, 0.5]
-    (unknown,) = tables["unknown_words"].rows
-    assert 0 < unknown[1] < 1
+    (rates,) = tables["oov_rates"].rows
+    assert 0 < rates[1] < 1

@@ -1,4 +1,4 @@
-"""The report as a whole, from run folders written in the documented format."""
+"""The report as a whole, from run folders in the documented format."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from analysis import report as program
 from analysis.build import DEMO_NOTICE, build, particle_recall
 from analysis.load.collect import collect, newest_grid
 from metapt.errors import UserError
-from metapt.launch.grid_dir import Root
+from metapt.launch.grid_dir import GridDir
 from metapt.launch.jobs import Job, Plan
 
 SCRIPT = Path(program.__file__)
 PROJECT = tomllib.loads((SCRIPT.parents[1] / "pyproject.toml").read_text())["project"]
-OF_TRAINING = {re.split(r"[^\w-]", need)[0] for need in PROJECT["optional-dependencies"]["train"]}
-NOT_OF_THE_REPORT = sorted({*OF_TRAINING, "hydra"} - {"pyarrow"})
+TRAINING_PACKAGES = {re.split(r"[^\w-]", need)[0] for need in PROJECT["optional-dependencies"]["train"]}
+NOT_NEEDED = sorted({*TRAINING_PACKAGES, "hydra"} - {"pyarrow"})
 VOID = {"meta", "br", "hr", "img", "input", "link", "path", "use", "rect", "circle", "line"}
 
 
 class Page(HTMLParser):
-    """Checks that elements nest, and collects ids, local links and everything a browser would load."""
+    """Check that elements are nested correctly, and collect ids, links and everything that a browser would load."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -78,7 +78,7 @@ class Page(HTMLParser):
 
 
 def make(*roots: Path) -> Path:
-    """Runs the report; returns its folder."""
+    """Run the report and return its folder."""
     program.main([str(root) for root in roots])
     return roots[0] / "report"
 
@@ -104,7 +104,7 @@ def results(root: Path) -> list[dict]:
     return [json.loads(path.read_text()) for path in root.glob("finetune/*/result.json")]
 
 
-def test_f1_table_holds_the_means_of_what_the_runs_recorded(tmp_path: Path) -> None:
+def test_f1_table_has_the_means_of_the_recorded_f1(tmp_path: Path) -> None:
     root = write_grid(tmp_path / "grid", seeds=(0, 1, 2), sources=("en_ewt", "sk_snk"))
     out = make(root)
     recorded = results(root)
@@ -121,7 +121,7 @@ def test_f1_table_holds_the_means_of_what_the_runs_recorded(tmp_path: Path) -> N
                 )
 
 
-def test_differences_are_those_of_the_f1_table(tmp_path: Path) -> None:
+def test_differences_agree_with_the_f1_table(tmp_path: Path) -> None:
     out = make(write_grid(tmp_path / "grid", seeds=(0, 1)))
     table = {(row["tuning"], row["objective"]): row for row in rows(out, "f1")}
     found = rows(out, "differences")
@@ -135,15 +135,15 @@ def test_differences_are_those_of_the_f1_table(tmp_path: Path) -> None:
             (vanilla, maml, gap)
         )
         assert gap == pytest.approx(maml - vanilla)
-        low, high = float(row["95 % interval low"]), float(row["95 % interval high"])
+        low, high = float(row["95 % CI low"]), float(row["95 % CI high"])
         assert low < gap < high
-        assert row["leaves out 0"] == str(low > 0 or high < 0)
+        assert row["CI excludes 0"] == str(low > 0 or high < 0)
         assert 1 / 10_001 <= float(row["p"]) <= 1
-        assert (high - low) / 2 < float(row["detectable"]) < high - low  # 2.8 standard errors, of about 3.9
+        assert (high - low) / 2 < float(row["MDE"]) < high - low  # 2.8 standard errors, of about 3.9
         assert row["seeds"] == "2"
 
 
-def test_only_runs_of_equal_seed_are_paired(tmp_path: Path) -> None:
+def test_only_runs_of_the_same_seed_are_paired(tmp_path: Path) -> None:
     root = tmp_path / "grid"
     write_grid(root, objectives=("vanilla",), seeds=(0, 1), tunings=("head_only",))
     write_grid(root, objectives=("maml",), seeds=(1, 2), tunings=("head_only",))
@@ -153,7 +153,7 @@ def test_only_runs_of_equal_seed_are_paired(tmp_path: Path) -> None:
     assert float(row["difference"]) == pytest.approx(by_seed["maml", 1] - by_seed["vanilla", 1])
 
 
-def test_variants_and_checkpoints_stay_apart(tmp_path: Path) -> None:
+def test_variants_and_checkpoints_are_separate(tmp_path: Path) -> None:
     root = write_grid(tmp_path / "grid", labels=("", "full-scope"), steps=(20, 60), tunings=("head_only",))
     out = make(root)
     assert {(row["variant"], row["step"]) for row in rows(out, "differences")} == {
@@ -168,15 +168,13 @@ def test_variants_and_checkpoints_stay_apart(tmp_path: Path) -> None:
         if row["step"] == "60" and row["variant"] == "" and row["set"] != "en_ewt"
     ]
     sizes = {row["variant"]: int(row["parameters"]) for row in rows(out, "by_scale")}
-    assert sizes["full-scope"] - sizes[""] == len(
-        "full-scope"
-    )  # as the fixture has it: each variant has its own
+    assert sizes["full-scope"] - sizes[""] == len("full-scope")  # in the fixture, sizes differ by variant
     by_scale = next(row for row in rows(out, "by_scale") if row["variant"] == "")
     assert float(by_scale["difference"]) == pytest.approx(np.mean([float(row["difference"]) for row in last]))
     page(out)
 
 
-def test_the_page_is_self_contained_and_escapes_what_the_data_say(tmp_path: Path) -> None:
+def test_the_page_is_self_contained_and_escaped(tmp_path: Path) -> None:
     root = write_grid(
         tmp_path / "grid", labels=("<script>alert(1)</script>", "$\\frac$ & co"), sources=("en_ewt", "all")
     )
@@ -184,7 +182,7 @@ def test_the_page_is_self_contained_and_escapes_what_the_data_say(tmp_path: Path
     failed.mkdir()
     (failed / "error.txt").write_text("ValueError: <img src=http://example.org/x.png>")
     found = page(make(root))
-    assert (found.elements["script"], found.elements["img"]) == (1, 0)  # the page's own
+    assert (found.elements["script"], found.elements["img"]) == (1, 0)  # the page's own script
     assert "<script>alert(1)</script>" in found.text
     assert "ValueError: <img src=http://example.org/x.png>" in found.text
     assert found.elements["svg"] >= 10
@@ -192,7 +190,7 @@ def test_the_page_is_self_contained_and_escapes_what_the_data_say(tmp_path: Path
 
 
 @pytest.mark.parametrize("generated", [True, False])
-def test_generated_text_is_announced_in_every_file(
+def test_every_file_has_the_notice_about_generated_data(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], generated: bool
 ) -> None:
     out = make(write_grid(tmp_path / "grid", generated=generated))
@@ -214,8 +212,8 @@ def test_a_root_without_a_finished_run(tmp_path: Path, capsys: pytest.CaptureFix
     (run / "config.yaml").write_text("config: {}\nprovenance: {}\n")
     (run / "metrics.jsonl").write_text('{"step": 7, "kind": "eval"}\n{"step": 8, "ki')
     out = make(tmp_path / "grid")
-    assert [row["what is known"] for row in rows(out, "left_out")] == ["at step 7"]
-    assert "no finished run" in capsys.readouterr().out
+    assert [row["details"] for row in rows(out, "excluded_runs")] == ["at step 7"]
+    assert "No finished fine-tuning run" in capsys.readouterr().out
     page(out)
 
 
@@ -223,10 +221,10 @@ def test_only_vanilla_runs(tmp_path: Path) -> None:
     out = make(write_grid(tmp_path / "grid", objectives=("vanilla",)))
     assert {row["objective"] for row in rows(out, "f1")} == {"vanilla", ""}
     assert not (out / "tables" / "differences.csv").exists()
-    assert "No two runs differ in the objective only." in page(out).text
+    assert "Needed: two runs that differ in the objective only." in page(out).text
 
 
-def test_a_model_from_elsewhere_is_a_row(tmp_path: Path) -> None:
+def test_an_external_model_is_a_row(tmp_path: Path) -> None:
     root = write_grid(tmp_path / "grid")
     write_finetuning(root, {"model": "some-model"}, tuning="head_only")
     out = make(root)
@@ -235,7 +233,7 @@ def test_a_model_from_elsewhere_is_a_row(tmp_path: Path) -> None:
     page(out)
 
 
-def test_baselines_are_rows_and_models_are_compared_with_them(tmp_path: Path) -> None:
+def test_baselines_are_rows_and_are_compared_with_models(tmp_path: Path) -> None:
     root = write_grid(tmp_path / "grid", seeds=(0, 1), sources=("en_ewt", "sk_snk"), tunings=("head_only",))
     for name, source in (("particle", ""), ("crf", "en_ewt"), ("crf", "sk_snk")):
         write_baseline(root, name, source)
@@ -255,12 +253,12 @@ def test_baselines_are_rows_and_models_are_compared_with_them(tmp_path: Path) ->
         assert float(row["difference"]) == pytest.approx(values[0] - values[1])
         assert row["seeds"] == "2"
     text = page(out).text
-    assert "4 pretraining and 8 fine-tuning runs are finished" in text
+    assert "based on 4 pretraining runs and 8 fine-tuning runs" in text
     assert {row["run"] for row in rows(out, "runs_finetuning")} >= {"particle", "crf-en_ewt"}
     assert not any(row["objective"] == "baseline" for row in rows(out, "convergence"))
 
 
-def test_broken_runs_are_named_and_left_out(tmp_path: Path) -> None:
+def test_broken_runs_are_listed_and_excluded(tmp_path: Path) -> None:
     root = write_grid(tmp_path / "grid", tunings=("head_only", "full"), sources=("en_ewt", "sk_snk"))
     runs = sorted((root / "finetune").iterdir())
     (runs[0] / "predictions" / "tl_trg.jsonl").unlink()
@@ -275,30 +273,30 @@ def test_broken_runs_are_named_and_left_out(tmp_path: Path) -> None:
     del result["tuning"]
     (runs[6] / "result.json").write_text(json.dumps(result))
     collection = collect([root])
-    found = {item.path: (item.state, item.reason) for item in collection.left_out}
+    found = {item.path: (item.state, item.reason) for item in collection.excluded}
     assert set(found) == set(runs[:7])
     assert [found[run][0] for run in runs[:7]] == ["broken"] * 4 + ["failed"] + ["broken"] * 2
     assert found[runs[0]][1] == "predictions/tl_trg.jsonl is missing"
     assert found[runs[4]][1] == "ValueError: no space left"
-    assert "result.json says" in found[runs[5]][1]
+    assert "by result.json" in found[runs[5]][1]
     assert "`tuning`" in found[runs[6]][1]
     assert len(collection.finetuning) == 1
     page(make(root))
 
 
-def test_a_run_that_the_present_plan_does_not_have_is_named_and_in_no_table(tmp_path: Path) -> None:
+def test_runs_outside_the_current_plan_are_excluded(tmp_path: Path) -> None:
     root = write_grid(tmp_path / "grid", tunings=("head_only",))
     superseded, *present = sorted((root / "finetune").iterdir())
     rule = write_baseline(root, "particle")
     names = [f"pretrain/{path.name}" for path in (root / "pretrain").iterdir()]
     names += [f"finetune/{path.name}" for path in present]
-    jobs = [Job(name, name.split("/")[0], (), (), name) for name in names]
-    Root(root).write_plan(Plan("grid", tuple(jobs)))
+    jobs = [Job(name, name.split("/")[0]) for name in names]
+    GridDir(root).write_plan(Plan("grid", tuple(jobs)))
     elsewhere = write_grid(tmp_path / "unplanned", ("tiny",), tunings=("head_only",))
     for given, more in (([root], 0), ([tmp_path], 2), ([elsewhere, root / "finetune", root], 2)):
         collection = collect(given)
-        states = {item.path: item.state for item in collection.left_out}
-        assert states == dict.fromkeys((superseded, rule), "not of the present plan")
+        states = {item.path: item.state for item in collection.excluded}
+        assert states == dict.fromkeys((superseded, rule), "not in the plan")
         assert {run.path for run in collection.finetuning if run.path.parent.parent == root} == set(present)
         assert len(collection.finetuning) == len(present) + more
 
@@ -306,7 +304,7 @@ def test_a_run_that_the_present_plan_does_not_have_is_named_and_in_no_table(tmp_
 def test_the_same_setting_in_two_roots_is_counted_once(tmp_path: Path) -> None:
     first, second = (write_grid(tmp_path / name, tunings=("head_only",)) for name in ("one", "two"))
     collection = collect([first, second])
-    assert {item.state for item in collection.left_out} == {"duplicate"}
+    assert {item.state for item in collection.excluded} == {"duplicate"}
     assert {run.path.parents[1] for run in collection.finetuning} == {first}
 
 
@@ -324,17 +322,17 @@ def test_runs_on_other_sentences_are_not_compared(tmp_path: Path) -> None:
     assert "differences" not in {table.name for table in build(collect([root]), resamples=10).tables}
 
 
-def test_equal_budgets_interpolate_to_the_shorter_run(tmp_path: Path) -> None:
+def test_perplexity_is_interpolated_to_the_shorter_run(tmp_path: Path) -> None:
     root = tmp_path / "grid"
     write_pretraining(root, objective="vanilla", steps=60)
     write_pretraining(root, objective="maml", steps=40)
-    found = {row["at equal"]: row for row in rows(make(root), "equal_budgets")}
-    assert float(found["updates"]["budget"]) == 40
-    assert float(found["tokens"]["budget"]) == 40 * 2048
+    found = {row["matched budget"]: row for row in rows(make(root), "perplexity_at_matched_budgets")}
+    assert float(found["updates"]["value"]) == 40
+    assert float(found["tokens"]["value"]) == 40 * 2048
     expected = np.exp(2 + 5 * np.exp(-40 / 20) + 0.1 * np.sin(40))
     for row in found.values():
-        assert float(row["perplexity vanilla"]) == pytest.approx(expected)
-        assert float(row["ratio"]) == pytest.approx(1)
+        assert float(row["vanilla perplexity"]) == pytest.approx(expected)
+        assert float(row["MAML / vanilla"]) == pytest.approx(1)
 
 
 def test_learning_dynamics_at_the_first_and_the_last_measurement(tmp_path: Path) -> None:
@@ -353,7 +351,7 @@ def test_learning_dynamics_at_the_first_and_the_last_measurement(tmp_path: Path)
         assert row["probe query accuracy"] == ("0.3" if row["objective"] == "maml" else "")
 
 
-def test_a_report_is_a_function_of_the_runs(tmp_path: Path) -> None:
+def test_the_report_is_deterministic(tmp_path: Path) -> None:
     root = write_grid(tmp_path / "grid", tunings=("head_only",))
     first = {path: path.read_bytes() for path in make(root).rglob("*") if path.is_file()}
     stale = root / "report" / "tables" / "of_an_earlier_report.csv"
@@ -362,28 +360,28 @@ def test_a_report_is_a_function_of_the_runs(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["missing", "empty"])
-def test_a_root_without_runs_is_the_users_mistake(tmp_path: Path, name: str) -> None:
+def test_a_root_without_runs_is_a_user_error(tmp_path: Path, name: str) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=name):
         program.main([str(tmp_path / name)])
 
 
-def test_the_newest_grid_is_the_one_written_last(tmp_path: Path) -> None:
+def test_newest_grid(tmp_path: Path) -> None:
     for age, name in enumerate(("new", "old")):
         write_pretraining(tmp_path / name)
         for path in (tmp_path / name).rglob("*"):
             os.utime(path, (1e9 - age, 1e9 - age))
     (tmp_path / "corpus").mkdir()
     assert newest_grid(tmp_path) == tmp_path / "new"
-    with pytest.raises(UserError, match="holds no grid"):
+    with pytest.raises(UserError, match="no grid in"):
         newest_grid(tmp_path / "corpus")
 
 
 def test_as_a_script_from_another_folder(tmp_path: Path) -> None:
-    """Without a ROOT, by the documented command, and where only the dependencies of the report can be imported."""
+    """Without a ROOT, and in an environment where only the report's dependencies can be imported."""
     root = write_grid(tmp_path / "runs" / "demo", tunings=("head_only",))
     code = f"import runpy, sys; sys.argv = ['report.py', '--out', 'out']; runpy.run_path({str(SCRIPT)!r}, run_name='__main__')"
-    blocked = f"import sys; sys.modules.update(dict.fromkeys({NOT_OF_THE_REPORT})); {code}"
+    blocked = f"import sys; sys.modules.update(dict.fromkeys({NOT_NEEDED})); {code}"
     for command in ([str(SCRIPT)], ["-c", blocked]):
         done = subprocess.run(
             [sys.executable, *command], cwd=tmp_path, capture_output=True, text=True, check=False
