@@ -15,14 +15,14 @@ TOLERANCE = 0.15
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("scale", ["nano", "tiny"])
+@pytest.mark.parametrize("size", ["nano", "tiny"])
 def test_saved_activations_equal_those_of_autograd(
-    monkeypatch: pytest.MonkeyPatch, scale: str, precision: str
+    monkeypatch: pytest.MonkeyPatch, size: str, precision: str
 ):
     """Compare bytes of storage without parameters, for two input shapes."""
     # A ZeRO 3 engine in an earlier test of this process has replaced this function permanently.
     monkeypatch.setattr(torch.nn.functional, "linear", torch._C._nn.linear)
-    words = [f"model={scale}", f"train.precision={precision}", "model.vocab_size=512", "data.vocab_size=512"]
+    words = [f"model={size}", f"train.precision={precision}", "model.vocab_size=512", "data.vocab_size=512"]
     config = commandline.load("pretrain", words)
     meta_lm = build_meta_lm(config)
     own = {value.untyped_storage().data_ptr() for value in meta_lm.parameters()}

@@ -1,1 +1,1 @@
-"""Memory, floating-point operations, and time of a pretraining run, estimated before it starts. Imports no torch."""
+"""Estimates of the memory, FLOPs and time of a pretraining run before it starts. Imports no torch."""

@@ -1,7 +1,4 @@
-"""metapt estimate key=value ...: memory, operations and hours of a pretraining run, told in advance.
-
-It takes the keys of metapt.pretrain, and what is known of the machine. `--help` lists them.
-"""
+"""The command `metapt estimate`: memory, FLOPs and hours of a pretraining run before it starts."""
 
 from __future__ import annotations
 
@@ -12,4 +9,9 @@ from metapt.estimate.forecast import describe
 
 
 def main(argv: Sequence[str]) -> None:
+    """Print the estimate for the run and the machine of these arguments.
+
+    Raises:
+        UserError: an error in the arguments.
+    """
     print(describe(commandline.load("estimate", argv)))

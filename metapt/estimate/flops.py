@@ -1,4 +1,4 @@
-"""What a model and a step cost, in closed form: parameters, tokens, floating point operations. Imports no torch."""
+"""Parameters, tokens and FLOPs of a model and of an update, in closed form. Imports no torch."""
 
 from __future__ import annotations
 
@@ -8,29 +8,30 @@ from dataclasses import dataclass
 
 from metapt.config import ModelConfig, PretrainConfig
 
-CHUNK_TOKENS = {"cpu": 256, "cuda": 4096}  # of the output layer and the loss (metapt/models/losses.py)
-TILE_TOKENS = {"cpu": 32, "cuda": 1024}  # of a chunk, in fp32 at once
-BACKWARD = 2  # a backward pass costs twice a forward pass (Kaplan et al. 2020, section 2.1)
+# Tokens whose logits and loss are computed at the same time (metapt/models/losses.py), and those of them in fp32.
+CHUNK_TOKENS = {"cpu": 256, "cuda": 4096}
+TILE_TOKENS = {"cpu": 32, "cuda": 1024}
+BACKWARD = 2  # FLOPs of a backward pass relative to a forward pass (Kaplan et al. 2020, section 2.1)
 
 
 def block_matrices(model: ModelConfig) -> int:
-    """Weights in the matrices of one block: attention and the SwiGLU feed-forward layer."""
+    """Number of weights in the matrices of one block: attention and the SwiGLU feed-forward layer."""
     d, head = model.hidden_size, model.hidden_size // model.num_heads
     return 2 * d * d + 2 * d * head * model.num_kv_heads + 3 * d * model.intermediate_size
 
 
 def parameter_count(model: ModelConfig) -> int:
-    """Exact number of parameters of the decoder."""
+    """Number of parameters of the decoder."""
     d = model.hidden_size
     return 2 * model.vocab_size * d + model.num_layers * (block_matrices(model) + 2 * d) + d
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Floating point operations of one forward pass over one token: 2 per multiply-add in matrix products.
+    """FLOPs of a forward pass per token: 2 for each multiply-add of a matrix product.
 
-    The usual count (Kaplan et al. 2020, section 2.1; PaLM, appendix B): embeddings look-ups, norms and
-    activations are left out; attention scores are counted for the causal half of the window.
+    As in Kaplan et al. 2020, section 2.1, and PaLM, appendix B: embedding look-ups, norms and activation functions are
+    not counted, attention scores only for the causal half of the window.
     """
 
     blocks: int
@@ -38,7 +39,7 @@ class Cost:
 
     @classmethod
     def of(cls, model: ModelConfig, length: int) -> Cost:
-        """Cost per token in a sequence of `length` tokens."""
+        """FLOPs per token in a sequence of `length` tokens."""
         d = model.hidden_size
         scores = 2 * d * (length + 1) // 2
         blocks = 2 * model.num_layers * (block_matrices(model) + scores)
@@ -46,7 +47,7 @@ class Cost:
 
 
 def tokens_of_step(config: PretrainConfig, is_episode: bool) -> int:
-    """Tokens of the sequences or windows that a step draws, over all ranks."""
+    """Tokens of the sequences or windows of an update, over all ranks."""
     train, meta = config.train, config.meta
     if is_episode:
         return meta.tasks_per_step * meta.n_way * (meta.k_shot + meta.q_query) * meta.window
@@ -54,7 +55,7 @@ def tokens_of_step(config: PretrainConfig, is_episode: bool) -> int:
 
 
 def flops_of_step(config: PretrainConfig, is_episode: bool) -> int:
-    """Floating point operations of a step, over all ranks: of an episode step an upper bound, the windows read whole."""
+    """FLOPs of an update, over all ranks. For an episode update an upper bound, as if every window were used to its end."""
     meta = config.meta
     if not is_episode:
         cost = Cost.of(config.model, config.train.seq_len)
@@ -64,33 +65,35 @@ def flops_of_step(config: PretrainConfig, is_episode: bool) -> int:
 
 
 def flops_of_episode(config: PretrainConfig, support: Iterable[int], query: Iterable[int]) -> int:
-    """Floating point operations of one episode, from the lengths to which its windows are read.
+    """FLOPs of one episode.
 
-    What a window is read to depends on the text. The episode head is left out as negligible, and so are the few
-    tokens by which windows of a group are longer than they need be (metapt/models/packed_windows.py).
+    Not counted, as negligible: the episode head, and the padding of packed windows (metapt/models/packed_windows.py).
+
+    Args:
+        support, query: number of tokens of each window that the decoder processes, up to the prediction position.
     """
     meta = config.meta
     adapted_fraction = {"head": 0.0, "full": 1.0, "last_n": meta.last_n / config.model.num_layers}[meta.scope]
     inner_steps = 0 if meta.scope == "head" else meta.inner_steps
     passes_over_support = 1 + inner_steps * (1 + BACKWARD * adapted_fraction)
-    once = [
+    support_pass, query_pass = (
         sum(
             count * length * Cost.of(config.model, length).blocks
             for length, count in Counter(lengths).items()
         )
         for lengths in (support, query)
-    ]
-    return round(passes_over_support * once[0] + (1 + BACKWARD) * once[1])
+    )
+    return round(passes_over_support * support_pass + (1 + BACKWARD) * query_pass)
 
 
 def flops_expected(config: PretrainConfig) -> float:
-    """Floating point operations of a step in the mean over the run's draws."""
-    share = episode_fraction(config)
-    episodes = share * flops_of_step(config, True) if share else 0.0
-    return (1 - share) * flops_of_step(config, False) + episodes
+    """Expected FLOPs of an update, over the random choice between next-token and episode updates."""
+    fraction = episode_fraction(config)
+    episodes = fraction * flops_of_step(config, True) if fraction else 0.0
+    return (1 - fraction) * flops_of_step(config, False) + episodes
 
 
 def episode_fraction(config: PretrainConfig) -> float:
-    """The share of a run's updates that are expected to be episodes: rho of those from meta.start_step on."""
+    """Expected fraction of episode updates in a run: meta.rho of the updates from meta.start_step on."""
     meta, steps = config.meta, config.train.max_steps
     return meta.rho * (1 - min(meta.start_step, steps) / steps)

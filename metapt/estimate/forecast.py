@@ -1,25 +1,43 @@
-"""What a pretraining run will need, as text: memory per rank, the largest micro-batch, operations, hours.
+"""The estimate of a pretraining run as text: memory per rank, the largest micro-batch, FLOPs, hours.
 
-The models of memory and of operations are metapt/estimate/memory.py and metapt/estimate/flops.py. Imports no torch.
+metapt/estimate/memory.py and metapt/estimate/flops.py compute the numbers. Imports no torch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 from metapt.config import EstimateConfig, PretrainConfig
 from metapt.estimate.flops import episode_fraction, flops_expected, flops_of_step
-from metapt.estimate.memory import KINDS, Memory, Ranks, all_parameters, peak
+from metapt.estimate.memory import KINDS, Ranks, all_parameters, peak
 
 GIB, GB, TFLOP = 2**30, 10**9, 10**12
-LARGEST_SEARCHED = 4096
+MAX_MICRO_BATCH = 4096  # of the search for the largest that fits
+UPDATE_NAMES = {"lm": "next-token update", "episode": "episode update"}
+MEMORY_NAMES = {
+    "parameters": "parameters",
+    "optimizer": "optimizer state",
+    "gradients": "gradients",
+    "adapted": "adapted parameters",
+    "activations": "activations",
+    "temporaries": "temporary buffers",
+    "total": "total",
+}
 
 
 @dataclass(frozen=True)
 class Machine:
-    """Where a run is to work: its ranks, and what is known of each."""
+    """The machine of a run.
+
+    Attributes:
+        ranks: the ranks and their kind of device.
+        memory_gb: memory of a device, GB; None if unknown.
+        headroom: fraction of it kept free.
+        tflops: peak throughput of a device, TFLOP/s; None if unknown.
+        mfu: fraction of the peak that is reached.
+    """
 
     ranks: Ranks
     memory_gb: float | None = None
@@ -29,33 +47,33 @@ class Machine:
 
     @property
     def budget(self) -> float | None:
-        """Bytes that a rank may use."""
+        """Bytes that a rank may use, or None if the memory is unknown."""
         return None if self.memory_gb is None else self.memory_gb * GB * (1 - self.headroom)
 
 
-def kinds(config: PretrainConfig) -> list[str]:
-    """The kinds of update that the run makes."""
+def update_kinds(config: PretrainConfig) -> list[str]:
+    """The kinds of update that the run has, of KINDS."""
     episodes = episode_fraction(config)
-    shares = {"lm": 1 - episodes, "episode": episodes}
-    return [kind for kind in KINDS if shares[kind] > 0]
+    fractions = {"lm": 1 - episodes, "episode": episodes}
+    return [kind for kind in KINDS if fractions[kind] > 0]
 
 
 def largest_peak(config: PretrainConfig, ranks: Ranks) -> int:
-    """Bytes on a rank at the worst moment of the run."""
-    return max(peak(config, kind, ranks)[1].total for kind in kinds(config))
+    """Peak memory of the run on a rank, bytes."""
+    return max(peak(config, kind, ranks)[1].total for kind in update_kinds(config))
 
 
 def largest_micro_batch(config: PretrainConfig, machine: Machine) -> int:
-    """The largest train.micro_batch that fits the budget; 0 if none does."""
+    """The largest train.micro_batch that fits into the memory of a rank; 0 if none does. The memory must be known."""
     budget = machine.budget
     assert budget is not None
 
     def fits(size: int) -> bool:
-        tried = deepcopy(config)
-        tried.train.micro_batch = size
-        return largest_peak(tried, machine.ranks) <= budget
+        candidate = deepcopy(config)
+        candidate.train.micro_batch = size
+        return largest_peak(candidate, machine.ranks) <= budget
 
-    low, high = 0, LARGEST_SEARCHED  # the peak grows with the micro-batch
+    low, high = 0, MAX_MICRO_BATCH  # the peak grows with the micro-batch
     while low < high:
         middle = (low + high + 1) // 2
         low, high = (middle, high) if fits(middle) else (low, middle - 1)
@@ -63,86 +81,105 @@ def largest_micro_batch(config: PretrainConfig, machine: Machine) -> int:
 
 
 def hours(config: PretrainConfig, machine: Machine) -> float | None:
-    """Expected hours of all updates, without evaluation and checkpoints; None if the peak is not known."""
+    """Expected hours of all updates, without evaluation and checkpoints; None if the throughput is unknown."""
     if machine.tflops is None:
         return None
     speed = machine.ranks.count * machine.tflops * TFLOP * machine.mfu
     return config.train.max_steps * flops_expected(config) / speed / 3600
 
 
-def implied_mfu(config: PretrainConfig, machine: Machine, taken: float) -> float:
-    """The share of the machine's peak that a run of `taken` hours would have reached (`machine.mfu` does not matter)."""
-    at_peak = hours(config, replace(machine, mfu=1.0))
-    assert at_peak is not None
-    return at_peak / taken
+def implied_mfu(config: PretrainConfig, machine: Machine, measured_hours: float) -> float:
+    """The model FLOPs utilization of a run that took this many hours (`machine.mfu` is ignored)."""
+    hours_at_peak = hours(config, replace(machine, mfu=1.0))
+    assert hours_at_peak is not None
+    return hours_at_peak / measured_hours
 
 
-def figure(value: float) -> str:
-    """With one decimal, or two digits if it is small."""
+def format_number(value: float) -> str:
+    """A number with one decimal, or with two significant digits if it is below 1."""
     return f"{value:,.1f}" if value >= 1 else f"{value:.2g}"
 
 
 def describe(config: EstimateConfig) -> str:
-    """What `metapt estimate` prints."""
-    device = "cuda" if config.gpus else "cpu"
-    ranks = Ranks(config.nodes * max(1, config.gpus), device)
+    """The text that `metapt estimate` prints."""
+    ranks = Ranks(config.nodes * max(1, config.gpus), "cuda" if config.gpus else "cpu")
     machine = Machine(ranks, config.gpu_memory_gb, config.headroom, config.gpu_tflops, config.mfu)
-    where = (
-        f"{config.nodes} node(s), {config.gpus} GPUs each" if config.gpus else f"{config.nodes} CPU node(s)"
+    devices = f"{_count(config.gpus, 'GPU')} per node" if config.gpus else "CPU only"
+    return "\n".join(
+        [
+            f"{config.model.name}: {all_parameters(config):,} parameters",
+            f"ds={config.ds}, train.precision={config.train.precision}, "
+            f"{_count(ranks.count, 'rank')} ({_count(config.nodes, 'node')}, {devices})",
+            "",
+            *_memory_table(config, ranks),
+            "",
+            *_micro_batch(config, machine),
+            "",
+            *_compute(config),
+            "",
+            _time(config, machine),
+        ]
     )
-    lines = [
-        f"{config.model.name}: {all_parameters(config):,} parameters; ds={config.ds}, "
-        f"train.precision={config.train.precision}, {ranks.count} rank(s) on {where}",
-        "",
-        *_memory_table(config, ranks),
-        "",
-        *_fit(config, machine),
-        "",
-        *_work(config, machine),
-    ]
-    return "\n".join(lines)
 
 
 def _memory_table(config: PretrainConfig, ranks: Ranks) -> Iterator[str]:
-    listed = {kind: peak(config, kind, ranks) for kind in kinds(config)}
-    shown = [item.name for item in fields(Memory) if item.name != "host"]
-    yield f"{'GiB per rank at the peak':26}" + "".join(f"{kind:>18}" for kind in listed)
-    for name in shown:
-        yield f"  {name:24}" + "".join(f"{getattr(each, name) / GIB:18.2f}" for _, each in listed.values())
-    yield f"  {'all':24}" + "".join(f"{each.total / GIB:18.2f}" for _, each in listed.values())
-    if any(each.host for _, each in listed.values()):
-        yield f"  {'in host memory':24}" + "".join(f"{each.host / GIB:18.2f}" for _, each in listed.values())
-    yield f"  {'the peak is at':24}" + "".join(f"{moment:>18}" for moment, _ in listed.values())
+    """Memory at the peak of each kind of update, by purpose."""
+    peaks = {kind: peak(config, kind, ranks) for kind in update_kinds(config)}
+    memories = [memory for _, memory in peaks.values()]
+    yield _row("GiB per rank at the peak", [UPDATE_NAMES[kind] for kind in peaks])
+    for name, title in MEMORY_NAMES.items():
+        yield _row(f"  {title}", [f"{getattr(memory, name) / GIB:.2f}" for memory in memories])
+    if any(memory.host for memory in memories):
+        yield _row("  host memory (offloaded)", [f"{memory.host / GIB:.2f}" for memory in memories])
+    yield _row("  phase of the peak", [phase for phase, _ in peaks.values()])
 
 
-def _fit(config: EstimateConfig, machine: Machine) -> Iterator[str]:
+def _row(title: str, cells: Sequence[str]) -> str:
+    return f"{title:30}" + "".join(f"{cell:>20}" for cell in cells)
+
+
+def _micro_batch(config: EstimateConfig, machine: Machine) -> Iterator[str]:
+    """Whether the micro-batch fits, and the largest that does."""
     train = config.train
     if machine.budget is None:
-        yield f"train.micro_batch={train.micro_batch}; give gpu_memory_gb= to learn the largest that fits"
+        yield f"train.micro_batch={train.micro_batch}; set gpu_memory_gb= for the largest micro-batch that fits"
         return
-    budget = f"{machine.memory_gb:g} GB less {machine.headroom:.0%} ({machine.budget / GIB:.1f} GiB)"
+    memory = (
+        f"{machine.memory_gb:g} GB minus {machine.headroom:.0%} headroom ({machine.budget / GIB:.1f} GiB)"
+    )
     largest = largest_micro_batch(config, machine)
     if not largest:
-        yield f"does not fit into {budget}, whatever the micro-batch"
+        yield f"no micro-batch fits into {memory}"
         return
     verdict = "fits" if train.micro_batch <= largest else "does not fit"
-    yield f"train.micro_batch={train.micro_batch} {verdict} into {budget}; the largest that fits is {largest}"
+    yield f"train.micro_batch={train.micro_batch} {verdict} into {memory}; the largest that fits is {largest}"
     sequences, ranks = train.micro_batch * train.micro_batches_per_update, machine.ranks.count
-    same = max((size for size in range(1, largest + 1) if sequences % (size * ranks) == 0), default=None)
-    if same is not None:
-        yield f"an update of {sequences:,} sequences: train.micro_batch={same} train.micro_batches_per_update={sequences // same}"
+    divisors = [size for size in range(1, largest + 1) if sequences % (size * ranks) == 0]
+    if divisors:
+        size = divisors[-1]
+        yield (
+            f"with the same {sequences:,} sequences per update: "
+            f"train.micro_batch={size} train.micro_batches_per_update={sequences // size}"
+        )
 
 
-def _work(config: PretrainConfig, machine: Machine) -> Iterator[str]:
-    for kind in kinds(config):
-        yield f"{kind + ' update':26}{figure(flops_of_step(config, kind == 'episode') / TFLOP):>16} TFLOP"
-    expected = flops_expected(config) / TFLOP
-    yield f"{f'mean at meta.rho={config.meta.rho:g}':26}{figure(expected):>16} TFLOP"
-    steps = config.train.max_steps
-    yield f"{f'{steps:,} updates':26}{figure(steps * expected):>16} TFLOP"
+def _compute(config: PretrainConfig) -> Iterator[str]:
+    """FLOPs of each kind of update, of their mean, and of the run."""
+    steps, mean = config.train.max_steps, flops_expected(config)
+    flops = {UPDATE_NAMES[kind]: flops_of_step(config, kind == "episode") for kind in update_kinds(config)}
+    rows = {**flops, f"mean update (meta.rho={config.meta.rho:g})": mean, f"{steps:,} updates": steps * mean}
+    yield _row("compute", ["10^12 FLOPs"])
+    for title, value in rows.items():
+        yield _row(f"  {title}", [format_number(value / TFLOP)])
+
+
+def _time(config: PretrainConfig, machine: Machine) -> str:
     time = hours(config, machine)
     if time is None:
-        yield "give gpu_tflops= (the peak of one rank's device) to learn the hours"
-    else:
-        speed = f"{machine.mfu:.0%} of {machine.ranks.count} x {machine.tflops:g} TFLOP/s"
-        yield f"{figure(time)} hours at {speed}, without evaluation and checkpoints"
+        return "set gpu_tflops= (peak throughput of a device) for an estimate of the time"
+    throughput = f"{machine.mfu:.0%} of {machine.ranks.count} x {machine.tflops:g} TFLOP/s"
+    return f"{format_number(time)} hours at {throughput}, without evaluation and checkpoints"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

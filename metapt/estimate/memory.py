@@ -1,12 +1,12 @@
-"""Memory of a pretraining step on one rank, told in advance. Imports no torch.
+"""Estimate of the peak memory of a pretraining update on one rank. Imports no torch.
 
-A step has a few moments at which memory peaks; of each, `moments` lists what lives, and the largest counts. What
-lives is read off the code that runs: metapt/meta, metapt/models/losses.py, DeepSpeed 0.19.8 (stage_1_and_2.py) and the
-tensors that autograd saves for a LLaMA block (tests/test_memory.py counts them). benchmarks/memory.md compares with
-peaks that were measured.
+An update has a few phases in which memory may peak. `memory_by_phase` sums the tensors that are alive in each, and the
+largest sum is the peak. The sums follow the code: metapt/meta, metapt/models/losses.py, DeepSpeed 0.19.8
+(stage_1_and_2.py), and the tensors that autograd saves for a LLaMA block (tests/test_memory.py counts them).
+benchmarks/memory.md compares the estimates with measured peaks.
 
-Left out: the process itself with its libraries, an accelerator's context, what an allocator loses to fragments, and
-tensors of a few megabytes. Units are bytes.
+Not counted: the process with its libraries, the context of an accelerator, fragmentation of the allocator, and tensors
+of a few megabytes. All sizes are in bytes unless stated.
 """
 
 from __future__ import annotations
@@ -18,46 +18,55 @@ from metapt.config import ModelConfig, PretrainConfig, deepspeed_settings
 from metapt.estimate.flops import CHUNK_TOKENS, TILE_TOKENS, block_matrices, parameter_count
 
 FP32 = 4
-BUCKET = 500_000_000  # elements that DeepSpeed reduces at once by default; without ZeRO it is not a setting
+BUCKET = 500_000_000  # elements of DeepSpeed's default reduce bucket, which cannot be set without ZeRO
 KINDS = ("lm", "episode")
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes on one rank, by what they are for. `host` is what offloading keeps beside an accelerator's memory."""
+    """Bytes on one rank, by purpose.
+
+    Attributes:
+        optimizer: master copy of the parameters, and the two AdamW moments.
+        gradients: gradients, and the buffers in which they are reduced.
+        adapted: adapted copies of the parameters in an episode, and for Meta-SGD the sum of their gradients.
+        activations: tensors saved for the backward pass, and the weights cast to bf16.
+        temporaries: temporary tensors of the loss, of a backward node, or of AdamW.
+        host: memory of the host that offloading uses beside that of the accelerator.
+    """
 
     parameters: int = 0
-    optimizer: int = 0  # master copy of the parameters and two moments
-    gradients: int = 0  # with the buffers in which they are reduced
-    adapted: int = 0  # adapted copies of an episode, and the sum of their gradients for Meta-SGD
-    activations: int = 0  # saved for the backward pass, with the weights cast to bf16
-    working: int = 0  # temporaries of the loss, of a backward node, of AdamW
+    optimizer: int = 0
+    gradients: int = 0
+    adapted: int = 0
+    activations: int = 0
+    temporaries: int = 0
     host: int = 0
 
     @property
     def total(self) -> int:
-        """All of it but the host's."""
+        """Everything except the host's memory."""
         return sum(getattr(self, item.name) for item in fields(self)) - self.host
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """How many ranks share the work, and on which kind of device (cpu or cuda)."""
+    """The number of ranks, and the kind of their devices (cpu or cuda)."""
 
     count: int
     device: str
 
 
 def peak(config: PretrainConfig, kind: str, ranks: Ranks) -> tuple[str, Memory]:
-    """The moment at which an update of this kind needs the most memory on a rank, and what lives then."""
-    listed = moments(config, kind, ranks)
-    return max(listed.items(), key=lambda item: item[1].total)
+    """The phase in which an update of this kind needs the most memory on a rank, and that memory."""
+    phases = memory_by_phase(config, kind, ranks)
+    return max(phases.items(), key=lambda item: item[1].total)
 
 
-def moments(config: PretrainConfig, kind: str, ranks: Ranks) -> dict[str, Memory]:
-    """What lives at each moment of an update's last micro-batch or task at which memory may peak.
+def memory_by_phase(config: PretrainConfig, kind: str, ranks: Ranks) -> dict[str, Memory]:
+    """Memory in each phase of an update in which it may peak, for the last micro-batch or task of the update.
 
-    An episode's windows count as whole: how far they are read depends on the text.
+    Windows of an episode are counted at full length; how many of their tokens are processed depends on the text.
 
     Args:
         kind: one of KINDS.
@@ -68,30 +77,33 @@ def moments(config: PretrainConfig, kind: str, ranks: Ranks) -> dict[str, Memory
         passes, saved = _episode(config, sharding)
     else:
         units = config.train.micro_batches_per_update // ranks.count
-        passes, saved = _autoregressive(config, ranks)
-    held = sharding.accumulated(units)
-    at_rest = sharding.at_rest()
+        passes, saved = _next_token(config, ranks)
+    accumulated = sharding.accumulated_gradients(units)
+    persistent = sharding.persistent()
     output = FP32 * config.model.vocab_size * config.model.hidden_size
-    # The output layer's gradient comes first (of an episode: zeros), beside its copy in the bucket or that of the loss.
+    # The gradient of the output layer comes first (zeros in an episode), beside its copy in the bucket or in the loss.
     copies = 1 if kind == "episode" and sharding.stage == 0 else 2
-    first = Memory(gradients=sharding.begun(held), activations=saved, working=copies * output)
-    last = Memory(gradients=sharding.reduced(held), working=FP32 * _largest(config.model))
+    first = Memory(
+        gradients=sharding.gradients_at_start(accumulated), activations=saved, temporaries=copies * output
+    )
+    last = Memory(gradients=sharding.gradients_at_end(accumulated), temporaries=FP32 * _largest(config.model))
+    step = Memory(gradients=sharding.gradients_in_step(), temporaries=sharding.step_temporaries)
     return {
-        **{name: _sum(at_rest, Memory(gradients=held), what) for name, what in passes.items()},
-        "backward begins": _sum(at_rest, first),
-        "backward ends": _sum(at_rest, last),
-        "step": _sum(at_rest, Memory(gradients=sharding.stepped(), working=sharding.stepping)),
+        **{name: _sum(persistent, Memory(gradients=accumulated), memory) for name, memory in passes.items()},
+        "start of backward": _sum(persistent, first),
+        "end of backward": _sum(persistent, last),
+        "optimizer step": _sum(persistent, step),
     }
 
 
 def all_parameters(config: PretrainConfig) -> int:
-    """Parameters of the decoder, of the episode head, and the inner rates of Meta-SGD."""
+    """Number of parameters of the decoder and the episode head, and of inner learning rates of Meta-SGD."""
     rates = adapted_parameters(config) if config.meta.rho and config.meta.algorithm == "meta_sgd" else 0
     return parameter_count(config.model) + _head_parameters(config) + rates
 
 
 def adapted_parameters(config: PretrainConfig) -> int:
-    """Parameters that the inner loop copies, by scope (metapt/meta/objectives.py)."""
+    """Number of parameters that the inner loop adapts, by scope (metapt/meta/objectives.py)."""
     model, meta = config.model, config.meta
     head = _head_parameters(config)
     if meta.scope == "head":
@@ -103,11 +115,16 @@ def adapted_parameters(config: PretrainConfig) -> int:
 
 
 def saved_activations(model: ModelConfig, windows: int, length: int, precision: str) -> int:
-    """Bytes that autograd keeps for the backward pass of the decoder, its output layer left out.
+    """Bytes that autograd saves for the backward pass of the decoder without its output layer.
 
-    Of each block, for every token: the inputs of both norms and what they divide by, the normed inputs of the matrix
-    products (bf16: a cast for each product), queries, keys, values, the attention's output and log-sum-exp, and four
-    tensors of the feed-forward layer. In bf16 also each matrix once, cast.
+    For each block and token: the inputs and root mean squares of both norms, the normalised inputs of the matrix
+    products (in bf16 a cast for each product), queries, keys, values, output and log-sum-exp of the attention, and four
+    tensors of the feed-forward layer. In bf16 also a cast of each matrix.
+
+    Args:
+        windows: number of sequences.
+        length: tokens per sequence.
+        precision: `bf16` or `fp32`.
     """
     d, f, kv = model.hidden_size, model.intermediate_size, _kv_width(model)
     size = FP32 if precision == "fp32" else 2
@@ -120,80 +137,96 @@ def saved_activations(model: ModelConfig, windows: int, length: int, precision: 
     return tokens * (model.num_layers * block + norm + 8) + rotary + _cast_weights(model, precision)
 
 
-def _autoregressive(config: PretrainConfig, ranks: Ranks) -> tuple[dict[str, Memory], int]:
-    """The moments of the forward pass, and what is saved until the backward pass."""
+def _next_token(config: PretrainConfig, ranks: Ranks) -> tuple[dict[str, Memory], int]:
+    """Memory by phase of a next-token forward pass, and bytes saved for the backward pass."""
     model, train = config.model, config.train
     saved = saved_activations(model, train.micro_batch, train.seq_len, train.precision)
     tokens = train.micro_batch * train.seq_len
     size = FP32 if train.precision == "fp32" else 2
     output = model.vocab_size * model.hidden_size
     chunk = min(tokens, CHUNK_TOKENS[ranks.device])
-    # Of the layer its gradient; in bf16 its cast, a chunk's share of the gradient, and on the CPU that share in fp32.
-    # Of a chunk the logits, which become their gradient; in bf16 a few rows of them in fp32.
+    # Output layer: its gradient; in bf16 its cast, the gradient of one chunk, and on the CPU that gradient in fp32.
+    # One chunk: the logits, overwritten by their gradient; in bf16 a few rows of them in fp32.
     layer, logits = output * FP32, chunk * model.vocab_size * size
     if size < FP32:
         layer += output * (2 * size + (FP32 if ranks.device == "cpu" else 0))
         logits += min(chunk, TILE_TOKENS[ranks.device]) * model.vocab_size * FP32
     states = tokens * model.hidden_size * 2 * FP32
-    return {"loss": Memory(activations=saved, working=layer + logits + states)}, saved + states
+    return {"loss": Memory(activations=saved, temporaries=layer + logits + states)}, saved + states
 
 
 def _episode(config: PretrainConfig, sharding: _Sharding) -> tuple[dict[str, Memory], int]:
+    """Memory by phase of an episode's inner loop and query pass, and bytes saved for the backward pass."""
     model, meta, precision = config.model, config.meta, config.train.precision
     support, query = (
         saved_activations(model, meta.n_way * shots, meta.window, precision)
         for shots in (meta.k_shot, meta.q_query)
     )
     copy = FP32 * adapted_parameters(config)
-    gradients = copy if meta.algorithm == "meta_sgd" else 0  # their sum over the inner steps
+    gradient_sum = copy if meta.algorithm == "meta_sgd" else 0  # over the inner steps
     if meta.scope == "head":
-        once = _cast_weights(model, precision) + _block_working(model, meta.n_way * meta.k_shot * meta.window)
-        passes = {"support": Memory(working=once), "query": Memory(adapted=copy, activations=query)}
-    elif sharding.stage == 3:  # of each task a rank's rows; the shard of the gradient of the tasks before
-        shards = (2 if meta.algorithm == "meta_sgd" else 1) * copy // sharding.ranks.count
-        support, query = (saved // sharding.ranks.count for saved in (support, query))
-        inner = Memory(adapted=shards, gradients=sharding.bucket, working=FP32 * _largest(model))
-        passes = {
-            "inner step begins": Memory(adapted=shards, activations=support),
-            "inner step ends": inner,
-            "query": Memory(adapted=shards, activations=query),
-        }
+        tokens = meta.n_way * meta.k_shot * meta.window
+        forward = _cast_weights(model, precision) + _block_temporaries(model, tokens)
+        return {
+            "support": Memory(temporaries=forward),
+            "query": Memory(adapted=copy, activations=query),
+        }, query
+    if (
+        sharding.stage == 3
+    ):  # a rank has its rows of each task, and the shard of the gradients of earlier tasks
+        count = sharding.ranks.count
+        support, query, adapted = support // count, query // count, (copy + gradient_sum) // count
+        inner_end = Memory(adapted=adapted, gradients=sharding.bucket, temporaries=FP32 * _largest(model))
+        in_query = adapted
     else:
-        passes = {
-            "inner step begins": Memory(adapted=copy + gradients, activations=support),
-            "inner step ends": Memory(adapted=copy + gradients, working=FP32 * _largest(model)),
-            "query": Memory(adapted=copy + 2 * gradients, activations=query),
-        }
-    return passes, query
+        adapted = copy + gradient_sum
+        inner_end = Memory(adapted=adapted, temporaries=FP32 * _largest(model))
+        in_query = adapted + gradient_sum
+    phases = {
+        "start of inner step": Memory(adapted=adapted, activations=support),
+        "end of inner step": inner_end,
+        "query": Memory(adapted=in_query, activations=query),
+    }
+    return phases, query
 
 
-def _block_working(model: ModelConfig, tokens: int) -> int:
-    """Temporaries of one block without gradients: the residual stream and the feed-forward layer."""
+def _block_temporaries(model: ModelConfig, tokens: int) -> int:
+    """Bytes of temporaries in the forward pass of one block without gradients: residual stream and feed-forward layer."""
     return tokens * FP32 * (2 * model.hidden_size + 2 * model.intermediate_size)
 
 
 @dataclass(frozen=True)
 class _Sharding:
-    """What DeepSpeed keeps on a rank, by stage."""
+    """The memory of DeepSpeed on a rank, by ZeRO stage.
+
+    Attributes:
+        offload: whether the optimizer state is in host memory.
+        parameters: bytes of all parameters in fp32.
+        gathered: bytes of gathered parameters that stage 3 keeps at most.
+        shard: bytes of the partition of a rank.
+        bucket: bytes of the reduce buckets.
+        largest: bytes of the largest parameter.
+        step_temporaries: bytes of temporaries of an optimizer step.
+    """
 
     ranks: Ranks
     stage: int
     offload: bool
-    parameters: int  # bytes of all, fp32
-    gathered: int  # that stage 3 may hold at once
-    shard: int  # of a rank's partition
+    parameters: int
+    gathered: int
+    shard: int
     bucket: int
-    largest: int  # of the largest parameter
-    stepping: int  # temporaries of a step
+    largest: int
+    step_temporaries: int
 
     @classmethod
     def of(cls, config: PretrainConfig, ranks: Ranks) -> _Sharding:
-        """What the DeepSpeed file of a run means in bytes on a rank."""
+        """The sizes that follow from the DeepSpeed configuration of a run."""
         zero = deepspeed_settings(config.ds).get("zero_optimization", {})
         stage, offload = zero.get("stage", 0), "offload_optimizer" in zero
         parameters, largest = FP32 * all_parameters(config), FP32 * _largest(config.model)
         bucket = FP32 * (int(zero.get("reduce_bucket_size", BUCKET)) if stage else BUCKET)
-        if not stage or ranks.device == "cpu":  # of a bucket only what is filled counts there
+        if not stage or ranks.device == "cpu":  # on a CPU, only the filled part of a bucket takes memory
             bucket = min(bucket, parameters)
         return cls(
             ranks,
@@ -204,53 +237,58 @@ class _Sharding:
             shard=-(-parameters // ranks.count),
             bucket=2 * bucket if zero.get("overlap_comm", stage == 3) else bucket,
             largest=largest,
-            stepping=_stepping(config, ranks, stage),
+            step_temporaries=_step_temporaries(config, ranks, stage),
         )
 
-    def at_rest(self) -> Memory:
-        """What lives all the time, gradients left out."""
+    def persistent(self) -> Memory:
+        """Memory that is in use throughout training, without gradients."""
         parameters = self.shard + self.gathered if self.stage == 3 else self.parameters
         if self.stage == 0:
             return Memory(parameters=parameters, optimizer=2 * self.parameters)
         if not self.offload:
             return Memory(parameters=parameters, optimizer=3 * self.shard)
-        # Master copy, two moments, gradient and a buffer on the way back; the largest parameter on either side.
-        kept = 5 * self.shard + self.largest
-        rest = Memory(parameters=parameters, gradients=self.largest)
-        return replace(rest, host=kept) if self.ranks.device == "cuda" else replace(rest, optimizer=kept)
+        # Host: master copy, two moments, gradient, and a buffer for the way back; the largest parameter on both sides.
+        offloaded = 5 * self.shard + self.largest
+        memory = Memory(parameters=parameters, gradients=self.largest)
+        if self.ranks.device == "cuda":
+            return replace(memory, host=offloaded)
+        return replace(memory, optimizer=offloaded)
 
-    def accumulated(self, units: int) -> int:
-        """Gradients that the earlier ones of a rank's units of an update leave on the device."""
+    def accumulated_gradients(self, units: int) -> int:
+        """Bytes of gradients on the device after all but the last of a rank's micro-batches or tasks of an update."""
         if self.offload and self.stage >= 2:
             return 0
         if self.stage == 3:
-            return self.shard  # a buffer that always stands
+            return self.shard  # a buffer that is never freed
         if units == 1:
             return 0
         return self.shard if self.stage == 2 else self.parameters
 
-    def begun(self, held: int) -> int:
-        """Gradients and buffers as the last backward pass begins. The CPU's pages come only as they are written."""
+    def gradients_at_start(self, accumulated: int) -> int:
+        """Bytes of gradients and buffers at the start of the last backward pass. A CPU allocates pages when written."""
         if self.stage == 0 or self.ranks.device == "cpu":
-            return held
-        return held + self.bucket if self.stage == 1 else self.reduced(held)
+            return accumulated
+        return accumulated + self.bucket if self.stage == 1 else self.gradients_at_end(accumulated)
 
-    def reduced(self, held: int) -> int:
-        """Gradients and buffers as it ends."""
+    def gradients_at_end(self, accumulated: int) -> int:
+        """Bytes of gradients and buffers at the end of the last backward pass."""
         if self.stage < 2:
             return self.parameters + self.bucket + (self.shard if self.stage == 1 else 0)
-        return held + self.bucket + (self.shard if self.stage == 2 and not self.offload else 0)
+        return accumulated + self.bucket + (self.shard if self.stage == 2 and not self.offload else 0)
 
-    def stepped(self) -> int:
-        """Gradients at the time of the step."""
+    def gradients_in_step(self) -> int:
+        """Bytes of gradients during the optimizer step."""
         if self.stage == 0:
             return self.parameters
         return 0 if self.offload else self.shard
 
 
-def _stepping(config: PretrainConfig, ranks: Ranks, stage: int) -> int:
-    """Temporaries of a step: AdamW's two of a group on the CPU (fused, it has none), the flat gradient of a group,
-    the norm's copy of a gradient in fp64 with ZeRO."""
+def _step_temporaries(config: PretrainConfig, ranks: Ranks, stage: int) -> int:
+    """Bytes of temporaries of an optimizer step.
+
+    AdamW: two tensors of a parameter group on a CPU, none when fused. ZeRO: the flat gradient of a group, and a copy of a
+    gradient in fp64 for its norm.
+    """
     largest, block = (FP32 * size for size in (_largest(config.model), block_matrices(config.model)))
     if stage == 0:
         return 2 * largest if ranks.device == "cpu" else 0
@@ -271,7 +309,7 @@ def _cast_weights(model: ModelConfig, precision: str) -> int:
 
 
 def _largest(model: ModelConfig) -> int:
-    """Elements of the largest parameter: the embedding, as a rule."""
+    """Number of elements of the largest parameter, normally the embedding."""
     return model.hidden_size * max(model.vocab_size, model.intermediate_size)
 
 
