@@ -1,27 +1,27 @@
 #!/bin/bash
-# A real Slurm of several pretended nodes on this one machine, on 127.0.0.1 only: for trying the suite out where there
-# is no cluster, and for tests/slurm. Debian or Ubuntu; root; installs munge, slurmctld, slurmd and slurm-client.
+# A real Slurm with several virtual nodes on this one machine, on 127.0.0.1 only, to try metapt without a cluster and to
+# run tests/slurm. Needs Debian or Ubuntu, and root; installs munge, slurmctld, slurmd and slurm-client.
 #
-#   slurm/dev_cluster.sh start  [DIR]   start it, state and logs in DIR (default: /tmp/metapt-slurm); anew if it runs
-#   slurm/dev_cluster.sh stop   [DIR]   end its jobs and stop it; configuration and logs stay in DIR
-#   slurm/dev_cluster.sh status [DIR]   nodes and jobs; exit code 3 if it does not run
-#   . DIR/env.sh                        lets sbatch, squeue and metapt.submit cluster=slurm use it
+#   slurm/dev_cluster.sh start  [DIR]   (re)start it, with state and logs in DIR (default: /tmp/metapt-slurm)
+#   slurm/dev_cluster.sh stop   [DIR]   cancel its jobs and stop it; configuration and logs stay in DIR
+#   slurm/dev_cluster.sh status [DIR]   show nodes and jobs; exit code 3 if it does not run
+#   . DIR/env.sh                        make sbatch, squeue and `metapt submit cluster=slurm` use it
 #
-# Environment: NODES (2), CPUS of each (2), GPUS of each, pretended (2; 0: none), PORT, the first of NODES + 1 (16817),
-# MAX_ARRAY_SIZE (1001, as Slurm's).
-# Partitions: main; low, whose jobs are requeued for those of main. There is no accounting: sacct does not work.
+# Environment: NODES (2), CPUS per node (2), GPUS per node, simulated (2; 0: none), PORT, the first of NODES + 1 ports
+# (16817), MAX_ARRAY_SIZE (1001, Slurm's default).
+# Partitions: main, and low, whose jobs are preempted and requeued for jobs of main. There is no accounting, so no sacct.
 set -u
 COMMAND=${1:-} DIR=$(realpath -m "${2:-/tmp/metapt-slurm}")
 NODES=${NODES:-2} CPUS=${CPUS:-2} GPUS=${GPUS:-2} PORT=${PORT:-16817}
 MAX_ARRAY_SIZE=${MAX_ARRAY_SIZE:-1001}
 MARK="# metapt slurm in <$DIR>"
-unset "${!SLURM_@}" "${!SBATCH_@}" "${!SRUN_@}" # of another cluster or job
+unset "${!SLURM_@}" "${!SBATCH_@}" "${!SRUN_@}" # variables of another cluster or job
 export SLURM_CONF=$DIR/etc/slurm.conf
 
 fail() { echo "dev_cluster: $*" >&2; exit 1; }
 
-# ---- daemons: known by pid and start time, so that a recycled pid is never signalled ------------------------
-start_time() { # PID: the 22nd field of its stat; its name, the 2nd, may hold spaces. Fails for a zombie
+# ---- daemons, identified by pid and start time, so that a reused pid is never signalled ---------------------
+start_time() { # PID: field 22 of its stat; field 2, its name, may have spaces. Fails for a zombie
     local stat fields; stat=$(cat "/proc/$1/stat" 2>/dev/null) || return 1
     read -ra fields <<<"${stat##*) }"
     [ "${fields[0]}" != Z ] && echo "${fields[19]}"
@@ -46,7 +46,7 @@ wait_until() { # SECONDS WHAT COMMAND...
     until "$@" >/dev/null 2>&1; do
         if [ $SECONDS -ge $end ]; then
             tail -n 20 "$DIR"/log/* >&2
-            stop; fail "$what: not within the time allowed"
+            stop; fail "$what: not ready in time"
         fi
         sleep 0.2
     done
@@ -54,19 +54,19 @@ wait_until() { # SECONDS WHAT COMMAND...
 
 # ---- start -------------------------------------------------------------------------------------------------
 install_packages() {
-    local need=() pair made
+    local need=() pair is_new
     for pair in munged:munge slurmctld:slurmctld slurmd:slurmd sbatch:slurm-client; do
         command -v "${pair%%:*}" >/dev/null || need+=("${pair#*:}")
     done
     [ ${#need[@]} = 0 ] && return
     echo "dev_cluster: installing ${need[*]}"
-    if [ ! -e /usr/sbin/policy-rc.d ]; then # or the packages start daemons of their own
-        printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d && chmod 755 /usr/sbin/policy-rc.d && made=1
+    if [ ! -e /usr/sbin/policy-rc.d ]; then # otherwise the packages start their own daemons
+        printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d && chmod 755 /usr/sbin/policy-rc.d && is_new=1
     fi
     { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${need[@]}"; } \
         >"$DIR/log/apt.out" 2>&1
     local code=$?
-    [ -n "${made:-}" ] && rm -f /usr/sbin/policy-rc.d
+    [ -n "${is_new:-}" ] && rm -f /usr/sbin/policy-rc.d
     [ $code = 0 ] || { tail -20 "$DIR/log/apt.out" >&2; fail "apt-get failed"; }
 }
 write_configuration() {
@@ -76,10 +76,10 @@ write_configuration() {
         echo "NodeName=node[1-$NODES] Name=gpu File=$DIR/dev/gpu[0-$((GPUS - 1))]" >"$DIR/etc/gres.conf"
         gres="Gres=gpu:$GPUS"
     fi
-    # slurmd loads a cgroup plugin in any case; v1 touches nothing unless it is used
+    # slurmd always loads a cgroup plugin; v1 does nothing unless it is used
     echo "CgroupPlugin=cgroup/v1" >"$DIR/etc/cgroup.conf"
     echo "export SLURM_CONF=$SLURM_CONF" >"$DIR/env.sh"
-    # cred_expire: a requeued job waits so long. FirstJobId: never the numbers of an earlier cluster
+    # cred_expire: seconds that a requeued job waits. FirstJobId: job ids differ from those of an earlier cluster
     cat >"$SLURM_CONF" <<CONF
 ClusterName=metapt
 SlurmctldHost=$host(127.0.0.1)
@@ -120,26 +120,26 @@ PartitionName=main Nodes=ALL Default=YES DefaultTime=5 PriorityTier=5 PreemptMod
 PartitionName=low Nodes=ALL DefaultTime=5 PriorityTier=1 PreemptMode=REQUEUE GraceTime=15
 CONF
 }
-make_names_resolve() { # MASTER_ADDR is the name of the first node; the file may be a bind mount: never replaced
+make_names_resolve() { # MASTER_ADDR is the first node's name. /etc/hosts may be a bind mount: only append
     local number
     for number in $(seq "$NODES"); do echo "127.0.0.1 node$number $MARK"; done >>/etc/hosts
     getent hosts "$(hostname -s)" >/dev/null || echo "127.0.0.1 $(hostname -s) $MARK" >>/etc/hosts
-    # for what drops SLURM_CONF from the environment
+    # for programs that drop SLURM_CONF from the environment
     if [ ! -e /etc/slurm/slurm.conf ]; then
         mkdir -p /etc/slurm && ln -sfn "$SLURM_CONF" /etc/slurm/slurm.conf
     fi
 }
-refuse_taken_ports() { # another cluster's daemons would answer for these
+refuse_taken_ports() { # the daemons of another cluster would answer instead
     local port
     for port in $(seq "$PORT" $((PORT + NODES))); do
-        (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null && fail "port $port is taken; set PORT"
+        (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null && fail "port $port is in use; set PORT"
     done
 }
 nodes_idle() { [ "$(sinfo -h -N -p main -t idle -o %N | wc -l)" = "$NODES" ]; }
 start() {
     [ "$(id -u)" = 0 ] || fail "run it as root"
-    [ ${#DIR} -le 70 ] || fail "$DIR is too long for the name of a socket"
-    [ -e "$DIR/slurm.conf.is.here" ] || [ -z "$(ls -A "$DIR" 2>/dev/null)" ] || fail "$DIR is not empty and not a cluster's"
+    [ ${#DIR} -le 70 ] || fail "$DIR is too long for a socket path"
+    [ -e "$DIR/slurm.conf.is.here" ] || [ -z "$(ls -A "$DIR" 2>/dev/null)" ] || fail "$DIR is not empty, and not the folder of a development cluster"
     stop
     refuse_taken_ports
     (cd "$DIR" 2>/dev/null && rm -rf etc log run pids state spool munge dev)
@@ -166,7 +166,7 @@ start() {
 
 # ---- stop and status ----------------------------------------------------------------------------------------
 runs() { alive slurmctld && alive munged; }
-end_jobs() { # by Slurm itself
+end_jobs() { # through Slurm
     local jobs; mapfile -t jobs < <(timeout 10 squeue -h -a -o %A | sort -u)
     [ ${#jobs[@]} = 0 ] || timeout 10 scancel "${jobs[@]}"
     for _ in $(seq 100); do

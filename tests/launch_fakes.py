@@ -1,7 +1,7 @@
 """A fast fake of the programs of a grid, and a submitter for it, for the tests of metapt.launch.
 
 python launch_fakes.py job RUN_DIR KIND BEHAVIOUR     one job: ok, fail, fail-once, slow, killed, silent, stoppable,
-                                                      fruitless
+                                                      slow-stop, fruitless
 python launch_fakes.py submit ROOT CLUSTER [JOB=BEHAVIOUR ...] [code=snapshot]
 """
 
@@ -30,6 +30,8 @@ NEEDS = {  # job id: the jobs that it needs
     "finetune/b": ["pretrain/b"],
     "report": ["prepare/demo", "pretrain/a", "pretrain/b", "finetune/a", "finetune/b"],
 }
+
+SAVING_SECONDS = {"stoppable": 0, "slow-stop": 8}
 
 
 def fake_plan(root: Path, behaviours: dict[str, str] | None = None) -> Plan:
@@ -94,18 +96,19 @@ def _behave(run: Run, behaviour: str) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
     elif behaviour == "silent":
         sys.exit(0)
-    elif (behaviour == "stoppable" and not (run.path / "saved").exists()) or behaviour == "fruitless":
-        _work_until_signalled(run)
+    elif behaviour == "fruitless" or (behaviour in SAVING_SECONDS and not (run.path / "saved").exists()):
+        _work_until_signalled(run, SAVING_SECONDS.get(behaviour, 0))
 
 
-def _work_until_signalled(run: Run) -> None:
-    """Like training: saves and exits with 75 on a signal. The next start of a stoppable job succeeds."""
+def _work_until_signalled(run: Run, saving_seconds: float) -> None:
+    """Like training: saves and exits with 75 on a signal. The next start succeeds unless the job is fruitless."""
     received: list[int] = []
     for number in (signal.SIGTERM, signal.SIGUSR2):
         signal.signal(number, lambda number, frame: received.append(number))
     (run.path / "started").touch()
     while not received:
         time.sleep(0.02)
+    time.sleep(saving_seconds)
     (run.path / "saved").touch()
     raise Interrupted("saved")
 

@@ -1,4 +1,4 @@
-"""The ways in which a job is stopped on a real Slurm, and how far one is that is to be stopped."""
+"""Ways to stop a job on a real Slurm, and the progress of a job before it is stopped."""
 
 from __future__ import annotations
 
@@ -12,52 +12,55 @@ from real_slurm import wait_until
 from metapt.runs import Run
 
 
-def warn(number: str) -> None:
+def warn(slurm_id: str) -> None:
     """As before the time limit."""
-    subprocess.run(["scancel", "--signal=USR2", number], check=True)
+    subprocess.run(["scancel", "--signal=USR2", slurm_id], check=True)
 
 
-def preempt(number: str) -> None:
-    """By a job of a partition with more priority: Slurm sends USR2, as the development cluster is set."""
+def preempt(slurm_id: str) -> None:
+    """By a job of a partition with higher priority. The development cluster is configured to send USR2."""
     competitor = ["--partition=main", "--nodes=2", "--exclusive", "--mem=100", "--output=/dev/null"]
     subprocess.run(["sbatch", *competitor, "--wrap=true"], check=True, capture_output=True)
 
 
-def preempt_with_term(number: str) -> None:
-    """As at preemption on other sites: TERM comes while the job stays running for its time of grace."""
-    subprocess.run(["scancel", "--signal=TERM", number], check=True)
+def preempt_with_term(slurm_id: str) -> None:
+    """As at preemption on other sites: TERM comes, and the job stays running for its grace time."""
+    subprocess.run(["scancel", "--signal=TERM", slurm_id], check=True)
 
 
-def requeue(number: str) -> None:
-    subprocess.run(["scontrol", "requeue", number], check=True)
+def requeue(slurm_id: str) -> None:
+    subprocess.run(["scontrol", "requeue", slurm_id], check=True)
 
 
-def fail_last_node(number: str) -> None:
-    """What Slurm does when it hears no more of a node. The job is run again on the others, or when it is back: emptied, as
-    a node is that has failed. Until then this one takes no jobs, although it answers."""
-    node, before = last_node(number), watchers(number)
+def fail_last_node(slurm_id: str) -> None:
+    """What Slurm does when a node no longer answers: the job is requeued and starts on other nodes, or when this one is back.
+
+    The node, which does answer here, accepts no jobs until it is empty, as a failed node would be.
+    """
+    node, before = last_node(slurm_id), watchers(slurm_id)
     update = ["scontrol", "update", f"nodename={node}", "reason=test"]
     for state in ("drain", "down"):
         subprocess.run([*update, f"state={state}"], check=True)
-    wait_until(lambda: not before & watchers(number))
+    wait_until(lambda: not before & watchers(slurm_id))
     subprocess.run([*update, "state=resume"], check=True)
 
 
-def last_node(number: str) -> str:
-    nodes = subprocess.check_output(["squeue", "--noheader", f"--jobs={number}", "--format=%N"], text=True)
+def last_node(slurm_id: str) -> str:
+    nodes = subprocess.check_output(["squeue", "--noheader", f"--jobs={slurm_id}", "--format=%N"], text=True)
     return subprocess.check_output(["scontrol", "show", "hostnames", nodes.strip()], text=True).split()[-1]
 
 
-def watchers(number: str) -> set[str]:
-    """Slurm's own processes, on any of the pretended nodes, that see a job's steps to their end. Before that their node
-    refuses the job."""
-    found = subprocess.run(["pgrep", "--full", rf"^slurmstepd: \[{number}\."], capture_output=True, text=True)
+def watchers(slurm_id: str) -> set[str]:
+    """The slurmstepd processes of a job on all virtual nodes. Until they have ended, their node refuses the job."""
+    found = subprocess.run(
+        ["pgrep", "--full", rf"^slurmstepd: \[{slurm_id}\."], capture_output=True, text=True
+    )
     return set(found.stdout.split())
 
 
-def processes(number: str, node: str) -> set[int]:
-    """Of a job on a pretended node of this machine, and what Slurm has started there to watch over them."""
-    marks, found = {f"SLURM_JOB_ID={number}", f"SLURMD_NODENAME={node}"}, set()
+def processes(slurm_id: str, node: str) -> set[int]:
+    """The processes of a job on a virtual node, and the slurmstepd processes that supervise them."""
+    marks, found = {f"SLURM_JOB_ID={slurm_id}", f"SLURMD_NODENAME={node}"}, set()
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             environment = (folder / "environ").read_text(errors="replace").split("\0")
@@ -79,10 +82,12 @@ INTERRUPTIONS = {
 }
 
 
-def restarts(number: str) -> int:
-    """How often it was queued again, if it runs; else -1."""
-    told = subprocess.run(["scontrol", "show", "job", "--oneliner", number], capture_output=True, text=True)
-    found = re.search(r"JobState=RUNNING .*Restarts=(\d+)", told.stdout)
+def restarts(slurm_id: str) -> int:
+    """How often a job was requeued, if it is running; else -1."""
+    output = subprocess.run(
+        ["scontrol", "show", "job", "--oneliner", slurm_id], capture_output=True, text=True
+    )
+    found = re.search(r"JobState=RUNNING .*Restarts=(\d+)", output.stdout)
     return int(found[1]) if found else -1
 
 
@@ -90,12 +95,12 @@ def last_step(run: Run) -> int:
     return max((line["step"] for line in run.metrics()), default=0)
 
 
-def at_work(run: Run, number: str, times: int, updates: int = 2) -> Callable[[], bool]:
-    """Tells when a job that was queued again so often has made so many updates since it was first seen to run."""
+def has_progressed(run: Run, slurm_id: str, times: int, updates: int = 2) -> Callable[[], bool]:
+    """A condition: the job was requeued `times` times, and has since made `updates` updates while it was watched."""
     first: list[int] = []
 
     def look() -> bool:
-        if restarts(number) != times:
+        if restarts(slurm_id) != times:
             return False
         first[:] = first or [last_step(run)]
         return last_step(run) >= first[0] + updates

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 from conftest import run_module
-from real_slurm import MARKS, losses, wait_for_the_end, wait_until, weights
+from real_slurm import MARKS, losses, wait_for_end, wait_until, weights
 
 from metapt.config import ClusterConfig
-from metapt.launch.code_snapshot import code
+from metapt.launch.code_snapshot import live_code
 from metapt.launch.run_status import run_status
 from metapt.provenance import git_commit
 from metapt.runs import Run
@@ -22,22 +22,22 @@ from metapt.runs import Run
 REPOSITORY = Path(__file__).parents[2]
 pytestmark = MARKS
 
-STAND_IN = f"""#!{sys.executable}
+FAKE_PYTHON = f"""#!{sys.executable}
 import json, os, pathlib, signal, sys, time
 folder = pathlib.Path(os.environ["FOLDER"])
 start = os.environ.get("SLURM_RESTART_COUNT", "0")
 if sys.argv[2] == "metapt.launch.requeues":
-    (folder / f"asked{{start}}").write_text(json.dumps(sys.argv[3:]))
+    (folder / f"checked{{start}}").write_text(json.dumps(sys.argv[3:]))
     sys.exit(0)
 rank = os.environ["RANK"]
-told = []
-signal.signal(signal.SIGUSR1, lambda number, frame: told.append(number))
+received = []
+signal.signal(signal.SIGUSR1, lambda number, frame: received.append(number))
 names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "MARK")
 seen = [*map(os.environ.get, names), *sys.argv[1:]]
 (folder / f"start{{start}}.{{rank}}").write_text(json.dumps(seen))
-while start == "0" and not told:
+while start == "0" and not received:
     time.sleep(0.05)
-sys.exit(75 if told else 0)
+sys.exit(75 if received else 0)
 """
 
 
@@ -49,17 +49,17 @@ def sbatch(script: Path, options: list[str], words: list[str], folder: Path, **e
 
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
-    """A repository in a folder with a space, whose site.env names the stand-in as interpreter."""
+    """A repository in a folder with a space, whose site.env sets a fake interpreter."""
     clone = tmp_path / "a clone"
     shutil.copytree(REPOSITORY / "slurm", clone / "slurm", ignore=shutil.ignore_patterns("site.env"))
-    (clone / "slurm/python").write_text(STAND_IN)
+    (clone / "slurm/python").write_text(FAKE_PYTHON)
     (clone / "slurm/python").chmod(0o755)
     lines = [f"PYTHON='{clone}/slurm/python'", "LAUNCH=(env 'MARK=of the site')", f"export FOLDER='{clone}'"]
     (clone / "slurm/site.env").write_text("\n".join([*lines, "[ -n $UNSET_AT_THIS_SITE ]", ""]))
     return clone
 
 
-CASES = {  # script, options, processes on each node, how many nodes, whether it is called in the clone
+CASES = {  # script, options, processes per node, nodes, whether sbatch is called in the clone
     "gpus, elsewhere": ("pretrain", ["--nodes=2", "--gpus-per-node=2", "--cpus-per-gpu=1"], 2, 2, False),
     "ntasks": ("pretrain", ["--nodes=1", "--ntasks-per-node=2", "--cpus-per-gpu=1"], 2, 1, True),
     "finetune": ("finetune", ["--gpus-per-node=2", "--cpus-per-task=1"], 1, 1, True),
@@ -68,13 +68,13 @@ CASES = {  # script, options, processes on each node, how many nodes, whether it
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_every_process_has_its_rank_is_warned_and_starts_again(
+def test_every_process_has_its_rank_and_is_signalled_and_restarted(
     case: str, clone: Path, tmp_path: Path
 ) -> None:
     name, options, per_node, nodes, in_clone = CASES[case]
     elsewhere = tmp_path / "else where"
     elsewhere.mkdir()
-    # what a job around this one would leave in the environment
+    # as a surrounding job would leave in the environment
     variables = {"SLURM_NTASKS_PER_NODE": "3", "SLURM_NTASKS": "7", "SLURM_GPUS_ON_NODE": "7"}
     if not in_clone:
         variables["METAPT_SITE"] = str(clone / "slurm/site.env")
@@ -84,23 +84,23 @@ def test_every_process_has_its_rank_is_warned_and_starts_again(
     world = per_node * nodes
     wait_until(lambda: len(list(clone.glob("start0.*"))) == world)
     subprocess.run(["scancel", "--signal=USR1", number], check=True)  # as Slurm before the time limit
-    wait_for_the_end(number)
+    wait_for_end(number)
     for start in (0, 1):
-        assert json.loads((clone / f"asked{start}").read_text()) == [f"metapt.{name}", *words]
+        assert json.loads((clone / f"checked{start}").read_text()) == [f"metapt.{name}", *words]
         seen = [json.loads((clone / f"start{start}.{rank}").read_text()) for rank in range(world)]
         assert [line[:3] for line in seen] == [
             [str(rank), str(world), str(rank % per_node)] for rank in range(world)
         ]
-        assert len({tuple(line[3:5]) for line in seen}) == 1  # all meet at one address
+        assert len({tuple(line[3:5]) for line in seen}) == 1  # all have the same address
         assert {tuple(line[5:]) for line in seen} == {("of the site", "-m", f"metapt.{name}", *words)}
     assert len(list(clone.glob("start*"))) == 2 * world
     assert (folder / f"slurm-{number}.out").exists()
 
 
 @pytest.mark.nightly
-def test_a_job_that_gets_nowhere_is_given_up(tmp_path: Path) -> None:
+def test_a_job_without_progress_is_abandoned(tmp_path: Path) -> None:
     """After as many requeues as cluster.max_requeues_without_progress allows by default."""
-    python = tmp_path / "python"  # whose training is interrupted at once, always
+    python = tmp_path / "python"  # its training is always interrupted at once
     python.write_text(
         f'#!/bin/bash\n[ "$2" = metapt.launch.requeues ] && exec "{sys.executable}" "$@"\necho start\nexit 75\n'
     )
@@ -110,24 +110,24 @@ def test_a_job_that_gets_nowhere_is_given_up(tmp_path: Path) -> None:
     words = ["model=nano", "objective=maml", "data=demo", "run_dir=run"]
     options = ["--nodes=1", "--ntasks-per-node=1", "--cpus-per-gpu=1"]
     number = sbatch(REPOSITORY / "slurm/pretrain.sh", options, words, tmp_path, METAPT_SITE=str(site))
-    wait_for_the_end(number)
-    most = ClusterConfig.max_requeues_without_progress
+    wait_for_end(number)
+    limit = ClusterConfig.max_requeues_without_progress
     log = (tmp_path / f"slurm-{number}.out").read_text()
-    told = f"queued again {most + 1} times in a row without a new checkpoint (there is none); given up"
-    assert log.splitlines().count("start") == most + 1, log
-    assert told in log
-    assert run_status(tmp_path / "run").last_error_line == told
+    message = f"requeued {limit + 1} times in a row without a new checkpoint (newest: none); abandoned"
+    assert log.splitlines().count("start") == limit + 1, log
+    assert message in log
+    assert run_status(tmp_path / "run").last_error_line == message
 
 
 def this_site(folder: Path) -> Path:
-    """A site.env for programs that are to work."""
+    """A site.env with which the real programs run."""
     site = folder / "site.env"
     site.write_text(f"PYTHON='{sys.executable}'\nexport GLOO_SOCKET_IFNAME=lo PYTHONPATH='{REPOSITORY}'\n")
     return site
 
 
-def test_training_on_two_nodes_that_is_warned_ends_like_one_that_is_not(tmp_path: Path) -> None:
-    """ZeRO-2 on 2 nodes x 2 processes, real training: the warned job saves, is queued again, goes on to the same bits."""
+def test_signalled_training_on_two_nodes_ends_like_an_undisturbed_one(tmp_path: Path) -> None:
+    """ZeRO-2 on 2 nodes x 2 processes: the signalled job saves, is requeued, and ends with bit-identical results."""
     site = this_site(tmp_path)
     words = ["model=nano", "objective=maml", "data=demo", "ds=zero2", "data.cache_dir=corpus"]
     words += [
@@ -144,46 +144,48 @@ def test_training_on_two_nodes_that_is_warned_ends_like_one_that_is_not(tmp_path
     ]
     options = ["--nodes=2", "--gpus-per-node=2", "--cpus-per-gpu=1", "--time=30"]
     script = REPOSITORY / "slurm/pretrain.sh"
-    warned, whole = Run(tmp_path / "warned"), Run(tmp_path / "whole")
+    signalled, whole = Run(tmp_path / "signalled"), Run(tmp_path / "whole")
 
     def start(run: Run) -> str:
         return sbatch(script, options, [*words, f"run_dir={run.path.name}"], tmp_path, METAPT_SITE=str(site))
 
-    first = start(warned)
-    wait_until(lambda: any(line["step"] >= 3 for line in warned.metrics()), seconds=300)
+    first = start(signalled)
+    wait_until(lambda: any(line["step"] >= 3 for line in signalled.metrics()), seconds=300)
     subprocess.run(["scancel", "--signal=USR1", first], check=True)
     second = start(whole)
-    wait_for_the_end(first, second)
+    wait_for_end(first, second)
 
     log = (tmp_path / f"slurm-{first}.out").read_text()
     assert log.count("interrupted: ") == 4, log
-    assert log.count(str(code(tmp_path, is_copied=False))) == 2  # at both starts
-    assert warned.provenance()["git_commit"] == git_commit()
-    assert len(warned.checkpoints()) == 3  # of the first step, of the warning, of the last step
+    assert log.count(str(live_code())) == 2  # at both starts
+    assert signalled.provenance()["git_commit"] == git_commit()
+    assert len(signalled.checkpoints()) == 3  # of the first step, at the signal, of the last step
     assert [step for step, _ in whole.checkpoints()] == [0, 30]
-    assert losses(warned) == losses(whole)
-    assert weights(warned) == weights(whole)
+    assert losses(signalled) == losses(whole)
+    assert weights(signalled) == weights(whole)
 
 
-def test_tuning_that_is_warned_ends_like_one_without_slurm(tmp_path: Path, nano_arguments: list[str]) -> None:
+def test_signalled_fine_tuning_ends_like_one_without_slurm(tmp_path: Path, nano_arguments: list[str]) -> None:
     model = tmp_path / "model"
     assert run_module("metapt.pretrain", [*nano_arguments, f"run_dir={model}"]).returncode == 0
     words = [f"checkpoint={model}", "source=en_demo", "tuning=full", "data=demo", "ner.lr=1e-3"]
     words += ["ner.max_epochs=3", "data.max_train_sentences=400"]
-    warned, whole = Run(tmp_path / "warned"), Run(tmp_path / "whole")
+    signalled, whole = Run(tmp_path / "signalled"), Run(tmp_path / "whole")
     site = this_site(tmp_path)
     script, options = REPOSITORY / "slurm/finetune.sh", ["--time=30", "--cpus-per-task=1"]
-    number = sbatch(script, options, [*words, "run_dir=warned"], tmp_path, METAPT_SITE=str(site))
-    wait_until(lambda: any(line["step"] >= 5 for line in warned.metrics()), seconds=300)
+    number = sbatch(script, options, [*words, "run_dir=signalled"], tmp_path, METAPT_SITE=str(site))
+    wait_until(lambda: any(line["step"] >= 5 for line in signalled.metrics()), seconds=300)
     subprocess.run(["scancel", "--signal=USR1", number], check=True)
     assert run_module("metapt.finetune", [*words, f"run_dir={whole.path}"]).returncode == 0
-    wait_for_the_end(number)
+    wait_for_end(number)
 
     log = (tmp_path / f"slurm-{number}.out").read_text()
     assert log.count("interrupted: ") == 1, log
-    assert {**warned.result(), "seconds_total": 0} == {**whole.result(), "seconds_total": 0}
+    assert {**signalled.result(), "seconds_total": 0} == {**whole.result(), "seconds_total": 0}
     for part in ("predictions", "tagger"):
         files = [path.name for path in (whole.path / part).iterdir()]
         assert len(files) > 2
         for name in files:
-            assert (warned.path / part / name).read_bytes() == (whole.path / part / name).read_bytes(), name
+            assert (signalled.path / part / name).read_bytes() == (whole.path / part / name).read_bytes(), (
+                name
+            )

@@ -1,6 +1,6 @@
-"""Real training in jobs of a grid that are stopped on the way: they go on, and end with the very bits of an undisturbed run.
+"""Real training in jobs of a grid that are stopped: they resume, and end bit-identical to an undisturbed run.
 
-The undisturbed runs are made without Slurm.
+The undisturbed runs train without Slurm.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from statistics import fmean
 import pytest
 from conftest import pretrain_many
 from real_slurm import MARKS, losses, wait_until, weights
-from stopping import INTERRUPTIONS, at_work, fail_last_node, last_node, processes, requeue, restarts
+from stopping import INTERRUPTIONS, fail_last_node, has_progressed, last_node, processes, requeue, restarts
 
 from metapt.config import ClusterConfig
 from metapt.launch import slurm, slurm_queue
-from metapt.launch.code_snapshot import code
-from metapt.launch.grid_dir import Root
+from metapt.launch.code_snapshot import take_snapshot
+from metapt.launch.grid_dir import GridDir
 from metapt.launch.jobs import Job, Plan
 from metapt.launch.run_status import run_status
 from metapt.runs import Run
@@ -38,7 +38,11 @@ WORDS += [
 ]
 WORDS += ["train.checkpoint_every=1000", "train.eval_every=1000", "train.dynamics_every=0"]
 
-FEWEST, MOST, SECONDS = 100, 400, 40  # updates of a run: what takes so long, within these bounds
+MIN_UPDATES, MAX_UPDATES, SECONDS = (
+    100,
+    400,
+    40,
+)  # length of a run: the updates in these seconds, within bounds
 
 pytestmark = MARKS
 
@@ -51,7 +55,7 @@ def _jobs_find_metapt(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def updates_in(tmp_path_factory: pytest.TempPathFactory, corpus_cache: Path) -> Callable[[int, float], int]:
-    """How many updates so many ranks make in some seconds, on this machine and as busy as it is."""
+    """A function of ranks and seconds: how many updates the machine makes, busy as it is now."""
     pace: dict[int, float] = {}
 
     def count(ranks: int, seconds: float) -> int:
@@ -66,7 +70,7 @@ def updates_in(tmp_path_factory: pytest.TempPathFactory, corpus_cache: Path) -> 
 
 @dataclass(frozen=True)
 class Undisturbed:
-    """A run that nothing stops, made without Slurm, and its words but for the folder."""
+    """A run that nothing stops, made without Slurm, and its command line without the folder."""
 
     words: list[str]
     run: Run
@@ -76,62 +80,67 @@ class Undisturbed:
 def undisturbed(
     tmp_path_factory: pytest.TempPathFactory, corpus_cache: Path, updates_in: Callable[[int, float], int]
 ) -> Callable[[int], Undisturbed]:
-    """The run on so many ranks."""
-    made: dict[int, Undisturbed] = {}
+    """A function from the number of ranks to the undisturbed run on them."""
+    runs: dict[int, Undisturbed] = {}
 
     def run(ranks: int) -> Undisturbed:
-        if ranks not in made:
-            steps = min(MOST, max(FEWEST, updates_in(ranks, SECONDS)))
+        if ranks not in runs:
+            steps = min(MAX_UPDATES, max(MIN_UPDATES, updates_in(ranks, SECONDS)))
             words = [*WORDS, f"data.cache_dir={corpus_cache}", f"train.max_steps={steps}"]
-            made[ranks] = Undisturbed(words, Run(tmp_path_factory.mktemp("undisturbed") / "run"))
-            train(made[ranks].run, words, ranks)
-        return made[ranks]
+            runs[ranks] = Undisturbed(words, Run(tmp_path_factory.mktemp("undisturbed") / "run"))
+            train(runs[ranks].run, words, ranks)
+        return runs[ranks]
 
     return run
 
 
 def train(run: Run, words: list[str], ranks: int) -> None:
-    """Without Slurm."""
+    """Trains a run without Slurm."""
     done = pretrain_many([[*words, f"run_dir={run.path}"]], ranks)
     assert done.returncode == 0, done.stderr
 
 
-def hand_over(root: Root, words: list[str], nodes: int, cluster: ClusterConfig = CLUSTER) -> tuple[Run, str]:
-    """A plan of one pretraining job with one rank on each node. Returns its run and its number."""
-    run_dir = "pretrain/a"
-    argv = (*words, f"run_dir={root.path / run_dir}")
-    job = Job(run_dir, "pretrain", ("-m", "metapt.pretrain"), argv, run_dir, nodes=nodes, gpus_per_node=1)
-    source = code(root.path, is_copied=True)
-    source.write()
-    slurm.hand_over(Plan("one", (job,)), [job], root, cluster, source)
-    return root.run(job), slurm_queue.entries(root)[job.id].number
+def submit(
+    grid_dir: GridDir, words: list[str], nodes: int, cluster: ClusterConfig = CLUSTER
+) -> tuple[Run, str]:
+    """Submits a plan of one pretraining job with one rank per node. Returns its run and its Slurm job id."""
+    job_id = "pretrain/a"
+    argv = (*words, f"run_dir={grid_dir.path / job_id}")
+    program = ("-m", "metapt.pretrain")
+    job = Job(job_id, "pretrain", nodes=nodes, gpus_per_node=1, program=program, argv=argv)
+    code = take_snapshot(grid_dir.path)
+    code.write()
+    slurm.submit(Plan("one", (job,)), [job], grid_dir, cluster, code)
+    return grid_dir.run(job), slurm_queue.queue_entries(grid_dir)[job.id].slurm_id
 
 
-def disturb(root: Root, run: Run, number: str, kinds: list[str]) -> None:
-    """Interrupts a job in these ways, each after some more updates, and waits for its end."""
+def disturb(grid_dir: GridDir, run: Run, slurm_id: str, kinds: list[str]) -> None:
+    """Interrupts a job in the given ways, each after some more updates, and waits for its end."""
     for count, kind in enumerate(kinds):
-        wait_until(at_work(run, number, count), seconds=300)
-        INTERRUPTIONS[kind](number)
-    wait_until(lambda: not slurm_queue.entries(root), seconds=400)
+        wait_until(has_progressed(run, slurm_id, count), seconds=300)
+        INTERRUPTIONS[kind](slurm_id)
+    wait_until(lambda: not slurm_queue.queue_entries(grid_dir), seconds=400)
 
 
-def check(run: Run, whole: Run, root: Root, kinds: list[str]) -> None:
-    log = (root.path / "logs/pretrain/a.err").read_text()
+def check(run: Run, whole: Run, grid_dir: GridDir, kinds: list[str]) -> None:
+    log = (grid_dir.path / "logs/pretrain/a.err").read_text()
     assert run_status(run.path).state == "done", log
-    assert json.loads(run.requeues_file.read_text())["start"] == len(kinds)  # each brought a checkpoint
-    saved = [kind for kind in kinds if kind != "failed node"]  # which may leave no time to
+    assert json.loads(run.requeues_file.read_text())["start"] == len(
+        kinds
+    )  # each start found a new checkpoint
+    saved = [kind for kind in kinds if kind != "failed node"]  # which may leave no time to save
     assert len(saved) <= log.count("interrupted: ") <= len(kinds), log
     assert losses(run) == losses(whole)
     assert weights(run) == weights(whole)
 
 
-def test_whatever_stops_a_job_on_two_nodes_it_ends_like_one_that_nothing_stopped(
+def test_a_stopped_job_on_two_nodes_ends_like_an_undisturbed_one(
     tmp_path: Path, undisturbed: Callable[[int], Undisturbed]
 ) -> None:
-    root, kinds, whole = Root(tmp_path), ["preemption", "failed node"], undisturbed(2)
-    run, number = hand_over(root, whole.words, nodes=2)
-    disturb(root, run, number, kinds)
-    check(run, whole.run, root, kinds)
+    grid_dir, kinds, whole = GridDir(tmp_path), ["preemption", "failed node"], undisturbed(2)
+    run, slurm_id = submit(grid_dir, whole.words, nodes=2)
+    disturb(grid_dir, run, slurm_id, kinds)
+    check(run, whole.run, grid_dir, kinds)
 
 
 @pytest.mark.nightly
@@ -140,10 +149,10 @@ def test_whatever_stops_a_job_on_two_nodes_it_ends_like_one_that_nothing_stopped
 def test_each_way_of_stopping(
     kind: str, nodes: int, tmp_path: Path, undisturbed: Callable[[int], Undisturbed]
 ) -> None:
-    root, whole = Root(tmp_path), undisturbed(nodes)
-    run, number = hand_over(root, whole.words, nodes)
-    disturb(root, run, number, [kind])
-    check(run, whole.run, root, [kind])
+    grid_dir, whole = GridDir(tmp_path), undisturbed(nodes)
+    run, slurm_id = submit(grid_dir, whole.words, nodes)
+    disturb(grid_dir, run, slurm_id, [kind])
+    check(run, whole.run, grid_dir, [kind])
 
 
 @pytest.mark.nightly
@@ -151,13 +160,13 @@ def test_each_way_of_stopping(
 def test_a_run_longer_than_its_time_limit(
     nodes: int, tmp_path: Path, corpus_cache: Path, updates_in: Callable[[int, float], int]
 ) -> None:
-    """A minute, the shortest that Slurm knows, in which a busy machine may get no further than the start."""
-    root, whole = Root(tmp_path), Run(tmp_path / "undisturbed")
+    """The limit is a minute, Slurm's shortest, in which a busy machine may only get through the start."""
+    grid_dir, whole = GridDir(tmp_path), Run(tmp_path / "undisturbed")
     words = [*WORDS, f"data.cache_dir={corpus_cache}", f"train.max_steps={updates_in(nodes, 120)}"]
     cluster = replace(CLUSTER, timeout_min=1, signal_delay_s=30, max_requeues_without_progress=20)
-    run, _ = hand_over(root, words, nodes, cluster)
-    wait_until(lambda: not slurm_queue.entries(root), seconds=1800)
-    log = (root.path / "logs/pretrain/a.err").read_text()
+    run, _ = submit(grid_dir, words, nodes, cluster)
+    wait_until(lambda: not slurm_queue.queue_entries(grid_dir), seconds=1800)
+    log = (grid_dir.path / "logs/pretrain/a.err").read_text()
     assert run_status(run.path).state == "done", log
     assert log.count("interrupted: ") >= json.loads(run.requeues_file.read_text())["start"] > 0, log
     train(whole, words, nodes)
@@ -166,18 +175,18 @@ def test_a_run_longer_than_its_time_limit(
 
 
 @pytest.mark.nightly
-def test_a_job_outlives_a_node_that_dies_at_once(
+def test_a_job_survives_a_node_that_dies_without_a_signal(
     tmp_path: Path, undisturbed: Callable[[int], Undisturbed]
 ) -> None:
-    """Without a signal. The other rank fails of it, long before Slurm knows; the job is there still and is run again."""
-    root, whole = Root(tmp_path), undisturbed(2)
-    run, number = hand_over(root, [*whole.words, "train.checkpoint_every=3"], nodes=2)
-    wait_until(at_work(run, number, 0, updates=5), seconds=300)
-    for process in processes(number, last_node(number)):
+    """The other rank fails long before Slurm notices; the job still exists and is requeued."""
+    grid_dir, whole = GridDir(tmp_path), undisturbed(2)
+    run, slurm_id = submit(grid_dir, [*whole.words, "train.checkpoint_every=3"], nodes=2)
+    wait_until(has_progressed(run, slurm_id, 0, updates=5), seconds=300)
+    for process in processes(slurm_id, last_node(slurm_id)):
         os.kill(process, signal.SIGKILL)
     wait_until(run.error_file.exists, seconds=300)
-    fail_last_node(number)
-    wait_until(lambda: not slurm_queue.entries(root), seconds=400)
+    fail_last_node(slurm_id)
+    wait_until(lambda: not slurm_queue.queue_entries(grid_dir), seconds=400)
     assert run_status(run.path).state == "done"
     assert json.loads(run.requeues_file.read_text())["start"] == 1
     assert losses(run) == losses(whole.run)
@@ -185,23 +194,23 @@ def test_a_job_outlives_a_node_that_dies_at_once(
 
 
 @pytest.mark.nightly
-def test_a_job_that_is_stopped_again_and_again_before_its_first_checkpoint_is_given_up(
+def test_a_job_stopped_repeatedly_before_its_first_checkpoint_is_abandoned(
     tmp_path: Path, corpus_cache: Path
 ) -> None:
-    root, most = Root(tmp_path), 2
+    grid_dir, limit = GridDir(tmp_path), 2
     words = [*WORDS, f"data.cache_dir={corpus_cache}"]
-    run, number = hand_over(root, words, 1, replace(CLUSTER, max_requeues_without_progress=most))
-    for count in range(most + 1):
-        wait_until(partial(at_start, number, count), seconds=300)
-        requeue(number)
-    wait_until(lambda: not slurm_queue.entries(root))
+    run, slurm_id = submit(grid_dir, words, 1, replace(CLUSTER, max_requeues_without_progress=limit))
+    for count in range(limit + 1):
+        wait_until(partial(is_running, slurm_id, count), seconds=300)
+        requeue(slurm_id)
+    wait_until(lambda: not slurm_queue.queue_entries(grid_dir))
     status = run_status(run.path)
     assert status.state == "failed"
     assert status.last_error_line == (
-        "queued again 3 times in a row without a new checkpoint (there is none); given up"
+        "requeued 3 times in a row without a new checkpoint (newest: none); abandoned"
     )
-    assert "given up" in (root.submitit_dir / f"{number}_0_log.err").read_text()
+    assert "abandoned" in (grid_dir.submitit_dir / f"{slurm_id}_0_log.err").read_text()
 
 
-def at_start(number: str, times: int) -> bool:
-    return restarts(number) == times
+def is_running(slurm_id: str, times: int) -> bool:
+    return restarts(slurm_id) == times
