@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import io
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -23,7 +24,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import jinja2
 import orjson
 import pyarrow
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from pyarrow import parquet
 
 from metapt.errors import run_command
@@ -51,7 +52,9 @@ def main(argv: Sequence[str]) -> None:
     roots = arguments.roots or [newest_grid(RUNS)]
     out = arguments.out or roots[0] / "report"
     budget = next(name for name in BUDGETS if name.lower() == arguments.budget)
-    report = build(collect(roots, out), uner=arguments.uner, budget=budget, sentences=not arguments.no_sentences)
+    report = build(
+        collect(roots, out), uner=arguments.uner, budget=budget, sentences=not arguments.no_sentences
+    )
     write(report, out)
     _print(report, out)
 
@@ -195,9 +198,15 @@ def to_html(report: Report, out: Path) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["code"] = _code
     return environment.get_template("report.html.j2").render(
         report=report, budgets=list(BUDGETS), out=out, markup=Markup
     )
+
+
+def _code(text: str) -> Markup:
+    """Escape a text, with `...` as code."""
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text)))
 
 
 def to_markdown(report: Report) -> str:

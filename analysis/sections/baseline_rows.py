@@ -14,7 +14,7 @@ from .base import ReportData, Section
 MAX_PAGE_ROWS = 60
 
 DEFINITION = (
-    "Baselines, scored in the same way as models: "
+    "Baselines: rules and taggers without a language model, scored in the same way as models: "
     + "; ".join(f"{name}: {description}" for name, description in BASELINE_NAMES.items())
     + ". For each scale, variant and objective, the last fine-tuned checkpoint is compared with the baselines. A baseline that "
     "learns is compared only with models fine-tuned on the same source. Differences are model minus baseline; every seed of the "

@@ -31,7 +31,7 @@ MAX_ANNOTATED_STEPS = 8
 LOCATIONS = {True: "in entities", False: "outside entities"}
 
 DEFINITION = (
-    "Confidence: p(correct) is the model's probability of the gold tag, averaged over the occurrences of a word, for the "
+    "Confidence: the model's probability of the gold tag, p(correct), averaged over the occurrences of a word, for the "
     f"{WORDS} most frequent words inside gold spans and the {WORDS} most frequent words outside them. Ties are broken by first "
     "appearance. Words are case-sensitive."
 )

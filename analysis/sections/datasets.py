@@ -51,7 +51,7 @@ def _counts_table(data: ReportData, training: Mapping[str, Sequence[LabelledSent
             rows.append([*_counts(name, "evaluated", sentences), runs_of(data.collection.run_with(gold))])
     rows += [[*_counts(name, "train", sentences), None] for name, sentences in training.items()]
     note = "Evaluated: from the predictions of the run in the last column. Train: from the folder given by --uner."
-    return Table("data", "LabelledSentence data", [*columns, RUNS], rows, note)
+    return Table("data", "Labelled data", [*columns, RUNS], rows, note)
 
 
 def _counts(name: str, split: str, sentences: Sequence[LabelledSentence]) -> list[Cell]:

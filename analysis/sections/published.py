@@ -12,7 +12,9 @@ def section(data: ReportData) -> Section:
     tables = [systems_table(data.collection), scales_table(data.collection)]
     text = ["Numbers from publications, under their own conditions. None was measured with metapt."]
     if not any(table.rows for table in tables):
-        text = ["None: published results are on Tagalog and Cebuano sets of Universal NER that were not evaluated."]
+        text = [
+            "None: published results are on Tagalog and Cebuano sets of Universal NER that were not evaluated."
+        ]
     return Section("published", "Published results", text, tables=tables)
 
 
