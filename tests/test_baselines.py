@@ -1,4 +1,4 @@
-"""Baselines: the rules on sentences written by hand, the meta_lms against plain reference code, the command as a user meets it."""
+"""Baselines: rules on example sentences, trained baselines against reference code, and the command."""
 
 from __future__ import annotations
 
@@ -52,18 +52,16 @@ def test_rules(name: str, text: str, expected: str) -> None:
     st.sampled_from(["particle", "particle_kay", "capitals"]),
     st.lists(st.sampled_from(VOCABULARY), min_size=1),
 )
-def test_rules_give_valid_tags_and_the_one_with_more_particles_finds_more(
-    name: str, words: list[str]
-) -> None:
+def test_rules_give_valid_tags_and_more_particles_find_more(name: str, words: list[str]) -> None:
     found = tags(name, " ".join(words)).split()
     assert len(found) == len(words)
     assert list(to_iob2(found)) == found
     few, many = (set(spans(tags(rule, " ".join(words)).split())) for rule in ("particle", "particle_kay"))
-    lost = few - many  # only a particle that stands where the person would
+    lost = few - many  # only a particle directly after another particle
     assert all(words[start] in ("kay", "kang") for _, start, _ in lost)
 
 
-def test_majority_is_each_words_most_frequent_tag(tmp_path: Path) -> None:
+def test_majority_predicts_the_most_frequent_tag(tmp_path: Path) -> None:
     train = labelled(60, 1)
     annotate = BASELINES["majority"](TrainingData(train, tmp_path / "unused"))
     pairs = Counter((word, tag) for each in train for word, tag in zip(each.words, each.tags, strict=True))
@@ -76,50 +74,49 @@ def test_majority_is_each_words_most_frequent_tag(tmp_path: Path) -> None:
 
 
 def test_shapes_and_features() -> None:
-    assert [word_shape(word) for word in ("McDonald-2", "CEBU", "nag-aral", "12:30", "...")] == [
-        "XxXx-0", "X", "x-x", "0:0", ".",
-    ]  # fmt: skip
+    shapes = {"McDonald-2": "XxXx-0", "CEBU": "X", "nag-aral": "x-x", "12:30": "0:0", "...": "."}
+    assert {word: word_shape(word) for word in shapes} == shapes
     first, last = surface_features(["Si", "Ana"])
     assert {"word=si", "shape=Xx", "1:word=ana", "first"} <= set(first)
     assert {"word=ana", "-2=na", "3-=ana", "-1:word=si", "last"} <= set(last)
     assert not any(feature.startswith(("-1:", "-2:", "2:")) for feature in first)
 
 
-def test_the_crf_learns_and_its_probabilities_are_marginals(tmp_path: Path) -> None:
+def test_crf_learns_and_returns_marginals(tmp_path: Path) -> None:
     pytest.importorskip("pycrfsuite")
     annotate = BASELINES["crf"](TrainingData(labelled(80, 1), tmp_path / "crf"))
     test = labelled(20, 2)
     assert span_scores([each.tags for each in test], [annotate(each).predicted for each in test])["f1"] > 0.95
     words = test[0].words
-    shares = []
+    probabilities = []
     for tag in TAGS:
         logprob = annotate(Sentence("x", words, (tag,) * len(words))).gold_logprob
         assert logprob is not None
-        shares.append([math.exp(value) for value in logprob])
-    assert [sum(column) for column in zip(*shares, strict=True)] == pytest.approx([1] * len(words), abs=1e-5)
-    best = [TAGS[max(range(7), key=column.__getitem__)] for column in zip(*shares, strict=True)]
+        probabilities.append([math.exp(value) for value in logprob])
+    assert [sum(column) for column in zip(*probabilities, strict=True)] == pytest.approx(
+        [1] * len(words), abs=1e-5
+    )
+    best = [TAGS[max(range(7), key=column.__getitem__)] for column in zip(*probabilities, strict=True)]
     assert best == annotate(test[0]).predicted
     only = BASELINES["crf"](TrainingData([Sentence("x", ("a", "b"), ("O", "O"))], tmp_path / "few"))
     assert only(Sentence("y", ("c",), ("B-PER",))).gold_logprob == [pytest.approx(math.log(1e-300))]
 
 
-def test_the_command_writes_a_run_that_the_report_shows(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_command_writes_a_run_for_the_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = f"data.uner_dir={write_collection(tmp_path / 'uner')}"
     folders = {name: tmp_path / "grid" / "baseline" / name for name in BASELINES}
     for name, folder in folders.items():
         source = ["source=aa_one"] if name in TRAINED_BASELINES else []
         command.main([f"name={name}", data, f"run_dir={folder}", *source])
-    assert "bb_two: F1 0.000 (0.000 to 0.000)" in capsys.readouterr().out  # the rule of particles finds none
+    assert "bb_two: F1 0.000, 95% CI [0.000, 0.000]" in capsys.readouterr().out  # no particles there
     result = Run(folders["crf"]).result()
     assert (result["kind"], result["source_sets"], result["train_sentences"]) == ("baseline", ["aa_one"], 48)
     assert result["dev_f1"] > 0.9
-    for name, figures in result["sets"].items():
+    for name, scores in result["sets"].items():
         lines = list(read_jsonl(Run(folders["crf"]).predictions_dir / f"{name}.jsonl"))
         assert (
             span_scores([line["gold"] for line in lines], [line["predicted"] for line in lines])["f1"]
-            == figures["f1"]
+            == scores["f1"]
         )
         assert all(value <= 0 for line in lines for value in line["gold_logprob"])
     assert Run(folders["capitals"]).result()["source_sets"] == []
@@ -132,10 +129,10 @@ def test_the_command_writes_a_run_that_the_report_shows(
     report.main([str(tmp_path / "grid")])
     shown = capsys.readouterr().out
     assert all(f"\n{name}  " in shown for name in BASELINES)
-    assert "rule: word after" not in shown  # the run of that rule stands for it
+    assert "rule: word after" not in shown  # not shown, because there is a run of that rule
 
 
-def test_a_part_of_the_training_sentences(tmp_path: Path) -> None:
+def test_limit_on_training_sentences(tmp_path: Path) -> None:
     data = [f"data.uner_dir={write_collection(tmp_path / 'uner')}", "data.max_train_sentences=5"]
     command.main(["name=majority", "source=aa_one", *data, f"run_dir={tmp_path / 'run'}"])
     assert Run(tmp_path / "run").result()["train_sentences"] == 5
@@ -150,7 +147,7 @@ def test_a_part_of_the_training_sentences(tmp_path: Path) -> None:
         (["name=particle", "data.uner_dir=/nowhere"], "no such folder"),
     ],
 )
-def test_mistakes(tmp_path: Path, words: list[str], message: str) -> None:
+def test_configuration_errors(tmp_path: Path, words: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):
         command.main([*words, f"run_dir={tmp_path / 'run'}"])
     assert not (tmp_path / "run" / "config.yaml").exists()
@@ -161,8 +158,8 @@ def test_mistakes(tmp_path: Path, words: list[str], message: str) -> None:
     ("name", "tl_trg", "ceb_gja"),
     [("particle", 0.789, 0.809), ("particle_kay", 0.850, 0.780), ("capitals", 0.826, 0.785)],
 )
-def test_figures_on_the_philippine_sets(tmp_path: Path, name: str, tl_trg: float, ceb_gja: float) -> None:
-    """Those of the rule of si and ni are published; the others are as measured."""
+def test_scores_on_the_philippine_sets(tmp_path: Path, name: str, tl_trg: float, ceb_gja: float) -> None:
+    """The scores of the rule with si and ni are published; the others were measured once."""
     folder = os.environ.get("METAPT_UNER_DIR")
     if not folder:
         pytest.skip("METAPT_UNER_DIR is not set")

@@ -1,4 +1,4 @@
-"""The CRF against brute force over all tag sequences and against another library's, and the invariants of both heads."""
+"""The CRF equals brute force over all tag sequences and another library; invariants of both NER heads."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from metapt.data.iob2 import TAGS
 from metapt.tagger.crf import LinearChainCRF, SoftmaxHead, iob2_transitions
 
 
-def random_crf(num_tags: int, draw: torch.Generator, forbid: float) -> LinearChainCRF:
+def random_crf(num_tags: int, rng: torch.Generator, forbid: float) -> LinearChainCRF:
     """Random scores in float64; each transition is forbidden with probability `forbid`, but 0 -> 0 never is."""
-    first, pairs = torch.rand(num_tags, generator=draw), torch.rand(num_tags, num_tags, generator=draw)
+    first, pairs = torch.rand(num_tags, generator=rng), torch.rand(num_tags, num_tags, generator=rng)
     first[0] = pairs[0, 0] = 1.0
     crf = LinearChainCRF(first >= forbid, pairs >= forbid).double()
     with torch.no_grad():
         for parameter in crf.parameters():
-            parameter.copy_(2 * torch.randn(parameter.shape, generator=draw))
+            parameter.copy_(2 * torch.randn(parameter.shape, generator=rng))
     return crf
 
 
 @torch.no_grad()
 def all_paths(crf: LinearChainCRF, emissions: Tensor) -> dict[tuple[int, ...], float]:
-    """Score of every allowed tag sequence, straight from the definition. emissions: [T, C]."""
+    """Score every allowed tag sequence by the definition. emissions: [T, C]."""
     found = {}
     for path in itertools.product(range(emissions.shape[1]), repeat=len(emissions)):
         pairs = list(itertools.pairwise(path))
@@ -55,31 +55,26 @@ def batches(draw: st.DrawFn) -> tuple[LinearChainCRF, Tensor, Tensor]:
 @given(batches())
 def test_equals_brute_force(batch: tuple[LinearChainCRF, Tensor, Tensor]) -> None:
     crf, emissions, lengths = batch
-    log_z, marginals, decoded = (
-        crf.log_partition(emissions, lengths),
-        crf.log_marginals(emissions, lengths),
-        crf.decode(emissions, lengths),
-    )
+    marginals, decoded = crf.log_marginals(emissions, lengths), crf.decode(emissions, lengths)
     for row, length in enumerate(lengths.tolist()):
         paths = all_paths(crf, emissions[row, :length])
         scores = torch.tensor(list(paths.values()), dtype=torch.float64)
-        expected = torch.logsumexp(scores, 0)
-        torch.testing.assert_close(log_z[row], expected)
+        log_z = torch.logsumexp(scores, 0)
         assert paths[tuple(decoded[row])] == pytest.approx(float(scores.max()))
         for time, tag in itertools.product(range(length), range(emissions.shape[2])):
             through = [score for path, score in paths.items() if path[time] == tag]
-            share = torch.logsumexp(torch.tensor(through, dtype=torch.float64), 0) - expected
-            torch.testing.assert_close(marginals[row, time, tag], share, atol=1e-9, rtol=1e-9)
+            expected = torch.logsumexp(torch.tensor(through, dtype=torch.float64), 0) - log_z
+            torch.testing.assert_close(marginals[row, time, tag], expected, atol=1e-9, rtol=1e-9)
         for path, score in list(paths.items())[:5]:
             tags = torch.zeros(1, emissions.shape[1], dtype=torch.long)
             tags[0, :length] = torch.tensor(path)
             found = crf.log_likelihood(emissions[row : row + 1], tags, lengths[row : row + 1])
-            torch.testing.assert_close(found, score - expected[None])
+            torch.testing.assert_close(found, score - log_z[None])
 
 
 @settings(max_examples=30, deadline=None)
 @given(batches(), st.booleans())
-def test_the_tags_are_a_markov_chain_of_the_conditionals(
+def test_marginals_and_conditionals_form_the_markov_chain(
     batch: tuple[LinearChainCRF, Tensor, Tensor], is_softmax: bool
 ) -> None:
     crf, emissions, lengths = batch
@@ -101,7 +96,7 @@ def test_the_tags_are_a_markov_chain_of_the_conditionals(
 
 
 def as_torchcrf(crf: LinearChainCRF) -> CRF:
-    """pytorch-crf's, which knows no constraints: what is forbidden gets a score that is too low to matter."""
+    """The same model in pytorch-crf, which has no constraints: forbidden transitions get a very low score."""
     other = CRF(crf.start.numel(), batch_first=True).double()
     with torch.no_grad():
         other.start_transitions.copy_(crf.start - 1e6 * ~crf.allowed_first)
@@ -112,16 +107,16 @@ def as_torchcrf(crf: LinearChainCRF) -> CRF:
 
 @settings(max_examples=60, deadline=None)
 @given(batches(), st.integers(0, 2**31))
-def test_equals_another_library(batch: tuple[LinearChainCRF, Tensor, Tensor], seed: int) -> None:
-    """Log-likelihood, its gradients and the best sequence, with and without forbidden transitions."""
+def test_equals_pytorch_crf(batch: tuple[LinearChainCRF, Tensor, Tensor], seed: int) -> None:
+    """Log-likelihood, gradients and best sequence agree, with and without forbidden transitions."""
     crf, emissions, lengths = batch
-    other, draw = as_torchcrf(crf), torch.Generator().manual_seed(seed)
+    other, rng = as_torchcrf(crf), torch.Generator().manual_seed(seed)
     mask = torch.arange(emissions.shape[1]) < lengths[:, None]
-    noise = 50 * torch.randn(emissions.shape, generator=draw, dtype=torch.float64)
+    noise = 50 * torch.randn(emissions.shape, generator=rng, dtype=torch.float64)
     tags = torch.zeros(emissions.shape[:2], dtype=torch.long)
-    for row, path in enumerate(crf.decode(noise, lengths)):  # any allowed sequences
+    for row, path in enumerate(crf.decode(noise, lengths)):  # arbitrary allowed sequences
         tags[row, : len(path)] = torch.tensor(path)
-    weights = torch.randn(len(lengths), generator=draw, dtype=torch.float64)
+    weights = torch.randn(len(lengths), generator=rng, dtype=torch.float64)
     ours, theirs = (emissions.clone().requires_grad_() for _ in range(2))
     mine = crf.log_likelihood(ours, tags, lengths)
     yours = other(theirs, tags, mask=mask, reduction="none")
@@ -140,8 +135,8 @@ def test_equals_another_library(batch: tuple[LinearChainCRF, Tensor, Tensor], se
     assert crf.decode(emissions, lengths) == other.decode(emissions, mask=mask)
 
 
-class Counted(TorchDispatchMode):
-    """Counts the operations within."""
+class OperationCounter(TorchDispatchMode):
+    """Counts torch operations."""
 
     number = 0
 
@@ -150,25 +145,25 @@ class Counted(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-def test_more_sentences_are_no_more_operations() -> None:
-    """Nothing loops over the batch: 60 sentences take as many calls as 3."""
+def test_number_of_operations_does_not_depend_on_batch_size() -> None:
+    """No code loops over the batch: 60 sentences take as many operations as 3."""
     crf, *batch = iob2_batch()
     counts = []
     for times in (1, 20):
         emissions, tags, lengths = (torch.cat([each] * times) for each in batch)
-        with Counted() as counted:
+        with OperationCounter() as counter:
             crf.log_likelihood(emissions.requires_grad_(), tags, lengths).sum().backward()
             crf.log_marginals(emissions, lengths)
             crf.decode(emissions, lengths)
-        counts.append(counted.number)
+        counts.append(counter.number)
     assert counts[0] == counts[1] > 50
 
 
-def test_fp32_is_enough_for_a_sentence_of_a_thousand_words() -> None:
-    """Log-likelihood to 1e-5 of itself, marginals and gradients to 1e-5 of a probability."""
+def test_fp32_is_accurate_for_a_thousand_words() -> None:
+    """The log-likelihood has a relative error below 1e-5, marginals and gradients an absolute error below 1e-5."""
     exact, *_ = iob2_batch()
-    draw = torch.Generator().manual_seed(5)
-    emissions = 5 * torch.randn(2, 1000, len(TAGS), generator=draw, dtype=torch.float64)
+    rng = torch.Generator().manual_seed(5)
+    emissions = 5 * torch.randn(2, 1000, len(TAGS), generator=rng, dtype=torch.float64)
     lengths, crf = torch.tensor([1000, 700]), iob2_batch(torch.float32)[0]
     tags = torch.zeros(2, 1000, dtype=torch.long)
     found = []
@@ -186,12 +181,12 @@ def test_fp32_is_enough_for_a_sentence_of_a_thousand_words() -> None:
 
 
 def iob2_batch(dtype: torch.dtype = torch.float64) -> tuple[LinearChainCRF, Tensor, Tensor, Tensor]:
-    draw = torch.Generator().manual_seed(3)
+    rng = torch.Generator().manual_seed(3)
     crf = LinearChainCRF(*iob2_transitions(TAGS)).to(dtype)
     with torch.no_grad():
         for parameter in crf.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=draw))
-    emissions = torch.randn(3, 6, len(TAGS), generator=draw, dtype=dtype)
+            parameter.copy_(torch.randn(parameter.shape, generator=rng))
+    emissions = torch.randn(3, 6, len(TAGS), generator=rng, dtype=dtype)
     tags = torch.tensor([[0, 1, 2, 2, 0, 3], [5, 6, 0, 0, 0, 0], [1, 0, 0, 0, 0, 0]])
     return crf, emissions, tags, torch.tensor([6, 3, 1])
 
@@ -218,7 +213,7 @@ class _Likelihood(torch.nn.Module):
         return self.crf.log_likelihood(*batch)
 
 
-def test_forbidden_transitions_get_no_gradient_and_padding_gets_none() -> None:
+def test_no_gradient_for_forbidden_transitions_and_padding() -> None:
     crf, emissions, tags, lengths = iob2_batch()
     emissions.requires_grad_()
     crf.log_likelihood(emissions, tags, lengths).sum().backward()
@@ -231,7 +226,7 @@ def test_forbidden_transitions_get_no_gradient_and_padding_gets_none() -> None:
     assert (emissions.grad[1, :3] != 0).any()
 
 
-def test_iob2_constraints_are_those_of_the_scheme() -> None:
+def test_iob2_constraints() -> None:
     first, pairs = iob2_transitions(TAGS)
     for index, tag in enumerate(TAGS):
         assert bool(first[index]) == (tag[0] in "OB")
@@ -240,17 +235,17 @@ def test_iob2_constraints_are_those_of_the_scheme() -> None:
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e4])
-def test_what_is_forbidden_is_never_decoded_and_has_no_probability(scale: float) -> None:
+def test_forbidden_sequences_are_never_decoded(scale: float) -> None:
     crf, emissions, _, lengths = iob2_batch()
     emissions = emissions * scale
-    emissions[:, 0, 2] += 1e6  # I-PER first, however strongly it is wished for
+    emissions[:, 0, 2] += 1e6  # a high score for I-PER on the first word, where it is forbidden
     for tags in crf.decode(emissions, lengths):
         assert crf.allowed_first[tags[0]]
         assert all(crf.allowed_pairs[a, b] for a, b in itertools.pairwise(tags))
     assert torch.isneginf(crf.log_marginals(emissions, lengths)[:, 0, [2, 4, 6]]).all()
 
 
-def test_a_forbidden_gold_sequence_is_refused() -> None:
+def test_forbidden_gold_sequence_is_rejected() -> None:
     crf, emissions, tags, lengths = iob2_batch()
     for row in ([0, 2, 0, 0, 0, 0], [2, 0, 0, 0, 0, 0], [1, 4, 0, 0, 0, 0]):
         tags[0] = torch.tensor(row)
@@ -259,7 +254,7 @@ def test_a_forbidden_gold_sequence_is_refused() -> None:
 
 
 @pytest.mark.parametrize("bad", [[0, 3, 1], [7, 3, 1], []])
-def test_lengths_out_of_range_are_refused(bad: list[int]) -> None:
+def test_lengths_out_of_range_are_rejected(bad: list[int]) -> None:
     crf, emissions, tags, _ = iob2_batch()
     lengths = torch.tensor(bad, dtype=torch.long)
     with pytest.raises(ValueError, match="lengths"):
@@ -267,7 +262,7 @@ def test_lengths_out_of_range_are_refused(bad: list[int]) -> None:
 
 
 @pytest.mark.parametrize("softmax", [False, True])
-def test_padding_changes_nothing(softmax: bool) -> None:
+def test_padding_has_no_effect(softmax: bool) -> None:
     crf, emissions, tags, lengths = iob2_batch()
     head = SoftmaxHead() if softmax else crf
     junk = torch.full((3, 4, len(TAGS)), 1e30, dtype=torch.float64)
@@ -284,7 +279,7 @@ def test_padding_changes_nothing(softmax: bool) -> None:
 
 
 @pytest.mark.parametrize("softmax", [False, True])
-def test_marginals_sum_to_one_and_everything_is_fp32_for_bf16_emissions(softmax: bool) -> None:
+def test_bf16_emissions_are_computed_in_fp32(softmax: bool) -> None:
     crf, emissions, tags, lengths = iob2_batch(torch.float32)
     head = SoftmaxHead() if softmax else crf
     low = emissions.bfloat16()
@@ -293,11 +288,11 @@ def test_marginals_sum_to_one_and_everything_is_fp32_for_bf16_emissions(softmax:
     torch.testing.assert_close(
         head.log_likelihood(low, tags, lengths), head.log_likelihood(low.float(), tags, lengths)
     )
-    sums = head.log_marginals(low, lengths)[0].exp().sum(-1)
-    torch.testing.assert_close(sums, torch.ones(6))
+    total = head.log_marginals(low, lengths)[0].exp().sum(-1)
+    torch.testing.assert_close(total, torch.ones(6))
 
 
-def test_a_crf_without_transition_scores_or_constraints_is_a_softmax_per_word() -> None:
+def test_crf_without_transitions_equals_softmax() -> None:
     _, emissions, tags, lengths = iob2_batch()
     size = len(TAGS)
     crf, softmax = (

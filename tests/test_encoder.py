@@ -1,4 +1,4 @@
-"""Encoders through the tagger's code path: their special tokens, their mask, tuning, and models by their name on the hub."""
+"""Encoders as taggers: special tokens, attention mask, fine-tuning, and models from the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def word_tokenizer_of(model: Path, max_len: int) -> WordTokenizer:
     return WordTokenizer(tokenizer, True, (max_len - 2) // 2, special_tokens(tokenizer))
 
 
-def test_special_pieces_are_found() -> None:
+def test_special_tokens_are_found() -> None:
     assert special_tokens(make_encoder_tokenizer()) == ([0], [2])
     assert special_tokens(make_tokenizer()) == ([], [])
 
@@ -54,8 +54,8 @@ def test_only_a_decoder_is_causal(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("subword_pooling", ["first", "last"])
-def test_word_vectors_are_those_of_the_librarys_own_call(world: Path, subword_pooling: str) -> None:
-    """Batches of unequal sentences, against each sentence alone as transformers tokenises a list of words."""
+def test_word_features_agree_with_transformers(world: Path, subword_pooling: str) -> None:
+    """Padded batches are compared with single sentences that transformers tokenizes from a list of words."""
     model, tokenizer = (
         AutoModel.from_pretrained(world / "model"),
         AutoTokenizer.from_pretrained(world / "model"),
@@ -78,7 +78,7 @@ def test_word_vectors_are_those_of_the_librarys_own_call(world: Path, subword_po
     torch.testing.assert_close(found, torch.stack(expected), rtol=1e-4, atol=1e-4)
 
 
-def test_long_sentences_are_read_in_framed_windows_and_lose_no_word(world: Path) -> None:
+def test_windows_of_long_sentences_have_special_tokens(world: Path) -> None:
     long = Sentence(
         "long", tuple(" ".join(word for each in labelled(9, 6) for word in each.words).split()), ()
     )
@@ -103,7 +103,7 @@ def tune(world: Path, run_dir: Path, *more: str) -> Run:
     return Run(run_dir)
 
 
-def test_an_encoder_is_tuned_like_a_decoder(world: Path, tmp_path: Path) -> None:
+def test_encoder_is_fine_tuned_like_a_decoder(world: Path, tmp_path: Path) -> None:
     run = tune(
         world, tmp_path / "run", "tuning=full", "ner.lr=0.006", "ner.head_lr=0.02", "ner.max_epochs=12"
     )
@@ -120,15 +120,15 @@ def test_an_encoder_is_tuned_like_a_decoder(world: Path, tmp_path: Path) -> None
     assert [list(each.tags) for each in found] == predicted
 
 
-def test_a_frozen_encoder_and_its_limit(world: Path, tmp_path: Path) -> None:
+def test_frozen_encoder_and_its_maximum_length(world: Path, tmp_path: Path) -> None:
     run = tune(world, tmp_path / "run", "ner.lr=0.05", "ner.max_epochs=10", "ner.subword_pooling=last")
     assert run.result()["dev_f1"] > 0.6
     with pytest.raises(UserError, match="at most 64 subwords"):
         tune(world, tmp_path / "other", "ner.max_len=66")
 
 
-def test_a_model_by_its_name_on_the_hub(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Through the hub's client, from a cache as it lays it out; the hub itself is not asked."""
+def test_model_from_the_hub(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hub client finds the model in a cache with its layout; no request is sent."""
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     repository = tmp_path / "hub" / "models--some--encoder"

@@ -1,4 +1,4 @@
-"""The cache of word features: the same bits, bounded, safe among jobs that are killed, and never a damaged entry."""
+"""The feature cache returns the same bits, respects its size limit, and survives kills, damage and a full disk."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from torch import Tensor
 from metapt.finetuning.feature_cache import FEATURES_FILE, KEY_FILE, FeatureCache
 
 FORK = multiprocessing.get_context("fork")
-ROWS = 1000  # of 2 numbers: 8 kB, and the header of the file
+ROWS = 1000  # rows of 2 numbers: 8 kB plus the file header
 
 
 def features(number: int, rows: int = ROWS) -> Tensor:
@@ -30,7 +30,7 @@ def features(number: int, rows: int = ROWS) -> Tensor:
 
 
 def get(feature_cache: FeatureCache, number: int) -> tuple[Tensor, bool]:
-    """The features of a number, and whether they had to be computed."""
+    """Return the features of a number, and whether they had to be computed."""
     calls = []
 
     def compute() -> Tensor:
@@ -50,7 +50,7 @@ def size(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.glob(f"*/{FEATURES_FILE}"))
 
 
-def test_computed_once_and_mapped_thereafter(tmp_path: Path) -> None:
+def test_computed_once_then_memory_mapped(tmp_path: Path) -> None:
     feature_cache = FeatureCache(tmp_path, 1)
     first, computed = get(feature_cache, 1)
     assert computed
@@ -78,7 +78,7 @@ def lose_manifest(file: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [cut, flip, lose_manifest, Path.unlink])
-def test_a_damaged_entry_is_computed_again(
+def test_damaged_entry_is_recomputed(
     tmp_path: Path, damage: Callable[[Path], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     feature_cache = FeatureCache(tmp_path, 1)
@@ -89,16 +89,16 @@ def test_a_damaged_entry_is_computed_again(
     assert not get(feature_cache, 1)[1]
 
 
-def test_the_least_recently_used_goes_and_what_is_in_use_stays(tmp_path: Path) -> None:
+def test_least_recently_used_entry_is_deleted_unless_in_use(tmp_path: Path) -> None:
     feature_cache = FeatureCache(tmp_path, 3.5 * ROWS * 8 / 1e9)
     for number in (1, 2, 3):
         get(feature_cache, number)
-        time.sleep(0.02)  # a file's time has steps
+        time.sleep(0.02)  # longer than the resolution of file times
     assert not get(feature_cache, 1)[1]
-    get(feature_cache, 4)  # 2 goes
+    get(feature_cache, 4)  # deletes 2
     assert [get(feature_cache, number)[1] for number in (1, 3, 4)] == [False] * 3
-    held = [get(feature_cache, number)[0][5:] for number in (1, 3)]  # a part of a tensor is enough
-    get(feature_cache, 5)  # 4 goes, although 1 was used before it
+    held = [get(feature_cache, number)[0][5:] for number in (1, 3)]  # a view keeps the entry in use
+    get(feature_cache, 5)  # deletes 4, because 1 and 3 are in use
     assert [get(feature_cache, number)[1] for number in (1, 3, 5)] == [False] * 3
     held.append(get(feature_cache, 5)[0])
     found, computed = get(feature_cache, 6)
@@ -110,7 +110,7 @@ def test_the_least_recently_used_goes_and_what_is_in_use_stays(tmp_path: Path) -
     del found
 
 
-def test_what_is_larger_than_the_cache_is_not_kept_and_nothing_is_deleted_for_it(tmp_path: Path) -> None:
+def test_features_larger_than_the_cache_are_not_stored(tmp_path: Path) -> None:
     feature_cache = FeatureCache(tmp_path, 2.5 * ROWS * 8 / 1e9)
     get(feature_cache, 1)
     large = feature_cache.get({"number": 9}, lambda: features(9, 3 * ROWS))
@@ -121,24 +121,24 @@ def test_what_is_larger_than_the_cache_is_not_kept_and_nothing_is_deleted_for_it
 
 @settings(max_examples=20, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 5), st.booleans()), max_size=15), st.integers(1, 4))
-def test_it_never_exceeds_its_size_whatever_is_asked_for(asked: list[tuple[int, bool]], room: int) -> None:
+def test_size_limit_is_never_exceeded(requests: list[tuple[int, bool]], room: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         feature_cache = FeatureCache(folder, (room + 0.5) * ROWS * 8 / 1e9)
         held = {}
-        for number, hold in asked:
+        for number, hold in requests:
             found, computed = get(feature_cache, number)
             assert not (computed and number in held and held[number][1])
-            kept = any(
+            is_stored = any(
                 f'"number": {number}' in (entry / KEY_FILE).read_text() for entry in entries(Path(folder))
             )
-            held[number] = (found, kept)
+            held[number] = (found, is_stored)
             if not hold:
                 del held[number]
             del found
             assert size(Path(folder)) <= (room + 0.5) * ROWS * 8
 
 
-def test_a_full_disk_costs_the_entry_and_not_the_run(
+def test_full_disk_loses_only_the_entry(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def full(*_: object) -> None:
@@ -171,7 +171,7 @@ def slow_job(folder: Path, log: Path) -> None:
     assert torch.equal(FeatureCache(folder, 1).get({"number": 1}, compute), features(1))
 
 
-def test_of_four_jobs_at_once_one_computes(tmp_path: Path) -> None:
+def test_one_of_four_concurrent_jobs_computes(tmp_path: Path) -> None:
     jobs = [child(slow_job, tmp_path / "cache", tmp_path / "log") for _ in range(4)]
     for job in jobs:
         job.join(60)
@@ -203,9 +203,7 @@ def dying_job(folder: Path, where: str) -> None:
 
 
 @pytest.mark.parametrize("where", ["computing", "writing", "committing"])
-def test_a_killed_job_leaves_nothing_that_is_taken_for_an_entry_and_no_lock(
-    tmp_path: Path, where: str
-) -> None:
+def test_killed_job_leaves_no_entry_and_no_lock(tmp_path: Path, where: str) -> None:
     job = child(dying_job, tmp_path, where)
     job.join(60)
     assert job.exitcode == -signal.SIGKILL
@@ -222,13 +220,13 @@ def holding_job(folder: Path, ready: Any, done: Any) -> None:
     assert torch.equal(found, features(1))
 
 
-def test_what_another_job_uses_is_not_deleted(tmp_path: Path) -> None:
+def test_entry_in_use_by_another_job_is_not_deleted(tmp_path: Path) -> None:
     ready, done = FORK.Event(), FORK.Event()
     job = child(holding_job, tmp_path, ready, done)
     assert ready.wait(60)
     feature_cache = FeatureCache(tmp_path, 1.5 * ROWS * 8 / 1e9)
     assert get(feature_cache, 2)[1]
-    assert get(feature_cache, 2)[1]  # there was no room for it
+    assert get(feature_cache, 2)[1]  # it was not stored: there was no room
     done.set()
     job.join(60)
     assert job.exitcode == 0

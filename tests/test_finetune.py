@@ -1,4 +1,4 @@
-"""Fine-tuning as a whole on a small decoder: it learns, stops early, tells what it did, and refuses mistakes."""
+"""Fine-tuning of a small decoder: learning, early stopping, results, and rejected configurations."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import torch
 from conftest import run_module
 from ner_world import write_checkpoint
 from safetensors.torch import load_file
-from tuned import assert_same, outcome, tune, words
+from tuned import arguments, assert_same, outcome, tune
 
 from metapt.errors import UserError
-from metapt.finetuning import tuner as tuning_module
+from metapt.finetuning import tuner
 from metapt.finetuning.tuner import Tuner
 from metapt.runs import Run
 from metapt.tagger.encoding import EncodedSet, WordFeatures, word_features
@@ -24,7 +24,7 @@ from metapt.tagger.model import load_base_model
 from metapt.tagger.serialization import load_tagger
 
 
-def test_full_tuning_learns_the_sentences(full_run: Run) -> None:
+def test_full_tuning_learns(full_run: Run) -> None:
     result = full_run.result()
     assert result["dev_f1"] > 0.95
     assert result["sets"]["aa_one"]["f1"] > 0.95
@@ -33,7 +33,7 @@ def test_full_tuning_learns_the_sentences(full_run: Run) -> None:
 
 
 @pytest.mark.parametrize("head", ["crf", "softmax"])
-def test_head_only_learns_and_leaves_the_decoder_alone(world: Path, tmp_path: Path, head: str) -> None:
+def test_head_only_learns_without_changing_the_decoder(world: Path, tmp_path: Path, head: str) -> None:
     run = tune(world, tmp_path / "run", f"ner.head={head}", "ner.max_epochs=6", "ner.subword_pooling=last")
     assert run.result()["dev_f1"] > 0.6
     before, after = (
@@ -52,9 +52,9 @@ def test_full_tuning_changes_the_decoder(world: Path, full_run: Run) -> None:
     assert not any(torch.equal(before[name], after[name]) for name in before if "proj" in name)
 
 
-def test_the_result_is_as_documented(head_run: Run) -> None:
+def test_result_and_metrics_have_the_documented_keys(head_run: Run) -> None:
     result = head_run.result()
-    described = {
+    documented = {
         "kind",
         "origin",
         "source",
@@ -66,7 +66,7 @@ def test_the_result_is_as_documented(head_run: Run) -> None:
         "best_epoch",
         "best_step",
     }
-    described |= {
+    documented |= {
         "dev_f1",
         "seconds_total",
         "train_sentences",
@@ -78,7 +78,7 @@ def test_the_result_is_as_documented(head_run: Run) -> None:
         "custom_sets",
         "sets",
     }
-    assert result.keys() == described
+    assert result.keys() == documented
     assert result["origin"] == {"model": "model"}
     assert (result["steps"], result["epochs"], result["train_sentences"]) == (36, 6, 48)
     assert result["sets"].keys() == {"aa_one", "bb_two"}
@@ -91,14 +91,14 @@ def test_the_result_is_as_documented(head_run: Run) -> None:
     assert not head_run.checkpoints()
 
 
-def test_the_first_loss_is_that_of_the_untrained_tagger(world: Path, head_run: Run) -> None:
-    """Seven tags, a CRF that starts at zero and a small linear layer: near the entropy of all allowed sequences."""
+def test_first_loss_is_that_of_an_untrained_tagger(world: Path, head_run: Run) -> None:
+    """With seven tags, a CRF at zero and a small linear layer it is near the entropy of all allowed sequences."""
     first = next(head_run.metrics())["loss_nats"]
     assert 1.0 < first < 2.5
 
 
-def test_predictions_are_those_of_the_saved_tagger(world: Path, head_run: Run) -> None:
-    """Read back with nothing but the tagger's folder, one sentence at a time."""
+def test_predictions_match_the_saved_tagger(world: Path, head_run: Run) -> None:
+    """Recomputed from the tagger folder alone, one sentence at a time."""
     tagger, tokenizer, _ = load_tagger(head_run.tagger_dir)
     lines = [
         json.loads(line) for line in (head_run.predictions_dir / "aa_one.jsonl").read_text().splitlines()
@@ -119,7 +119,7 @@ def test_predictions_are_those_of_the_saved_tagger(world: Path, head_run: Run) -
         assert gold == pytest.approx(line["gold_logprob"], abs=1e-4)
 
 
-def test_frozen_features_give_the_same_steps_as_recomputing(
+def test_frozen_features_equal_recomputed_features(
     world: Path, head_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = Tuner._step
@@ -148,7 +148,7 @@ def test_frozen_features_give_the_same_steps_as_recomputing(
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
 
-def test_the_seed_decides_everything(world: Path, head_run: Run, tmp_path: Path) -> None:
+def test_results_depend_only_on_the_seed(world: Path, head_run: Run, tmp_path: Path) -> None:
     assert_same(tune(world, tmp_path / "same", "ner.max_epochs=6"), head_run)
     other = tune(world, tmp_path / "other", "ner.max_epochs=6", "train.seed=1")
     assert outcome(other)[1] != outcome(head_run)[1]
@@ -158,20 +158,22 @@ def test_early_stopping_keeps_the_best_epoch(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scores = iter([(0.0, 2.0), (0.0, 1.0), (0.5, 3.0), (0.4, 0.1), (0.5, 3.0), (0.9, 0.1)])
-    monkeypatch.setattr(tuning_module, "dev_scores", lambda *_: next(scores))
+    monkeypatch.setattr(tuner, "dev_scores", lambda *_: next(scores))
     run = tune(world, tmp_path / "run", "ner.patience=2", "data.eval_sets=[bb_two]")
     result = run.result()
     assert (result["best_epoch"], result["best_step"], result["epochs"], result["steps"]) == (3, 18, 5, 30)
     assert result["dev_f1"] == 0.5
     assert result["sets"].keys() == {"bb_two"}
-    monkeypatch.setattr(tuning_module, "dev_scores", lambda *_: (0.5, 1.0))
+    monkeypatch.setattr(tuner, "dev_scores", lambda *_: (0.5, 1.0))
     assert torch.equal(
         outcome(tune(world, tmp_path / "short", "ner.max_epochs=1"))[2]["layer.linear.weight"],
         outcome(tune(world, tmp_path / "flat", "ner.patience=2"))[2]["layer.linear.weight"],
     )
 
 
-def test_a_finished_run_is_left_alone(world: Path, head_run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+def test_finished_run_is_left_unchanged(
+    world: Path, head_run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
     before = {
         path: path.stat().st_mtime_ns for path in head_run.path.rglob("*") if path != head_run.lock_file
     }
@@ -182,9 +184,7 @@ def test_a_finished_run_is_left_alone(world: Path, head_run: Run, capsys: pytest
     }
 
 
-def test_another_configuration_other_weights_or_other_data_are_refused(
-    world: Path, head_run: Run, tmp_path: Path
-) -> None:
+def test_run_folder_of_another_configuration_is_rejected(world: Path, head_run: Run, tmp_path: Path) -> None:
     shutil.copytree(world / "uner", tmp_path / "uner")
     write_checkpoint(tmp_path / "model", seed=9)
     file = tmp_path / "uner" / "bb_two" / "test.iob2"
@@ -196,7 +196,7 @@ def test_another_configuration_other_weights_or_other_data_are_refused(
             tune(world, head_run.path, "ner.max_epochs=6", change)
 
 
-def test_training_sentences_are_limited_and_cut_and_counted(
+def test_training_sentences_are_limited_and_truncated(
     world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tune(world, tmp_path / "run", "ner.max_epochs=1", "data.max_train_sentences=20", "ner.max_len=8")
@@ -204,18 +204,18 @@ def test_training_sentences_are_limited_and_cut_and_counted(
     assert (result["train_sentences"], result["steps"]) == (20, 3)
     assert 0 < result["train_sentences_cut"] < 20
     assert result["train_words_cut"] >= result["train_sentences_cut"]
-    told = capsys.readouterr().out
-    assert f"{result['train_sentences_cut']} of 20 sentences; {result['train_words_cut']} words" in told
+    printed = capsys.readouterr().out
+    assert f"{result['train_sentences_cut']} of 20 sentences; {result['train_words_cut']} words" in printed
     assert result["sets"]["aa_one"]["words"] == sum(
         len(json.loads(line)["words"])
         for line in (run.predictions_dir / "aa_one.jsonl").read_text().splitlines()
     )
 
 
-def test_tuned_on_one_collection_and_evaluated_on_described_corpora_too(
+def test_evaluation_on_custom_corpora(
     world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A set without an entity is tagged and scored as any other, and said to say nothing."""
+    """A set without entities is scored like any other, with a warning."""
     (tmp_path / "news.conll").write_text("Maria I-person\nlives O\n\nin O\nDavao S-LOC\n")
     (tmp_path / "quiet.conll").write_text("it O\nrained O\n")
     files = [f"{tmp_path / name}.yaml" for name in ("news", "quiet")]
@@ -231,9 +231,9 @@ def test_tuned_on_one_collection_and_evaluated_on_described_corpora_too(
     assert counts.keys() == {"aa_one", "bb_two", "news", "quiet"}
     assert (counts["news"], counts["quiet"]) == ((4, 2), (2, 0))
     assert result["sets"]["quiet"]["f1"] == 0
-    told = capsys.readouterr().err
-    assert "quiet test has no entities" in told
-    assert "news test has no entities" not in told
+    printed = capsys.readouterr().err
+    assert "quiet test has no entities" in printed
+    assert "news test has no entities" not in printed
     with pytest.raises(UserError, match=r"data\.corpora: 1 mistake"):
         tune(world, tmp_path / "wrong", "data.corpora=[cebuano]")
 
@@ -260,13 +260,13 @@ def test_bf16_trains(world: Path, tmp_path: Path) -> None:
         ("data.eval_sets=[aa_one,cc_three]", "cc_three"),
     ],
 )
-def test_mistakes_are_told_and_leave_no_run(world: Path, tmp_path: Path, change: str, message: str) -> None:
+def test_configuration_errors_leave_no_run(world: Path, tmp_path: Path, change: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         tune(world, tmp_path / "run", change)
     assert not Run(tmp_path / "run").config_file.exists()
 
 
-def test_a_model_without_weights_or_tokenizer_is_refused(world: Path, tmp_path: Path) -> None:
+def test_model_without_weights_or_tokenizer_is_rejected(world: Path, tmp_path: Path) -> None:
     shutil.copytree(world / "model", tmp_path / "model")
     (tmp_path / "model" / "tokenizer.json").unlink()
     with pytest.raises(UserError, match="tokenizer"):
@@ -276,14 +276,14 @@ def test_a_model_without_weights_or_tokenizer_is_refused(world: Path, tmp_path: 
         tune(world, tmp_path / "run", f"checkpoint={tmp_path / 'model'}")
 
 
-def test_as_a_command(world: Path, tmp_path: Path) -> None:
+def test_command(world: Path, tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
-    wrong = run_module("metapt.finetune", words(world, run_dir, "tuning=half", "ner.lr=-1"))
+    wrong = run_module("metapt.finetune", arguments(world, run_dir, "tuning=half", "ner.lr=-1"))
     assert wrong.returncode == 2
     assert "Traceback" not in wrong.stderr
     assert "tuning" in wrong.stderr
     assert "ner.lr" in wrong.stderr
-    right = run_module("metapt.finetune", words(world, run_dir, "ner.max_epochs=1"))
+    right = run_module("metapt.finetune", arguments(world, run_dir, "ner.max_epochs=1"))
     assert right.returncode == 0, right.stderr
     assert "dev F1" in right.stdout
     assert Run(run_dir).is_done

@@ -1,4 +1,4 @@
-"""Word features of a frozen decoder, kept between runs: never another bit, never stale."""
+"""Cached word features of a frozen decoder give the same bits and are never stale."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from metapt.tagger.model import Tagger
 
 
 def count_calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The number of words of each set whose features are computed from now on."""
+    """Return a list that collects the number of words of each set whose features are computed from now on."""
     counts: list[int] = []
 
     def counted(tagger: Tagger, encoded: EncodedSet, *more: Any) -> torch.Tensor:
@@ -32,10 +32,10 @@ def count_calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return counts
 
 
-def test_a_cache_changes_no_bit_and_saves_the_decoder(
+def test_cache_gives_the_same_bits_and_avoids_decoder_passes(
     world: Path, head_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of the train, dev and two test sets each is computed once: not for another seed, rate or head, nor after a kill."""
+    """Train, dev and two test sets are computed once, also with another seed, learning rate or head, and after a kill."""
     counts = count_calls(monkeypatch)
     cached = ("ner.max_epochs=6", f"ner.cache_dir={tmp_path / 'cache'}")
     with monkeypatch.context() as patch:
@@ -53,7 +53,7 @@ def test_a_cache_changes_no_bit_and_saves_the_decoder(
     assert len(counts) == 4 + 4 + 1
 
 
-def test_mixed_sources_share_the_vectors_of_their_sets(
+def test_combined_sources_share_the_features_of_their_sets(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(world / "uner", tmp_path / "uner")
@@ -72,8 +72,10 @@ def test_mixed_sources_share_the_vectors_of_their_sets(
 
 
 @pytest.mark.usefixtures("fresh_accelerate")
-def test_cached_vectors_are_never_stale(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever the features depend on is part of the key; what only the tag layer depends on is not."""
+def test_cached_features_are_never_stale(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The key contains everything that the features depend on, and nothing that only the tag layer depends on."""
     cached = ("ner.max_epochs=1", f"ner.cache_dir={tmp_path / 'cache'}", "data.eval_sets=[bb_two]")
     tune(world, tmp_path / "first", *cached)
     other, config = tmp_path / "other", tmp_path / "config"

@@ -1,4 +1,4 @@
-"""Fine-tuning that is killed or told to stop: resumed, it ends with the same weights."""
+"""Fine-tuning that is killed or interrupted resumes to the same weights."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from metapt.training.signals import StopRequest
 @pytest.mark.parametrize(
     ("tuning", "steps"), [("head_only", 12), ("head_only", 15), ("full", 6), ("full", 8), ("full", 3)]
 )
-def test_killed_and_resumed_is_as_uninterrupted(
+def test_killed_run_resumes_to_the_same_results(
     world: Path,
     head_run: Run,
     full_run: Run,
@@ -28,7 +28,7 @@ def test_killed_and_resumed_is_as_uninterrupted(
     tuning: str,
     steps: int,
 ) -> None:
-    """Killed where an epoch ends (6 steps each), in the middle of one, and before the first checkpoint."""
+    """Killed at the end of an epoch (6 steps each), within one, and before the first checkpoint."""
     more = ("ner.max_epochs=6", f"tuning={tuning}", *(["ner.lr=0.005"] if tuning == "full" else []))
     with monkeypatch.context() as patch:
         die_after(patch, steps)
@@ -50,7 +50,7 @@ def stop_at(monkeypatch: pytest.MonkeyPatch, module: ModuleType, name: str) -> S
     return stop
 
 
-def test_a_signal_saves_in_the_middle_of_an_epoch(
+def test_signal_within_an_epoch_saves_a_checkpoint(
     world: Path, head_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for step in (1, 2):
@@ -62,7 +62,7 @@ def test_a_signal_saves_in_the_middle_of_an_epoch(
     assert_same(tune(world, tmp_path / "run", "ner.max_epochs=6"), head_run)
 
 
-def test_a_signal_ends_the_computing_of_frozen_features(
+def test_signal_while_features_are_computed(
     world: Path, head_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     more = ("ner.max_epochs=6", f"ner.cache_dir={tmp_path / 'cache'}")
@@ -74,7 +74,7 @@ def test_a_signal_ends_the_computing_of_frozen_features(
     assert_same(tune(world, tmp_path / "run", *more), head_run)
 
 
-def test_killed_while_evaluating_trains_nothing_again(
+def test_kill_during_evaluation_does_not_repeat_training(
     world: Path, head_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
@@ -90,7 +90,7 @@ def test_killed_while_evaluating_trains_nothing_again(
     assert_same(tune(world, tmp_path / "run", "ner.max_epochs=6"), head_run)
 
 
-def test_a_damaged_checkpoint_is_passed_over(
+def test_damaged_checkpoint_is_skipped(
     world: Path,
     head_run: Run,
     tmp_path: Path,

@@ -1,4 +1,4 @@
-"""LoRA: low-rank changes, merged into an ordinary decoder, resumed to the same weights."""
+"""LoRA trains low-rank changes, merges them into an ordinary decoder, and resumes to the same weights."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def lora_run(world: Path) -> Run:
     return tune(world, world / "lora", *LORA)
 
 
-def test_lora_learns_low_rank_changes_and_saves_an_ordinary_decoder(world: Path, lora_run: Run) -> None:
+def test_low_rank_changes_in_an_ordinary_decoder(world: Path, lora_run: Run) -> None:
     losses = [line["loss_nats"] for line in lora_run.metrics() if line["kind"] == "train"]
     assert losses[-1] < losses[0] / 3
     before = load_base_model(world / "model").state_dict()
@@ -35,7 +35,7 @@ def test_lora_learns_low_rank_changes_and_saves_an_ordinary_decoder(world: Path,
         assert torch.equal(after[name], value) == ("proj" not in name)
 
 
-def test_lora_resumes_to_the_same_weights(
+def test_resumes_to_the_same_weights(
     world: Path, lora_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
@@ -48,7 +48,7 @@ def test_lora_resumes_to_the_same_weights(
     assert_same(tune(world, tmp_path / "run", *LORA), lora_run)
 
 
-def test_merged_adapters_give_the_same_vectors(world: Path) -> None:
+def test_merged_adapters_give_the_same_states(world: Path) -> None:
     base, subwords = load_base_model(world / "model"), torch.arange(40).reshape(2, 20)
     decoder = with_adapters(load_base_model(world / "model"), 3, 6.0, seed=0)
     with torch.no_grad():
@@ -64,9 +64,7 @@ def test_merged_adapters_give_the_same_vectors(world: Path) -> None:
         )
 
 
-def test_lora_without_peft_is_a_mistake_told(
-    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_peft_is_a_user_error(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("metapt.finetuning.lora.find_spec", lambda _: None)
     with pytest.raises(UserError, match="peft"):
         tune(world, tmp_path / "run", *LORA)

@@ -1,4 +1,4 @@
-"""Tagging as a user meets it: words, streams, formats, the public function, the command."""
+"""Tagging new text: word splitting, streams, output formats, the public function, the command."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ TEXT = "Juan Cruz met Maria.\t Pedro  lives in Davao City."
 
 @pytest.fixture(scope="module")
 def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run whose tagger has learnt the sentences of ner_world."""
+    """A finished run whose tagger has learned the sentences of ner_world."""
     folder = tmp_path_factory.mktemp("world")
     words = [f"checkpoint={write_checkpoint(folder / 'model')}", "source=aa_one", "tuning=full"]
     words += [f"data.uner_dir={write_collection(folder / 'uner', train=96)}", f"run_dir={folder / 'run'}"]
@@ -56,7 +56,7 @@ def tagger(run_dir: Path) -> EntityTagger:
 
 
 def random_tagger(folder: Path, head: str) -> EntityTagger:
-    """A tagger of random weights, which finds entities everywhere."""
+    """A tagger with random weights, which predicts many entities."""
     torch.manual_seed(1)
     layer = TagLayer(32, TAGS, head, dropout=0.1)
     for parameter in layer.parameters():
@@ -82,13 +82,13 @@ def words_of(text: str) -> list[str]:
         ("👩‍👩‍👧, ok", "👩‍👩‍👧 , ok"),
     ],
 )
-def test_words_and_punctuation_apart(text: str, expected: str) -> None:
+def test_words_are_split_from_punctuation(text: str, expected: str) -> None:
     assert words_of(text) == expected.split(" ")
 
 
 @settings(max_examples=400, deadline=None)
 @given(st.text() | st.text(alphabet="aÑ1.-'’_,: \n\t\u0301\u0600\u200d北👩"))
-def test_words_cover_all_but_white_space_in_order(text: str) -> None:
+def test_words_cover_everything_but_white_space(text: str) -> None:
     offsets = word_offsets(text)
     assert "".join(words_of(text)) == "".join(text.split())
     assert all(begin < end for begin, end in offsets)
@@ -96,7 +96,7 @@ def test_words_cover_all_but_white_space_in_order(text: str) -> None:
     assert all(words_of(text[begin:end])[0] for begin, end in offsets)
 
 
-def test_entities_with_words_offsets_and_probabilities(tagger: EntityTagger) -> None:
+def test_entities_have_offsets_and_probabilities(tagger: EntityTagger) -> None:
     (found,) = tagger.tag([TEXT])
     assert [(each.type, each.text) for each in found.entities] == [
         ("PER", "Juan Cruz"),
@@ -113,22 +113,22 @@ def test_entities_with_words_offsets_and_probabilities(tagger: EntityTagger) -> 
         assert 0.5 < each.probability <= min(found.probabilities[each.start_word : each.end_word]) + 1e-6
 
 
-def test_the_tags_are_those_that_the_run_predicted(run_dir: Path, tagger: EntityTagger) -> None:
+def test_tags_equal_the_predictions_of_the_run(run_dir: Path, tagger: EntityTagger) -> None:
     file = run_dir / "predictions" / "aa_one.jsonl"
     lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
     found = tagger.tag([line["words"] for line in lines])
     assert [list(each.tags) for each in found] == [line["predicted"] for line in lines]
 
 
-def test_the_taggers_folder_has_a_card_with_the_runs_figures(run_dir: Path) -> None:
+def test_tagger_folder_has_a_card_with_the_scores(run_dir: Path) -> None:
     result = json.loads((run_dir / "result.json").read_text(encoding="utf-8"))
     card = (run_dir / "tagger" / "README.md").read_text(encoding="utf-8")
-    for name, figures in result["sets"].items():
-        low, high = figures["f1_interval"]
-        assert f"| {name} | {figures['f1']:.3f} | [{low:.3f}, {high:.3f}] |" in card
+    for name, scores in result["sets"].items():
+        low, high = scores["f1_interval"]
+        assert f"| {name} | {scores['f1']:.3f} | [{low:.3f}, {high:.3f}] |" in card
 
 
-def test_given_words_are_kept_and_lone_sentences_are_as_in_a_batch(tagger: EntityTagger) -> None:
+def test_given_words_are_kept_and_batching_has_no_effect(tagger: EntityTagger) -> None:
     sentences = [list(each.words) for each in labelled(12, 5)] + [[], ["a b", "Maria"]]
     together = tagger.tag(sentences)
     assert [list(each.words) for each in together] == sentences
@@ -144,7 +144,7 @@ def test_given_words_are_kept_and_lone_sentences_are_as_in_a_batch(tagger: Entit
         tagger.tag(["a\ud800"])
 
 
-def test_sentences_longer_than_a_window_and_than_a_group(
+def test_sentences_longer_than_a_window_or_a_group(
     tagger: EntityTagger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = " ".join(["Maria lives in Cebu ."] * 60)
@@ -159,7 +159,7 @@ def test_sentences_longer_than_a_window_and_than_a_group(
 
 @torch.no_grad()
 def brute_force(emissions: Tensor, tagger: EntityTagger, kind: str, begin: int, end: int) -> float:
-    """The share of all tag sequences' probability that has this very span."""
+    """The total probability of all tag sequences that contain exactly this span."""
     sequence, total = tagger.tagger.layer.ner_head, 0.0
     length = torch.tensor([len(emissions)])
     for path in itertools.product(range(len(TAGS)), repeat=len(emissions)):
@@ -173,9 +173,7 @@ def brute_force(emissions: Tensor, tagger: EntityTagger, kind: str, begin: int, 
 
 
 @pytest.mark.parametrize("head", ["crf", "softmax"])
-def test_the_probability_of_an_entity_is_that_of_all_tag_sequences_that_have_it(
-    tmp_path: Path, head: str
-) -> None:
+def test_entity_probability_equals_brute_force(tmp_path: Path, head: str) -> None:
     tagger = random_tagger(tmp_path, head)
     found = [
         each for text in ("Maria met Juan", "Cebu", "the Red", "it rained all") for each in tagger.tag([text])
@@ -194,7 +192,7 @@ def test_the_probability_of_an_entity_is_that_of_all_tag_sequences_that_have_it(
             assert each.probability == pytest.approx(expected, rel=1e-3)
 
 
-def test_half_precision_finds_the_same_entities(run_dir: Path, tagger: EntityTagger) -> None:
+def test_bf16_finds_the_same_entities(run_dir: Path, tagger: EntityTagger) -> None:
     low = metapt.load_tagger(run_dir, precision="bf16")
     assert low.tag([TEXT])[0].tags == tagger.tag([TEXT])[0].tags
     assert low.tag([TEXT])[0].probabilities != tagger.tag([TEXT])[0].probabilities
@@ -204,7 +202,7 @@ def test_half_precision_finds_the_same_entities(run_dir: Path, tagger: EntityTag
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.sampled_from(["Maria lives in Cebu", "\t[x] Juan Cruz\x07", " ", "Pedro met Ana Lim.\r"])))
-def test_colours_and_brackets_keep_the_text(tagger: EntityTagger, parts: list[str]) -> None:
+def test_colours_and_brackets_preserve_the_text(tagger: EntityTagger, parts: list[str]) -> None:
     text = " ".join(parts)
     (found,) = tagger.tag([text])
     assert re.sub(r"\x1b\[[\d;]*m", "", with_colours(found)) == text
@@ -214,8 +212,8 @@ def test_colours_and_brackets_keep_the_text(tagger: EntityTagger, parts: list[st
         assert with_brackets(found).count(f"[{kind} ") == sum(each.type == kind for each in found.entities)
 
 
-class Arrivals(io.BytesIO):
-    """A stream whose reads end where its parts end, as those of a pipe do."""
+class ChunkedStream(io.BytesIO):
+    """A stream that returns one part per read, like a pipe."""
 
     def __init__(self, *parts: bytes):
         super().__init__()
@@ -225,8 +223,8 @@ class Arrivals(io.BytesIO):
         return next(self.parts, b"")
 
 
-def test_lines_are_handed_on_as_they_come() -> None:
-    stream = Arrivals("\ufeffa\r\nMar".encode(), b"ia\n\nx", b"\xc3", b"\xb1\n", b"end")
+def test_lines_are_yielded_as_they_arrive() -> None:
+    stream = ChunkedStream("\ufeffa\r\nMar".encode(), b"ia\n\nx", b"\xc3", b"\xb1\n", b"end")
     assert list(available_lines(stream, "f")) == [
         [(1, "a")],
         [(2, "Maria"), (3, "")],
@@ -235,24 +233,24 @@ def test_lines_are_handed_on_as_they_come() -> None:
         [],
         [(5, "end")],
     ]
-    arriving = text_sentences(available_lines(Arrivals(b"a  b\n", b"c"), "f"))
+    arriving = text_sentences(available_lines(ChunkedStream(b"a  b\n", b"c"), "f"))
     assert [[each.content for each in batch] for batch in arriving] == [["a  b"], [], ["c"]]
     with pytest.raises(UserError, match="f:2: not UTF-8 at byte 3"):
-        list(available_lines(Arrivals(b"ok\nab\xff\n"), "f"))
+        list(available_lines(ChunkedStream(b"ok\nab\xff\n"), "f"))
 
 
-def test_blocks_of_columns_are_handed_on_when_they_end() -> None:
+def test_column_sentences_are_yielded_when_they_end() -> None:
     data = [b"# sent_id = 1\n1\tMaria\tO\n2\t#\t", b"O\n\n\n# x\n# y\n", b"1\ta b\tO\n"]
-    arriving = list(column_sentences(available_lines(Arrivals(*data), "f"), "f", 2))
+    arriving = list(column_sentences(available_lines(ChunkedStream(*data), "f"), "f", 2))
     assert [[each.content for each in batch] for batch in arriving] == [[], [["Maria", "#"]], [], [["a b"]]]
     assert [each.comments for batch in arriving for each in batch] == [("# sent_id = 1",), ("# x", "# y")]
-    plain = column_sentences(available_lines(Arrivals(b"EU NNP B-ORG\n"), "f"), "f", 1)
+    plain = column_sentences(available_lines(ChunkedStream(b"EU NNP B-ORG\n"), "f"), "f", 1)
     assert [each.content for batch in plain for each in batch] == [["EU"]]
-    with pytest.raises(UserError, match="f:1: no word in column 2 of 1"):
-        list(column_sentences(available_lines(Arrivals(b"EU\n"), "f"), "f", 2))
+    with pytest.raises(UserError, match=r"f:1: no word in column 2 \(the line has 1 columns\)"):
+        list(column_sentences(available_lines(ChunkedStream(b"EU\n"), "f"), "f", 2))
 
 
-def test_the_command_tags_its_sentences(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_tags_sentences(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tag.main([f"checkpoint={run_dir}", "Maria lives in Cebu.", "Juan Cruz met Pedro ."])
     assert capsys.readouterr().out == "[PER Maria] lives in [LOC Cebu].\n[PER Juan Cruz] met [PER Pedro] .\n"
     tag.main([f"checkpoint={run_dir / 'tagger'}", "format=json", "--", "checkpoint=1", "Maria"])
@@ -263,10 +261,10 @@ def test_the_command_tags_its_sentences(run_dir: Path, capsys: pytest.CaptureFix
     assert entity == {"type": "PER", "text": "Maria", "start": 0, "end": 5, "start_word": 0, "end_word": 1}
 
 
-def test_colours_are_for_terminals_that_want_them(
+def test_colours_only_on_terminals_without_no_color(
     run_dir: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("FORCE_COLOR", "1")  # what rich takes for a terminal
+    monkeypatch.setenv("FORCE_COLOR", "1")  # makes rich assume a terminal
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.delenv("NO_COLOR", raising=False)
     tag.main([f"checkpoint={run_dir}", "Maria lives"])
@@ -278,37 +276,37 @@ def test_colours_are_for_terminals_that_want_them(
     assert capsys.readouterr().out == "[PER Maria] lives\n"
 
 
-def test_a_file_of_columns_keeps_words_and_comments(
+def test_column_file_keeps_words_and_comments(
     run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tag.main([f"checkpoint={run_dir}", f"input={run_dir.parent / 'uner/bb_two/test.iob2'}", "format=iob2"])
-    made = tmp_path / "made.iob2"
-    made.write_text(capsys.readouterr().out, encoding="utf-8")
+    output = tmp_path / "output.iob2"
+    output.write_text(capsys.readouterr().out, encoding="utf-8")
     given = read_iob2(run_dir.parent / "uner/bb_two/test.iob2")
-    assert [(each.id, each.words) for each in read_iob2(made)] == [(each.id, each.words) for each in given]
+    assert [(each.id, each.words) for each in read_iob2(output)] == [(each.id, each.words) for each in given]
     predicted = (run_dir / "predictions/bb_two.jsonl").read_text(encoding="utf-8").splitlines()
-    assert [list(each.tags) for each in read_iob2(made)] == [
+    assert [list(each.tags) for each in read_iob2(output)] == [
         json.loads(line)["predicted"] for line in predicted
     ]
-    made.write_text("Maria NNP\nlives VB\n", encoding="utf-8")
-    tag.main([f"checkpoint={run_dir}", f"input={made}", "word_column=1"])
+    output.write_text("Maria NNP\nlives VB\n", encoding="utf-8")
+    tag.main([f"checkpoint={run_dir}", f"input={output}", "word_column=1"])
     assert capsys.readouterr().out == "[PER Maria] lives\n"
 
 
-def test_free_text_as_iob2_is_read_back(
+def test_iob2_output_of_text_can_be_read(
     run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"Maria\tlives.\n\nit rained\n")))
     tag.main([f"checkpoint={run_dir}", "format=iob2", "input=-"])
-    (tmp_path / "made.iob2").write_text(capsys.readouterr().out, encoding="utf-8")
-    found = read_iob2(tmp_path / "made.iob2")
+    (tmp_path / "output.iob2").write_text(capsys.readouterr().out, encoding="utf-8")
+    found = read_iob2(tmp_path / "output.iob2")
     assert [(each.words, each.tags) for each in found] == [
         (("Maria", "lives", "."), ("B-PER", "O", "O")),
         (("it", "rained"), ("O", "O")),
     ]
 
 
-def test_mistakes_are_told(run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_configuration_errors(run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "bad.txt").write_bytes(b"Maria\n\xff\n")
     begun = tmp_path / "begun"
     begun.mkdir()
@@ -330,11 +328,11 @@ def test_mistakes_are_told(run_dir: Path, tmp_path: Path, capsys: pytest.Capture
     assert capsys.readouterr().out == ""
     with pytest.raises(SystemExit):
         tag.main(["Maria", "--help"])
-    assert "word_column=" in capsys.readouterr().out
+    assert "word_column " in capsys.readouterr().out
 
 
 @pytest.mark.commands
-def test_an_interactive_line_is_answered_at_once_and_a_closed_pipe_ends_it_quietly(run_dir: Path) -> None:
+def test_interactive_lines_are_answered_and_a_closed_pipe_is_no_error(run_dir: Path) -> None:
     command = [sys.executable, "-m", "metapt.tag", f"checkpoint={run_dir}"]
     pipe = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen(command, **pipe, env={**os.environ, "NO_COLOR": "1"}) as process:

@@ -1,4 +1,4 @@
-"""Words to subwords to windows to word features, and the tagger's folder."""
+"""Subwords, windows and word features of words; saving and loading taggers."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def make_tagger(checkpoint: Path, subword_pooling: str = "first", head: str = "c
     return Tagger(load_base_model(checkpoint), layer, subword_pooling).eval()
 
 
-def test_a_word_has_the_pieces_that_the_tokenizer_gives_it_alone() -> None:
+def test_words_are_tokenized_independently() -> None:
     tokenizer = make_tokenizer()
     words = ["Maria", "Zzyx", "Maria", "日本", "a b"]
     for prefix in (True, False):
@@ -69,7 +69,7 @@ def test_a_word_has_the_pieces_that_the_tokenizer_gives_it_alone() -> None:
     )
 
 
-def test_a_word_without_a_piece_gets_one_so_that_nothing_shifts() -> None:
+def test_word_without_subwords_gets_the_end_of_text_token() -> None:
     tokenizer = make_tokenizer()
     word_tokenizer = WordTokenizer(tokenizer, False, max_subwords=64)
     assert word_tokenizer(["Maria", NOTHING, "Cebu"]) == [
@@ -84,11 +84,11 @@ def test_a_word_without_a_piece_gets_one_so_that_nothing_shifts() -> None:
 
 @settings(max_examples=200, deadline=None)
 @given(st.integers(4, 12), st.data())
-def test_windows_read_every_word_once_with_context(max_len: int, data: st.DataObject) -> None:
+def test_windows_contain_every_word_once_with_context(max_len: int, data: st.DataObject) -> None:
     sizes = data.draw(st.lists(st.integers(1, max_len // 2), min_size=1, max_size=30))
     subwords = np.split(
         np.arange(sum(sizes)), np.cumsum(sizes)[:-1]
-    )  # a subword is its own place in the sentence
+    )  # each subword is its position in the sentence
     read = []
     for window in split_into_windows(subwords, max_len):
         assert len(window.subwords) <= max_len
@@ -99,14 +99,14 @@ def test_windows_read_every_word_once_with_context(max_len: int, data: st.DataOb
     assert read == [each.tolist() for each in subwords]
 
 
-def test_sentences_that_fit_are_one_window() -> None:
+def test_short_sentences_are_one_window() -> None:
     assert [len(split_into_windows([[1], [2, 3], [4]], max_len)) for max_len in (4, 5, 128)] == [1, 1, 1]
 
 
-def test_cut_sentences_are_counted_and_whole_words_kept() -> None:
+def test_truncation_keeps_whole_words_and_is_counted() -> None:
     word_tokenizer = WordTokenizer(make_tokenizer(), True, max_subwords=8)
     short = Sentence("short", ("Maria", "lives"), ("B-PER", "O"))
-    cut, whole = (encode([LONG, short], word_tokenizer, 16, truncate=choice) for choice in (True, False))
+    cut, whole = (encode([LONG, short], word_tokenizer, 16, truncate=truncate) for truncate in (True, False))
     assert (cut.sentences_cut, whole.sentences_cut) == (1, 0)
     assert whole.lengths.tolist() == [39, 2]
     kept = int(cut.lengths[0])
@@ -117,13 +117,13 @@ def test_cut_sentences_are_counted_and_whole_words_kept() -> None:
 
 @pytest.mark.real_data
 @pytest.mark.parametrize("name", ["tl_trg", "ceb_gja", "zh_gsd", "sv_pud"])
-def test_real_sets_lose_no_word(name: str) -> None:
+def test_real_sets_keep_every_word(name: str) -> None:
     folder, tokenizer_file = os.environ.get("METAPT_UNER_DIR"), os.environ.get("METAPT_TOKENIZER")
     if not folder or not tokenizer_file:
         pytest.skip("METAPT_UNER_DIR and METAPT_TOKENIZER are not both set")
     path = Path(folder) / name / "test.iob2"
     if not path.is_file():
-        pytest.skip(f"{path} is not there")
+        pytest.skip(f"{path} does not exist")
     sentences = read_iob2(path)
     tokenizer = PreTrainedTokenizerFast(tokenizer_file=tokenizer_file, eos_token="<|endoftext|>")
     word_tokenizer = WordTokenizer(tokenizer, True, max_subwords=16)
@@ -131,17 +131,19 @@ def test_real_sets_lose_no_word(name: str) -> None:
         sentences, word_tokenizer, 32, truncate=False
     )  # short windows, so that many sentences need several
     assert encoded.tags.tolist() == [TAGS.index(tag) for sentence in sentences for tag in sentence.tags]
-    read = [
+    encoded_words = [
         window.subwords[a : b + 1].tolist()
         for window in encoded.windows
         for a, b in zip(window.firsts, window.lasts, strict=True)
     ]
-    assert read == [mine for sentence in sentences for mine in word_tokenizer(sentence.words)]
+    assert encoded_words == [
+        subwords for sentence in sentences for subwords in word_tokenizer(sentence.words)
+    ]
     assert len(encoded.windows) > len(sentences) * (name in ("zh_gsd", "sv_pud"))
 
 
 @pytest.mark.parametrize("subword_pooling", ["first", "last", "mean"])
-def test_word_vectors_are_the_states_of_the_words_own_pieces(checkpoint: Path, subword_pooling: str) -> None:
+def test_word_features_are_hidden_states_of_own_subwords(checkpoint: Path, subword_pooling: str) -> None:
     tagger = make_tagger(checkpoint, subword_pooling)
     word_tokenizer = WordTokenizer(make_tokenizer(), True, max_subwords=64)
     sentences = [*labelled(7, 5), LONG, Sentence("odd", ("Qwertyuiop", "日本"), ("O", "O"))]
@@ -165,7 +167,7 @@ def test_word_vectors_are_the_states_of_the_words_own_pieces(checkpoint: Path, s
     torch.testing.assert_close(packed[encoded.word_rows(chosen)], rows)
 
 
-def test_windows_change_nothing_before_the_first_border_and_lose_no_word(checkpoint: Path) -> None:
+def test_windows_affect_only_words_after_the_first_window(checkpoint: Path) -> None:
     tagger = make_tagger(checkpoint)
     word_tokenizer = WordTokenizer(make_tokenizer(), True, max_subwords=8)
     whole, split = (encode([LONG], word_tokenizer, max_len, truncate=False) for max_len in (256, 16))
@@ -177,8 +179,10 @@ def test_windows_change_nothing_before_the_first_border_and_lose_no_word(checkpo
     assert not torch.allclose(features[0][first:], features[1][first:], atol=1e-2)
 
 
-def test_epoch_batches_hold_every_sentence_once_and_depend_on_seed_and_epoch_alone() -> None:
-    encoded = encode(labelled(333, 6), WordTokenizer(make_tokenizer(), True, max_subwords=64), 128, truncate=True)
+def test_epoch_batches_contain_every_sentence_once() -> None:
+    encoded = encode(
+        labelled(333, 6), WordTokenizer(make_tokenizer(), True, max_subwords=64), 128, truncate=True
+    )
     batches = epoch_batches(encoded, 4, seed=1, epoch=2)
     assert sorted(np.concatenate(batches)) == list(range(333))
     assert [len(batch) for batch in batches].count(4) == 83
@@ -193,9 +197,11 @@ def test_epoch_batches_hold_every_sentence_once_and_depend_on_seed_and_epoch_alo
 
 
 @pytest.mark.parametrize("head", ["crf", "softmax"])
-def test_the_loss_is_the_negative_log_likelihood_per_word(checkpoint: Path, head: str) -> None:
+def test_loss_is_negative_log_likelihood_per_word(checkpoint: Path, head: str) -> None:
     tagger = make_tagger(checkpoint, head=head)
-    encoded = encode(labelled(5, 7), WordTokenizer(make_tokenizer(), True, max_subwords=64), 128, truncate=True)
+    encoded = encode(
+        labelled(5, 7), WordTokenizer(make_tokenizer(), True, max_subwords=64), 128, truncate=True
+    )
     loss = tagger(collate(encoded.windows), encoded.tags, encoded.lengths)
     features = word_features(tagger, encoded, 2, Accelerator())
     for number in range(5):
@@ -205,9 +211,11 @@ def test_the_loss_is_the_negative_log_likelihood_per_word(checkpoint: Path, head
         torch.testing.assert_close(loss[number], -alone[0] / length[0], rtol=1e-4, atol=1e-5)
 
 
-def test_under_bf16_autocast_only_the_decoder_is_in_bf16(checkpoint: Path) -> None:
+def test_autocast_affects_only_the_decoder(checkpoint: Path) -> None:
     tagger = make_tagger(checkpoint)
-    encoded = encode(labelled(3, 8), WordTokenizer(make_tokenizer(), True, max_subwords=64), 128, truncate=True)
+    encoded = encode(
+        labelled(3, 8), WordTokenizer(make_tokenizer(), True, max_subwords=64), 128, truncate=True
+    )
     batch = collate(encoded.windows)
     with torch.autocast("cpu", torch.bfloat16):
         features, exact = tagger.word_features(batch), torch.randn(int(encoded.lengths.sum()), 32)
@@ -217,7 +225,7 @@ def test_under_bf16_autocast_only_the_decoder_is_in_bf16(checkpoint: Path) -> No
     assert torch.equal(low, tagger.layer(exact, encoded.tags, encoded.lengths))
 
 
-def test_unpacked_places_rows_and_passes_gradients() -> None:
+def test_pad_packed_arranges_rows_and_passes_gradients() -> None:
     rows = torch.arange(8.0).reshape(4, 2).requires_grad_()
     padded = pad_packed(rows, torch.tensor([1, 3]))
     assert padded.tolist() == [[[0, 1], [0, 0], [0, 0]], [[2, 3], [4, 5], [6, 7]]]
@@ -227,19 +235,24 @@ def test_unpacked_places_rows_and_passes_gradients() -> None:
 
 
 @pytest.mark.parametrize("head", ["crf", "softmax"])
-def test_a_saved_tagger_stands_alone(checkpoint: Path, tmp_path: Path, head: str) -> None:
+def test_saved_tagger_is_self_contained(checkpoint: Path, tmp_path: Path, head: str) -> None:
     tagger = make_tagger(checkpoint, subword_pooling="mean", head=head)
-    save_tagger(tmp_path, tagger, make_tokenizer(), EncodingSettings(False, 96, prefix_tokens=(1,), suffix_tokens=(2, 3)))
-    loaded, tokenizer, reading = load_tagger(tmp_path)
+    save_tagger(
+        tmp_path,
+        tagger,
+        make_tokenizer(),
+        EncodingSettings(False, 96, prefix_tokens=(1,), suffix_tokens=(2, 3)),
+    )
+    loaded, tokenizer, settings = load_tagger(tmp_path)
     assert (loaded.subword_pooling, loaded.layer.tags, loaded.layer.head_name) == ("mean", TAGS, head)
-    assert (reading, loaded.layer.dropout.p) == (EncodingSettings(False, 96, (1,), (2, 3)), 0.1)
+    assert (settings, loaded.layer.dropout.p) == (EncodingSettings(False, 96, (1,), (2, 3)), 0.1)
     assert isinstance(loaded.layer.ner_head, SoftmaxHead) == (head == "softmax")
     assert not loaded.training
     assert tokenizer.get_vocab() == make_tokenizer().get_vocab()
     state, expected = loaded.state_dict(), tagger.state_dict()
     assert state.keys() == expected.keys()
     assert all(torch.equal(state[name], expected[name]) for name in expected)
-    assert tagger.decoder.config.num_labels == 2  # saving leaves the decoder's own configuration alone
+    assert tagger.decoder.config.num_labels == 2  # saving does not change the decoder's configuration
     low, _, _ = load_tagger(tmp_path, torch.bfloat16)
     assert {each.dtype for each in low.decoder.parameters()} == {torch.bfloat16}
     assert {each.dtype for each in low.layer.parameters()} == {torch.float32}
@@ -247,41 +260,43 @@ def test_a_saved_tagger_stands_alone(checkpoint: Path, tmp_path: Path, head: str
 
 @pytest.mark.parametrize("subword_pooling", ["first", "last", "mean"])
 @pytest.mark.parametrize("family", ["Llama", "GPT2", "Bert"])
-def test_transformers_own_class_loads_it_with_our_emissions(
+def test_transformers_class_gives_the_same_emissions(
     checkpoint: Path, tmp_path: Path, subword_pooling: str, family: str
 ) -> None:
-    tagger, frame = make_tagger(checkpoint, subword_pooling), ((), ())
+    tagger, special_tokens = make_tagger(checkpoint, subword_pooling), ((), ())
     if family == "GPT2":
         config = GPT2Config(vocab_size=300, n_positions=256, n_embd=32, n_layer=1, n_head=2)
         tagger = Tagger(GPT2Model(config), tagger.layer, subword_pooling).eval()
     elif family == "Bert":
         sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
         tagger = Tagger(BertModel(BertConfig(vocab_size=300, **sizes)), tagger.layer, subword_pooling).eval()
-        frame = ((1,), (2, 3))
-    reading = EncodingSettings(True, 128, *frame)
-    save_tagger(tmp_path, tagger, make_tokenizer(), reading)
+        special_tokens = ((1,), (2, 3))
+    settings = EncodingSettings(True, 128, *special_tokens)
+    save_tagger(tmp_path, tagger, make_tokenizer(), settings)
     model, report = AutoModelForTokenClassification.from_pretrained(tmp_path, output_loading_info=True)
     assert type(model).__name__ == f"{family}ForTokenClassification"
-    assert not any(report.values())  # no weight is missing and none is left over
+    assert not any(report.values())  # no missing and no unexpected weights
     assert model.config.label2id == {tag: number for number, tag in enumerate(TAGS)}
     sentences = labelled(4, 9)
-    word_tokenizer = reading.word_tokenizer(make_tokenizer())
+    word_tokenizer = settings.word_tokenizer(make_tokenizer())
     encoded = encode(sentences, word_tokenizer, 128, truncate=False)
     emissions = tagger.layer.linear(word_features(tagger, encoded, 2)).detach()
     found = []
     for sentence in sentences:
         by_word = word_tokenizer(sentence.words)
         with torch.no_grad():
-            logits = model(torch.tensor([[*frame[0], *chain(*by_word), *frame[1]]])).logits[0]
+            logits = model(torch.tensor([[*special_tokens[0], *chain(*by_word), *special_tokens[1]]])).logits[
+                0
+            ]
         sizes = [len(each) for each in by_word]
-        of_words = logits[len(frame[0]) :][: sum(sizes)].split(sizes)
+        of_words = logits[len(special_tokens[0]) :][: sum(sizes)].split(sizes)
         found += [
             {"first": each[0], "last": each[-1], "mean": each.mean(0)}[subword_pooling] for each in of_words
         ]
     torch.testing.assert_close(torch.stack(found), emissions, rtol=1e-4, atol=1e-4)
 
 
-def test_what_is_no_tagger_and_what_is_no_model_is_refused(checkpoint: Path, tmp_path: Path) -> None:
+def test_damaged_folders_are_rejected(checkpoint: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not a tagger folder"):
         load_tagger(checkpoint)
     broken = shutil.copytree(checkpoint, tmp_path / "broken")

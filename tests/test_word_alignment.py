@@ -1,4 +1,4 @@
-"""Words, subwords and windows against transformers' own alignment (`word_ids`), on any words that Unicode has."""
+"""Words, subwords and windows agree with the alignment of transformers (`word_ids`) on arbitrary Unicode words."""
 
 from __future__ import annotations
 
@@ -43,17 +43,17 @@ WORDS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8
 )
 
 
-def own_start(word: str) -> bool:
-    """With a space before it already, transformers adds none."""
+def starts_without_space(word: str) -> bool:
+    """transformers adds no prefix space to a word that starts with white space."""
     return not word[0].isspace()
 
 
-SENTENCES = st.lists(WORDS.filter(own_start), min_size=1, max_size=12)
+SENTENCES = st.lists(WORDS.filter(starts_without_space), min_size=1, max_size=12)
 
 
 @cache
 def tokenizer_of(name: str, prefix_space: bool) -> PreTrainedTokenizerFast:
-    """A byte-level BPE whose pre-tokenizer puts a space before each word, or does not."""
+    """A byte-level BPE, with or without a prefix space before each word."""
     if name == "small":
         tokenizer = make_tokenizer()
     else:
@@ -66,34 +66,34 @@ def tokenizer_of(name: str, prefix_space: bool) -> PreTrainedTokenizerFast:
 
 
 def by_word(tokenizer: PreTrainedTokenizerFast, words: list[str]) -> dict[int, list[int]]:
-    """transformers' own alignment: number of a word to its subwords, where it has any."""
+    """Map word numbers to subwords as transformers aligns them; words without subwords are missing."""
     batch = tokenizer([words], is_split_into_words=True, add_special_tokens=False, split_special_tokens=True)
     paired = zip(batch.word_ids(0), batch["input_ids"][0], strict=True)
     return {
-        word: [subword for _, subword in those] for word, those in groupby(paired, key=lambda pair: pair[0])
+        word: [subword for _, subword in pairs] for word, pairs in groupby(paired, key=lambda pair: pair[0])
     }
 
 
 @pytest.mark.parametrize("name", ["small", pytest.param("published", marks=pytest.mark.real_data)])
 @pytest.mark.parametrize("prefix_space", [True, False])
-def test_pieces_are_those_of_word_ids(name: str, prefix_space: bool) -> None:
+def test_subwords_agree_with_word_ids(name: str, prefix_space: bool) -> None:
     reference, plain = tokenizer_of(name, prefix_space), tokenizer_of(name, False)
     word_tokenizer = WordTokenizer(plain, prefix_space, max_subwords=10_000)
-    # of a word that the tokenizer drops: the subword of the space before it, or what stands for no subword at all
-    nothing = plain.encode(" " * prefix_space, add_special_tokens=False) or [plain.eos_token_id]
+    # subwords of a word that the tokenizer drops: those of the prefix space, or else the end-of-text token
+    fallback = plain.encode(" " * prefix_space, add_special_tokens=False) or [plain.eos_token_id]
 
     @settings(max_examples=150, deadline=None)
     @given(SENTENCES)
     def check(words: list[str]) -> None:
         expected = by_word(reference, words)
-        for place, found in enumerate(word_tokenizer(words)):
-            assert found == expected.get(place, nothing)
+        for index, found in enumerate(word_tokenizer(words)):
+            assert found == expected.get(index, fallback)
 
     check()
 
 
-def test_a_word_that_spells_a_special_token_is_text() -> None:
-    """Also after others were encoded with the tokenizer's default, which would make it the token."""
+def test_special_token_as_a_word_is_plain_text() -> None:
+    """Even after a call with the default of the tokenizer, which would give the special token."""
     tokenizer = tokenizer_of("small", False)
     assert tokenizer.encode("<eos>", add_special_tokens=False) == [tokenizer.eos_token_id]
     (found,) = WordTokenizer(tokenizer, False, max_subwords=99)(["<eos>"])
@@ -101,7 +101,7 @@ def test_a_word_that_spells_a_special_token_is_text() -> None:
     assert tokenizer.decode(found) == "<eos>"
 
 
-def test_a_word_that_vanishes_shifts_nothing() -> None:
+def test_dropped_word_does_not_shift_the_others() -> None:
     words = ["Maria", NOTHING, "Davao"]
     assert by_word(tokenizer_of("small", False), words).keys() == {0, 2}
     found = WordTokenizer(tokenizer_of("small", False), False, max_subwords=99)(words)
@@ -110,7 +110,7 @@ def test_a_word_that_vanishes_shifts_nothing() -> None:
 
 @settings(max_examples=150, deadline=None)
 @given(st.lists(st.lists(WORDS, min_size=1, max_size=20), min_size=1, max_size=3), st.integers(4, 40))
-def test_every_word_is_read_once_with_the_promised_context(texts: list[list[str]], max_len: int) -> None:
+def test_every_word_occurs_once_with_left_context(texts: list[list[str]], max_len: int) -> None:
     word_tokenizer = WordTokenizer(tokenizer_of("small", False), True, max_subwords=max_len // 2)
     sentences = [Sentence(str(n), tuple(words), ("O",) * len(words)) for n, words in enumerate(texts)]
     encoded = encode(sentences, word_tokenizer, max_len, truncate=False)
@@ -120,21 +120,21 @@ def test_every_word_is_read_once_with_the_promised_context(texts: list[list[str]
     for words in texts:
         mine = word_tokenizer(words)
         flat, borders = [subword for each in mine for subword in each], np.cumsum([0, *map(len, mine)])
-        place = 0
-        while place < len(words):
+        index = 0
+        while index < len(words):
             window = next(windows)
             assert 0 < len(window.subwords) <= max_len
             for first, last in zip(window.firsts, window.lasts, strict=True):
-                start, stop = borders[place], borders[place + 1]
+                start, stop = borders[index], borders[index + 1]
                 assert window.subwords[: last + 1].tolist() == flat[start - first : stop]
                 assert first >= min(start, max_len // 2 - max(map(len, mine)) + 1)
-                place += 1
+                index += 1
     assert next(windows, None) is None
 
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.lists(WORDS, min_size=1, max_size=20), min_size=1, max_size=4), st.integers(4, 24))
-def test_what_training_cuts_is_counted(texts: list[list[str]], max_len: int) -> None:
+def test_truncation_is_counted(texts: list[list[str]], max_len: int) -> None:
     word_tokenizer = WordTokenizer(tokenizer_of("small", False), True, max_subwords=max_len // 2)
     sentences = [Sentence(str(n), tuple(words), ("O",) * len(words)) for n, words in enumerate(texts)]
     encoded = encode(sentences, word_tokenizer, max_len, truncate=True)
@@ -149,10 +149,10 @@ def test_what_training_cuts_is_counted(texts: list[list[str]], max_len: int) -> 
 
 @pytest.mark.parametrize("prefix_space", [True, False])
 @pytest.mark.parametrize("subword_pooling", ["first", "last", "mean"])
-def test_vectors_are_those_that_word_ids_point_to(
+def test_features_are_the_states_at_word_ids(
     tmp_path: Path, subword_pooling: str, prefix_space: bool
 ) -> None:
-    """One pass of the decoder over what transformers makes of the list of words."""
+    """Compared with one decoder pass over the input that transformers builds from the list of words."""
     decoder = load_base_model(write_checkpoint(tmp_path))
     tagger = Tagger(decoder, TagLayer(32, TAGS, "crf", dropout=0.1), subword_pooling).eval()
     words = ["Maria", "lives", "in", *(word for word in ODD if word != NOTHING), "Davao"]
@@ -166,11 +166,11 @@ def test_vectors_are_those_that_word_ids_point_to(
     )
     with torch.no_grad():
         states = decoder(batch["input_ids"]).last_hidden_state[0]
-    places = np.array(batch.word_ids(0))
+    word_ids = np.array(batch.word_ids(0))
     pick = {"first": lambda rows: rows[0], "last": lambda rows: rows[-1], "mean": lambda rows: rows.mean(0)}[
         subword_pooling
     ]
-    expected = torch.stack([pick(states[places == word]) for word in range(len(words))])
+    expected = torch.stack([pick(states[word_ids == word]) for word in range(len(words))])
     word_tokenizer = WordTokenizer(tokenizer_of("small", False), prefix_space, max_subwords=64)
     encoded = encode([Sentence("1", tuple(words), ("O",) * len(words))], word_tokenizer, 256, truncate=False)
     torch.testing.assert_close(

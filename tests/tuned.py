@@ -1,4 +1,4 @@
-"""Fine-tuning of the small decoder of ner_world, to its end or until it is killed, and what came of it."""
+"""Fine-tunes the small decoder of ner_world, completely or until it is killed, and compares outcomes."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ FAST = ("ner.batch_size=8", "ner.lr=0.02", "ner.patience=9")
 
 
 class Killed(Exception):
-    """Stands for a process that dies on the spot."""
+    """Simulates the sudden death of a process."""
 
 
-def words(world: Path, run_dir: Path, *more: str) -> list[str]:
+def arguments(world: Path, run_dir: Path, *more: str) -> list[str]:
     return [
         f"checkpoint={world / 'model'}",
         "source=aa_one",
@@ -36,12 +36,12 @@ def words(world: Path, run_dir: Path, *more: str) -> list[str]:
 
 def tune(world: Path, run_dir: Path, *more: str, stop: StopRequest | None = None) -> Run:
     stop = StopRequest() if stop is None else stop
-    finetune(commandline.load("finetune", words(world, run_dir, *more)), stop)
+    finetune(commandline.load("finetune", arguments(world, run_dir, *more)), stop)
     return Run(run_dir)
 
 
 def die_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
-    """The process dies when it asks for one step more than `steps`."""
+    """Kill the process when it starts the step after `steps`."""
     real = Tuner._step
 
     def step(self: Tuner, batch: np.ndarray) -> tuple[float, bool]:
@@ -53,7 +53,7 @@ def die_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
 
 
 def outcome(run: Run) -> tuple[dict[str, Any], list[dict[str, Any]], dict[str, torch.Tensor]]:
-    """Result, metrics and weights of a run, without the clock."""
+    """Result, metrics and weights of a run, without timing."""
     result = {name: value for name, value in run.result().items() if name != "seconds_total"}
     metrics = [
         {name: value for name, value in line.items() if name != "seconds_total"} for line in run.metrics()
