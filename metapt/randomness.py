@@ -69,7 +69,7 @@ def permuted(index: np.ndarray, size: int, seed: int, purpose: str, *indices: in
 
 
 def _mix(value: np.ndarray) -> np.ndarray:
-    """The finaliser of SplitMix64: a 64-bit hash of each element."""
+    """The finalizer of SplitMix64: a 64-bit hash of each element."""
     with np.errstate(over="ignore"):
         value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

@@ -107,14 +107,14 @@ def test_eval_fraction_and_stable_choice_of_held_out_documents(tmp_path: Path) -
     sizes=st.lists(st.integers(1, 9), min_size=1, max_size=12),
     shard_tokens=st.integers(1, 11),
     wide=st.booleans(),
-    draws=st.data(),
+    data=st.data(),
 )
 def test_windows_across_shards(
     tmp_path_factory: pytest.TempPathFactory,
     sizes: list[int],
     shard_tokens: int,
     wide: bool,
-    draws: st.DataObject,
+    data: st.DataObject,
 ) -> None:
     dtype = np.dtype(np.uint32 if wide else np.uint16)
     whole = np.random.default_rng(sum(sizes)).integers(0, 2**16 * (9 if wide else 1), sum(sizes))
@@ -127,8 +127,8 @@ def test_windows_across_shards(
     assert [shard["tokens"] for shard in entry["shards"][:-1]] == [shard_tokens] * (len(files) - 1)
     stream = TokenStream(files, dtype)
     assert len(stream) == len(whole) == entry["tokens"]
-    length = draws.draw(st.integers(1, len(whole)))
-    starts = draws.draw(st.lists(st.integers(0, len(whole) - length), max_size=8))
+    length = data.draw(st.integers(1, len(whole)))
+    starts = data.draw(st.lists(st.integers(0, len(whole) - length), max_size=8))
     windows = stream.windows(np.array(starts, dtype=np.int64), length)
     assert windows.dtype == np.int64
     assert windows.shape == (len(starts), length)
@@ -186,11 +186,11 @@ def test_text_and_seed_determine_folder_and_fingerprint(tmp_path: Path) -> None:
 def test_the_tokenizer_determines_the_folder(small_corpus: Corpus, tmp_path: Path) -> None:
     source = write(tmp_path / "a.jsonl", jsonl())
     file = small_corpus.tokenizer_dir / "tokenizer.json"
-    given = prepare_corpus(config(tmp_path, source, tokenizer=str(file)))
+    loaded = prepare_corpus(config(tmp_path, source, tokenizer=str(file)))
     trained = prepare_corpus(config(tmp_path, source))
-    assert given.folder != trained.folder
-    assert given.tokenizer == replace(trained.tokenizer, name="tokenizer.json")
-    assert all_tokens(given.train) == all_tokens(trained.train)
+    assert loaded.folder != trained.folder
+    assert loaded.tokenizer == replace(trained.tokenizer, name="tokenizer.json")
+    assert all_tokens(loaded.train) == all_tokens(trained.train)
 
 
 def test_damaged_shard(tmp_path: Path) -> None:

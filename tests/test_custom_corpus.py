@@ -115,16 +115,16 @@ def segments(draw: st.DrawFn) -> list[tuple[str | None, int]]:
     return draw(st.lists(st.tuples(st.sampled_from([None, "PER", "LOC"]), st.integers(1, 4)), max_size=6))
 
 
-def encode(found: list[tuple[str | None, int]], scheme: str) -> list[str]:
+def encode(parts: list[tuple[str | None, int]], scheme: str) -> list[str]:
     """The tags of the segments in a scheme, by its definition."""
     single, last = {"iobes": ("S", "E"), "bilou": ("U", "L"), "bmes": ("S", "E")}.get(scheme, ("B", "I"))
     inside = "M" if scheme == "bmes" else "I"
     tags: list[str] = []
-    for index, (kind, length) in enumerate(found):
+    for index, (kind, length) in enumerate(parts):
         if kind is None:
             tags += ["O"] * length
         elif scheme == "iob1":
-            touches = index > 0 and found[index - 1][0] == kind
+            touches = index > 0 and parts[index - 1][0] == kind
             tags += [f"{'B' if touches else 'I'}-{kind}"] + [f"I-{kind}"] * (length - 1)
         elif length == 1:
             tags.append(f"{single}-{kind}")
@@ -134,19 +134,19 @@ def encode(found: list[tuple[str | None, int]], scheme: str) -> list[str]:
 
 
 @given(segments(), st.sampled_from(["iob1", "iob2", "iobes", "bilou", "bmes"]))
-def test_all_schemes_give_the_same_spans(found: list[tuple[str | None, int]], scheme: str) -> None:
+def test_all_schemes_give_the_same_spans(parts: list[tuple[str | None, int]], scheme: str) -> None:
     expected, position = [], 0
-    for kind, length in found:
+    for kind, length in parts:
         if kind:
             expected.append((kind, position, position + length))
         position += length
-    assert spans(to_iob2(encode(found, scheme), STANDARD_TYPES)) == expected
+    assert spans(to_iob2(encode(parts, scheme), STANDARD_TYPES)) == expected
 
 
 @given(segments(), st.sampled_from([("iobes", IOBES), ("bilou", BILOU)]))
-def test_schemes_agree_with_seqeval(found: list[tuple[str | None, int]], scheme: tuple[str, type]) -> None:
-    tags = encode(found, scheme[0])
-    entities = [(one.tag, one.start, one.end) for one in Entities([tags], scheme[1]).entities[0]]
+def test_schemes_agree_with_seqeval(parts: list[tuple[str | None, int]], scheme: tuple[str, type]) -> None:
+    tags = encode(parts, scheme[0])
+    entities = [(entity.tag, entity.start, entity.end) for entity in Entities([tags], scheme[1]).entities[0]]
     assert spans(to_iob2(tags, STANDARD_TYPES)) == entities
 
 

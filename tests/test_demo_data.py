@@ -297,8 +297,8 @@ def test_plurals(noun, plural):
     ],
 )
 def test_declension(name, kind, forms):
-    found = [decline(name, case, kind) for case in ("gen", "dat", "acc", "loc", "ins")]
-    assert found == forms.split()
+    declined = [decline(name, case, kind) for case in ("gen", "dat", "acc", "loc", "ins")]
+    assert declined == forms.split()
     assert decline(name, "", kind) == name
 
 

@@ -138,11 +138,11 @@ class _SpecParser:
 
     def types(self, value: Any) -> dict[str, str]:
         types = dict(STANDARD_TYPES)
-        for kind, target in (self.mapping(value, "types") if value != {} else {}).items():
-            if not isinstance(kind, str) or target not in (*TYPES, "O"):
-                self.errors.append(f"types.{kind}: {target!r} must be one of {', '.join(TYPES)}, O")
+        for entity_type, target in (self.mapping(value, "types") if value != {} else {}).items():
+            if not isinstance(entity_type, str) or target not in (*TYPES, "O"):
+                self.errors.append(f"types.{entity_type}: {target!r} must be one of {', '.join(TYPES)}, O")
             else:
-                types[kind] = target
+                types[entity_type] = target
         return types
 
     def files(self, values: Mapping[Any, Any]) -> dict[str, FileRange]:

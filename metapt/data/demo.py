@@ -80,15 +80,15 @@ def _splits(name: str, seed: int) -> dict[str, tuple[Sentence, ...]]:
     seen: set[tuple[str, ...]] = set()
     splits = {}
     for split, size in SIZES[name].items():
-        found: list[Sentence] = []
-        while len(found) < size:
+        sampled: list[Sentence] = []
+        while len(sampled) < size:
             sampler.restart(next(numbers))
             for words in GENERATORS[name](sampler):
                 texts, tags = tuple(word.text for word in words), tuple(word.tag for word in words)
-                if texts not in seen and len(found) < size:
+                if texts not in seen and len(sampled) < size:
                     seen.add(texts)
-                    found.append(Sentence(f"{name}-{split}-{len(found) + 1}", texts, tags))
-        splits[split] = tuple(found)
+                    sampled.append(Sentence(f"{name}-{split}-{len(sampled) + 1}", texts, tags))
+        splits[split] = tuple(sampled)
     return splits
 
 

@@ -22,10 +22,11 @@ class TaggedWord(NamedTuple):
     tag: str
 
 
-def entity(kind: str, text: str) -> list[TaggedWord]:
+def entity(entity_type: str, text: str) -> list[TaggedWord]:
     """The words of an entity of type PER, ORG or LOC."""
     return [
-        TaggedWord(part, f"{'I' if position else 'B'}-{kind}") for position, part in enumerate(text.split())
+        TaggedWord(part, f"{'I' if position else 'B'}-{entity_type}")
+        for position, part in enumerate(text.split())
     ]
 
 

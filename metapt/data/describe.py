@@ -86,7 +86,7 @@ def describe(config: DescribeConfig) -> SetStatistics:
 
 
 def sentence_table(statistics: SetStatistics) -> Table:
-    heads = ("sentences", "with entity", "words", "words/span", "longest span")
+    columns = ("sentences", "with entity", "words", "words/span", "longest span")
 
     def cells(split: Statistics) -> list[str]:
         counts = [f"{split[key]:,}" for key in ("sentences", "sentences_with_entity", "words")]
@@ -95,48 +95,48 @@ def sentence_table(statistics: SetStatistics) -> Table:
             return [*counts, "-", "-"]
         return [*counts, f"{spans['mean_words']:.2f}", str(max(map(int, spans["lengths_words"])))]
 
-    return _table("Sentences and spans", heads, statistics, cells)
+    return _table("Sentences and spans", columns, statistics, cells)
 
 
 def span_table(statistics: SetStatistics) -> Table:
-    heads = (*TYPES, *(f"% single-\nword {kind}" for kind in TYPES))
+    columns = (*TYPES, *(f"% single-\nword {entity_type}" for entity_type in TYPES))
 
     def cells(split: Statistics) -> list[str]:
-        spans = [split["spans"][kind] for kind in TYPES]
+        spans = [split["spans"][entity_type] for entity_type in TYPES]
         return [f"{span['count']:,}" for span in spans] + [
             _percent(span["single_word_fraction"]) for span in spans
         ]
 
-    return _table("Spans by type", heads, statistics, cells)
+    return _table("Spans by type", columns, statistics, cells)
 
 
 def particle_table(statistics: SetStatistics) -> Table:
-    kinds = ("PER", "all")
+    groups = ("PER", "all")
 
     def cells(split: Statistics) -> list[str]:
-        after = [split["after_particle"][kind] for kind in kinds]
+        after = [split["after_particle"][group] for group in groups]
         return [f"{spans['spans']:,}" for spans in after] + [_percent(spans["fraction"]) for spans in after]
 
-    return _table("Spans directly after a case particle", (*kinds, "% PER", "% all"), statistics, cells)
+    return _table("Spans directly after a case particle", (*groups, "% PER", "% all"), statistics, cells)
 
 
 def subword_table(statistics: SetStatistics) -> Table:
-    heads = ("subwords/word", "% split words", "paper\nOOV rate", "paper particle\nrecall")
+    columns = ("subwords/word", "% split words", "paper\nOOV rate", "paper particle\nrecall")
 
     def cells(split: Statistics) -> list[str]:
         rates = [f"{split[key]:.3f}" for key in ("paper_oov_rate", "paper_particle_recall")]
         return [f"{split['subwords_per_word']:.2f}", _percent(split["split_word_fraction"]), *rates]
 
-    return _table("Subwords", heads, statistics, cells)
+    return _table("Subwords", columns, statistics, cells)
 
 
 def _table(
-    title: str, heads: Sequence[str], statistics: SetStatistics, cells: Callable[[Statistics], list[str]]
+    title: str, columns: Sequence[str], statistics: SetStatistics, cells: Callable[[Statistics], list[str]]
 ) -> Table:
     """A table with one row per split."""
     table = Table("set", "split", title=title, title_justify="left", box=None, pad_edge=False)
-    for head in heads:
-        table.add_column(head, justify="right", no_wrap=True)
+    for column in columns:
+        table.add_column(column, justify="right", no_wrap=True)
     for name, splits in statistics.items():
         for split, values in splits.items():
             table.add_row(name, split, *cells(values))

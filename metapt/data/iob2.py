@@ -17,18 +17,11 @@ from metapt.files import write_atomically
 
 TYPES = ("PER", "ORG", "LOC")
 TAGS = ("O", "B-PER", "I-PER", "B-ORG", "I-ORG", "B-LOC", "I-LOC")  # in the label order of the hub's data set
-STANDARD_TYPES = {kind: kind for kind in TYPES}
+STANDARD_TYPES = {entity_type: entity_type for entity_type in TYPES}
 # Universal NER's own loader reads OTH, and the stray B-O of en_ewt, as O.
 UNER_TYPES = {**STANDARD_TYPES, "OTH": "O", "O": "O"}
-PREFIXES = (
-    "B",
-    "I",
-    "E",
-    "L",
-    "M",
-    "S",
-    "U",
-)  # the first two are those of IOB2; the others of IOBES, BILOU, BMES
+# Tag prefixes: B and I of IOB2, the others of IOBES, BILOU and BMES.
+PREFIXES = ("B", "I", "E", "L", "M", "S", "U")
 START_PREFIXES, END_PREFIXES = frozenset("BSU"), frozenset("ELSU")
 SEPARATORS = ("tab", "space", "whitespace")
 BOM = b"\xef\xbb\xbf"
@@ -66,15 +59,15 @@ UNER_LAYOUT = ColumnLayout(("index", "word", "tag", "source tag", "annotator"), 
 
 def spans(tags: Sequence[str]) -> list[tuple[str, int, int]]:
     """Entity spans (type, start, end exclusive) in strict IOB2: only B-X starts a span, only I-X continues it."""
-    found = []
+    entities = []
     start = None
     for position, tag in enumerate([*tags, "O"]):
         if start is not None and tag != f"I-{tags[start][2:]}":
-            found.append((tags[start][2:], start, position))
+            entities.append((tags[start][2:], start, position))
             start = None
         if tag.startswith("B-"):
             start = position
-    return found
+    return entities
 
 
 def check_tag(tag: str, types: Mapping[str, str], where: str) -> None:
@@ -83,10 +76,11 @@ def check_tag(tag: str, types: Mapping[str, str], where: str) -> None:
     Raises:
         UserError: it is not; the message names `where` and the allowed tags.
     """
-    prefix, _, kind = tag.partition("-")
-    if tag != "O" and (prefix not in PREFIXES or kind not in types):
+    prefix, _, entity_type = tag.partition("-")
+    if tag != "O" and (prefix not in PREFIXES or entity_type not in types):
         known = ", ".join(
-            kind if target == kind else f"{kind} (read as {target})" for kind, target in types.items()
+            entity_type if target == entity_type else f"{entity_type} (read as {target})"
+            for entity_type, target in types.items()
         )
         others = ", ".join(f"{prefix}-" for prefix in PREFIXES[2:])
         raise UserError(
@@ -108,15 +102,15 @@ def to_iob2(tags: Iterable[str], types: Mapping[str, str] = STANDARD_TYPES) -> t
     """
     converted, open_type = [], None
     for tag in tags:
-        prefix, _, kind = tag.partition("-")
-        target = types.get(kind, "O")
+        prefix, _, entity_type = tag.partition("-")
+        target = types.get(entity_type, "O")
         if target == "O":
             converted.append("O")
             open_type = None
         else:
-            continues = kind == open_type and prefix not in START_PREFIXES
+            continues = entity_type == open_type and prefix not in START_PREFIXES
             converted.append(f"{'I' if continues else 'B'}-{target}")
-            open_type = None if prefix in END_PREFIXES else kind
+            open_type = None if prefix in END_PREFIXES else entity_type
     return tuple(converted)
 
 

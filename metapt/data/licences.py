@@ -57,5 +57,5 @@ SETS = {
 
 def shared_licence(names: list[str]) -> str:
     """The common licence of some sets; `other` if their licences differ or one is unknown."""
-    found = {SETS[name].licence if name in SETS else "other" for name in names}
-    return found.pop() if len(found) == 1 else "other"
+    licences = {SETS[name].licence if name in SETS else "other" for name in names}
+    return licences.pop() if len(licences) == 1 else "other"

@@ -27,22 +27,31 @@ def labelled_statistics(sentences: Sequence[LabelledSentence]) -> dict[str, Any]
             to the number of spans).
         after_particle: for PER and `all`: spans (number of those directly after a case particle), fraction.
     """
-    found = [(words, span) for words, sentence_spans in sentences for span in sentence_spans]
-    lengths = {kind: [end - start for _, (type_, start, end) in found if type_ == kind] for kind in TYPES}
+    all_spans = [(words, span) for words, sentence_spans in sentences for span in sentence_spans]
+    lengths = {
+        entity_type: [end - start for _, (span_type, start, end) in all_spans if span_type == entity_type]
+        for entity_type in TYPES
+    }
     lengths["all"] = [length for type_lengths in lengths.values() for length in type_lengths]
     after: dict[str, list[bool]] = {
-        "PER": [follows_particle(start, words) for words, (kind, start, _) in found if kind == "PER"],
-        "all": [follows_particle(start, words) for words, (_, start, _) in found],
+        "PER": [
+            follows_particle(start, words)
+            for words, (entity_type, start, _) in all_spans
+            if entity_type == "PER"
+        ],
+        "all": [follows_particle(start, words) for words, (_, start, _) in all_spans],
     }
     return {
         "sentences": len(sentences),
         "words": sum(len(words) for words, _ in sentences),
         "longest_sentence_words": max((len(words) for words, _ in sentences), default=0),
         "sentences_with_entity": sum(bool(sentence_spans) for _, sentence_spans in sentences),
-        "spans": {kind: _length_statistics(type_lengths) for kind, type_lengths in lengths.items()},
+        "spans": {
+            entity_type: _length_statistics(type_lengths) for entity_type, type_lengths in lengths.items()
+        },
         "after_particle": {
-            kind: {"spans": sum(flags), "fraction": _ratio(sum(flags), len(flags))}
-            for kind, flags in after.items()
+            group: {"spans": sum(flags), "fraction": _ratio(sum(flags), len(flags))}
+            for group, flags in after.items()
         },
     }
 

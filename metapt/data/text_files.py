@@ -240,7 +240,7 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
 
 @contextmanager
 def _open_decompressed(path: Path) -> Iterator[BinaryIO]:
-    """Open a file and decompress it. At damage, reading ends; at most one buffer of content before it is lost."""
+    """Open a file and decompress it. Reading stops at damage, which may cost one buffer of intact content before it."""
     compression = COMPRESSIONS.get(path.suffix)
     try:
         raw = pa.input_stream(str(path), compression=compression)
