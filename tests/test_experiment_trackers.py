@@ -1,9 +1,10 @@
-"""Copies of the metrics in TensorBoard and Weights & Biases, read back from what they wrote."""
+"""The copies of metrics in TensorBoard and Weights & Biases, read back from their own files."""
 
 from __future__ import annotations
 
 import json
 import math
+import signal
 import struct
 import time
 from dataclasses import asdict
@@ -12,14 +13,23 @@ from pathlib import Path
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tuned import Killed, die_after, tune
 from wandb.proto import wandb_internal_pb2
 
-from metapt.config import commandline, identity
-from metapt.errors import UserError
+from metapt.config import PretrainConfig, commandline, identity
+from metapt.errors import Interrupted, UserError
+from metapt.finetuning import tuner
+from metapt.finetuning.resume import FinetuneCheckpoints
 from metapt.pretrain import main
 from metapt.runs import Run
 from metapt.training import experiment_trackers
-from metapt.training.experiment_trackers import ExperimentTrackers, open_trackers, scalars
+from metapt.training.experiment_trackers import (
+    ExperimentTrackers,
+    TrackedMetricsWriter,
+    open_trackers,
+    scalars,
+)
+from metapt.training.signals import StopRequest
 
 
 @pytest.fixture(autouse=True)
@@ -27,11 +37,16 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
 
 
-def begun(path: Path, *words: str):
+def started_run(path: Path, *words: str) -> tuple[Run, PretrainConfig]:
     config = commandline.load("pretrain", [f"run_dir={path}", *words])
     run = Run(path)
     run.start(identity(config), {}, asdict(config))
     return run, config
+
+
+def wait_for_new_file_names() -> None:
+    """Both packages name the files of a start by its second, and TensorBoard reads them in the order of names."""
+    time.sleep(1.1)
 
 
 def tensorboard_points(run: Run) -> dict[str, list[tuple[int, float]]]:
@@ -44,39 +59,39 @@ def tensorboard_points(run: Run) -> dict[str, list[tuple[int, float]]]:
 
 
 def wandb_points(run: Run) -> list[dict[str, list[tuple[int, float]]]]:
-    """Name to (step, value) of each start of the run, from the offline files (records in the log format of LevelDB)."""
+    """Map names to (step, value) for each start of the run, from the offline files (LevelDB log records)."""
     return [_points(file.read_bytes()) for file in sorted(run.path.glob("wandb/offline-run-*/*.wandb"))]
 
 
 def _points(content: bytes) -> dict[str, list[tuple[int, float]]]:
-    block, place, record = 32768, 7, b""  # after the head of the file
-    found: dict[str, list[tuple[int, float]]] = {}
-    while place + 7 <= len(content):
-        if block - place % block < 7:
-            place += block - place % block
+    block, position, record = 32768, 7, b""  # after the file header
+    points: dict[str, list[tuple[int, float]]] = {}
+    while position + 7 <= len(content):
+        if block - position % block < 7:
+            position += block - position % block
             continue
-        length, kind = struct.unpack("<HB", content[place + 4 : place + 7])
-        record += content[place + 7 : place + 7 + length]
-        place += 7 + length
-        if kind in (1, 4):  # a whole record, or its last part
+        length, kind = struct.unpack("<HB", content[position + 4 : position + 7])
+        record += content[position + 7 : position + 7 + length]
+        position += 7 + length
+        if kind in (1, 4):  # a complete record, or its last part
             history = wandb_internal_pb2.Record.FromString(record).history
             for item in history.item:
                 name = item.key or "/".join(item.nested_key)
                 if name[0] != "_":
-                    found.setdefault(name, []).append((history.step.num, json.loads(item.value_json)))
+                    points.setdefault(name, []).append((history.step.num, json.loads(item.value_json)))
             record = b""
-    return found
+    return points
 
 
 def expected_points(run: Run) -> dict[str, list[tuple[int, float]]]:
-    found: dict[str, list[tuple[int, float]]] = {}
+    points: dict[str, list[tuple[int, float]]] = {}
     for line in run.metrics():
         for name, value in scalars(line.pop("kind"), {key: line[key] for key in line if key != "step"}):
-            found.setdefault(name, []).append((line["step"], value))
-    return found
+            points.setdefault(name, []).append((line["step"], value))
+    return points
 
 
-def test_scalars_are_named_by_their_path_and_finite():
+def test_scalars_are_finite_and_named_by_their_path() -> None:
     values = {
         "loss": [1, math.nan, 2.5],
         "rank": {"q": [[0.5]]},
@@ -91,68 +106,129 @@ def test_scalars_are_named_by_their_path_and_finite():
     }
 
 
-def test_loggers_are_off_by_default_and_do_not_decide_a_run():
-    config = commandline.load(
-        "pretrain", ["log.tensorboard=true", "log.wandb=offline", "train.dynamics_every=7"]
-    )
-    assert identity(config) == identity(commandline.load("pretrain", []))
-    assert "log" not in identity(config), "runs that were begun without these keys would be refused"
-    default = commandline.load("pretrain", []).log
+@pytest.mark.parametrize("command", ["pretrain", "finetune"])
+def test_trackers_are_off_by_default_and_not_part_of_the_identity(command: str) -> None:
+    required = ["checkpoint=model", "source=en_ewt", "run_dir=run"] if command == "finetune" else []
+    config = commandline.load(command, [*required, "log.tensorboard=true", "log.wandb=offline"])
+    plain = commandline.load(command, required)
+    assert identity(config) == identity(plain)
+    assert "log" not in identity(config), "runs that were started without these keys would be rejected"
+    default = plain.log
     assert (default.tensorboard, default.wandb) == (False, "off")
 
 
 @pytest.mark.commands
-def test_both_get_every_line(nano_arguments: list[str], tmp_path: Path):
+def test_pretraining_copies_every_line(nano_arguments: list[str], tmp_path: Path) -> None:
     run = Run(tmp_path / "run")
     words = ["objective=maml", "log.tensorboard=true", "log.wandb=offline", f"run_dir={run.path}"]
     main([*nano_arguments, *words])
     expected = expected_points(run)
     assert {name.split("/")[0] for name in expected} == {"lm", "episode", "eval", "dynamics"}
     assert {"episode/support_loss_nats/10", "dynamics/effective_rank/q/2"} <= expected.keys()
-    shown = tensorboard_points(run)
-    assert shown.keys() == expected.keys()
-    for name, points in expected.items():
-        assert [step for step, _ in shown[name]] == [step for step, _ in points]
-        assert [value for _, value in shown[name]] == pytest.approx([value for _, value in points], rel=1e-6)
+    assert_tensorboard_shows_all_metrics(run)
     (sent,) = wandb_points(run)
     assert sent == expected
 
 
-def test_tensorboard_shows_no_step_twice_after_a_resumption(tmp_path: Path):
-    run, config = begun(tmp_path / "run", "log.tensorboard=true")
-    for done, steps in ((0, range(9)), (4, range(5, 7)), (0, range(3))):
-        copies = open_trackers(run, config, done)
+def assert_tensorboard_shows_all_metrics(run: Run) -> None:
+    """TensorBoard shows every number of metrics.jsonl exactly once."""
+    expected, shown = expected_points(run), tensorboard_points(run)
+    assert shown.keys() == expected.keys()
+    for name, points in expected.items():
+        assert [step for step, _ in shown[name]] == [step for step, _ in points]
+        assert [value for _, value in shown[name]] == pytest.approx([value for _, value in points], rel=1e-6)
+
+
+def test_tensorboard_shows_no_step_twice_after_resuming(tmp_path: Path) -> None:
+    """Runs are killed after step 8, resume from step 4 with a repeated evaluation, and restart from scratch."""
+    run, config = started_run(tmp_path / "run", "log.tensorboard=true")
+    for last_step, steps in ((0, range(9)), (4, range(4, 7)), (0, range(3))):
+        run.trim_metrics(last_step, rewritten_kinds=["eval"])
+        writer = TrackedMetricsWriter(run, config.log, asdict(config), last_step)
         for step in steps:
-            copies.write(step, "eval", {"loss": step + 100 * done})
-        copies.close()
-        expected = {0: [*range(len(steps))], 4: [0, 1, 2, 3, 4, 405, 406]}[done]
-        assert [value for _, value in tensorboard_points(run)["eval/loss"]] == expected
+            if step > last_step:
+                writer.write(step, "lm", loss=step + 100 * last_step)
+            writer.write(step, "eval", loss=step + 1000 * last_step)
+        writer.close()
+        wait_for_new_file_names()
+        assert_tensorboard_shows_all_metrics(run)
+    assert [step for step, _ in tensorboard_points(run)["eval/loss"]] == [0, 1, 2]
 
 
-def test_a_resumed_run_is_the_same_one_in_weights_and_biases(tmp_path: Path):
-    run, config = begun(tmp_path / "run", "log.wandb=offline")
+@pytest.mark.parametrize("step", [8, 12])
+def test_fine_tuning_copies_every_line_once(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    """A run is killed within an epoch or after the dev scores of an epoch, before its checkpoint, and resumes."""
+    options = ("ner.max_epochs=3", "log.tensorboard=true", "log.wandb=offline")
+    with monkeypatch.context() as patch:
+        die_after(patch, step)
+        with pytest.raises(Killed):
+            tune(world, tmp_path / "run", *options)
+    wait_for_new_file_names()
+    run = tune(world, tmp_path / "run", *options)
+    expected = expected_points(run)
+    assert {name.split("/")[0] for name in expected} == {"train", "dev"}
+    assert [point for point, _ in expected["dev/f1"]] == [6, 12, 18]
+    assert_tensorboard_shows_all_metrics(run)
+    before, after = wandb_points(run)
+    assert [point for point, _ in before["train/loss_nats"]] == list(range(1, step + 1))
+    assert after["dev/f1"] == expected["dev/f1"][step // 6 :]
+
+
+def test_repeated_dev_scores_are_shown_once(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run is interrupted before scoring step 6, then killed between the dev scores and the checkpoint."""
+    options, stop = ("ner.max_epochs=2", "log.tensorboard=true"), StopRequest()
+    with monkeypatch.context() as patch:
+
+        def interrupted_scores(*args: object) -> None:
+            stop._record(signal.SIGTERM, None)
+
+        patch.setattr(tuner, "dev_scores", interrupted_scores)
+        with pytest.raises(Interrupted):
+            tune(world, tmp_path / "run", *options, stop=stop)
+    wait_for_new_file_names()
+    with monkeypatch.context() as patch:
+
+        def die(self: FinetuneCheckpoints) -> None:
+            raise Killed
+
+        patch.setattr(FinetuneCheckpoints, "save", die)
+        with pytest.raises(Killed):
+            tune(world, tmp_path / "run", *options)
+    assert [line["step"] for line in Run(tmp_path / "run").metrics() if line["kind"] == "dev"] == [6]
+    wait_for_new_file_names()
+    run = tune(world, tmp_path / "run", *options)
+    assert [step for step, _ in tensorboard_points(run)["dev/f1"]] == [6, 12]
+    assert_tensorboard_shows_all_metrics(run)
+
+
+def test_resumed_run_continues_the_same_wandb_run(tmp_path: Path) -> None:
+    run, config = started_run(tmp_path / "run", "log.wandb=offline")
     for done in (0, 4):
-        copies = open_trackers(run, config, done)
+        copies = open_trackers(run, config.log, asdict(config), done)
         copies.write(done + 1, "eval", {"loss": 1.5})
         copies.close()
-        time.sleep(1.1)  # the files of a start are named by its second
+        wait_for_new_file_names()
     files = [*run.path.glob("wandb/offline-run-*/*.wandb")]
     assert len(files) == 2
     assert {file.name for file in files} == {f"run-{experiment_trackers.run_id(run)}.wandb"}
     assert [points["eval/loss"] for points in wandb_points(run)] == [[(1, 1.5)], [(5, 1.5)]]
 
 
-def test_a_folder_that_is_begun_anew_is_another_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    run, _ = begun(tmp_path / "run")
+def test_new_run_in_the_same_folder_has_another_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, _ = started_run(tmp_path / "run")
     first = experiment_trackers.run_id(run)
     assert experiment_trackers.run_id(Run(tmp_path / "run")) == first
-    made = run.provenance()
-    monkeypatch.setattr(Run, "provenance", lambda self: {**made, "started": "another time"})
+    recorded = run.provenance()
+    monkeypatch.setattr(Run, "provenance", lambda self: {**recorded, "started": "another time"})
     assert experiment_trackers.run_id(run) != first
 
 
-class Faulty:
-    """Fails when it is used for the second time."""
+class FailingTracker:
+    """A tracker that fails on its second use."""
 
     def __init__(self) -> None:
         self.uses = 0
@@ -163,26 +239,26 @@ class Faulty:
             raise RuntimeError("the disk is full")
 
     def close(self) -> None:
-        raise AssertionError("a sink that failed is not closed")
+        raise AssertionError("a tracker that failed must not be closed")
 
 
-class Keeper:
+class RecordingTracker:
     def __init__(self) -> None:
-        self.kept: list[tuple[int, object]] = []
+        self.recorded_points: list[tuple[int, object]] = []
 
     def write(self, step: int, values: object) -> None:
-        self.kept.append((step, values))
+        self.recorded_points.append((step, values))
 
     def close(self) -> None:
-        self.kept.append((-1, "closed"))
+        self.recorded_points.append((-1, "closed"))
 
 
-def unavailable() -> Faulty:
+def unavailable() -> FailingTracker:
     raise RuntimeError("no such service")
 
 
-def test_a_failing_logger_is_given_up_with_one_warning(capsys: pytest.CaptureFixture[str]):
-    faulty, keeper = Faulty(), Keeper()
+def test_failing_tracker_is_switched_off_with_one_warning(capsys: pytest.CaptureFixture[str]) -> None:
+    faulty, keeper = FailingTracker(), RecordingTracker()
     copies = ExperimentTrackers({"absent": unavailable, "faulty": lambda: faulty, "keeper": lambda: keeper})
     for step in range(4):
         copies.write(step, "eval", {"loss": 1})
@@ -194,15 +270,15 @@ def test_a_failing_logger_is_given_up_with_one_warning(capsys: pytest.CaptureFix
     assert "log.faulty" in warnings[1]
     assert "the disk is full" in warnings[1]
     assert faulty.uses == 2
-    assert keeper.kept == [*((step, {"eval/loss": 1.0}) for step in range(4)), (-1, "closed")]
+    assert keeper.recorded_points == [*((step, {"eval/loss": 1.0}) for step in range(4)), (-1, "closed")]
 
 
 @pytest.mark.parametrize(
     ("word", "package"), [("log.tensorboard=true", "tensorboard"), ("log.wandb=offline", "wandb")]
 )
-def test_a_missing_package_is_named_before_anything_is_done(
+def test_missing_package_is_reported_before_the_run_starts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, word: str, package: str
-):
+) -> None:
     def version(name: str) -> str:
         raise metadata.PackageNotFoundError(name)
 

@@ -30,7 +30,7 @@ from torch import Tensor
 
 from metapt import atomic_folders
 from metapt.files import write_json
-from metapt.finetuning.progress import log
+from metapt.training.progress_line import log
 
 FORMAT = 1  # part of every key; increase it when the same key would mean other features
 FEATURES_FILE, KEY_FILE = "features.npy", "key.json"

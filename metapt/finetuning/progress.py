@@ -1,41 +1,14 @@
-"""The state of training, and what a run reports of it: metrics, their copies in experiment trackers, progress on stderr."""
+"""What a fine-tuning run reports while it trains: metrics, their copies in experiment trackers, progress on stderr."""
 
 from __future__ import annotations
 
-import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
 from metapt.config import FinetuneConfig
+from metapt.finetuning.resume import TrainingState
 from metapt.runs import Run
 from metapt.training.experiment_trackers import TrackedMetricsWriter
 from metapt.training.progress_line import ProgressLine
-
-
-@dataclass
-class TrainingState:
-    """Progress of a run: finished epochs and steps, and the best epoch so far with its dev scores.
-
-    Attributes:
-        dev_f1, dev_loss_nats: of the best epoch.
-        seconds_total: time of steps and dev scores, without loading, frozen features and checkpoints.
-    """
-
-    epoch: int = 0
-    step: int = 0
-    best_epoch: int = 0
-    best_step: int = 0
-    dev_f1: float = -1.0
-    dev_loss_nats: float = float("inf")
-    seconds_total: float = 0.0
-
-    def is_best(self, f1: float, loss: float) -> bool:
-        """Whether dev scores are better than the best so far: higher F1, or equal F1 and lower loss."""
-        return (f1, -loss) > (self.dev_f1, -self.dev_loss_nats)
-
-
-def log(line: str) -> None:
-    """Print a line on stderr."""
-    print(line, file=sys.stderr, flush=True)
 
 
 class FinetuneLog:

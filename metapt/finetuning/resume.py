@@ -8,7 +8,7 @@ uninterrupted one. The number of processes may change between runs.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 
 import torch
 from accelerate.optimizer import AcceleratedOptimizer
@@ -19,10 +19,32 @@ from metapt import atomic_folders
 from metapt.errors import OperationalError
 from metapt.files import write_json
 from metapt.finetuning.distributed import Distributed
-from metapt.finetuning.progress import TrainingState, log
 from metapt.runs import ENGINE_DIR, STATE_FILE, Run
+from metapt.training.progress_line import log
 
 WEIGHTS_FILE, BEST_FILE, OPTIMIZER_FILE = "weights.safetensors", "best.safetensors", "optimizer.pt"
+
+
+@dataclass
+class TrainingState:
+    """Progress of a run: finished epochs and steps, and the best epoch so far with its dev scores.
+
+    Attributes:
+        dev_f1, dev_loss_nats: of the best epoch.
+        seconds_total: time of steps and dev scores, without loading, frozen features and checkpoints.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    best_epoch: int = 0
+    best_step: int = 0
+    dev_f1: float = -1.0
+    dev_loss_nats: float = float("inf")
+    seconds_total: float = 0.0
+
+    def is_best(self, f1: float, loss: float) -> bool:
+        """Whether dev scores are better than the best so far: higher F1, or equal F1 and lower loss."""
+        return (f1, -loss) > (self.dev_f1, -self.dev_loss_nats)
 
 
 class FinetuneCheckpoints:

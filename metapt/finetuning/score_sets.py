@@ -10,11 +10,11 @@ from metapt import atomic_folders
 from metapt.data.labelled_sets import Collection
 from metapt.evaluation.predictions import write_predictions
 from metapt.evaluation.span_f1 import set_scores
-from metapt.finetuning.progress import log
 from metapt.finetuning.setup import FinetuneSetup
 from metapt.tagger.encoding import encode
 from metapt.tagger.predict import predict
 from metapt.tagger.serialization import CARD_FILE, save_tagger
+from metapt.training.progress_line import log
 from metapt.training.signals import StopRequested
 
 

@@ -17,12 +17,13 @@ from torch import Tensor
 from metapt import randomness
 from metapt.errors import OperationalError
 from metapt.finetuning.lora import merged
-from metapt.finetuning.progress import FinetuneLog, TrainingState, log
-from metapt.finetuning.resume import FinetuneCheckpoints
+from metapt.finetuning.progress import FinetuneLog
+from metapt.finetuning.resume import FinetuneCheckpoints, TrainingState
 from metapt.finetuning.setup import FinetuneSetup
 from metapt.tagger.encoding import WordFeatures, collate, epoch_batches
 from metapt.tagger.model import SubwordBatch
 from metapt.tagger.predict import dev_scores
+from metapt.training.progress_line import log
 from metapt.training.signals import StopRequested
 
 

@@ -1,4 +1,4 @@
-"""One line on stderr that shows how far a run is: rewritten in place on a terminal, printed now and then in a log."""
+"""Messages on stderr, and a line that shows the progress of a run."""
 
 from __future__ import annotations
 
@@ -8,26 +8,32 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import TextIO
 
-TERMINAL_SECONDS, LOG_SECONDS = 0.5, 10.0  # least time between two lines
+TERMINAL_SECONDS, LOG_SECONDS = 0.5, 10.0  # minimum time between two updates of the line
+
+
+def log(message: str) -> None:
+    """Print a message on stderr."""
+    print(message, file=sys.stderr, flush=True)
 
 
 class ProgressLine:
-    """Shows step, values and time left.
+    """Shows step, values and time left on one line: rewritten in place on a terminal, else printed at intervals.
 
     Args:
         max_steps: the last step of the run.
         stops_early: whether the run may end before `max_steps`, so that the time left is an upper bound.
+        out: stderr by default.
     """
 
-    def __init__(self, max_steps: int, *, stops_early: bool = False, out: TextIO = sys.stderr):
-        self._max_steps, self._out = max_steps, out
+    def __init__(self, max_steps: int, *, stops_early: bool = False, out: TextIO | None = None):
+        self._max_steps, self._out = max_steps, out or sys.stderr
         self._time_left = "at most {} left" if stops_early else "{} left"
-        self._is_terminal = out.isatty()
+        self._is_terminal = self._out.isatty()
         self._first: tuple[int, float] | None = None
         self._last_shown = 0.0
 
     def show(self, step: int, values: Sequence[str]) -> None:
-        """Show the line for a step, unless the last one was shown only a moment ago."""
+        """Update the line for a step, unless it was updated only a moment ago; the last step is always shown."""
         now = time.monotonic()
         self._first = self._first or (step, now)
         interval = TERMINAL_SECONDS if self._is_terminal else LOG_SECONDS
