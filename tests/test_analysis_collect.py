@@ -1,33 +1,30 @@
-"""Finding and reading run folders: nothing twice, nothing dropped, nothing fatal."""
+"""Finding and reading run folders: each once, none dropped, and no damage stops the report."""
 
 from __future__ import annotations
 
 import csv
 import json
-import os
-import pickle
 import shutil
-import sqlite3
-from dataclasses import fields
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from analysis_runs import write_finetuning, write_grid, write_pretraining
 
 from analysis.load import cache
 from analysis.load.collect import CACHE_FILE, collect
-from analysis.load.records import GoldSet
+from analysis.load.records import Evaluation, GoldSet
 from analysis.report import main
 from metapt.provenance import COMMIT_FILE
 
 
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of the folders that are read from their files."""
+    """The names of the folders that are read from their files, not from the cache."""
     names: list[str] = []
-    original = cache.read
-    monkeypatch.setattr(cache, "read", lambda path, pool: names.append(path.name) or original(path, pool))
+    original = cache.read_run
+    monkeypatch.setattr(cache, "read_run", lambda path: names.append(path.name) or original(path))
     return names
 
 
@@ -43,9 +40,9 @@ def test_only_what_changed_is_read_again(tmp_path: Path, reads: list[str]) -> No
         assert (one.setting, one.seeds, one.result) == (other.setting, other.seeds, other.result)
         np.testing.assert_array_equal(one.losses, other.losses)
         for name, evaluation in one.sets.items():
-            for field in fields(evaluation)[1:]:  # all but the gold set
-                one_of, other_of = (getattr(each, field.name) for each in (evaluation, other.sets[name]))
-                np.testing.assert_array_equal(one_of, other_of)
+            for field in Evaluation.__struct_fields__[1:]:  # all but the gold set
+                values = (getattr(item, field) for item in (evaluation, other.sets[name]))
+                np.testing.assert_array_equal(*values)
     assert len({id(run.sets["tl_trg"].gold) for run in second.finetuning}) == 1
     changed = second.finetuning[3].path
     result = json.loads((changed / "result.json").read_text())
@@ -57,49 +54,49 @@ def test_only_what_changed_is_read_again(tmp_path: Path, reads: list[str]) -> No
 
 
 def report(root: Path, reads: list[str]) -> tuple[list[dict[str, str]], dict[str, str], set[str]]:
-    """Of a report into root/report: the rows of tuned runs, what is left out with its state, and what was read for it."""
+    """Write root/report; return the rows of fine-tuning runs, the states of excluded runs, and the folders that were read."""
     reads.clear()
     main([str(root)])
     tables = root / "report" / "tables"
     tuned = list(csv.DictReader((tables / "runs_finetuning.csv").open()))
-    left_out = tables / "left_out.csv"
-    rows = csv.DictReader(left_out.open()) if left_out.exists() else ()
+    excluded = tables / "excluded_runs.csv"
+    rows = csv.DictReader(excluded.open()) if excluded.exists() else ()
     return tuned, {row["run"]: row["state"] for row in rows}, set(reads)
 
 
-def test_a_second_report_is_of_the_folders_as_they_are_now(tmp_path: Path, reads: list[str]) -> None:
-    """One removed, one completed, one corrupted, one overwritten by something else, one moved; the others are not read again."""
+def test_a_second_report_reads_changed_folders_only(tmp_path: Path, reads: list[str]) -> None:
+    """One folder is removed, one completed, one corrupted, one replaced and one moved; the others are not read again."""
     root = write_grid(tmp_path / "grid", seeds=(0, 1))
-    removed, completed, corrupted, foreign, moved, *_ = sorted((root / "finetune").iterdir())
+    removed, completed, corrupted, not_a_run, moved, *_ = sorted((root / "finetune").iterdir())
     result = (completed / "result.json").read_text()
     (completed / "result.json").write_text(result[: len(result) // 2])
-    before, left_out, read = report(root, reads)
+    before, excluded, read = report(root, reads)
     assert len(read) == 12
-    assert left_out == {completed.name: "broken"}
+    assert excluded == {completed.name: "broken"}
     assert {row["run"] for row in before} == {path.name for path in (root / "finetune").iterdir()} - {completed.name}  # fmt: skip
 
     shutil.rmtree(removed)
     (completed / "result.json").write_text(result)
     predictions = corrupted / "predictions" / "tl_trg.jsonl"
     predictions.write_bytes(predictions.read_bytes()[:-200])
-    shutil.rmtree(foreign)
-    foreign.mkdir()
-    (foreign / "notes.txt").write_text("not a run")
+    shutil.rmtree(not_a_run)
+    not_a_run.mkdir()
+    (not_a_run / "notes.txt").write_text("not a run")
     renamed = moved.rename(moved.with_name("renamed"))
-    tuned, left_out, read = report(root, reads)
-    assert read == {completed.name, corrupted.name, foreign.name, renamed.name}
-    assert left_out == {corrupted.name: "broken", foreign.name: "foreign"}
-    names = {row["run"] for row in before} - {path.name for path in (removed, corrupted, foreign, moved)}
+    tuned, excluded, read = report(root, reads)
+    assert read == {completed.name, corrupted.name, not_a_run.name, renamed.name}
+    assert excluded == {corrupted.name: "broken", not_a_run.name: "not a run"}
+    names = {row["run"] for row in before} - {path.name for path in (removed, corrupted, not_a_run, moved)}
     assert {row["run"] for row in tuned} == names | {completed.name, renamed.name}
     (row,) = (row for row in tuned if row["run"] == renamed.name)
     assert Path(row["folder"]) == renamed
     assert row["runs"] == "../finetune/renamed"
 
-    assert report(root, reads) == (tuned, left_out, set())
+    assert report(root, reads) == (tuned, excluded, set())
 
 
-def test_a_moved_root_is_read_anew_and_names_its_new_folders(tmp_path: Path, reads: list[str]) -> None:
-    """The cache in its report knows the old paths only."""
+def test_a_moved_root_is_read_again(tmp_path: Path, reads: list[str]) -> None:
+    """The cache in its report has the old paths."""
     root = write_grid(tmp_path / "grid")
     report(root, reads)
     root = root.rename(tmp_path / "elsewhere")
@@ -110,43 +107,45 @@ def test_a_moved_root_is_read_anew_and_names_its_new_folders(tmp_path: Path, rea
     assert {Path(row["folder"]) for row in report(root, reads)[0]} == {Path(row["folder"]) for row in tuned}
 
 
-def test_in_many_processes_as_in_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_processes_read_the_same_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = write_grid(tmp_path / "grid")
     alone = collect([root])
-    monkeypatch.setattr(cache, "PART", 2)
+    monkeypatch.setattr(cache, "CHUNK", 2)
     together = collect([root])
     assert [run.path for run in together.finetuning] == [run.path for run in alone.finetuning]
     assert len({id(run.sets["tl_trg"].gold) for run in together.finetuning}) == 1
 
 
-@pytest.mark.parametrize("damage", ["no database", "another version", "damaged records", "a foreign class"])
-def test_a_cache_that_cannot_be_used_is_done_without(tmp_path: Path, reads: list[str], damage: str) -> None:
+@pytest.mark.parametrize("damage", ["no cache", "other code", "damaged records", "missing gold sets"])
+def test_a_cache_that_cannot_be_read_is_ignored(tmp_path: Path, reads: list[str], damage: str) -> None:
     root = write_grid(tmp_path / "grid")
     expected = [run.path for run in collect([root], tmp_path).finetuning]
-    if damage == "no database":
-        (tmp_path / CACHE_FILE).write_text("not a database " * 100)
+    file = tmp_path / CACHE_FILE
+    content = msgspec.msgpack.decode(file.read_bytes(), type=cache.CacheFile)
+    if damage == "other code":
+        content.code = "other"
+    elif damage == "damaged records":
+        content.runs = {real: (version, record[:-1]) for real, (version, record) in content.runs.items()}
     else:
-        with sqlite3.connect(tmp_path / CACHE_FILE) as base:
-            if damage == "another version":
-                base.execute("UPDATE version SET made_by = 'someone'")
-            else:
-                bad = b"\x80" if damage == "damaged records" else pickle.dumps(os.getcwd)
-                base.execute("UPDATE run SET record = ?", (bad,))
-        base.close()
+        content.gold_sets = []
+    text = b"not a cache" if damage == "no cache" else msgspec.msgpack.encode(content)
+    file.write_bytes(text)
     for count in (6, 0):
         reads.clear()
         assert [run.path for run in collect([root], tmp_path).finetuning] == expected
         assert len(reads) == count
 
 
-def test_a_cache_that_cannot_be_written_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_cache_that_cannot_be_written_gives_a_warning(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     root = write_grid(tmp_path / "grid")
     (tmp_path / "file").write_text("")
     assert collect([root], tmp_path / "file").finetuning
     assert "cannot be written" in capsys.readouterr().err
 
 
-def test_runs_are_found_at_any_depth_and_once(tmp_path: Path) -> None:
+def test_every_run_is_found_once_at_any_depth(tmp_path: Path) -> None:
     root = tmp_path / "all"
     write_grid(root / "2026" / "one", tunings=("head_only",))
     write_finetuning(root / "two", {"model": "elsewhere"})
@@ -159,11 +158,11 @@ def test_runs_are_found_at_any_depth_and_once(tmp_path: Path) -> None:
     (root / "link").symlink_to(root / "two")
     (root / "two" / "loop").symlink_to(root)
     collection = collect([root, root / "two"])
-    assert (len(collection.pretraining), len(collection.finetuning), collection.left_out) == (2, 3, [])
+    assert (len(collection.pretraining), len(collection.finetuning), collection.excluded) == (2, 3, [])
     assert len(collect([root / "two" / "finetune"]).finetuning) == 1
 
 
-def test_whatever_a_folder_holds_it_is_named(tmp_path: Path) -> None:
+def test_unreadable_folders_are_listed_with_a_reason(tmp_path: Path) -> None:
     root = write_grid(tmp_path / "grid", tunings=("head_only",))
     folders = {name: root / "finetune" / name for name in ("empty", "notes", "binary", "list", "nested")}
     for folder in folders.values():
@@ -177,9 +176,9 @@ def test_whatever_a_folder_holds_it_is_named(tmp_path: Path) -> None:
     (path / "config.yaml").write_text("config: [")
     assert damaged["model"] == "tiny"
     collection = collect([root])
-    found = {item.path.name: item.state for item in collection.left_out}
-    assert found == {"empty": "not begun", "notes": "foreign", "binary": "broken", "list": "broken", "nested": "broken", path.name: "broken"}  # fmt: skip
-    assert all(item.reason for item in collection.left_out)
+    found = {item.path.name: item.state for item in collection.excluded}
+    assert found == {"empty": "not started", "notes": "not a run", "binary": "broken", "list": "broken", "nested": "broken", path.name: "broken"}  # fmt: skip
+    assert all(item.reason for item in collection.excluded)
     assert len(collection.finetuning) == 2
 
 

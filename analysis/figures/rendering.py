@@ -1,4 +1,7 @@
-"""From a matplotlib canvas to SVG and PDF, in other processes while the report is computed."""
+"""From a matplotlib canvas to SVG and PDF, in other processes while the report is computed.
+
+The backends are called directly, since `savefig` computes the layout twice.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,8 @@ from concurrent.futures import Future
 from typing import Any
 
 import matplotlib
+from matplotlib.backends.backend_pdf import FigureCanvasPdf
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure as Canvas
 from matplotlib.text import Text
 
@@ -64,7 +69,7 @@ def to_svg(canvas: Canvas, name: str) -> str:
     """Return the SVG of a canvas, without date and links, in the fonts of the page; its ids depend on the name."""
     file = io.StringIO()
     with matplotlib.rc_context({**STYLE, "svg.hashsalt": name}):
-        canvas.savefig(file, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+        FigureCanvasSVG(canvas).print_svg(file, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     text = file.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
@@ -83,5 +88,5 @@ def to_pdf(canvas: Canvas) -> bytes:
         text.set_fontsize(float(text.get_fontsize()) * PDF_SCALE)
     file = io.BytesIO()
     with matplotlib.rc_context(STYLE):
-        canvas.savefig(file, format="pdf", metadata={"CreationDate": None})
+        FigureCanvasPdf(canvas).print_pdf(file, metadata={"CreationDate": None})
     return file.getvalue()
