@@ -118,16 +118,16 @@ def test_equals_pytorch_crf(batch: tuple[LinearChainCRF, Tensor, Tensor], seed: 
         tags[row, : len(path)] = torch.tensor(path)
     weights = torch.randn(len(lengths), generator=rng, dtype=torch.float64)
     ours, theirs = (emissions.clone().requires_grad_() for _ in range(2))
-    mine = crf.log_likelihood(ours, tags, lengths)
-    yours = other(theirs, tags, mask=mask, reduction="none")
-    torch.testing.assert_close(mine, yours)
+    ours_likelihood = crf.log_likelihood(ours, tags, lengths)
+    their_likelihood = other(theirs, tags, mask=mask, reduction="none")
+    torch.testing.assert_close(ours_likelihood, their_likelihood)
     gradients = [
         torch.autograd.grad(
             likelihood @ weights, inputs, materialize_grads=True
         )  # one word has no transition
         for likelihood, inputs in (
-            (mine, [ours, crf.start, crf.transitions, crf.end]),
-            (yours, [theirs, other.start_transitions, other.transitions, other.end_transitions]),
+            (ours_likelihood, [ours, crf.start, crf.transitions, crf.end]),
+            (their_likelihood, [theirs, other.start_transitions, other.transitions, other.end_transitions]),
         )
     ]
     for left, right in zip(*gradients, strict=True):

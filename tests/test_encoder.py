@@ -64,16 +64,19 @@ def test_word_features_agree_with_transformers(world: Path, subword_pooling: str
     assert tagger.decoder.pooler is None
     sentences = [*labelled(9, 5), Sentence("one", ("Cebu",), ("B-LOC",))]
     found = word_features(
-        tagger, encode(sentences, word_tokenizer_of(world / "model", 64), 64, truncate=False), 4, Accelerator()
+        tagger,
+        encode(sentences, word_tokenizer_of(world / "model", 64), 64, truncate=False),
+        4,
+        Accelerator(),
     )
     expected = []
     for sentence in sentences:
         inputs = tokenizer(list(sentence.words), is_split_into_words=True, return_tensors="pt")
         with torch.no_grad():
             states = model.eval()(**inputs).last_hidden_state[0]
-        places = inputs.word_ids()
+        word_ids = inputs.word_ids()
         for word in range(len(sentence.words)):
-            own = [place for place, number in enumerate(places) if number == word]
+            own = [index for index, number in enumerate(word_ids) if number == word]
             expected.append(states[own[0 if subword_pooling == "first" else -1]])
     torch.testing.assert_close(found, torch.stack(expected), rtol=1e-4, atol=1e-4)
 

@@ -69,9 +69,9 @@ class Scene:
         assert without_timing(run.result()) == without_timing(self.whole.result())
         assert names(run.path) == names(self.whole.path)
         assert not names(run.checkpoints_dir)
-        mine, theirs = weights(run), weights(self.whole)
-        assert mine.keys() == theirs.keys()
-        assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+        resumed, uninterrupted = weights(run), weights(self.whole)
+        assert resumed.keys() == uninterrupted.keys()
+        assert all(torch.equal(resumed[name], uninterrupted[name]) for name in resumed)
         for file in self.whole.predictions_dir.iterdir():
             assert (run.predictions_dir / file.name).read_bytes() == file.read_bytes()
 
@@ -136,9 +136,9 @@ def test_two_ranks_equal_one_rank(scene: SceneMaker, more: tuple[str, ...]) -> N
     for left, right in zip(one, two, strict=True):
         assert left["loss_nats"] == pytest.approx(right["loss_nats"], rel=0.1 if low else 1e-3)
     if not low:
-        mine, theirs = (weights(scene("full", ranks, more).whole) for ranks in (1, 2))
-        for name, value in mine.items():
-            torch.testing.assert_close(value, theirs[name], rtol=1e-2, atol=1e-3)
+        one_rank, two_ranks = (weights(scene("full", ranks, more).whole) for ranks in (1, 2))
+        for name, value in one_rank.items():
+            torch.testing.assert_close(value, two_ranks[name], rtol=1e-2, atol=1e-3)
 
 
 def test_resuming_with_another_number_of_ranks(scene: SceneMaker, tmp_path: Path) -> None:

@@ -133,8 +133,8 @@ def test_code_in_the_card_reproduces_the_tags(
     for parameter in layer.parameters():
         torch.nn.init.normal_(parameter)
     (tmp_path / "tagger").mkdir()
-    made = Tagger(load_base_model(write_checkpoint(tmp_path / "model")), layer, subword_pooling)
-    save_tagger(tmp_path / "tagger", made, make_tokenizer(), EncodingSettings(prefix_space, max_len=128))
+    model = Tagger(load_base_model(write_checkpoint(tmp_path / "model")), layer, subword_pooling)
+    save_tagger(tmp_path / "tagger", model, make_tokenizer(), EncodingSettings(prefix_space, max_len=128))
     _, text = card_of(
         result_of(["en_ewt"], []), head=head, subword_pooling=subword_pooling, prefix_space=prefix_space
     )

@@ -62,8 +62,8 @@ def random_tagger(folder: Path, head: str) -> EntityTagger:
     for parameter in layer.parameters():
         torch.nn.init.normal_(parameter, std=0.5)
     (folder / "tagger").mkdir()
-    made = Tagger(load_base_model(write_checkpoint(folder / "model")), layer, "first")
-    save_tagger(folder / "tagger", made, make_tokenizer(), EncodingSettings(prefix_space=True, max_len=64))
+    model = Tagger(load_base_model(write_checkpoint(folder / "model")), layer, "first")
+    save_tagger(folder / "tagger", model, make_tokenizer(), EncodingSettings(prefix_space=True, max_len=64))
     return metapt.load_tagger(folder / "tagger")
 
 
@@ -308,9 +308,9 @@ def test_iob2_output_of_text_can_be_read(
 
 def test_configuration_errors(run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "bad.txt").write_bytes(b"Maria\n\xff\n")
-    begun = tmp_path / "begun"
-    begun.mkdir()
-    (begun / "config.yaml").write_text("config: {}\n", encoding="utf-8")
+    unfinished = tmp_path / "unfinished"
+    unfinished.mkdir()
+    (unfinished / "config.yaml").write_text("config: {}\n", encoding="utf-8")
     for words, message in (
         (["Maria"], "checkpoint is required"),
         ([f"chekpoint={run_dir}"], "did you mean checkpoint"),
@@ -320,7 +320,7 @@ def test_configuration_errors(run_dir: Path, tmp_path: Path, capsys: pytest.Capt
         ([f"checkpoint={run_dir}", "input=/nowhere"], "no such file"),
         ([f"checkpoint={run_dir}", f"input={tmp_path / 'bad.txt'}"], "bad.txt:2: not UTF-8"),
         (["checkpoint=/nowhere", "Maria"], "neither a fine-tuning run nor a tagger folder"),
-        ([f"checkpoint={begun}", "Maria"], "not finished"),
+        ([f"checkpoint={unfinished}", "Maria"], "not finished"),
         ([f"checkpoint={run_dir.parent / 'model'}", "Maria"], "not a tagger folder"),
     ):
         with pytest.raises(UserError, match=message):

@@ -153,11 +153,11 @@ def test_word_features_are_hidden_states_of_own_subwords(checkpoint: Path, subwo
     for sentence in sentences:
         by_word = word_tokenizer(sentence.words)
         hidden = tagger.decoder(torch.tensor([list(chain(*by_word))])).last_hidden_state[0].detach()
-        place = 0
-        for mine in by_word:
-            states = hidden[place : place + len(mine)]
+        position = 0
+        for own in by_word:
+            states = hidden[position : position + len(own)]
             expected.append({"first": states[0], "last": states[-1], "mean": states.mean(0)}[subword_pooling])
-            place += len(mine)
+            position += len(own)
     torch.testing.assert_close(packed, torch.stack(expected), rtol=1e-4, atol=1e-5)
     chosen = np.array([8, 0, 7])
     ends = np.cumsum([len(each.words) for each in sentences])

@@ -118,8 +118,11 @@ def test_every_word_occurs_once_with_left_context(texts: list[list[str]], max_le
     assert encoded.lengths.tolist() == [len(words) for words in texts]
     windows = iter(encoded.windows)
     for words in texts:
-        mine = word_tokenizer(words)
-        flat, borders = [subword for each in mine for subword in each], np.cumsum([0, *map(len, mine)])
+        subwords = word_tokenizer(words)
+        flat, borders = (
+            [subword for each in subwords for subword in each],
+            np.cumsum([0, *map(len, subwords)]),
+        )
         index = 0
         while index < len(words):
             window = next(windows)
@@ -127,7 +130,7 @@ def test_every_word_occurs_once_with_left_context(texts: list[list[str]], max_le
             for first, last in zip(window.firsts, window.lasts, strict=True):
                 start, stop = borders[index], borders[index + 1]
                 assert window.subwords[: last + 1].tolist() == flat[start - first : stop]
-                assert first >= min(start, max_len // 2 - max(map(len, mine)) + 1)
+                assert first >= min(start, max_len // 2 - max(map(len, subwords)) + 1)
                 index += 1
     assert next(windows, None) is None
 

@@ -20,7 +20,7 @@ from metapt.evaluation.predictions import SentencePrediction
 
 GOAL_PARTICLES = frozenset({"kay", "kang"})
 NEIGHBOURS = (-2, -1, 1, 2)  # offsets of the words whose features a word gets
-MIN_PROBABILITY = 1e-300  # stands for 0, whose logarithm JSON cannot represent
+MIN_PROBABILITY = 1e-300  # replaces 0, whose logarithm JSON cannot represent
 
 TagWords = Callable[[Sequence[str]], list[str]]
 """Maps the words of a sentence to their tags."""
@@ -59,7 +59,10 @@ def rule_baseline(tag_words: TagWords) -> FitBaseline:
 
 
 def person_after_particle(particles: frozenset[str]) -> TagWords:
-    """Create the rule: the word after a particle (in any case) is a person of one word. A particle is never a person."""
+    """Create the rule that the word after a particle (in upper or lower case) is a person of one word.
+
+    A particle is never a person.
+    """
 
     def tag_words(words: Sequence[str]) -> list[str]:
         lower = ["", *(word.lower() for word in words)]

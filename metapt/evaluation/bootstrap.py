@@ -87,7 +87,7 @@ def _rows(counts: np.ndarray) -> np.ndarray:
 
 
 def _half_f1(counts: np.ndarray, precision: type[np.floating]) -> np.ndarray:
-    """Compute half of `micro_f1` from [correct, predicted plus gold]; without any span it is 0. Changes its argument."""
+    """Compute half of `micro_f1` from [correct, predicted plus gold]; 0 without any span. Changes its argument."""
     np.maximum(counts[1], 1, out=counts[1])
     correct, total = counts.astype(precision, copy=False)
     return np.divide(correct, total, out=correct)
@@ -98,9 +98,9 @@ def seed_weights(seeds: int, name: str, resamples: int = RESAMPLES, seed: int = 
     """Sample the weight of each training seed in each resample. fp32 [seeds, resamples]; columns sum to 1.
 
     Seeds are crossed with sentences (each seed is scored on all of them) and resampled independently of them: the
-    pigeonhole bootstrap (Owen 2007, Annals of Applied Statistics 1). Of n seeds, n - 1 are sampled, so that the variance
-    of a mean over few seeds is unbiased (Rao and Wu 1988, JASA 83). A single seed has weight 1, because its spread is
-    unknown. The array is cached and therefore read-only.
+    pigeonhole bootstrap (Owen 2007, Annals of Applied Statistics 1). Of n seeds, n - 1 are sampled, so that the
+    variance of a mean over few seeds is unbiased (Rao and Wu 1988, JASA 83). A single seed has weight 1, because its
+    spread is unknown. The array is cached and therefore read-only.
     """
     weights = np.ones((1, resamples), dtype=np.float32)
     if seeds > 1:
@@ -174,8 +174,8 @@ def swapped_differences(
 def p_value(observed: float, samples: np.ndarray) -> float:
     """Compute the two-sided p-value of a difference from the differences after random swaps [resamples].
 
-    p = (1 + number of samples at least as large) / (1 + resamples). The added 1 is the observed arrangement, so that p is
-    never 0 (Phipson and Smyth 2010).
+    p = (1 + number of samples at least as large) / (1 + resamples). The added 1 is the observed arrangement, so that p
+    is never 0 (Phipson and Smyth 2010).
     """
     as_large = np.count_nonzero(np.abs(samples) >= abs(observed) - TIE)
     return (1 + as_large) / (1 + len(samples))
@@ -196,8 +196,8 @@ def holm(values: Sequence[float]) -> list[float]:
 def minimum_detectable_effect(samples: np.ndarray) -> float:
     """Compute the smallest true difference that a two-sided test at level 1 - LEVEL detects with probability POWER.
 
-    It is (z(1 - alpha / 2) + z(POWER)) standard errors, here 2.80 (Bloom 1995, "Minimum detectable effects"). The standard
-    error is the standard deviation of the bootstrap samples.
+    It is (z(1 - alpha / 2) + z(POWER)) standard errors, here 2.80 (Bloom 1995, "Minimum detectable effects"). The
+    standard error is the standard deviation of the bootstrap samples.
 
     Args:
         samples: bootstrap samples of the difference, [resamples].

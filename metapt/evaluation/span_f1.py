@@ -45,8 +45,8 @@ def span_scores(
     Args:
         gold, predicted: tags of each sentence; both have the same number of tags.
         find_spans: converts tags to spans: `spans` (strict IOB2) or `conlleval_spans`.
-    Returns: gold_spans, predicted_spans, correct_spans, precision, recall, f1; and per_type, which maps each type to the
-        same six values.
+    Returns: gold_spans, predicted_spans, correct_spans, precision, recall, f1; and per_type, which maps each type to
+        the same six values.
     """
     num_gold: Counter[str] = Counter()
     num_predicted: Counter[str] = Counter()

@@ -6,10 +6,10 @@
     DIR/<key>.lock            held by a job while it looks for the entry, and while it computes a missing one
     DIR/writing.lock          held by a job while it writes or deletes
 
-The key is a digest of everything that the features depend on, so an entry is never stale. A reader holds a shared lock on
-the features file as long as the array lives, and entries in use are not deleted: a deleted file remains readable through
-its memory map on a local disk, but not on NFS. The system releases all locks of a process that dies. The folder may be
-deleted when no job is running.
+The key is a digest of everything that the features depend on, so an entry is never stale. A reader holds a shared lock
+on the features file as long as the array lives, and entries in use are not deleted: a deleted file remains readable
+through its memory map on a local disk, but not on NFS. The system releases all locks of a process that dies. The folder
+may be deleted when no job is running.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Everything that fine-tuning builds before training starts: data, tagger, feature extractor, optimizer.
 
-Which parameters are trained depends on `tuning`: `head_only` trains the tag layer on a frozen decoder, `full` trains all
-parameters, `lora` trains the tag layer and low-rank adapters in the decoder.
+Which parameters are trained depends on `tuning`: `head_only` trains the tag layer on a frozen decoder, `full` trains
+all parameters, `lora` trains the tag layer and low-rank adapters in the decoder.
 """
 
 from __future__ import annotations

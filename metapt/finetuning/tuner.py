@@ -161,7 +161,8 @@ class Tuner:
     def _dev_scores(self) -> tuple[float, float]:
         """Compute F1 and loss on the dev set.
 
-        All ranks use the numbers of the main process: rounding differences must not make ranks stop at different epochs.
+        All ranks use the scores of the main process, because rounding differences could make ranks stop at different
+        epochs.
 
         Raises:
             Interrupted: a signal arrived; a checkpoint of the unscored epoch has been saved.

@@ -105,7 +105,10 @@ class LinearChainCRF(nn.Module):
 
     @torch.no_grad()
     def decode(self, emissions: Tensor, lengths: Tensor) -> list[list[int]]:
-        """Find the most likely tag sequence of each sentence (Viterbi); ties go to the lowest tag, from the last word on."""
+        """Find the most likely tag sequence of each sentence (Viterbi).
+
+        Ties go to the lowest tag, decided from the last word backwards.
+        """
         _length_mask(emissions, lengths)
         scores, start, transitions, end = self._scores(emissions)
         by_time = scores.transpose(0, 1)

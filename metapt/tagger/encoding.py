@@ -134,7 +134,7 @@ def split_into_windows(word_subwords: Sequence[Sequence[int]], max_len: int) -> 
     """Split a sentence into windows of at most `max_len` subwords, at word boundaries.
 
     Each word belongs to exactly one window: the earliest that contains it completely. The next window starts at most
-    max_len // 2 subwords before its first own word, so that this word has left context.
+    max_len // 2 subwords before its first own word, so that its words have nearly that much left context.
 
     Args:
         word_subwords: subwords of each word of the sentence, 1 to max_len // 2 of them.

@@ -58,7 +58,10 @@ def dev_scores(
 def emission_batches(
     layer: TagLayer, features: Tensor | WordFeatures, encoded: EncodedSet, batch_size: int
 ) -> Iterator[tuple[list[int], Tensor, Tensor, Tensor]]:
-    """Yield batches of sentences of similar length: sentence numbers, emissions [B, T, C], gold tags [B, T], lengths [B]."""
+    """Yield batches of sentences of similar length.
+
+    Each batch is: sentence numbers [B], emissions [B, T, C], gold tags [B, T], lengths [B].
+    """
     layer.eval()
     device = layer.linear.weight.device
     order = np.argsort(encoded.lengths.numpy(), kind="stable")

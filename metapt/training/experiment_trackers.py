@@ -127,8 +127,8 @@ def scalars(name: str, value: Any) -> Iterator[tuple[str, float]]:
 class TensorBoard:
     """Event files in the run folder, which show exactly the lines of metrics.jsonl.
 
-    A resumed run hides all points from `last_step` on, and writes those of `last_step` again from metrics.jsonl. Points of
-    a killed run after its last checkpoint, or of an evaluation that is repeated, are therefore not shown twice.
+    A resumed run hides all points from `last_step` on, and writes those of `last_step` again from metrics.jsonl. Points
+    after the last checkpoint of a killed run, or of an evaluation that is repeated, are therefore not shown twice.
     """
 
     def __init__(self, run: Run, last_step: int):
