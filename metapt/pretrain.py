@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from metapt.config import PretrainConfig, commandline, identity
 from metapt.data import DEMO_NOTICE
-from metapt.errors import Interrupted, UserError, run_command
+from metapt.errors import UserError, run_command
 from metapt.runs import Run
 from metapt.training import experiment_trackers
 from metapt.training.signals import StopRequest, StopRequested
@@ -89,10 +89,7 @@ def prepare(config: PretrainConfig, stop: StopRequest) -> Corpus:
 
         stops = any_rank(stops)
     if corpus is None or stops:
-        cause = stop.name or "a signal to another rank"
-        raise Interrupted(
-            f"{config.run_dir}: {cause} during preparation of the corpus; the same command resumes"
-        )
+        raise stop.interruption(config.run_dir, "during preparation of the corpus")
     return corpus
 
 

@@ -38,9 +38,7 @@ class SetScorer:
                 for name in names[start : start + processes.world_size][processes.rank :][:1]:
                     scores[name] = self._score_set(name)
             if processes.any(bool(stop)):
-                raise stop.interruption(
-                    self.setup.run.path, "while test sets were tagged; the checkpoint is kept"
-                )
+                raise stop.interruption(self.setup.run.path, "while test sets were tagged")
         gathered = {name: value for part in processes.gather(scores) for name, value in part.items()}
         return {name: gathered[name] for name in names}
 

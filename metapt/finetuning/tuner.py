@@ -91,9 +91,7 @@ class Tuner:
                     for data in (setup.train, setup.dev)
                 )
         except StopRequested:
-            raise setup.stop.interruption(
-                setup.run.path, "while word features were computed; resumable"
-            ) from None
+            raise setup.stop.interruption(setup.run.path, "while word features were computed") from None
 
     def _epoch(self, metrics: FinetuneLog | None) -> None:
         """Run the remaining steps of the current epoch, score the dev set, and save a checkpoint."""
@@ -108,7 +106,7 @@ class Tuner:
                 metrics.train_step(state, loss, rate)
             if stop_requested:
                 self.checkpoints.save()
-                raise setup.stop.interruption(setup.run.path, f"after step {state.step}; checkpoint saved")
+                raise setup.stop.interruption(setup.run.path, f"after step {state.step}")
         f1, loss = self._dev_scores()
         state.epoch += 1
         state.seconds_total = time.monotonic() - started
@@ -174,7 +172,5 @@ class Tuner:
             scores = dev_scores(setup.tagger.layer, features, data, self.ner.eval_batch_size)
         if setup.processes.any(bool(setup.stop)):
             self.checkpoints.save()
-            raise setup.stop.interruption(
-                setup.run.path, f"before epoch {self.state.epoch + 1} was scored; checkpoint saved"
-            )
+            raise setup.stop.interruption(setup.run.path, f"before epoch {self.state.epoch + 1} was scored")
         return setup.processes.broadcast(scores)

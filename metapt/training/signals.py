@@ -43,9 +43,10 @@ class StopRequest:
             self._at_once = False
         self._raise_if_requested()
 
-    def interruption(self, run_dir: Path, when: str) -> Interrupted:
-        """Create the exception that ends an interrupted run; `when` says where it stopped and what is saved."""
-        return Interrupted(f"{run_dir}: {self.name or 'a signal to another rank'} {when}")
+    def interruption(self, run_dir: str | Path, when: str) -> Interrupted:
+        """Create the exception that ends an interrupted run; `when` says where it stopped (`after step 3`)."""
+        cause = self.name or "a signal to another rank"
+        return Interrupted(f"{run_dir}: stopped by {cause} {when}; the same command resumes the run")
 
     def _raise_if_requested(self) -> None:
         if self:

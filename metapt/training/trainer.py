@@ -14,7 +14,7 @@ from metapt.config import PretrainConfig, TrainConfig, ranks_share_episodes
 from metapt.data.batches import Batches, eval_sequences
 from metapt.data.corpus import Corpus
 from metapt.data.episodes import Episode, EpisodeSampler, corpus_index
-from metapt.errors import Interrupted, OperationalError
+from metapt.errors import OperationalError
 from metapt.estimate.flops import flops_of_episode, flops_of_step, parameter_count
 from metapt.meta.objectives import (
     ObjectiveOutput,
@@ -120,11 +120,7 @@ class Trainer:
                 self._after_update(logger)
         except StopRequested:
             self._save(totals)
-            signal = self.stop.name or "a signal to another rank"
-            raise Interrupted(
-                f"{self.run.path}: stopped by {signal} after update {self.updates_done}; "
-                "the same command resumes the run"
-            ) from None
+            raise self.stop.interruption(self.run.path, f"after update {self.updates_done}") from None
         finally:
             logger.close()
         return {
