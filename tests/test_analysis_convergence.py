@@ -1,40 +1,40 @@
-"""t90, area and slope on curves for which they can be worked out."""
+"""t90, area and slope of curves with known values."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from analysis.stats.convergence import WINDOW_SHARE, measure, smoothed
+from analysis.stats.convergence import WINDOW_FRACTION, measure, smoothed
 from metapt.randomness import generator
 
 
 def test_a_straight_line() -> None:
     steps = 1000
     found = measure(np.linspace(2.0, 0.0, steps))
-    assert found.t90 == pytest.approx(0.9 * steps, abs=WINDOW_SHARE * steps)
-    assert found.area == pytest.approx(0.5, abs=WINDOW_SHARE)
+    assert found.t90 == pytest.approx(0.9 * steps, abs=WINDOW_FRACTION * steps)
+    assert found.area == pytest.approx(0.5, abs=WINDOW_FRACTION)
     assert found.slope == pytest.approx(-2.0 / (steps - 1))
 
 
 @pytest.mark.parametrize("rate", [50, 100, 200])
 def test_an_exponential(rate: float) -> None:
-    """exp(-t / rate) has made 90 % of its decrease at rate * ln 10, and its area is rate / steps."""
+    """exp(-t / rate) reaches 90 % of its decrease at rate * ln 10, and its area is rate / steps."""
     steps = 4000
     found = measure(np.exp(-np.arange(steps) / rate))
-    half = WINDOW_SHARE * steps / 2
+    half = WINDOW_FRACTION * steps / 2
     assert rate * np.log(10) - half < found.t90 < rate * np.log(10) + half
-    assert found.area == pytest.approx(rate / steps, abs=WINDOW_SHARE)
+    assert found.area == pytest.approx(rate / steps, abs=WINDOW_FRACTION)
 
 
-def test_short_curves_are_not_smoothed_and_exact() -> None:
+def test_short_curves_are_not_smoothed() -> None:
     found = measure(np.array([1.0, 0.5, 0.15, 0.05, 0.0]))
     assert found.t90 == 4
     assert found.area == pytest.approx((0.5 + 0.5 + 0.15 + 0.05) / 4)
     assert found.slope == pytest.approx(-0.5)
 
 
-def test_a_single_lucky_batch_is_not_convergence() -> None:
+def test_a_single_easy_batch_is_not_convergence() -> None:
     losses = np.linspace(1.0, 0.0, 400)
     losses[20] = 0.0
     assert measure(losses).t90 > 300
@@ -45,7 +45,7 @@ def test_noise_moves_t90_little() -> None:
     noisy = clean + generator(0, "test noise").normal(0, 0.1, 800)
     first_below = np.argmax(noisy <= noisy[0] - 0.9 * (noisy[0] - noisy[-1])) + 1
     assert abs(measure(noisy).t90 - measure(clean).t90) < 40
-    assert abs(first_below - measure(clean).t90) > 40  # what the smoothing is for
+    assert abs(first_below - measure(clean).t90) > 40  # the reason for smoothing
 
 
 def test_a_loss_that_does_not_fall_has_no_t90() -> None:
@@ -55,13 +55,13 @@ def test_a_loss_that_does_not_fall_has_no_t90() -> None:
 
 
 @pytest.mark.parametrize("losses", [[], [1.0], [1.0, np.nan, 0.5], [np.inf, 1.0, 0.5]])
-def test_curves_that_cannot_be_measured(losses: list[float]) -> None:
+def test_undefined_measures(losses: list[float]) -> None:
     found = measure(np.array(losses))
     assert np.isnan([found.t90, found.area, found.slope]).all()
 
 
 def test_smoothing_equals_a_loop() -> None:
     losses = generator(1, "test curve").random(130)
-    half = int(130 * WINDOW_SHARE) // 2
+    half = int(130 * WINDOW_FRACTION) // 2
     expected = [np.mean(losses[max(0, i - half) : i + half + 1]) for i in range(130)]
     np.testing.assert_allclose(smoothed(losses), expected)

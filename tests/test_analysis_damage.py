@@ -1,10 +1,10 @@
-"""A run folder may hold anything: whatever an entry of its files is, the report is made, and the folder is in it or left out by name."""
+"""A run folder may contain anything: with any entry of its files changed, the report is built, and lists the folder or uses it."""
 
 from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -20,27 +20,27 @@ from analysis.figures import style
 from analysis.load.collect import Collection, collect
 
 REMOVED = object()
-OTHERS = (REMOVED, None, "x", -1.5, [], {})
+REPLACEMENTS = (REMOVED, None, "x", -1.5, [], {})
 Place = tuple[str | int, ...]
 
 
 @pytest.fixture(scope="module")
 def grid(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A small grid; figures are drawn at once, so that what fails there fails the test."""
+    """A small grid. Figures are drawn in this process, so that an error of theirs fails the test."""
 
-    def drawn(name: str, draw: Any, *data: Any) -> Future[tuple[str, None]]:
+    def draw_now(name: str, draw: Callable[..., Any], *data: Any) -> Future[tuple[str, bytes]]:
         draw(*data)
-        found: Future[tuple[str, None]] = Future()
-        found.set_result(("<svg>", None))
-        return found
+        future: Future[tuple[str, bytes]] = Future()
+        future.set_result(("<svg>", b""))
+        return future
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(style, "rendered", drawn)
+        patch.setattr(style, "submit", draw_now)
         yield write_grid(tmp_path_factory.mktemp("grid"), tunings=("head_only",), seeds=(0, 1))
 
 
 def report(root: Path, file: Path, text: str) -> Collection:
-    """What a report is made of while a file has another text."""
+    """Build a report while a file has another text."""
     before = file.read_text()
     file.write_text(text)
     try:
@@ -52,7 +52,7 @@ def report(root: Path, file: Path, text: str) -> Collection:
 
 
 def places(value: Any, place: Place = ()) -> Iterator[Place]:
-    """Where each entry of a JSON value is; of a list the first one's."""
+    """Yield the place of each entry of a JSON value; of a list only that of the first item."""
     yield place
     if isinstance(value, dict):
         for name, entry in value.items():
@@ -62,7 +62,7 @@ def places(value: Any, place: Place = ()) -> Iterator[Place]:
 
 
 def changed(value: Any, place: Place, new: Any) -> Any:
-    """The value with another entry at a place, or without it."""
+    """Return the value with another entry at a place, or without the entry."""
     whole = copy.deepcopy(value)
     if not place:
         return None if new is REMOVED else new
@@ -82,11 +82,13 @@ def damages(draw: st.DrawFn, run: Path) -> tuple[Path, str]:
     file = run / draw(st.sampled_from(("result.json", "metrics.jsonl", "config.yaml")))
     text = file.read_text()
     lines = text.splitlines()
-    first = {json.loads(line)["kind"]: number for number, line in reversed(list(enumerate(lines)))} if file.suffix == ".jsonl" else {}  # fmt: skip
+    first: dict[str, int] = {}  # line number by kind of metrics
+    if file.suffix == ".jsonl":
+        first = {json.loads(line)["kind"]: number for number, line in reversed(list(enumerate(lines)))}
     number = draw(st.sampled_from(sorted(first.values()))) if first else 0
     read = yaml.safe_load if file.suffix == ".yaml" else json.loads
     value = read(lines[number] if first else text)
-    new = changed(value, draw(st.sampled_from(list(places(value)))), draw(st.sampled_from(OTHERS)))
+    new = changed(value, draw(st.sampled_from(list(places(value)))), draw(st.sampled_from(REPLACEMENTS)))
     if file.suffix == ".yaml":
         return file, yaml.safe_dump(new, sort_keys=False)
     lines[number] = json.dumps(new)
@@ -96,12 +98,12 @@ def damages(draw: st.DrawFn, run: Path) -> tuple[Path, str]:
 @pytest.mark.parametrize("kind", ["finetune", "pretrain"])
 @settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
-def test_no_entry_of_a_file_ends_the_report(grid: Path, kind: str, data: st.DataObject) -> None:
+def test_no_entry_of_a_file_stops_the_report(grid: Path, kind: str, data: st.DataObject) -> None:
     run = min((grid / kind).iterdir())
     collection = report(grid, *data.draw(damages(run)))
-    found = [*collection.pretraining, *collection.finetuning, *collection.left_out]
-    assert {one.path for one in found} == {*(grid / "finetune").iterdir(), *(grid / "pretrain").iterdir()}
-    assert all(one.reason for one in collection.left_out)
+    items = [*collection.pretraining, *collection.finetuning, *collection.excluded]
+    assert {item.path for item in items} == {*(grid / "finetune").iterdir(), *(grid / "pretrain").iterdir()}
+    assert all(item.reason for item in collection.excluded)
 
 
 @pytest.mark.parametrize(
@@ -112,17 +114,19 @@ def test_no_entry_of_a_file_ends_the_report(grid: Path, kind: str, data: st.Data
         ("pretrain", "flops_total", "Expected `float`, got `str` - at `$.flops_total`"),
     ],
 )
-def test_a_wrong_entry_is_told(grid: Path, kind: str, name: str, message: str) -> None:
+def test_the_reason_names_the_wrong_entry(grid: Path, kind: str, name: str, message: str) -> None:
     file = min((grid / kind).iterdir()) / "result.json"
     new = REMOVED if "missing" in message else "much"
-    (left,) = report(grid, file, json.dumps(changed(json.loads(file.read_text()), (name,), new))).left_out
-    assert (left.path, left.state, left.reason) == (file.parent, "broken", message)
+    text = json.dumps(changed(json.loads(file.read_text()), (name,), new))
+    (excluded,) = report(grid, file, text).excluded
+    assert (excluded.path, excluded.state, excluded.reason) == (file.parent, "broken", message)
 
 
 def test_a_perplexity_that_is_not_finite_is_no_damage(grid: Path) -> None:
-    """null, as every number of result.json that is not finite: the run diverged, and is told so."""
+    """It is null, like every number of result.json that is not finite: the run diverged."""
     file = min((grid / "pretrain").iterdir()) / "result.json"
     diverged = {**json.loads(file.read_text()), "eval_perplexity": None}
     collection = report(grid, file, json.dumps(diverged))
-    assert not collection.left_out
-    assert [run.result.eval_perplexity for run in collection.pretraining if run.path == file.parent] == [None]  # fmt: skip
+    assert not collection.excluded
+    (run,) = (run for run in collection.pretraining if run.path == file.parent)
+    assert run.result.eval_perplexity is None

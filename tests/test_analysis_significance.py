@@ -1,4 +1,4 @@
-"""Bootstrap, randomisation test and power: against plain loops, exact enumeration, scipy, simulation; invariants."""
+"""Bootstrap, randomization test and power against naive loops, exact enumeration, scipy and simulation; invariants."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from scipy import stats
 
 from analysis.stats.significance import Difference, Estimate, average, average_difference, over_seeds
 from metapt.evaluation.bootstrap import (
-    minimum_detectable_effect,
     f1_samples,
     micro_f1,
+    minimum_detectable_effect,
     p_value,
     percentile_interval,
     seed_weights,
@@ -23,7 +23,7 @@ from metapt.evaluation.bootstrap import (
 from metapt.randomness import generator
 
 
-def made_up(systems: int, sentences: int) -> np.ndarray:
+def random_counts(systems: int, sentences: int) -> np.ndarray:
     draw = generator(3, "test counts", systems, sentences)
     gold = draw.integers(0, 3, sentences)
     predicted = draw.integers(0, 3, (systems, sentences))
@@ -38,8 +38,8 @@ def estimates(counts: np.ndarray, name: str = "set", resamples: int = 10_000) ->
     return [Estimate(float(value), row) for value, row in zip(values, samples, strict=True)]
 
 
-def test_equals_a_loop_over_resamples_systems_and_sentences() -> None:
-    counts = made_up(2, 11)
+def test_bootstrap_equals_a_loop() -> None:
+    counts = random_counts(2, 11)
     found = f1_samples(counts, "tl_trg", resamples=600, seed=5)
     for start in (0, 500):
         drawn = generator(5, "bootstrap/tl_trg", start).integers(0, 11, (min(500, 600 - start), 11))
@@ -54,43 +54,43 @@ def test_equals_a_loop_over_resamples_systems_and_sentences() -> None:
                 assert found[system, resample] == pytest.approx(expected)
 
 
-def test_a_perfect_system_has_no_spread() -> None:
+def test_a_perfect_system_has_an_interval_of_width_zero() -> None:
     (perfect,) = estimates(np.ones((1, 40, 3), dtype=int))
     assert perfect.value == 1
     assert perfect.interval == (1, 1)
 
 
-def test_interval_of_a_binomial_share() -> None:
-    """One gold and one predicted span in every sentence: F1 is a mean of zeros and ones, whose bootstrap is binomial."""
+def test_interval_of_a_binomial_proportion() -> None:
+    """With one gold and one predicted span in every sentence, F1 is a mean of zeros and ones, and its bootstrap is binomial."""
     n, right = 100, 30
     counts = np.ones((1, n, 3), dtype=int)
     counts[0, right:, 0] = 0
-    (share,) = estimates(counts)
+    (proportion,) = estimates(counts)
     deviation = np.sqrt(0.3 * 0.7 / n)
-    assert share.samples.mean() == pytest.approx(0.3, abs=4 * deviation / 100)
-    assert share.samples.std() == pytest.approx(deviation, rel=0.05)
-    low, high = share.interval
+    assert proportion.samples.mean() == pytest.approx(0.3, abs=4 * deviation / 100)
+    assert proportion.samples.std() == pytest.approx(deviation, rel=0.05)
+    low, high = proportion.interval
     assert (low, high) == pytest.approx((0.21, 0.39), abs=0.0101)
 
 
-def test_the_difference_of_a_system_and_itself_is_exactly_zero() -> None:
-    counts = np.repeat(made_up(1, 50), 2, axis=0)
+def test_a_system_does_not_differ_from_itself() -> None:
+    counts = np.repeat(random_counts(1, 50), 2, axis=0)
     one, other = estimates(counts)
     assert (one - other).interval == (0, 0)
     assert not Difference(one, other, np.zeros(1)).summary.excludes_zero
 
 
 def test_pairing_narrows_the_interval_of_a_difference() -> None:
-    counts = np.repeat(made_up(1, 60), 2, axis=0)
+    counts = np.repeat(random_counts(1, 60), 2, axis=0)
     counts[1, :10, 0] = 0
     paired = estimates(counts)
-    (alone,) = estimates(counts[1:], name="drawn apart")
+    (alone,) = estimates(counts[1:], name="other resamples")
     narrow, wide = (gap.interval for gap in (paired[0] - paired[1], paired[0] - alone))
     assert narrow[1] - narrow[0] < wide[1] - wide[0]
 
 
 def test_a_set_without_gold_spans_has_no_interval() -> None:
-    counts = made_up(2, 12)
+    counts = random_counts(2, 12)
     counts[..., [0, 2]] = 0
     samples = f1_samples(counts, "set", resamples=50)
     assert np.isnan(samples).all()
@@ -106,8 +106,8 @@ def test_relative_gain_is_undefined_where_the_reference_is_zero() -> None:
     assert half.relative_to(Estimate(0.4, np.full(4, 0.4))).interval == pytest.approx((0.25, 0.25))
 
 
-def test_draws_depend_on_the_seed_and_the_set_only() -> None:
-    counts = made_up(2, 30)
+def test_resamples_depend_on_the_seed_and_the_set_only() -> None:
+    counts = random_counts(2, 30)
     alone = f1_samples(counts[:1], "a", resamples=700)
     np.testing.assert_allclose(f1_samples(counts, "a", resamples=700)[:1], alone)
     assert not np.array_equal(f1_samples(counts[:1], "b", resamples=700), alone)
@@ -115,20 +115,20 @@ def test_draws_depend_on_the_seed_and_the_set_only() -> None:
 
 
 def difference(counts: np.ndarray, name: str = "set", resamples: int = 10_000) -> Difference:
-    """Of two systems [2, sentences, 3]."""
+    """Compare two systems [2, sentences, 3]."""
     first, second = estimates(counts, name, resamples)
     return Difference(first, second, swapped_differences(counts[:1], counts[1:], name, resamples)[0])
 
 
 def binary(hits: np.ndarray) -> np.ndarray:
-    """One gold and one predicted span in every sentence, correct where `hits` [..., sentences]: F1 is the mean of hits."""
+    """Return counts with one gold and one predicted span per sentence, correct where `hits` [..., sentences] is 1."""
     counts = np.ones((*hits.shape, 3), dtype=int)
     counts[..., 0] = hits
     return counts
 
 
 def exact_p(counts: np.ndarray) -> float:
-    """The share of all 2 ** sentences swaps of [2, pairs, sentences, 3] with a mean difference as large as observed."""
+    """The fraction of all 2 ** sentences swaps of [2, pairs, sentences, 3] with a mean difference as large as observed."""
 
     def gap(arranged: np.ndarray) -> float:
         first, second = micro_f1(arranged.sum(axis=2))
@@ -143,15 +143,15 @@ def exact_p(counts: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("sentences", [1, 4, 9])
-def test_p_is_that_of_all_swaps(sentences: int) -> None:
-    counts = made_up(2, sentences)
+def test_p_equals_that_of_all_swaps(sentences: int) -> None:
+    counts = random_counts(2, sentences)
     exact = exact_p(counts[:, None])
     assert difference(counts).p == pytest.approx(exact, abs=4 * np.sqrt(exact * (1 - exact) / 10_000) + 2e-4)
 
 
 def test_seeds_are_swapped_together() -> None:
-    """Three seeds that make the same mistakes are no more evidence than one."""
-    counts = made_up(6, 8).reshape(2, 3, 8, 3)
+    """Three seeds with the same errors are no more evidence than one."""
+    counts = random_counts(6, 8).reshape(2, 3, 8, 3)
     swapped = swapped_differences(*counts, "set").mean(axis=0)
     observed = float(np.subtract(*micro_f1(counts.sum(axis=2))).mean())
     assert p_value(observed, swapped) == pytest.approx(exact_p(counts), abs=0.02)
@@ -179,7 +179,7 @@ def test_p_and_interval_agree_with_scipy() -> None:
 
 @pytest.mark.parametrize(("wins", "losses"), [(5, 0), (9, 2), (3, 3)])
 def test_p_of_wins_and_losses_is_the_sign_test(wins: int, losses: int) -> None:
-    """With one span a sentence only sentences that one system alone finds matter, and each is a coin."""
+    """With one span per sentence, only sentences that one system alone gets right matter, and each is a fair coin."""
     hits = np.ones((2, 40), dtype=int)
     hits[1, :wins] = 0
     hits[0, wins : wins + losses] = 0
@@ -188,7 +188,7 @@ def test_p_of_wins_and_losses_is_the_sign_test(wins: int, losses: int) -> None:
 
 
 def test_p_is_uniform_where_there_is_no_difference() -> None:
-    """Two systems alike: at level 0.05 about one in twenty is found, never many more."""
+    """For two equal systems, about one test in twenty rejects at level 0.05."""
     draw = generator(2, "null")
     rejected = [
         difference(binary((draw.random((2, 60)) < 0.5).astype(int)), str(trial), 400).p <= 0.05
@@ -199,7 +199,7 @@ def test_p_is_uniform_where_there_is_no_difference() -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(2, 30), st.integers(0, 2**32 - 1))
-def test_changing_sides_turns_the_sign(sentences: int, seed: int) -> None:
+def test_exchanging_the_systems_changes_the_sign(sentences: int, seed: int) -> None:
     draw = np.random.default_rng(seed)
     counts = binary(draw.integers(0, 2, (2, sentences)))
     counts[:, :, 1] += draw.integers(0, 2, (2, sentences))
@@ -210,17 +210,17 @@ def test_changing_sides_turns_the_sign(sentences: int, seed: int) -> None:
     assert one.summary.mde == pytest.approx(other.summary.mde, nan_ok=True)
 
 
-def test_the_order_of_sentences_is_noise_within_the_draws() -> None:
-    counts = made_up(2, 50)
-    turned = counts[:, ::-1]
-    one, other = difference(counts), difference(turned)
+def test_the_order_of_sentences_matters_little() -> None:
+    counts = random_counts(2, 50)
+    reversed_counts = counts[:, ::-1]
+    one, other = difference(counts), difference(reversed_counts)
     assert one.estimate.value == other.estimate.value
     assert one.p == pytest.approx(other.p, abs=0.03)
     assert one.estimate.interval == pytest.approx(other.estimate.interval, abs=0.01)
 
 
 def test_swaps_depend_on_the_seed_and_the_set_only() -> None:
-    counts = made_up(4, 30)
+    counts = random_counts(4, 30)
     alone = swapped_differences(counts[:1], counts[1:2], "a", resamples=700)
     together = swapped_differences(counts[[0, 2]], counts[[1, 3]], "a", resamples=700)
     np.testing.assert_allclose(together[:1], alone, atol=1e-12)
@@ -228,15 +228,15 @@ def test_swaps_depend_on_the_seed_and_the_set_only() -> None:
     assert not np.array_equal(swapped_differences(counts[:1], counts[1:2], "a", 700, seed=1), alone)
 
 
-def test_equal_systems_differ_by_nothing_and_no_power_is_claimed() -> None:
-    same = difference(np.repeat(made_up(1, 20), 2, axis=0))
+def test_equal_systems_have_p_1_and_no_minimum_detectable_effect() -> None:
+    same = difference(np.repeat(random_counts(1, 20), 2, axis=0))
     assert same.p == 1
     assert np.isnan(same.summary.mde)
 
 
 @pytest.mark.parametrize("sentences", [50, 150])
 def test_intervals_cover_the_truth(sentences: int) -> None:
-    """Spans per sentence are random: true F1 is 2 E(correct) / (E(predicted) + E(gold)), that of a large sample."""
+    """Spans per sentence are random; the true F1 is 2 E(correct) / (E(predicted) + E(gold))."""
     draw = generator(4, "coverage", sentences)
 
     def sample(size: tuple[int, ...]) -> np.ndarray:
@@ -251,8 +251,8 @@ def test_intervals_cover_the_truth(sentences: int) -> None:
     assert 0.95 - 0.035 <= np.mean((low <= truth) & (truth <= high)) <= 0.98
 
 
-def test_the_detectable_difference_is_found_four_times_in_five() -> None:
-    """What a pilot calls detectable, when it is the true difference, is shown by about 80 % of new sets."""
+def test_the_minimum_detectable_effect_has_a_power_of_80_percent() -> None:
+    """If the true difference is the MDE of a pilot study, about 80 % of new sets show it."""
     draw = generator(5, "power")
 
     def pairs(count: int, gap: float) -> np.ndarray:
@@ -266,13 +266,13 @@ def test_the_detectable_difference_is_found_four_times_in_five() -> None:
         first, second = np.split(f1_samples(pairs(count, gap), "power", resamples=600), 2)
         return first - second
 
-    detectable = float(np.mean([minimum_detectable_effect(row) for row in gaps(100, 0.05)]))
-    intervals = [percentile_interval(row) for row in gaps(600, detectable)]
+    effect = float(np.mean([minimum_detectable_effect(row) for row in gaps(100, 0.05)]))
+    intervals = [percentile_interval(row) for row in gaps(600, effect)]
     assert np.mean([low > 0 for low, _ in intervals]) == pytest.approx(0.8, abs=0.07)
 
 
-def test_seeds_of_equal_scores_widen_nothing_and_different_ones_do() -> None:
-    parts = estimates(made_up(3, 25), resamples=4000)
+def test_only_seeds_with_different_scores_widen_the_interval() -> None:
+    parts = estimates(random_counts(3, 25), resamples=4000)
     mean = over_seeds(parts, "tiny/")
     assert mean.value == pytest.approx(np.mean([part.value for part in parts]))
     np.testing.assert_allclose(over_seeds(parts[:1] * 3, "tiny/").samples, parts[0].samples)
@@ -280,7 +280,7 @@ def test_seeds_of_equal_scores_widen_nothing_and_different_ones_do() -> None:
     assert mean.samples.std() > average(parts).samples.std()
 
 
-def test_draws_of_seeds() -> None:
+def test_seed_weights() -> None:
     weights = seed_weights(4, "tiny/", 20_000)
     np.testing.assert_allclose(weights.sum(axis=0), 1)
     np.testing.assert_allclose(weights.mean(axis=1), 0.25, atol=0.01)
@@ -290,8 +290,8 @@ def test_draws_of_seeds() -> None:
     assert not np.array_equal(weights, seed_weights(4, "small/", 20_000))
 
 
-def test_an_interval_over_sentences_and_seeds_covers_what_one_over_sentences_misses() -> None:
-    """Six seeds of a model whose true F1 varies by seed; what is asked for is the mean over all possible seeds."""
+def test_an_interval_over_sentences_alone_covers_too_little() -> None:
+    """Six seeds of a model whose true F1 varies by seed; the estimand is the mean over all possible seeds."""
     draw = generator(6, "seeds")
     covered = {"sentences": 0, "both": 0}
     for trial in range(150):
@@ -304,8 +304,8 @@ def test_an_interval_over_sentences_and_seeds_covers_what_one_over_sentences_mis
     assert covered["both"] / 150 > 0.83
 
 
-def test_an_average_over_sets_has_a_p_of_its_own() -> None:
-    parts = [difference(made_up(2, 12), name) for name in ("a", "b")]
+def test_p_of_an_average_over_sets() -> None:
+    parts = [difference(random_counts(2, 12), name) for name in ("a", "b")]
     mean = average_difference(parts)
     assert mean.estimate.value == pytest.approx(np.mean([part.estimate.value for part in parts]))
     np.testing.assert_allclose(mean.swapped, (parts[0].swapped + parts[1].swapped) / 2)
