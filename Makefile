@@ -4,7 +4,7 @@
 # make slurm-test     tests on a real Slurm, started on this machine and stopped afterwards (Debian or Ubuntu, root)
 # make nightly        tests that take minutes
 # make bench          measure ratios of time and memory, growth of cost, memory against the estimate (benchmarks/README.md)
-# make bench-report   time and memory of the report of 10,000 run folders (minutes, 8 GB of disk)
+# make bench-report   time and memory of the report of 1,000 run folders (minutes, 1 GB of disk)
 # make bench-smoke    short benchmarks; fails where one has become twice as slow relative to its reference
 # make golden         record the golden losses of this type of processor
 # make golden-sbatch  record the golden batch scripts

@@ -1,168 +1,118 @@
-"""The report of ten thousand run folders: `python benchmarks/report.py [FOLDER]` writes benchmarks/report.md.
+"""Time and memory of a report: `python benchmarks/report.py [RUNS] [FOLDER]` writes benchmarks/report.md.
 
-The tree of benchmarks/run_tree.py is made in FOLDER (absent: a temporary one), unless it is there. Each stage runs in a process of
-its own, whose CPU seconds are told (with those of the processes it starts), which on a machine with other work are a
-better measure than the time that passed, and the peak of the memory of all of them together (proportional set size,
-asked for every half second). The last stage is the whole report from nothing. Beside them stands what the plainest
-reading costs: json.loads of every line that the report reads, in one process, on every twentieth folder and times twenty.
+RUNS is a key of run_tree.SHAPES (default 1000). The tree of run folders is created in FOLDER (default: a temporary
+folder) unless it exists. Each stage runs in a process of its own. CPU seconds include those of the processes that it
+starts; on a machine with other work they are a better measure than elapsed time. The peak of memory is that of all these
+processes together (proportional set size, sampled every half second).
 """
 
 from __future__ import annotations
 
-import json
 import os
 import resource
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
-import numpy as np
-from run_tree import Shape, Tree
+from machine import machine
+from run_tree import SHAPES, Tree
 
-from analysis.build import build
-from analysis.figures import rendering
 from analysis.load.collect import run_folders
-from analysis.report import read, write
 from metapt.errors import UserError, run_command
 
-SHARE = 20  # of the folders one is read plainly
-CHANGED = 100
+REPO = Path(__file__).parents[1]
+READ = "import sys; from pathlib import Path; from analysis.load.collect import collect; collect([Path(sys.argv[1])], Path(sys.argv[2]))"
+REPORT = "import sys; from analysis.report import main; main([sys.argv[1], '--out', sys.argv[2]])"
+STAGES = (
+    ("reading all runs", READ, "first"),
+    ("reading all runs from the cache", READ, "first"),
+    ("report, runs from the cache", REPORT, "first"),
+    ("report, without a cache", REPORT, "second"),
+)
+"""(name, code, folder that the report and the cache are written to)"""
 
 
-def cpu_seconds() -> float:
-    """Of this process and of those it has waited for."""
-    return sum(sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+class Measurement(NamedTuple):
+    """Elapsed and CPU time in seconds, peak memory in GiB."""
+
+    elapsed: float
+    cpu: float
+    peak: float
 
 
-def memory(session: int) -> float:
-    """What the processes of a session hold at this moment, memory that they share counted once; GiB."""
-    total = 0
+def measure(code: str, root: Path, out: Path) -> Measurement:
+    """Run code with the arguments (root, out) in a new process and measure it.
+
+    Raises:
+        UserError: the code failed.
+    """
+    before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPO)}
+    command = [sys.executable, "-c", code, str(root), str(out)]
+    peak = 0.0
+    with subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, start_new_session=True, env=environment
+    ) as process:
+        while process.poll() is None:
+            peak = max(peak, session_memory(process.pid))
+            time.sleep(0.5)
+    if process.returncode:
+        raise UserError(f"{' '.join(command)} ended with {process.returncode}")
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return Measurement(time.perf_counter() - started, cpu, peak)
+
+
+def session_memory(session: int) -> float:
+    """Return the memory of the processes of a session in GiB, with shared memory counted once."""
+    kibibytes = 0
     for process in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):  # one that has just ended
+        with suppress(OSError):  # the process has just ended
             if os.getsid(int(process.name)) == session:
                 lines = (process / "smaps_rollup").read_text().splitlines()
-                total += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
-    return total / 2**20
+                kibibytes += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+    return kibibytes / 2**20
 
 
-def plainly(root: Path, out: Path) -> dict[str, float]:
-    for folder in list(run_folders(root))[::SHARE]:
-        for file in [*folder.glob("predictions/*.jsonl"), *folder.glob("metrics.jsonl")]:
-            for line in file.read_text(encoding="utf-8").splitlines():
-                try:
-                    json.loads(line)
-                except ValueError:  # cut off
-                    continue
-    return {"times": SHARE}
-
-
-def reading(root: Path, out: Path) -> dict[str, float]:
-    started = time.perf_counter()
-    found = read([root], out)
-    counts = {"tuned": len(found.finetuning), "pretrained": len(found.pretraining), "left out": len(found.left_out)}  # fmt: skip
-    return {"seconds": time.perf_counter() - started, **counts}
-
-
-def changed(root: Path, out: Path) -> dict[str, float]:
-    """The same after some result files were written again."""
-    for file in sorted(root.glob("finetune/*/result.json"))[:: max(1, 9000 // CHANGED)][:CHANGED]:
-        file.write_bytes(file.read_bytes())
-    return reading(root, out)
-
-
-def reporting(root: Path, out: Path) -> dict[str, float]:
-    """Everything, of what has been read before; CPU seconds of single parts are those of this process alone."""
-    started, ends = time.perf_counter(), [cpu_seconds()]
-    rendering.begin()
-    collection = read([root], out)
-    ends.append(cpu_seconds())
-    report = build(collection)
-    ends.append(cpu_seconds())
-    write(report, out)
-    ends.append(cpu_seconds())
-    page = (out / "index.html").stat().st_size / 2**20
-    parts = dict(zip(("read", "analysed", "written"), np.diff(ends).tolist(), strict=True))
-    return {"seconds": time.perf_counter() - started, **parts, "figures": len(report.figures), "page MiB": page}  # fmt: skip
-
-
-def from_nothing(root: Path, out: Path) -> dict[str, float]:
-    return reporting(root, out / "again")
-
-
-STAGES: dict[str, Callable[[Path, Path], dict[str, float]]] = {
-    "plain json.loads": plainly,
-    "first reading": reading,
-    "second reading": reading,
-    f"reading after {CHANGED} runs have changed": changed,
-    "the report, of what was read": reporting,
-    "the report, from nothing": from_nothing,
-}
-
-
-def measured(stage: str, root: Path, out: Path) -> dict[str, float]:
-    """What a stage tells, of a fresh process; CPU seconds of all its processes, and their peak together."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    command = [sys.executable, __file__, stage, str(root), str(out)]
-    environment = {"OMP_NUM_THREADS": "1", **os.environ}  # as analysis/report.py sets it
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True, env=environment) as running:  # fmt: skip
-        peak = 0.0
-        while running.poll() is None:
-            peak = max(peak, memory(running.pid))
-            time.sleep(0.5)
-        assert running.stdout is not None
-        told = running.stdout.read().splitlines()
-    if running.returncode:
-        raise UserError(f"{stage}: ended with {running.returncode}")
-    found = json.loads(told[-1])
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return {"cpu": found.pop("times", 1) * spent, "peak": peak, **found}
-
-
-def table(root: Path) -> list[str]:
-    """What is in the tree, and a line for each stage."""
-    files = [file for file in root.rglob("*") if file.is_file()]
-    size = sum(file.stat().st_size for file in files) / 2**30
-    lines = [f"{len(list(run_folders(root))):,} folders, {len(files):,} files, {size:.1f} GiB.", ""]
-    lines += ["| stage | CPU seconds | share of plain json.loads | seconds | peak, GiB | what else |"]  # fmt: skip
-    lines += ["|---|---:|---:|---:|---:|---|"]
-    with tempfile.TemporaryDirectory(dir=root.parent) as out:
-        plain = 0.0
-        for stage in STAGES:
-            found = measured(stage, root, Path(out))
-            cpu, seconds = found.pop("cpu"), found.pop("seconds", None)
-            peak = found.pop("peak")
-            plain = plain or cpu
-            rest = ", ".join(f"{name} {value:,.1f}".removesuffix(".0") for name, value in found.items())
-            passed = "" if seconds is None else f"{seconds:.1f}"
-            lines.append(f"| {stage} | {cpu:.1f} | {cpu / plain:.2g} | {passed} | {peak:.2f} | {rest} |")  # fmt: skip
+def measure_stages(root: Path) -> list[str]:
+    """Measure all stages; return the lines of a table."""
+    lines = ["| stage | seconds | CPU seconds | peak memory, GiB |", "|---|---:|---:|---:|"]
+    with tempfile.TemporaryDirectory(dir=root.parent) as temporary:
+        for name, code, folder in STAGES:
+            elapsed, cpu, peak = measure(code, root, Path(temporary, folder))
+            lines.append(f"| {name} | {elapsed:.1f} | {cpu:.1f} | {peak:.2f} |")
             print(lines[-1], flush=True)
     return lines
 
 
 def main(argv: Sequence[str]) -> None:
-    """Makes the tree, measures every stage, and writes the table."""
-    if len(argv) == 3:
-        print(json.dumps(STAGES[argv[0]](Path(argv[1]), Path(argv[2]))))
-        return
+    """Create the tree, measure every stage, and write the table."""
+    runs = int(argv[0]) if argv else 1000
+    if runs not in SHAPES:
+        raise UserError(f"{runs} runs: not one of {', '.join(map(str, SHAPES))}")
     with tempfile.TemporaryDirectory() as temporary:
-        root = Path(argv[0] if argv else temporary, "tree")
+        root = Path(argv[1] if len(argv) > 1 else temporary, "tree")
         if not root.exists():
-            Tree(root, Shape()).write()
-        load = f"{os.getloadavg()[0]:.1f} before"
-        lines = table(root)
-        load += f", {os.getloadavg()[0]:.1f} after"
-    from machine import machine
-
-    head = (
-        "# The report of ten thousand runs\n\n`make bench-report` measured this; benchmarks/report.py says how, benchmarks/run_tree.py what is in the tree.\n\n"
-        f"Machine: {machine()}, {os.cpu_count()} cores; load {load}. "
-    )
-    (Path(__file__).parent / "report.md").write_text(head + "\n".join(lines) + "\n", encoding="utf-8")
+            Tree(root, SHAPES[runs]).write()
+        files = [file for file in root.rglob("*") if file.is_file()]
+        gigabytes = sum(file.stat().st_size for file in files) / 2**30
+        tree = f"{len(list(run_folders(root))):,} run folders, {len(files):,} files, {gigabytes:.1f} GiB"
+        load = f"{os.getloadavg()[0]:.1f}"
+        lines = measure_stages(root)
+        load += f" before, {os.getloadavg()[0]:.1f} after"
+    head = [
+        f"# The report of {runs:,} runs",
+        "`make bench-report` measured this table; benchmarks/report.py describes how, and benchmarks/run_tree.py what the run "
+        "folders contain.",
+        f"Machine: {machine()}, {os.cpu_count()} cores; load average {load}. {tree}.",
+    ]
+    text = "\n\n".join([*head, "\n".join(lines)]) + "\n"
+    (Path(__file__).parent / "report.md").write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from analysis.load.records import PretrainRun
 from analysis.load.run_reader import TOTALS
-from analysis.sections.learning_dynamics import eval_losses_of
+from analysis.stats.budgets import eval_losses
 from metapt.config import commandline
 from metapt.data.batches import Batches
 from metapt.data.corpus import prepare_corpus
@@ -191,7 +191,7 @@ def test_report_includes_evaluations_after_a_skipped_update(tmp_path: Path):
     )
     measured = {"step": np.array([2]), "eval_loss_nats": np.array([3.0])}
     origin = ("nano", "", "maml", 0, 1, "corpus", 4, {}, {})
-    axes, losses = eval_losses_of(PretrainRun(tmp_path, *origin, none, none, skipped, measured, []))
+    axes, losses = eval_losses(PretrainRun(tmp_path, *origin, none, none, skipped, measured, []))
     assert losses.tolist() == [3.0]
     assert {name: values.tolist() for name, values in axes.items()} == {
         "updates": [2],
