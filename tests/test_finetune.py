@@ -234,7 +234,7 @@ def test_evaluation_on_custom_corpora(
     printed = capsys.readouterr().err
     assert "quiet test has no entities" in printed
     assert "news test has no entities" not in printed
-    with pytest.raises(UserError, match=r"data\.corpora: 1 mistake"):
+    with pytest.raises(UserError, match=r"data\.corpora: 1 error"):
         tune(world, tmp_path / "wrong", "data.corpora=[cebuano]")
 
 
