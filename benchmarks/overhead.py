@@ -95,9 +95,9 @@ def measure(model: str, objective: str, folder: Path) -> dict[str, float]:
 
 def _seconds(trainer: Trainer, logger: MetricsLogger) -> Seconds:
     """Time each part in turn; a gradient exists when its norms are measured and when the optimizer steps."""
-    config, engine, sampler = trainer.config, trainer.engine, trainer.sampler
+    config, engine, sampler = trainer.config, trainer.engine, trainer.data.sampler
     train, meta, numbers = config.train, config.meta, count(1)
-    sequences = torch.from_numpy(trainer.batches.sequences(0, train.micro_batch))
+    sequences = torch.from_numpy(trainer.data.batches.sequences(0, train.micro_batch))
     task = sampler.episode(0, 0) if sampler else None
     metrics = next_token_objective(engine.meta_lm, sequences).metrics
     line: dict[str, Any] = {name: value.tolist() for name, value in metrics.items()} | {
@@ -107,7 +107,7 @@ def _seconds(trainer: Trainer, logger: MetricsLogger) -> Seconds:
     }
 
     def batch() -> None:
-        trainer.batches.sequences(next(numbers) * train.micro_batch, train.micro_batch)
+        trainer.data.batches.sequences(next(numbers) * train.micro_batch, train.micro_batch)
 
     def sampling() -> None:
         if sampler:

@@ -14,6 +14,7 @@ from metapt.data import DEMO_NOTICE
 from metapt.errors import UserError, run_command
 from metapt.runs import Run
 from metapt.training import experiment_trackers
+from metapt.training.progress_line import log
 from metapt.training.signals import StopRequest, StopRequested
 
 if TYPE_CHECKING:
@@ -57,7 +58,10 @@ def pretrain(config: PretrainConfig, run: Run, stop: StopRequest) -> None:
     if is_main_rank:
         if config.train.precision == "bf16" and slow_in_bf16(trainer.engine.device):
             print(SLOW_BF16, file=sys.stderr, flush=True)
-        run.start(identity(config), {"corpus": corpus.fingerprint}, asdict(config))
+        fingerprints = {"corpus": corpus.fingerprint}
+        if trainer.data.classes is not None:
+            fingerprints["classes"] = trainer.data.classes.sha256
+        run.start(identity(config), fingerprints, asdict(config))
     result = trainer.train()
     if is_main_rank:
         run.finish(result)
@@ -76,6 +80,7 @@ def prepare(config: PretrainConfig, stop: StopRequest) -> Corpus:
         Interrupted: a rank received a signal.
     """
     from metapt.data.corpus import prepare_corpus
+    from metapt.data.corpus_classes import corpus_classes
     from metapt.data.episodes import corpus_index
 
     corpus = None
@@ -83,6 +88,8 @@ def prepare(config: PretrainConfig, stop: StopRequest) -> Corpus:
         corpus = prepare_corpus(config.data)
         if config.meta.rho > 0:
             corpus_index(corpus, config.meta)
+        if config.classes.sizes:
+            corpus_classes(corpus, config.classes, log)
     stops = bool(stop)
     if "RANK" in os.environ:
         from metapt.training.engine import any_rank

@@ -21,6 +21,7 @@ from metapt.config.ner import (
     TagConfig,
     tuning_lr,
 )
+from metapt.config.objective_terms import ClassesConfig, EpisodesConfig, MultitaskConfig
 from metapt.config.pretraining import (
     CorpusConfig,
     EstimateConfig,
@@ -41,15 +42,18 @@ __all__ = [
     "TRAINED_BASELINES",
     "TUNINGS",
     "BaselineConfig",
+    "ClassesConfig",
     "ClusterConfig",
     "CorpusConfig",
     "DescribeConfig",
+    "EpisodesConfig",
     "EstimateConfig",
     "FinetuneConfig",
     "GridConfig",
     "LogConfig",
     "MetaConfig",
     "ModelConfig",
+    "MultitaskConfig",
     "NerConfig",
     "NerDataConfig",
     "PrepareConfig",

@@ -88,6 +88,7 @@ def _check_pretrain(config: PretrainConfig) -> Iterator[str]:
         yield "meta.rho=0: objective=maml without episodes is objective=vanilla; use that, or a meta.rho greater than 0"
     if meta.rho > 0:
         yield from _check_episodes(meta, model, train.max_steps)
+    yield from _check_terms(config)
     if train.warmup_steps > train.max_steps:
         yield f"train.warmup_steps={train.warmup_steps}: must be at most train.max_steps={train.max_steps}"
     try:
@@ -97,6 +98,32 @@ def _check_pretrain(config: PretrainConfig) -> Iterator[str]:
         return
     if train.compile and stage == 3:
         yield f"train.compile=true: not supported with ds={config.ds}, because ZeRO stage 3 gathers parameters module by module"
+
+
+def _check_terms(config: PretrainConfig) -> Iterator[str]:
+    weights = {"episodes": config.episodes.weight, "multitask": config.multitask.weight}
+    active, objective = [name for name, weight in weights.items() if weight > 0], config.meta.objective
+    if objective in ("vanilla", "maml") and active:
+        yield f"{active[0]}.weight={weights[active[0]]}: objective={objective} has no such term; use objective={active[0]}"
+    if objective in ("episodes", "twin", "multitask", "both") and not active:
+        yield f"objective={objective}: needs episodes.weight or multitask.weight greater than 0"
+    if active and len(config.classes.sizes) < 2:
+        yield f"classes.sizes={config.classes.sizes}: needs at least two partitions, since the last is never trained on"
+    if any(size < 2 for size in config.classes.sizes):
+        yield f"classes.sizes={config.classes.sizes}: a partition needs at least 2 classes"
+    if active and config.train.micro_batch % config.meta.batch_sequences:
+        yield (
+            f"train.micro_batch={config.train.micro_batch}: must be a multiple of "
+            f"meta.batch_sequences={config.meta.batch_sequences}"
+        )
+    if objective == "twin" and config.episodes.inner_steps:
+        yield f"episodes.inner_steps={config.episodes.inner_steps}: objective=twin has no inner loop; use objective=episodes"
+    if (
+        config.episodes.weight > 0
+        and not config.episodes.inner_steps
+        and config.episodes.initial_head == "zero"
+    ):
+        yield "episodes.inner_steps=0: a zero classifier without an inner loop learns nothing; use initial_head=prototypes"
 
 
 def _check_heads(model: ModelConfig) -> Iterator[str]:

@@ -8,6 +8,7 @@ from omegaconf import MISSING
 
 from metapt.config.deepspeed import zero_stage
 from metapt.config.keys import key
+from metapt.config.objective_terms import ClassesConfig, EpisodesConfig, MultitaskConfig
 
 
 @dataclass
@@ -33,7 +34,17 @@ class MetaConfig:
     """Episodes: how often an episode update replaces a next-token update, and what an episode is."""
 
     objective: str = key(
-        MISSING, "training objective", choices={"vanilla": "no episodes", "maml": "episodes"}, internal=True
+        MISSING,
+        "training objective",
+        choices={
+            "vanilla": "next-token prediction only",
+            "maml": "episodes on masked windows in a fraction of the updates",
+            "episodes": "episodes on the words of the batch, as a weighted term",
+            "twin": "the same without an inner loop",
+            "multitask": "the word classes of these episodes as a plain auxiliary loss",
+            "both": "episodes and multitask",
+        },
+        internal=True,
     )
     rho: float = key(
         0.0, "probability that an update is an episode update instead of a next-token update", low=0, high=1
@@ -89,6 +100,11 @@ class MetaConfig:
     head_hidden: int = key(128, "hidden width of the episode head", unit="dimensions", low=1)
     head_layers: int = key(4, "number of linear layers of the episode head", low=1)
     head_dropout: float = key(0.1, "dropout probability in the episode head", low=0, high=0.99)
+    batch_sequences: int = key(
+        4,
+        "number of consecutive sequences of the batch whose words form a group, from which episodes are sampled",
+        low=2,
+    )
 
 
 @dataclass
@@ -202,7 +218,7 @@ class TrainConfig:
 
 @dataclass
 class LogConfig:
-    """Copies of the metrics for other tools; the report needs none of them."""
+    """Copies of the metrics for other tools; the report does not use them."""
 
     tensorboard: bool = key(
         False, "write TensorBoard event files into the run folder (pip install tensorboard)", identity=False
@@ -226,6 +242,9 @@ class PretrainConfig:
 
     model: ModelConfig = field(default_factory=ModelConfig)
     meta: MetaConfig = field(default_factory=MetaConfig)
+    episodes: EpisodesConfig = field(default_factory=EpisodesConfig)
+    multitask: MultitaskConfig = field(default_factory=MultitaskConfig)
+    classes: ClassesConfig = field(default_factory=ClassesConfig)
     data: CorpusConfig = field(default_factory=CorpusConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     log: LogConfig = field(default_factory=LogConfig)

@@ -6,7 +6,7 @@ the engine or of ranks; the trainer calls `backward` on the loss.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -29,6 +29,7 @@ from metapt.meta.adaptation import (
     attach_gradients,
     straight_through,
 )
+from metapt.meta.terms import Term, WordGroup
 from metapt.models.decoder import EpisodeHead
 from metapt.models.meta_lm import MetaLM
 from metapt.models.packed_windows import PackedWindows
@@ -41,7 +42,9 @@ class ObjectiveOutput:
     loss: Tensor
     """Scalar in nats; its backward pass accumulates the outer gradient."""
     metrics: dict[str, Tensor] = field(default_factory=dict)
-    """Detached scalars, or tensors [T + 1] over the inner steps 0..T."""
+    """Detached scalars, or tensors [T + 1] over the inner steps 0..T, each a mean over its unit of work."""
+    ratios: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    """Metrics whose number of observations varies from unit to unit: their sum, and that number."""
 
 
 def is_episode_update(meta: MetaConfig, seed: int, step: int) -> bool:
@@ -52,11 +55,31 @@ def is_episode_update(meta: MetaConfig, seed: int, step: int) -> bool:
     return step >= meta.start_step and bool(randomness.generator(seed, "branch", step).random() < meta.rho)
 
 
-def next_token_objective(meta_lm: MetaLM, sequences: Tensor) -> ObjectiveOutput:
-    """Next-token prediction on sequences [n, T + 1]."""
-    loss = meta_lm.lm_loss(sequences)
+def next_token_objective(
+    meta_lm: MetaLM,
+    sequences: Tensor,
+    terms: Mapping[str, tuple[float, Term]] | None = None,
+    groups: Sequence[WordGroup] = (),
+    step: int = 0,
+) -> ObjectiveOutput:
+    """Next-token prediction on sequences [n, T + 1], plus the weighted terms on its hidden states.
+
+    Args:
+        terms: weight and term, by name, of the terms that take part in this update.
+        groups: labelled words of the sequences, in order.
+        step: number of updates before this one, which keys the sampling of episodes.
+    """
+    hidden = meta_lm.hidden_states(sequences[:, :-1])
+    lm_loss = meta_lm.lm_loss_of(hidden, sequences[:, 1:])
+    output = ObjectiveOutput(lm_loss, {"lm_loss_nats": lm_loss.detach()})
     used = set(meta_lm.decoder.parameters())
-    return ObjectiveOutput(_with_zero_gradients(loss, meta_lm, used), {"lm_loss_nats": loss.detach()})
+    for name, (weight, term) in (terms or {}).items():
+        found = term(hidden.flatten(0, 1), groups, step)
+        output.loss = output.loss + weight * found.loss
+        output.ratios |= {f"{name}_{metric}": ratio for metric, ratio in found.metrics.items()}
+        used |= set(term.parameters.parameters())
+    output.loss = _with_zero_gradients(output.loss, meta_lm, used)
+    return output
 
 
 def episode_objective(

@@ -49,6 +49,8 @@ class MetaLM(nn.Module):
         self.decoder = decoder
         self.episode_head = episode_head
         self.inner_rates: InnerRates | None = None
+        self.term_heads = nn.ModuleDict()
+        """What the weighted terms of the objective learn beside the decoder, by name (metapt/meta/terms.py)."""
         self.dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
         self.compiled = False
         self.compiled_inner_step: Callable[..., tuple[dict[str, Tensor], Tensor, Tensor]] | None = None
@@ -66,7 +68,10 @@ class MetaLM(nn.Module):
 
     def lm_loss(self, sequences: Tensor) -> Tensor:
         """Mean next-token cross-entropy in nats of sequences [n, T + 1]; all tokens but the first are targets."""
-        hidden, targets = self.hidden_states(sequences[:, :-1]), sequences[:, 1:]
+        return self.lm_loss_of(self.hidden_states(sequences[:, :-1]), sequences[:, 1:])
+
+    def lm_loss_of(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        """Mean next-token cross-entropy in nats of hidden states [n, T, d] and targets [n, T]."""
         return self.decoder.lm_head(hidden.flatten(0, 1), targets.flatten(), self.dtype)
 
     def prediction_states(self, windows: PackedWindows) -> Tensor:

@@ -142,11 +142,11 @@ def effective_rank(matrix: Tensor) -> float:
 def parameter_groups(meta_lm: MetaLM) -> dict[str, list[str]]:
     """Names of all parameters by part of the model.
 
-    Returns: names by group: embedding, block_0 .., output_layer (with the final norm), episode_head, inner_rates.
+    Returns: names by group: embedding, block_0 .., output_layer (with the final norm), episode_head, inner_rates, term_heads.
     """
     groups: dict[str, list[str]] = {}
     for name, _ in meta_lm.named_parameters():
-        if name.startswith(("episode_head.", "inner_rates.")):
+        if name.startswith(("episode_head.", "inner_rates.", "term_heads.")):
             group = name.split(".")[0]
         elif name.startswith("decoder.model.embed_tokens."):
             group = "embedding"

@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 import math
-from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from metapt.config import PretrainConfig, TrainConfig, ranks_share_episodes
-from metapt.data.batches import Batches, eval_sequences
+from metapt.config import PretrainConfig, TrainConfig
+from metapt.data.batches import eval_sequences
 from metapt.data.corpus import Corpus
-from metapt.data.episodes import Episode, EpisodeSampler, corpus_index
 from metapt.errors import OperationalError
-from metapt.estimate.flops import flops_of_episode, flops_of_step, parameter_count
-from metapt.meta.objectives import (
-    ObjectiveOutput,
-    episode_objective,
-    is_episode_update,
-    next_token_objective,
-)
+from metapt.estimate.flops import flops_of_step, parameter_count
+from metapt.meta.objectives import is_episode_update
+from metapt.meta.terms import build_terms
 from metapt.models.meta_lm import build_meta_lm
 from metapt.runs import Run
 from metapt.training.checkpoints import Checkpoints
@@ -29,7 +22,7 @@ from metapt.training.dynamics import Dynamics, parameter_groups
 from metapt.training.engine import Engine
 from metapt.training.metrics import MetricsLogger, RunTotals
 from metapt.training.signals import StopRequest, StopRequested
-from metapt.training.zero3 import sharded_episode
+from metapt.training.units import TrainingData, UpdateUnits
 
 
 def learning_rate(train: TrainConfig, step: int) -> float:
@@ -58,18 +51,15 @@ class Trainer:
     def __init__(self, config: PretrainConfig, run: Run, corpus: Corpus, stop: StopRequest):
         self.config, self.run, self.corpus, self.stop = config, run, corpus, stop
         train, tokenizer = config.train, corpus.tokenizer
-        self.batches = Batches(corpus.train, train.seq_len, train.seed)
         self.eval_rows = eval_sequences(corpus.eval, train.seq_len, train.eval_batches * train.micro_batch)
-        self.sampler = None
-        if config.meta.rho > 0:
-            index = corpus_index(corpus, config.meta)
-            self.sampler = EpisodeSampler(
-                corpus.train, index, config.meta, train.seed, tokenizer.mask_id, tokenizer.eos_id
-            )
-        self.engine = Engine(build_meta_lm(config, eos_id=tokenizer.eos_id), config)
-        self.shares_episodes = ranks_share_episodes(config)
+        self.data = TrainingData.load(config, corpus)
+        meta_lm = build_meta_lm(config, eos_id=tokenizer.eos_id)
+        terms = build_terms(config, self.data.classes)
+        meta_lm.term_heads.update({name: term.parameters for name, term in terms.items()})
+        self.engine = Engine(meta_lm, config)
+        self.units = UpdateUnits(config, self.data, terms, self.engine, self.check_stop)
         self.dynamics = Dynamics(
-            self.engine, config, torch.from_numpy(self.eval_rows), self.sampler, self.check_stop
+            self.engine, config, torch.from_numpy(self.eval_rows), self.data.sampler, self.check_stop
         )
         self.updates_done = 0
         self.last_saved = 0
@@ -154,11 +144,7 @@ class Trainer:
             StopRequested: as `check_stop`. No parameter has changed, and the accumulated gradient is invalid.
         """
         engine, tasks = self.engine, self.config.meta.tasks_per_step
-        metrics = self._accumulate_gradient(step, is_episode)
-        means = {
-            name: torch.stack([unit[name].double() for unit in metrics]).mean(dim=0) for name in metrics[0]
-        }
-        values: dict[str, Any] = {name: engine.mean(mean).tolist() for name, mean in means.items()}
+        values = self.units.accumulate_gradient(step, is_episode)
         losses_finite = all(np.isfinite(value).all() for value in values.values())
         norms = {}
         if self.dynamics.is_due(step + 1):
@@ -168,15 +154,6 @@ class Trainer:
         values["flops"] = round(values["flops"] * tasks) if is_episode else flops_of_step(self.config, False)
         not_finite = [name for name, value in values.items() if not np.isfinite(value).all()]
         return values | norms, not_finite
-
-    def batch(self, step: int, is_episode: bool) -> dict[str, Any]:
-        """What identifies the data of an update: its episodes, or its sequences and their rows in the corpus."""
-        train = self.config.train
-        if is_episode:
-            return {"seed": train.seed, "step": step, "tasks": list(range(self.config.meta.tasks_per_step))}
-        count = train.micro_batches_per_update * train.micro_batch
-        rows = self.batches.rows(step * count, count)
-        return {"first_sequence": step * count, "rows": rows.tolist()}
 
     def evaluate(self) -> dict[str, float]:
         """Loss and perplexity on the held-out split: means over tokens, independent of the number of ranks.
@@ -191,7 +168,7 @@ class Trainer:
             start = round_start + engine.rank * size
             rows = self.eval_rows[start : start + size]
             # A rank without sequences in the last round still runs the model, since ZeRO 3 gathers weights.
-            sequences = self._tensor(rows if len(rows) else self.eval_rows[:1])
+            sequences = torch.from_numpy(rows if len(rows) else self.eval_rows[:1]).to(engine.device)
             with torch.no_grad():
                 total += float(engine.meta_lm.lm_loss(sequences)) * len(rows)
         loss = float(engine.mean(total)) * engine.world_size / len(self.eval_rows)
@@ -203,7 +180,7 @@ class Trainer:
         is_episode = is_episode_update(self.config.meta, train.seed, step)
         values, not_finite = self.update(step, is_episode)
         if not_finite:
-            batch = self.batch(step, is_episode)
+            batch = self.units.identify(step, is_episode)
             logger.log_skipped(step + 1, is_episode, values["flops"], not_finite, batch)
         else:
             logger.log_update(step + 1, is_episode, **values)
@@ -231,53 +208,3 @@ class Trainer:
         if self.last_saved != self.updates_done or self.updates_done == 0:
             self.checkpoints.save(self.updates_done, totals)
             self.last_saved = self.updates_done
-
-    def _accumulate_gradient(self, step: int, is_episode: bool) -> list[dict[str, Tensor]]:
-        """Process this rank's units of an update; return the metrics of each."""
-        train, meta, engine = self.config.train, self.config.meta, self.engine
-        metrics = []
-        if is_episode and self.shares_episodes:
-            for unit in range(meta.tasks_per_step):
-                self.check_stop()
-                metrics.append(self._sharded_episode(step, unit))
-            return metrics
-        count = meta.tasks_per_step if is_episode else train.micro_batches_per_update
-        units = range(engine.rank, count, engine.world_size)
-        for unit in units:
-            self.check_stop()
-            output = self._episode(step, unit) if is_episode else self._next_token(step, unit)
-            engine.backward(output.loss / len(units), last=unit == units[-1])
-            metrics.append(output.metrics)
-        return metrics
-
-    def _next_token(self, step: int, unit: int) -> ObjectiveOutput:
-        train = self.config.train
-        first = (step * train.micro_batches_per_update + unit) * train.micro_batch
-        sequences = self._tensor(self.batches.sequences(first, train.micro_batch))
-        return next_token_objective(self.engine.meta_lm, sequences)
-
-    def _episode(self, step: int, unit: int) -> ObjectiveOutput:
-        assert self.sampler is not None
-        meta, seed = self.config.meta, self.config.train.seed
-        task = self.sampler.episode(step, unit)
-        output = episode_objective(self.engine.meta_lm, task, meta, seed, step, unit, self.check_stop)
-        output.metrics["flops"] = self._episode_flops(task)
-        return output
-
-    def _sharded_episode(self, step: int, unit: int) -> dict[str, Tensor]:
-        assert self.sampler is not None
-        assert self.engine.shards is not None
-        engine, meta, seed = self.engine, self.config.meta, self.config.train.seed
-        task = self.sampler.episode(step, unit)
-        backward = partial(engine.backward, last=False)
-        metrics = sharded_episode(
-            self.engine.shards, engine.meta_lm, backward, task, meta, seed, step, unit, self.check_stop
-        )
-        return metrics | {"flops": self._episode_flops(task)}
-
-    def _episode_flops(self, task: Episode) -> Tensor:
-        lengths = ((examples.positions + 1).tolist() for examples in (task.support, task.query))
-        return torch.tensor(flops_of_episode(self.config, *lengths), dtype=torch.float64)
-
-    def _tensor(self, array: np.ndarray) -> Tensor:
-        return torch.from_numpy(array).to(self.engine.device)

@@ -1,0 +1,77 @@
+"""Keys of the loss terms beside next-token prediction, and of the word classes that they use."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from metapt.config.keys import key
+
+
+@dataclass
+class ClassesConfig:
+    """Word classes: clusters of the corpus' frequent words, made without labels (metapt prepare)."""
+
+    sizes: list[int] = key(
+        [],
+        "number of classes of each partition of the words; the last partition is never trained on. Empty: no word classes",
+    )
+    tokens: int = key(50_000_000, "number of corpus tokens counted, in evenly spread stretches", low=1)
+    words: int = key(20_000, "number of most frequent word types that get classes", low=1)
+    contexts: int = key(2_000, "number of most frequent units that describe a word", low=1)
+    dimensions: int = key(50, "number of dimensions of the word vectors that are clustered", low=1)
+    scale_low: float = key(
+        0.5,
+        "relative lower bound of the random factors of dimensions, from the second partition of a size on",
+        low=0,
+    )
+    scale_high: float = key(1.5, "relative upper bound of the random factors of dimensions", above=0)
+
+
+@dataclass
+class EpisodesConfig:
+    """Episodes on the words of the next-token batch: a classifier is adapted on support words and scored on query words."""
+
+    weight: float = key(
+        0.0,
+        "weight (relative to next-token prediction) of the episodes' mean query loss; 0 turns the term off",
+        low=0,
+    )
+    start_step: int = key(0, "number of updates at the start without this term", low=0)
+    ramp_steps: int = key(0, "number of updates over which the weight rises linearly to its value", low=0)
+    initial_head: str = key(
+        "prototypes",
+        "classifier at the start of the inner loop",
+        choices={
+            "prototypes": "class means of the support states, with gradient and a learned scale",
+            "zero": "zeros: the inner loop makes all of the classifier",
+        },
+    )
+    inner_steps: int = key(10, "number of gradient steps of the inner loop (T); 0: no adaptation", low=0)
+    rate_scale: float = key(
+        6.0, "factor c in the inner learning rate c N / (T d) for N classes and states of width d", above=0
+    )
+    per_group: int = key(4, "number of episodes for each group of sequences", low=1)
+    n_way: int = key(32, "number of classes of an episode (N), fewer where fewer are eligible", low=2)
+    max_examples: int = key(1024, "largest number of support, and of query words of an episode", low=4)
+    balance: float = key(
+        0.5,
+        "exponent (a fraction) of class sizes in the weights of words: 0 weights words alike, 1 classes alike",
+        low=0,
+        high=1,
+    )
+    normalize: bool = key(
+        True, "centre hidden states on the mean support state and scale them to equal length"
+    )
+
+
+@dataclass
+class MultitaskConfig:
+    """Word classes as a plain auxiliary loss: persistent classifiers over all classes of every partition, no inner loop."""
+
+    weight: float = key(
+        0.0,
+        "weight (relative to next-token prediction) of the mean loss over words and partitions; 0 turns the term off",
+        low=0,
+    )
+    start_step: int = key(0, "number of updates at the start without this term", low=0)
+    ramp_steps: int = key(0, "number of updates over which the weight rises linearly to its value", low=0)

@@ -1,0 +1,196 @@
+"""Weighted terms beside next-token prediction: loss and gradient against naive code; splits and ranks do not matter."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import pretrain_many
+from safetensors.torch import load_file
+from test_state_episodes import naive_loss
+from test_world_size import compare_runs, compare_weights
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from metapt.config import PretrainConfig, commandline
+from metapt.config.objective_terms import MultitaskConfig
+from metapt.data.corpus_words import TokenKind, find_units
+from metapt.data.word_classes import WordClasses
+from metapt.errors import UserError
+from metapt.meta.objectives import next_token_objective
+from metapt.meta.terms import Term, active_weights, build_terms, weight_at, word_groups
+from metapt.models.meta_lm import MetaLM, build_meta_lm
+from metapt.runs import Run
+
+VOCABULARY, LENGTH, SEQUENCES = 300, 40, 8
+KINDS = np.full(
+    VOCABULARY, TokenKind.BEGINS, dtype=np.uint8
+)  # every token is a word of its own, but for four
+KINDS[:4] = TokenKind.ALONE
+SMALL = [
+    "model=nano",
+    f"model.vocab_size={VOCABULARY}",
+    "model.num_layers=1",
+    "meta.batch_sequences=4",
+    "episodes.n_way=3",
+    "episodes.max_examples=64",
+]
+SIZES = "classes.sizes=[4,6,3]"
+
+
+def word_classes() -> WordClasses:
+    keys = np.sort(find_units(np.arange(4, VOCABULARY), KINDS).keys)
+    draw = np.random.default_rng(0)
+    partitions = np.stack([draw.integers(0, size, len(keys)) for size in (4, 6, 3)]).astype(np.int16)
+    return WordClasses(keys, np.ones(len(keys), np.int64), partitions, ())
+
+
+@dataclass
+class Model:
+    config: PretrainConfig
+    meta_lm: MetaLM
+    terms: dict[str, Term]
+
+    @classmethod
+    def of(cls, *words: str) -> Model:
+        config = commandline.load("pretrain", [*SMALL, *words, SIZES])
+        meta_lm, terms = build_meta_lm(config), build_terms(config, word_classes())
+        meta_lm.term_heads.update({name: term.parameters for name, term in terms.items()})
+        return cls(config, meta_lm, terms)
+
+    def loss(self, sequences: np.ndarray, first: int = 0, step: int = 3) -> Tensor:
+        groups = word_groups(
+            sequences[:, :-1], KINDS, word_classes(), self.config.meta.batch_sequences, first
+        )
+        terms = {
+            name: (weight, self.terms[name]) for name, weight in active_weights(self.config, step).items()
+        }
+        return next_token_objective(self.meta_lm, torch.from_numpy(sequences), terms, groups, step).loss
+
+
+def tokens(seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, VOCABULARY, (SEQUENCES, LENGTH + 1))
+
+
+def gradients(meta_lm: MetaLM) -> dict[str, Tensor]:
+    return {name: value.grad.clone() for name, value in meta_lm.named_parameters() if value.grad is not None}
+
+
+@pytest.mark.parametrize("objective", ["multitask", "twin", "episodes", "both"])
+def test_the_split_into_micro_batches_does_not_matter(objective: str):
+    model = Model.of(f"objective={objective}")
+    loss = model.loss(tokens())
+    loss.backward()
+    whole = gradients(model.meta_lm)
+    model.meta_lm.zero_grad()
+    parts = [model.loss(tokens()[first : first + 4], first) for first in (0, 4)]
+    (sum(parts) / 2).backward()
+    assert float(sum(parts).detach()) / 2 == pytest.approx(float(loss.detach()), rel=1e-5)
+    for name, value in gradients(model.meta_lm).items():
+        torch.testing.assert_close(value, whole[name], rtol=1e-3, atol=1e-6, msg=name)
+
+
+@pytest.mark.parametrize("steps", [0, 10])
+def test_episodes_are_the_mean_of_naive_episodes(steps: int):
+    model = Model.of("objective=episodes", f"episodes.inner_steps={steps}", "episodes.per_group=2")
+    config, meta_lm, term = model.config, model.meta_lm, model.terms["episodes"]
+    sequences = torch.from_numpy(tokens())
+    hidden = meta_lm.decoder.model(input_ids=sequences[:, :-1]).last_hidden_state
+    expected = cross_entropy(meta_lm.decoder.lm_head(hidden).flatten(0, 1), sequences[:, 1:].flatten())
+    groups = word_groups(tokens()[:, :-1], KINDS, word_classes(), 4, 0)
+    for number, group in enumerate(groups):
+        states = hidden[4 * number : 4 * number + 4].flatten(0, 1).double()
+        for task in (0, 1):
+            episode = term.sampler.episode(group.examples, (4, LENGTH), 3, number, task)
+            scale = term.parameters.log_scale.exp().double()
+            loss, _ = naive_loss(states, episode, steps, config.episodes.rate_scale, "prototypes", scale)
+            expected = expected + config.episodes.weight * loss / 4
+    found = model.loss(tokens())
+    assert float(found.detach()) == pytest.approx(float(expected.detach()), rel=1e-4)
+    wanted = torch.autograd.grad(expected, [term.parameters.log_scale, meta_lm.decoder.model.norm.weight])
+    found.backward()
+    for value, reference in zip(
+        (term.parameters.log_scale, meta_lm.decoder.model.norm.weight), wanted, strict=True
+    ):
+        torch.testing.assert_close(value.grad, reference, rtol=1e-3, atol=1e-6)
+
+
+def test_multitask_is_the_mean_over_words_and_partitions():
+    term = Model.of("objective=multitask").terms["multitask"]
+    heads = term.parameters
+    torch.nn.init.normal_(heads.weight)
+    classes, sequences = word_classes(), tokens()[:4]
+    hidden = torch.randn(4 * LENGTH, heads.weight.shape[1])
+    output = term(hidden, word_groups(sequences[:, :-1], KINDS, classes, 4, 0), 0)
+    losses = []
+    for row, sequence in enumerate(sequences[:, :-1]):
+        for place, token in enumerate(sequence):
+            kind = int(classes.types_of(find_units(np.array([token]), KINDS).keys)[0])
+            if token < 4 or place in (0, LENGTH - 1) or classes.is_held_out[kind]:
+                continue
+            logits = (hidden[row * LENGTH + place] @ heads.weight.T + heads.bias).split([4, 6])
+            losses += [
+                cross_entropy(each, torch.tensor(int(partition[kind])))
+                for each, partition in zip(logits, classes.partitions, strict=False)
+            ]
+    assert float(output.loss.detach()) == pytest.approx(float(torch.stack(losses).mean().detach()), rel=1e-5)
+
+
+def test_weights_start_and_rise_as_configured():
+    term = MultitaskConfig(weight=0.4, start_step=5, ramp_steps=4)
+    assert [weight_at(term, update) for update in (0, 4, 5, 6, 8, 100)] == pytest.approx(
+        [0, 0, 0.1, 0.2, 0.4, 0.4]
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["objective=multitask", "classes.sizes=[8]"], "at least two partitions"),
+        (["objective=vanilla", "multitask.weight=1", SIZES], "objective=vanilla has no such term"),
+        (["objective=twin", "episodes.inner_steps=3"], "objective=twin has no inner loop"),
+        (["objective=episodes", "train.micro_batch=6"], "must be a multiple of meta.batch_sequences"),
+        (["objective=episodes", "episodes.inner_steps=0", "episodes.initial_head=zero"], "learns nothing"),
+        (["objective=episodes", "episodes.weight=0"], "needs episodes.weight or multitask.weight"),
+    ],
+)
+def test_what_does_not_combine_is_refused(words: list[str], message: str):
+    with pytest.raises(UserError, match=message):
+        commandline.load("pretrain", ["model=nano", *words])
+
+
+@pytest.mark.commands
+def test_two_ranks_equal_one_and_heads_stay_out_of_the_model(nano_arguments: list[str], tmp_path: Path):
+    """At every ZeRO stage, with both terms; a run goes on from a checkpoint of another stage's number of ranks."""
+    fixed = [
+        *nano_arguments,
+        "train.max_steps=3",
+        "train.lr=1e-3",
+        "train.checkpoint_every=3",
+        "objective=both",
+    ]
+    fixed += [
+        "classes.sizes=[8,16,8]",
+        "episodes.n_way=4",
+        "meta.batch_sequences=4",
+        "episodes.inner_steps=3",
+    ]
+    stages = ("zero0", "zero2", "zero3")
+    runs = {ranks: {stage: Run(tmp_path / f"{stage}-{ranks}") for stage in stages} for ranks in (1, 2)}
+    for ranks, by_stage in runs.items():
+        done = pretrain_many(
+            [[*fixed, f"ds={stage}", f"run_dir={run.path}"] for stage, run in by_stage.items()], ranks
+        )
+        assert done.returncode == 0, done.stderr
+    for stage in stages:
+        compare_runs(runs[1][stage], runs[2][stage])
+        compare_weights(runs[1][stage], runs[2][stage], 3)
+    lines = [line for line in runs[1]["zero0"].metrics() if line["kind"] == "lm"]
+    assert all(line["episodes_ways"] >= 2 and 0 <= line["multitask_accuracy"] <= 1 for line in lines)
+    assert len(lines[0]["episodes_query_loss_nats"]) == 4
+    names = load_file(runs[1]["zero0"].checkpoint(3) / "model" / "model.safetensors")
+    assert not [name for name in names if "term" in name or "head" in name.replace("lm_head", "")]
+    assert set(runs[1]["zero0"].provenance()["fingerprints"]) == {"corpus", "classes"}
