@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple, Protocol, TypeGuard
+from typing import NamedTuple, Protocol, cast
 
 OBJECTIVE_NAMES = {"vanilla": "vanilla", "maml": "MAML"}
 """how texts call the objectives that are compared"""
@@ -65,15 +65,12 @@ def runs_of(*parts: HasRef | RunRef | Iterable[HasRef | RunRef]) -> Runs:
     """Return all of these runs, each folder once."""
     refs: dict[Path, RunRef] = {}
     for part in parts:
-        items = [part] if _is_run(part) else part
+        is_one = isinstance(part, RunRef) or hasattr(part, "ref")
+        items = [cast("HasRef | RunRef", part)] if is_one else cast("Iterable[HasRef | RunRef]", part)
         for item in items:
             ref = item if isinstance(item, RunRef) else item.ref
             refs[ref.path] = ref
     return Runs(tuple(refs.values()))
-
-
-def _is_run(part: HasRef | RunRef | Iterable[HasRef | RunRef]) -> TypeGuard[HasRef | RunRef]:
-    return isinstance(part, RunRef) or hasattr(part, "ref")
 
 
 def counted(count: int, noun: str) -> str:

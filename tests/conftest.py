@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -173,3 +174,25 @@ def fresh_accelerate() -> Iterator[None]:
     AcceleratorState._reset_state(reset_partial_state=True)
     yield
     AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture
+def slurm_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with fakes of sbatch, squeue and so on, which record their input there."""
+    folder = tmp_path / "slurm commands"
+    folder.mkdir()
+    scripts = {
+        "sbatch": '[ "$1" = --test-only ] && { cat >"$HERE/tested"; echo sbatch: Job 7 to start now >&2; exit; }\n'
+        'n=$(ls "$HERE" | grep -c batch_); cp "$1" "$HERE/batch_$n"; env >"$HERE/environment"\n'
+        'echo "Submitted batch job $((100 + n))"',
+        "squeue": '[ ! -e "$HERE/queue" ] || cat "$HERE/queue"',
+        "srun": "exit 1",  # submitit checks that it exists
+        "scontrol": "true",
+        "scancel": 'echo "$@" >>"$HERE/cancelled"',
+    }
+    for name, body in scripts.items():
+        path = folder / name
+        path.write_text(f"#!/bin/bash\nHERE='{folder}'\n{body}\n")
+        path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+    return folder

@@ -140,7 +140,9 @@ def test_averages_along_an_axis_have_complete_rows_only(tmp_path: Path) -> None:
     found = comparisons(collection, Scores(10))
     by_scale = balanced(found, "scale")
     assert {(item.setting.scale, item.setting.source) for item in by_scale} == {("nano", "en_ewt"), ("tiny", "en_ewt")}  # fmt: skip
-    assert unbalanced(found, "scale") == ["3 of 9 comparisons are in no average by scale: not every scale has the like of them."]  # fmt: skip
+    assert unbalanced(found, "scale") == [
+        "Averages by scale leave out 3 of 9 comparisons, which do not exist for every scale."
+    ]
     assert balanced(found, "source") == found
     assert unbalanced(found, "source") == []
 

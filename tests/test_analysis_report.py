@@ -393,4 +393,4 @@ def test_as_a_script_from_another_folder(tmp_path: Path) -> None:
         [sys.executable, str(SCRIPT), "nowhere"], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert missing.returncode == 2
-    assert missing.stderr == "error: nowhere: no such folder; give the folder of a grid\n"
+    assert missing.stderr == "error: nowhere: no such folder; specify the folder of a grid\n"

@@ -191,7 +191,7 @@ def test_baselines_and_other_models_are_jobs_of_the_grid() -> None:
     assert not any(job.kind == "baseline" for job in planned("grid=demo", "grid.sources=[]").jobs)
     with pytest.raises(UserError, match="'best' must be one of particle"):
         planned("grid=demo", "grid.baselines=[best]")
-    with pytest.raises(UserError, match="grid.baselines: duplicate value crf"):
+    with pytest.raises(UserError, match=r"grid\.baselines: duplicate value crf"):
         planned("grid=demo", "grid.baselines=[crf,crf]")
 
 
@@ -289,10 +289,8 @@ def test_errors_of_a_grid(words: list[str], message: str) -> None:
 
 
 def test_mappings_on_the_command_line() -> None:
-    words = [
-        'grid.variants={olmo:["data.tokenizer=/a b/t.json"],bpe:["data.tokenizer=train"]}',
-        "grid.gpus_per_size.tiny=4",
-    ]
+    words = ['grid.variants={olmo:["data.tokenizer=/a b/t.json"],bpe:["data.tokenizer=train"]}']
+    words.append("grid.gpus_per_size.tiny=4")
     grid = commandline.load("submit", words).grid
     assert grid.variants == {"olmo": ["data.tokenizer=/a b/t.json"], "bpe": ["data.tokenizer=train"]}
     assert grid.gpus_per_size == {"nano": 1, "tiny": 4}

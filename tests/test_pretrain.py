@@ -154,7 +154,7 @@ def test_a_tokenizer_larger_than_the_vocabulary_is_rejected(
     tokenizer = finished.checkpoint(8) / "model" / "tokenizer.json"
     done = pretrain(nano_arguments, tmp_path / "run", f"data.tokenizer={tokenizer}", "model.vocab_size=1024")
     assert done.returncode == 2
-    assert "model.vocab_size=1024; give model.vocab_size=2048" in done.stderr
+    assert "model.vocab_size=1024: the tokenizer has 2048 entries; use model.vocab_size=2048" in done.stderr
 
 
 def test_a_run_folder_is_locked_by_its_process(finished: Run, nano_arguments: list[str], tmp_path: Path):

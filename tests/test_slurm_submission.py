@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import os
-import pickletools
 import re
-import stat
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +12,7 @@ from launch_fakes import fake_plan, run_fake
 
 from metapt.config import ClusterConfig, commandline
 from metapt.errors import OperationalError
-from metapt.launch import slurm, slurm_queue
+from metapt.launch import slurm_queue
 from metapt.launch.code_snapshot import live_code
 from metapt.launch.grid_dir import GridDir
 from metapt.launch.submission import current_statuses, jobs_to_start, submit
@@ -23,28 +20,6 @@ from metapt.runs import Run
 
 CLUSTER = ClusterConfig(name="slurm")
 LIVE = live_code()
-
-
-@pytest.fixture
-def slurm_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with fakes of sbatch, squeue and so on, which record their input there."""
-    folder = tmp_path / "slurm commands"
-    folder.mkdir()
-    scripts = {
-        "sbatch": '[ "$1" = --test-only ] && { cat >"$HERE/tested"; echo sbatch: Job 7 to start now >&2; exit; }\n'
-        'n=$(ls "$HERE" | grep -c batch_); cp "$1" "$HERE/batch_$n"; env >"$HERE/environment"\n'
-        'echo "Submitted batch job $((100 + n))"',
-        "squeue": '[ ! -e "$HERE/queue" ] || cat "$HERE/queue"',
-        "srun": "exit 1",  # submitit checks that it exists
-        "scontrol": "true",
-        "scancel": 'echo "$@" >>"$HERE/cancelled"',
-    }
-    for name, body in scripts.items():
-        path = folder / name
-        path.write_text(f"#!/bin/bash\nHERE='{folder}'\n{body}\n")
-        path.chmod(path.stat().st_mode | stat.S_IXUSR)
-    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
-    return folder
 
 
 def pending(number: str) -> str:
@@ -273,7 +248,7 @@ def test_jobs_blocked_by_a_failed_run_are_submitted_with_it(
 
 
 def test_a_job_that_slurm_is_ending_is_followed_by_its_new_submission(
-    tmp_path: Path, slurm_commands: Path
+    tmp_path: Path, slurm_commands: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The other run of its array does not wait for it. A submitter without Slurm refuses the grid."""
     grid_dir = GridDir(tmp_path / "r")
@@ -289,6 +264,7 @@ def test_a_job_that_slurm_is_ending_is_followed_by_its_new_submission(
     with pytest.raises(OperationalError, match="jobs of this grid are in Slurm's queue"):
         run_fake(grid_dir.path, ClusterConfig(name="inline"))
     run_fake(grid_dir.path, CLUSTER)
+    assert "6 jobs submitted to Slurm in 6 requests; 0 were already in its queue" in capsys.readouterr().out
     prepare, a, b, finetune_a, finetune_b, report = (
         directives(slurm_commands / f"batch_{number}") for number in range(5, 11)
     )
@@ -318,112 +294,3 @@ def test_a_job_whose_dependency_is_never_satisfied_is_submitted_again(
     assert (slurm_commands / "cancelled").read_text().split() == sorted(
         [slurm_ids["finetune/a"], slurm_ids["report"]]
     )
-
-
-def batch_scripts(folder: Path) -> list[str]:
-    return [(folder / f"batch_{n}").read_text() for n in range(len(list(folder.glob("batch_*"))))]
-
-
-def test_a_dry_run_prints_the_submitted_scripts(tmp_path: Path, slurm_commands: Path) -> None:
-    plan, grid_dir = fake_plan(tmp_path / "r"), GridDir(tmp_path / "r")
-    shown = slurm.batch_scripts(plan, plan.jobs, grid_dir, CLUSTER, LIVE)
-    assert not grid_dir.path.exists()
-    run_fake(grid_dir.path, CLUSTER)
-    numbered = [re.sub(r"(?<=:)@(\d+)", lambda match: str(99 + int(match[1])), script) for _, script in shown]
-    assert numbered == batch_scripts(slurm_commands)
-    assert shown[1][0] == "pretrain/a .. pretrain/b (2 jobs)"
-
-
-def test_a_test_run_asks_sbatch_and_submits_nothing(
-    tmp_path: Path, slurm_commands: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    words = ["grid=demo", "grid.sources=[]", "cluster=slurm", f"root={tmp_path / 'r'}", "dry_run=test"]
-    submit(commandline.load("submit", words))
-    printed = capsys.readouterr().out
-    assert printed.count("accepted: sbatch: Job 7 to start now") == 3
-    assert "#SBATCH --dependency" not in printed  # on jobs that do not exist
-    assert (slurm_commands / "tested").read_text() in printed
-    script = slurm_commands / "sbatch"
-    script.write_text("#!/bin/bash\ngrep -q array || exit 0\necho Invalid qos specification >&2; exit 1\n")
-    with pytest.raises(OperationalError, match="would refuse 1 of these"):
-        submit(commandline.load("submit", words))
-    assert "REFUSED: Invalid qos specification" in capsys.readouterr().out
-    assert not (tmp_path / "r").exists()
-    assert not list(slurm_commands.glob("batch_*"))
-
-
-@pytest.mark.usefixtures("slurm_commands")
-@pytest.mark.parametrize(
-    ("settings", "options"),
-    [
-        ({}, {"gpus-per-node": "2"}),
-        ({"gpu_type": "a100"}, {"gpus-per-node": "a100:2"}),
-        ({"gpu_request": "gres"}, {"gres": "gpu:2"}),
-        ({"gpu_request": "gres", "gpu_type": "a100"}, {"gres": "gpu:a100:2"}),
-        ({"gpu_request": "constraint", "gpu_type": "gpu"}, {"constraint": "gpu"}),
-        ({"gpu_request": "none"}, {}),
-    ],
-)
-def test_gpu_options(tmp_path: Path, settings: dict[str, str], options: dict[str, str]) -> None:
-    plan, grid_dir = fake_plan(tmp_path), GridDir(tmp_path)
-    jobs = [plan.jobs[0], replace(plan.jobs[1], gpus_per_node=2)]
-    scripts = slurm.batch_scripts(plan, jobs, grid_dir, replace(CLUSTER, **settings), LIVE)
-    without_gpus, with_gpus = (
-        [line for line in text.splitlines() if re.match("#SBATCH --(gpu|gres|constraint)", line)]
-        for _, text in scripts
-    )
-    assert with_gpus == [f"#SBATCH --{name}={value}" for name, value in options.items()]
-    assert without_gpus == []
-    assert "#SBATCH --ntasks-per-node=2" in scripts[1][1]
-
-
-def test_the_environment_of_a_surrounding_job_is_not_inherited(
-    tmp_path: Path, slurm_commands: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    inherited = {
-        "SLURM_JOB_ID": "7",
-        "SLURM_MEM_PER_CPU": "100",
-        "SLURM_NTASKS_PER_NODE": "3",
-        "SRUN_CPUS_PER_TASK": "9",
-    }
-    inherited |= {
-        "RANK": "1",
-        "WORLD_SIZE": "2",
-        "MASTER_ADDR": "node1",
-        "PMIX_RANK": "0",
-        "SBATCH_CPU_BIND": "quiet",
-    }
-    kept = {
-        "SLURM_CONF": "/c",
-        "SBATCH_PARTITION": "gpu",
-        "HF_HOME": "/h",
-    }  # how to reach Slurm; settings of the site
-    for name, value in (inherited | kept).items():
-        monkeypatch.setenv(name, value)
-    run_fake(tmp_path / "r", CLUSTER)
-    environment = (slurm_commands / "environment").read_text().splitlines()
-    assert not {line.partition("=")[0] for line in environment} & set(inherited)
-    assert {f"{name}={value}" for name, value in kept.items()} <= set(environment)
-    assert os.environ["SLURM_JOB_ID"] == "7"
-
-
-def test_submitit_pickles_only_the_task(tmp_path: Path, slurm_commands: Path) -> None:
-    words = ["grid=demo", "grid.baselines=[]", "cluster=slurm", f"root={tmp_path / 'r'}"]
-    submit(commandline.load("submit", words))
-    pickles = list((tmp_path / "r/logs/submitit").glob("*.pkl"))
-    assert len(pickles) == 12
-    for path in pickles:
-        assert path.stat().st_size < 10_000
-        texts, globals_ = [], set()
-        for opcode, argument, _ in pickletools.genops(path.read_bytes()):
-            assert opcode.name not in ("BINBYTES", "BINBYTES8", "BYTEARRAY8", "PERSID", "BINPERSID", "EXT1")
-            if opcode.name == "STACK_GLOBAL":
-                globals_.add(".".join(texts[-2:]))
-            if isinstance(argument, str):
-                texts.append(argument)
-        assert globals_ <= {
-            "submitit.core.utils.DelayedSubmission",
-            "metapt.launch.slurm_task.SlurmTask",
-            "metapt.launch.jobs.Job",
-            "pathlib.PosixPath",
-        }

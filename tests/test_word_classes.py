@@ -43,7 +43,8 @@ def naive_units(tokens: list[int]) -> list[tuple[int, ...]]:
 def test_units_are_those_of_naive_code(tokens: list[int]) -> None:
     units, expected = find_units(np.array(tokens), KINDS), naive_units(tokens)
     assert [
-        tuple(tokens[start : start + length]) for start, length in zip(units.starts, units.lengths)
+        tuple(tokens[start : start + length])
+        for start, length in zip(units.starts, units.lengths, strict=True)
     ] == expected
     short = [len(unit) <= MAX_SUBWORDS for unit in expected]
     assert units.is_word.tolist() == [

@@ -170,7 +170,7 @@ class Scores:
 
     def mean(self, runs: Sequence[FinetuneRun], set_name: str) -> Estimate:
         """Return the mean F1 over runs that differ in the seed only."""
-        key = (set_name, *(run.path for run in runs))
+        key: Key = (set_name, *(run.path for run in runs))
         if key not in self._means:
             samples = np.empty((len(runs), self._resamples), dtype=np.float32)
             for gold, indices in _by_gold_set(runs, set_name).items():

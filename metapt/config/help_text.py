@@ -27,8 +27,8 @@ GROUPS_TITLE = "configuration groups: GROUP=OPTION sets several of the keys belo
 TEXT_ARGUMENTS = {"tag": '["sentence" ...]'}  # commands that take texts beside keys
 NOTES = {
     "tag": """\
-A word of the command line is a setting if it begins with KEY=, otherwise a sentence. After --, every
-word is a sentence.
+A word of the command line is a setting if it begins with KEY=, otherwise a sentence. After --,
+every word is a sentence.
 
   metapt tag checkpoint=runs/ner "Pumunta si Maria sa Cebu."
   metapt tag checkpoint=runs/ner format=json -- x=1 "y = 2"
@@ -42,7 +42,7 @@ def help_text(command: str, overrides: Sequence[str]) -> str:
     parsed = OverridesParser.create().parse_overrides(list(overrides))
     chosen = chosen_options(command, parsed)
     defaults = compose(command, [f"{group}={option}" for group, option in chosen.items()])
-    values = _Values(compose(command, overrides), defaults)
+    values = _Values(compose(command, overrides), defaults, [item.key_or_group for item in parsed])
     parts = [f"usage: {usage_line(command)}", _wrap(keys.__doc__ or "", WIDTH)]
     if command in NOTES:
         parts.append(NOTES[command])
@@ -94,19 +94,25 @@ def _sections(command_schema: type) -> Iterator[tuple[str, dict[str, Field[Any]]
 
 
 class _Values:
-    """Values of keys as text: those of a command line, and those of its configuration groups alone."""
+    """Values of keys as text.
 
-    def __init__(self, config: Any, defaults: Any):
-        self._config, self._defaults = config, defaults
+    Args:
+        config: the configuration of a command line.
+        defaults: the configuration of its configuration groups alone.
+        given: the keys on the command line.
+    """
+
+    def __init__(self, config: Any, defaults: Any, given: Sequence[str]):
+        self._config, self._defaults, self._given = config, defaults, given
 
     def describe(self, path: str, key: Key) -> str:
         """`required`, `default: VALUE`, or, for a key of the command line, `given: VALUE`."""
-        value, default = _value_at(self._config, path), _value_at(self._defaults, path)
-        required = "required" if default == MISSING else ""
+        required = ["required"] if _value_at(self._defaults, path) == MISSING else []
+        value = _value_at(self._config, path)
         if value == MISSING:
-            return required
-        state = "default" if value == default else "given"
-        return "; ".join(filter(None, [required, f"{state}: {_value_text(value, key)}"]))
+            return "required"
+        is_given = any(name == path or name.startswith(f"{path}.") for name in self._given)
+        return "; ".join([*required, f"{'given' if is_given else 'default'}: {_value_text(value, key)}"])
 
 
 def _value_at(config: Any, path: str) -> Any:
@@ -115,10 +121,10 @@ def _value_at(config: Any, path: str) -> Any:
         value = OmegaConf.select(config, path, throw_on_missing=True)
         return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
     except OmegaConfBaseException:
-        value = OmegaConf.to_container(config)
+        node: Any = OmegaConf.to_container(config)
         for name in path.split("."):
-            value = value[name]
-        return value
+            node = node[name]
+        return node
 
 
 def _value_text(value: Any, key: Key | None = None) -> str:

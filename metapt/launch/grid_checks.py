@@ -36,7 +36,8 @@ def grid_errors(grid: GridConfig) -> Iterator[str]:
     for name in ("variants", "sources"):
         for value in getattr(grid, name):
             if not re.fullmatch(r"[\w.+]+", value, re.ASCII):
-                yield f"grid.{name}: {value!r} becomes part of a folder's name: only letters, digits, _ . and + are allowed"
+                allowed = "only letters, digits, _ . and + are allowed"
+                yield f"grid.{name}: {value!r} becomes part of a folder's name: {allowed}"
 
 
 def _mapping_errors(grid: GridConfig) -> Iterator[str]:

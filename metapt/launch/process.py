@@ -36,8 +36,8 @@ class JobProcess:
     """The process of one task of a job, in a session of its own, so that Ctrl-C in the terminal does not reach it.
 
     Exit code 0 counts as success only if the run is done. After any other code than 75 (interrupted), the end of the
-    process's stderr is written to error.txt in the run folder. For a job that is not a run (prepare, report), this class
-    holds the lock of its folder and writes result.json.
+    process's stderr is written to error.txt in the run folder. For a job that is not a run (prepare, report), this
+    class holds the lock of its folder and writes result.json.
     """
 
     def __init__(self, grid_dir: GridDir, job: Job, threads: int, rank: int = 0):

@@ -1,15 +1,15 @@
 """A limit on how often Slurm restarts a job that makes no progress.
 
-A requeued job resumes from its newest checkpoint. A job that is stopped every time before it has written a new one would
-be requeued for ever: after a number of requeues in a row without a new checkpoint it is abandoned. Slurm counts all
-requeues of a job: after a time limit, a preemption, `scontrol requeue` or a node failure.
+A requeued job resumes from its newest checkpoint. A job that is stopped every time before it has written a new one
+would be requeued for ever: after a number of requeues in a row without a new checkpoint it is abandoned. Slurm counts
+all requeues of a job: after a time limit, a preemption, `scontrol requeue` or a node failure.
 
-RUN/requeues.json is {"job": SLURM_ID, "start": n, "step": s}. At start n of the job (0: the first) the newest checkpoint
-was that of step s (-1: none), and no start since has found a newer one. A first record that is written at a later start
-has "start": 0, because the earlier starts were stopped before they could write one.
+RUN/requeues.json is {"job": SLURM_ID, "start": n, "step": s}. At start n of the job (0: the first) the newest
+checkpoint was that of step s (-1: none), and no start since has found a newer one. A first record that is written at
+a later start has "start": 0, because the earlier starts were stopped before they could write one.
 
-The batch scripts run `python -m metapt.launch.requeues metapt.COMMAND key=value ...` at each start of their job. It prints
-which source the job runs, and exits with 1 if the job is abandoned.
+The batch scripts run `python -m metapt.launch.requeues metapt.COMMAND key=value ...` at each start of their job. It
+prints which source the job runs, and exits with 1 if the job is abandoned.
 """
 
 from __future__ import annotations

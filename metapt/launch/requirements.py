@@ -24,9 +24,9 @@ HEADER = ("pretraining run", "seeds", "ranks", "GiB/rank", "largest batch", "TFL
 def requirements(plan: Plan, todo: Sequence[Job], cluster: ClusterConfig) -> list[str]:
     """The lines of a table, one row per size, objective and variant (all seeds need the same), and total node-hours.
 
-    The column "largest batch" is the largest train.micro_batch that fits the memory; it needs cluster.gpu_memory_gb. Hours
-    need cluster.gpu_tflops. The totals are an estimate for all pretraining of the plan, and the sum of the time limits of
-    the jobs to do.
+    The column "largest batch" is the largest train.micro_batch that fits the memory; it needs cluster.gpu_memory_gb.
+    Hours need cluster.gpu_tflops. The totals are an estimate for all pretraining of the plan, and the sum of the time
+    limits of the jobs to do.
     """
     runs: dict[tuple[str, str, str], list[Job]] = {}
     for job in plan.jobs:
@@ -62,14 +62,15 @@ def _estimated_total(plan: Plan, cluster: ClusterConfig) -> Iterator[str]:
     pretrains = [job for job in plan.jobs if job.kind == "pretrain"]
     times = [hours(plan.configs[job.id], _machine(job, cluster)) or 0.0 for job in pretrains]
     total = sum(time * job.nodes for time, job in zip(times, pretrains, strict=True))
-    yield f"pretraining at {cluster.mfu:.0%} of the peak: {format_number(total)} node-hours, fine-tuning not included"
+    speed = f"{cluster.mfu:.0%} of the peak"
+    yield f"pretraining at {speed}: {format_number(total)} node-hours, fine-tuning not included"
 
 
 def _limit_total(todo: Sequence[Job], cluster: ClusterConfig) -> Iterator[str]:
     if cluster.name == "inline" or not todo:
         return  # inline jobs have no time limit
-    total = sum(job.nodes * (job.hours or cluster.timeout_min / 60) for job in todo)
-    yield f"time limits of the {len(todo)} jobs to do: at most {format_number(total)} node-hours without requeues"
+    total = format_number(sum(job.nodes * (job.hours or cluster.timeout_min / 60) for job in todo))
+    yield f"time limits of the {len(todo)} jobs to do: at most {total} node-hours without requeues"
 
 
 def _machine(job: Job, cluster: ClusterConfig) -> Machine:

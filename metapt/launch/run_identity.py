@@ -1,8 +1,8 @@
 """The identity of a run: a hash of its configuration and of the identities of its inputs, which ends its folder's name.
 
-A changed configuration is therefore another run in another folder, and an unchanged one is found again by any submission.
-Inputs that the grid does not make (text, tokenizer, labelled sets) count by their path as the user gave it. Their content
-is checked by fingerprint when the run begins.
+A changed configuration is therefore another run in another folder, and an unchanged one is found again by any
+submission. Inputs that the grid does not make (text, tokenizer, labelled sets) count by their path as the user gave
+it. Their content is checked by fingerprint when the run begins.
 """
 
 from __future__ import annotations

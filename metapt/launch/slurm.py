@@ -1,10 +1,10 @@
 """Submission of a plan to Slurm, ordered by dependencies. It returns at once.
 
-Similar jobs, such as the fine-tuning runs of one pretraining run, form an array. A job has an `afterok` dependency on the
-jobs that it needs; the report has `afterany` on all of them. Slurm cancels a job whose dependency has failed
-(`--kill-on-invalid-dep`). Submission is all-or-nothing: if sbatch refuses a request, the jobs that this call has submitted
-are cancelled. metapt.launch.slurm_task is what a job does on its nodes, and how it is requeued after its time limit;
-metapt.launch.slurm_queue is what is in the queue already.
+Similar jobs, such as the fine-tuning runs of one pretraining run, form an array. A job has an `afterok` dependency on
+the jobs that it needs; the report has `afterany` on all of them. Slurm cancels a job whose dependency has failed
+(`--kill-on-invalid-dep`). Submission is all-or-nothing: if sbatch refuses a request, the jobs that this call has
+submitted are cancelled. metapt.launch.slurm_task is what a job does on its nodes, and how it is requeued after its
+time limit; metapt.launch.slurm_queue is what is in the queue already.
 """
 
 from __future__ import annotations
@@ -65,9 +65,10 @@ def submit(
     slurm_queue.record_submissions(grid_dir, submitted)
     replaced = {present[job.id].slurm_id for job in todo if job.id in present and present[job.id].is_pending}
     slurm_queue.cancel(replaced)
+    kept = [entry for entry in present.values() if entry.slurm_id not in replaced and not entry.is_ending]
     return (
         f"{grid_dir.path}: {len(todo)} jobs submitted to Slurm in {count} requests; "
-        f"{len(present) - len(replaced)} were already in its queue\n"
+        f"{len(kept)} were already in its queue\n"
         f"follow them with: metapt status root={grid_dir.path}"
     )
 
@@ -241,8 +242,8 @@ def build_executor(
         "dependency": ",".join(dependencies) or None,
         "array_parallelism": min(size, cluster.max_running or size),
         "setup": [*cluster.setup, *code.shell_lines(cluster.visibility_timeout_s)],
-        # since Slurm 22.05 srun does not inherit --cpus-per-task from sbatch; --wait: how many seconds the other
-        # processes live on after one has died, longer than Slurm takes to notice a failed node, whose jobs it requeues
+        # Since Slurm 22.05 srun does not inherit --cpus-per-task from sbatch. --wait: seconds that the other processes
+        # live on after one has died. It is longer than Slurm takes to notice a failed node, whose jobs it requeues.
         "srun_args": [f"--cpus-per-task={cluster.cpus_per_task}", "--wait=600"],
         "comment": slurm_queue.job_comment(grid_dir),
         "additional_parameters": {
@@ -313,8 +314,8 @@ def _submit_array(
 def without_job_environment() -> Iterator[None]:
     """Removes the variables of a surrounding Slurm job from the environment of the block.
 
-    Otherwise a new job would inherit them: srun would take them for its options, and torch for a rank. SBATCH_* variables
-    are settings of the site and the user, and are kept.
+    Otherwise a new job would inherit them: srun would take them for its options, and torch for a rank. SBATCH_*
+    variables are settings of the site and the user, and are kept.
     """
     before = dict(os.environ)
     of_a_job = ("SLURM_", "SLURMD_", "SRUN_", "PMI", "SBATCH_CPU_BIND", "SBATCH_MEM_BIND")

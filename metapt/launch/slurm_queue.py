@@ -34,6 +34,10 @@ class QueueEntry:
         return queue_state(self.state, self.reason)
 
     @property
+    def is_ending(self) -> bool:
+        return self.job_state is JobState.ENDING
+
+    @property
     def is_pending(self) -> bool:
         """Whether it has not started, and may never start."""
         return self.job_state in (JobState.QUEUED, JobState.BLOCKED)

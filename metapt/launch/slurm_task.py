@@ -1,17 +1,17 @@
 """What submitit runs, once per task on Slurm and in the local executor: a job's process, and the reaction to signals.
 
-The program runs in a child process, for two reasons. submitit calls `checkpoint()` from a signal handler and on rank 0
-only, where a collective save would hang. And the programs of metapt react to a signal by setting a flag, saving on all
-ranks at the next step boundary, and exiting with 75. So this process only forwards the signal. When the program has
-exited with 75 and the job is to be resumed, rank 0 calls submitit's own handler, which requeues the job. The same command
-then resumes from the newest checkpoint in the run folder.
+The program runs in a child process, for two reasons. submitit calls `checkpoint()` from a signal handler and on rank
+0 only, where a collective save would hang. And the programs of metapt react to a signal by setting a flag, saving on
+all ranks at the next step boundary, and exiting with 75. So this process only forwards the signal. When the program
+has exited with 75 and the job is to be resumed, rank 0 calls submitit's own handler, which requeues the job. The same
+command then resumes from the newest checkpoint in the run folder.
 
 A program that is told to stop before it has installed its handler dies of TERM; nothing is lost, and this counts as
 interrupted too.
 
-A job is requeued after USR2 (time limit or preemption). TERM is ambiguous. After scancel it means the end of the job; at a
-site that sends no USR2 at preemption (Slurm's default) it means what USR2 would mean; and it always comes at the time
-limit. So squeue is asked. After `scontrol requeue` and after a node failure Slurm requeues the job by itself.
+A job is requeued after USR2 (time limit or preemption). TERM is ambiguous. After scancel it means the end of the job;
+at a site that sends no USR2 at preemption (Slurm's default) it means what USR2 would mean; and it always comes at the
+time limit. So squeue is asked. After `scontrol requeue` and after a node failure Slurm requeues the job by itself.
 """
 
 from __future__ import annotations

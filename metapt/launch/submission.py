@@ -80,7 +80,7 @@ def run_plan(grid_plan: Plan, grid_dir: GridDir, config: SubmitConfig) -> None:
         return
     if any(status.is_in_queue or status.state is JobState.ENDING for status in statuses.values()):
         raise OperationalError(
-            f"{grid_dir.path}: jobs of this grid are in Slurm's queue; continue with cluster=slurm, or scancel them"
+            f"{grid_dir.path}: jobs of this grid are in Slurm's queue; submit with cluster=slurm, or scancel them"
         )
     _run_here(grid_plan, todo, grid_dir, config, _write_source(config, grid_dir))
 

@@ -23,7 +23,8 @@ class InitialHead(Protocol):
     `parameters` is the module that holds what it learns.
     """
 
-    parameters: nn.Module
+    @property
+    def parameters(self) -> nn.Module: ...
 
     def __call__(self, support: StateExamples, n_way: int) -> LinearHead: ...
 

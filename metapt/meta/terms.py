@@ -91,7 +91,8 @@ def active_weights(config: PretrainConfig, update: int) -> dict[str, float]:
 class Term(Protocol):
     """A loss on the hidden states of the next-token batch; `parameters` is the module that holds what it learns."""
 
-    parameters: nn.Module
+    @property
+    def parameters(self) -> nn.Module: ...
 
     def __call__(self, states: Tensor, groups: Sequence[WordGroup], update: int) -> TermOutput: ...
 

@@ -242,7 +242,13 @@ def _adamw(meta_lm: MetaLM, train: TrainConfig) -> _AdamW:
     are in one buffer, which is freed when the last group releases it.
     """
     decoder = meta_lm.decoder
-    parts = [decoder.model.embed_tokens, *decoder.model.layers, decoder.lm_head, meta_lm.episode_head, meta_lm.term_heads]
+    parts = [
+        decoder.model.embed_tokens,
+        *decoder.model.layers,
+        decoder.lm_head,
+        meta_lm.episode_head,
+        meta_lm.term_heads,
+    ]
     rates = set(meta_lm.inner_rates.parameters()) if meta_lm.inner_rates else set()
     undecayed = [value for value in meta_lm.parameters() if value.ndim <= 1 or value in rates]
     groups: list[dict[str, Any]] = [{"params": undecayed, "weight_decay": 0.0}]

@@ -133,9 +133,9 @@ class UpdateUnits:
 
     def _sharded_episodes(self, step: int) -> list[dict[str, Tensor]]:
         """The metrics of all episodes of an update, on each of which all ranks work together."""
-        assert self.data.sampler is not None
-        assert self.engine.shards is not None
         engine, meta, seed, found = self.engine, self.config.meta, self.config.train.seed, []
+        assert self.data.sampler is not None
+        assert engine.shards is not None
         for unit in range(meta.tasks_per_step):
             self.check_stop()
             task = self.data.sampler.episode(step, unit)
