@@ -22,6 +22,7 @@ from metapt.data.word_classes import WordClasses
 from metapt.errors import UserError
 from metapt.meta.objectives import next_token_objective
 from metapt.meta.terms import Term, active_weights, build_terms, weight_at, word_groups
+from metapt.meta.word_probe import WordProbe
 from metapt.models.meta_lm import MetaLM, build_meta_lm
 from metapt.runs import Run
 
@@ -137,6 +138,29 @@ def test_multitask_is_the_mean_over_words_and_partitions():
                 for each, partition in zip(logits, classes.partitions, strict=False)
             ]
     assert float(output.loss.detach()) == pytest.approx(float(torch.stack(losses).mean().detach()), rel=1e-5)
+
+
+def test_the_probe_scores_states_that_hold_the_classes_and_states_that_do_not():
+    """Held-out words of the held-out partition: one-hot states of their class are classified, random ones are not."""
+    classes, sequences = word_classes(), np.random.default_rng(1).integers(0, VOCABULARY, (64, 129))
+    kind_of = np.maximum(classes.types_of(find_units(np.arange(VOCABULARY), KINDS).keys), 0)
+    label_of = torch.from_numpy(classes.partitions[-1][kind_of].astype(np.int64))
+    probe = WordProbe(sequences, KINDS, classes, chunk=16)
+
+    class States(torch.nn.Linear):
+        def hidden_states(self, rows: Tensor) -> Tensor:
+            noise = torch.randn((*rows.shape, 24), generator=torch.Generator().manual_seed(0))
+            return (
+                noise if self.bias is None else noise * 0.1 + torch.nn.functional.one_hot(label_of[rows], 24)
+            )
+
+    good, bad = (probe.measure(States(1, 1, bias=bias)) for bias in (True, False))
+    assert good["held_out_words_prototype_accuracy"] > 0.95
+    assert good["held_out_words_adapted_accuracy"][-1] > 0.95
+    assert good["held_out_words_chance"] == pytest.approx(1 / 3)
+    assert bad["held_out_words_prototype_accuracy"] == pytest.approx(1 / 3, abs=0.1)
+    for group in probe.episodes:
+        assert group.ways == 3
 
 
 def test_weights_start_and_rise_as_configured():

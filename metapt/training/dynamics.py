@@ -3,6 +3,7 @@
 - The proportional effective rank of a weight matrix, exp(H(s / sum s)) / rank_max, where H is the Shannon entropy of
   the normalised singular values s. It is 1 if all singular values are equal, and 1 / rank_max if one dominates.
 - The entropy of each attention head, on the first held-out sequences.
+- Accuracy on word classes that were held out of training (metapt/meta/word_probe.py).
 - The probe: loss and accuracy on support and query at every inner step of a fixed episode that is never trained on.
 
 Gradient norms by part of the model are logged with the update before the measurement (`Engine.gradient_norms`). All
@@ -25,6 +26,7 @@ from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 from metapt.config import PretrainConfig, ranks_share_episodes
 from metapt.data.episodes import Episode, EpisodeSampler
 from metapt.meta.objectives import probe
+from metapt.meta.word_probe import WordProbe
 from metapt.models.meta_lm import MetaLM
 from metapt.training.engine import Engine
 from metapt.training.zero3 import sharded_probe
@@ -54,6 +56,7 @@ class Dynamics:
         eval_rows: tokens [n, T + 1] of the held-out split.
         sampler: of episodes; None in a run without.
         check_stop: called equally often on all ranks during a measurement; may raise to abort it.
+        word_probe: of the corpus' held-out words; None in a run without word classes.
     """
 
     def __init__(
@@ -63,8 +66,10 @@ class Dynamics:
         eval_rows: Tensor,
         sampler: EpisodeSampler | None,
         check_stop: Callable[[], None] = lambda: None,
+        word_probe: WordProbe | None = None,
     ):
         self.engine, self.config, self.check_stop = engine, config, check_stop
+        self.word_probe = word_probe
         self.sequences = eval_rows[:ATTENTION_SEQUENCES, :-1].to(engine.device)
         self.probe_task = sampler.episode(PROBE_STEP, 0) if sampler and config.train.dynamics_every else None
 
@@ -81,6 +86,8 @@ class Dynamics:
         if self.probe_task is not None:
             curves = self._probe(self.probe_task)
             values |= {f"probe_{name}": curve.tolist() for name, curve in curves.items()}
+        if self.word_probe is not None:
+            values |= self.word_probe.measure(self.engine.meta_lm)
         return {**values, "seconds": time.perf_counter() - started}
 
     def _probe(self, task: Episode) -> dict[str, Tensor]:

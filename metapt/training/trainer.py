@@ -59,7 +59,12 @@ class Trainer:
         self.engine = Engine(meta_lm, config)
         self.units = UpdateUnits(config, self.data, terms, self.engine, self.check_stop)
         self.dynamics = Dynamics(
-            self.engine, config, torch.from_numpy(self.eval_rows), self.data.sampler, self.check_stop
+            self.engine,
+            config,
+            torch.from_numpy(self.eval_rows),
+            self.data.sampler,
+            self.check_stop,
+            self.data.word_probe(self.eval_rows, train.micro_batch) if train.dynamics_every else None,
         )
         self.updates_done = 0
         self.last_saved = 0

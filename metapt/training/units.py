@@ -20,6 +20,7 @@ from metapt.data.word_classes import WordClasses
 from metapt.estimate.flops import flops_of_episode
 from metapt.meta.objectives import ObjectiveOutput, episode_objective, next_token_objective
 from metapt.meta.terms import Term, active_weights, word_groups
+from metapt.meta.word_probe import WordProbe
 from metapt.training.engine import Engine
 from metapt.training.zero3 import sharded_episode
 
@@ -53,6 +54,10 @@ class TrainingData:
         if config.classes.sizes:
             classes, kinds = corpus_classes(corpus, config.classes), corpus_token_kinds(corpus)
         return cls(Batches(corpus.train, config.train.seq_len, seed), sampler, classes, kinds)
+
+    def word_probe(self, eval_rows: np.ndarray, chunk: int) -> WordProbe | None:
+        """Held-out words of held-out sequences [n, T + 1]; None in a run without word classes."""
+        return WordProbe(eval_rows, self.token_kinds, self.classes, chunk) if self.classes else None
 
 
 class UpdateUnits:

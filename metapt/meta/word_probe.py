@@ -1,0 +1,89 @@
+"""Accuracy on word classes that no training has seen: held-out word types, a held-out partition, held-out text.
+
+The same episodes are scored at every measurement and in every run of a corpus, with or without meta-pretraining, by classifiers
+that learn nothing from one measurement to the next: class prototypes, and zeros after ten inner steps. It says whether word classes were
+learned, and not memorised word by word.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metapt.config import EpisodesConfig
+from metapt.data.batch_episodes import BatchEpisodeSampler
+from metapt.data.word_classes import WordClasses, label_words
+from metapt.meta.initial_heads import INITIAL_HEADS
+from metapt.meta.state_episodes import StateExamples, number_of_ways
+from metapt.meta.terms import adapt_and_score
+from metapt.models.meta_lm import MetaLM
+
+EPISODES = 16
+TOKENS = 32_768
+"""Number of held-out tokens whose words are used."""
+SETTINGS = EpisodesConfig(weight=1.0, n_way=16, inner_steps=10, balance=0.5, max_examples=512)
+SEED = 0
+
+
+class WordProbe:
+    """The episodes of a corpus' held-out words.
+
+    Args:
+        sequences: tokens [n, T + 1] of the held-out split.
+        kinds: `corpus_words.token_kinds` of the vocabulary.
+        chunk: number of sequences that the decoder processes at a time.
+    """
+
+    def __init__(self, sequences: np.ndarray, kinds: np.ndarray, classes: WordClasses, chunk: int):
+        self.inputs = sequences[: max(1, TOKENS // (sequences.shape[1] - 1)), :-1]
+        self.chunk = chunk
+        sampler = BatchEpisodeSampler(
+            classes, SETTINGS.n_way, SETTINGS.max_examples, SETTINGS.balance, SEED, held_out=True
+        )
+        words, shape = label_words(self.inputs, kinds, classes), self.inputs.shape
+        found = (sampler.episode(words, (shape[0], shape[1]), 0, 0, task) for task in range(EPISODES))
+        self.episodes = [episode for episode in found if episode.ways >= 2]
+
+    @torch.no_grad()
+    def measure(self, meta_lm: MetaLM) -> dict[str, float | list[float]]:
+        """Class-balanced query accuracies, and what chance gives; empty if the text has too few held-out words.
+
+        Returns: held_out_words_prototype_accuracy; held_out_words_adapted_accuracy by inner step 0..T;
+            held_out_words_chance, the mean of 1 / N.
+        """
+        if not self.episodes:
+            return {}
+        states = self._states(meta_lm)
+        support, query = (
+            StateExamples.gather(
+                states, [getattr(each, side) for each in self.episodes], [0] * len(self.episodes)
+            )
+            for side in ("support", "query")
+        )
+        ways = number_of_ways(self.episodes, states.device)
+        curves = {
+            name: adapt_and_score(
+                INITIAL_HEADS[name](), support, query, ways, replace(SETTINGS, inner_steps=steps)
+            )[1]["query_accuracy"].mean(dim=0)
+            for name, steps in (("prototypes", 0), ("zero", SETTINGS.inner_steps))
+        }
+        return {
+            "held_out_words_prototype_accuracy": float(curves["prototypes"][0]),
+            "held_out_words_adapted_accuracy": curves["zero"].tolist(),
+            "held_out_words_chance": float((1 / ways).mean()),
+        }
+
+    def _states(self, meta_lm: MetaLM) -> Tensor:
+        """Hidden states of all positions, [n * T, d]."""
+        device = next(meta_lm.parameters()).device
+        return torch.cat(
+            [
+                meta_lm.hidden_states(
+                    torch.from_numpy(self.inputs[start : start + self.chunk]).to(device)
+                ).flatten(0, 1)
+                for start in range(0, len(self.inputs), self.chunk)
+            ]
+        )
