@@ -48,8 +48,22 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_all_sections_have_their_figures_and_tables(out: Path) -> None:
     content = json.loads((out / "report.json").read_text())
-    captions = {figure["name"]: figure["caption"] for section in content["sections"] for figure in section["figures"]}  # fmt: skip
-    for name in ("scale_curve", "source_heat-nano", "by_step-nano", "fan-nano-head_only-en_ewt", "finals-nano-head_only-en_ewt", "types-nano-head_only-en_ewt", "confidence-nano-head_only-en_ewt-tl_trg", "finetuning-nano", "pretraining-nano", "episodes-nano", "dynamics-nano"):  # fmt: skip
+    captions = {
+        figure["name"]: figure["caption"] for section in content["sections"] for figure in section["figures"]
+    }
+    for name in (
+        "scale_curve",
+        "source_heat-nano",
+        "by_step-nano",
+        "fan-nano-head_only-en_ewt",
+        "finals-nano-head_only-en_ewt",
+        "types-nano-head_only-en_ewt",
+        "confidence-nano-head_only-en_ewt-tl_trg",
+        "finetuning-nano",
+        "pretraining-nano",
+        "episodes-nano",
+        "dynamics-nano",
+    ):
         assert name in captions, sorted(captions)
     assert "3 checkpoints" in captions["fan-nano-head_only-en_ewt"]
     assert "3 pairs of runs" in captions["source_heat-nano"]
@@ -102,7 +116,18 @@ def test_a_section_without_data_says_what_is_needed(tmp_path: Path, objectives: 
             assert all(f"From {len(item.runs):,} run" in item.caption for item in section.figures)
             assert all(table.runs for table in section.tables if table.name != "published")
         names = {section.name for section in report.sections}
-        assert {"scale", "tuning", "source", "steps", "confidence", "cases", "convergence", "data", "errors", "pretraining"} <= names  # fmt: skip
+        assert {
+            "scale",
+            "tuning",
+            "source",
+            "steps",
+            "confidence",
+            "cases",
+            "convergence",
+            "data",
+            "errors",
+            "pretraining",
+        } <= names
         compared = {
             figure.name for section in report.sections if section.budget for figure in section.figures
         }
@@ -139,7 +164,10 @@ def test_averages_along_an_axis_have_complete_rows_only(tmp_path: Path) -> None:
     collection = collect([tmp_path])
     found = comparisons(collection, Scores(10))
     by_scale = balanced(found, "scale")
-    assert {(item.setting.scale, item.setting.source) for item in by_scale} == {("nano", "en_ewt"), ("tiny", "en_ewt")}  # fmt: skip
+    assert {(item.setting.scale, item.setting.source) for item in by_scale} == {
+        ("nano", "en_ewt"),
+        ("tiny", "en_ewt"),
+    }
     assert unbalanced(found, "scale") == [
         "Averages by scale leave out 3 of 9 comparisons, which do not exist for every scale."
     ]
@@ -179,7 +207,11 @@ def test_all_formats_have_the_same_numbers(out: Path) -> None:
 
 def test_pdf_figures_embed_fonts_and_have_the_width_of_a_paper(out: Path) -> None:
     figures = list((out / "figures").glob("*.pdf"))
-    shown = [part for part in json.loads((out / "report.json").read_text())["sections"] if part["budget"] in (None, "updates")]  # fmt: skip
+    shown = [
+        part
+        for part in json.loads((out / "report.json").read_text())["sections"]
+        if part["budget"] in (None, "updates")
+    ]
     assert {path.stem for path in figures} >= {figure["name"] for part in shown for figure in part["figures"]}
     assert len(figures) > 15
     for path in figures:
@@ -192,7 +224,15 @@ def test_pdf_figures_embed_fonts_and_have_the_width_of_a_paper(out: Path) -> Non
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 def test_the_page_loads_without_errors_in_chromium(out: Path) -> None:
-    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--dump-dom", str(out / "index.html")]  # fmt: skip
+    command = [
+        CHROMIUM,
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--enable-logging=stderr",
+        "--dump-dom",
+        str(out / "index.html"),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
     assert "CONSOLE" not in done.stderr
     heads = re.findall(r"<th .*?</th>", done.stdout)
@@ -204,7 +244,10 @@ def test_the_page_loads_without_errors_in_chromium(out: Path) -> None:
 def test_case_studies_have_the_papers_sentences_and_extremes(tmp_path: Path) -> None:
     root = tmp_path / "grid"
     words = PAPER_SENTENCES[1].split()
-    paths = {o: write_finetuning(root, write_pretraining(root, objective=o), sets=("tl_trg",), words=words) for o in ("vanilla", "maml")}  # fmt: skip
+    paths = {
+        o: write_finetuning(root, write_pretraining(root, objective=o), sets=("tl_trg",), words=words)
+        for o in ("vanilla", "maml")
+    }
     file = paths["maml"] / "predictions" / "tl_trg.jsonl"
     lines = [json.loads(line) for line in file.read_text().splitlines()]
     lines[0]["gold_logprob"] = [-0.3] * len(words)  # the paper's sentence loses 0.2
@@ -218,7 +261,9 @@ def test_case_studies_have_the_papers_sentences_and_extremes(tmp_path: Path) -> 
     program.main([str(root), "--no-sentences"])
     content = json.loads((root / "report" / "report.json").read_text())
     assert "cases" not in content["tables"]
-    assert ["Omitted (--no-sentences): this section quotes sentences of the evaluation sets."] in [section["paragraphs"] for section in content["sections"]]  # fmt: skip
+    assert ["Omitted (--no-sentences): this section quotes sentences of the evaluation sets."] in [
+        section["paragraphs"] for section in content["sections"]
+    ]
     page = (root / "report" / "index.html").read_text()
     assert not any(" ".join(gold) in page for gold, _ in sentences("tl_trg", words) if len(gold) > 2)
     assert '<ol class="cases">' not in page

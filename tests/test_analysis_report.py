@@ -160,8 +160,11 @@ def test_variants_and_checkpoints_are_separate(tmp_path: Path) -> None:
         (label, step) for label in ("", "full-scope") for step in ("20", "60")
     }
     assert [(row["variant"], row["step"]) for row in rows(out, "by_step")] == [
-        ("", "20"), ("", "60"), ("full-scope", "20"), ("full-scope", "60"),
-    ]  # fmt: skip
+        ("", "20"),
+        ("", "60"),
+        ("full-scope", "20"),
+        ("full-scope", "60"),
+    ]
     last = [
         row
         for row in rows(out, "differences")
