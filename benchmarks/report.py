@@ -20,14 +20,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from machine import machine
+from metapt.analysis.load.collect import run_folders  # type: ignore[import-not-found]
 from run_tree import SHAPES, Tree
 
-from analysis.load.collect import run_folders
 from metapt.errors import UserError, run_command
 
 REPO = Path(__file__).parents[1]
-READ = "import sys; from pathlib import Path; from analysis.load.collect import collect; collect([Path(sys.argv[1])], Path(sys.argv[2]))"
-REPORT = "import sys; from analysis.report import main; main([sys.argv[1], '--out', sys.argv[2]])"
+READ = "import sys; from pathlib import Path; from metapt.analysis.load.collect import collect; collect([Path(sys.argv[1])], Path(sys.argv[2]))"
+REPORT = "import sys; from metapt.analysis.report import main; main([sys.argv[1], '--out', sys.argv[2]])"
 STAGES = (
     ("reading all runs", READ, "first"),
     ("reading all runs from the cache", READ, "first"),

@@ -18,7 +18,7 @@ class ClassesConfig:
     tokens: int = key(50_000_000, "number of corpus tokens counted, in evenly spread stretches", low=1)
     words: int = key(20_000, "number of most frequent word types that get classes", low=1)
     contexts: int = key(2_000, "number of most frequent units that describe a word", low=1)
-    dimensions: int = key(50, "number of dimensions of the word vectors that are clustered", low=1)
+    dimensions: int = key(50, "number of dimensions of the clustered word representations", low=1)
     scale_low: float = key(
         0.5,
         "relative lower bound of the random factors of dimensions, from the second partition of a size on",

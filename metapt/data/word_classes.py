@@ -10,7 +10,7 @@ fine, are the pseudo-labels of meta-pretraining on classes of visible words.
     partitions  mini-batch k-means (Sculley 2010); every partition after the first of its size sees the dimensions scaled
                 by random factors, as in CACTUs (Hsu et al. 2019)
 
-The last partition, and a tenth of the word types, take part in no training: accuracy on them tells classes that were learned from
+The last partition, and a tenth of the word types, take part in no training: accuracy on them separates classes that were learned from
 classes that were memorised.
 """
 

@@ -1,4 +1,4 @@
-"""What Slurm knows of a grid. ROOT/jobs.jsonl records the Slurm job id of each job, and squeue tells which of them are
+"""What Slurm knows of a grid. ROOT/jobs.jsonl records the Slurm job id of each job, and squeue shows which of them are
 pending or running. sacct, which many clusters lack, is not used.
 """
 

@@ -6,7 +6,7 @@ all ranks at the next step boundary, and exiting with 75. So this process only f
 has exited with 75 and the job is to be resumed, rank 0 calls submitit's own handler, which requeues the job. The same
 command then resumes from the newest checkpoint in the run folder.
 
-A program that is told to stop before it has installed its handler dies of TERM; nothing is lost, and this counts as
+A program that receives a signal before it has installed its handler dies of TERM; nothing is lost, and this counts as
 interrupted too.
 
 A job is requeued after USR2 (time limit or preemption). TERM is ambiguous. After scancel it means the end of the job;
