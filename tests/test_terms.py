@@ -20,6 +20,7 @@ from metapt.config.objective_terms import MultitaskConfig
 from metapt.data.corpus_words import TokenKind, find_units
 from metapt.data.word_classes import WordClasses
 from metapt.errors import UserError
+from metapt.estimate.flops import flops_of_step
 from metapt.meta.objectives import next_token_objective
 from metapt.meta.terms import Term, active_weights, build_terms, weight_at, word_groups
 from metapt.meta.word_probe import WordProbe
@@ -168,6 +169,16 @@ def test_weights_start_and_rise_as_configured():
     assert [weight_at(term, update) for update in (0, 4, 5, 6, 8, 100)] == pytest.approx(
         [0, 0, 0.1, 0.2, 0.4, 0.4]
     )
+
+
+def test_flops_of_the_terms_are_counted():
+    words = ["model=laptop", "classes.sizes=[64,256,64]"]
+    vanilla, multitask, episodes = (
+        flops_of_step(commandline.load("pretrain", [f"objective={name}", *words]), False)
+        for name in ("vanilla", "multitask", "episodes")
+    )
+    assert multitask - vanilla == round(3 * 2 * 96 * (64 + 256) * 0.6 * 8192)
+    assert episodes - vanilla == 4 * (3 + 2 * 10 + 2) * 2 * 96 * 32 * 1024
 
 
 @pytest.mark.parametrize(

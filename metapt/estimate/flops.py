@@ -11,6 +11,7 @@ from metapt.config import ModelConfig, PretrainConfig
 # Tokens whose logits and loss are computed at the same time (metapt/models/losses.py), and those of them in fp32.
 CHUNK_TOKENS = {"cpu": 256, "cuda": 4096}
 TILE_TOKENS = {"cpu": 32, "cuda": 1024}
+LABELLED_FRACTION = 0.6  # of the tokens of English text begin a word that has a class (docs/log.md)
 BACKWARD = 2  # FLOPs of a backward pass relative to a forward pass (Kaplan et al. 2020, section 2.1)
 
 
@@ -59,9 +60,23 @@ def flops_of_step(config: PretrainConfig, is_episode: bool) -> int:
     meta = config.meta
     if not is_episode:
         cost = Cost.of(config.model, config.train.seq_len)
-        return (1 + BACKWARD) * (cost.blocks + cost.output_layer) * tokens_of_step(config, False)
+        forward = (cost.blocks + cost.output_layer) * tokens_of_step(config, False)
+        return (1 + BACKWARD) * forward + flops_of_terms(config)
     support, query = ([meta.window] * (meta.n_way * shots) for shots in (meta.k_shot, meta.q_query))
     return meta.tasks_per_step * flops_of_episode(config, support, query)
+
+
+def flops_of_terms(config: PretrainConfig) -> int:
+    """FLOPs of the weighted terms of a next-token update (metapt/meta/terms.py), over all ranks; an upper bound for episodes."""
+    d, tokens, flops = config.model.hidden_size, tokens_of_step(config, False), 0.0
+    if config.multitask.weight > 0:
+        classes = sum(config.classes.sizes[:-1])
+        flops += (1 + BACKWARD) * 2 * d * classes * LABELLED_FRACTION * tokens
+    if config.episodes.weight > 0:
+        term, groups = config.episodes, tokens / (config.train.seq_len * config.meta.batch_sequences)
+        products = (1 + BACKWARD) + BACKWARD * term.inner_steps + BACKWARD  # query, inner steps, prototypes
+        flops += groups * term.per_group * products * 2 * d * term.n_way * term.max_examples
+    return round(flops)
 
 
 def flops_of_episode(config: PretrainConfig, support: Iterable[int], query: Iterable[int]) -> int:
