@@ -158,10 +158,11 @@ def test_the_probe_scores_states_that_hold_the_classes_and_states_that_do_not():
     good, bad = (probe.measure(States(1, 1, bias=bias)) for bias in (True, False))
     assert good["held_out_words_prototype_accuracy"] > 0.95
     assert good["held_out_words_adapted_accuracy"][-1] > 0.95
-    assert good["held_out_words_chance"] == pytest.approx(1 / 3, abs=1e-6)
-    assert bad["held_out_words_prototype_accuracy"] == pytest.approx(1 / 3, abs=0.1)
-    for group in probe.episodes:
-        assert group.ways == 3
+    ways = [episode.ways for episode in probe.episodes]
+    assert set(ways) <= {2, 3} and ways.count(3) > len(ways) / 2
+    chance = np.mean([1 / each for each in ways])
+    assert good["held_out_words_chance"] == pytest.approx(chance, abs=1e-6)
+    assert bad["held_out_words_prototype_accuracy"] == pytest.approx(chance, abs=0.1)
 
 
 def test_weights_start_and_rise_as_configured():
