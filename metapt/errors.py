@@ -58,13 +58,9 @@ def _exit_code(main: Callable[[Sequence[str]], None]) -> int:
     try:
         main(sys.argv[1:])
     except SystemExit as stop:  # --help, --print-config
-        return (
-            stop.code
-            if isinstance(stop.code, int)
-            else 0
-            if stop.code is None
-            else _report(stop, EXIT_FAILED)
-        )
+        if isinstance(stop.code, str):
+            return _report(stop.code, EXIT_FAILED)
+        return stop.code or 0
     except UserError as error:
         return _report(error, EXIT_USER)
     except Interrupted as error:
