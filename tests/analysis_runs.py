@@ -1,4 +1,4 @@
-"""Writes run folders in the documented format, with predictions, losses and curves drawn at random from a seed."""
+"""Writes run folders in the documented format; predictions, losses and curves are random functions of a seed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PROVENANCE = {
 
 
 def sentences(name: str, words: Sequence[str] = ()) -> list[tuple[list[str], list[str]]]:
-    """Words and gold tags of a made-up set: a function of its name."""
+    """Return words and gold tags of a synthetic set, as a function of its name."""
     found = []
     for index in range(SETS[name]):
         draw = generator(7, f"gold/{name}", index)
@@ -54,7 +54,7 @@ def sentences(name: str, words: Sequence[str] = ()) -> list[tuple[list[str], lis
 
 
 def predictions(gold: Sequence[str], skill: float, draw: np.random.Generator) -> list[str]:
-    """Tags that keep the gold with probability `skill` a sentence, otherwise are drawn."""
+    """Return the gold tags with probability `skill`, random tags otherwise."""
     if draw.random() < skill:
         return list(gold)
     return [
@@ -64,7 +64,7 @@ def predictions(gold: Sequence[str], skill: float, draw: np.random.Generator) ->
 
 
 def measurement(rank: float, objective: str) -> dict[str, Any]:
-    """A measurement of learning dynamics in which attention matrices have this effective rank, and others half of it."""
+    """Return a measurement of learning dynamics: attention matrices have this effective rank, the others half of it."""
     shares = {kind: [rank, rank] for kind in "qkvo"}
     shares |= {kind: [rank / 2, rank / 2] for kind in ("gate", "up", "down")}
     values: dict[str, Any] = {"effective_rank": shares, "attention_entropy_ratio": [[0.9, 0.7], [0.5, 0.7]]}
@@ -74,7 +74,7 @@ def measurement(rank: float, objective: str) -> dict[str, Any]:
 
 
 def level(step: int, seed: int) -> float:
-    """The next-token loss after so many updates, in nats."""
+    """Return the next-token loss after `step` updates, in nats."""
     return 2 + 5 * np.exp(-step / 20) + 0.1 * np.sin(step * (1 + seed))
 
 
@@ -83,7 +83,7 @@ def eval_values(loss: float) -> dict[str, float]:
 
 
 def pretraining_lines(objective: str, seed: int, steps: int, flops: float) -> list[dict[str, Any]]:
-    """The metrics of a run; under maml every second update is an episode."""
+    """Return the lines of metrics.jsonl; with objective maml, every second update is an episode."""
     lines: list[dict[str, Any]] = [{"step": 0, "kind": "eval", **eval_values(7.0)}]
     for step in range(1, steps + 1):
         line: dict[str, Any] = {"step": step, "kind": "lm", "grad_norm": 1.0, "lr": 1e-3}
@@ -116,7 +116,7 @@ def write_pretraining(
     generated: bool = False,
     flops: float = 4e12,
 ) -> dict[str, Any]:
-    """A finished pretraining run, of so many FLOPs an update; returns the origin of its model."""
+    """Write a finished pretraining run with `flops` per update; return the origin of its model."""
     folder = (
         root / "pretrain" / "-".join(filter(None, [scale, objective, label.replace("/", "_"), f"s{seed}"]))
     )
@@ -156,10 +156,16 @@ def write_pretraining(
 
 
 def write_finetuning(
-    root: Path, origin: dict[str, Any], source: str = "en_ewt", tuning: str = "head_only", skill: float = 0.4, steps: int = 120,
-    sets: Iterable[str] = SETS, words: Sequence[str] = (),
-) -> Path:  # fmt: skip
-    """A finished fine-tuning run from the model of `origin`, at the seed of its pretraining."""
+    root: Path,
+    origin: dict[str, Any],
+    source: str = "en_ewt",
+    tuning: str = "head_only",
+    skill: float = 0.4,
+    steps: int = 120,
+    sets: Iterable[str] = SETS,
+    words: Sequence[str] = (),
+) -> Path:
+    """Write a finished fine-tuning run of the model of `origin`, with the seed of its pretraining."""
     seed = origin.get("seed", 0)
     parts = [
         origin["model"],
@@ -228,7 +234,7 @@ def write_finetuning(
 
 
 def write_baseline(root: Path, name: str, source: str = "", skill: float = 0.4) -> Path:
-    """A finished run of a baseline; none but the CRF tells probabilities."""
+    """Write a finished run of a baseline; only the CRF has probabilities."""
     tuned = write_finetuning(root, {"model": name, "objective": "baseline"}, source, "", skill, steps=1)
     folder = root / "baseline" / "-".join(filter(None, [name, source]))
     folder.parent.mkdir(exist_ok=True)
@@ -246,7 +252,7 @@ def write_baseline(root: Path, name: str, source: str = "", skill: float = 0.4) 
 
 
 def score(gold: list[list[str]], predicted: list[list[str]]) -> dict[str, Any]:
-    """A set's entry in result.json, by seqeval."""
+    """Return a set's entry in result.json, computed by seqeval."""
     micro = float(f1_score(gold, predicted, mode="strict", scheme=IOB2, zero_division=0))
     per_type = f1_score(gold, predicted, mode="strict", scheme=IOB2, average=None, zero_division=0)
     kinds = sorted({tag[2:] for tags in [*gold, *predicted] for tag in tags if tag.startswith("B-")})
@@ -267,11 +273,18 @@ def write_run(
 
 
 def write_grid(
-    root: Path, scales: Sequence[str] = ("nano",), objectives: Sequence[str] = ("vanilla", "maml"), seeds: Sequence[int] = (0,),
-    labels: Sequence[str] = ("",), sources: Sequence[str] = ("en_ewt",), tunings: Sequence[str] = ("head_only", "full"),
-    steps: Sequence[int] = (60,), generated: bool = False, words: Sequence[str] = (),
-) -> Path:  # fmt: skip
-    """A whole grid, every run of it finished; MAML is the better one."""
+    root: Path,
+    scales: Sequence[str] = ("nano",),
+    objectives: Sequence[str] = ("vanilla", "maml"),
+    seeds: Sequence[int] = (0,),
+    labels: Sequence[str] = ("",),
+    sources: Sequence[str] = ("en_ewt",),
+    tunings: Sequence[str] = ("head_only", "full"),
+    steps: Sequence[int] = (60,),
+    generated: bool = False,
+    words: Sequence[str] = (),
+) -> Path:
+    """Write a grid of finished runs, in which MAML is better than vanilla."""
     for scale in scales:
         for objective in objectives:
             for seed in seeds:
@@ -288,7 +301,7 @@ def write_grid(
 
 
 def evaluation(gold: GoldSet, predicted: Iterable[Sequence[Span]]) -> Evaluation:
-    """An evaluation of predicted spans, one sequence a sentence; its F1 scores are not set."""
+    """Return an evaluation of predicted spans, one sequence per sentence; its F1 scores are not set."""
     match = match_set(gold.spans, [tuple(sentence) for sentence in predicted])
     totals = tuple(match.counts.sum(axis=0).tolist())
     return Evaluation(gold, *match, totals, 0.0, 0.0, {}, np.empty(0, dtype=np.float32))

@@ -73,7 +73,8 @@ def test_a_second_report_reads_changed_folders_only(tmp_path: Path, reads: list[
     before, excluded, read = report(root, reads)
     assert len(read) == 12
     assert excluded == {completed.name: "broken"}
-    assert {row["run"] for row in before} == {path.name for path in (root / "finetune").iterdir()} - {completed.name}  # fmt: skip
+    names = {path.name for path in (root / "finetune").iterdir()}
+    assert {row["run"] for row in before} == names - {completed.name}
 
     shutil.rmtree(removed)
     (completed / "result.json").write_text(result)
@@ -177,7 +178,8 @@ def test_unreadable_folders_are_listed_with_a_reason(tmp_path: Path) -> None:
     assert damaged["model"] == "tiny"
     collection = collect([root])
     found = {item.path.name: item.state for item in collection.excluded}
-    assert found == {"empty": "not started", "notes": "not a run", "binary": "broken", "list": "broken", "nested": "broken", path.name: "broken"}  # fmt: skip
+    broken = dict.fromkeys(("binary", "list", "nested", path.name), "broken")
+    assert found == {"empty": "not started", "notes": "not a run", **broken}
     assert all(item.reason for item in collection.excluded)
     assert len(collection.finetuning) == 2
 
