@@ -69,7 +69,7 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(
-        vocab_size=300, special_tokens=["<eos>"], initial_alphabet=alphabet, show_progress=False
+        vocab_size=320, special_tokens=["<eos>"], initial_alphabet=alphabet, show_progress=False
     )
     tokenizer.train_from_iterator((" " + " ".join(sentence.words) for sentence in labelled(50, 0)), trainer)
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>")
@@ -79,7 +79,7 @@ def write_checkpoint(folder: Path, seed: int = 0) -> Path:
     """Write a model folder with a randomly initialized causal language model."""
     torch.manual_seed(seed)
     config = LlamaConfig(
-        vocab_size=300,
+        vocab_size=320,
         hidden_size=32,
         intermediate_size=64,
         num_hidden_layers=2,

@@ -56,11 +56,13 @@ def test_statistics_computed_by_hand() -> None:
 
 
 def test_subword_statistics_computed_by_hand() -> None:
-    """Compare with the subwords of each word alone."""
+    """Compare with the subwords of each word alone, without a space that is a subword of its own."""
     fast = make_tokenizer()
     statistics = subword_statistics(SENTENCES, fast.backend_tokenizer)
     words = [word for sentence in SENTENCES for word in sentence.words]
-    counts = [len(fast.tokenize(f" {word}")) for word in words]
+    split = [fast.tokenize(f" {word}") for word in words]
+    counts = [len(subwords) - (subwords[0] == "Ġ") for subwords in split]
+    assert statistics["pooled_character_fraction"] == 1
     assert statistics["subwords_per_word"] == pytest.approx(sum(counts) / 14)
     assert statistics["split_word_fraction"] == pytest.approx(sum(count > 1 for count in counts) / 14)
     assert statistics["paper_oov_rate"] == pytest.approx(

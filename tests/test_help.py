@@ -137,8 +137,9 @@ def test_help_shows_the_values_of_this_command_line(arguments: list[str], path: 
     assert shown in entry(help_text("pretrain", arguments), path)
 
 
-def test_help_shows_lists_mappings_and_required_keys():
-    text = help_text("submit", ["grid=study"])  # needs an environment variable that may not be set
+def test_help_shows_lists_mappings_and_required_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("METAPT_TEXT_DIR", raising=False)
+    text = help_text("submit", ["grid=study"])  # needs this environment variable
     assert "(default: [vanilla, maml])" in entry(text, "grid.objectives")
     assert "(default: {})" in entry(text, "cluster.extra")
     assert "data.text_dir='${oc.env:METAPT_TEXT_DIR}'" in entry(text, "grid.pretrain")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +24,7 @@ from transformers import (
 )
 
 from metapt.data.iob2 import TAGS, Sentence, read_iob2
+from metapt.data.word_subwords import WordSubwords
 from metapt.errors import UserError
 from metapt.tagger.crf import SoftmaxHead
 from metapt.tagger.encoding import (
@@ -60,12 +60,16 @@ def test_words_are_tokenized_independently() -> None:
     tokenizer = make_tokenizer()
     words = ["Maria", "Zzyx", "Maria", "日本", "a b"]
     for prefix in (True, False):
-        found = WordTokenizer(tokenizer, prefix, max_subwords=64)(words)
-        assert found == [tokenizer.encode(" " * prefix + word, add_special_tokens=False) for word in words]
+        found = [word.ids for word in WordTokenizer(tokenizer, prefix, max_subwords=64)(words)]
+        alone = [tokenizer.tokenize(" " + word)[0] == "Ġ" for word in words]
+        assert alone == [False, True, False, True, True]
+        spaces = [" " * (prefix and not is_alone) for is_alone in alone]
+        expected = [space + word for space, word in zip(spaces, words, strict=True)]
+        assert found == [tokenizer.encode(text, add_special_tokens=False) for text in expected]
         assert [tokenizer.decode(subwords).strip() for subwords in found] == words
     assert (
-        WordTokenizer(tokenizer, True, max_subwords=2)(["Zzyxabc"])[0]
-        == WordTokenizer(tokenizer, True, max_subwords=64)(["Zzyxabc"])[0][:2]
+        WordTokenizer(tokenizer, True, max_subwords=2)(["Zzyxabc"])[0].ids
+        == WordTokenizer(tokenizer, True, max_subwords=64)(["Zzyxabc"])[0].ids[:2]
     )
 
 
@@ -74,7 +78,7 @@ def test_word_without_subwords_gets_the_end_of_text_token() -> None:
     word_tokenizer = WordTokenizer(tokenizer, False, max_subwords=64)
     assert word_tokenizer(["Maria", NOTHING, "Cebu"]) == [
         *word_tokenizer(["Maria"]),
-        [tokenizer.eos_token_id],
+        WordSubwords([tokenizer.eos_token_id], 0, holds_character=False),
         *word_tokenizer(["Cebu"]),
     ]
     tokenizer.eos_token = None
@@ -89,18 +93,21 @@ def test_windows_contain_every_word_once_with_context(max_len: int, data: st.Dat
     subwords = np.split(
         np.arange(sum(sizes)), np.cumsum(sizes)[:-1]
     )  # each subword is its position in the sentence
+    firsts = [data.draw(st.integers(0, size - 1)) for size in sizes]
+    words = [WordSubwords(ids.tolist(), first, True) for ids, first in zip(subwords, firsts, strict=True)]
     read = []
-    for window in split_into_windows(subwords, max_len):
+    for window in split_into_windows(words, max_len):
         assert len(window.subwords) <= max_len
         for first, last in zip(window.firsts, window.lasts, strict=True):
             read.append(window.subwords[first : last + 1].tolist())
             before = read[-1][0]
             assert first >= min(before, max_len // 2 - max(sizes) + 1)
-    assert read == [each.tolist() for each in subwords]
+    assert read == [word.ids[word.first :] for word in words]
 
 
 def test_short_sentences_are_one_window() -> None:
-    assert [len(split_into_windows([[1], [2, 3], [4]], max_len)) for max_len in (4, 5, 128)] == [1, 1, 1]
+    words = [WordSubwords(ids, 0, True) for ids in ([1], [2, 3], [4])]
+    assert [len(split_into_windows(words, max_len)) for max_len in (4, 5, 128)] == [1, 1, 1]
 
 
 def test_truncation_keeps_whole_words_and_is_counted() -> None:
@@ -110,7 +117,7 @@ def test_truncation_keeps_whole_words_and_is_counted() -> None:
     assert (cut.sentences_cut, whole.sentences_cut) == (1, 0)
     assert whole.lengths.tolist() == [39, 2]
     kept = int(cut.lengths[0])
-    sizes = np.cumsum([len(each) for each in word_tokenizer(LONG.words)])
+    sizes = np.cumsum([len(each.ids) for each in word_tokenizer(LONG.words)])
     assert sizes[kept - 1] <= 16 < sizes[kept]
     assert cut.tags[kept:].tolist() == [TAGS.index("B-PER"), 0]
 
@@ -137,7 +144,7 @@ def test_real_sets_keep_every_word(name: str) -> None:
         for a, b in zip(window.firsts, window.lasts, strict=True)
     ]
     assert encoded_words == [
-        subwords for sentence in sentences for subwords in word_tokenizer(sentence.words)
+        word.ids[word.first :] for sentence in sentences for word in word_tokenizer(sentence.words)
     ]
     assert len(encoded.windows) > len(sentences) * (name in ("zh_gsd", "sv_pud"))
 
@@ -152,12 +159,13 @@ def test_word_features_are_hidden_states_of_own_subwords(checkpoint: Path, subwo
     expected = []
     for sentence in sentences:
         by_word = word_tokenizer(sentence.words)
-        hidden = tagger.decoder(torch.tensor([list(chain(*by_word))])).last_hidden_state[0].detach()
+        ids = [subword for word in by_word for subword in word.ids]
+        hidden = tagger.decoder(torch.tensor([ids])).last_hidden_state[0].detach()
         position = 0
-        for own in by_word:
-            states = hidden[position : position + len(own)]
+        for word in by_word:
+            states = hidden[position + word.first : position + len(word.ids)]
             expected.append({"first": states[0], "last": states[-1], "mean": states.mean(0)}[subword_pooling])
-            position += len(own)
+            position += len(word.ids)
     torch.testing.assert_close(packed, torch.stack(expected), rtol=1e-4, atol=1e-5)
     chosen = np.array([8, 0, 7])
     ends = np.cumsum([len(each.words) for each in sentences])
@@ -265,11 +273,11 @@ def test_transformers_class_gives_the_same_emissions(
 ) -> None:
     tagger, special_tokens = make_tagger(checkpoint, subword_pooling), ((), ())
     if family == "GPT2":
-        config = GPT2Config(vocab_size=300, n_positions=256, n_embd=32, n_layer=1, n_head=2)
+        config = GPT2Config(vocab_size=320, n_positions=256, n_embd=32, n_layer=1, n_head=2)
         tagger = Tagger(GPT2Model(config), tagger.layer, subword_pooling).eval()
     elif family == "Bert":
         sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
-        tagger = Tagger(BertModel(BertConfig(vocab_size=300, **sizes)), tagger.layer, subword_pooling).eval()
+        tagger = Tagger(BertModel(BertConfig(vocab_size=320, **sizes)), tagger.layer, subword_pooling).eval()
         special_tokens = ((1,), (2, 3))
     settings = EncodingSettings(True, 128, *special_tokens)
     save_tagger(tmp_path, tagger, make_tokenizer(), settings)
@@ -285,10 +293,9 @@ def test_transformers_class_gives_the_same_emissions(
     for sentence in sentences:
         by_word = word_tokenizer(sentence.words)
         with torch.no_grad():
-            logits = model(torch.tensor([[*special_tokens[0], *chain(*by_word), *special_tokens[1]]])).logits[
-                0
-            ]
-        sizes = [len(each) for each in by_word]
+            ids = [subword for word in by_word for subword in word.ids]
+            logits = model(torch.tensor([[*special_tokens[0], *ids, *special_tokens[1]]])).logits[0]
+        sizes = [len(each.ids) for each in by_word]
         of_words = logits[len(special_tokens[0]) :][: sum(sizes)].split(sizes)
         found += [
             {"first": each[0], "last": each[-1], "mean": each.mean(0)}[subword_pooling] for each in of_words

@@ -38,12 +38,15 @@ class NerConfig:
         "first",
         "representation of a word of several subwords",
         choices={
-            "first": "the hidden state at its first subword",
+            "first": "the hidden state at the first subword that completes a character of the word",
             "last": "the hidden state at its last subword",
-            "mean": "the mean of the hidden states at its subwords",
+            "mean": "the mean of the hidden states from that first to the last subword",
         },
     )
-    prefix_space: bool = key(True, "tokenize each word with a space before it, as inside a text")
+    prefix_space: bool = key(
+        True,
+        "tokenize each word with a space before it, as inside a text, unless the space would be a subword of its own",
+    )
     max_len: int = key(
         128,
         "maximum length of an input window; training sentences are truncated to it, others are read in several windows",

@@ -25,10 +25,11 @@ NOTES = """\
 % single-word: fraction of spans that are one word. Case particles: si, ni, ang,
 ng, sa (case-insensitive)."""
 SUBWORD_NOTES = """\
-Words are tokenized with a space before them. % split words: words of two or
-more subwords. Paper OOV rate: fraction of words that are not in the vocabulary
-without that space. Paper particle recall: computed as in the paper, whose code
-counts all words and misaligns words and subwords (docs/data.md)."""
+Words are tokenized with a space before them, unless it would be a subword of its
+own. % split words: words of two or more subwords. % pooled: words whose pooled
+subword holds one of their characters. Paper OOV rate: fraction of words that are
+not in the vocabulary without that space. Paper particle recall: computed as in the
+paper, whose code counts all words and misaligns words and subwords (docs/data.md)."""
 
 Statistics = dict[str, Any]
 SetStatistics = dict[str, dict[str, Statistics]]
@@ -121,11 +122,12 @@ def particle_table(statistics: SetStatistics) -> Table:
 
 
 def subword_table(statistics: SetStatistics) -> Table:
-    columns = ("subwords/word", "% split words", "paper\nOOV rate", "paper particle\nrecall")
+    columns = ("subwords/word", "% split words", "% pooled", "paper\nOOV rate", "paper particle\nrecall")
 
     def cells(split: Statistics) -> list[str]:
         rates = [f"{split[key]:.3f}" for key in ("paper_oov_rate", "paper_particle_recall")]
-        return [f"{split['subwords_per_word']:.2f}", _percent(split["split_word_fraction"]), *rates]
+        fractions = [_percent(split[f"{key}_fraction"]) for key in ("split_word", "pooled_character")]
+        return [f"{split['subwords_per_word']:.2f}", *fractions, *rates]
 
     return _table("Subwords", columns, statistics, cells)
 

@@ -18,9 +18,9 @@ from metapt.evaluation.bootstrap import LEVEL, RESAMPLES
 
 SMALL_SET_SPANS = 100  # the card warns of sets with fewer gold spans
 POOLING = {
-    "first": "emissions = logits[starts]",
-    "last": "emissions = logits[np.add(starts, [len(each) - 1 for each in subwords])]",
-    "mean": "emissions = np.add.reduceat(logits, starts) / [[len(each)] for each in subwords]",
+    "first": "emissions = logits[firsts]",
+    "last": "emissions = logits[lasts]",
+    "mean": "emissions = np.stack([logits[a : b + 1].mean(axis=0) for a, b in zip(firsts, lasts)])",
 }
 VITERBI = """\
 crf = model.config.tagger["crf"]
@@ -48,13 +48,30 @@ folder = "path/to/this/folder"
 model = AutoModelForTokenClassification.from_pretrained(folder).eval()
 tokenizer = AutoTokenizer.from_pretrained(folder)
 words = ["Pumunta", "si", "Maria", "sa", "Cebu", "."]
-as_text = {{"add_special_tokens": False, "split_special_tokens": True}}
-subwords = [tokenizer({prefix}word, **as_text).input_ids for word in words]
-*starts, count = np.cumsum([0, *map(len, subwords)])  # first subword of each word; number of subwords
+unknown = tokenizer.unk_token_id if tokenizer.eos_token_id is None else tokenizer.eos_token_id
+
+
+def split(word):  # into its subwords, and the index of the first that completes a character of the word
+    as_text = {{"add_special_tokens": False, "split_special_tokens": True, "return_offsets_mapping": True}}
+    for space in {spaces}:
+        encoded = tokenizer(space + word, **as_text)
+        spans = encoded.offset_mapping
+        if spans and spans[0][1] > 1:
+            break  # the space is not a subword of its own
+    for position, character in enumerate(space + word):
+        overlapping = [index for index, (begin, end) in enumerate(spans) if begin <= position < end]
+        if overlapping and not character.isspace():
+            return encoded.input_ids, overlapping[-1]
+    return encoded.input_ids or [unknown], 0
+
+
+subwords, first = zip(*map(split, words))
+starts = np.cumsum([0, *map(len, subwords)])
+firsts, lasts = starts[:-1] + first, starts[1:] - 1
 prefix, suffix = model.config.tagger["prefix_tokens"], model.config.tagger["suffix_tokens"]  # special tokens
 with torch.no_grad():
     logits = model(torch.tensor([prefix + sum(subwords, []) + suffix])).logits[0].float().numpy()
-logits = logits[len(prefix):][:count]
+logits = logits[len(prefix):]
 {pooling}
 {decoding}
 tags = [model.config.id2label[tag] for tag in path]"""
@@ -140,11 +157,11 @@ def _use(ner: Mapping[str, Any]) -> Iterator[str]:
     yield _python(WITH_METAPT)
     yield (
         f"With transformers alone. This gives the same tags for sentences of at most {ner['max_len']} subwords; metapt "
-        "splits longer sentences into overlapping windows."
+        "splits longer sentences into overlapping windows, and truncates words longer than half a window."
     )
     yield _python(
         WITH_TRANSFORMERS.format(
-            prefix='" " + ' if ner["prefix_space"] else "",
+            spaces='(" ", "")' if ner["prefix_space"] else '("",)',
             pooling=POOLING[ner["subword_pooling"]],
             decoding=VITERBI if ner["head"] == "crf" else ARGMAX,
         )

@@ -88,6 +88,7 @@ def training_result(setup: FinetuneSetup, checkpoints: FinetuneCheckpoints) -> d
         "train_sentences_cut": train.sentences_cut,
         "train_words": len(train.tags),
         "train_words_cut": train.words_cut,
+        "pooled_character_fraction": train.pooled_character_fraction,
     }
 
 
@@ -100,6 +101,10 @@ def print_summary(run: Run, config: FinetuneConfig, result: dict[str, Any]) -> N
         f"truncated to ner.max_len={config.ner.max_len} in training: {result['train_sentences_cut']} of "
         f"{result['train_sentences']} sentences; {result['train_words_cut']} words removed, "
         f"{result['train_words']} kept"
+    )
+    print(
+        f"{result['pooled_character_fraction']:.2%} of the training words are classified at a subword that holds one of "
+        "their characters"
     )
     if result["generated_data"]:
         print(DEMO_NOTICE)

@@ -17,6 +17,8 @@ from metapt.tagger.serialization import CARD_FILE, save_tagger
 from metapt.training.progress_line import log
 from metapt.training.signals import StopRequested
 
+WARN_BELOW = 0.99  # fraction of words with a subword that holds one of their characters
+
 
 class SetScorer:
     """Tags test sets with the tagger of a run, writes the predictions, and scores them."""
@@ -52,6 +54,12 @@ class SetScorer:
         predictions = predict(setup.tagger.layer, features, encoded, ner.eval_batch_size)
         write_predictions(setup.run.predictions_dir / f"{name}.jsonl", sentences, predictions)
         scores = set_scores(name, split, sentences, [prediction.predicted for prediction in predictions])
+        scores["pooled_character_fraction"] = encoded.pooled_character_fraction
+        if encoded.pooled_character_fraction < WARN_BELOW:
+            log(
+                f"warning: {encoded.words_without_character} of {len(encoded.tags)} words of {name} {split} have no "
+                "subword with one of their characters; the tokenizer does not know their script"
+            )
         if not scores["gold_spans"]:
             log(f"warning: {name} {split} has no entities, so its F1 is meaningless")
         return scores

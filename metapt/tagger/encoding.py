@@ -8,7 +8,7 @@ than one window is taken from the window that gives it the most left context; wi
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from metapt import randomness
 from metapt.data.iob2 import TAGS, Sentence
+from metapt.data.word_subwords import Offsets, WordSubwords, split_words
 from metapt.errors import UserError
 from metapt.tagger.model import SubwordBatch, Tagger
 
@@ -42,18 +43,20 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
 
 class WordTokenizer:
-    """Splits words into subwords, each word on its own, and caches the result.
+    """Splits words into subwords, each word on its own (metapt/data/word_subwords.py), and caches the result.
 
     A word without any subword (a lone control character, for example) gets the end-of-text or unknown token, so that
     every word has a hidden state. A word that spells a special token is treated as plain text.
 
     Args:
         tokenizer: tokenizer of the decoder.
-        prefix_space: tokenize ` word` instead of `word`, which is how a byte-level BPE sees a word inside a text.
+        prefix_space: tokenize ` word` instead of `word`, as inside a text, unless the space would not become a part of
+            the word's first subword.
         max_subwords: longer words are truncated to this many subwords.
         special_tokens: token ids before and after each window (see `special_tokens`); none for a decoder.
     Raises:
-        UserError: the tokenizer has neither an end-of-text nor an unknown token.
+        UserError: the tokenizer has neither an end-of-text nor an unknown token, or does not report the characters of
+            its subwords (only the tokenizers of the Rust library do).
     """
 
     def __init__(
@@ -65,26 +68,41 @@ class WordTokenizer:
     ):
         self.special_tokens = special_tokens
         self._tokenizer, self._max_subwords = tokenizer, max_subwords
-        self._prefix = " " if prefix_space else ""
+        self._prefix_space = prefix_space
+        if not tokenizer.is_fast:
+            raise UserError(
+                f"{type(tokenizer).__name__} has no tokenizer.json (no fast tokenizer), so the characters of its subwords "
+                "are not known; use another model"
+            )
         fallback = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.unk_token_id
         if fallback is None:
             raise UserError("the tokenizer has neither an eos_token nor an unk_token")
-        self._fallback = [int(fallback)]
-        self._cache: dict[str, list[int]] = {}
+        self._fallback = WordSubwords([int(fallback)], 0, holds_character=False)
+        self._cache: dict[str, WordSubwords] = {}
 
-    def __call__(self, words: Sequence[str]) -> list[list[int]]:
+    def __call__(self, words: Sequence[str]) -> list[WordSubwords]:
         """Return the subwords of each word: at least one, at most `max_subwords`."""
         if len(self._cache) > MAX_CACHED_WORDS:
             self._cache.clear()
         new = list(dict.fromkeys(word for word in words if word not in self._cache))
-        if new:
-            texts = [self._prefix + word for word in new]
-            encoded = self._tokenizer(
-                texts, add_special_tokens=False, split_special_tokens=True, return_attention_mask=False
-            )["input_ids"]
-            for word, subwords in zip(new, encoded, strict=True):
-                self._cache[word] = subwords[: self._max_subwords] or self._fallback
+        for word, found in zip(new, split_words(new, self._encode, self._prefix_space), strict=True):
+            self._cache[word] = self._truncated(found) if found.ids else self._fallback
         return [self._cache[word] for word in words]
+
+    def _encode(self, texts: list[str]) -> Iterable[tuple[list[int], Offsets]]:
+        encoded = self._tokenizer(
+            texts,
+            add_special_tokens=False,
+            split_special_tokens=True,
+            return_attention_mask=False,
+            return_offsets_mapping=True,
+        )
+        return zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
+
+    def _truncated(self, word: WordSubwords) -> WordSubwords:
+        kept = word.ids[: self._max_subwords]
+        reaches_character = word.first < len(kept)
+        return WordSubwords(kept, min(word.first, len(kept) - 1), word.holds_character and reaches_character)
 
 
 @dataclass(frozen=True)
@@ -122,7 +140,9 @@ class SubwordWindow:
 
     Attributes:
         subwords: int64 [P].
-        firsts, lasts: int64 [m], positions of the first and the last subword of each of the m words.
+        firsts: int64 [m], position of the first subword of each of the m words that completes a character of the word
+            (`WordSubwords.first`).
+        lasts: int64 [m], positions of their last subwords.
     """
 
     subwords: np.ndarray
@@ -130,23 +150,25 @@ class SubwordWindow:
     lasts: np.ndarray
 
 
-def split_into_windows(word_subwords: Sequence[Sequence[int]], max_len: int) -> list[SubwordWindow]:
+def split_into_windows(words: Sequence[WordSubwords], max_len: int) -> list[SubwordWindow]:
     """Split a sentence into windows of at most `max_len` subwords, at word boundaries.
 
     Each word belongs to exactly one window: the earliest that contains it completely. The next window starts at most
     max_len // 2 subwords before its first own word, so that its words have nearly that much left context.
 
     Args:
-        word_subwords: subwords of each word of the sentence, 1 to max_len // 2 of them.
+        words: the words of the sentence, with 1 to max_len // 2 subwords each.
     """
-    borders = np.concatenate([[0], np.cumsum([len(subwords) for subwords in word_subwords])])
-    flat = np.fromiter(
-        (subword for subwords in word_subwords for subword in subwords), dtype=np.int64, count=borders[-1]
-    )
+    borders = np.concatenate([[0], np.cumsum([len(word.ids) for word in words])])
+    flat = np.fromiter((subword for word in words for subword in word.ids), dtype=np.int64, count=borders[-1])
+    all_firsts = borders[:-1] + np.array([word.first for word in words])
     windows, begin, done = [], 0, 0
-    while done < len(word_subwords):
+    while done < len(words):
         stop = int(np.searchsorted(borders, borders[begin] + max_len, side="right")) - 1
-        firsts, lasts = borders[done:stop] - borders[begin], borders[done + 1 : stop + 1] - 1 - borders[begin]
+        firsts, lasts = (
+            all_firsts[done:stop] - borders[begin],
+            borders[done + 1 : stop + 1] - 1 - borders[begin],
+        )
         windows.append(SubwordWindow(flat[borders[begin] : borders[stop]], firsts, lasts))
         begin, done = int(np.searchsorted(borders, borders[stop] - max_len // 2)), stop
     return windows
@@ -162,6 +184,7 @@ class EncodedSet:
         lengths: int64 [S], words of each sentence.
         sentences_cut: number of sentences that were truncated.
         words_cut: number of words that truncation removed.
+        words_without_character: number of the M words none of whose subwords holds one of their characters.
     """
 
     windows: list[SubwordWindow]
@@ -169,6 +192,12 @@ class EncodedSet:
     lengths: Tensor
     sentences_cut: int
     words_cut: int
+    words_without_character: int
+
+    @property
+    def pooled_character_fraction(self) -> float:
+        """The fraction of the words whose pooled subword holds a character of the word."""
+        return 1 - self.words_without_character / max(1, len(self.tags))
 
     def word_rows(self, sentences: np.ndarray) -> Tensor:
         """Return the row numbers of all words of some sentences, in their order. int64 [sum of their lengths]."""
@@ -195,6 +224,7 @@ class EncodedSet:
             lengths=torch.cat([part.lengths for part in parts]),
             sentences_cut=sum(part.sentences_cut for part in parts),
             words_cut=sum(part.words_cut for part in parts),
+            words_without_character=sum(part.words_without_character for part in parts),
         )
 
 
@@ -234,12 +264,15 @@ def encode(
     windows: list[SubwordWindow] = []
     tags: list[int] = []
     lengths = []
+    without_character = 0
     for sentence in sentences:
-        own = split_into_windows(word_tokenizer(sentence.words), room)
+        words = word_tokenizer(sentence.words)
+        own = split_into_windows(words, room)
         own = own[:1] if truncate else own
         windows += [_with_special_tokens(window, prefix, suffix) for window in own]
         lengths.append(sum(len(window.firsts) for window in own))
         tags += [TAG_INDEX[tag] for tag in sentence.tags[: lengths[-1]]]
+        without_character += sum(not word.holds_character for word in words[: lengths[-1]])
     cut = [len(sentence.words) - length for length, sentence in zip(lengths, sentences, strict=True)]
     return EncodedSet(
         windows,
@@ -247,6 +280,7 @@ def encode(
         torch.tensor(lengths),
         sentences_cut=sum(words > 0 for words in cut),
         words_cut=sum(cut),
+        words_without_character=without_character,
     )
 
 

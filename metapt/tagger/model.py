@@ -32,7 +32,9 @@ class SubwordBatch:
         subwords: int64 [N, P], padded on the right.
         sizes: int64 [N], number of subwords of each window without padding.
         rows: int64 [M], the window of each word.
-        firsts, lasts: int64 [M], positions of the first and the last subword of each word in its window.
+        firsts: int64 [M], position in its window of the first subword of each word that completes a character of the
+            word; white space before the word and the first bytes of a character come before it.
+        lasts: int64 [M], position of the last subword of each word.
     """
 
     subwords: Tensor
@@ -89,7 +91,8 @@ class Tagger(nn.Module):
         decoder: a base model such as LlamaModel or XLMRobertaModel; its pooling layer, if any, is removed, because the
             tagger does not use it.
         layer: tags the words.
-        subword_pooling: how the subwords of a word become its feature: the `first`, the `last`, or their `mean`.
+        subword_pooling: how the subwords of a word, from `SubwordBatch.firsts` to `lasts`, become its feature: the
+            `first`, the `last`, or their `mean`.
     """
 
     def __init__(self, decoder: PreTrainedModel, layer: TagLayer, subword_pooling: str):

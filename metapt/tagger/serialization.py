@@ -6,7 +6,9 @@
     README.md            the model card (metapt/finetuning/model_card.py)
 
 `AutoModelForTokenClassification` loads the folder without metapt. Its logits are the emissions at each subword; those
-of a word are the logits at its first or last subword, or the mean over its subwords (`subword_pooling`).
+of a word are the logits at its first or last subword, or the mean from the first to the last (`subword_pooling`). The
+first is the first subword that completes a character of the word; if `prefix_space` is true, a space is put before the
+word unless it would be a subword of its own (metapt/data/word_subwords.py).
 
 The entry `tagger` of config.json has the keys `head`, `subword_pooling`, `prefix_space`, `max_len`, `prefix_tokens` and
 `suffix_tokens` (special tokens around a window) and, for a CRF, `crf`: `start` [C], `transitions` [C, C] (from, to),
