@@ -17,10 +17,11 @@ from metapt.data.iob2 import TAGS, Sentence
 from metapt.errors import UserError
 from metapt.files import read_jsonl
 from metapt.finetuning.run_finetuning import finetune
+from metapt.models.base_model import is_causal, load_base_model
 from metapt.models.pretrained import model_folder
 from metapt.runs import Run
 from metapt.tagger.encoding import WordTokenizer, encode, special_tokens, word_features
-from metapt.tagger.model import Tagger, TagLayer, is_causal, load_base_model
+from metapt.tagger.model import Tagger, TagLayer
 from metapt.tagger.predict import predict
 from metapt.tagger.serialization import load_tagger
 from metapt.training.signals import StopRequest

@@ -18,9 +18,9 @@ from tuned import arguments, assert_same, outcome, tune
 from metapt.errors import UserError
 from metapt.finetuning import tuner
 from metapt.finetuning.tuner import Tuner
+from metapt.models.base_model import load_base_model
 from metapt.runs import Run
 from metapt.tagger.encoding import EncodedSet, WordFeatures, word_features
-from metapt.tagger.model import load_base_model
 from metapt.tagger.serialization import load_tagger
 
 

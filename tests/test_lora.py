@@ -11,8 +11,8 @@ from tuned import Killed, assert_same, die_after, tune
 
 from metapt.errors import UserError
 from metapt.finetuning.lora import merged, with_adapters
+from metapt.models.base_model import load_base_model
 from metapt.runs import Run
-from metapt.tagger.model import load_base_model
 from metapt.tagger.serialization import load_tagger
 
 LORA = ("tuning=lora", "ner.lora_rank=2", "ner.lr=0.02", "ner.max_epochs=4")

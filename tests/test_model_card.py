@@ -21,8 +21,9 @@ from metapt.data.labelled_sets import ALL_SETS
 from metapt.data.licences import SETS, shared_licence
 from metapt.evaluation.span_f1 import set_scores
 from metapt.finetuning.model_card import model_card
+from metapt.models.base_model import load_base_model
 from metapt.tagger.encoding import EncodingSettings
-from metapt.tagger.model import Tagger, TagLayer, load_base_model
+from metapt.tagger.model import Tagger, TagLayer
 from metapt.tagger.serialization import save_tagger
 
 WORDS = '["Pumunta", "si", "Maria", "sa", "Cebu", "."]'  # in the code of the card

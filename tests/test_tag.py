@@ -30,9 +30,10 @@ from metapt.inference.entity_tagger import EntityTagger
 from metapt.inference.formatting import with_brackets, with_colours
 from metapt.inference.streams import available_lines, column_sentences, text_sentences
 from metapt.inference.word_splitting import word_offsets
+from metapt.models.base_model import load_base_model
 from metapt.tagger import encoding
 from metapt.tagger.encoding import EncodingSettings
-from metapt.tagger.model import Tagger, TagLayer, load_base_model
+from metapt.tagger.model import Tagger, TagLayer
 from metapt.tagger.serialization import save_tagger
 from metapt.training.signals import StopRequest
 

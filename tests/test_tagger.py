@@ -26,6 +26,7 @@ from transformers import (
 from metapt.data.iob2 import TAGS, Sentence, read_iob2
 from metapt.data.word_subwords import WordSubwords
 from metapt.errors import UserError
+from metapt.models.base_model import load_base_model
 from metapt.tagger.crf import SoftmaxHead
 from metapt.tagger.encoding import (
     EncodingSettings,
@@ -36,7 +37,7 @@ from metapt.tagger.encoding import (
     split_into_windows,
     word_features,
 )
-from metapt.tagger.model import Tagger, TagLayer, load_base_model, pad_packed
+from metapt.tagger.model import Tagger, TagLayer, pad_packed
 from metapt.tagger.serialization import load_tagger, save_tagger
 
 LONG_TEXT = "Maria lives in Davao City and Juan Cruz works for the Red Cross"

@@ -18,8 +18,9 @@ from tokenizers import pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from metapt.data.iob2 import TAGS, Sentence
+from metapt.models.base_model import load_base_model
 from metapt.tagger.encoding import WordTokenizer, encode, word_features
-from metapt.tagger.model import Tagger, TagLayer, load_base_model
+from metapt.tagger.model import Tagger, TagLayer
 
 ODD = [
     "\x00",

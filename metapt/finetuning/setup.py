@@ -24,6 +24,7 @@ from metapt.finetuning.distributed import Distributed
 from metapt.finetuning.feature_cache import FeatureCache
 from metapt.finetuning.features import FeatureExtractor, decoder_key
 from metapt.finetuning.lora import with_adapters
+from metapt.models.base_model import load_base_model
 from metapt.runs import Run
 from metapt.tagger.encoding import (
     EncodedSet,
@@ -33,7 +34,7 @@ from metapt.tagger.encoding import (
     load_tokenizer,
     special_tokens,
 )
-from metapt.tagger.model import Tagger, TagLayer, load_base_model
+from metapt.tagger.model import Tagger, TagLayer
 from metapt.training.signals import StopRequest
 
 

@@ -39,6 +39,10 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
+        if not (folder / "tokenizer.json").is_file():
+            raise UserError(
+                f"{folder}: contains no tokenizer.json; save the model's tokenizer there"
+            ) from None
         raise UserError(f"{folder}: no tokenizer could be loaded ({str(error).splitlines()[0]})") from None
 
 

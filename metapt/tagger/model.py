@@ -11,16 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import AutoModel, PreTrainedModel
-from transformers.utils import logging as transformers_logging
+from transformers import PreTrainedModel
 
-from metapt.errors import UserError
+from metapt.models.base_model import is_causal
 from metapt.tagger.crf import LinearChainCRF, SoftmaxHead, iob2_transitions
 
 
@@ -125,44 +122,6 @@ class Tagger(nn.Module):
     def forward(self, batch: SubwordBatch, tags: Tensor, lengths: Tensor) -> Tensor:
         """Compute the negative log-likelihood per word of each sentence, as TagLayer does. [B]."""
         return self.layer(self.word_features(batch), tags, lengths)
-
-
-def load_base_model(folder: Path, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
-    """Load the decoder or encoder of a model folder, without its output layer, from safetensors.
-
-    Raises:
-        UserError: the model cannot be loaded.
-    """
-    transformers_logging.set_verbosity_error()  # it would warn that the output layer is not loaded, which is intended
-    transformers_logging.disable_progress_bar()
-    try:
-        return AutoModel.from_pretrained(
-            folder,
-            dtype=dtype,
-            attn_implementation="sdpa",
-            use_safetensors=True,
-            local_files_only=True,
-        )
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise UserError(f"{folder}: cannot be loaded as a model ({str(error).splitlines()[0]})") from None
-
-
-def is_causal(model: PreTrainedModel) -> bool:
-    """Whether a hidden state ignores the subwords to its right.
-
-    Tested on two subwords: the derivative of the first state with respect to the second embedding is exactly 0 in a
-    causal model.
-    """
-    training = model.training
-    with torch.enable_grad():
-        embeddings = model.get_input_embeddings()(torch.zeros(1, 2, dtype=torch.long, device=model.device))
-        embeddings = embeddings.detach().requires_grad_()
-        first = model.eval()(inputs_embeds=embeddings).last_hidden_state[0, 0].float()
-        model.train(training)
-        # the weights differ because a plain sum of a normalised state may be constant
-        weighted_sum = first @ torch.linspace(0, 1, len(first), device=first.device)
-        (gradient,) = torch.autograd.grad(weighted_sum, embeddings)
-    return not gradient[0, 1].any()
 
 
 def pad_packed(values: Tensor, lengths: Tensor) -> Tensor:

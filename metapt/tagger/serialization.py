@@ -32,10 +32,11 @@ from transformers import MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING, PretrainedConfi
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from metapt.errors import UserError
+from metapt.models.base_model import load_base_model
 from metapt.runs import Run
 from metapt.tagger.crf import LinearChainCRF
 from metapt.tagger.encoding import EncodingSettings, load_tokenizer
-from metapt.tagger.model import Tagger, TagLayer, load_base_model
+from metapt.tagger.model import Tagger, TagLayer
 
 CARD_FILE = "README.md"
 
