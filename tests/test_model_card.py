@@ -9,14 +9,15 @@ from typing import Any
 
 import pytest
 import torch
+import transformers as tf
 from huggingface_hub import ModelCard
-from ner_world import labelled, make_tokenizer, write_checkpoint
+from ner_world import NOTHING, labelled, make_encoder_tokenizer, make_tokenizer, write_checkpoint
 from transformers import pipeline
 
 import metapt
 from metapt.config import NerConfig
 from metapt.data import DEMO_NOTICE, demo
-from metapt.data.iob2 import TAGS
+from metapt.data.iob2 import TAGS, TYPES, Sentence
 from metapt.data.labelled_sets import ALL_SETS
 from metapt.data.licences import SETS, shared_licence
 from metapt.evaluation.span_f1 import set_scores
@@ -24,7 +25,7 @@ from metapt.finetuning.model_card import model_card
 from metapt.models.base_model import load_base_model
 from metapt.tagger.encoding import EncodingSettings
 from metapt.tagger.model import Tagger, TagLayer
-from metapt.tagger.serialization import save_tagger
+from metapt.tagger.serialization import loads_in_transformers, save_tagger
 
 WORDS = '["Pumunta", "si", "Maria", "sa", "Cebu", "."]'  # in the code of the card
 
@@ -60,7 +61,7 @@ def result_of(sources: list[str], tests: list[str], **more: Any) -> dict[str, An
 
 
 def card_of(result: dict[str, Any], **ner: Any) -> tuple[ModelCard, str]:
-    text = model_card(result, asdict(NerConfig(**ner)), is_causal=True)
+    text = model_card(result, asdict(NerConfig(**ner)), is_causal=True, in_transformers=True)
     return ModelCard(text), text
 
 
@@ -143,7 +144,8 @@ def test_code_in_the_card_reproduces_the_tags(
     assert WORDS in alone
     assert "metapt" not in alone
     tagger, found_tags = metapt.load_tagger(tmp_path / "tagger"), set()
-    for sentence in labelled(6, 8):
+    odd = Sentence("odd", ("北京", "Ñandú", NOTHING, "👩🏽", "Maria"), ("O",) * 5)
+    for sentence in [*labelled(6, 8), odd]:
         code = alone.replace("path/to/this/folder", str(tmp_path / "tagger"))
         names: dict[str, Any] = {}
         exec(code.replace(WORDS, repr(list(sentence.words))), names)
@@ -151,7 +153,56 @@ def test_code_in_the_card_reproduces_the_tags(
         found_tags |= set(names["tags"])
     assert len(found_tags) > 3
     exec(with_metapt.replace("path/to/this/folder", str(tmp_path / "tagger")), {})
-    classify = pipeline("token-classification", model=str(tmp_path / "tagger"))
+    (strategy,) = re.findall(r'aggregation_strategy="(\w+)"', text)
+    assert strategy == {"first": "first", "last": "average", "mean": "average"}[subword_pooling]
+    classify = pipeline("token-classification", model=str(tmp_path / "tagger"), aggregation_strategy=strategy)
     entities = classify("Maria lives in Cebu")
-    assert {each["entity"] for each in entities} <= set(TAGS)
+    assert {each["entity_group"] for each in entities} <= set(TYPES)
     assert len(entities) > 0
+
+
+SIZES = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "vocab_size": 320}
+SIZES |= {"num_attention_heads": 4, "max_position_embeddings": 256}
+
+
+@pytest.mark.parametrize(
+    ("config", "loads"),
+    [
+        (tf.BertConfig(**SIZES), True),
+        (tf.LlamaConfig(**SIZES), True),
+        (tf.XLMRobertaConfig(**SIZES), True),
+        (tf.DebertaV2Config(**SIZES), True),
+        (tf.ModernBertConfig(**SIZES, pad_token_id=0), False),  # a dense layer before the classifier
+        (tf.Olmo2Config(**SIZES), False),  # no token-classification class
+        (
+            tf.OPTConfig(
+                hidden_size=32, ffn_dim=64, num_hidden_layers=1, num_attention_heads=4, vocab_size=320
+            ),
+            False,
+        ),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_card_offers_transformers_only_where_it_gives_the_same_tags(
+    tmp_path: Path, config: tf.PretrainedConfig, loads: bool
+) -> None:
+    torch.manual_seed(3)
+    model = Tagger(tf.AutoModel.from_config(config), TagLayer(32, TAGS, "crf", dropout=0.1), "first").eval()
+    is_encoder = not model.is_causal
+    tokenizer = make_encoder_tokenizer() if is_encoder else make_tokenizer()
+    frame = ((0,), (2,)) if is_encoder else ((), ())
+    save_tagger(tmp_path, model, tokenizer, EncodingSettings(True, 64, *frame))
+    assert loads_in_transformers(tmp_path, model) == loads
+    text = model_card(
+        result_of(["en_ewt"], []), asdict(NerConfig()), is_causal=model.is_causal, in_transformers=loads
+    )
+    assert ("AutoModelForTokenClassification" in text) == ("pipeline(" in text) == loads
+    assert ModelCard(text).data.library_name == ("transformers" if loads else "metapt")
+    sentence = ["Maria", "lives", "in", "北京"]
+    tags = metapt.load_tagger(tmp_path).tag([sentence])[0].tags
+    assert tags == metapt.load_tagger(tmp_path).tag([sentence])[0].tags
+    if loads:
+        code = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)[1]
+        names: dict[str, Any] = {}
+        exec(code.replace("path/to/this/folder", str(tmp_path)).replace(WORDS, repr(sentence)), names)
+        assert tuple(names["tags"]) == tags

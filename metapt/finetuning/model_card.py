@@ -22,6 +22,10 @@ POOLING = {
     "last": "emissions = logits[lasts]",
     "mean": "emissions = np.stack([logits[a : b + 1].mean(axis=0) for a, b in zip(firsts, lasts)])",
 }
+AGGREGATION = {"first": "first", "last": "average", "mean": "average"}  # strategies of transformers' pipeline
+NO_LAST = (
+    " No strategy takes the last subword of a word, at which this tagger classifies; `average` includes it."
+)
 VITERBI = """\
 crf = model.config.tagger["crf"]
 transitions = np.where(crf["allowed_pairs"], crf["transitions"], -np.inf)
@@ -77,16 +81,19 @@ logits = logits[len(prefix):]
 tags = [model.config.id2label[tag] for tag in path]"""
 
 
-def model_card(result: Mapping[str, Any], ner: Mapping[str, Any], *, is_causal: bool) -> str:
+def model_card(
+    result: Mapping[str, Any], ner: Mapping[str, Any], *, is_causal: bool, in_transformers: bool
+) -> str:
     """Write the README.md of a tagger folder, with the YAML header of the Hugging Face hub.
 
     Args:
         result: the result.json of the fine-tuning run.
         ner: the keys of metapt.config.NerConfig that the tagger was created with.
         is_causal: whether the fine-tuned model is a decoder, which sees only the left context.
+        in_transformers: whether transformers alone loads the tagger (`metapt.tagger.serialization.loads_in_transformers`).
     """
     parts = [
-        f"---\n{_header(result).to_yaml()}\n---\n\n# {_name(result)}",
+        f"---\n{_header(result, in_transformers).to_yaml()}\n---\n\n# {_name(result)}",
         *([f"**{DEMO_NOTICE}**"] if result["generated_data"] else []),
         f"A named entity tagger ({', '.join(TYPES)}). The base model is {_origin(result['origin'])}. "
         f"[metapt](https://arxiv.org/abs/2509.02160) fine-tuned it on {', '.join(result['source_sets'])} "
@@ -94,7 +101,7 @@ def model_card(result: Mapping[str, Any], ner: Mapping[str, Any], *, is_causal: 
         f"The weights are those of epoch {result['best_epoch']} of {result['epochs']}, the best on the dev set "
         f"(F1 {result['dev_f1']:.3f}).",
         "## Use",
-        *_use(ner),
+        *_use(ner, in_transformers),
         "## Scores",
         *_scores(result),
         "## Data and licences",
@@ -111,7 +118,7 @@ def _name(result: Mapping[str, Any]) -> str:
     return "-".join(["metapt", *(word.replace("/", "-") for word in words if word)])
 
 
-def _header(result: Mapping[str, Any]) -> ModelCardData:
+def _header(result: Mapping[str, Any], in_transformers: bool) -> ModelCardData:
     known = [SETS[name] for name in result["source_sets"] if name in SETS]
     eval_results = [
         EvalResult(
@@ -132,7 +139,7 @@ def _header(result: Mapping[str, Any]) -> ModelCardData:
         model_name=_name(result),
         language=sorted({facts.language for facts in known}) or None,
         license=shared_licence(result["source_sets"]),
-        library_name="transformers",
+        library_name="transformers" if in_transformers else "metapt",
         pipeline_tag="token-classification",
         tags=[*tags, "synthetic-data"] if result["generated_data"] else tags,
         datasets=sorted({facts.hub_name for facts in known if facts.hub_name}) or None,
@@ -152,9 +159,15 @@ def _origin(origin: Mapping[str, Any]) -> str:
     )
 
 
-def _use(ner: Mapping[str, Any]) -> Iterator[str]:
+def _use(ner: Mapping[str, Any], in_transformers: bool) -> Iterator[str]:
     yield "With metapt, in exactly the way in which the tagger was scored:"
     yield _python(WITH_METAPT)
+    if not in_transformers:
+        yield (
+            "transformers alone cannot load this tagger: the architecture has no token-classification class that consists "
+            "of this model and one linear layer. Use metapt."
+        )
+        return
     yield (
         f"With transformers alone. This gives the same tags for sentences of at most {ner['max_len']} subwords; metapt "
         "splits longer sentences into overlapping windows, and truncates words longer than half a window."
@@ -166,10 +179,11 @@ def _use(ner: Mapping[str, Any]) -> Iterator[str]:
             decoding=VITERBI if ner["head"] == "crf" else ARGMAX,
         )
     )
-    missing = "the transitions of the CRF" if ner["head"] == "crf" else "pooling subwords into words"
+    missing = "the transitions of the CRF" if ner["head"] == "crf" else "metapt's pooling"
     yield (
-        f'`pipeline("token-classification", model=folder)` also works, but less well: it tags each subword on its own, '
-        f"without {missing}, and splits text into words differently from the fine-tuning data."
+        f'`pipeline("token-classification", model=folder, aggregation_strategy="{AGGREGATION[ner["subword_pooling"]]}")` '
+        f"also works, but less well: it tags words without {missing}, and splits text into words differently from the "
+        f"fine-tuning data.{NO_LAST if ner['subword_pooling'] == 'last' else ''}"
     )
 
 

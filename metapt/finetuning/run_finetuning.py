@@ -14,7 +14,6 @@ from metapt.data.labelled_sets import check_has_entities, evaluated_sets, open_c
 from metapt.errors import UserError
 from metapt.files import file_sha256
 from metapt.finetuning.distributed import is_main_process
-from metapt.finetuning.model_card import model_card
 from metapt.finetuning.resume import FinetuneCheckpoints
 from metapt.finetuning.score_sets import SetScorer, write_tagger
 from metapt.finetuning.setup import FinetuneSetup, build_setup
@@ -60,7 +59,7 @@ def finetune(config: FinetuneConfig, stop: StopRequest) -> None:
             "custom_sets": collection.custom_sets,
             "sets": SetScorer(setup, collection).score(eval_sets),
         }
-        write_tagger(setup, model_card(result, asdict(config.ner), is_causal=setup.tagger.is_causal))
+        write_tagger(setup, result)
         if is_main:
             run.finish(result)
             for _, checkpoint in run.checkpoints():

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from typing import Any
 
 from metapt import atomic_folders
 from metapt.data.labelled_sets import Collection
 from metapt.evaluation.predictions import write_predictions
 from metapt.evaluation.span_f1 import set_scores
+from metapt.finetuning.model_card import model_card
 from metapt.finetuning.setup import FinetuneSetup
 from metapt.tagger.encoding import encode
 from metapt.tagger.predict import predict
-from metapt.tagger.serialization import CARD_FILE, save_tagger
+from metapt.tagger.serialization import CARD_FILE, loads_in_transformers, save_tagger
 from metapt.training.progress_line import log
 from metapt.training.signals import StopRequested
 
@@ -65,12 +67,22 @@ class SetScorer:
         return scores
 
 
-def write_tagger(setup: FinetuneSetup, card: str) -> None:
-    """Write the tagger with its tokenizer and model card into the run folder; a partial folder is never left."""
+def write_tagger(setup: FinetuneSetup, result: Mapping[str, Any]) -> None:
+    """Write the tagger with its tokenizer and model card into the run folder; a partial folder is never left.
+
+    Args:
+        result: what result.json will contain.
+    """
 
     def write() -> None:
         staging = atomic_folders.staging(setup.run.tagger_dir)
         save_tagger(staging, setup.tagger, setup.tokenizer, setup.encoding)
+        card = model_card(
+            result,
+            asdict(setup.config.ner),
+            is_causal=setup.tagger.is_causal,
+            in_transformers=loads_in_transformers(staging, setup.tagger),
+        )
         (staging / CARD_FILE).write_text(card, encoding="utf-8")
         atomic_folders.commit(staging, setup.run.tagger_dir)
 

@@ -5,7 +5,8 @@
     tokenizer.json ...   as transformers saves them
     README.md            the model card (metapt/finetuning/model_card.py)
 
-`AutoModelForTokenClassification` loads the folder without metapt. Its logits are the emissions at each subword; those
+If the architecture has a token-classification class that is the model with one linear layer on top,
+`AutoModelForTokenClassification` loads the folder without metapt (`loads_in_transformers` checks it). Its logits are the emissions at each subword; those
 of a word are the logits at its first or last subword, or the mean from the first to the last (`subword_pooling`). The
 first is the first subword that completes a character of the word; if `prefix_space` is true, a space is put before the
 word unless it would be a subword of its own (metapt/data/word_subwords.py).
@@ -28,7 +29,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers import MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING, PretrainedConfig, PreTrainedTokenizerBase
+from transformers import (
+    MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING,
+    AutoModelForTokenClassification,
+    PretrainedConfig,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from metapt.errors import UserError
@@ -39,6 +45,11 @@ from metapt.tagger.encoding import EncodingSettings, load_tokenizer
 from metapt.tagger.model import Tagger, TagLayer
 
 CARD_FILE = "README.md"
+PROBE_SUBWORDS = 8  # length of the input on which `loads_in_transformers` compares logits
+LINEAR_NAMES = (
+    "classifier",
+    "score",
+)  # of the linear layer in the token-classification classes of transformers
 
 
 def find_tagger_dir(path: str | Path) -> Path:
@@ -122,6 +133,31 @@ def load_tagger(
     return tagger, load_tokenizer(folder), settings
 
 
+@torch.no_grad()
+def loads_in_transformers(folder: Path, tagger: Tagger) -> bool:
+    """Whether transformers alone, without metapt, loads a saved tagger and computes its emissions.
+
+    False for architectures without a token-classification class (OLMo 2, OPT), or whose class has further layers
+    (ModernBERT).
+
+    Args:
+        folder: written by `save_tagger`.
+        tagger: what was saved.
+    """
+    try:
+        model = AutoModelForTokenClassification.from_pretrained(
+            folder, local_files_only=True, dtype=torch.float32
+        ).eval()
+        subwords = torch.arange(PROBE_SUBWORDS)[None] % tagger.decoder.config.vocab_size
+        logits = model(input_ids=subwords).logits
+    except (ValueError, KeyError, AttributeError, TypeError, RuntimeError, OSError):
+        return False
+    decoder = tagger.decoder.eval()
+    states = decoder(input_ids=subwords.to(decoder.device)).last_hidden_state.float()
+    emissions = tagger.layer.linear(states).cpu()
+    return logits.shape == emissions.shape and torch.allclose(logits, emissions, rtol=1e-3, atol=1e-3)
+
+
 def _crf_values(crf: LinearChainCRF) -> dict[str, Any]:
     values = {**dict(crf.named_parameters()), **dict(crf.named_buffers())}
     return {name: value.detach().cpu().tolist() for name, value in values.items()}
@@ -137,8 +173,9 @@ def _token_classifier(config: PretrainedConfig, default: str) -> tuple[str, str]
         return default, "score"
     with torch.device("meta"):
         model = found(config)
-    (linear,) = (name for name, part in model.named_children() if isinstance(part, nn.Linear))
-    return found.__name__, linear
+    linears = [name for name, part in model.named_children() if isinstance(part, nn.Linear)]
+    known = [name for name in linears if name in LINEAR_NAMES]
+    return found.__name__, next(iter(known or linears), "score")
 
 
 def _emission_layer(folder: Path, base_prefix: str) -> dict[str, Tensor]:
