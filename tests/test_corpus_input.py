@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import os
 from pathlib import Path
@@ -150,13 +151,57 @@ def test_malformed_cells_of_a_parquet(small_corpus: Corpus, tmp_path: Path) -> N
     assert corpus.fingerprint == small_corpus.fingerprint
 
 
-def test_hidden_files_and_files_of_other_types_are_counted(small_corpus: Corpus, tmp_path: Path) -> None:
+def test_files_of_other_types_are_named_or_counted(small_corpus: Corpus, tmp_path: Path) -> None:
     write(tmp_path / "in" / "a.jsonl", GOOD)
-    for name in ("README.md", "b.json", "c.parquet.gz", ".d.txt", ".hidden/e.txt", "f.gz"):
+    for name in ("README.md", "LICENSE", ".d.txt", ".hidden/e.txt"):
         write(tmp_path / "in" / name, b"anything")
     corpus = prepare_corpus(config(tmp_path, tmp_path / "in"))
-    assert corpus.manifest["skipped"] == {"file of another type": 6}
+    assert corpus.manifest["skipped"] == {"hidden or documentation file": 4}
     assert corpus.fingerprint == small_corpus.fingerprint
+    for name in ("b.json", "c.parquet.gz", "f.gz", "readmes.json"):
+        write(tmp_path / "in" / name, b"anything")
+    with pytest.raises(UserError, match=r"other types: b\.json, c\.parquet\.gz, f\.gz, readmes\.json; known"):
+        prepare_corpus(config(tmp_path, tmp_path / "in"))
+    corpus = prepare_corpus(config(tmp_path, tmp_path / "in", on_bad_input="skip"))
+    assert corpus.manifest["skipped"] == {"hidden or documentation file": 4, "file of another type": 4}
+    assert corpus.fingerprint == small_corpus.fingerprint
+
+
+def test_suffixes_in_upper_case_are_known(small_corpus: Corpus, tmp_path: Path) -> None:
+    source = write(tmp_path / "A.JSONL.GZ", gzip.compress(GOOD))
+    assert prepare_corpus(config(tmp_path, source)).fingerprint == small_corpus.fingerprint
+
+
+def test_linked_folders_are_read_once(small_corpus: Corpus, tmp_path: Path) -> None:
+    """Also if a link leads back to a folder above it, or two links lead to the same folder."""
+    write(tmp_path / "scratch" / "deep" / "a.jsonl", GOOD)
+    folder = tmp_path / "text"
+    folder.mkdir()
+    (folder / "part").symlink_to(tmp_path / "scratch")
+    (folder / "same").symlink_to(tmp_path / "scratch" / "deep")
+    (tmp_path / "scratch" / "loop").symlink_to(folder)
+    corpus = prepare_corpus(config(tmp_path, folder))
+    assert corpus.fingerprint == small_corpus.fingerprint
+    assert [entry["file"] for entry in corpus.manifest["sources"]] == ["part/deep/a.jsonl"]
+
+
+@pytest.mark.parametrize("policy", ["refuse", "skip"])
+def test_folders_that_cannot_be_read_are_refused(
+    tmp_path: Path, policy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Simulated, because the superuser can read every folder."""
+    write(tmp_path / "in" / "a.jsonl", GOOD)
+    (tmp_path / "in" / "locked").mkdir()
+    real = os.scandir
+
+    def scandir(path: Any) -> Any:
+        if str(path).endswith("locked"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(UserError, match=r"in/locked: cannot be read: Permission denied"):
+        prepare_corpus(config(tmp_path, tmp_path / "in", on_bad_input=policy))
 
 
 @pytest.mark.parametrize("policy", ["refuse", "skip"])

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -162,6 +164,22 @@ def test_read_tokenizer(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(UserError, match="cannot be loaded"):
         read_tokenizer(str(tmp_path))
+
+
+def test_set_that_cannot_be_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Simulated, because the superuser can read every folder."""
+    for name in ("xx", "yy"):
+        write_iob2(tmp_path / name / "test.iob2", SENTENCES)
+    real = Path.iterdir
+
+    def iterdir(path: Path) -> Iterator[Path]:
+        if path.name == "yy":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    with pytest.raises(UserError, match="yy: cannot be read: Permission denied"):
+        main([f"data.uner_dir={tmp_path}"])
 
 
 def test_errors(tmp_path: Path) -> None:

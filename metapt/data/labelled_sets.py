@@ -199,9 +199,13 @@ def _folder_collection(folder: Path) -> Collection:
     if not folder.is_dir():
         raise UserError(f"data.uner_dir={folder}: no such folder")
     splits: dict[str, list[str]] = {}
-    for path in folder.glob("*/*.iob2"):
-        if path.stem in SPLITS:
-            splits.setdefault(path.parent.name, []).append(path.stem)
+    try:
+        files = [file for path in folder.iterdir() if path.is_dir() for file in path.iterdir()]
+    except OSError as error:  # glob would pass over a folder that cannot be read
+        raise UserError(f"{error.filename}: cannot be read: {error.strerror}") from error
+    for file in files:
+        if file.suffix == ".iob2" and file.stem in SPLITS:
+            splits.setdefault(file.parent.name, []).append(file.stem)
     if not splits:
         raise UserError(
             f"data.uner_dir={folder}: contains no <set>/<split>.iob2 (splits are {', '.join(SPLITS)})"

@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import re
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,6 +30,10 @@ from metapt.errors import UserError
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
 PARQUET_ROWS = 1024
 FIELD = "text"
+DOCUMENTATION = re.compile(
+    r"(readme|licen[cs]e|copying|notice|citation|authors|changelog|sha256sums)\b", re.IGNORECASE
+)
+LISTED = 5  # files of other types that an error names
 KNOWN_TYPES = ".txt and .jsonl (also .gz, .zst) and .parquet"
 BOM = b"\xef\xbb\xbf"
 NOT_UTF8 = "not UTF-8"
@@ -38,7 +44,7 @@ EMPTY = "empty document"
 class BadInput:
     """Handles malformed input: stops with an error (policy `refuse`), or skips and counts it (policy `skip`).
 
-    `skipped` counts by reason. With the policy `refuse` it contains at most files of other types.
+    `skipped` counts by reason. With the policy `refuse` it contains at most hidden files and documentation.
     """
 
     policy: str
@@ -69,10 +75,12 @@ class Document:
 def find_files(root: Path, bad_input: BadInput) -> list[Path]:
     """List the text files in a folder (recursively, sorted); if `root` is a file, only that file.
 
-    Hidden files and files of other types are counted in `bad_input`; they are never an error.
+    Links to folders are followed; a folder that is reached in several ways is read once. Hidden files and folders and
+    documentation (README, LICENSE, ...) are counted in `bad_input` and are never an error.
 
     Raises:
-        UserError: `root` does not exist, or contains no text file.
+        UserError: `root` does not exist, or contains no text file; a folder cannot be read; there are files of other
+            types and the policy is `refuse`.
     """
     if root.is_file():
         if file_type(root) is None:
@@ -80,24 +88,49 @@ def find_files(root: Path, bad_input: BadInput) -> list[Path]:
         return [root]
     if not root.is_dir():
         raise UserError(f"data.text_dir={root}: no such file or folder")
-    files = []
-    for path in sorted(root.rglob("*"), key=lambda path: path.relative_to(root).as_posix()):
-        if path.is_dir():
-            continue
-        if file_type(path) is None or any(part.startswith(".") for part in path.relative_to(root).parts):
-            bad_input.skipped["file of another type"] += 1
-        else:
-            files.append(path)
+    files, others = [], []
+    for path in sorted(_walk(root, bad_input), key=lambda path: path.relative_to(root).as_posix()):
+        (others if file_type(path) is None else files).append(path)
     if not files:
         raise UserError(f"data.text_dir={root}: contains no text file; known types are {KNOWN_TYPES}")
+    if others and bad_input.policy == "refuse":
+        named = ", ".join(path.relative_to(root).as_posix() for path in others[:LISTED])
+        more = f" and {len(others) - LISTED} more" if len(others) > LISTED else ""
+        raise UserError(
+            f"data.text_dir={root}: file(s) of other types: {named}{more}; known types are {KNOWN_TYPES}. Remove them, "
+            "or skip them with data.on_bad_input=skip"
+        )
+    if others:
+        bad_input.skipped["file of another type"] += len(others)
     return files
 
 
+def _walk(root: Path, bad_input: BadInput) -> Iterator[Path]:
+    """Every file below a folder that is neither hidden nor documentation."""
+
+    def refuse(error: OSError) -> None:
+        raise UserError(f"{error.filename}: cannot be read: {error.strerror}") from error
+
+    visited = set()
+    for folder, subfolders, names in os.walk(root, followlinks=True, onerror=refuse):
+        status = Path(folder).stat()
+        if (status.st_dev, status.st_ino) in visited:
+            subfolders.clear()
+            continue
+        visited.add((status.st_dev, status.st_ino))
+        ignored = [name for name in (*subfolders, *names) if name.startswith(".")]
+        ignored += [name for name in names if DOCUMENTATION.match(name)]
+        if ignored:
+            bad_input.skipped["hidden or documentation file"] += len(ignored)
+        subfolders[:] = sorted(name for name in subfolders if name not in ignored)
+        yield from (Path(folder, name) for name in names if name not in ignored)
+
+
 def file_type(path: Path) -> str | None:
-    """`.txt`, `.jsonl` or `.parquet`, without the compression suffix; None for other files."""
-    stem, suffix = path.stem, path.suffix
+    """`.txt`, `.jsonl` or `.parquet`, in lower case and without the compression suffix; None for other files."""
+    stem, suffix = path.stem, path.suffix.lower()
     if suffix in COMPRESSIONS:
-        inner = Path(stem).suffix
+        inner = Path(stem).suffix.lower()
         return inner if inner in (".txt", ".jsonl") else None
     return suffix if suffix in (".txt", ".jsonl", ".parquet") else None
 
@@ -241,7 +274,7 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
 @contextmanager
 def _open_decompressed(path: Path) -> Iterator[BinaryIO]:
     """Open a file and decompress it. Reading stops at damage, which may cost one buffer of intact content before it."""
-    compression = COMPRESSIONS.get(path.suffix)
+    compression = COMPRESSIONS.get(path.suffix.lower())
     try:
         raw = pa.input_stream(str(path), compression=compression)
     except OSError as error:

@@ -49,7 +49,7 @@ def open_source(data: CorpusConfig) -> Source:
         raise UserError(
             "data.text_dir is required with data=text (a folder of .txt, .jsonl or .parquet files)"
         )
-    return TextSource(Path(data.text_dir).expanduser(), data.txt_document)
+    return TextSource(Path(data.text_dir).expanduser(), data.txt_document, data.on_bad_input)
 
 
 class DemoSource:
@@ -70,16 +70,20 @@ class DemoSource:
 
 
 class TextSource:
-    """One text file, or all text files in a folder."""
+    """One text file, or all text files in a folder.
 
-    def __init__(self, root: Path, txt_document: str):
+    Args:
+        txt_document, on_bad_input: as in CorpusConfig.
+    """
+
+    def __init__(self, root: Path, txt_document: str, on_bad_input: str):
         self._root = root
-        self._txt_document = txt_document
+        self._txt_document, self._on_bad_input = txt_document, on_bad_input
 
     def identity(self) -> list[dict[str, Any]]:
         base = self._root if self._root.is_dir() else self._root.parent
         entries = []
-        for path in text_files.find_files(self._root, BadInput("skip")):
+        for path in text_files.find_files(self._root, BadInput(self._on_bad_input)):
             try:
                 entry = {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
             except OSError as error:
