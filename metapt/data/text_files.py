@@ -88,7 +88,8 @@ def find_files(root: Path, bad_input: BadInput) -> list[Path]:
         return [root]
     if not root.is_dir():
         raise UserError(f"data.text_dir={root}: no such file or folder")
-    files, others = [], []
+    files: list[Path] = []
+    others: list[Path] = []
     for path in sorted(_walk(root, bad_input), key=lambda path: path.relative_to(root).as_posix()):
         (others if file_type(path) is None else files).append(path)
     if not files:
@@ -111,7 +112,7 @@ def _walk(root: Path, bad_input: BadInput) -> Iterator[Path]:
     def refuse(error: OSError) -> None:
         raise UserError(f"{error.filename}: cannot be read: {error.strerror}") from error
 
-    visited = set()
+    visited: set[tuple[int, int]] = set()
     for folder, subfolders, names in os.walk(root, followlinks=True, onerror=refuse):
         status = Path(folder).stat()
         if (status.st_dev, status.st_ino) in visited:
