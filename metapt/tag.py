@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -19,9 +20,9 @@ from metapt.errors import UserError, run_command
 from metapt.inference.formatting import as_iob2, as_json, colour_text, with_brackets, with_colours
 from metapt.inference.streams import (
     COLUMN_SUFFIXES,
+    ColumnReader,
     InputSentence,
     available_lines,
-    column_sentences,
     text_sentences,
 )
 
@@ -84,7 +85,7 @@ def _read(config: TagConfig, stream: BinaryIO, name: str) -> Iterator[list[Input
     if input_format == "auto":
         input_format = "iob2" if name.endswith(COLUMN_SUFFIXES) else "text"
     if input_format == "iob2":
-        return column_sentences(lines, name, config.word_column)
+        return ColumnReader(name, config.word_column, partial(print, file=sys.stderr)).read(lines)
     return text_sentences(lines)
 
 

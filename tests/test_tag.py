@@ -28,7 +28,6 @@ from metapt.finetuning.run_finetuning import finetune
 from metapt.inference import entity_tagger
 from metapt.inference.entity_tagger import EntityTagger
 from metapt.inference.formatting import with_brackets, with_colours
-from metapt.inference.streams import available_lines, column_sentences, text_sentences
 from metapt.inference.word_splitting import word_offsets
 from metapt.models.base_model import load_base_model
 from metapt.tagger import encoding
@@ -213,44 +212,6 @@ def test_colours_and_brackets_preserve_the_text(tagger: EntityTagger, parts: lis
         assert with_brackets(found).count(f"[{kind} ") == sum(each.type == kind for each in found.entities)
 
 
-class ChunkedStream(io.BytesIO):
-    """A stream that returns one part per read, like a pipe."""
-
-    def __init__(self, *parts: bytes):
-        super().__init__()
-        self.parts = iter(parts)
-
-    def read1(self, size: int | None = -1) -> bytes:
-        return next(self.parts, b"")
-
-
-def test_lines_are_yielded_as_they_arrive() -> None:
-    stream = ChunkedStream("\ufeffa\r\nMar".encode(), b"ia\n\nx", b"\xc3", b"\xb1\n", b"end")
-    assert list(available_lines(stream, "f")) == [
-        [(1, "a")],
-        [(2, "Maria"), (3, "")],
-        [],
-        [(4, "xñ")],
-        [],
-        [(5, "end")],
-    ]
-    arriving = text_sentences(available_lines(ChunkedStream(b"a  b\n", b"c"), "f"))
-    assert [[each.content for each in batch] for batch in arriving] == [["a  b"], [], ["c"]]
-    with pytest.raises(UserError, match="f:2: not UTF-8 at byte 3"):
-        list(available_lines(ChunkedStream(b"ok\nab\xff\n"), "f"))
-
-
-def test_column_sentences_are_yielded_when_they_end() -> None:
-    data = [b"# sent_id = 1\n1\tMaria\tO\n2\t#\t", b"O\n\n\n# x\n# y\n", b"1\ta b\tO\n"]
-    arriving = list(column_sentences(available_lines(ChunkedStream(*data), "f"), "f", 2))
-    assert [[each.content for each in batch] for batch in arriving] == [[], [["Maria", "#"]], [], [["a b"]]]
-    assert [each.comments for batch in arriving for each in batch] == [("# sent_id = 1",), ("# x", "# y")]
-    plain = column_sentences(available_lines(ChunkedStream(b"EU NNP B-ORG\n"), "f"), "f", 1)
-    assert [each.content for batch in plain for each in batch] == [["EU"]]
-    with pytest.raises(UserError, match=r"f:1: no word in column 2 \(the line has 1 columns\)"):
-        list(column_sentences(available_lines(ChunkedStream(b"EU\n"), "f"), "f", 2))
-
-
 def test_command_tags_sentences(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tag.main([f"checkpoint={run_dir}", "Maria lives in Cebu.", "Juan Cruz met Pedro ."])
     assert capsys.readouterr().out == "[PER Maria] lives in [LOC Cebu].\n[PER Juan Cruz] met [PER Pedro] .\n"
@@ -290,8 +251,12 @@ def test_column_file_keeps_words_and_comments(
         json.loads(line)["predicted"] for line in predicted
     ]
     output.write_text("Maria NNP\nlives VB\n", encoding="utf-8")
-    tag.main([f"checkpoint={run_dir}", f"input={output}", "word_column=1"])
-    assert capsys.readouterr().out == "[PER Maria] lives\n"
+    tag.main([f"checkpoint={run_dir}", f"input={output}"])
+    out, err = capsys.readouterr()
+    assert (out, err) == (
+        "[PER Maria] lives\n",
+        f"{output}: the words are in column 1; word_column= changes it\n",
+    )
 
 
 def test_iob2_output_of_text_can_be_read(

@@ -196,7 +196,12 @@ class TagConfig:
             "iob2": "one word per line, a blank line after each sentence",
         },
     )
-    word_column: int = key(2, "column of the word in iob2 input, counted from 1", low=1)
+    word_column: int | None = key(
+        None,
+        "column of the word in iob2 input, counted from 1",
+        absent="2 if column 1 counts the words (1, 2, 3, ...), otherwise 1",
+        low=1,
+    )
     precision: str = key(
         "fp32",
         "precision of the model; bf16 did not lower peak memory when measured",

@@ -25,7 +25,9 @@ PREFIXES = ("B", "I", "E", "L", "M", "S", "U")
 START_PREFIXES, END_PREFIXES = frozenset("BSU"), frozenset("ELSU")
 SEPARATORS = ("tab", "space", "whitespace")
 BOM = b"\xef\xbb\xbf"
+INDEX_COLUMNS = ("i", "id", "index")
 DOCUMENT_START = "-DOCSTART-"
+NO_WORD = re.compile(r"\d+[-.]\d+$")  # the index of a range of words, or of an empty node, in CoNLL-U
 SENT_ID = re.compile(r"#\s*sent_id\s*=\s*(.*)")
 
 
@@ -42,7 +44,8 @@ class Sentence:
 class ColumnLayout:
     """The layout of a file with one word per line.
 
-    columns: names of the columns, from left to right; only `word` and `tag` are used.
+    columns: names of the columns, from left to right; only `word` and `tag` are used. If the first is one of
+        INDEX_COLUMNS, lines with a range of words (`2-3`) or an empty node (`3.1`) there are left out, as in CoNLL-U.
     separator: one of SEPARATORS; `whitespace` is any sequence of spaces and tabs.
     comment: prefix of comment lines. In tab-separated files, lines that begin with # and have no tab are comments too.
     types: maps the file's entity types to one of TYPES, or to O.
@@ -166,6 +169,7 @@ def _sentences(path: Path, layout: ColumnLayout) -> Iterator[Sentence]:
     words: list[str] = []
     tags: list[str] = []
     count = 0
+    has_index = layout.columns[0] in INDEX_COLUMNS
     for where, line in _lines(path):
         if not line.strip(" " if layout.separator == "tab" else " \t") or line.startswith(DOCUMENT_START):
             if words:
@@ -175,7 +179,7 @@ def _sentences(path: Path, layout: ColumnLayout) -> Iterator[Sentence]:
         elif _is_comment(line, layout):
             if match := SENT_ID.match(line):
                 identifier = match[1].strip()
-        else:
+        elif not (has_index and NO_WORD.match(line.split("\t" if layout.separator == "tab" else None, 1)[0])):
             word, tag = _word_and_tag(line, layout, where)
             words.append(word)
             tags.append(tag)

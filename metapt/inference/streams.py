@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO
 
+from metapt.data.iob2 import DOCUMENT_START, NO_WORD
 from metapt.errors import UserError
 
 CHUNK_BYTES = 1 << 16  # limit of one read; a read returns whatever is available
@@ -55,44 +56,80 @@ def text_sentences(chunks: Iterable[list[Line]]) -> Iterator[list[InputSentence]
         yield [InputSentence.of_text(line) for _, line in chunk]
 
 
-def column_sentences(
-    chunks: Iterable[list[Line]], name: str, word_column: int
-) -> Iterator[list[InputSentence]]:
-    """Yield sentences from IOB2 or CoNLL input: one word per line, and a blank line after each sentence.
+class ColumnReader:
+    """Reads sentences from IOB2 or CoNLL input: one word per line, and a blank line after each sentence.
 
     Columns are separated by tabs or, in a line without a tab, by white space. Comments are lines above the words that
-    start with `#` and have no tab.
+    start with `#` and have no tab. A line that starts with -DOCSTART- ends a sentence and has no word. If column 1 counts
+    the words (1, 2, 3, ...), the words are in column 2, otherwise in column 1; the first sentence decides. Where they are
+    counted, ranges (`2-3 del`) and empty nodes (`3.1`) of CoNLL-U are left out: the words are the parts of a range.
 
     Args:
-        word_column: number of the column that holds the word, from 1.
-    Raises:
-        UserError: a line has too few columns.
+        name: of the file, for error messages.
+        word_column: number of the column that holds the word, from 1; None: recognised.
+        notify: receives a sentence that says which column was recognised.
     """
-    comments: list[str] = []
-    words: list[str] = []
-    for chunk in chunks:
-        sentences = []
-        for number, line in chunk:
-            if not line.strip():
-                if words:
-                    sentences.append(InputSentence(words, tuple(comments)))
-                comments, words = [], []
-            elif line.startswith("#") and "\t" not in line and not words:
-                comments.append(line)
-            else:
-                words.append(_word(line, word_column, f"{name}:{number}"))
-        yield sentences
-    if words:
-        yield [InputSentence(words, tuple(comments))]
+
+    def __init__(self, name: str, word_column: int | None, notify: Callable[[str], None] = lambda text: None):
+        self._name, self._notify = name, notify
+        self._word_column = word_column
+        self._is_counted: bool | None = None  # not known before the end of the first sentence
+        self._comments: list[str] = []
+        self._rows: list[tuple[int, list[str]]] = []
+
+    def read(self, chunks: Iterable[list[Line]]) -> Iterator[list[InputSentence]]:
+        """Yield the sentences of a stream, each as soon as it has ended.
+
+        Raises:
+            UserError: a line has too few columns.
+        """
+        for chunk in chunks:
+            sentences: list[InputSentence] = []
+            for number, line in chunk:
+                if not line.strip() or line.startswith(DOCUMENT_START):
+                    sentences += self._end_sentence()
+                elif line.startswith("#") and "\t" not in line and not self._rows:
+                    self._comments.append(line)
+                else:
+                    self._rows.append((number, line.split("\t") if "\t" in line else line.split()))
+            yield sentences
+        if self._rows:
+            yield self._end_sentence()
+
+    def _end_sentence(self) -> list[InputSentence]:
+        """The sentence that has ended, if it has words."""
+        rows, comments = self._rows, tuple(self._comments)
+        self._rows, self._comments = [], []
+        if not rows:
+            return []
+        if self._is_counted is None:
+            self._is_counted = _counts_words([row for _, row in rows])
+            if self._word_column is None:
+                self._word_column = 2 if self._is_counted else 1
+                self._notify(
+                    f"{self._name}: the words are in column {self._word_column}; word_column= changes it"
+                )
+        words = [
+            self._word(number, row)
+            for number, row in rows
+            if not (self._is_counted and NO_WORD.match(row[0]))
+        ]
+        return [InputSentence(words, comments)] if words else []
+
+    def _word(self, number: int, row: list[str]) -> str:
+        column = self._word_column or 1
+        if len(row) < column or not row[column - 1].strip():
+            raise UserError(
+                f"{self._name}:{number}: no word in column {column} (the line has {len(row)} columns); set word_column="
+            )
+        return row[column - 1]
 
 
-def _word(line: str, column: int, where: str) -> str:
-    columns = line.split("\t") if "\t" in line else line.split()
-    if len(columns) < column or not columns[column - 1].strip():
-        raise UserError(
-            f"{where}: no word in column {column} (the line has {len(columns)} columns); set word_column="
-        )
-    return columns[column - 1]
+def _counts_words(rows: Sequence[Sequence[str]]) -> bool:
+    """Whether the first column counts the words of a sentence from 1. A word `1` and its tag alone do not count."""
+    numbers = [row[0] for row in rows if not NO_WORD.match(row[0])]
+    is_count = numbers == [str(number) for number in range(1, len(numbers) + 1)]
+    return bool(numbers) and is_count and (len(rows) > 1 or len(rows[0]) > 2)
 
 
 def _decode(raw: bytes, name: str, number: int) -> str:
