@@ -32,6 +32,11 @@ class Interrupted(Exception):
     """A signal stopped the run, which has saved a checkpoint. The same command resumes it."""
 
 
+def first_line(error: Exception) -> str:
+    """The first line of an error's message, or its type if it has none."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 def run_command(main: Callable[[Sequence[str]], None]) -> None:
     """Run `main(argv)` as a command-line program and exit with the code of its outcome.
 

@@ -46,7 +46,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from metapt import atomic_folders, files
-from metapt.errors import OperationalError, UserError
+from metapt.errors import OperationalError, UserError, first_line
 from metapt.provenance import provenance
 
 ENGINE_DIR, MODEL_DIR, STATE_FILE, ORIGIN_FILE = "engine", "model", "state.json", "metapt.json"
@@ -213,7 +213,7 @@ class Run:
         try:
             return yaml.safe_load(self.config_file.read_text(encoding="utf-8"))
         except yaml.YAMLError as error:
-            raise UserError(f"{self.config_file}: damaged ({str(error).splitlines()[0]})") from None
+            raise UserError(f"{self.config_file}: damaged ({first_line(error)})") from None
 
     def _lock_holder(self) -> str:
         """`process PID on HOST`, as the process that holds the lock has written it."""

@@ -23,7 +23,7 @@ from metapt.config.checks import check
 from metapt.config.composition import compose, group_options, mapping_keys
 from metapt.config.help_text import TEXT_ARGUMENTS, flags, help_text
 from metapt.config.keys import fields_by_path, key_of
-from metapt.errors import UserError
+from metapt.errors import UserError, first_line
 
 HELP = {"-h", "--help"}
 PRINT_CONFIG = "--print-config"
@@ -127,7 +127,7 @@ def _examine_key(command: str, override: Override) -> str | None:
     try:
         OmegaConf.update(_scratch(command), name, value, merge=True, force_add=False)
     except OmegaConfBaseException as error:
-        return f"{name}={override.get_value_element_as_str()}: {_first_line(error)}"
+        return f"{name}={override.get_value_element_as_str()}: {first_line(error)}"
     return None
 
 
@@ -151,9 +151,5 @@ def _scratch(command: str) -> Any:
 def _composition_error(error: Exception) -> str:
     """An error that only the whole configuration shows, such as an environment variable that is not set."""
     name = getattr(error, "full_key", None)
-    message = _first_line(error).removeprefix("KeyError raised while resolving interpolation: ").strip('"')
+    message = first_line(error).removeprefix("KeyError raised while resolving interpolation: ").strip('"')
     return f"{name}: {message}" if name else message
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0]

@@ -25,7 +25,7 @@ from typing import BinaryIO, cast
 import pyarrow as pa
 import pyarrow.parquet
 
-from metapt.errors import UserError
+from metapt.errors import UserError, first_line
 
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
 PARQUET_ROWS = 1024
@@ -250,7 +250,7 @@ def _parquet(path: Path, bad_input: BadInput) -> Iterator[Document]:
                     row += 1
                     yield from _cell(value, f"{path}: row {row}", bad_input)
     except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(f"{path}: cannot be read: {str(error).splitlines()[0]}") from error
+        raise UserError(f"{path}: cannot be read: {first_line(error)}") from error
 
 
 def _cell(value: pa.Scalar, location: str, bad_input: BadInput) -> Iterator[Document]:
@@ -279,7 +279,7 @@ def _open_decompressed(path: Path) -> Iterator[BinaryIO]:
     try:
         raw = pa.input_stream(str(path), compression=compression)
     except OSError as error:
-        raise UserError(f"{path}: cannot be read: {str(error).splitlines()[0]}") from error
+        raise UserError(f"{path}: cannot be read: {first_line(error)}") from error
     with raw, io.BufferedReader(cast(io.RawIOBase, raw)) as stream:
         try:
             yield cast(BinaryIO, stream)

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from metapt.config import CorpusConfig
 from metapt.data import demo, text_files
 from metapt.data.text_files import BadInput, Document
-from metapt.errors import OperationalError, UserError
+from metapt.errors import OperationalError, UserError, first_line
 from metapt.files import file_sha256
 
 
@@ -148,8 +148,6 @@ class HubSource:
                 data.hub_name, split=data.hub_split, revision=data.hub_revision, streaming=True
             )
         except (ValueError, datasets.exceptions.DatasetNotFoundError) as error:
-            raise UserError(f"{data.hub_name}[{data.hub_split}]: {str(error).splitlines()[0]}") from error
+            raise UserError(f"{data.hub_name}[{data.hub_split}]: {first_line(error)}") from error
         except OSError as error:
-            raise OperationalError(
-                f"{data.hub_name}: cannot be read: {str(error).splitlines()[0]}"
-            ) from error
+            raise OperationalError(f"{data.hub_name}: cannot be read: {first_line(error)}") from error

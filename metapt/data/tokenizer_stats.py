@@ -12,7 +12,7 @@ from tokenizers import Encoding, Tokenizer
 from metapt.data.iob2 import Sentence
 from metapt.data.particles import CASE_PARTICLES
 from metapt.data.word_subwords import Offsets, split_words
-from metapt.errors import OperationalError, UserError
+from metapt.errors import OperationalError, UserError, first_line
 
 FILE = "tokenizer.json"
 
@@ -85,7 +85,7 @@ def read_tokenizer(name: str) -> Tokenizer:
     try:
         tokenizer = Tokenizer.from_file(str(path)) if path.is_file() else Tokenizer.from_pretrained(name)
     except Exception as error:  # the Rust library raises plain Exception
-        problem = f"tokenizer={name}: cannot be loaded: {str(error).splitlines()[0]}"
+        problem = f"tokenizer={name}: cannot be loaded: {first_line(error)}"
         raise (UserError if path.is_file() else OperationalError)(problem) from error
     tokenizer.no_truncation()
     tokenizer.no_padding()

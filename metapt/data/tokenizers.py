@@ -16,7 +16,7 @@ from pathlib import Path
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from metapt.errors import UserError
+from metapt.errors import UserError, first_line
 
 EOS, MASK = "<|endoftext|>", "<|mask|>"
 # Names of the two in other tokenizers, in the order in which they are searched among the special tokens.
@@ -75,7 +75,7 @@ def read_tokenizer(name: str) -> PreTrainedTokenizerFast:
     try:
         original = AutoTokenizer.from_pretrained(name if not path.is_dir() else path)
     except (OSError, ValueError) as error:
-        raise UserError(f"data.tokenizer={name}: cannot be loaded: {str(error).splitlines()[0]}") from error
+        raise UserError(f"data.tokenizer={name}: cannot be loaded: {first_line(error)}") from error
     if not original.is_fast:
         raise UserError(f"data.tokenizer={name}: has no {FILE} (no fast tokenizer), so it cannot be used")
     roles = {
@@ -155,4 +155,4 @@ def _read_json(path: Path) -> Tokenizer:
     try:
         return Tokenizer.from_file(str(path))
     except Exception as error:  # the Rust library raises plain Exception
-        raise UserError(f"{path}: not a tokenizer.json: {str(error).splitlines()[0]}") from error
+        raise UserError(f"{path}: not a tokenizer.json: {first_line(error)}") from error

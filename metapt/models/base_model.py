@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from metapt.errors import UserError
+from metapt.errors import UserError, first_line
 
 # What DistributedDataParallel, torch.compile and peft put before the names of the weights that are saved from them.
 WRAPPER_PREFIXES = ("module.", "_orig_mod.", "base_model.model.")
@@ -50,7 +50,7 @@ def load_base_model(folder: Path, dtype: torch.dtype = torch.float32) -> PreTrai
             output_loading_info=True,
         )
     except LOADING_ERRORS as error:
-        raise UserError(f"{folder}: cannot be loaded as a model ({_first_line(error)})") from None
+        raise UserError(f"{folder}: cannot be loaded as a model ({first_line(error)})") from None
     _require_all(folder, report["missing_keys"])
     return model
 
@@ -67,7 +67,7 @@ def is_causal(model: PreTrainedModel) -> bool:
     try:
         return _is_causal(model)
     except LOADING_ERRORS as error:
-        raise UserError(f"{type(model).__name__} cannot be used as a tagger ({_first_line(error)})") from None
+        raise UserError(f"{type(model).__name__} cannot be used as a tagger ({first_line(error)})") from None
 
 
 def _is_causal(model: PreTrainedModel) -> bool:
@@ -113,7 +113,3 @@ def _require_all(folder: Path, missing: Sequence[str]) -> None:
 
 def _escaped(prefix: str) -> str:
     return prefix.replace(".", r"\.")
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)

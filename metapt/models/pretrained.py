@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from metapt import atomic_folders
-from metapt.errors import UserError
+from metapt.errors import UserError, first_line
 from metapt.runs import MODEL_DIR, ORIGIN_FILE, Run
 
 HUB_PREFIX = "hub:"
@@ -56,7 +56,7 @@ def _download(name: str) -> Path:
         return Path(snapshot_download(name, allow_patterns=patterns, ignore_patterns=["*/*"]))
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         raise UserError(
-            f"{HUB_PREFIX}{name}: cannot be downloaded ({type(error).__name__}: {str(error).splitlines()[0]})"
+            f"{HUB_PREFIX}{name}: cannot be downloaded ({type(error).__name__}: {first_line(error)})"
         ) from None
 
 

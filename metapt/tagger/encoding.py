@@ -22,7 +22,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from metapt import randomness
 from metapt.data.iob2 import TAGS, Sentence
 from metapt.data.word_subwords import Offsets, WordSubwords, split_words
-from metapt.errors import UserError
+from metapt.errors import UserError, first_line
 from metapt.tagger.model import SubwordBatch, Tagger
 
 MAX_CACHED_WORDS = 200_000  # bounds the memory for endless input
@@ -43,7 +43,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
             raise UserError(
                 f"{folder}: contains no tokenizer.json; save the model's tokenizer there"
             ) from None
-        raise UserError(f"{folder}: no tokenizer could be loaded ({str(error).splitlines()[0]})") from None
+        raise UserError(f"{folder}: no tokenizer could be loaded ({first_line(error)})") from None
 
 
 class WordTokenizer:

@@ -37,7 +37,7 @@ from transformers import (
 )
 from transformers.utils import SAFE_WEIGHTS_NAME
 
-from metapt.errors import UserError
+from metapt.errors import UserError, first_line
 from metapt.models.base_model import load_base_model
 from metapt.runs import Run
 from metapt.tagger.crf import LinearChainCRF
@@ -127,9 +127,7 @@ def load_tagger(
         )
         tagger = Tagger(decoder, layer, values["subword_pooling"]).eval()
     except (KeyError, AttributeError, ValueError, TypeError, RuntimeError, OSError, SafetensorError) as error:
-        raise UserError(
-            f"{folder}: damaged tagger ({type(error).__name__}: {str(error).splitlines()[0]})"
-        ) from None
+        raise UserError(f"{folder}: damaged tagger ({type(error).__name__}: {first_line(error)})") from None
     return tagger, load_tokenizer(folder), settings
 
 
