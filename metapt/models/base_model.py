@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -46,7 +47,7 @@ def load_base_model(folder: Path, dtype: torch.dtype = torch.float32) -> PreTrai
             dtype=dtype,
             use_safetensors=True,
             local_files_only=True,
-            key_mapping={f"^({'|'.join(map(_escaped, WRAPPER_PREFIXES))})+": ""},
+            key_mapping={f"^({'|'.join(map(re.escape, WRAPPER_PREFIXES))})+": ""},
             output_loading_info=True,
         )
     except LOADING_ERRORS as error:
@@ -109,7 +110,3 @@ def _require_all(folder: Path, missing: Sequence[str]) -> None:
             f"{folder}: the weights lack {', '.join(needed[:LISTED])}{others}, so these would be random; "
             "are they weights of another model, or of a part of it (LoRA adapters that were not merged)?"
         )
-
-
-def _escaped(prefix: str) -> str:
-    return prefix.replace(".", r"\.")
