@@ -96,8 +96,7 @@ class WordClasses:
 
     def types_of(self, keys: np.ndarray) -> np.ndarray:
         """The number of the word type of each unit, -1 where it is none. int64, in the shape of `keys`."""
-        places = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)
-        return np.where(self.keys[places] == keys, places, -1)
+        return _index_of(keys, self.keys)
 
     def members(self, partition: int, label: int, limit: int) -> list[str]:
         """The most frequent word types of a class, as text, with a leading space where it belongs to the word."""
@@ -232,7 +231,7 @@ def _count_contexts(
 
 
 def _index_of(keys: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """The place of each key among ascending known keys, -1 where it is none of them."""
+    """The place of each key among ascending known keys, -1 where it is none of them. int64, in the shape of `keys`."""
     places = np.minimum(np.searchsorted(known, keys), len(known) - 1)
     return np.where(known[places] == keys, places, -1)
 
