@@ -89,18 +89,17 @@ class BatchEpisodeSampler:
         labels = partition[examples.types].astype(np.int64)
         sides = self._sides(examples, shape[0], draw)
         eligible = _eligible(examples.types, labels, sides, int(partition.max()) + 1)
-        ways = min(self.n_way, len(eligible))
-        if ways < 2:
-            return self._empty(len(eligible))
-        chosen = draw.permutation(eligible)[:ways]
+        chosen = draw.permutation(eligible)[: self.n_way]
+        if len(chosen) < 2:
+            chosen = chosen[:0]
         number = np.full(int(partition.max()) + 1, -1, dtype=np.int64)
-        number[chosen] = np.arange(ways)
+        number[chosen] = np.arange(len(chosen))
         positions = examples.rows * shape[1] + examples.positions
         support, query = (
             self._labelled(positions[rows], number[labels[rows]], draw)
             for rows in (np.flatnonzero((sides == side) & (number[labels] >= 0)) for side in (0, 1))
         )
-        return BatchEpisode(support, query, ways, len(eligible), chosen)
+        return BatchEpisode(support, query, len(chosen), len(eligible), chosen)
 
     def _sides(self, examples: WordExamples, rows: int, draw: np.random.Generator) -> np.ndarray:
         """0: the example is support, 1: query, -1: neither, its sequence and its word type being on different sides. int64 [n]."""
@@ -121,14 +120,6 @@ class BatchEpisodeSampler:
         weights = (counts[labels] ** -float(self.balance)).astype(np.float32)
         padding = (0, self.capacity - len(positions))
         return LabelledStates(*(np.pad(array, padding) for array in (positions, labels, weights)))
-
-    def _empty(self, eligible: int) -> BatchEpisode:
-        nothing = LabelledStates(
-            np.zeros(self.capacity, np.int64),
-            np.zeros(self.capacity, np.int64),
-            np.zeros(self.capacity, np.float32),
-        )
-        return BatchEpisode(nothing, nothing, 0, eligible, np.empty(0, np.int64))
 
 
 def _eligible(types: np.ndarray, labels: np.ndarray, sides: np.ndarray, size: int) -> np.ndarray:
