@@ -21,7 +21,7 @@ from metapt.config.ner import (
     TagConfig,
     tuning_lr,
 )
-from metapt.config.objective_terms import ClassesConfig, EpisodesConfig, MultitaskConfig
+from metapt.config.objective_terms import ClassesConfig, EpisodesConfig, MultitaskConfig, TermConfig
 from metapt.config.pretraining import (
     CorpusConfig,
     EstimateConfig,
@@ -62,6 +62,7 @@ __all__ = [
     "StatusConfig",
     "SubmitConfig",
     "TagConfig",
+    "TermConfig",
     "TrainConfig",
     "deepspeed_settings",
     "identity",

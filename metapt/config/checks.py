@@ -101,10 +101,12 @@ def _check_pretrain(config: PretrainConfig) -> Iterator[str]:
 
 
 def _check_terms(config: PretrainConfig) -> Iterator[str]:
-    weights = {"episodes": config.episodes.weight, "multitask": config.multitask.weight}
-    active, objective = [name for name, weight in weights.items() if weight > 0], config.meta.objective
+    active, objective = (
+        [name for name, term in config.terms.items() if term.weight > 0],
+        config.meta.objective,
+    )
     if objective in ("vanilla", "maml") and active:
-        yield f"{active[0]}.weight={weights[active[0]]}: objective={objective} has no such term; use objective={active[0]}"
+        yield f"{active[0]}.weight={config.terms[active[0]].weight}: objective={objective} has no such term; use objective={active[0]}"
     if objective in ("episodes", "twin", "multitask", "both") and not active:
         yield f"objective={objective}: needs episodes.weight or multitask.weight greater than 0"
     if active and len(config.classes.sizes) < 2:

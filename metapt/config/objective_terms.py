@@ -28,16 +28,20 @@ class ClassesConfig:
 
 
 @dataclass
-class EpisodesConfig:
-    """Episodes on the words of the next-token batch: a classifier is adapted on support words and scored on query words."""
+class TermConfig:
+    """A loss term beside next-token prediction, with its weight over updates."""
 
     weight: float = key(
-        0.0,
-        "weight (relative to next-token prediction) of the episodes' mean query loss; 0 turns the term off",
-        low=0,
+        0.0, "weight of this term relative to next-token prediction; 0 turns the term off", low=0
     )
     start_step: int = key(0, "number of updates at the start without this term", low=0)
     ramp_steps: int = key(0, "number of updates over which the weight rises linearly to its value", low=0)
+
+
+@dataclass
+class EpisodesConfig(TermConfig):
+    """Mean query loss of episodes on the words of the next-token batch: a classifier is adapted on support words and scored on query words."""
+
     initial_head: str = key(
         "prototypes",
         "classifier at the start of the inner loop",
@@ -65,13 +69,5 @@ class EpisodesConfig:
 
 
 @dataclass
-class MultitaskConfig:
-    """Word classes as a plain auxiliary loss: persistent classifiers over all classes of every partition, no inner loop."""
-
-    weight: float = key(
-        0.0,
-        "weight (relative to next-token prediction) of the mean loss over words and partitions; 0 turns the term off",
-        low=0,
-    )
-    start_step: int = key(0, "number of updates at the start without this term", low=0)
-    ramp_steps: int = key(0, "number of updates over which the weight rises linearly to its value", low=0)
+class MultitaskConfig(TermConfig):
+    """Mean loss over words and partitions of persistent classifiers over all word classes, without an inner loop."""

@@ -8,7 +8,7 @@ from omegaconf import MISSING
 
 from metapt.config.deepspeed import zero_stage
 from metapt.config.keys import key
-from metapt.config.objective_terms import ClassesConfig, EpisodesConfig, MultitaskConfig
+from metapt.config.objective_terms import ClassesConfig, EpisodesConfig, MultitaskConfig, TermConfig
 
 
 @dataclass
@@ -257,6 +257,11 @@ class PretrainConfig:
     run_dir: str = key(
         "runs/pretrain/${model.name}-${meta.objective}-s${train.seed}", "run folder", identity=False
     )
+
+    @property
+    def terms(self) -> dict[str, TermConfig]:
+        """The loss terms beside next-token prediction, by the name of their section; also those with weight 0."""
+        return {"episodes": self.episodes, "multitask": self.multitask}
 
 
 @dataclass

@@ -2,7 +2,7 @@
 
     L = L_next-token + sum over terms of weight(update) L_term
 
-`episodes` adapts a classifier of sampled word classes on support states and scores it on query states; `persistent` classifies all
+`episodes` adapts a classifier of sampled word classes on support states and scores it on query states; `multitask` classifies all
 labelled words by rows that stay from update to update, without an inner loop: the control. Both see the same states, which cost no second
 pass of the decoder.
 """
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from metapt.config import EpisodesConfig, MultitaskConfig, PretrainConfig
+from metapt.config import EpisodesConfig, MultitaskConfig, PretrainConfig, TermConfig
 from metapt.data.batch_episodes import BatchEpisodeSampler
 from metapt.data.word_classes import WordClasses, WordExamples, label_words
 from metapt.meta.initial_heads import INITIAL_HEADS, InitialHead, PersistentHeads
@@ -72,7 +72,7 @@ def word_groups(
     ]
 
 
-def weight_at(term: EpisodesConfig | MultitaskConfig, update: int) -> float:
+def weight_at(term: TermConfig, update: int) -> float:
     """The weight of a term in an update (counted from 0): 0 before `start_step`, then a linear ramp, then constant."""
     if update < term.start_step:
         return 0.0
@@ -81,10 +81,7 @@ def weight_at(term: EpisodesConfig | MultitaskConfig, update: int) -> float:
 
 def active_weights(config: PretrainConfig, update: int) -> dict[str, float]:
     """The weight of each term in an update, by name; only terms with a weight greater than 0."""
-    weights = {
-        "episodes": weight_at(config.episodes, update),
-        "multitask": weight_at(config.multitask, update),
-    }
+    weights = {name: weight_at(term, update) for name, term in config.terms.items()}
     return {name: weight for name, weight in weights.items() if weight > 0}
 
 
