@@ -52,7 +52,8 @@ def submit(
     submitted: list[tuple[Job, str]] = []
 
     def submit_array(array: Sequence[Job], dependencies: Sequence[str]) -> list[str]:
-        slurm_ids = _submit_array(array, dependencies, plan.grid, grid_dir, cluster, code)
+        executor = build_executor(array, dependencies, plan.grid, grid_dir, cluster, code)
+        slurm_ids = _submit_array(array, executor, grid_dir, cluster)
         submitted.extend(zip(array, slurm_ids, strict=True))
         return slurm_ids
 
@@ -278,12 +279,7 @@ def _script(executor: submitit.SlurmExecutor, size: int) -> str:
 
 
 def _submit_array(
-    array: Sequence[Job],
-    dependencies: Sequence[str],
-    grid: str,
-    grid_dir: GridDir,
-    cluster: ClusterConfig,
-    code: CodeSnapshot,
+    array: Sequence[Job], executor: submitit.SlurmExecutor, grid_dir: GridDir, cluster: ClusterConfig
 ) -> list[str]:
     """Submits similar jobs. Returns their Slurm job ids: N for one job, N_0, N_1, ... for several."""
     from submitit.core.utils import FailedJobError, FailedSubmissionError
@@ -301,7 +297,6 @@ def _submit_array(
         for job in array
     ]
     try:
-        executor = build_executor(array, dependencies, grid, grid_dir, cluster, code)
         return [submitted.job_id for submitted in executor.submit_array(tasks)]
     except (FailedJobError, FailedSubmissionError) as error:
         others = f" and {len(array) - 1} similar jobs" if len(array) > 1 else ""
