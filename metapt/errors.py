@@ -37,6 +37,12 @@ def first_line(error: Exception) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
+def listed(names: Sequence[str], limit: int) -> str:
+    """The first `limit` names, and how many more there are."""
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return f"{', '.join(names[:limit])}{more}"
+
+
 def run_command(main: Callable[[Sequence[str]], None]) -> None:
     """Run `main(argv)` as a command-line program and exit with the code of its outcome.
 

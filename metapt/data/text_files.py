@@ -25,7 +25,7 @@ from typing import BinaryIO, cast
 import pyarrow as pa
 import pyarrow.parquet
 
-from metapt.errors import UserError, first_line
+from metapt.errors import UserError, first_line, listed
 
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
 PARQUET_ROWS = 1024
@@ -95,10 +95,9 @@ def find_files(root: Path, bad_input: BadInput) -> list[Path]:
     if not files:
         raise UserError(f"data.text_dir={root}: contains no text file; known types are {KNOWN_TYPES}")
     if others and bad_input.policy == "refuse":
-        named = ", ".join(path.relative_to(root).as_posix() for path in others[:LISTED])
-        more = f" and {len(others) - LISTED} more" if len(others) > LISTED else ""
+        named = listed([path.relative_to(root).as_posix() for path in others], LISTED)
         raise UserError(
-            f"data.text_dir={root}: file(s) of other types: {named}{more}; known types are {KNOWN_TYPES}. Remove them, "
+            f"data.text_dir={root}: file(s) of other types: {named}; known types are {KNOWN_TYPES}. Remove them, "
             "or skip them with data.on_bad_input=skip"
         )
     if others:

@@ -23,7 +23,7 @@ from metapt.config import (
     SubmitConfig,
     commandline,
 )
-from metapt.errors import UserError
+from metapt.errors import UserError, listed
 from metapt.launch import run_identity
 from metapt.launch.grid_checks import checkpoint_errors, grid_errors, resource_errors
 from metapt.launch.job_arguments import PROGRAMS, arguments, checkpoint_path, merged
@@ -183,8 +183,7 @@ def _load(drafts: Sequence[Job], root: Path) -> tuple[dict[str, Any], list[str]]
                 jobs_with.setdefault(line.strip(), []).append(job.id)
     errors = []
     for line, ids in jobs_with.items():
-        others = f" and {len(ids) - 1} more" if len(ids) > 1 else ""
-        errors.append(f"{line} (in {ids[0]}{others})")
+        errors.append(f"{line} (in {listed(ids, 1)})")
     return configs, errors
 
 

@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from metapt.errors import UserError, first_line
+from metapt.errors import UserError, first_line, listed
 
 # What DistributedDataParallel, torch.compile and peft put before the names of the weights that are saved from them.
 WRAPPER_PREFIXES = ("module.", "_orig_mod.", "base_model.model.")
@@ -105,8 +105,7 @@ def _require_all(folder: Path, missing: Sequence[str]) -> None:
     """Refuse a model of which weights are missing, since they would be random."""
     needed = sorted(name for name in missing if not name.startswith(OPTIONAL))
     if needed:
-        others = f" and {len(needed) - LISTED} more" if len(needed) > LISTED else ""
         raise UserError(
-            f"{folder}: the weights lack {', '.join(needed[:LISTED])}{others}, so these would be random; "
+            f"{folder}: the weights lack {listed(needed, LISTED)}, so these would be random; "
             "are they weights of another model, or of a part of it (LoRA adapters that were not merged)?"
         )
