@@ -182,7 +182,7 @@ def test_a_tenth_of_the_word_types_is_held_out_by_the_word_alone() -> None:
 def test_a_corpus_that_is_too_small_is_refused_with_numbers(stream_of: Callable) -> None:
     tokens, texts = planted(0, sentences=2000)
     with pytest.raises(
-        UserError, match=r"84 word types occur at least 8 times.*100 classes need 400.*data\.class_sizes"
+        UserError, match=r"84 word types occur at least 8 times.*100 classes need 400.*classes\.sizes"
     ):
         make_word_classes(stream_of(tokens), texts, ClassSettings(sizes=(100,), dimensions=8))
 

@@ -204,7 +204,7 @@ def _check_size(words: int, units: _UnitCounts, settings: ClassSettings) -> None
         long_runs = units.counts[units.keys == 0].sum() / units.counts.sum()
         raise UserError(
             f"word classes: {words:,} word types occur at least {MIN_COUNT} times, and partitions of {max(settings.sizes)} classes "
-            f"need {needed:,}; set smaller data.class_sizes or give more text"
+            f"need {needed:,}; set smaller classes.sizes or give more text"
             + (
                 f" ({long_runs:.0%} of its units are runs of letters without spaces)"
                 if long_runs > 0.1
