@@ -1,8 +1,8 @@
 """Golden losses: the losses of a few updates of each objective at nano, recorded and compared bit for bit.
 
 Kinds of CPUs round matrix products differently, so that each kind has its own recording. `make golden` replaces the
-recording of this machine and deletes recordings that no longer agree with it. Only a commit that is meant to change the
-losses does so, and its message says why.
+recording of this kind. If that changes a bit of it, the recordings of other kinds are wrong too and are deleted. Only a
+commit that is meant to change the losses does so, and its message says why.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from metapt.pretrain import main
 from metapt.runs import Run
 
 GOLDEN_FILE = Path(__file__).parent / "golden" / "nano.json"
+OBJECTIVES = ("vanilla", "maml_paper")
 STEPS = 50
 RECORDED_VALUES = (
     "kind",
@@ -71,19 +72,32 @@ def train(objective: str, folder: Path, cache: Path) -> list[dict[str, Any]]:
 
 
 def record() -> None:
-    """Replace the recording of this machine; delete those of other machines that do not agree with it."""
+    """Replace the recording of this machine; keep others if it is unchanged, or is the first of its kind and agrees with them."""
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
-        losses = {name: train(name, root / name, root / "corpus") for name in ("vanilla", "maml")}
-    others = [
+        losses = {name: train(name, root / name, root / "corpus") for name in OBJECTIVES}
+    old = [each["losses"] for each in recordings() if each["machine"] == machine()]
+    others = [each for each in recordings() if each["machine"] != machine()]
+    kept = still_valid(losses, old[0] if old else None, others)
+    text = json.dumps([*kept, {"machine": machine(), "losses": losses}], indent=1)
+    GOLDEN_FILE.write_text(text + "\n")
+    print(
+        f"recorded in {GOLDEN_FILE}; {len(kept)} recordings of other machines kept, {len(others) - len(kept)} deleted"
+    )
+
+
+def still_valid(
+    losses: dict[str, Any], old: dict[str, Any] | None, others: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """The recordings of other machines that remain right, given the new and the old losses of this one."""
+    if old is not None:
+        return others if old == losses else []
+    return [
         other
-        for other in recordings()
-        if other["machine"] != machine()
+        for other in others
+        if other["losses"].keys() == losses.keys()
         and all(agree(losses[name], other["losses"][name]) for name in losses)
     ]
-    text = json.dumps([*others, {"machine": machine(), "losses": losses}], indent=1)
-    GOLDEN_FILE.write_text(text + "\n")
-    print(f"recorded in {GOLDEN_FILE}; recordings of {len(others)} other machine(s) agree and are kept")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -19,7 +20,7 @@ from metapt.estimate.flops import Cost, parameter_count
 from metapt.meta.adaptation import adapt, adapt_with
 from metapt.meta.objectives import episode_objective, next_token_objective
 from metapt.models import attention, losses
-from metapt.models.decoder import EpisodeHead, build_decoder, llama_config
+from metapt.models.decoder import EpisodeHead, build_decoder, llama_config, load_decoder
 from metapt.models.meta_lm import build_meta_lm, slow_in_bf16
 from metapt.training.dynamics import attention_entropy
 
@@ -45,6 +46,17 @@ def test_both_objectives_have_the_same_initial_weights():
         vanilla.decoder.named_parameters(), maml.decoder.parameters(), strict=True
     ):
         assert torch.equal(left, right), name
+
+
+def test_the_end_of_text_embedding_is_trained_like_any_other(tmp_path: Path):
+    """Also after a round trip through a model folder; a row for padding would be zero and have no gradient."""
+    build_decoder(commandline.load("pretrain", []).model, 0, eos_id=3).save_pretrained(tmp_path)
+    decoder = load_decoder(tmp_path)
+    decoder(input_ids=torch.tensor([[5, 3, 7]])).logits.sum().backward()
+    embedding = decoder.model.embed_tokens.weight
+    lengths = embedding.detach().norm(dim=1)
+    assert 0.5 < float(lengths[3] / lengths.mean()) < 2
+    assert embedding.grad.norm(dim=1).nonzero().flatten().tolist() == [3, 5, 7]
 
 
 def test_initial_weights_depend_on_the_seed():

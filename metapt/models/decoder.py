@@ -33,7 +33,6 @@ def llama_config(model: ModelConfig, *, eos_id: int | None = None) -> LlamaConfi
         use_cache=False,
         bos_token_id=eos_id,
         eos_token_id=eos_id,
-        pad_token_id=eos_id,
     )
 
 
