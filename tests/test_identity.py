@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from metapt.config import commandline
+from metapt.config import commandline, identity, settings
 from metapt.launch import grid as planning
 from metapt.launch.jobs import Job
 
@@ -80,3 +80,20 @@ def test_the_configurations_of_a_plan_equal_those_of_its_commands(default: dict[
     for job in plan.jobs:
         if job.is_run:
             assert plan.configs[job.id] == commandline.load(job.kind, job.argv)
+
+
+def test_settings_are_the_identity_with_dotted_keys() -> None:
+    """Paths and logging are in neither; a mapping that is the value of a key stays whole."""
+    config = commandline.load(
+        "pretrain", ["model=nano", "objective=maml", "train.lr=0.5", "run_dir=elsewhere"]
+    )
+    flat = settings(config)
+    assert flat["train.lr"] == 0.5
+    assert flat["meta.objective"] == "maml"
+    assert "run_dir" not in flat
+    nested = identity(config)
+    assert flat == {
+        f"{section}.{name}" if isinstance(values, dict) else section: value
+        for section, values in nested.items()
+        for name, value in (values.items() if isinstance(values, dict) else [("", values)])
+    }

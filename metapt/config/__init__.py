@@ -9,7 +9,7 @@ from __future__ import annotations
 from metapt.baseline_names import BASELINE_NAMES, RULE_BASELINES, TRAINED_BASELINES
 from metapt.config.deepspeed import DS_CONFIGS, deepspeed_settings, zero_stage
 from metapt.config.grids import ClusterConfig, GridConfig, StatusConfig, SubmitConfig
-from metapt.config.keys import identity
+from metapt.config.keys import identity, settings
 from metapt.config.ner import (
     TUNINGS,
     BaselineConfig,
@@ -67,6 +67,7 @@ __all__ = [
     "deepspeed_settings",
     "identity",
     "ranks_share_episodes",
+    "settings",
     "tuning_lr",
     "uneven_units",
     "zero_stage",

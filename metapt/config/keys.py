@@ -81,3 +81,19 @@ def identity(config: Any) -> dict[str, Any]:
         return kept
 
     return prune(config, values)
+
+
+def settings(config: Any) -> dict[str, Any]:
+    """The identity of a configuration with dotted keys: {"train.lr": 0.003, ...}, as result.json records it."""
+
+    def flatten(node: dict[str, Any], prefix: str) -> dict[str, Any]:
+        flat: dict[str, Any] = {}
+        for name, value in node.items():
+            if prefix + name in keys or not isinstance(value, dict):
+                flat[prefix + name] = value
+            else:
+                flat |= flatten(value, f"{prefix}{name}.")
+        return flat
+
+    keys = fields_by_path(type(config))
+    return flatten(identity(config), "")

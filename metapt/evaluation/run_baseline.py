@@ -6,7 +6,7 @@ import time
 from dataclasses import asdict
 from typing import Any
 
-from metapt.config import BaselineConfig, identity
+from metapt.config import BaselineConfig, identity, settings
 from metapt.data import DEMO_NOTICE
 from metapt.data.labelled_sets import (
     Collection,
@@ -44,7 +44,7 @@ def run_baseline(config: BaselineConfig) -> None:
             print(f"{run.path}: already done")
             return
         run.start(identity(config), fingerprints, asdict(config))
-        result = _result(config, run, collection, sources, eval_sets)
+        result = _result(config, run, collection, sources, eval_sets) | {"inputs": fingerprints}
         run.finish(result)
     for name, scores in result["sets"].items():
         low, high = scores["f1_interval"]
@@ -79,6 +79,7 @@ def _result(
         "source": config.source or "",
         "tuning": "",
         "seed": 0,
+        "settings": settings(config),
         "train_sentences": len(train),
         "dev_f1": dev_f1,
         "source_sets": sources,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from metapt import atomic_folders
-from metapt.config import FinetuneConfig, identity
+from metapt.config import FinetuneConfig, identity, settings
 from metapt.data import DEMO_NOTICE
 from metapt.data.labelled_sets import check_has_entities, evaluated_sets, open_collection, source_sets
 from metapt.errors import UserError
@@ -54,6 +54,8 @@ def finetune(config: FinetuneConfig, stop: StopRequest) -> None:
         Tuner(setup, checkpoints).train()
         result = training_result(setup, checkpoints) | {
             "origin": origin,
+            "settings": settings(config),
+            "inputs": fingerprints,
             "source_sets": sources,
             "generated_data": config.data.name == "demo" or origin.get("generated_data", False),
             "custom_sets": collection.custom_sets,

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from metapt.config import PretrainConfig, TrainConfig
+from metapt.config import PretrainConfig, TrainConfig, settings
 from metapt.data.batches import eval_sequences
 from metapt.data.corpus import Corpus
 from metapt.errors import OperationalError
@@ -90,6 +90,7 @@ class Trainer:
             "tokenizer": self.corpus.tokenizer.name,
             "generated_data": config.data.name == "demo",
             "corpus_fingerprint": self.corpus.fingerprint,
+            "settings": settings(config),
         }
 
     def train(self) -> dict[str, Any]:
