@@ -13,8 +13,8 @@ from seqeval.metrics import f1_score
 from seqeval.scheme import IOB2
 
 from analysis.load.records import Evaluation, GoldSet
-from analysis.load.span_matching import match_set
 from metapt.evaluation.span_f1 import Span
+from metapt.evaluation.span_matching import match_set
 from metapt.randomness import generator
 
 SETS = {"tl_trg": 24, "ceb_gja": 30, "en_ewt": 60}

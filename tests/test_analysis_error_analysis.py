@@ -14,11 +14,11 @@ from seqeval.metrics import f1_score
 from seqeval.scheme import IOB2, Entities
 
 from analysis.load.records import Evaluation, GoldSet
-from analysis.load.span_matching import LENGTHS, OUTCOMES
 from analysis.sections.error_analysis import tally
 from metapt.data.iob2 import spans
 from metapt.evaluation.bootstrap import micro_f1
 from metapt.evaluation.span_f1 import Span, span_counts
+from metapt.evaluation.span_matching import LENGTHS, OUTCOMES
 
 Spans = Sequence[Sequence[Span]]
 TAGS = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]

@@ -87,6 +87,13 @@ def test_conlleval_starts_a_span_at_an_inner_tag() -> None:
     assert spans(tags) == [("LOC", 4, 6)]
 
 
+def test_types_of_other_label_sets_are_counted() -> None:
+    found = span_scores([["B-MISC", "O"]], [["I-MISC", "B-LAW"]], conlleval_spans)
+    assert (found["gold_spans"], found["predicted_spans"], found["correct_spans"]) == (1, 2, 1)
+    assert list(found["per_type"]) == ["PER", "ORG", "LOC", "LAW", "MISC"]
+    assert found["per_type"]["MISC"]["f1"] == 1
+
+
 def _has_span(*sides: list[list[str]]) -> bool:
     return any(tag.startswith("B-") for side in sides for row in side for tag in row)
 

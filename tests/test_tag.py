@@ -23,12 +23,12 @@ import metapt
 from metapt import tag
 from metapt.config import commandline
 from metapt.data.iob2 import TAGS, read_iob2
+from metapt.data.word_splitting import word_offsets
 from metapt.errors import UserError
 from metapt.finetuning.run_finetuning import finetune
 from metapt.inference import entity_tagger
 from metapt.inference.entity_tagger import EntityTagger
 from metapt.inference.formatting import with_brackets, with_colours
-from metapt.inference.word_splitting import word_offsets
 from metapt.models.base_model import load_base_model
 from metapt.tagger import encoding
 from metapt.tagger.encoding import EncodingSettings

@@ -10,10 +10,10 @@ import numpy as np
 
 from metapt.evaluation.bootstrap import micro_f1
 from metapt.evaluation.span_f1 import span_counts
+from metapt.evaluation.span_matching import match_set, spans_of_tags
 
 from .records import Evaluation, gold_set, is_target
 from .schema import SetResult
-from .span_matching import match_set, spans_of_tags
 
 F1_TOLERANCE = 1e-4
 

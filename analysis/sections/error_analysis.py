@@ -7,9 +7,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from metapt.evaluation.span_matching import LENGTHS, OUTCOMES, SPURIOUS
+
 from ..load.collect import Collection
 from ..load.records import Evaluation
-from ..load.span_matching import LENGTHS, OUTCOMES, SPURIOUS
 from ..run_refs import runs_of
 from ..stats.comparison import Group, groups
 from ..tables import RUNS, Cell, Column, Table

@@ -17,10 +17,10 @@ from metapt.data.statistics import labelled_statistics
 from metapt.evaluation.baselines import person_after_particle
 from metapt.evaluation.bootstrap import micro_f1
 from metapt.evaluation.span_f1 import Span, span_counts
+from metapt.evaluation.span_matching import OUTCOMES
 
 from ..load.collect import Collection
 from ..load.records import Evaluation, GoldSet
-from ..load.span_matching import OUTCOMES
 from ..run_refs import runs_of
 from ..stats.comparison import Group, groups
 from ..tables import RUNS, Cell, Column, Table

@@ -41,6 +41,21 @@ class Sentence:
 
 
 @dataclass(frozen=True)
+class ColumnSentence:
+    """A sentence of a file with one word per line.
+
+    Attributes:
+        tags: as the file spells them.
+        lines: the number of the line of each word, from 1.
+    """
+
+    id: str
+    words: tuple[str, ...]
+    tags: tuple[str, ...]
+    lines: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class ColumnLayout:
     """The layout of a file with one word per line.
 
@@ -146,7 +161,7 @@ def read_iob2(path: Path, layout: ColumnLayout = UNER_LAYOUT) -> list[Sentence]:
     """
     if not path.is_file():
         raise UserError(f"{path}: no such file")
-    sentences = with_unique_ids(_sentences(path, layout))
+    sentences = with_unique_ids(_converted(path, column_sentences(path, layout), layout.types))
     if not sentences:
         raise UserError(f"{path}:1: contains no sentence")
     return sentences
@@ -163,39 +178,56 @@ def write_iob2(path: Path, sentences: Iterable[Sentence]) -> None:
     write_atomically(path, "".join(blocks))
 
 
-def _sentences(path: Path, layout: ColumnLayout) -> Iterator[Sentence]:
-    """The sentences of a file, one at a time; sentences without a sent_id are numbered."""
+def column_sentences(path: Path, layout: ColumnLayout) -> Iterator[ColumnSentence]:
+    """The sentences of a file as `read_iob2` describes it, one at a time, with unchecked tags; ids may repeat.
+
+    Raises:
+        UserError: with file and line: not UTF-8, wrong number of columns, empty word.
+    """
     identifier = ""
-    words: list[str] = []
-    tags: list[str] = []
+    rows: list[tuple[str, str, int]] = []
     count = 0
     has_index = layout.columns[0] in INDEX_COLUMNS
-    for where, line in _lines(path):
+    for number, line in numbered_lines(path):
         if not line.strip(" " if layout.separator == "tab" else " \t") or line.startswith(DOCUMENT_START):
-            if words:
+            if rows:
                 count += 1
-                yield Sentence(identifier or str(count), tuple(words), to_iob2(tags, layout.types))
-            identifier, words, tags = "", [], []
+                words, tags, lines = zip(*rows, strict=True)
+                yield ColumnSentence(identifier or str(count), words, tags, lines)
+            identifier, rows = "", []
         elif _is_comment(line, layout):
             if match := SENT_ID.match(line):
                 identifier = match[1].strip()
         elif not (has_index and NO_WORD.match(line.split("\t" if layout.separator == "tab" else None, 1)[0])):
-            word, tag = _word_and_tag(line, layout, where)
-            words.append(word)
-            tags.append(tag)
+            word, tag = _word_and_tag(line, layout, f"{path}:{number}")
+            rows.append((word, tag, number))
 
 
-def _lines(path: Path) -> Iterator[tuple[str, str]]:
-    """Pairs (`file:line`, text of the line); an empty line is added at the end to close the last sentence."""
+def _converted(
+    path: Path, sentences: Iterable[ColumnSentence], types: Mapping[str, str]
+) -> Iterator[Sentence]:
+    """The sentences with their tags checked and converted."""
+    for sentence in sentences:
+        for number, tag in zip(sentence.lines, sentence.tags, strict=True):
+            check_tag(tag, types, f"{path}:{number}")
+        yield Sentence(sentence.id, sentence.words, to_iob2(sentence.tags, types))
+
+
+def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Pairs (number from 1, text of the line); an empty line is added at the end to close the last sentence.
+
+    Raises:
+        UserError: a line is not UTF-8.
+    """
     number = 0
     with path.open("rb") as file:
         for number, raw in enumerate(file, 1):
             line = raw.removeprefix(BOM) if number == 1 else raw
             try:
-                yield f"{path}:{number}", line.decode("utf-8").rstrip("\r\n")
+                yield number, line.decode("utf-8").rstrip("\r\n")
             except UnicodeDecodeError as error:
                 raise UserError(f"{path}:{number}: not UTF-8 at byte {error.start + 1} of the line") from None
-    yield f"{path}:{number + 1}", ""
+    yield number + 1, ""
 
 
 def _is_comment(line: str, layout: ColumnLayout) -> bool:
@@ -218,5 +250,4 @@ def _word_and_tag(line: str, layout: ColumnLayout, where: str) -> tuple[str, str
     word, tag = cells[column], cells[layout.columns.index("tag")]
     if not word.strip():
         raise UserError(f"{where}: the word (column {column + 1}) is empty")
-    check_tag(tag, layout.types, where)
     return word, tag

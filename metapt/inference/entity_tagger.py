@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from metapt.data.iob2 import Sentence, spans
+from metapt.data.word_splitting import word_offsets
 from metapt.errors import UserError
-from metapt.inference.word_splitting import word_offsets
 from metapt.tagger.encoding import WordTokenizer, encode, word_features
 from metapt.tagger.model import Tagger
 from metapt.tagger.predict import emission_batches
@@ -93,7 +93,7 @@ class EntityTagger:
         """Tag sentences.
 
         Args:
-            sentences: each a text, which is split into words by metapt/inference/word_splitting.py, or a list of words.
+            sentences: each a text, which is split into words by metapt.data.word_splitting.py, or a list of words.
         Raises:
             UserError: a word is not valid Unicode text.
         """
