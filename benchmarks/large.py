@@ -57,7 +57,7 @@ def arguments(size: str, scope: str, folder: Path) -> list[str]:
         "train.micro_batches_per_update=2",
         "train.max_steps=3",
         "train.warmup_steps=1",
-        "train.eval_batches=1",
+        "train.eval_sequences=1",
         "train.checkpoint_every=3",
         f"meta.scope={scope}",
         "meta.window=128",

@@ -45,7 +45,7 @@ def arguments(variant: str, folder: Path) -> list[str]:
         *(commandline.quote_override(f"data.{key}", os.environ[name]) for key, name in DATA.items()),
         "data.max_tokens=5000000",
         commandline.quote_override("data.cache_dir", folder / "corpus"),
-        "train.eval_batches=1",
+        "train.eval_sequences=4",
         "train.dynamics_every=0",
     ]
 

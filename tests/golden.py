@@ -64,7 +64,7 @@ def train(objective: str, folder: Path, cache: Path) -> list[dict[str, Any]]:
         f"train.max_steps={STEPS}",
         "train.warmup_steps=5",
         "train.eval_every=10",
-        "train.eval_batches=2",
+        "train.eval_sequences=16",
     ]
     main([f"objective={objective}", *schedule, f"run_dir={folder}", f"data.cache_dir={cache}"])
     lines = (line for line in Run(folder).metrics() if line["kind"] != "dynamics")

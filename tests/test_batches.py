@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metapt.data.batches import Batches, eval_sequences
+from metapt.data.shards import evenly_spread
 from metapt.errors import UserError
 
 
@@ -65,3 +66,26 @@ def test_eval_sequences():
     assert eval_sequences(CountingStream(1000), 10, 4).shape == (4, 11)
     assert eval_sequences(CountingStream(1000), 10, 400).shape == (99, 11)
     assert eval_sequences(CountingStream(6), 10, 4).tolist() == [[0, 1, 2, 3, 4, 5]]
+
+
+@given(st.integers(1, 50), st.integers(1, 2000))
+def test_evenly_spread_numbers(count: int, total: int):
+    numbers = evenly_spread(count, total)
+    assert len(numbers) == min(count, total)
+    ends = np.array([numbers[0], total - 1 - numbers[-1]])
+    distance = total / len(numbers)
+    assert (np.abs(ends + 0.5 - distance / 2) <= 0.5).all()
+    assert (np.abs(np.diff(numbers) - distance) < 1).all()
+
+
+@given(st.integers(1, 6), st.integers(1, 5), st.integers(0, 3))
+@settings(max_examples=30, deadline=None)
+def test_held_out_sequences_represent_every_file_of_a_corpus(files: int, per_file: int, seed: int):
+    """Each file has as many of the evaluated tokens, to one sequence, as it has of the held-out tokens."""
+    seq_len = 10
+    rows = np.random.default_rng(seed).integers(20, 60, files)
+    owner = np.repeat(np.arange(files), rows * seq_len)
+    count = files * per_file
+    starts = eval_sequences(CountingStream(len(owner) + 1), seq_len, count)[:, 0]
+    evaluated = np.bincount(owner[starts], minlength=files)
+    assert np.abs(evaluated - count * rows / rows.sum()).max() <= 1

@@ -17,6 +17,7 @@ from corpus_world import DOCUMENTS, GOOD, config, documents_of, jsonl, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from metapt.data import corpus as corpus_module
 from metapt.data import text_files
 from metapt.data.corpus import Corpus, prepare_corpus
 from metapt.errors import UserError
@@ -225,6 +226,29 @@ def test_errors_with_any_policy(policy: str, tmp_path: Path) -> None:
     write(tmp_path / "in" / "a.jsonl", GOOD)
     (tmp_path / "in" / "b.jsonl").symlink_to(tmp_path / "gone.jsonl")
     assert "b.jsonl: cannot be read" in error_message(tmp_path / "in")
+
+
+def test_the_choice_of_held_out_documents_is_the_same_for_every_tokenizer(tmp_path: Path, monkeypatch):
+    """Also for one that leaves documents out: the others keep their numbers, and with them their split."""
+    source = write(tmp_path / "all.jsonl", jsonl())
+    whole = prepare_corpus(config(tmp_path, source))
+    real = corpus_module._ids
+    monkeypatch.setattr(
+        corpus_module, "BATCH_DOCUMENTS", 5
+    )  # also where documents are encoded in several batches
+
+    def ids(batch: list[Any], tokenizer: Any) -> Any:
+        for document, tokens in zip(batch, real(batch, tokenizer), strict=True):
+            yield tokens[:0] if "Document 3:" in document.text else tokens
+
+    monkeypatch.setattr(corpus_module, "_ids", ids)
+    less = prepare_corpus(config(tmp_path / "less", source, on_bad_input="skip"))
+    assert less.manifest["skipped"] == {"empty document": 1}
+    kept = {split: documents_of(getattr(less, split), less) for split in ("train", "eval")}
+    for split, texts in kept.items():
+        expected = documents_of(getattr(whole, split), whole)
+        assert texts == [text for text in expected if not text.startswith("Document 3:")]
+    assert sum(map(len, kept.values())) == len(DOCUMENTS) - 1
 
 
 def test_a_corpus_of_malformed_input_alone(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from metapt.config import MetaConfig
-from metapt.data.episodes import Episode, EpisodeSampler, WindowIndex
+from metapt.data.episodes import Episode, EpisodeSampler, WindowIndex, corpus_index
 from metapt.errors import UserError
 
 MASK, EOS, VOCABULARY = 1, 0, 80
@@ -159,3 +160,29 @@ def test_too_small_corpus(stream_of):
         make_sampler(stream_of, make_tokens(0, 100), make_meta())
     with pytest.raises(UserError, match=r"\d+ token types occur in 8 to \d+ windows, 4 are needed"):
         make_sampler(stream_of, np.full(6000, 5), make_meta())
+
+
+def test_the_index_of_a_part_of_a_corpus_is_spread_over_all_of_it(stream_of, tmp_path):
+    """A corpus of five files, of which each has a token type of its own; a fifth of the windows is indexed."""
+    window, windows_per_file = 12, 100
+    tokens = np.repeat(np.arange(2, 7), windows_per_file * window)
+    tokens[::2] = make_tokens(0, len(tokens) // 2) % 40 + 10
+    corpus = SimpleNamespace(
+        train=stream_of(tokens), folder=tmp_path, tokenizer=SimpleNamespace(size=VOCABULARY)
+    )
+    whole = corpus_index(corpus, make_meta(index_tokens=len(tokens)))
+    part = corpus_index(corpus, make_meta(index_tokens=len(tokens) // 5))
+    assert whole.num_windows == 5 * windows_per_file
+    assert part.num_windows == windows_per_file
+    assert part.counts[2:7].tolist() == [windows_per_file // 5] * 5
+    for token_type in range(
+        VOCABULARY
+    ):  # what is indexed is what the index of everything says about these windows
+        of_part, of_whole = (
+            slice(index.offsets[token_type], index.offsets[token_type + 1]) for index in (part, whole)
+        )
+        last = dict(
+            zip(whole.windows[of_whole].tolist(), whole.last_positions[of_whole].tolist(), strict=True)
+        )
+        windows = part.windows[of_part].tolist()
+        assert [last[number] for number in windows] == part.last_positions[of_part].tolist()

@@ -96,7 +96,11 @@ class MetaConfig:
     max_window_fraction: float = key(
         0.05, "largest fraction of all windows in which a token may occur to be a class", above=0, high=1
     )
-    index_tokens: int = key(100_000_000, "number of corpus tokens indexed for sampling episodes", low=1)
+    index_tokens: int = key(
+        100_000_000,
+        "number of training tokens indexed for sampling episodes, evenly spread over the corpus",
+        low=1,
+    )
     head_hidden: int = key(128, "hidden width of the episode head", unit="dimensions", low=1)
     head_layers: int = key(4, "number of linear layers of the episode head", low=1)
     head_dropout: float = key(0.1, "dropout probability in the episode head", low=0, high=0.99)
@@ -206,7 +210,11 @@ class TrainConfig:
         0, "number of most recent checkpoints to keep; 0 keeps all", low=0, identity=False
     )
     eval_every: int = key(100, "interval between evaluations of held-out perplexity", unit="updates", low=1)
-    eval_batches: int = key(16, "number of held-out micro-batches in an evaluation", low=1)
+    eval_sequences: int = key(
+        64,
+        "number of held-out sequences in an evaluation, evenly spread over all held-out documents",
+        low=1,
+    )
     dynamics_every: int = key(
         100,
         "interval between measurements of learning dynamics; 0 disables them",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from metapt import randomness
+from metapt.data.shards import evenly_spread
 from metapt.errors import UserError
 
 if TYPE_CHECKING:
@@ -53,7 +54,9 @@ class Batches:
 
 
 def eval_sequences(stream: TokenStream, seq_len: int, limit: int) -> np.ndarray:
-    """The first `limit` rows of the held-out split, or fewer if it is shorter.
+    """`limit` rows of the held-out split, evenly spread over all of it; all rows if there are no more.
+
+    They depend on nothing but the split, `seq_len` and `limit`, so that perplexities of runs can be compared.
 
     Returns:
         int64 [n, length + 1] with n >= 1; length is `seq_len`, or less if the split is shorter than one row.
@@ -65,5 +68,5 @@ def eval_sequences(stream: TokenStream, seq_len: int, limit: int) -> np.ndarray:
             f"the held-out split has {len(stream)} tokens; raise data.eval_fraction or give more text"
         )
     length = min(seq_len, len(stream) - 1)
-    count = min(limit, (len(stream) - 1) // length)
-    return stream.windows(np.arange(count) * length, length + 1)
+    rows = evenly_spread(limit, (len(stream) - 1) // length)
+    return stream.windows(rows * length, length + 1)

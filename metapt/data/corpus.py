@@ -207,7 +207,7 @@ class _CorpusBuilder:
         limit = self._data.max_tokens
         started = reported = time.monotonic()
         total = 0
-        for index, (ids, size) in enumerate(self._encoded(tokenizer, info)):
+        for index, ids, size in self._encoded(tokenizer, info):
             if limit is not None and total >= limit:
                 break
             writers["eval" if self._is_eval(index) else "train"].add(ids, size)
@@ -233,22 +233,25 @@ class _CorpusBuilder:
 
     def _encoded(
         self, tokenizer: PreTrainedTokenizerFast, info: TokenizerInfo
-    ) -> Iterator[tuple[np.ndarray, int]]:
-        """Yield the token ids of each document, and its size as text in bytes (0 if it is already tokenized).
+    ) -> Iterator[tuple[int, np.ndarray, int]]:
+        """Yield the number of each document, its token ids, and its size as text in bytes (0 if it is already tokenized).
 
-        An end-of-text token is appended to text. Tokenized rows are used unchanged: they are chunks of packed documents,
+        Documents that the tokenizer does not fit are left out but counted, so that the choice of held-out documents
+        is the same for every tokenizer, and for the texts that a tokenizer is trained on. An end-of-text token is appended to text. Tokenized rows are used unchanged: they are chunks of packed documents,
         which contain their own end-of-text tokens.
         """
+        number = -1
         for batch in self._batches():
             for document, ids in zip(batch, _ids(batch, tokenizer), strict=True):
+                number += 1
                 if len(ids) == 0:
                     self._bad_input.report(document.location, EMPTY)
                 elif ids.min() < 0 or ids.max() >= info.size or (ids == info.mask_id).any():
                     self._bad_input.report(document.location, f"token id outside of {info.name}")
                 elif isinstance(document, TokenizedDocument):
-                    yield ids, 0
+                    yield number, ids, 0
                 else:
-                    yield np.append(ids, info.eos_id), document.bytes
+                    yield number, np.append(ids, info.eos_id), document.bytes
 
     def _batches(self) -> Iterator[list[CorpusDocument]]:
         batch: list[CorpusDocument] = []

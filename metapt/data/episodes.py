@@ -11,7 +11,7 @@ An episode is a function of (seed, step, task) alone.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,11 +20,13 @@ from filelock import FileLock
 
 from metapt import atomic_folders, randomness
 from metapt.config import MetaConfig
+from metapt.data.shards import evenly_spread
 from metapt.errors import UserError
 
 if TYPE_CHECKING:
     from metapt.data.corpus import Corpus, TokenStream
 
+INDEX_CHUNK = 2**16  # windows that are read at a time when an index is built
 MAX_CANDIDATES = 4096  # windows of a frequent token type that are considered for an episode
 
 
@@ -106,14 +108,26 @@ class WindowIndex:
 
 
 def corpus_index(corpus: Corpus, meta: MetaConfig) -> WindowIndex:
-    """The index of the training split for the windows of `meta`. It is built once and stored in the corpus folder."""
-    size = min(len(corpus.train), meta.index_tokens)
-    folder = corpus.folder / f"index_window{meta.window}_context{meta.min_context}_tokens{size}"
+    """The index of the training split for the windows of `meta`. It is built once and stored in the corpus folder.
+
+    If the split has more than `meta.index_tokens` tokens, evenly spread windows of it are indexed.
+    """
+    windows = evenly_spread(meta.index_tokens // meta.window, len(corpus.train) // meta.window)
+    folder = corpus.folder / f"index_window{meta.window}_context{meta.min_context}_windows{len(windows)}"
     with FileLock(f"{folder}.lock"):
         if not folder.exists():
-            tokens = corpus.train.tokens(0, size)
-            WindowIndex.build(tokens, corpus.tokenizer.size, meta.window, meta.min_context).save(folder)
+            _index_windows(corpus, windows, meta).save(folder)
     return WindowIndex.load(folder)
+
+
+def _index_windows(corpus: Corpus, windows: np.ndarray, meta: MetaConfig) -> WindowIndex:
+    """The index of some windows of the training split, by their numbers on the grid (int64 [n], ascending)."""
+    stream = corpus.train
+    tokens = np.empty((len(windows), meta.window), dtype=stream.dtype)
+    for rows in np.array_split(np.arange(len(windows)), len(windows) // INDEX_CHUNK + 1):
+        tokens[rows] = stream.windows(windows[rows] * meta.window, meta.window)
+    index = WindowIndex.build(tokens.ravel(), corpus.tokenizer.size, meta.window, meta.min_context)
+    return replace(index, windows=windows[index.windows])
 
 
 class EpisodeSampler:

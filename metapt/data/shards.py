@@ -72,12 +72,22 @@ class ShardWriter:
             self._file = None
 
 
+def evenly_spread(count: int, total: int) -> np.ndarray:
+    """`count` of the numbers 0 to total - 1, at equal distances, each in the middle of its part of the range.
+
+    Returns:
+        int64 [min(count, total)], ascending; all numbers if there are no more than `count`.
+    """
+    count = min(count, total)
+    return (2 * np.arange(count, dtype=np.int64) + 1) * total // (2 * count)
+
+
 class TokenStream:
     """The concatenated tokens of a split: documents in order, each followed by an end-of-text token."""
 
     def __init__(self, files: Sequence[Path], dtype: np.dtype):
         self._shards = [np.asarray(np.memmap(path, dtype=dtype, mode="r")) for path in files]
-        self._dtype = dtype
+        self.dtype = dtype
         self._ends = np.cumsum([len(shard) for shard in self._shards], dtype=np.int64)
 
     def __len__(self) -> int:
@@ -91,7 +101,7 @@ class TokenStream:
         """
         if not 0 <= start <= stop <= len(self):
             raise IndexError(f"tokens {start} to {stop} of {len(self)}")
-        parts = [np.empty(0, self._dtype)]
+        parts = [np.empty(0, self.dtype)]
         for shard, end in zip(self._shards, self._ends.tolist(), strict=True):
             begin = end - len(shard)
             parts.append(shard[max(start - begin, 0) : max(stop - begin, 0)])

@@ -2,7 +2,7 @@
 
 - The proportional effective rank of a weight matrix, exp(H(s / sum s)) / rank_max, where H is the Shannon entropy of
   the normalised singular values s. It is 1 if all singular values are equal, and 1 / rank_max if one dominates.
-- The entropy of each attention head, on the first held-out sequences.
+- The entropy of each attention head, on a few held-out sequences.
 - Accuracy on word classes that were held out of training (metapt/meta/word_probe.py).
 - The probe: loss and accuracy on support and query at every inner step of a fixed episode that is never trained on.
 
@@ -25,6 +25,7 @@ from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from metapt.config import PretrainConfig, ranks_share_episodes
 from metapt.data.episodes import Episode, EpisodeSampler
+from metapt.data.shards import evenly_spread
 from metapt.meta.objectives import probe
 from metapt.meta.word_probe import WordProbe
 from metapt.models.meta_lm import MetaLM
@@ -70,7 +71,8 @@ class Dynamics:
     ):
         self.engine, self.config, self.check_stop = engine, config, check_stop
         self.word_probe = word_probe
-        self.sequences = eval_rows[:ATTENTION_SEQUENCES, :-1].to(engine.device)
+        chosen = evenly_spread(ATTENTION_SEQUENCES, len(eval_rows))
+        self.sequences = eval_rows[chosen, :-1].to(engine.device)
         self.probe_task = sampler.episode(PROBE_STEP, 0) if sampler and config.train.dynamics_every else None
 
     def is_due(self, updates_done: int) -> bool:

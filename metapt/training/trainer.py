@@ -51,7 +51,7 @@ class Trainer:
     def __init__(self, config: PretrainConfig, run: Run, corpus: Corpus, stop: StopRequest):
         self.config, self.run, self.corpus, self.stop = config, run, corpus, stop
         train, tokenizer = config.train, corpus.tokenizer
-        self.eval_rows = eval_sequences(corpus.eval, train.seq_len, train.eval_batches * train.micro_batch)
+        self.eval_rows = eval_sequences(corpus.eval, train.seq_len, train.eval_sequences)
         self.data = TrainingData.load(config, corpus)
         meta_lm = build_meta_lm(config, eos_id=tokenizer.eos_id)
         terms = build_terms(config, self.data.classes)
