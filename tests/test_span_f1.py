@@ -130,7 +130,7 @@ def test_set_scores() -> None:
 
 
 def test_predictions_file(tmp_path: Path) -> None:
-    sentence = Sentence("s1", ("Si", "Niño"), ("O", "B-PER"))
+    sentence = Sentence("s1", ("Si", "Niño"), ("O", "B-PER"), "text 1")
     predictions = [SentencePrediction(["O", "O"], [-0.25, -2.0]), SentencePrediction(["O", "B-PER"], None)]
     write_predictions(tmp_path / "p" / "tl.jsonl", [sentence] * 2, predictions)
     assert [
@@ -138,6 +138,7 @@ def test_predictions_file(tmp_path: Path) -> None:
     ] == [
         {
             "id": "s1",
+            "document": "text 1",
             "words": ["Si", "Niño"],
             "gold": ["O", "B-PER"],
             "predicted": predicted,

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from metapt.data import iob2
+from metapt.data import documents, iob2
 from metapt.evaluation import span_f1
 from metapt.files import write_bytes_atomically
 
@@ -31,6 +31,7 @@ GoldContent = tuple[
     tuple[str, ...],
     tuple[tuple[str, ...], ...],
     tuple[tuple[tuple[str, int, int], ...], ...],
+    tuple[str, ...],
 ]
 
 
@@ -108,5 +109,10 @@ def _save(file: Path, runs: Mapping[str, tuple[Version, Record]]) -> None:
 
 def _code_version() -> str:
     """Return a hash of the code that makes records."""
-    modules = [iob2.__file__, span_f1.__file__, *sorted(Path(__file__).parent.glob("*.py"))]
+    modules = [
+        documents.__file__,
+        iob2.__file__,
+        span_f1.__file__,
+        *sorted(Path(__file__).parent.glob("*.py")),
+    ]
     return hashlib.sha256(b"".join(Path(str(module)).read_bytes() for module in modules)).hexdigest()

@@ -19,13 +19,17 @@ F1_TOLERANCE = 1e-4
 
 
 class Line(msgspec.Struct):
-    """A sentence of an evaluation set with the predicted tags; `gold_logprob` is in nats."""
+    """A sentence of an evaluation set with the predicted tags; `gold_logprob` is in nats.
+
+    `document` is the text that the sentence is from; without it, texts are not known.
+    """
 
     id: str | int
     words: tuple[str, ...]
     gold: tuple[str, ...]
     predicted: tuple[str, ...]
     gold_logprob: tuple[float, ...] | None
+    document: str | None = None
 
 
 LINES = msgspec.json.Decoder(Line)
@@ -40,7 +44,8 @@ def read_predictions(path: Path) -> list[Line]:
     """Read the complete lines of a file of predictions.
 
     Raises:
-        ValueError: the file is missing, a line is not valid, or its lists differ in length.
+        ValueError: the file is missing, a line is not valid, its lists differ in length, or only some lines have a
+            document.
     """
     name = f"predictions/{path.name}"
     if not path.is_file():
@@ -53,6 +58,8 @@ def read_predictions(path: Path) -> list[Line]:
         logprobs = line.words if line.gold_logprob is None else line.gold_logprob
         if not len(line.words) == len(line.gold) == len(line.predicted) == len(logprobs):
             raise ValueError(f"{name}, line {number}: words, tags and probabilities differ in number")
+    if len({line.document is None for line in lines}) > 1:
+        raise ValueError(f"{name}: only some of the sentences have a document")
     return lines
 
 
@@ -73,6 +80,7 @@ def evaluate(path: Path, result: SetResult) -> Evaluation:
         tuple(str(line.id) for line in lines),
         tuple(line.words for line in lines),
         tuple(spans.strict for spans in gold_spans),
+        tuple(line.document for line in lines if line.document is not None),
     )
     match = match_set(gold.spans, [spans.strict for spans in predicted])
     totals = match.counts.sum(axis=0)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
+from metapt.data.documents import resampling_units
 from metapt.evaluation.span_f1 import Span
 
 from ..run_refs import RunRef
@@ -38,7 +39,12 @@ class Setting(msgspec.Struct, frozen=True):
 
 
 class GoldSet:
-    """The labelled sentences of an evaluation set. `gold_set` makes one object for equal contents."""
+    """The labelled sentences of an evaluation set. `gold_set` makes one object for equal contents.
+
+    Attributes:
+        ids, words, spans: of each sentence.
+        documents: the text of each sentence; empty if the set marks no texts.
+    """
 
     def __init__(
         self,
@@ -46,8 +52,9 @@ class GoldSet:
         ids: tuple[str, ...],
         words: tuple[tuple[str, ...], ...],
         spans: tuple[tuple[Span, ...], ...],
+        documents: tuple[str, ...] = (),
     ) -> None:
-        self.name, self.ids, self.words, self.spans = name, ids, words, spans
+        self.name, self.ids, self.words, self.spans, self.documents = name, ids, words, spans, documents
 
     def __reduce__(self) -> Any:
         """Unpickle to the one object of the process that has this content."""
@@ -56,11 +63,21 @@ class GoldSet:
     @property
     def content(self) -> tuple[Any, ...]:
         """The arguments of `gold_set`."""
-        return (self.name, self.ids, self.words, self.spans)
+        return (self.name, self.ids, self.words, self.spans, self.documents)
 
     @cached_property
     def gold_spans(self) -> int:
         return sum(map(len, self.spans))
+
+    @property
+    def unit(self) -> str:
+        """What is resampled and swapped as a whole: "document" if the set marks texts, else "sentence"."""
+        return "document" if self.documents else "sentence"
+
+    @cached_property
+    def units(self) -> np.ndarray:
+        """The index of each sentence's resampling unit, int64 [sentences]; units are numbered in order of appearance."""
+        return resampling_units(self.documents or [None] * len(self.ids))
 
     @cached_property
     def starts(self) -> np.ndarray:
@@ -83,9 +100,10 @@ def gold_set(
     ids: tuple[str, ...],
     words: tuple[tuple[str, ...], ...],
     spans: tuple[tuple[Span, ...], ...],
+    documents: tuple[str, ...] = (),
 ) -> GoldSet:
     """Return the gold set with this content, always the same object: gold sets are compared by identity."""
-    return GoldSet(name, ids, words, spans)
+    return GoldSet(name, ids, words, spans, documents)
 
 
 class Evaluation(msgspec.Struct, frozen=True, eq=False):

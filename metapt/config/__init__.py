@@ -11,6 +11,7 @@ from metapt.config.deepspeed import DS_CONFIGS, deepspeed_settings, zero_stage
 from metapt.config.grids import ClusterConfig, GridConfig, StatusConfig, SubmitConfig
 from metapt.config.keys import identity, settings
 from metapt.config.ner import (
+    DOCUMENT_MARKS,
     TUNINGS,
     BaselineConfig,
     DescribeConfig,
@@ -37,6 +38,7 @@ from metapt.config.pretraining import (
 
 __all__ = [
     "BASELINE_NAMES",
+    "DOCUMENT_MARKS",
     "DS_CONFIGS",
     "RULE_BASELINES",
     "TRAINED_BASELINES",

@@ -25,6 +25,14 @@ TAGGER_PRECISIONS = {
 }
 
 
+DOCUMENT_MARKS = {
+    "auto": "those that a file has, or none; ids such as batch-12 mark no documents",
+    "newdoc": "comments `# newdoc`",
+    "docstart": "-DOCSTART- lines",
+    "sentence": "none: each sentence is a unit",
+}
+
+
 @dataclass
 class NerConfig:
     """The tagger and its fine-tuning."""
@@ -129,6 +137,11 @@ class SetsConfig:
         "fraction of the train sentences held out as dev split where a set has none; 0: such a set cannot be a source",
         low=0,
         high=0.5,
+    )
+    documents: str = key(
+        "auto",
+        "marks of documents, the units of resampling; a description in data.corpora can have its own",
+        choices=DOCUMENT_MARKS,
     )
 
 

@@ -13,6 +13,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from metapt.config import DOCUMENT_MARKS
 from metapt.data.hub import HUB_SPLITS, HubTable
 from metapt.data.iob2 import SEPARATORS, STANDARD_TYPES, TYPES, ColumnLayout
 from metapt.errors import UserError
@@ -29,6 +30,7 @@ KEYS = (
     "separator",
     "comment",
     "types",
+    "documents",
     "hub",
 )
 HUB_KEYS = tuple(item.name for item in fields(HubTable) if item.name != "types")
@@ -55,6 +57,7 @@ class CorpusSpec:
     folder: Path | None
     layout: ColumnLayout
     files: Mapping[str, FileRange]
+    documents: str | None  # marks of documents in the files; None: the key `data.documents`
     hub: HubTable | None
 
 
@@ -102,11 +105,13 @@ class _SpecParser:
         hub = self.hub(values, types)
         if not files and hub is None and not {"files", "hub"} & set(values):
             self.errors.append("`files` or `hub` (or both) is required")
-        folder = self.text(values, "folder")
+        folder, documents = self.text(values, "folder"), self.text(values, "documents")
+        if documents is not None and documents not in DOCUMENT_MARKS:
+            self.errors.append(f"documents: {documents!r} must be one of {', '.join(DOCUMENT_MARKS)}")
         if self.errors or name is None or licence is None:
             return None
         path = base / Path(folder).expanduser() if folder else None
-        return CorpusSpec(name, licence, language or "", path, layout, files, hub)
+        return CorpusSpec(name, licence, language or "", path, layout, files, documents, hub)
 
     def check_keys(self, values: Mapping[Any, Any], keys: Sequence[str], prefix: str) -> None:
         for key in values:

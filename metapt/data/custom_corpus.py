@@ -12,6 +12,8 @@
     separator: tab                      or space, or whitespace (any sequence of both)
     comment: "# id"                     prefix of comment lines
     types: {person: PER, MISC: O}       entity types other than PER, ORG and LOC
+    documents: newdoc                   marks of documents in the files: newdoc, docstart, sentence (none) or auto; the
+                                        default is data.documents
     hub:                                a data set of the hub, used if no folder is given
       name: owner/data-set
       revision: main                    branch, tag or commit
@@ -29,6 +31,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -55,11 +58,12 @@ class CustomCorpus:
     Args:
         spec: the parsed YAML file.
         folder: folder of the files; takes precedence over the folder of the specification and over the hub.
+        documents: the marks of documents that are used if the specification does not name them.
     Raises:
         UserError: neither a folder nor a hub data set is known, or a file is missing.
     """
 
-    def __init__(self, spec: CorpusSpec, folder: Path | None):
+    def __init__(self, spec: CorpusSpec, folder: Path | None, documents: str = "auto"):
         self.name, self.licence, self.language = spec.name, spec.licence, spec.language
         self._spec = spec
         folder = folder or spec.folder
@@ -68,7 +72,8 @@ class CustomCorpus:
         if folder is not None:
             self._check_files(folder)
             available = spec.files
-            self.read = partial(self._read_file, folder, cache(partial(read_iob2, layout=spec.layout)))
+            layout = replace(spec.layout, documents=spec.documents or documents)
+            self.read = partial(self._read_file, folder, cache(partial(read_iob2, layout=layout)))
         elif spec.hub is not None:
             available = spec.hub.splits
             self.read = partial(self._read_hub, spec.hub)
@@ -104,9 +109,11 @@ class CustomCorpus:
             )
 
 
-def open_custom_corpora(entries: Sequence[str]) -> list[CustomCorpus]:
+def open_custom_corpora(entries: Sequence[str], documents: str = "auto") -> list[CustomCorpus]:
     """Open the sets of `data.corpora`. Each entry is a preset or a YAML file, optionally followed by `:FOLDER`.
 
+    Args:
+        documents: the key `data.documents`, for sets whose specification does not name the marks of documents.
     Raises:
         UserError: lists every error in the entries and in the files they name, one per line.
     """
@@ -117,7 +124,7 @@ def open_custom_corpora(entries: Sequence[str]) -> list[CustomCorpus]:
             if match is None:
                 raise UserError(f"{entry!r}: must be NAME or FILE.yaml, optionally followed by :FOLDER")
             folder = Path(match["folder"]).expanduser() if match["folder"] else None
-            corpora.append(CustomCorpus(read_spec(_spec_file(match["name"])), folder))
+            corpora.append(CustomCorpus(read_spec(_spec_file(match["name"])), folder, documents))
         except UserError as error:
             errors += str(error).splitlines()
     if errors:

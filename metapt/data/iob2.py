@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from metapt.data.documents import DOCUMENT_START, DocumentMarks, document_ids
 from metapt.errors import UserError
 from metapt.files import write_atomically
 
@@ -26,18 +27,21 @@ START_PREFIXES, END_PREFIXES = frozenset("BSU"), frozenset("ELSU")
 SEPARATORS = ("tab", "space", "whitespace")
 BOM = b"\xef\xbb\xbf"
 INDEX_COLUMNS = ("i", "id", "index")
-DOCUMENT_START = "-DOCSTART-"
 NO_WORD = re.compile(r"\d+[-.]\d+$")  # the index of a range of words, or of an empty node, in CoNLL-U
 SENT_ID = re.compile(r"#\s*sent_id\s*=\s*(.*)")
 
 
 @dataclass(frozen=True)
 class Sentence:
-    """A sentence with one tag per word. The tags are from TAGS and are valid IOB2."""
+    """A sentence with one tag per word. The tags are from TAGS and are valid IOB2.
+
+    document: id of the text that the sentence is from; None if the set marks no texts.
+    """
 
     id: str
     words: tuple[str, ...]
     tags: tuple[str, ...]
+    document: str | None = None
 
 
 @dataclass(frozen=True)
@@ -47,12 +51,14 @@ class ColumnSentence:
     Attributes:
         tags: as the file spells them.
         lines: the number of the line of each word, from 1.
+        marks: the document by each kind of mark (`DocumentMarks.current`).
     """
 
     id: str
     words: tuple[str, ...]
     tags: tuple[str, ...]
     lines: tuple[int, ...]
+    marks: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -64,12 +70,14 @@ class ColumnLayout:
     separator: one of SEPARATORS; `whitespace` is any sequence of spaces and tabs.
     comment: prefix of comment lines. In tab-separated files, lines that begin with # and have no tab are comments too.
     types: maps the file's entity types to one of TYPES, or to O.
+    documents: the marks of documents that are used (`metapt.data.documents.document_ids`).
     """
 
     columns: tuple[str, ...]
     separator: str = "tab"
     comment: str | None = None
     types: Mapping[str, str] = field(default_factory=lambda: STANDARD_TYPES)
+    documents: str = "auto"
 
 
 UNER_LAYOUT = ColumnLayout(("index", "word", "tag", "source tag", "annotator"), types=UNER_TYPES)
@@ -154,25 +162,29 @@ def read_iob2(path: Path, layout: ColumnLayout = UNER_LAYOUT) -> list[Sentence]:
     files a line that begins with `#` and has no tab is a comment (a word may be `#` or begin with it), and a word may
     contain spaces. A line that begins with -DOCSTART- ends a sentence and has no word. The id of a sentence is that of
     its comment `# sent_id = `, or else its number in the file; ids are made unique (`with_unique_ids`). Tags are
-    converted by `to_iob2`.
+    converted by `to_iob2`. Documents are those that `# newdoc` or -DOCSTART- mark (`metapt.data.documents`).
 
     Raises:
-        UserError: with file and line: not UTF-8, wrong number of columns, empty word, unknown tag, no sentence.
+        UserError: with file and line: not UTF-8, wrong number of columns, empty word, unknown tag, no sentence; with the
+            file: `layout.documents` names a mark that does not divide it.
     """
     if not path.is_file():
         raise UserError(f"{path}: no such file")
-    sentences = with_unique_ids(_converted(path, column_sentences(path, layout), layout.types))
+    sentences = list(column_sentences(path, layout))
     if not sentences:
         raise UserError(f"{path}:1: contains no sentence")
-    return sentences
+    return with_unique_ids(_converted(path, sentences, layout))
 
 
 def write_iob2(path: Path, sentences: Iterable[Sentence]) -> None:
     """Write a file in the layout of Universal NER that `read_iob2` reads back to equal sentences."""
     blocks = []
+    document = None
     for sentence in sentences:
         rows = zip(sentence.words, sentence.tags, strict=True)
-        lines = [f"# sent_id = {sentence.id}", f"# text = {' '.join(sentence.words)}"]
+        lines = [] if sentence.document == document else [f"# newdoc id = {sentence.document}"]
+        document = sentence.document
+        lines += [f"# sent_id = {sentence.id}", f"# text = {' '.join(sentence.words)}"]
         lines += [f"{index}\t{word}\t{tag}\t-\t-" for index, (word, tag) in enumerate(rows, 1)]
         blocks.append("\n".join(lines) + "\n\n")
     write_atomically(path, "".join(blocks))
@@ -185,6 +197,7 @@ def column_sentences(path: Path, layout: ColumnLayout) -> Iterator[ColumnSentenc
         UserError: with file and line: not UTF-8, wrong number of columns, empty word.
     """
     identifier = ""
+    marks = DocumentMarks()
     rows: list[tuple[str, str, int]] = []
     count = 0
     has_index = layout.columns[0] in INDEX_COLUMNS
@@ -193,9 +206,12 @@ def column_sentences(path: Path, layout: ColumnLayout) -> Iterator[ColumnSentenc
             if rows:
                 count += 1
                 words, tags, lines = zip(*rows, strict=True)
-                yield ColumnSentence(identifier or str(count), words, tags, lines)
+                yield ColumnSentence(identifier or str(count), words, tags, lines, marks.current)
             identifier, rows = "", []
+            if line.startswith(DOCUMENT_START):
+                marks.read_docstart()
         elif _is_comment(line, layout):
+            marks.read_comment(line)
             if match := SENT_ID.match(line):
                 identifier = match[1].strip()
         elif not (has_index and NO_WORD.match(line.split("\t" if layout.separator == "tab" else None, 1)[0])):
@@ -203,14 +219,13 @@ def column_sentences(path: Path, layout: ColumnLayout) -> Iterator[ColumnSentenc
             rows.append((word, tag, number))
 
 
-def _converted(
-    path: Path, sentences: Iterable[ColumnSentence], types: Mapping[str, str]
-) -> Iterator[Sentence]:
-    """The sentences with their tags checked and converted."""
-    for sentence in sentences:
+def _converted(path: Path, sentences: Sequence[ColumnSentence], layout: ColumnLayout) -> Iterator[Sentence]:
+    """The sentences with their tags checked and converted, and with their documents."""
+    documents = document_ids([sentence.marks for sentence in sentences], layout.documents, str(path))
+    for sentence, document in zip(sentences, documents, strict=True):
         for number, tag in zip(sentence.lines, sentence.tags, strict=True):
-            check_tag(tag, types, f"{path}:{number}")
-        yield Sentence(sentence.id, sentence.words, to_iob2(sentence.tags, types))
+            check_tag(tag, layout.types, f"{path}:{number}")
+        yield Sentence(sentence.id, sentence.words, to_iob2(sentence.tags, layout.types), document)
 
 
 def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from metapt.config import SetsConfig
 from metapt.data.corpus_spec import SPLITS
 from metapt.data.custom_corpus import open_custom_corpora
 from metapt.data.hub import HUB_SPLITS, HubTable, read_hub
-from metapt.data.iob2 import TAGS, UNER_TYPES, Sentence, read_iob2
+from metapt.data.iob2 import TAGS, UNER_LAYOUT, UNER_TYPES, Sentence, read_iob2
 from metapt.errors import UserError
 
 SOURCES = (
@@ -83,10 +84,12 @@ class Collection:
         return self._loaded[name, split]
 
     def fingerprint(self, parts: Iterable[tuple[str, str]]) -> str:
-        """SHA-256 of the words and tags of some (set, split) pairs. It does not depend on where they are stored."""
+        """SHA-256 of the words, tags and documents of some (set, split) pairs. It does not depend on where they are stored."""
         digest = hashlib.sha256()
         for name, split in sorted(set(parts)):
-            content = [(sentence.words, sentence.tags) for sentence in self.load(name, split)]
+            content = [
+                (sentence.words, sentence.tags, sentence.document) for sentence in self.load(name, split)
+            ]
             digest.update(json.dumps([name, split, content]).encode())
         return digest.hexdigest()
 
@@ -100,7 +103,7 @@ def open_collection(data: SetsConfig) -> Collection:
     """
     collection = _base_collection(data)
     if data.corpora:
-        collection = _with_custom_corpora(collection, data.corpora)
+        collection = _with_custom_corpora(collection, data.corpora, data.documents)
     return _with_held_out_dev(collection, data.dev_fraction) if data.dev_fraction else collection
 
 
@@ -191,11 +194,11 @@ def _base_collection(data: SetsConfig) -> Collection:
     if data.name == "custom":
         return Collection("data.corpora", {}, lambda name, split: [])
     if data.uner_dir is not None:
-        return _folder_collection(Path(data.uner_dir).expanduser())
+        return _folder_collection(Path(data.uner_dir).expanduser(), data.documents)
     return _hub_collection(data.hub_name, data.hub_revision)
 
 
-def _folder_collection(folder: Path) -> Collection:
+def _folder_collection(folder: Path, documents: str) -> Collection:
     if not folder.is_dir():
         raise UserError(f"data.uner_dir={folder}: no such folder")
     splits: dict[str, list[str]] = {}
@@ -210,7 +213,10 @@ def _folder_collection(folder: Path) -> Collection:
         raise UserError(
             f"data.uner_dir={folder}: contains no <set>/<split>.iob2 (splits are {', '.join(SPLITS)})"
         )
-    return Collection(str(folder), splits, lambda name, split: read_iob2(folder / name / f"{split}.iob2"))
+    layout = replace(UNER_LAYOUT, documents=documents)
+    return Collection(
+        str(folder), splits, lambda name, split: read_iob2(folder / name / f"{split}.iob2", layout)
+    )
 
 
 def _hub_collection(hub_name: str, revision: str) -> Collection:
@@ -231,9 +237,9 @@ def _hub_collection(hub_name: str, revision: str) -> Collection:
     return Collection(f"{hub_name} on the hub", splits, read)
 
 
-def _with_custom_corpora(base: Collection, entries: Sequence[str]) -> Collection:
+def _with_custom_corpora(base: Collection, entries: Sequence[str], documents: str) -> Collection:
     """Add the sets of `data.corpora`. `source=all` does not include them, unless `base` is empty."""
-    corpora = open_custom_corpora(entries)
+    corpora = open_custom_corpora(entries, documents)
     names = [corpus.name for corpus in corpora]
     duplicates = sorted({name for name in names if names.count(name) > 1 or name in base.splits})
     if duplicates:

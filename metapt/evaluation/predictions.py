@@ -30,12 +30,13 @@ class SentencePrediction:
 def write_predictions(
     path: Path, sentences: Sequence[Sentence], predictions: Sequence[SentencePrediction]
 ) -> None:
-    """Write one JSON object per line with the keys id, words, gold, predicted and gold_logprob."""
+    """Write one JSON object per line with the keys id, document, words, gold, predicted and gold_logprob."""
     lines = []
     for sentence, prediction in zip(sentences, predictions, strict=True):
         logprobs = prediction.gold_logprob
         values = {
             "id": sentence.id,
+            "document": sentence.document,
             "words": sentence.words,
             "gold": sentence.tags,
             "predicted": prediction.predicted,

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from metapt.data.iob2 import DOCUMENT_START, NO_WORD
+from metapt.data.documents import DOCUMENT_START
+from metapt.data.iob2 import NO_WORD
 from metapt.errors import UserError
 
 CHUNK_BYTES = 1 << 16  # limit of one read; a read returns whatever is available
