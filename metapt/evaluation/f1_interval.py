@@ -16,13 +16,13 @@ from functools import cached_property
 from math import nan, prod, sqrt
 
 import numpy as np
-from scipy.special import betaincinv, stdtrit
+from scipy.special import betaincinv, ndtri, stdtrit
 
 LEVEL = 0.95
-PRIOR_CORRELATION = 0.2
-"""correlation of spans of the same unit before any data are seen"""
+PRIOR_CORRELATION = 0.08
+"""correlation of spans in the same unit where the data say nothing about it"""
 PRIOR_EVENTS = 4.0
-"""weight of PRIOR_CORRELATION, as a number of correct (or of incorrect, if they are fewer) spans"""
+"""number of correct spans (or of incorrect ones, if they are fewer) at which data and prior have equal weights"""
 
 PRIOR_VARIANCE = 1.0
 """added to each sum of squared residuals, so that two systems with the same counts do not have correlation 1"""
@@ -34,10 +34,10 @@ Interval = tuple[float, float]
 def f1_interval(counts: np.ndarray, units: np.ndarray | None = None, level: float = LEVEL) -> Interval:
     """Compute a confidence interval of the micro-F1 of one system on one set.
 
-    It is the interval of Clopper and Pearson (1934) with the effective number of spans of Korn and Graubard (1998,
-    "Confidence intervals for proportions with small expected number of positive counts estimated from survey data"):
-    the number of spans, divided by the design effect and by (t / z)^2, where t has one degree of freedom less than
-    there are units with spans.
+    It is the interval of Clopper and Pearson (1934) with an effective number of spans, as Korn and Graubard (1998,
+    "Confidence intervals for proportions with small expected number of positive counts estimated from survey data")
+    propose: the number of spans, divided by the design effect and by (t / z)^2, where t has one degree of freedom
+    less than there are units of equal size. docs/calibration.md measures how often it covers the F1 of a population.
 
     Args:
         counts: integers [sentences, (correct, predicted, gold)].
@@ -144,31 +144,26 @@ class _Proportion:
         return self.correct - self.value * self.union
 
     def effective_spans(self, level: float) -> float:
-        """The number of independent spans that would give as wide an interval."""
-        units = int(np.count_nonzero(self.union))
-        spans = self.spans / self._design_effect(units)
-        if units > 1:
-            upper = (1 + level) / 2
-            spans *= float(stdtrit(np.inf, upper) / stdtrit(units - 1, upper)) ** 2
-        return spans
+        """The number of independent spans that would give as wide an interval.
 
-    def _design_effect(self, units: int) -> float:
-        """The variance of J divided by that with as many independent spans.
-
-        It is 1 + correlation x (size - 1), where size is the mean number of spans in the unit of a span. The correlation
-        is estimated from the residuals, and shrunk to PRIOR_CORRELATION where few spans are correct or few incorrect.
+        The design effect, which is the variance of J divided by that with independent spans, is estimated from the data
+        and shrunk to a prior value where few spans are correct, or few incorrect. The prior is (1 + J) (1 + r (size - 1)):
+        1 + J is the design effect if every error is a wrong span and a missed one, and the rest is that of spans with
+        correlation r in units of `size` spans (Kish 1965). The correction for the degrees of freedom is shrunk alike.
         """
-        size = float(self.union @ self.union) / self.spans
-        if units == 1 or size == 1:
-            return size
+        size = float(self.union @ self.union) / self.spans  # mean number of spans in the unit of a span
+        units = int(np.count_nonzero(self.union))
+        if units == 1:
+            return 1.0
         events = min(self.value, 1 - self.value) * self.spans
-        correlation = PRIOR_CORRELATION
+        weight = events / (events + PRIOR_EVENTS)
+        effect = (1 - weight) * min((1 + self.value) * (1 + PRIOR_CORRELATION * (size - 1)), size)
         if events:
             variance = float(self.residuals @ self.residuals) * units / (units - 1)
-            ratio = variance / (self.spans * self.value * (1 - self.value))
-            weight = events / (events + PRIOR_EVENTS)
-            correlation += weight * ((ratio - 1) / (size - 1) - PRIOR_CORRELATION)
-        return 1 + min(max(correlation, 0.0), 1.0) * (size - 1)
+            effect += weight * min(variance / (self.spans * self.value * (1 - self.value)), size)
+        degrees, upper = max(self.spans / size - 1, 1.0), (1 + level) / 2
+        correction = float(ndtri(upper) / stdtrit(degrees, upper)) ** 2
+        return self.spans / max(effect, 1.0) * (1 + weight * (correction - 1))
 
     def f1_limits(self, level: float) -> Interval:
         if not self.spans:
