@@ -34,10 +34,15 @@ def main(argv: Sequence[str]) -> None:
     run = Run(config.run_dir)
     is_main_rank = os.environ.get("RANK", "0") == "0"
     with run.locked() if is_main_rank else nullcontext():
-        if run.is_done:
+        if run.result_file.exists():
             run.check_identity(identity(config))
-            print(f"{run.path}: already done")
-            return
+            problem = run.result_problem(hashed="")
+            if problem is None:
+                print(f"{run.path}: already done")
+                return
+            if is_main_rank:
+                print(f"{run.path}: the result does not count and is withdrawn: {problem}", file=sys.stderr)
+                run.withdraw_result()
         pretrain(config, run, stop)
 
 

@@ -23,7 +23,7 @@ No other module spells out a file name of a run folder. docs/run-folder.md descr
       tagger/                           (fine-tuning) the best weights
       predictions/<set>.jsonl           (fine-tuning, baselines) one sentence per line
       crf.crfsuite                      (CRF baseline) the trained model
-      result.json                       written last: a run is done if and only if it exists
+      result.json                       written last: a run is done if it exists (after pretraining: with the last checkpoint)
       error.txt                         the last failure; removed when the run starts again
       requeues.json                     (Slurm) requeues since the last new checkpoint
       .lock                             locked while a process works in the folder; contains its PID and host
@@ -74,7 +74,33 @@ class Run:
 
     @property
     def is_done(self) -> bool:
-        return self.result_file.exists()
+        """Whether the run has a result that counts (`result_problem`). Checksums are not compared."""
+        return self.result_file.exists() and self.result_problem() is None
+
+    def result_problem(self, hashed: str | None = None) -> str | None:
+        """Why the result of the run does not count; None if it counts, or if there is none.
+
+        The result of pretraining is worth nothing without its last checkpoint: an earlier one is another model.
+
+        Args:
+            hashed: the files of the checkpoint whose checksums are compared, as in `atomic_folders.problem`.
+        """
+        try:
+            result = self.result()
+        except FileNotFoundError:
+            return None
+        except ValueError as error:
+            return f"{self.result_file} is damaged ({first_line(error)})"
+        if result.get("kind") != "pretrain":
+            return None
+        if "steps" not in result:
+            return f"{self.result_file} does not say after how many steps the run ended"
+        folder = self.checkpoint(result["steps"])
+        return atomic_folders.problem(folder, hashed) if folder.is_dir() else f"{folder} is missing"
+
+    def withdraw_result(self) -> None:
+        """Delete result.json: from then on the run is not done, and the same command resumes it."""
+        self.result_file.unlink(missing_ok=True)
 
     def config(self) -> dict[str, Any]:
         """The resolved configuration of the run, as nested dictionaries."""

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import submitit.core.job_environment
 import submitit.slurm.slurm
+from launch_fakes import save_checkpoint
 from submitit.core.submission import process_job
 from submitit.core.utils import DelayedSubmission
 
@@ -103,6 +104,7 @@ class Program:
         done = self.saved + int((until - self.starts[-1]) / self.update_seconds)
         if done >= self.updates:
             if self.is_lead:
+                save_checkpoint(self.run, self.updates)
                 self.run.finish({"kind": "pretrain", "steps": self.updates})
             return 0
         if self.signalled is None or self.clock.now < self.signalled + self.saving_seconds:

@@ -14,9 +14,10 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from metapt import atomic_folders
 from metapt.errors import Interrupted, run_command
 from metapt.launch.jobs import Job, Plan
-from metapt.runs import MetricsWriter, Run
+from metapt.runs import MODEL_DIR, MetricsWriter, Run
 
 if TYPE_CHECKING:
     from metapt.config import ClusterConfig
@@ -82,7 +83,17 @@ def job(run_dir: Path, kind: str, behaviour: str) -> None:
             metrics.write(step, "lm", lm_loss_nats=5.0 / step, seconds=0.01, tokens_per_second=100.0)
         metrics.close()
         _behave(run, behaviour)
-        run.finish({"kind": kind})
+        if kind == "pretrain":
+            save_checkpoint(run, 4)
+        run.finish({"kind": kind, "steps": 4})
+
+
+def save_checkpoint(run: Run, step: int) -> None:
+    """A complete checkpoint, of no real model."""
+    folder = atomic_folders.staging(run.checkpoint(step))
+    (folder / MODEL_DIR).mkdir()
+    (folder / MODEL_DIR / "model.safetensors").write_text(f"weights of step {step}")
+    atomic_folders.commit(folder, run.checkpoint(step))
 
 
 def _behave(run: Run, behaviour: str) -> None:

@@ -8,7 +8,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from launch_fakes import fake_plan
+from launch_fakes import fake_plan, save_checkpoint
 
 from metapt import status
 from metapt.launch.grid_dir import GridDir
@@ -119,7 +119,9 @@ def test_without_squeue_the_folders_and_the_error_are_shown(
     grid_dir: GridDir, squeue: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (squeue / "squeue").write_text("#!/bin/bash\necho the controller is away >&2; exit 1\n")
-    Run(grid_dir.path / "pretrain/b").finish({"kind": "pretrain", "steps": 7, "eval_loss_nats": 2.5})
+    finished = Run(grid_dir.path / "pretrain/b")
+    save_checkpoint(finished, 7)
+    finished.finish({"kind": "pretrain", "steps": 7, "eval_loss_nats": 2.5})
     status.main([f"root={grid_dir.path}"])
     output = capsys.readouterr().out
     assert "the controller is away" in output

@@ -16,7 +16,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from metapt import atomic_folders
 from metapt.config import TrainConfig
+from metapt.errors import UserError
 from metapt.models.meta_lm import SLOW_BF16, slow_in_bf16
+from metapt.models.pretrained import model_folder
 from metapt.runs import Run
 from metapt.training.trainer import learning_rate
 
@@ -117,6 +119,32 @@ def test_keep_checkpoints_does_not_count_damaged_ones(
     assert pretrain(nano_arguments, run.path, *arguments).returncode == 0
     assert [step for step, _ in run.checkpoints()] == [8]
     assert atomic_folders.problem(run.checkpoint(8)) is None
+
+
+@pytest.mark.parametrize("is_missing", [True, False], ids=["missing", "damaged"])
+def test_a_finished_run_without_its_last_checkpoint_is_resumed(
+    nano_arguments: list[str], finished: Run, tmp_path: Path, is_missing: bool
+):
+    """No earlier checkpoint replaces it, and the run ends again with the same weights."""
+    run = Run(tmp_path / "run")
+    shutil.copytree(finished.path, run.path)
+    if is_missing:
+        shutil.rmtree(run.checkpoint(8))
+    else:
+        file = run.checkpoint(8) / "model" / "model.safetensors"
+        content = bytearray(file.read_bytes())
+        content[-1] ^= 1
+        file.write_bytes(content)
+    with pytest.raises(UserError, match=r"result of this run does not count: .*step_000008"):
+        model_folder(run.path)
+    assert model_folder(run.checkpoint(4)).parent == run.checkpoint(4)
+    again = pretrain(nano_arguments, run.path, "objective=maml")
+    assert again.returncode == 0
+    assert "the result does not count and is withdrawn" in again.stderr
+    assert model_folder(run.path).parent == run.checkpoint(8)
+    ours, theirs = weights(run, 8), weights(finished, 8)
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert run.result() | {"seconds_total": 0} == finished.result() | {"seconds_total": 0}
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import launch_fakes
 import pytest
-from launch_fakes import NEEDS, fake_plan, run_fake, starts
+from launch_fakes import NEEDS, fake_plan, run_fake, save_checkpoint, starts
 
 from metapt import status
 from metapt.config import ClusterConfig, commandline
@@ -119,6 +121,60 @@ def test_the_report_is_built_again_when_a_result_changes(tmp_path: Path) -> None
     Run(tmp_path / "finetune/a").finish({"kind": "finetune", "epochs": 7})
     run_fake(tmp_path, INLINE)
     assert starts(tmp_path)[before:] == ["report"]
+
+
+def damage_a_byte(checkpoint: Path) -> None:
+    """Without a change of the size."""
+    file = checkpoint / "model/model.safetensors"
+    file.write_bytes(b"W" + file.read_bytes()[1:])
+
+
+@pytest.mark.parametrize(
+    ("damage", "problem", "is_seen_by_status"),
+    [
+        (shutil.rmtree, "step_000004 is missing", True),
+        (lambda folder: (folder / "manifest.json").unlink(), "manifest.json is missing or unreadable", True),
+        (damage_a_byte, "model.safetensors does not match its checksum", False),
+    ],
+    ids=["missing", "without a manifest", "damaged"],
+)
+def test_a_result_without_its_last_checkpoint_does_not_count(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    damage: Callable[[Path], None],
+    problem: str,
+    is_seen_by_status: bool,
+) -> None:
+    """The run is resumed before it is fine-tuned, and the submitter says so; an earlier checkpoint is another model."""
+    with pytest.raises(OperationalError):
+        run_fake(tmp_path, INLINE, {"finetune/a": "fail-once"})
+    run = Run(tmp_path / "pretrain/a")
+    save_checkpoint(run, 2)
+    damage(run.checkpoint(4))
+    assert (states(tmp_path)["pretrain/a"] == "interrupted") == is_seen_by_status
+    capsys.readouterr()
+    status.main([f"root={tmp_path}"])
+    assert (problem in capsys.readouterr().out) == is_seen_by_status
+    before = len(starts(tmp_path))
+    run_fake(tmp_path, INLINE, {"finetune/a": "fail-once"})
+    printed = capsys.readouterr().out
+    assert f"pretrain/a: its result does not count and is withdrawn, since {run.checkpoint(4)}" in printed
+    assert problem in printed
+    assert [name for name in starts(tmp_path)[before:] if name != "prepare/demo"] == [
+        "pretrain/a",
+        "finetune/a",
+        "report",
+    ]
+    assert set(states(tmp_path).values()) == {"done"}
+
+
+def test_a_damaged_result_does_not_count(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_fake(tmp_path, INLINE)
+    (tmp_path / "finetune/b/result.json").write_text('{"kind": "fine')
+    assert states(tmp_path)["finetune/b"] == "interrupted"
+    run_fake(tmp_path, INLINE)
+    assert "finetune/b/result.json is damaged" in capsys.readouterr().out
+    assert set(states(tmp_path).values()) == {"done"}
 
 
 @pytest.mark.parametrize("cluster", ["inline", "local"])
@@ -227,10 +283,10 @@ def test_a_job_waits_until_its_inputs_are_visible(tmp_path: Path, capsys: pytest
 
     def appear() -> None:
         time.sleep(0.2)
-        run.checkpoint(3).mkdir(parents=True)
+        save_checkpoint(run, 3)
         run.finish({"kind": "pretrain", "steps": 4})
         time.sleep(0.2)
-        run.checkpoint(4).mkdir()
+        save_checkpoint(run, 4)
 
     thread = threading.Thread(target=appear)
     thread.start()
@@ -246,6 +302,8 @@ def test_the_report_waits_until_every_job_has_ended(tmp_path: Path) -> None:
     grid_dir, *jobs, report = GridDir(tmp_path), *fake_plan(tmp_path).jobs
     grid_dir.write_plan(fake_plan(tmp_path))
     for job in jobs:  # a fine-tuning run has no checkpoint of its last step
+        if job.kind == "pretrain":
+            save_checkpoint(grid_dir.run(job), 4)
         grid_dir.run(job).finish({"kind": job.kind, "steps": 4})
     failed = grid_dir.run(jobs[-1])
     failed.result_file.unlink()

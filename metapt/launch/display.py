@@ -132,6 +132,8 @@ def _problem(job: JobStatus) -> list[str]:
         return [_blocked(job.job)]
     if job.state is JobState.LOST:
         return [f"lost    {job.job.id}: it left Slurm's queue before it started; submit again"]
+    if job.run.result_problem:
+        return [f"{job.state} {job.job.id}: its result does not count: {job.run.result_problem}"]
     return []
 
 

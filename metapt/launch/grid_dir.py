@@ -99,7 +99,7 @@ class GridDir:
     def _missing_inputs(self, job: Job, plan: Plan | None) -> list[str]:
         """The jobs that `job` needs of which this machine sees no end; without a plan, no usable result."""
         if plan is None:
-            return [name for name in job.needs if not self._is_usable(name)]
+            return [name for name in job.needs if not Run(self.path / name).is_done]
         states: dict[str, JobState] = {}
         for planned in plan.jobs:
             states[planned.id] = job_state(
@@ -108,16 +108,6 @@ class GridDir:
                 is_submitter_active=True,
             )
         return [name for name in job.needs if states[name] not in FINISHED]
-
-    def _is_usable(self, job_id: str) -> bool:
-        """Whether a job is done; for pretraining, whether its last checkpoint is visible too, not only earlier ones."""
-        run = Run(self.path / job_id)
-        if not run.is_done:
-            return False
-        result = run.result()
-        if result.get("kind") != "pretrain" or "steps" not in result:
-            return True
-        return run.checkpoint(result["steps"]).exists()
 
     @contextmanager
     def locked(self) -> Iterator[None]:

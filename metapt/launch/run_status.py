@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ class RunStatus:
     """What the files of a run folder say.
 
     `state` is waiting (nothing there), running (a process holds the lock), interrupted (started, and no process holds
-    the lock), failed (error.txt) or done (result.json). `step` counts updates up to `max_steps`, or epochs if `unit` is
+    the lock, also if the result does not count), failed (error.txt) or done (result.json). `step` counts updates up to `max_steps`, or epochs if `unit` is
     epoch. `loss` is the last training loss; of a finished pretraining run, the evaluation loss (nats per token).
     """
 
@@ -33,6 +33,7 @@ class RunStatus:
     tokens_per_second: float | None = None
     seconds_left: float | None = None
     error: str | None = None  # the text of error.txt
+    result_problem: str | None = None  # why the result of an interrupted run does not count
 
     @property
     def last_error_line(self) -> str:
@@ -43,15 +44,17 @@ class RunStatus:
 def run_status(run_dir: str | Path) -> RunStatus:
     """The status of the run in a folder, which need not exist. Reads only the ends of files and takes no lock."""
     run = Run(run_dir)
-    if run.is_done:
+    has_result = run.result_file.exists()
+    problem = run.result_problem() if has_result else None
+    if has_result and problem is None:
         return _finished_status(run)
     if is_held(run.lock_file):
         return _progress(run, JobState.RUNNING)
     error = tail(run.error_file, ERROR_BYTES)
     if error:
         return RunStatus(JobState.FAILED, error=error)
-    if run.config_file.exists():
-        return _progress(run, JobState.INTERRUPTED)
+    if run.config_file.exists() or problem:
+        return replace(_progress(run, JobState.INTERRUPTED), result_problem=problem)
     return RunStatus(JobState.WAITING)
 
 
@@ -86,10 +89,7 @@ def tail(path: Path, size: int, start: int = 0) -> str:
 
 def _finished_status(run: Run) -> RunStatus:
     """The status of a finished run, or of a finished job that is no run."""
-    try:
-        result = run.result()
-    except ValueError:
-        return RunStatus(JobState.DONE)
+    result = run.result()
     if result.get("kind") == "finetune":
         return RunStatus(JobState.DONE, result.get("epochs"), result.get("epochs"), "epoch")
     seconds, tokens = result.get("seconds_total"), result.get("tokens_total")

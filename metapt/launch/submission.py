@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from metapt.config import SubmitConfig
 from metapt.data import DEMO_NOTICE
@@ -19,6 +20,7 @@ from metapt.launch.grid_status import JobStatus, job_statuses
 from metapt.launch.job_state import JobState
 from metapt.launch.jobs import Job, Plan
 from metapt.launch.requirements import requirements
+from metapt.runs import MODEL_DIR
 
 
 def submit(config: SubmitConfig) -> None:
@@ -44,9 +46,11 @@ def dry_run(grid_plan: Plan, grid_dir: GridDir, config: SubmitConfig) -> None:
     Raises:
         OperationalError: sbatch would refuse some of them.
     """
-    statuses = current_statuses(grid_plan, grid_dir)
+    statuses = with_checked_weights(grid_plan, current_statuses(grid_plan, grid_dir), grid_dir)
     todo = jobs_to_start(grid_plan, statuses, grid_dir)
     print(describe_plan(grid_plan, statuses, todo))
+    for job in results_to_withdraw(todo, statuses):
+        print(_withdrawal(statuses[job.id]))
     print("\n".join(["", *requirements(grid_plan, todo, config.cluster)]))
     if config.cluster.name != "slurm":
         return
@@ -64,7 +68,7 @@ def dry_run(grid_plan: Plan, grid_dir: GridDir, config: SubmitConfig) -> None:
 
 def run_plan(grid_plan: Plan, grid_dir: GridDir, config: SubmitConfig) -> None:
     """Runs or submits the jobs of a plan that are not done. The caller holds the lock of the grid."""
-    statuses = current_statuses(grid_plan, grid_dir)
+    statuses = with_checked_weights(grid_plan, current_statuses(grid_plan, grid_dir), grid_dir)
     grid_dir.write_plan(grid_plan)
     if others := grid_dir.other_runs(grid_plan):
         print(
@@ -74,6 +78,9 @@ def run_plan(grid_plan: Plan, grid_dir: GridDir, config: SubmitConfig) -> None:
     if not todo:
         print(_nothing_to_do(grid_dir, statuses))
         return
+    for job in results_to_withdraw(todo, statuses):
+        print(_withdrawal(statuses[job.id]))
+        grid_dir.run(job).withdraw_result()
     if config.cluster.name == "slurm":
         code = _write_source(config, grid_dir)
         print(slurm.submit(grid_plan, todo, grid_dir, config.cluster, code))
@@ -132,6 +139,42 @@ def current_statuses(grid_plan: Plan, grid_dir: GridDir) -> dict[str, JobStatus]
         grid_dir
     )  # before the folders: a job that ends meanwhile is then done
     return job_statuses(grid_plan, grid_dir, entries, is_submitter_active=False)
+
+
+def with_checked_weights(
+    grid_plan: Plan, statuses: Mapping[str, JobStatus], grid_dir: GridDir
+) -> dict[str, JobStatus]:
+    """The statuses after the weights that jobs will fine-tune were compared with their checksums.
+
+    A finished pretraining run whose weights are damaged is interrupted. `metapt status` compares sizes only.
+    """
+    needed = {
+        name
+        for job in grid_plan.jobs
+        if job.kind == "finetune" and statuses[job.id].state is not JobState.DONE
+        for name in job.needs
+    }
+    checked = dict(statuses)
+    for name in sorted(needed):
+        status = statuses[name]
+        if status.state is JobState.DONE:
+            problem = grid_dir.run(status.job).result_problem(hashed=MODEL_DIR)
+            if problem:
+                run = replace(status.run, state=JobState.INTERRUPTED, result_problem=problem)
+                checked[name] = replace(status, state=JobState.INTERRUPTED, run=run)
+    return checked
+
+
+def results_to_withdraw(todo: Sequence[Job], statuses: Mapping[str, JobStatus]) -> list[Job]:
+    """The jobs to start that have a result already, which does not count."""
+    return [job for job in todo if statuses[job.id].run.result_problem]
+
+
+def _withdrawal(status: JobStatus) -> str:
+    return (
+        f"{status.job.id}: its result does not count and is withdrawn, since {status.run.result_problem}; "
+        "it resumes from its newest intact checkpoint"
+    )
 
 
 def jobs_to_start(grid_plan: Plan, statuses: Mapping[str, JobStatus], grid_dir: GridDir) -> list[Job]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ def model_folder(path: str | Path) -> Path:
     """The model folder to load.
 
     Args:
-        path: a model folder, a checkpoint, a finished run (its newest checkpoint is used), or hub:NAME.
+        path: a model folder, a checkpoint, a finished pretraining run (its last checkpoint is used), or hub:NAME.
     Raises:
         UserError: `path` is none of these, the model is damaged, or the run is not finished.
     """
@@ -34,12 +33,16 @@ def model_folder(path: str | Path) -> Path:
                     raise UserError(problem)
             return folder
     run = Run(path)
-    if run.checkpoints() and not run.is_done:
-        raise UserError(f"{path}: this run is not finished; wait for it, or give one of its checkpoints")
-    newest = run.newest_checkpoint(lambda text: print(text, file=sys.stderr))
-    if newest is None:
+    if not run.result_file.exists():
+        if run.checkpoints():
+            raise UserError(f"{path}: this run is not finished; wait for it, or give one of its checkpoints")
         raise UserError(f"{path}: not a finished run, a checkpoint or a model folder")
-    return newest[1] / MODEL_DIR
+    if problem := run.result_problem(hashed=""):
+        raise UserError(
+            f"{path}: the result of this run does not count: {problem}; "
+            "repeat its command, which resumes it, or give one of its earlier checkpoints"
+        )
+    return run.checkpoint(run.result()["steps"]) / MODEL_DIR
 
 
 def _download(name: str) -> Path:
