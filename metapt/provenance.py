@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
 import socket
 import subprocess
@@ -13,6 +14,10 @@ from typing import Any
 
 from metapt import __version__
 
+BESIDE_THE_PACKAGE = (
+    "analysis/",
+    "ds_configs/",
+)  # in a clone; inside the package in a copy and where it is installed
 COMMIT_FILE = "COMMIT"  # beside the packages of a code snapshot
 LIBRARIES = (
     "torch",
@@ -34,12 +39,49 @@ def provenance(fingerprints: Mapping[str, str]) -> dict[str, Any]:
     """
     versions = {name: metadata.version(name) for name in LIBRARIES}
     return {
-        "git_commit": git_commit(),
+        **source(),
         "versions": {"python": platform.python_version(), **versions},
         "host": socket.gethostname(),
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "started": now(),
         "fingerprints": dict(fingerprints),
     }
+
+
+def now() -> str:
+    """The time, in UTC and ISO 8601."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def source() -> dict[str, str | None]:
+    """The source code of this process: its commit, a hash of its content, and its copy in the grid folder, if it is one.
+
+    The hash tells uncommitted changes apart. It covers the package, but neither the report nor the DeepSpeed files, which
+    lie in another place in a copy.
+    """
+    package = Path(__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted(package.rglob("*")):
+        name = path.relative_to(package).as_posix()
+        if path.suffix in (".py", ".yaml") and not name.startswith(BESIDE_THE_PACKAGE):
+            digest.update(f"{name} ".encode() + path.read_bytes())
+    is_copy = (package.parent / COMMIT_FILE).exists()
+    return {
+        "git_commit": git_commit(),
+        "source": digest.hexdigest()[:12],
+        "code": package.parent.name if is_copy else None,
+    }
+
+
+def sources(recorded: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The sources with which a run was trained, in order, from its recorded provenance.
+
+    What was recorded before the run started over at step 0 does not count.
+    """
+    first = {name: recorded[name] for name in ("git_commit", "source", "code", "started") if name in recorded}
+    used = [first]
+    for entry in recorded.get("resumed", []):
+        used = [entry] if entry["step"] == 0 else [*used, entry]
+    return used
 
 
 def git_commit() -> str:

@@ -47,7 +47,7 @@ from filelock import FileLock, Timeout
 
 from metapt import atomic_folders, files
 from metapt.errors import OperationalError, UserError, first_line
-from metapt.provenance import provenance
+from metapt.provenance import now, provenance, source, sources
 
 ENGINE_DIR, MODEL_DIR, STATE_FILE, ORIGIN_FILE = "engine", "model", "state.json", "metapt.json"
 CHECKPOINT_NAME = re.compile(r"^step_(\d{6,})$")
@@ -158,6 +158,8 @@ class Run:
     ) -> None:
         """Write config.yaml, or check that the existing one describes the same run; remove error.txt.
 
+        A source that differs from the one that last trained the run is added to its provenance.
+
         Args:
             identity: the part of the configuration that decides the outcome of the run.
             fingerprints: hashes of the data, by name.
@@ -168,10 +170,9 @@ class Run:
         self.path.mkdir(parents=True, exist_ok=True)
         if self.config_file.exists():
             self.check_identity(identity, fingerprints)
+            self._record_source()
         else:
-            content = {"config": dict(config or identity), "provenance": provenance(fingerprints)}
-            text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
-            files.write_atomically(self.config_file, text)
+            self._write_config({"config": dict(config or identity), "provenance": provenance(fingerprints)})
         self.error_file.unlink(missing_ok=True)
 
     def check_identity(
@@ -234,6 +235,20 @@ class Run:
         atomic_folders.remove_leftovers(self.checkpoints_dir, "step_*")
         for file in self.path.glob(f".*{files.TEMPORARY_SUFFIX}"):
             file.unlink(missing_ok=True)
+
+    def _record_source(self) -> None:
+        """If another source resumes the run than the last one, add it to the provenance."""
+        recorded, present = self._recorded(), source()
+        if sources(recorded["provenance"])[-1].get("source") == present["source"]:
+            return
+        saved = self.checkpoints()
+        entry = {"step": saved[-1][0] if saved else 0, **present, "started": now()}
+        recorded["provenance"].setdefault("resumed", []).append(entry)
+        self._write_config(recorded)
+
+    def _write_config(self, content: Mapping[str, Any]) -> None:
+        text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+        files.write_atomically(self.config_file, text)
 
     def _recorded(self) -> dict[str, Any]:
         try:

@@ -51,6 +51,13 @@ def starts(root: Path) -> list[str]:
     return log.read_text().split() if log.exists() else []
 
 
+def wait_for(path: Path) -> None:
+    deadline = time.monotonic() + 300
+    while not path.exists():
+        assert time.monotonic() < deadline, f"{path} did not appear"
+        time.sleep(0.02)
+
+
 def run_fake(
     root: Path, cluster: ClusterConfig, behaviours: dict[str, str] | None = None, code: str = "live"
 ) -> None:

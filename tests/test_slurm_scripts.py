@@ -16,10 +16,11 @@ from metapt.errors import OperationalError
 from metapt.launch import slurm
 from metapt.launch.code_snapshot import live_code
 from metapt.launch.grid_dir import GridDir
+from metapt.launch.job_sources import JobSources
 from metapt.launch.submission import submit
 
 CLUSTER = ClusterConfig(name="slurm")
-LIVE = live_code()
+LIVE = JobSources(live_code())
 
 
 def batch_scripts(folder: Path) -> list[str]:

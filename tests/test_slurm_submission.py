@@ -15,11 +15,12 @@ from metapt.errors import OperationalError
 from metapt.launch import slurm_queue
 from metapt.launch.code_snapshot import live_code
 from metapt.launch.grid_dir import GridDir
+from metapt.launch.job_sources import JobSources
 from metapt.launch.submission import current_statuses, jobs_to_start, submit
 from metapt.runs import Run
 
 CLUSTER = ClusterConfig(name="slurm")
-LIVE = live_code()
+LIVE = JobSources(live_code())
 
 
 def pending(number: str) -> str:

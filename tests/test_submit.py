@@ -15,7 +15,7 @@ from pathlib import Path
 
 import launch_fakes
 import pytest
-from launch_fakes import NEEDS, fake_plan, run_fake, save_checkpoint, starts
+from launch_fakes import NEEDS, fake_plan, run_fake, save_checkpoint, starts, wait_for
 
 from metapt import status
 from metapt.config import ClusterConfig, commandline
@@ -43,13 +43,6 @@ def states(root: Path) -> dict[str, str]:
 def submitter(root: Path, cluster: str, *behaviours: str) -> subprocess.Popen[str]:
     command = [sys.executable, launch_fakes.__file__, "submit", str(root), cluster, *behaviours]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
-
-def wait_for(path: Path) -> None:
-    deadline = time.monotonic() + 60
-    while not path.exists():
-        assert time.monotonic() < deadline, f"{path} did not appear"
-        time.sleep(0.02)
 
 
 @pytest.mark.parametrize("cluster", [INLINE, LOCAL], ids=["inline", "local"])

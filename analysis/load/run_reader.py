@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 import yaml
 
+from metapt.provenance import sources
 from metapt.runs import Run
 
 from .prediction_reader import complete_lines, evaluate
@@ -102,12 +103,17 @@ def _read_config(run: Run) -> tuple[Mapping[str, Any], RunProvenance]:
     """
     content = yaml.load(run.config_file.read_text(encoding="utf-8"), LOADER)
     provenance = content["provenance"]
-    commit, _, changes = provenance["git_commit"].partition("+")
-    shown_commit = commit[:10] + (f"+{changes}" if changes else "")
+    commits = dict.fromkeys(_shown(entry["git_commit"]) for entry in sources(provenance))
     versions = ", ".join(f"{name} {version}" for name, version in provenance["versions"].items())
     return content["config"], RunProvenance(
-        shown_commit, str(provenance["started"]), str(provenance["host"]), versions
+        ", ".join(commits), str(provenance["started"]), str(provenance["host"]), versions
     )
+
+
+def _shown(recorded_commit: str) -> str:
+    """The first digits of a commit, and whether there were uncommitted changes."""
+    commit, _, changes = recorded_commit.partition("+")
+    return commit[:10] + (f"+{changes}" if changes else "")
 
 
 def _read_pretraining(run: Run, result: PretrainResult) -> PretrainRun:

@@ -183,7 +183,10 @@ class SubmitConfig:
         "snapshot",
         "source code that jobs run",
         choices={
-            "snapshot": "a copy made at submission, so that later edits do not affect queued jobs",
+            "snapshot": "a copy made at submission, so that later edits do not affect queued jobs. Interrupted runs keep "
+            "the copy that they have run so far, failed ones take the new one",
+            "first": "like snapshot, but failed runs too keep the copy that they were started with",
+            "now": "like snapshot, but interrupted runs too take the new copy",
             "live": "the source folder itself",
         },
     )

@@ -27,16 +27,16 @@ VARIABLE = "METAPT_CODE"  # environment variable: the folder from which a job's 
 
 @dataclass(frozen=True)
 class CodeSnapshot:
-    """A folder with the source. `content` maps file names to the bytes to write; it is empty for the live source."""
+    """A folder with the source. `content` maps file names to the bytes to write; it is empty for an existing folder."""
 
     folder: Path
     commit: str
     content: dict[str, bytes]
+    is_live: bool = False  # the source folder itself
 
     def __str__(self) -> str:
-        changes = ", with uncommitted changes" if self.commit.endswith("+changes") else ""
-        commit = f"commit {self.commit.partition('+')[0][:10]}{changes}"
-        if self.content:
+        commit = shown_commit(self.commit)
+        if not self.is_live:
             return f"jobs run a copy of the source ({commit}): {self.folder}"
         return (
             f"jobs run the live source, with any edits made before they start (now {commit}): {self.folder}"
@@ -84,7 +84,7 @@ class CodeSnapshot:
         folder = shlex.quote(str(self.folder))
         lines = [f"export {VARIABLE}={folder} PYTHONSAFEPATH=1"]
         lines += [f'export PYTHONPATH="${VARIABLE}${{PYTHONPATH:+:$PYTHONPATH}}"']
-        if self.content:
+        if not self.is_live:
             is_visible = f'[ -e "${VARIABLE}/{COMMIT_FILE}" ]'
             lines += [f"for _ in $(seq {timeout_s}); do {is_visible} && break; sleep 1; done"]
             lines += [f'{is_visible} || {{ echo "error: ${VARIABLE} is not visible here" >&2; exit 1; }}']
@@ -93,7 +93,22 @@ class CodeSnapshot:
 
 def live_code() -> CodeSnapshot:
     """The source folder of this process, without a copy."""
-    return CodeSnapshot(SOURCE, git_commit(), {})
+    return CodeSnapshot(SOURCE, git_commit(), {}, is_live=True)
+
+
+def existing_snapshot(root: Path, name: str) -> CodeSnapshot | None:
+    """An earlier copy in a grid folder; None if it does not exist any more."""
+    folder = root.absolute() / "code" / name
+    try:
+        return CodeSnapshot(folder, (folder / COMMIT_FILE).read_text(encoding="utf-8").strip(), {})
+    except OSError:
+        return None
+
+
+def shown_commit(commit: str) -> str:
+    """A commit for the user, with its uncommitted changes."""
+    changes = ", with uncommitted changes" if commit.endswith("+changes") else ""
+    return f"commit {commit.partition('+')[0][:10]}{changes}"
 
 
 def take_snapshot(root: Path) -> CodeSnapshot:

@@ -16,8 +16,8 @@ from typing import Any, Protocol
 from metapt.config import ClusterConfig
 from metapt.errors import Interrupted
 from metapt.files import write_atomically
-from metapt.launch.code_snapshot import CodeSnapshot
 from metapt.launch.grid_dir import GridDir
+from metapt.launch.job_sources import JobSources
 from metapt.launch.job_state import STOPPED, JobState, job_state
 from metapt.launch.jobs import Job, Plan
 from metapt.launch.process import JobProcess, default_threads
@@ -60,11 +60,11 @@ class _InlineHandle:
 class InlineLauncher:
     """Starts jobs as children of this process."""
 
-    def __init__(self, grid_dir: GridDir, code: CodeSnapshot, threads: int):
+    def __init__(self, grid_dir: GridDir, code: JobSources, threads: int):
         self._grid_dir, self._code, self._threads = grid_dir, code, threads
 
     def start(self, job: Job) -> Handle:
-        with self._code.active():
+        with self._code.of(job).active():
             return _InlineHandle(JobProcess(self._grid_dir, job, self._threads))
 
 
@@ -84,7 +84,7 @@ class _LocalHandle:
 class LocalLauncher:
     """Starts jobs through submitit's local executor."""
 
-    def __init__(self, grid_dir: GridDir, code: CodeSnapshot, cluster: ClusterConfig, threads: int):
+    def __init__(self, grid_dir: GridDir, code: JobSources, cluster: ClusterConfig, threads: int):
         import submitit
 
         self._grid_dir, self._code, self._threads = grid_dir, code, threads
@@ -101,7 +101,7 @@ class LocalLauncher:
             setup=self._setup,
         )
         task = SlurmTask(self._grid_dir.path, job, self._threads, self._max_requeues)
-        with _ignored_ctrl_c(), self._code.active():
+        with _ignored_ctrl_c(), self._code.of(job).active():
             return _LocalHandle(self._executor.submit(task))
 
 
@@ -115,7 +115,7 @@ def _ignored_ctrl_c() -> Iterator[None]:
         signal.signal(signal.SIGINT, handler)
 
 
-def launcher(grid_dir: GridDir, code: CodeSnapshot, cluster: ClusterConfig) -> Launcher:
+def launcher(grid_dir: GridDir, code: JobSources, cluster: ClusterConfig) -> Launcher:
     """The launcher for `cluster=inline` or `cluster=local`."""
     threads = cluster.threads or default_threads(parallelism(cluster))
     if cluster.name == "inline":

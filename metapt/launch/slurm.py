@@ -22,6 +22,7 @@ from metapt.errors import OperationalError, UserError
 from metapt.launch import slurm_queue
 from metapt.launch.code_snapshot import CodeSnapshot
 from metapt.launch.grid_dir import GridDir
+from metapt.launch.job_sources import JobSources
 from metapt.launch.jobs import Job, Plan
 from metapt.launch.slurm_queue import QueueEntry
 
@@ -34,7 +35,7 @@ SubmitArray = Callable[[Sequence[Job], Sequence[str]], Sequence[str]]
 
 
 def submit(
-    plan: Plan, todo: Sequence[Job], grid_dir: GridDir, cluster: ClusterConfig, code: CodeSnapshot
+    plan: Plan, todo: Sequence[Job], grid_dir: GridDir, cluster: ClusterConfig, code: JobSources
 ) -> str:
     """Submits jobs to Slurm. Pending jobs among them, which wait for a job that failed, are replaced.
 
@@ -52,14 +53,14 @@ def submit(
     submitted: list[tuple[Job, str]] = []
 
     def submit_array(array: Sequence[Job], dependencies: Sequence[str]) -> list[str]:
-        executor = build_executor(array, dependencies, plan.grid, grid_dir, cluster, code)
+        executor = build_executor(array, dependencies, plan.grid, grid_dir, cluster, code.of(array[0]))
         slurm_ids = _submit_array(array, executor, grid_dir, cluster)
         submitted.extend(zip(array, slurm_ids, strict=True))
         return slurm_ids
 
     try:
         with without_job_environment():
-            count = _submit_in_order(plan, todo, grid_dir, present, submit_array)
+            count = _submit_in_order(plan, todo, grid_dir, present, code, submit_array)
     except (Exception, KeyboardInterrupt) as error:
         _roll_back(grid_dir, [slurm_id for _, slurm_id in submitted], error)
         raise
@@ -89,7 +90,7 @@ def batch_scripts(
     todo: Sequence[Job],
     grid_dir: GridDir,
     cluster: ClusterConfig,
-    code: CodeSnapshot,
+    code: JobSources,
     *,
     is_test: bool = False,
 ) -> list[tuple[str, str]]:
@@ -103,12 +104,12 @@ def batch_scripts(
         if is_test:
             dependencies = [known for item in dependencies if (known := _without_placeholders(item))]
         name = array[0].id if len(array) == 1 else f"{array[0].id} .. {array[-1].id} ({len(array)} jobs)"
-        executor = build_executor(array, dependencies, plan.grid, grid_dir, cluster, code)
+        executor = build_executor(array, dependencies, plan.grid, grid_dir, cluster, code.of(array[0]))
         scripts.append((name, _script(executor, len(array))))
         slurm_id = f"@{len(scripts)}"
         return [slurm_id] if len(array) == 1 else [f"{slurm_id}_{index}" for index in range(len(array))]
 
-    _submit_in_order(plan, todo, grid_dir, slurm_queue.queue_entries(grid_dir), collect)
+    _submit_in_order(plan, todo, grid_dir, slurm_queue.queue_entries(grid_dir), code, collect)
     return scripts
 
 
@@ -131,6 +132,7 @@ def _submit_in_order(
     todo: Sequence[Job],
     grid_dir: GridDir,
     present: Mapping[str, QueueEntry],
+    code: JobSources,
     submit_array: SubmitArray,
 ) -> int:
     """Submits arrays of jobs, each after the arrays that it depends on. Returns the number of arrays.
@@ -146,7 +148,7 @@ def _submit_in_order(
     }
     previous = {job_id: slurm_id for job_id, slurm_id in slurm_ids.items() if job_id in due}
     jobs = {job.id: job for job in plan.jobs}
-    arrays = group_into_arrays(todo, max_array_size(), previous)
+    arrays = group_into_arrays(todo, max_array_size(), code, previous)
     for array in arrays:
         first = array[0]  # all jobs of an array have the same dependencies
         absent = [
@@ -189,9 +191,9 @@ def max_array_size() -> int:
 
 
 def group_into_arrays(
-    jobs: Sequence[Job], max_size: int, previous: Mapping[str, str] | None = None
+    jobs: Sequence[Job], max_size: int, code: JobSources, previous: Mapping[str, str] | None = None
 ) -> list[list[Job]]:
-    """Groups of at most `max_size` jobs that have the same dependencies and resources, in the order of the jobs.
+    """Groups of at most `max_size` jobs with the same dependencies, resources and source, in the order of the jobs.
 
     Args:
         previous: the Slurm job ids of earlier submissions that the jobs have to wait for, by job id.
@@ -199,7 +201,7 @@ def group_into_arrays(
     groups: dict[tuple[Any, ...], list[Job]] = {}
     for job in jobs:
         resources = (job.nodes, job.gpus_per_node, job.hours, job.mem_gb)
-        key = (job.kind, job.needs, *resources, (previous or {}).get(job.id))
+        key = (job.kind, job.needs, *resources, code.of(job).folder, (previous or {}).get(job.id))
         groups.setdefault(key, []).append(job)
     return [
         group[start : start + max_size]

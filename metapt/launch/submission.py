@@ -12,11 +12,11 @@ from metapt.data import DEMO_NOTICE
 from metapt.data.labelled_sets import open_collection, source_sets
 from metapt.errors import OperationalError, UserError
 from metapt.launch import executors, slurm, slurm_queue
-from metapt.launch.code_snapshot import CodeSnapshot, live_code, take_snapshot
 from metapt.launch.display import describe_plan, progress_view, summary
 from metapt.launch.grid import plan
 from metapt.launch.grid_dir import GridDir
 from metapt.launch.grid_status import JobStatus, job_statuses
+from metapt.launch.job_sources import JobSources, choose_sources
 from metapt.launch.job_state import JobState
 from metapt.launch.jobs import Job, Plan
 from metapt.launch.requirements import requirements
@@ -54,7 +54,8 @@ def dry_run(grid_plan: Plan, grid_dir: GridDir, config: SubmitConfig) -> None:
     print("\n".join(["", *requirements(grid_plan, todo, config.cluster)]))
     if config.cluster.name != "slurm":
         return
-    is_test, code = config.dry_run == "test", _source(config, grid_dir)
+    is_test, code = config.dry_run == "test", choose_sources(config.code, grid_dir.path, todo, statuses)
+    print("\n".join(code.notes))
     refused = 0
     for name, script in slurm.batch_scripts(grid_plan, todo, grid_dir, config.cluster, code, is_test=is_test):
         print(f"\n==> {name}\n{script}")
@@ -82,18 +83,18 @@ def run_plan(grid_plan: Plan, grid_dir: GridDir, config: SubmitConfig) -> None:
         print(_withdrawal(statuses[job.id]))
         grid_dir.run(job).withdraw_result()
     if config.cluster.name == "slurm":
-        code = _write_source(config, grid_dir)
+        code = _write_sources(config, grid_dir, todo, statuses)
         print(slurm.submit(grid_plan, todo, grid_dir, config.cluster, code))
         return
     if any(status.is_in_queue or status.state is JobState.ENDING for status in statuses.values()):
         raise OperationalError(
             f"{grid_dir.path}: jobs of this grid are in Slurm's queue; submit with cluster=slurm, or scancel them"
         )
-    _run_here(grid_plan, todo, grid_dir, config, _write_source(config, grid_dir))
+    _run_here(grid_plan, todo, grid_dir, config, _write_sources(config, grid_dir, todo, statuses))
 
 
 def _run_here(
-    grid_plan: Plan, todo: list[Job], grid_dir: GridDir, config: SubmitConfig, code: CodeSnapshot
+    grid_plan: Plan, todo: list[Job], grid_dir: GridDir, config: SubmitConfig, code: JobSources
 ) -> None:
     """Runs jobs on this machine. Raises OperationalError if any of them is not done at the end."""
     started = time.monotonic()
@@ -110,15 +111,16 @@ def _run_here(
         raise OperationalError(f"{grid_dir.path}: {counts}")
 
 
-def _source(config: SubmitConfig, grid_dir: GridDir) -> CodeSnapshot:
-    """The source that the jobs will run."""
-    return take_snapshot(grid_dir.path) if config.code == "snapshot" else live_code()
-
-
-def _write_source(config: SubmitConfig, grid_dir: GridDir) -> CodeSnapshot:
-    code = _source(config, grid_dir)
-    code.write()
-    print(code)
+def _write_sources(
+    config: SubmitConfig, grid_dir: GridDir, todo: Sequence[Job], statuses: Mapping[str, JobStatus]
+) -> JobSources:
+    """Chooses the source of every job, copies the present one, and prints which it is."""
+    code = choose_sources(config.code, grid_dir.path, todo, statuses)
+    if any(code.of(job) is code.present for job in todo):
+        code.present.write()
+        print(code.present)
+    for note in code.notes:
+        print(note)
     return code
 
 

@@ -23,6 +23,7 @@ from metapt.config import ClusterConfig
 from metapt.launch import slurm, slurm_queue
 from metapt.launch.code_snapshot import take_snapshot
 from metapt.launch.grid_dir import GridDir
+from metapt.launch.job_sources import JobSources
 from metapt.launch.jobs import Job, Plan
 from metapt.launch.run_status import run_status
 from metapt.runs import Run
@@ -110,7 +111,7 @@ def submit(
     job = Job(job_id, "pretrain", nodes=nodes, gpus_per_node=1, program=program, argv=argv)
     code = take_snapshot(grid_dir.path)
     code.write()
-    slurm.submit(Plan("one", (job,)), [job], grid_dir, cluster, code)
+    slurm.submit(Plan("one", (job,)), [job], grid_dir, cluster, JobSources(code))
     return grid_dir.run(job), slurm_queue.queue_entries(grid_dir)[job.id].slurm_id
 
 

@@ -24,6 +24,7 @@ from metapt.launch import slurm, slurm_queue
 from metapt.launch.code_snapshot import SUBPACKAGES, live_code
 from metapt.launch.grid_dir import GridDir
 from metapt.launch.grid_status import grid_status
+from metapt.launch.job_sources import JobSources
 from metapt.launch.jobs import Plan
 from metapt.launch.submission import current_statuses
 
@@ -127,7 +128,7 @@ def test_a_grid_fits_a_site_with_small_arrays(tmp_path: Path) -> None:
     plan, grid_dir = fake_plan(tmp_path), GridDir(tmp_path)
     prepare, first, *_, report = plan.jobs
     two = [replace(first, id=name, needs=()) for name in ("one", "two")]
-    script = slurm.batch_scripts(plan, two, grid_dir, CLUSTER, live_code())[0][1]
+    script = slurm.batch_scripts(plan, two, grid_dir, CLUSTER, JobSources(live_code()))[0][1]
     accepted, answer = slurm.check_with_sbatch(script.replace("--array=0-1", "--array=0-2"))
     assert (accepted, "array" in answer) == (False, True), answer  # so a larger one would be refused
     runs = [
@@ -136,7 +137,7 @@ def test_a_grid_fits_a_site_with_small_arrays(tmp_path: Path) -> None:
     ]
     plan = Plan("fake", (prepare, *runs, replace(report, needs=tuple(job.id for job in (prepare, *runs)))))
     grid_dir.write_plan(plan)
-    slurm.submit(plan, plan.jobs, grid_dir, CLUSTER, live_code())
+    slurm.submit(plan, plan.jobs, grid_dir, CLUSTER, JobSources(live_code()))
     slurm_ids = ids_in_queue(tmp_path)
     arrays = Counter(slurm_ids[job.id].partition("_")[0] for job in runs)
     assert sorted(arrays.values()) == [1, 2, 2]
@@ -148,7 +149,7 @@ def test_a_grid_fits_a_site_with_small_arrays(tmp_path: Path) -> None:
 def test_a_rejected_request_cancels_the_earlier_ones(tmp_path: Path) -> None:
     plan = fake_plan(tmp_path)
     jobs = [replace(job, nodes=99) if job.id == "finetune/a" else job for job in plan.jobs]
-    grid_dir, live = GridDir(tmp_path), live_code()
+    grid_dir, live = GridDir(tmp_path), JobSources(live_code())
     with pytest.raises(OperationalError, match=r"finetune/a: sbatch refuses.*More processors"):
         slurm.submit(plan, jobs, grid_dir, CLUSTER, live)
     comments = subprocess.check_output(["squeue", "-h", "-t", "pending,running", "-o", "%k"], text=True)
@@ -209,7 +210,7 @@ def test_a_job_on_two_nodes_has_one_process_per_gpu_with_its_rank(tmp_path: Path
     grid_dir, folder = GridDir(tmp_path), tmp_path / "pretrain/a"
     pretrain = fake_plan(tmp_path).jobs[1]
     job = replace(pretrain, program=(str(script),), argv=(str(folder),), needs=(), nodes=2, gpus_per_node=2)
-    slurm.submit(fake_plan(tmp_path), [job], grid_dir, CLUSTER, live_code())
+    slurm.submit(fake_plan(tmp_path), [job], grid_dir, CLUSTER, JobSources(live_code()))
     wait_for_empty_queue(tmp_path)
     found = [(folder / str(rank)).read_text().split() for rank in range(4)]
     assert [line[:3] for line in found] == [[str(rank), "4", str(rank % 2)] for rank in range(4)]
