@@ -55,7 +55,7 @@ def head_only(folder: Path) -> list[Case]:
             run = Run(config.run_dir)
             run.path.mkdir()
             collection = open_collection(config.data)
-            setup = build_setup(config, run, model, collection, StopRequest(), weights_sha256(model))
+            setup = build_setup(config, run, model, collection, StopRequest(), weights_sha256(model), frozenset())
             checkpoints = FinetuneCheckpoints(run, setup.processes, setup.trained, setup.optimizer)
             tuner(setup, checkpoints).train()
 

@@ -51,7 +51,7 @@ from metapt.provenance import now, provenance, source, sources
 
 ENGINE_DIR, MODEL_DIR, STATE_FILE, ORIGIN_FILE = "engine", "model", "state.json", "metapt.json"
 CHECKPOINT_NAME = re.compile(r"^step_(\d{6,})$")
-# The line of config.yaml that limits a run: max_steps of pretraining, max_epochs of fine-tuning.
+# The line of config.yaml that limits a run: max_steps, or max_epochs of fine-tuning if the former is null.
 MAX_LENGTH_LINE = re.compile(r"^ +max_(step|epoch)s: (\d+)$", re.MULTILINE)
 
 

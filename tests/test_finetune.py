@@ -78,9 +78,13 @@ def test_result_and_metrics_have_the_documented_keys(head_run: Run) -> None:
         "source_sets",
         "custom_sets",
         "sets",
+        "settings",
+        "inputs",
+        "earlier_tunings",
     }
     assert result.keys() == documented
     assert result["origin"] == {"model": "model"}
+    assert result["earlier_tunings"] == []
     assert (result["steps"], result["epochs"], result["train_sentences"]) == (36, 6, 48)
     assert result["sets"].keys() == {"aa_one", "bb_two"}
     metrics = list(head_run.metrics())

@@ -306,7 +306,7 @@ def test_wrong_folder(tmp_path):
 
 def test_a_collection_without_any_source(tmp_path):
     tests_only = open_collection(write_sets(tmp_path, {"yy_test": ["test"]}))
-    with pytest.raises(UserError, match="no set with both a train and a dev split"):
+    with pytest.raises(UserError, match="no set with a train and a dev split"):
         source_sets(tests_only, "all")
 
 

@@ -44,6 +44,8 @@ def result_of(sources: list[str], tests: list[str], **more: Any) -> dict[str, An
     }
     return {
         "origin": origin,
+        "earlier_tunings": [],
+        "steps": 7840,
         "source": "+".join(sources),
         "tuning": "full",
         "seed": 3,

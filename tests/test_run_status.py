@@ -72,6 +72,17 @@ def test_progress_of_fine_tuning_is_counted_in_epochs(tmp_path: Path) -> None:
     metrics.close()
 
 
+def test_progress_of_fine_tuning_with_a_fixed_number_of_updates_is_counted_in_updates(tmp_path: Path) -> None:
+    run = started(tmp_path, {"ner": {"max_steps": 20, "max_epochs": 10}, "train": {"seed": 0}})
+    metrics = MetricsWriter(run)
+    for step in range(1, 6):
+        metrics.write(step, "train", epoch=step, loss_nats=1.0 / step, lr=1e-3, seconds_total=2.0 * step)
+    status = run_status(run.path)
+    metrics.close()
+    assert (status.step, status.max_steps, status.unit, status.loss) == (5, 20, "step", 1 / 5)
+    assert status.seconds_left == 30
+
+
 def test_epochs_longer_than_the_tail_are_counted(tmp_path: Path) -> None:
     run = started(tmp_path, {"ner": {"max_epochs": 10}, "train": {"seed": 0}})
     metrics = MetricsWriter(run)

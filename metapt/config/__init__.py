@@ -20,6 +20,7 @@ from metapt.config.ner import (
     NerDataConfig,
     SetsConfig,
     TagConfig,
+    training_splits,
     tuning_lr,
 )
 from metapt.config.objective_terms import ClassesConfig, EpisodesConfig, MultitaskConfig, TermConfig
@@ -70,6 +71,7 @@ __all__ = [
     "identity",
     "ranks_share_episodes",
     "settings",
+    "training_splits",
     "tuning_lr",
     "uneven_units",
     "zero_stage",

@@ -33,6 +33,12 @@ def check(config: Any) -> list[str]:
         data = config.data
         if data.name == "custom" and not data.corpora:
             errors.append("data.corpora is required with data=custom; give presets or .yaml files")
+    if isinstance(config, FinetuneConfig | BaselineConfig):
+        data = config.data
+        if data.max_train_sentences is not None and data.entities_per_type is not None:
+            errors.append(
+                "data.max_train_sentences and data.entities_per_type cannot be combined; give one of them"
+            )
     if isinstance(config, EstimateConfig):
         ranks = config.nodes * max(1, config.gpus)
         errors += [

@@ -76,6 +76,13 @@ class NerConfig:
     )
     weight_decay: float = key(0.01, "AdamW weight decay", low=0)
     batch_size: int = key(16, "training batch size", unit="sentences", low=1)
+    max_steps: int | None = key(
+        None,
+        "number of updates, fixed in advance: no dev set is used, and the last weights are kept",
+        unit="updates",
+        absent="training ends by ner.max_epochs and ner.patience",
+        low=1,
+    )
     max_epochs: int = key(10, "maximum number of training epochs", low=1)
     patience: int = key(
         3,
@@ -151,7 +158,21 @@ class NerDataConfig(SetsConfig):
 
     eval_sets: list[str] = key([], "sets to evaluate on; empty: every available set with a test split")
     max_train_sentences: int | None = key(
-        None, "number of training sentences, sampled from the source", absent="all", low=1
+        None,
+        "maximum number of training sentences, sampled from those of the source that no test set has",
+        absent="all",
+        low=1,
+    )
+    entities_per_type: int | None = key(
+        None,
+        "train on a sample of sentences that has at least this many entities of each type, and on no others",
+        absent="all",
+        low=1,
+    )
+    subset_seed: int = key(
+        0,
+        "random seed of the sample of training sentences; with one seed, smaller samples are part of larger",
+        low=0,
     )
 
 
@@ -168,7 +189,8 @@ class FinetuneConfig:
 
     checkpoint: str = key(
         MISSING,
-        "model to fine-tune: a pretraining run, one of its checkpoints, any model folder (also of an encoder), or hub:NAME",
+        "model to fine-tune: a pretraining run, one of its checkpoints, any model folder (also of an encoder), or hub:NAME; "
+        "or a finished fine-tuning run, whose tagger is then trained further",
         identity=False,
     )
     source: str = key(MISSING, "labelled set to fine-tune on; several joined by +, or all")
@@ -178,6 +200,11 @@ class FinetuneConfig:
     train: FinetuneTrainConfig = field(default_factory=FinetuneTrainConfig)
     log: LogConfig = field(default_factory=LogConfig)
     run_dir: str = key(MISSING, "run folder", identity=False)
+
+
+def training_splits(config: FinetuneConfig) -> tuple[str, ...]:
+    """The splits of the source that a run reads: with a fixed number of updates, no dev set."""
+    return ("train", "dev") if config.ner.max_steps is None else ("train",)
 
 
 def tuning_lr(config: FinetuneConfig) -> float:

@@ -12,8 +12,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from metapt import randomness
 from metapt.config import SetsConfig
 from metapt.data.corpus_spec import SPLITS
@@ -107,16 +105,21 @@ def open_collection(data: SetsConfig) -> Collection:
     return _with_held_out_dev(collection, data.dev_fraction) if data.dev_fraction else collection
 
 
-def source_sets(collection: Collection, source: str) -> list[str]:
+def source_sets(collection: Collection, source: str, splits: Sequence[str] = ("train", "dev")) -> list[str]:
     """The sets of a fine-tuning source: one set, several joined with `+`, or `all` sets with a train and a dev split.
+
+    Args:
+        splits: those that training needs: without "dev", sets that have none can be sources too.
 
     `all` does not include the sets that `data.corpora` adds to others. They must be named (`all+my_news`): most of them
     serve as test sets, and a Tagalog set in `all` would end the zero-shot setting unnoticed.
 
     Raises:
-        UserError: a set is unknown, is named twice, or lacks a train or dev split.
+        UserError: a set is unknown, is named twice, or lacks one of the splits.
     """
-    trainable = [name for name in collection.sets("train") if name in collection.sets("dev")]
+    trainable = [
+        name for name in collection.sets("train") if "dev" not in splits or name in collection.sets("dev")
+    ]
     all_sets = [name for name in trainable if name not in collection.not_in_all]
     names = [name for item in source.split("+") for name in (all_sets if item == "all" else [item])]
     for name in names:
@@ -128,7 +131,9 @@ def source_sets(collection: Collection, source: str) -> list[str]:
         if names.count(name) > 1:
             raise UserError(f"source={source}: duplicate set {name!r}")
     if not names:
-        raise UserError(f"source={source}: {collection.where} has no set with both a train and a dev split")
+        raise UserError(
+            f"source={source}: {collection.where} has no set with a {' and a '.join(splits)} split"
+        )
     return names
 
 
@@ -141,8 +146,10 @@ def _why_not_trainable(collection: Collection, name: str) -> str:
     return f"{name!r} does not exist in {collection.where}"
 
 
-def check_has_entities(collection: Collection, names: Sequence[str]) -> None:
-    """Check that the train and the dev splits of the source sets contain entities.
+def check_has_entities(
+    collection: Collection, names: Sequence[str], splits: Sequence[str] = ("train", "dev")
+) -> None:
+    """Check that these splits of the source sets contain entities.
 
     Without them there is nothing to learn, or no score for early stopping. Test sets need none: their scores then
     have `gold_spans: 0`.
@@ -150,7 +157,7 @@ def check_has_entities(collection: Collection, names: Sequence[str]) -> None:
     Raises:
         UserError: no sentence of a split has an entity; the message names the split.
     """
-    for split in ("train", "dev"):
+    for split in splits:
         if not any(set(sentence.tags) - {"O"} for name in names for sentence in collection.load(name, split)):
             raise UserError(f"source={'+'.join(names)}: its {split} split contains no entity")
 
@@ -173,17 +180,6 @@ def evaluated_sets(collection: Collection, requested: Sequence[str]) -> list[str
 def training_sentences(collection: Collection, source: str, split: str) -> list[Sentence]:
     """The sentences of one split of every set of a source (`source_sets`), one set after the other."""
     return [sentence for name in source_sets(collection, source) for sentence in collection.load(name, split)]
-
-
-def sample_indices(count: int, limit: int | None, seed: int) -> np.ndarray:
-    """Sample `limit` of range(count) without replacement; all of them if `limit` is None or not below `count`.
-
-    Returns:
-        int64, ascending.
-    """
-    if limit is None or limit >= count:
-        return np.arange(count)
-    return np.sort(randomness.generator(seed, "training sentences").choice(count, limit, replace=False))
 
 
 def _base_collection(data: SetsConfig) -> Collection:

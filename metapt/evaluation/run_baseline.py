@@ -12,10 +12,10 @@ from metapt.data.labelled_sets import (
     Collection,
     evaluated_sets,
     open_collection,
-    sample_indices,
     source_sets,
     training_sentences,
 )
+from metapt.data.subsets import scored_words, training_subset
 from metapt.evaluation.baselines import BASELINES, PredictSentence, TrainingData
 from metapt.evaluation.bootstrap import LEVEL
 from metapt.evaluation.predictions import write_predictions
@@ -64,7 +64,7 @@ def _result(
         training_sentences(collection, config.source, split) if config.source else []
         for split in ("train", "dev")
     )
-    chosen = sample_indices(len(train), config.data.max_train_sentences, seed=0)
+    chosen = training_subset(train, config.data, scored_words(collection, eval_sets))
     train = [train[number] for number in chosen]
     training = TrainingData(train, run.crf_file, config.c1, config.c2, config.max_iterations)
     predict = BASELINES[config.name](training)

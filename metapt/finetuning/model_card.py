@@ -96,10 +96,8 @@ def model_card(
         f"---\n{_header(result, in_transformers).to_yaml()}\n---\n\n# {_name(result)}",
         *([f"**{DEMO_NOTICE}**"] if result["generated_data"] else []),
         f"A named entity tagger ({', '.join(TYPES)}). The base model is {_origin(result['origin'])}. "
-        f"[metapt](https://arxiv.org/abs/2509.02160) fine-tuned it on {', '.join(result['source_sets'])} "
-        f"({result['train_sentences']:,} sentences) with `tuning={result['tuning']}` and `ner.head={ner['head']}`. "
-        f"The weights are those of epoch {result['best_epoch']} of {result['epochs']}, the best on the dev set "
-        f"(F1 {result['dev_f1']:.3f}).",
+        f"[metapt](https://arxiv.org/abs/2509.02160) fine-tuned it on {_tunings(result)} and `ner.head={ner['head']}`. "
+        + _selection(result),
         "## Use",
         *_use(ner, in_transformers),
         "## Scores",
@@ -112,6 +110,30 @@ def model_card(
     return "\n\n".join(parts) + "\n"
 
 
+def _tunings(result: Mapping[str, Any]) -> str:
+    """What it was fine-tuned on, first to last."""
+    return ", and then on ".join(
+        f"{', '.join(tuning['source_sets'])} ({tuning['train_sentences']:,} sentences) with `tuning={tuning['tuning']}`"
+        for tuning in (*result["earlier_tunings"], result)
+    )
+
+
+def _selection(result: Mapping[str, Any]) -> str:
+    """Which weights were kept."""
+    if result["dev_f1"] is None:
+        return f"The number of updates, {result['steps']:,}, was fixed in advance; no dev set was used."
+    return (
+        f"The weights are those of epoch {result['best_epoch']} of {result['epochs']}, the best on the dev set "
+        f"(F1 {result['dev_f1']:.3f})."
+    )
+
+
+def _tuning_sets(result: Mapping[str, Any]) -> list[str]:
+    """Every set that it was fine-tuned on, first to last."""
+    tunings = (*result["earlier_tunings"], result)
+    return list(dict.fromkeys(name for tuning in tunings for name in tuning["source_sets"]))
+
+
 def _name(result: Mapping[str, Any]) -> str:
     origin = result["origin"]
     words = (origin["model"], origin.get("objective"), result["source"], result["tuning"])
@@ -119,7 +141,7 @@ def _name(result: Mapping[str, Any]) -> str:
 
 
 def _header(result: Mapping[str, Any], in_transformers: bool) -> ModelCardData:
-    known = [SETS[name] for name in result["source_sets"] if name in SETS]
+    known = [SETS[name] for name in _tuning_sets(result) if name in SETS]
     eval_results = [
         EvalResult(
             task_type="token-classification",
@@ -138,7 +160,7 @@ def _header(result: Mapping[str, Any], in_transformers: bool) -> ModelCardData:
     return ModelCardData(
         model_name=_name(result),
         language=sorted({facts.language for facts in known}) or None,
-        license=shared_licence(result["source_sets"]),
+        license=shared_licence(_tuning_sets(result)),
         library_name="transformers" if in_transformers else "metapt",
         pipeline_tag="token-classification",
         tags=[*tags, "synthetic-data"] if result["generated_data"] else tags,
@@ -224,7 +246,7 @@ def _score_cells(scores: Mapping[str, Any]) -> list[str]:
 
 def _data(result: Mapping[str, Any]) -> Iterator[str]:
     lines = ["| set | use | language | licence |", "|---|---|---|---|"]
-    sources = result["source_sets"]
+    sources = _tuning_sets(result)
     for name in dict.fromkeys([*sources, *result["sets"]]):
         uses = (("fine-tuning", name in sources), ("evaluation", name in result["sets"]))
         use = ", ".join(purpose for purpose, applies in uses if applies)
@@ -260,7 +282,7 @@ def _limitations(result: Mapping[str, Any], ner: Mapping[str, Any], is_causal: b
     sets = result["sets"]
     yield f"It knows only {', '.join(TYPES)}, and no nested entities."
     yield "It was not evaluated on languages, domains or kinds of names beyond the table of scores."
-    source_languages = {_language(name) for name in result["source_sets"]}
+    source_languages = {_language(name) for name in _tuning_sets(result)}
     if zero_shot := [name for name in sets if _language(name) not in source_languages]:
         yield f"Evaluated in languages that it was not fine-tuned on: {', '.join(zero_shot)}."
     if small := [name for name, scores in sets.items() if scores["gold_spans"] < SMALL_SET_SPANS]:

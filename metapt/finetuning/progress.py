@@ -19,9 +19,12 @@ class FinetuneLog:
     """
 
     def __init__(self, run: Run, config: FinetuneConfig, steps_per_epoch: int, first_step: int):
-        self._max_epochs = config.ner.max_epochs
+        max_steps = config.ner.max_steps
+        self._max_epochs = config.ner.max_epochs if max_steps is None else -(-max_steps // steps_per_epoch)
         self._metrics = TrackedMetricsWriter(run, config.log, asdict(config), first_step)
-        self._progress = ProgressLine(self._max_epochs * steps_per_epoch, stops_early=True)
+        self._progress = ProgressLine(
+            max_steps or self._max_epochs * steps_per_epoch, stops_early=max_steps is None
+        )
 
     def train_step(self, state: TrainingState, loss: float, rate: float) -> None:
         """Log the step that was just made, with its loss in nats and its learning rate."""
@@ -30,7 +33,7 @@ class FinetuneLog:
             state.step, "train", epoch=epoch, loss_nats=loss, lr=rate, seconds_total=state.seconds_total
         )
         values = [f"epoch {epoch}/{self._max_epochs}", f"loss {loss:.4f}"]
-        if state.best_epoch:
+        if state.dev_f1 >= 0:
             values.append(f"dev F1 {state.dev_f1:.3f} (epoch {state.best_epoch})")
         self._progress.show(state.step, values)
 

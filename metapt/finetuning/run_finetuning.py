@@ -8,18 +8,20 @@ from pathlib import Path
 from typing import Any
 
 from metapt import atomic_folders
-from metapt.config import FinetuneConfig, identity, settings
+from metapt.config import FinetuneConfig, identity, settings, training_splits
 from metapt.data import DEMO_NOTICE
 from metapt.data.labelled_sets import check_has_entities, evaluated_sets, open_collection, source_sets
+from metapt.data.subsets import scored_words
 from metapt.errors import UserError
 from metapt.files import file_sha256
 from metapt.finetuning.distributed import is_main_process
 from metapt.finetuning.resume import FinetuneCheckpoints
-from metapt.finetuning.score_sets import SetScorer, write_tagger
+from metapt.finetuning.score_sets import TUNINGS, SetScorer, write_tagger
 from metapt.finetuning.setup import FinetuneSetup, build_setup
 from metapt.finetuning.tuner import Tuner
 from metapt.models.pretrained import model_folder, model_origin
 from metapt.runs import Run
+from metapt.tagger.serialization import is_tagger_dir
 from metapt.training.signals import StopRequest
 
 
@@ -32,11 +34,13 @@ def finetune(config: FinetuneConfig, stop: StopRequest) -> None:
     """
     model_dir = model_folder(config.checkpoint)
     origin = model_origin(model_dir, config.checkpoint)
+    earlier = origin.pop(TUNINGS, [])
     collection = open_collection(config.data)
     eval_sets = evaluated_sets(collection, config.data.eval_sets)
-    sources = source_sets(collection, config.source)
-    check_has_entities(collection, sources)
-    parts = [(name, split) for name in sources for split in ("train", "dev")]
+    splits = training_splits(config)
+    sources = source_sets(collection, config.source, splits)
+    check_has_entities(collection, sources, splits)
+    parts = [(name, split) for name in sources for split in splits]
     parts += [(name, "test") for name in eval_sets]
     run = Run(config.run_dir)
     fingerprints = {"weights": weights_sha256(model_dir), "sentences": collection.fingerprint(parts)}
@@ -46,7 +50,10 @@ def finetune(config: FinetuneConfig, stop: StopRequest) -> None:
             print(f"{run.path}: already done")
             return
         # before run.start, so that a configuration error leaves no config.yaml
-        setup = build_setup(config, run, model_dir, collection, stop, fingerprints["weights"])
+        scored = scored_words(collection, eval_sets)
+        setup = build_setup(config, run, model_dir, collection, stop, fingerprints["weights"], scored)
+        if earlier:
+            _require_shots(config, len(setup.train.together.lengths))
         is_main = setup.processes.is_main_process
         if is_main:
             run.start(identity(config), fingerprints, asdict(config))
@@ -54,6 +61,7 @@ def finetune(config: FinetuneConfig, stop: StopRequest) -> None:
         Tuner(setup, checkpoints).train()
         result = training_result(setup, checkpoints) | {
             "origin": origin,
+            "earlier_tunings": earlier,
             "settings": settings(config),
             "inputs": fingerprints,
             "source_sets": sources,
@@ -70,6 +78,19 @@ def finetune(config: FinetuneConfig, stop: StopRequest) -> None:
         print_summary(run, config, result)
 
 
+def _require_shots(config: FinetuneConfig, sampled: int) -> None:
+    """Refuse to continue a tagger on fewer sentences than requested, as a curve over k would count them as k.
+
+    Raises:
+        UserError: there are fewer training sentences that no test set has.
+    """
+    requested = config.data.max_train_sentences
+    if requested is not None and sampled < requested:
+        raise UserError(
+            f"data.max_train_sentences={requested}: {config.source} has only {sampled} training sentences that are in no test set"
+        )
+
+
 def training_result(setup: FinetuneSetup, checkpoints: FinetuneCheckpoints) -> dict[str, Any]:
     """The part of result.json that is known when training ends; docs/run-folder.md describes the entries."""
     config, state, train = setup.config, checkpoints.state, setup.train.together
@@ -83,7 +104,7 @@ def training_result(setup: FinetuneSetup, checkpoints: FinetuneCheckpoints) -> d
         "epochs": state.epoch,
         "best_epoch": state.best_epoch,
         "best_step": state.best_step,
-        "dev_f1": state.dev_f1,
+        "dev_f1": None if setup.dev is None else state.dev_f1,
         "seconds_total": state.seconds_total,
         "train_sentences": len(train.lengths),
         "train_sentences_cut": train.sentences_cut,
@@ -95,9 +116,14 @@ def training_result(setup: FinetuneSetup, checkpoints: FinetuneCheckpoints) -> d
 
 def print_summary(run: Run, config: FinetuneConfig, result: dict[str, Any]) -> None:
     """Print the dev score, what truncation removed, and a notice if the data is synthetic."""
-    print(
-        f"{run.path}: dev F1 {result['dev_f1']:.3f} in epoch {result['best_epoch']} (of {result['epochs']} epochs)"
-    )
+    if result["dev_f1"] is None:
+        print(
+            f"{run.path}: {result['steps']} updates on {result['train_sentences']} sentences, without a dev set"
+        )
+    else:
+        print(
+            f"{run.path}: dev F1 {result['dev_f1']:.3f} in epoch {result['best_epoch']} (of {result['epochs']} epochs)"
+        )
     print(
         f"truncated to ner.max_len={config.ner.max_len} in training: {result['train_sentences_cut']} of "
         f"{result['train_sentences']} sentences; {result['train_words_cut']} words removed, "
@@ -114,10 +140,14 @@ def print_summary(run: Run, config: FinetuneConfig, result: dict[str, Any]) -> N
 def weights_sha256(folder: Path) -> str:
     """Hash the weights of a model folder; the checksums of several files are joined by +.
 
+    Those of a CRF are in config.json, which therefore counts in the folder of a tagger.
+
     Raises:
         UserError: the folder has no *.safetensors file.
     """
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise UserError(f"{folder}: contains no *.safetensors file")
+    if is_tagger_dir(folder):
+        files.append(folder / "config.json")
     return "+".join(file_sha256(path) for path in files)

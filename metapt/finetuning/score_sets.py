@@ -11,14 +11,18 @@ from metapt import atomic_folders
 from metapt.data.labelled_sets import Collection
 from metapt.evaluation.predictions import write_predictions
 from metapt.evaluation.span_f1 import set_scores
+from metapt.files import write_json
 from metapt.finetuning.model_card import model_card
 from metapt.finetuning.setup import FinetuneSetup
+from metapt.runs import ORIGIN_FILE
 from metapt.tagger.encoding import encode
 from metapt.tagger.predict import predict
 from metapt.tagger.serialization import CARD_FILE, loads_in_transformers, save_tagger
 from metapt.training.progress_line import log
 from metapt.training.signals import StopRequested
 
+TUNINGS = "tunings"  # the entry of a tagger's metapt.json that lists its fine-tunings, first to last
+TUNING_KEYS = ("source", "source_sets", "tuning", "seed", "train_sentences", "steps", "settings", "inputs")
 WARN_BELOW = 0.99  # fraction of words with a subword that holds one of their characters
 
 
@@ -67,6 +71,12 @@ class SetScorer:
         return scores
 
 
+def tagger_origin(result: Mapping[str, Any]) -> dict[str, Any]:
+    """The metapt.json of a tagger: how its decoder was pretrained, and each fine-tuning since, this one last."""
+    this = {name: result[name] for name in TUNING_KEYS}
+    return {**result["origin"], TUNINGS: [*result["earlier_tunings"], this]}
+
+
 def write_tagger(setup: FinetuneSetup, result: Mapping[str, Any]) -> None:
     """Write the tagger with its tokenizer and model card into the run folder; a partial folder is never left.
 
@@ -84,6 +94,7 @@ def write_tagger(setup: FinetuneSetup, result: Mapping[str, Any]) -> None:
             in_transformers=loads_in_transformers(staging, setup.tagger),
         )
         (staging / CARD_FILE).write_text(card, encoding="utf-8")
+        write_json(staging / ORIGIN_FILE, tagger_origin(result))
         atomic_folders.commit(staging, setup.run.tagger_dir)
 
     setup.processes.run_on_main(write)

@@ -13,12 +13,13 @@ import numpy as np
 import torch
 from accelerate.optimizer import AcceleratedOptimizer
 from torch import nn
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from metapt import randomness
-from metapt.config import FinetuneConfig, tuning_lr
-from metapt.data.iob2 import TAGS
-from metapt.data.labelled_sets import Collection, sample_indices, source_sets
+from metapt.config import FinetuneConfig, training_splits, tuning_lr
+from metapt.data.iob2 import TAGS, Sentence
+from metapt.data.labelled_sets import Collection, source_sets
+from metapt.data.subsets import training_subset
 from metapt.errors import UserError
 from metapt.finetuning.distributed import Distributed
 from metapt.finetuning.feature_cache import FeatureCache
@@ -35,6 +36,7 @@ from metapt.tagger.encoding import (
     special_tokens,
 )
 from metapt.tagger.model import Tagger, TagLayer
+from metapt.tagger.serialization import is_tagger_dir, load_tagger
 from metapt.training.signals import StopRequest
 
 
@@ -51,6 +53,7 @@ class FinetuneSetup:
     """What training and evaluation of one run work with.
 
     Attributes:
+        dev: None if the number of updates is fixed in advance, since nothing is selected then.
         encoding: how the tagger turns words into windows.
         trained: the module that is trained: the whole tagger, or only its tag layer.
         forward: `trained`, wrapped for distributed training.
@@ -65,7 +68,7 @@ class FinetuneSetup:
     word_tokenizer: WordTokenizer
     tagger: Tagger
     train: SourceData
-    dev: SourceData
+    dev: SourceData | None
     extract_features: FeatureExtractor
     trained: nn.Module
     forward: nn.Module
@@ -79,9 +82,12 @@ def build_setup(
     collection: Collection,
     stop: StopRequest,
     weights_sha256: str,
+    scored: frozenset[tuple[str, ...]],
 ) -> FinetuneSetup:
     """Build the setup of a run. Writes nothing into the run folder.
 
+    Args:
+        scored: the words of the sentences on which the run will be scored; no subset of the training sentences has one.
     Raises:
         UserError: the model, its tokenizer or the data does not fit the configuration.
     """
@@ -99,7 +105,11 @@ def build_setup(
         )
     cache = FeatureCache(ner.cache_dir, ner.cache_gb) if head_only and ner.cache_dir else None
     key = decoder_key(model_dir, weights_sha256, ner, accelerator.device)
-    train, dev = (_encode(config, collection, word_tokenizer, split) for split in ("train", "dev"))
+    splits = training_splits(config)
+    sets = {
+        split: [collection.load(name, split) for name in source_sets(collection, config.source, splits)]
+        for split in splits
+    }
     trained = tagger.layer if head_only else tagger
     return FinetuneSetup(
         config=config,
@@ -110,8 +120,8 @@ def build_setup(
         encoding=encoding,
         word_tokenizer=word_tokenizer,
         tagger=tagger,
-        train=train,
-        dev=dev,
+        train=_encode_training(config, sets["train"], word_tokenizer, scored),
+        dev=_encode(sets["dev"], word_tokenizer, ner.max_len, truncate=False) if "dev" in sets else None,
         extract_features=FeatureExtractor(tagger, ner, accelerator, cache, key),
         trained=trained,
         forward=accelerator.prepare_model(trained),
@@ -120,8 +130,14 @@ def build_setup(
 
 
 def _build_tagger(config: FinetuneConfig, model_dir: Path, tokenizer: PreTrainedTokenizerBase) -> Tagger:
-    """Load the decoder, put a new tag layer on it, and select the parameters to train."""
-    ner, decoder = config.ner, load_base_model(model_dir)
+    """Load the decoder with a new tag layer, or a tagger, and select the parameters to train."""
+    ner = config.ner
+    if is_tagger_dir(model_dir):
+        decoder, layer = _load_tagger(config, model_dir)
+    else:
+        decoder = load_base_model(model_dir)
+        with randomness.torch_seed(config.train.seed, "tag layer"):
+            layer = TagLayer(decoder.config.hidden_size, TAGS, ner.head, ner.dropout)
     if len(tokenizer) > decoder.config.vocab_size:
         raise UserError(
             f"{model_dir}: the tokenizer has {len(tokenizer)} entries, but the model's vocabulary has "
@@ -133,34 +149,59 @@ def _build_tagger(config: FinetuneConfig, model_dir: Path, tokenizer: PreTrained
     )
     if ner.max_len > max_positions:
         raise UserError(f"ner.max_len={ner.max_len}: {model_dir} supports at most {max_positions} subwords")
-    with randomness.torch_seed(config.train.seed, "tag layer"):
-        layer = TagLayer(decoder.config.hidden_size, TAGS, ner.head, ner.dropout)
     decoder.requires_grad_(config.tuning == "full")
     if config.tuning == "lora":
         decoder = with_adapters(decoder, ner.lora_rank, ner.lora_alpha, config.train.seed)
     return Tagger(decoder, layer, ner.subword_pooling)
 
 
-def _encode(
-    config: FinetuneConfig, collection: Collection, word_tokenizer: WordTokenizer, split: str
-) -> SourceData:
-    """Encode a split of each source set. Training sentences are sampled and truncated, dev sentences are neither."""
-    is_train = split == "train"
-    sets = [collection.load(name, split) for name in source_sets(collection, config.source)]
-    ends = np.cumsum([len(sentences) for sentences in sets])
-    limit = config.data.max_train_sentences if is_train else None
-    chosen = sample_indices(int(ends[-1]), limit, config.train.seed)
-    numbers_by_set = np.split(chosen, np.searchsorted(chosen, ends[:-1]))
-    parts = [
-        encode(
-            [sentences[number - (end - len(sentences))] for number in numbers],
-            word_tokenizer,
-            config.ner.max_len,
-            truncate=is_train,
+def _load_tagger(config: FinetuneConfig, folder: Path) -> tuple[PreTrainedModel, TagLayer]:
+    """The decoder and the tag layer of a tagger that is trained further.
+
+    Raises:
+        UserError: it tags otherwise than the configuration says.
+    """
+    ner, (tagger, _, encoding) = config.ner, load_tagger(folder)
+    differences = {
+        "ner.head": (tagger.layer.head_name, ner.head),
+        "ner.subword_pooling": (tagger.subword_pooling, ner.subword_pooling),
+        "ner.prefix_space": (encoding.prefix_space, ner.prefix_space),
+    }
+    for key, (trained_with, value) in differences.items():
+        if trained_with != value:
+            raise UserError(
+                f"{folder}: this tagger was trained with {key}={trained_with}; set it to continue"
+            )
+    if tagger.layer.tags != tuple(TAGS):
+        raise UserError(
+            f"{folder}: this tagger knows the tags {', '.join(tagger.layer.tags)}, not {', '.join(TAGS)}"
         )
-        for sentences, end, numbers in zip(sets, ends, numbers_by_set, strict=True)
-        if len(numbers)
+    tagger.layer.dropout.p = ner.dropout
+    return tagger.decoder, tagger.layer
+
+
+def _encode_training(
+    config: FinetuneConfig,
+    sets: list[list[Sentence]],
+    word_tokenizer: WordTokenizer,
+    scored: frozenset[tuple[str, ...]],
+) -> SourceData:
+    """Sample the training sentences of the source sets, and encode them truncated to ner.max_len."""
+    chosen = training_subset([sentence for sentences in sets for sentence in sentences], config.data, scored)
+    starts = np.cumsum([0, *map(len, sets)])
+    by_set = np.split(chosen, np.searchsorted(chosen, starts[1:-1]))
+    sampled = [
+        [sentences[number - start] for number in numbers]
+        for sentences, start, numbers in zip(sets, starts[:-1], by_set, strict=True)
     ]
+    return _encode(sampled, word_tokenizer, config.ner.max_len, truncate=True)
+
+
+def _encode(
+    sets: list[list[Sentence]], word_tokenizer: WordTokenizer, max_len: int, truncate: bool
+) -> SourceData:
+    """Encode the sentences of each source set."""
+    parts = [encode(sentences, word_tokenizer, max_len, truncate=truncate) for sentences in sets if sentences]
     return SourceData(parts, EncodedSet.concatenate(parts))
 
 

@@ -1,6 +1,6 @@
 """The training loop of a tagger: steps, dev scores, early stopping.
 
-The best epoch is the one with the highest dev micro-F1 and, among equals, with the lowest dev loss. The loss matters
+With a fixed number of updates (`ner.max_steps`) there is no dev set, and the last weights are kept. Otherwise the best epoch is the one with the highest dev micro-F1 and, among equals, with the lowest dev loss. The loss matters
 because the F1 of a weak decoder stays at zero for the first epochs, which early stopping must not take for a plateau.
 """
 
@@ -20,11 +20,13 @@ from metapt.finetuning.lora import merged
 from metapt.finetuning.progress import FinetuneLog
 from metapt.finetuning.resume import FinetuneCheckpoints, TrainingState
 from metapt.finetuning.setup import FinetuneSetup
-from metapt.tagger.encoding import WordFeatures, collate, epoch_batches
+from metapt.tagger.encoding import EncodedSet, WordFeatures, collate, epoch_batches
 from metapt.tagger.model import SubwordBatch
 from metapt.tagger.predict import dev_scores
 from metapt.training.progress_line import log
 from metapt.training.signals import StopRequested
+
+CHECKPOINT_STEPS = 200  # between checkpoints of a run without a dev set
 
 
 class Tuner:
@@ -70,36 +72,42 @@ class Tuner:
         with output as metrics:
             while not self._is_finished:
                 self._epoch(metrics)
-        self.checkpoints.load_best()
+        if setup.dev is not None:
+            self.checkpoints.load_best()
         if setup.config.tuning == "lora":
             setup.tagger.decoder = merged(setup.tagger.decoder)
 
     @property
     def _is_finished(self) -> bool:
         state = self.state
+        if self.ner.max_steps is not None:
+            return state.epoch * self.steps_per_epoch >= self.ner.max_steps
         return state.epoch >= self.ner.max_epochs or state.epoch - state.best_epoch >= self.ner.patience
 
     def _compute_frozen_features(self) -> None:
         """Compute the word features of the training and dev sentences; a signal ends this immediately."""
         setup = self.setup
-        count = len(setup.train.together.lengths) + len(setup.dev.together.lengths)
+        splits = [setup.train, *([setup.dev] if setup.dev else [])]
+        count = sum(len(data.together.lengths) for data in splits)
         log(f"computing word features of {count} sentences, once for all epochs")
         try:
             with setup.stop.at_once():
-                self.train_features, self.dev_features = (
-                    WordFeatures([setup.extract_features(part) for part in data.parts])
-                    for data in (setup.train, setup.dev)
+                self.train_features, *dev = (
+                    WordFeatures([setup.extract_features(part) for part in data.parts]) for data in splits
                 )
+                self.dev_features = dev[0] if dev else None
         except StopRequested:
             raise setup.stop.interruption(setup.run.path, "while word features were computed") from None
 
     def _epoch(self, metrics: FinetuneLog | None) -> None:
-        """Run the remaining steps of the current epoch, score the dev set, and save a checkpoint."""
+        """Run the remaining steps of the current epoch, score the dev set if there is one, and save a checkpoint."""
         setup, state, started = self.setup, self.state, time.monotonic() - self.state.seconds_total
+        first = state.step
         batches = epoch_batches(setup.train.together, self.ner.batch_size, self.seed, state.epoch)
         rate = setup.optimizer.param_groups[-1]["lr"]
         setup.forward.train()
-        for batch in batches[state.step - state.epoch * len(batches) :]:
+        end = None if self.ner.max_steps is None else self.ner.max_steps - state.epoch * len(batches)
+        for batch in batches[first - state.epoch * len(batches) : end]:
             loss, stop_requested = self._step(batch)
             state.seconds_total = time.monotonic() - started
             if metrics:
@@ -107,13 +115,28 @@ class Tuner:
             if stop_requested:
                 self.checkpoints.save()
                 raise setup.stop.interruption(setup.run.path, f"after step {state.step}")
-        f1, loss = self._dev_scores()
+        if setup.dev is None:
+            self._end_unscored_epoch(first)
+            return
+        f1, loss = self._dev_scores(setup.dev.together)
         state.epoch += 1
         state.seconds_total = time.monotonic() - started
         if metrics:
             metrics.dev_scores(state, f1, loss)
         self.checkpoints.keep_if_best(f1, loss)
         self.checkpoints.save()
+
+    def _end_unscored_epoch(self, first: int) -> None:
+        """Count the epoch, and save a checkpoint every CHECKPOINT_STEPS: a few sentences make very short epochs.
+
+        Args:
+            first: finished steps when the epoch began.
+        """
+        state = self.state
+        state.epoch += 1
+        state.best_epoch, state.best_step = state.epoch, state.step
+        if state.step // CHECKPOINT_STEPS > first // CHECKPOINT_STEPS:
+            self.checkpoints.save()
 
     def _step(self, batch: np.ndarray) -> tuple[float, bool]:
         """Make one update on a batch of sentences, which is split over the ranks.
@@ -156,7 +179,7 @@ class Tuner:
         setup.optimizer.step()
         setup.optimizer.zero_grad()
 
-    def _dev_scores(self) -> tuple[float, float]:
+    def _dev_scores(self, data: EncodedSet) -> tuple[float, float]:
         """Compute F1 and loss on the dev set.
 
         All ranks use the scores of the main process, because rounding differences could make ranks stop at different
@@ -165,7 +188,7 @@ class Tuner:
         Raises:
             Interrupted: a signal arrived; a checkpoint of the unscored epoch has been saved.
         """
-        setup, data = self.setup, self.setup.dev.together
+        setup = self.setup
         scores = (0.0, 0.0)
         with suppress(StopRequested), setup.stop.at_once():
             features = setup.extract_features(data) if self.dev_features is None else self.dev_features

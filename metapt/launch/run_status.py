@@ -105,6 +105,8 @@ def _progress(run: Run, state: JobState) -> RunStatus:
     lines = _last_metrics(run.metrics_file)
     if length[1] == "epoch":
         return _finetuning_progress(state, lines, max_epochs=length[0])
+    if any(line["kind"] == "train" for line in lines):
+        return _fixed_tuning_progress(state, lines[-1], max_steps=length[0])
     return _pretraining_progress(state, lines, max_steps=length[0])
 
 
@@ -128,6 +130,14 @@ def _pretraining_progress(state: JobState, lines: list[dict[str, Any]], max_step
     rate = sum(line["tokens_per_second"] * line["seconds"] for line in updates) / seconds if seconds else None
     left = (max_steps - step) * seconds / len(updates)
     return RunStatus(state, step, max_steps, "step", losses[-1] if losses else None, rate, left)
+
+
+def _fixed_tuning_progress(state: JobState, last: dict[str, Any], max_steps: int) -> RunStatus:
+    """Progress of fine-tuning with a fixed number of updates."""
+    step, seconds = last["step"], last["seconds_total"]
+    return RunStatus(
+        state, step, max_steps, "step", last["loss_nats"], None, (max_steps - step) * seconds / step
+    )
 
 
 def _finetuning_progress(state: JobState, lines: list[dict[str, Any]], max_epochs: int) -> RunStatus:

@@ -17,22 +17,23 @@ def model_folder(path: str | Path) -> Path:
     """The model folder to load.
 
     Args:
-        path: a model folder, a checkpoint, a finished pretraining run (its last checkpoint is used), or hub:NAME.
+        path: a model folder, a checkpoint, hub:NAME, or a finished run (of pretraining: its last checkpoint is used; of
+            fine-tuning: its tagger).
     Raises:
         UserError: `path` is none of these, the model is damaged, or the run is not finished.
     """
     if str(path).startswith(HUB_PREFIX):
         return _download(str(path).removeprefix(HUB_PREFIX))
     path = Path(path).expanduser()
-    for folder in (path, path / MODEL_DIR):
+    run = Run(path)
+    for folder in (path, path / MODEL_DIR, *([run.tagger_dir] if run.is_done else [])):
         if (folder / "config.json").is_file():
-            checkpoint = folder.parent
-            if (checkpoint / atomic_folders.MANIFEST).exists():
-                problem = atomic_folders.problem(checkpoint)
-                if problem:
+            for committed in (folder, folder.parent):
+                if (committed / atomic_folders.MANIFEST).exists() and (
+                    problem := atomic_folders.problem(committed)
+                ):
                     raise UserError(problem)
             return folder
-    run = Run(path)
     if not run.result_file.exists():
         if run.checkpoints():
             raise UserError(f"{path}: this run is not finished; wait for it, or give one of its checkpoints")
@@ -42,7 +43,10 @@ def model_folder(path: str | Path) -> Path:
             f"{path}: the result of this run does not count: {problem}; "
             "repeat its command, which resumes it, or give one of its earlier checkpoints"
         )
-    return run.checkpoint(run.result()["steps"]) / MODEL_DIR
+    result = run.result()
+    if result.get("kind") != "pretrain":
+        raise UserError(f"{path}: this run has no tagger and no model")
+    return run.checkpoint(result["steps"]) / MODEL_DIR
 
 
 def _download(name: str) -> Path:

@@ -19,6 +19,7 @@ digits to restore the same fp32 values.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import asdict
@@ -71,6 +72,14 @@ def find_tagger_dir(path: str | Path) -> Path:
             f"{path}: this run has no tagger; fine-tune its model first (python -m metapt.finetune)"
         )
     return run.tagger_dir
+
+
+def is_tagger_dir(folder: Path) -> bool:
+    """Whether a model folder is one that `save_tagger` wrote."""
+    try:
+        return "tagger" in json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
 
 
 def save_tagger(
