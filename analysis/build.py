@@ -11,6 +11,7 @@ from metapt.data import DEMO_NOTICE
 
 from .figures.style import Figure
 from .load.collect import Collection
+from .run_refs import counted, runs_of
 from .sections import (
     baseline_rows,
     case_studies,
@@ -21,6 +22,7 @@ from .sections import (
     error_analysis,
     f1,
     finetuning_speed,
+    lead,
     learning_curves,
     learning_dynamics,
     particle_recall,
@@ -29,10 +31,10 @@ from .sections import (
     source_languages,
 )
 from .sections.base import ReportData, Section, data_by_budget
-from .sections.summary import missing_pairs, run_counts, summary
+from .sections.summary import missing_pairs, run_counts
 from .stats import comparison, convergence, matched_budget, significance
 from .stats.budgets import BUDGETS, UPDATES
-from .tables import Table
+from .tables import DAGGER, Table
 
 SectionBuilder = Callable[[ReportData], Section]
 
@@ -42,11 +44,11 @@ class Report:
     """Everything that the report shows.
 
     Attributes:
-        notice: a warning about generated data, shown in every file; may be empty.
+        notice: a warning about synthetic data, which says how many runs it concerns; may be empty.
         run_counts: a sentence on how many runs the report includes.
         budget: the matched budget that is shown first.
-        summaries: paragraphs of the summary, by budget.
-        sections: in order; the sections that compare MAML with vanilla occur once for each budget.
+        leads: by budget, what is shown first: the answer in a sentence, its figure, its table, and its limits.
+        sections: all others, in order; the sections that compare MAML with vanilla occur once for each budget.
         f1: the table that is printed on the terminal.
     """
 
@@ -54,17 +56,17 @@ class Report:
     notice: str
     run_counts: str
     budget: str
-    summaries: Mapping[str, Sequence[str]]
+    leads: Mapping[str, Section]
     sections: Sequence[Section]
     f1: Table
 
     @property
     def tables(self) -> list[Table]:
-        return [table for section in self.sections for table in section.tables]
+        return [table for section in (*self.leads.values(), *self.sections) for table in section.tables]
 
     @property
     def figures(self) -> list[Figure]:
-        return [figure for section in self.sections for figure in section.figures]
+        return [figure for section in (*self.leads.values(), *self.sections) for figure in section.figures]
 
     @property
     def chapters(self) -> list[list[Section]]:
@@ -106,13 +108,21 @@ def build(
     return Report(
         title="Zero-shot NER after meta-pretraining: "
         + ", ".join(root.resolve().name for root in collection.roots),
-        notice=DEMO_NOTICE if collection.has_generated_data else "",
+        notice=_notice(collection),
         run_counts=run_counts(collection),
         budget=budget,
-        summaries={name: summary(item) for name, item in by_budget.items()},
+        leads={section.budget: section for section in _build_per_budget(lead.section, by_budget.values())},
         sections=sections,
         f1=f1.f1_table(collection, data.scores, data.comparisons),
     )
+
+
+def _notice(collection: Collection) -> str:
+    """The notice about synthetic data, and which runs it concerns."""
+    runs = runs_of(collection.pretraining, collection.finetuning)
+    if runs.synthetic in (0, len(runs)):
+        return DEMO_NOTICE if runs.synthetic else ""
+    return f"{runs.synthetic:,} of {counted(len(runs), 'run')}, marked {DAGGER} in the tables: {DEMO_NOTICE}"
 
 
 def _build_per_budget(builder: SectionBuilder, by_budget: Iterable[ReportData]) -> list[Section]:

@@ -1,7 +1,7 @@
 """The command `metapt report`, also `python analysis/report.py` in a clone: from run folders to a report.
 
 Writes index.html (self-contained), report.md, report.json and references.bib; every table as CSV, LaTeX (booktabs) and
-Parquet; every figure as SVG for the page, and as PDF at the width of a column or of the text of a paper.
+Parquet; every figure as SVG for the page, and on request as PDF at the width of a column or of the text of a paper.
 """
 
 from __future__ import annotations
@@ -30,11 +30,13 @@ from pyarrow import parquet
 from metapt.errors import run_command
 from metapt.files import write_bytes_atomically
 
+from . import html_table
 from .build import Report, build
+from .latex import to_latex
 from .load.collect import collect, newest_grid
 from .sections.base import Section
 from .stats.budgets import BUDGETS, UPDATES
-from .tables import FlatCell, Table
+from .tables import FlatCell, Table, unbroken
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
 OUTPUT_SUFFIXES = {".csv", ".tex", ".parquet", ".svg", ".pdf"}  # of tables and figures
@@ -55,7 +57,7 @@ def main(argv: Sequence[str]) -> None:
     report = build(
         collect(roots, out), uner=arguments.uner, budget=budget, sentences=not arguments.no_sentences
     )
-    write(report, out)
+    write(report, out, links=not arguments.standalone, pdf=arguments.pdf)
     _print(report, out)
 
 
@@ -97,6 +99,17 @@ def _parser() -> argparse.ArgumentParser:
         help="Omit the case studies, which quote sentences of the evaluation sets, so that the report may be "
         "published (default: include them).",
     )
+    parser.add_argument(
+        "--standalone",
+        action="store_true",
+        help="Write index.html without links to run folders and other files, so that it may be moved or sent alone "
+        "(default: with links).",
+    )
+    parser.add_argument(
+        "--pdf",
+        action="store_true",
+        help="Write every figure as PDF too, for a paper, which takes as long as the rest (default: SVG only).",
+    )
     return parser
 
 
@@ -107,14 +120,19 @@ def _print(report: Report, out: Path) -> None:
         print(f"{report.f1.title}. {report.f1.full_note}\n{report.f1.to_text()}\n")
     else:
         print("No finished fine-tuning run.\n")
-    print(report.run_counts, *report.summaries[report.budget], sep="\n")
+    print(report.run_counts, *report.leads[report.budget].paragraphs, sep="\n")
     print(f"\nreport: {(out / 'index.html').absolute()}")
 
 
-def write(report: Report, out: Path) -> None:
-    """Write every file of the report, and remove tables and figures that only an earlier report had."""
+def write(report: Report, out: Path, links: bool = True, pdf: bool = False) -> None:
+    """Write every file of the report, and remove tables and figures that only an earlier report had.
+
+    Args:
+        links: whether the page links to run folders and other files.
+        pdf: whether to write figures as PDF too.
+    """
     written = set()
-    for name, content in _files(report, out):
+    for name, content in _files(report, out, links, pdf):
         write_bytes_atomically(out / name, content)
         written.add(out / name)
     for path in {*(out / "tables").glob("*"), *(out / "figures").glob("*")} - written:
@@ -122,27 +140,28 @@ def write(report: Report, out: Path) -> None:
             path.unlink()
 
 
-def _files(report: Report, out: Path) -> Iterator[tuple[str, bytes]]:
+def _files(report: Report, out: Path, links: bool, pdf: bool) -> Iterator[tuple[str, bytes]]:
     """Yield (name, content) of every file: tables first, since other processes may still draw figures; the page last."""
+    pdfs = [(figure.name, figure.submit_pdf()) for figure in report.figures if pdf]
     for table in report.tables:
-        yield f"tables/{table.name}.csv", table.to_csv(report.notice, out).encode()
-        yield f"tables/{table.name}.tex", table.to_latex(report.notice).encode()
-        yield f"tables/{table.name}.parquet", to_parquet(table, report.notice, out)
+        yield f"tables/{table.name}.csv", table.to_csv(out).encode()
+        yield f"tables/{table.name}.tex", to_latex(table).encode()
+        yield f"tables/{table.name}.parquet", to_parquet(table, out)
     yield "report.json", to_json(report, out)
     yield "report.md", to_markdown(report).encode()
     yield "references.bib", REFERENCES.read_bytes()
     for figure in report.figures:
-        yield f"figures/{figure.name}.svg", figure.to_svg(report.notice).encode()
-        yield f"figures/{figure.name}.pdf", figure.pdf
-    yield "index.html", to_html(report, out).encode()
+        yield f"figures/{figure.name}.svg", figure.to_svg().encode()
+    for name, drawn in pdfs:
+        yield f"figures/{name}.pdf", drawn.result()
+    yield "index.html", to_html(report, out, links).encode()
 
 
-def to_parquet(table: Table, notice: str, out: Path) -> bytes:
-    """Format a table as Parquet with the columns of its CSV; title, note and notice are metadata of the file."""
-    heads = [head for column in table.columns for head in column.csv_heads]
+def to_parquet(table: Table, out: Path) -> bytes:
+    """Format a table as Parquet with the columns of its CSV; title and note are metadata of the file."""
     rows = table.flat_rows(out)
-    columns = {head: _array([row[index] for row in rows]) for index, head in enumerate(heads)}
-    metadata = {"title": table.title, "note": table.full_note, "notice": notice}
+    columns = {head: _array([row[index] for row in rows]) for index, head in enumerate(table.flat_heads)}
+    metadata = {"title": table.title, "note": table.full_note}
     file = io.BytesIO()
     parquet.write_table(pyarrow.table(columns).replace_schema_metadata(metadata), file)
     return file.getvalue()
@@ -162,8 +181,8 @@ def to_json(report: Report, out: Path) -> bytes:
         "title": report.title,
         "notice": report.notice,
         "run_counts": report.run_counts,
-        "summary": {budget: list(paragraphs) for budget, paragraphs in report.summaries.items()},
-        "sections": [_section_json(section, out) for section in report.sections],
+        "summary": {budget: list(section.paragraphs) for budget, section in report.leads.items()},
+        "sections": [_section_json(section, out) for section in (*report.leads.values(), *report.sections)],
         "tables": {table.name: _table_json(table, out) for table in report.tables},
     }
     options = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE | orjson.OPT_SERIALIZE_NUMPY
@@ -185,11 +204,15 @@ def _section_json(section: Section, out: Path) -> dict[str, object]:
 
 
 def _table_json(table: Table, out: Path) -> dict[str, object]:
-    columns = [head for column in table.columns for head in column.csv_heads]
-    return {"title": table.title, "note": table.full_note, "columns": columns, "rows": table.flat_rows(out)}
+    return {
+        "title": table.title,
+        "note": table.full_note,
+        "columns": table.flat_heads,
+        "rows": table.flat_rows(out),
+    }
 
 
-def to_html(report: Report, out: Path) -> str:
+def to_html(report: Report, out: Path, links: bool = True) -> str:
     """Render the page. Autoescape is on; only figures and tables, which escape their own text, are passed as markup."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
@@ -198,37 +221,41 @@ def to_html(report: Report, out: Path) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["code"] = _code
+    environment.filters |= {"code": _code, "text": unbroken}
+    base = out if links else None
     return environment.get_template("report.html.j2").render(
-        report=report, budgets=list(BUDGETS), out=out, markup=Markup
+        report=report, budgets=list(BUDGETS), base=base, markup=Markup, table_html=html_table.to_html
     )
 
 
 def _code(text: str) -> Markup:
     """Escape a text, with `...` as code."""
-    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text)))
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(unbroken(text)))))
 
 
 def to_markdown(report: Report) -> str:
     """Format the page as Markdown at the budget that is shown first; figures are links to their SVG files."""
     parts = [f"# {report.title}"]
     parts += [f"> **{report.notice}**"] if report.notice else []
-    parts += [report.run_counts, *report.summaries[report.budget]]
+    sentence, *notes = report.leads[report.budget].paragraphs
+    parts += [sentence, *_markdown_content(report.leads[report.budget]), *notes, report.run_counts]
     for section in report.default_sections:
         budget = f" (matched {section.budget})" if section.budget else ""
-        parts += [f"## {section.title}{budget}", *section.paragraphs]
-        for figure in section.figures:
-            parts.append(f"![{figure.caption}](figures/{figure.name}.svg)\n\n{figure.caption}")
-        for table in section.tables:
-            parts += _markdown_table(table)
+        parts += [f"## {section.title}{budget}", *section.paragraphs, *_markdown_content(section)]
     return "\n\n".join(parts) + "\n"
 
 
-def _markdown_table(table: Table) -> list[str]:
-    if not table.on_page:
-        return [f"{table.title}: [tables/{table.name}.csv](tables/{table.name}.csv)"]
-    title = f"**{table.title}.** {table.full_note} {table.truncation}".rstrip()
-    return [title, table.to_markdown().rstrip()]
+def _markdown_content(section: Section) -> Iterator[str]:
+    """Yield the figures and tables of a section."""
+    for figure in section.figures:
+        yield f"![{figure.caption}](figures/{figure.name}.svg)\n\n{figure.caption}"
+    for table in section.tables:
+        if table.on_page:
+            note = f"{table.notice} {table.full_note} {table.truncation}".strip()
+            yield f"**{table.title}.** {note}".rstrip()
+            yield table.to_markdown().rstrip()
+        else:
+            yield f"{table.title}: [tables/{table.name}.csv](tables/{table.name}.csv)"
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import NamedTuple, Protocol, cast
 
@@ -15,11 +15,15 @@ OBJECTIVE_NAMES = {"vanilla": "vanilla", "maml": "MAML"}
 
 
 class RunRef(NamedTuple):
-    """A run folder, the objective or "baseline", and the seed by which runs are repeated, if any."""
+    """A run folder, the objective or "baseline", the seed by which runs are repeated, if any, and the kind of data.
+
+    `is_synthetic`: the run was pretrained, tuned or scored on synthetic demo data.
+    """
 
     path: Path
     objective: str
     seed: int | None
+    is_synthetic: bool = False
 
 
 class HasRef(Protocol):
@@ -41,15 +45,22 @@ class Runs:
     def __len__(self) -> int:
         return len(self.refs)
 
+    @cached_property
+    def synthetic(self) -> int:
+        """How many of the runs used synthetic demo data."""
+        return sum(ref.is_synthetic for ref in self.refs)
+
     def __str__(self) -> str:
-        """Return, for example, "From 4 runs (2 vanilla, 2 MAML) of 2 seeds."."""
+        """Return, for example, "From 4 runs (2 vanilla, 2 MAML) of 2 seeds, all on synthetic demo data."."""
         if not self.refs:
             return "From no run."
         kinds = Counter(OBJECTIVE_NAMES.get(ref.objective, ref.objective) for ref in self.refs)
         parts = ", ".join(f"{count:,} {kind}" for kind, count in kinds.items())
         seeds = {ref.seed for ref in self.refs} - {None}
         of_seeds = f" of {counted(len(seeds), 'seed')}" if seeds else ""
-        return f"From {counted(len(self), 'run')} ({parts}){of_seeds}."
+        some = "all" if self.synthetic == len(self) else f"{self.synthetic:,} of them"
+        synthetic = f", {some} on synthetic demo data" if self.synthetic else ""
+        return f"From {counted(len(self), 'run')} ({parts}){of_seeds}{synthetic}."
 
     def folders(self, base: Path) -> list[str]:
         """Return the path of each run's folder relative to `base`, as a link has it."""

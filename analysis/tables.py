@@ -1,7 +1,10 @@
-"""Tables, written as CSV, LaTeX, Markdown, HTML and plain text.
+"""Tables, and their text as CSV, Markdown and for a terminal; latex.py and html_table.py have the other formats.
 
-The last column of a table, RUNS, holds the runs that each row is computed from (`Runs`): links to their folders on the
-page, paths in CSV, JSON and Parquet, and the number of runs in the other formats.
+The last column of a table, RUNS, holds the runs that each row is computed from (`Runs`): links to their folders in a
+row's details on the page, paths in CSV, JSON and Parquet, and the number of runs in Markdown.
+
+Rows of runs on synthetic data are marked: with a notice in their last cell in CSV, JSON and Parquet; in the other formats
+with one notice at the table if this concerns all rows, and otherwise with a dagger in the first cell of each.
 """
 
 from __future__ import annotations
@@ -9,13 +12,17 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property, lru_cache
+from functools import cached_property
+from itertools import groupby
 from pathlib import Path
-from urllib.parse import quote
+from statistics import fmean
 
-from markupsafe import Markup, escape
+from markupsafe import escape
+
+from metapt.data import DEMO_NOTICE
 
 from .run_refs import Runs, counted, runs_of
 
@@ -24,28 +31,13 @@ Cell = str | int | float | bool | None | Interval | Runs
 FlatCell = str | int | float | bool | None | list[str]
 
 MISSING = "–"
-LONG_TEXT = 24  # characters above which a cell may be broken anywhere in print
-MAX_LINKS = 24  # in a cell on the page; files have all runs
+DAGGER = "†"
+NOTICE = "notice"
+"""the last column of CSV, JSON and Parquet in a table with synthetic data"""
 MAX_ROWS = 300  # in a table on the page and in report.md; CSV, LaTeX, JSON and Parquet have all rows
-LATEX_ESCAPES = {
-    "\\": r"\textbackslash{}",
-    "&": r"\&",
-    "%": r"\%",
-    "$": r"\$",
-    "#": r"\#",
-    "_": r"\_",
-    "{": r"\{",
-    "}": r"\}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "–": "--",
-    "−": "$-$",
-    "±": r"$\pm$",
-}
-LATEX_TRANSLATION = str.maketrans(LATEX_ESCAPES)
-RUNS_CLASS = ' class="runs"'
+WIDE = 8  # evaluation sets above which a table gets means, and a button to show or hide each group of sets
+MEANS = "means"
+"""the group of the columns that `Table.with_means` adds"""
 
 
 @dataclass(frozen=True)
@@ -57,6 +49,8 @@ class Column:
         signed: whether positive numbers get a plus sign.
         percent: whether fractions are shown as percentages.
         interval: whether cells are pairs (low, high), which are two columns in CSV, JSON and Parquet.
+        optional: whether the column is omitted if no row has a text in it.
+        group: what the column has in common with its neighbours, such as a kind of evaluation set; may be empty.
     """
 
     head: str
@@ -65,6 +59,8 @@ class Column:
     percent: bool = False
     significant: bool = False
     interval: bool = False
+    optional: bool = False
+    group: str = ""
 
     @property
     def csv_heads(self) -> list[str]:
@@ -92,7 +88,7 @@ class Column:
         sign = "+" if self.signed else ""
         specification = f"{sign},.{self.digits}{'g' if self.significant else 'f'}"
         text = f"{value * 100 if self.percent else value:{specification}}"
-        return text.replace("-", "−") + ("\u00a0%" if self.percent else "")
+        return text.replace("-", "−") + ("\u202f%" if self.percent else "")
 
 
 RUNS = Column("runs")
@@ -107,7 +103,7 @@ class Table:
         title: heading of the table.
         note: what a reader needs to interpret the table; may be empty.
         shaded: indices of the rows that are shaded on the page.
-        on_page: False if the table is written to files only, because it is too long for the page.
+        on_page: False if the page shows only the title until a reader opens the table.
     """
 
     name: str
@@ -127,28 +123,87 @@ class Table:
                 raise ValueError(
                     f"table {self.name}: a row has {len(row)} cells, expected {len(self.columns)} (one for each column)"
                 )
+        kept = [index for index in range(len(self.columns)) if not self._is_omitted(index)]
+        if len(kept) < len(self.columns):
+            self.columns = [self.columns[index] for index in kept]
+            self.rows = [[row[index] for index in kept] for row in self.rows]
+
+    def _is_omitted(self, index: int) -> bool:
+        return self.columns[index].optional and not any(row[index] for row in self.rows)
 
     def without_constant(self, *heads: str) -> Table:
         """The table without those of the named columns that have at most one distinct value, apart from None."""
-        drop = {
+        return self._with_columns(
             index
             for index, column in enumerate(self.columns)
-            if column.head in heads and len({row[index] for row in self.rows} - {None}) <= 1
-        }
-        return self._with_columns([index for index in range(len(self.columns)) if index not in drop])
+            if column.head not in heads or len({row[index] for row in self.rows} - {None}) > 1
+        )
 
-    def _with_columns(self, kept: Sequence[int]) -> Table:
+    def _with_columns(self, kept: Iterable[int]) -> Table:
         """The table with the columns at these indices only."""
-        columns = [self.columns[index] for index in kept]
-        return replace(self, columns=columns, rows=[[row[index] for index in kept] for row in self.rows])
+        indices = list(kept)
+        columns = [self.columns[index] for index in indices]
+        return replace(self, columns=columns, rows=[[row[index] for index in indices] for row in self.rows])
 
-    def _without_runs(self) -> Table:
-        return self._with_columns([index for index, column in enumerate(self.columns) if column is not RUNS])
+    @property
+    def is_wide(self) -> bool:
+        """Whether so many columns are in groups that a reader needs means and a choice of groups."""
+        return sum(column.group not in ("", MEANS) for column in self.columns) > WIDE
+
+    def with_means(self) -> Table:
+        """A wide table with the mean of each group of numbers in front of the groups; another table unchanged.
+
+        A row has a mean only if it has a number in every column of the group, so that means are comparable.
+        """
+        if not self.is_wide:
+            return self
+        groups: dict[str, list[int]] = {}
+        for index, column in enumerate(self.columns):
+            if column.group:
+                groups.setdefault(column.group, []).append(index)
+        start = min(index for indices in groups.values() for index in indices)
+        means = [
+            replace(self.columns[indices[0]], head=f"{group}, {counted(len(indices), 'set')}", group=MEANS)
+            for group, indices in groups.items()
+        ]
+        rows = [
+            [
+                *row[:start],
+                *(_mean([row[index] for index in indices]) for indices in groups.values()),
+                *row[start:],
+            ]
+            for row in self.rows
+        ]
+        columns = [*self.columns[:start], *means, *self.columns[start:]]
+        return replace(self, columns=columns, rows=rows)
+
+    def column_groups(self) -> list[tuple[str, list[int]]]:
+        """Neighbouring columns of the same group: (group, indices); the group is empty if the table is not wide."""
+        shown = [column.group if self.is_wide else "" for column in self.columns]
+        return [
+            (group, list(indices)) for group, indices in groupby(range(len(shown)), key=shown.__getitem__)
+        ]
 
     @cached_property
     def runs(self) -> Runs:
         """The runs of all rows."""
         return runs_of(*(cell for row in self.rows for cell in row if isinstance(cell, Runs)))
+
+    @cached_property
+    def synthetic(self) -> set[int]:
+        """The indices of the rows that are computed from a run on synthetic data."""
+        return {
+            index
+            for index, row in enumerate(self.rows)
+            if any(isinstance(cell, Runs) and cell.synthetic for cell in row)
+        }
+
+    @property
+    def notice(self) -> str:
+        """The notice about synthetic data, which names the rows that it concerns; may be empty."""
+        if not self.synthetic:
+            return ""
+        return DEMO_NOTICE if len(self.synthetic) == len(self.rows) else f"{DAGGER} {DEMO_NOTICE}"
 
     @property
     def full_note(self) -> str:
@@ -162,75 +217,82 @@ class Table:
             return ""
         return f"The first {MAX_ROWS} of {len(self.rows):,} rows are shown; tables/{self.name}.csv has all."
 
-    def _for_page(self) -> Table:
-        """The rows that the page shows."""
-        return replace(self, rows=self.rows[:MAX_ROWS])
-
-    def texts(self) -> list[list[str]]:
-        """All cells as text."""
-        return [
+    def texts(self, max_rows: int | None = None) -> list[list[str]]:
+        """The cells of the first rows as text; in a table with and without synthetic data, its rows are marked."""
+        texts = [
             [column.format(value) for column, value in zip(self.columns, row, strict=True)]
-            for row in self.rows
+            for row in self.rows[:max_rows]
         ]
+        if len(self.synthetic) < len(self.rows):
+            for index in self.synthetic & set(range(len(texts))):
+                texts[index][0] = f"{texts[index][0]} {DAGGER}".lstrip()
+        return texts
+
+    def lines(
+        self, columns: Sequence[int], max_rows: int | None = None
+    ) -> tuple[list[list[str]], list[bool]]:
+        """The heads and the first rows as text, and whether each column is numeric.
+
+        Args:
+            columns: the indices of the columns.
+        """
+        lines = [[column.head for column in self.columns], *self.texts(max_rows)]
+        return [[line[index] for index in columns] for line in lines], [*map(self.is_numeric, columns)]
+
+    def columns_without_runs(self) -> list[int]:
+        """The indices of all columns but RUNS, which is useless on paper and in a terminal."""
+        return [index for index, column in enumerate(self.columns) if column is not RUNS]
 
     def is_numeric(self, index: int) -> bool:
         """Whether a column has only numbers and missing values, and is therefore aligned right."""
         values = [row[index] for row in self.rows if row[index] is not None]
         return all(isinstance(value, int | float | tuple) and not isinstance(value, bool) for value in values)
 
+    @property
+    def flat_heads(self) -> list[str]:
+        """The names of the columns in CSV, JSON and Parquet."""
+        heads = [head for column in self.columns for head in column.csv_heads]
+        return [*heads, NOTICE] if self.synthetic else heads
+
     def flat_rows(self, base: Path = Path()) -> list[list[FlatCell]]:
-        """The rows under `csv_heads`, as written to CSV, JSON and Parquet; computed once for all of them.
+        """The rows under `flat_heads`, as written to CSV, JSON and Parquet; computed once for all of them.
 
         An interval becomes two cells, NaN becomes None, and runs become the paths of their folders relative to `base`.
         """
         if base not in self._flat:
-            self._flat[base] = [[value for cell in row for value in _flat(cell, base)] for row in self.rows]
+            rows = [[value for cell in row for value in _flat(cell, base)] for row in self.rows]
+            if self.synthetic:
+                for index, row in enumerate(rows):
+                    row.append(DEMO_NOTICE if index in self.synthetic else None)
+            self._flat[base] = rows
         return self._flat[base]
 
-    def to_csv(self, notice: str = "", base: Path = Path()) -> str:
-        """Format as CSV in full precision; run folders are separated by "; ".
-
-        A notice becomes the last column, so that every tool that reads the file keeps it.
-        """
+    def to_csv(self, base: Path = Path()) -> str:
+        """Format as CSV in full precision; run folders are separated by "; "."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        heads = [name for column in self.columns for name in column.csv_heads]
-        writer.writerow(heads + (["notice"] if notice else []))
+        writer.writerow(self.flat_heads)
         for cells in self.flat_rows(base):
             values = ["; ".join(cell) if isinstance(cell, list) else cell for cell in cells]
-            writer.writerow(
-                ["" if value is None else value for value in values] + ([notice] if notice else [])
-            )
+            writer.writerow(["" if value is None else value for value in values])
         return text.getvalue()
 
     def to_markdown(self) -> str:
         """Format the rows on the page as a Markdown pipe table."""
-        table = self._for_page()
-        numeric = [table.is_numeric(index) for index in range(len(table.columns))]
-        lines = [
-            [_markdown(column.head) for column in table.columns],
-            ["---:" if right else "---" for right in numeric],
-        ]
-        lines += [[_markdown(text) for text in row] for row in table.texts()]
+        (heads, *rows), numeric = self.lines(range(len(self.columns)), MAX_ROWS)
+        rule = ["---:" if right else "---" for right in numeric]
+        lines = [[*map(_markdown, heads)], rule, *([*map(_markdown, row)] for row in rows)]
         return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
-    def to_latex(self, notice: str = "") -> str:
-        """Format as a booktabs `tabular`; every cell is escaped; title, note and notice are comments."""
-        table = self._without_runs()
-        numeric = [table.is_numeric(index) for index in range(len(table.columns))]
-        comments = [line for line in (notice, self.title, self.full_note) if line]
-        lines = [f"% {' '.join(line.split())}" for line in comments]
-        lines += [rf"\begin{{tabular}}{{{''.join('r' if right else 'l' for right in numeric)}}}", r"\toprule"]
-        lines += [_latex_row([column.head for column in table.columns]), r"\midrule"]
-        lines += [_latex_row(row) for row in table.texts()]
-        return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
-
     def to_text(self) -> str:
-        """Format the rows on the page as aligned columns for a terminal."""
-        table = self._for_page()._without_runs()
-        numeric = [table.is_numeric(index) for index in range(len(table.columns))]
-        lines = [[column.head for column in table.columns], *table.texts()]
-        widths = [max(len(line[index]) for line in lines) for index in range(len(table.columns))]
+        """Format the rows on the page as aligned columns for a terminal; of a wide table, its means and first group."""
+        groups = self.column_groups()
+        first = next((group for group, _ in groups if group not in ("", MEANS)), "")
+        shown = {index for group, indices in groups if group in ("", MEANS, first) for index in indices}
+        lines, numeric = self.lines(
+            [index for index in self.columns_without_runs() if index in shown], MAX_ROWS
+        )
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         lines.insert(1, ["-" * width for width in widths])
         return "\n".join(
             "  ".join(
@@ -240,51 +302,16 @@ class Table:
             for line in lines
         )
 
-    def to_html(self, base: Path = Path()) -> Markup:
-        """Format the first MAX_ROWS rows as a `table` element; every text is escaped.
 
-        Args:
-            base: folder of the page, to which links are relative.
-        """
-        table = self._for_page()
-        classes = [' class="n"' if table.is_numeric(index) else "" for index in range(len(table.columns))]
-        head = "".join(
-            f'<th scope="col"{RUNS_CLASS if column is RUNS else html_class}>{escape(column.head)}</th>'
-            for html_class, column in zip(classes, table.columns, strict=True)
-        )
-        rows = []
-        for index, (cells, texts) in enumerate(zip(table.rows, table.texts(), strict=True)):
-            shaded = ' class="shaded"' if index in self.shaded else ""
-            parts = (
-                self._html_runs(cell, text, base) if isinstance(cell, Runs) else _html_cell(text, html_class)
-                for html_class, text, cell in zip(classes, texts, cells, strict=True)
-            )
-            rows.append(f"<tr{shaded}>{''.join(parts)}</tr>\n")
-        return Markup(f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{''.join(rows)}</tbody>\n</table>")
-
-    def _html_runs(self, runs: Runs, text: str, base: Path) -> str:
-        """A cell that expands to links to the run folders; a single run is one link."""
-        folders = runs.folders(base)
-        if not folders:
-            return f"<td{RUNS_CLASS}>{MISSING}</td>"
-        if len(folders) == 1:
-            return f"<td{RUNS_CLASS}>{_html_link(folders[0], text)}</td>"
-        links = [_html_link(folder, folder.rpartition("/")[2]) for folder in folders[:MAX_LINKS]]
-        if more := len(folders) - len(links):
-            links.append(f"{more:,} more: tables/{escape(self.name)}.csv")
-        return (
-            f"<td{RUNS_CLASS}><details><summary>{escape(text)}</summary>{'<br>'.join(links)}</details></td>"
-        )
+def unbroken(text: str) -> str:
+    """Join numbers to their percent sign by a narrow space, at which no line ends."""
+    return re.sub(r"(?<=\d)[ \u00a0](?=%)", "\u202f", text)
 
 
-def _html_cell(text: str, html_class: str) -> str:
-    if len(text) > LONG_TEXT and not html_class:
-        html_class = ' class="long"'
-    return f"<td{html_class}>{escape(text)}</td>"
-
-
-def _html_link(folder: str, text: str) -> str:
-    return f'<a href="{escape(quote(folder))}" title="{escape(folder)}">{escape(text)}</a>'
+def _mean(cells: Sequence[Cell]) -> float | None:
+    """The mean of numbers; None if one is missing."""
+    numbers = [float(cell) for cell in cells if isinstance(cell, int | float) and not math.isnan(cell)]
+    return fmean(numbers) if len(numbers) == len(cells) else None
 
 
 def _flat(cell: Cell, base: Path) -> list[FlatCell]:
@@ -294,17 +321,6 @@ def _flat(cell: Cell, base: Path) -> list[FlatCell]:
     if isinstance(cell, tuple):
         return [None if math.isnan(value) else value for value in cell]
     return [None if isinstance(cell, float) and math.isnan(cell) else cell]
-
-
-@lru_cache(maxsize=100_000)
-def latex_escape(text: str) -> str:
-    """Escape a text so that LaTeX prints it literally."""
-    return " ".join(text.split()).translate(LATEX_TRANSLATION)
-
-
-def _latex_row(cells: Sequence[str]) -> str:
-    row = " & ".join(latex_escape(cell) for cell in cells) + r" \\"
-    return "{}" + row if row.startswith("[") else row  # else an argument of the previous row's \\
 
 
 def _markdown(text: str) -> str:

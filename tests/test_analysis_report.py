@@ -9,18 +9,17 @@ import re
 import subprocess
 import sys
 import tomllib
-from collections import Counter
-from html.parser import HTMLParser
 from pathlib import Path
-from urllib.parse import unquote
 
 import numpy as np
 import pytest
 from analysis_runs import write_baseline, write_finetuning, write_grid, write_pretraining
+from html_page import Page
 
 from analysis import report as program
 from analysis.build import DEMO_NOTICE, build, particle_recall
 from analysis.load.collect import collect, newest_grid
+from analysis.tables import DAGGER
 from metapt.errors import UserError
 from metapt.launch.grid_dir import GridDir
 from metapt.launch.jobs import Job, Plan
@@ -29,52 +28,6 @@ SCRIPT = Path(program.__file__)
 PROJECT = tomllib.loads((SCRIPT.parents[1] / "pyproject.toml").read_text())["project"]
 TRAINING_PACKAGES = {re.split(r"[^\w-]", need)[0] for need in PROJECT["optional-dependencies"]["train"]}
 NOT_NEEDED = sorted({*TRAINING_PACKAGES, "hydra"} - {"pyarrow"})
-VOID = {"meta", "br", "hr", "img", "input", "link", "path", "use", "rect", "circle", "line"}
-
-
-class Page(HTMLParser):
-    """Check that elements are nested correctly, and collect ids, links and everything that a browser would load."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.ids: Counter[str] = Counter()
-        self.targets: set[str] = set()
-        self.loads: list[str] = []
-        self.links: set[str] = set()
-        self.elements: Counter[str] = Counter()
-        self.text = ""
-        self.feed(text)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag not in VOID:
-            self.open.append(tag)
-        self._look(tag, attrs)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self._look(tag, attrs)
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag not in VOID:
-            assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
-
-    def _look(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements[tag] += 1
-        for name, value in attrs:
-            value = value or ""
-            if name == "id":
-                self.ids[value] += 1
-            elif name.endswith("href") and value.startswith("#"):
-                self.targets.add(value[1:])
-            elif tag == "a" and name == "href":
-                self.links.add(unquote(value))
-            elif name in ("src", "href", "xlink:href", "srcset", "data", "action"):
-                self.loads.append(value)
 
 
 def make(*roots: Path) -> Path:
@@ -89,13 +42,8 @@ def rows(out: Path, name: str) -> list[dict[str, str]]:
 
 
 def page(out: Path) -> Page:
-    text = (out / "index.html").read_text(encoding="utf-8")
-    found = Page(text)
-    assert found.loads == []
-    assert "@import" not in text
-    assert "url(http" not in text
-    assert [name for name, times in found.ids.items() if times > 1] == []
-    assert found.targets <= set(found.ids)
+    found = Page((out / "index.html").read_text(encoding="utf-8"))
+    found.check_that_it_is_self_contained()
     assert [link for link in found.links if not (out / link).exists()] == []
     return found
 
@@ -186,6 +134,7 @@ def test_the_page_is_self_contained_and_escaped(tmp_path: Path) -> None:
     (failed / "error.txt").write_text("ValueError: <img src=http://example.org/x.png>")
     found = page(make(root))
     assert (found.elements["script"], found.elements["img"]) == (1, 0)  # the page's own script
+    assert "&lt;code&gt;" not in (tmp_path / "grid" / "report" / "index.html").read_text()
     assert "<script>alert(1)</script>" in found.text
     assert "ValueError: <img src=http://example.org/x.png>" in found.text
     assert found.elements["svg"] >= 10
@@ -202,11 +151,31 @@ def test_every_file_has_the_notice_about_generated_data(
         *(
             path.read_text()
             for path in out.rglob("*")
-            if path.suffix in (".html", ".md", ".tex", ".csv", ".svg")
+            if path.suffix in (".html", ".md", ".tex", ".csv", ".svg") and "published" not in path.name
         ),
     ]
     assert len(texts) > 20
     assert {DEMO_NOTICE in text for text in texts} == {generated}
+    assert not any(DEMO_NOTICE in path.read_text() for path in out.rglob("published*.csv"))
+
+
+def test_the_notice_marks_the_runs_on_generated_data_and_no_others(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A grid on real text beside one on synthetic text: rows and figures of the first have no notice."""
+    real = write_grid(tmp_path / "real", tunings=("head_only",))
+    demo = write_grid(tmp_path / "demo", ("tiny",), tunings=("head_only",), generated=True)
+    out = make(real, demo)
+    counts = f"4 of 8 runs, marked {DAGGER} in the tables: {DEMO_NOTICE}"
+    assert counts in page(out).text
+    assert counts in capsys.readouterr().out
+    assert counts in (out / "report.md").read_text()
+    marked = {(row["scale"], row["notice"]) for row in rows(out, "f1")}
+    assert marked == {("nano", ""), ("tiny", DEMO_NOTICE), (particle_recall.RULE_NAME, "")}
+    figures = {path.stem: DEMO_NOTICE in path.read_text() for path in (out / "figures").glob("*.svg")}
+    assert (figures["finetuning-nano"], figures["finetuning-tiny"]) == (False, True)
+    lines = (out / "tables" / "f1.tex").read_text().splitlines()
+    assert {"tiny" in line for line in lines if r"\textdagger" in line} == {True}
 
 
 def test_a_root_without_a_finished_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -35,6 +35,7 @@ LAYERS = [  # of packages and modules of metapt, and analysis; each imports only
 ANALYSIS_LAYERS = [
     ["run_refs", "parallel"],
     ["tables"],
+    ["latex", "html_table"],
     ["load"],
     ["stats"],
     ["figures"],

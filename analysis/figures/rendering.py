@@ -1,4 +1,4 @@
-"""From a matplotlib canvas to SVG and PDF, in other processes while the report is computed.
+"""From a matplotlib canvas to SVG, and to PDF on request, in other processes while the report is computed.
 
 The backends are called directly, since `savefig` computes the layout twice.
 """
@@ -54,15 +54,22 @@ STYLE: dict[Any, Any] = {
 }
 
 
-def submit(name: str, draw: Callable[..., Canvas], *data: Any) -> Future[tuple[str, bytes]]:
-    """Let another process draw `draw(*data)`; the result will be its SVG, whose ids depend on the name, and its PDF."""
-    return pool().submit(render, name, draw, *data)
+def submit(name: str, draw: Callable[..., Canvas], *data: Any) -> Future[str]:
+    """Let another process draw `draw(*data)`; the result will be its SVG, whose ids depend on the name."""
+    return pool().submit(_svg, name, draw, *data)
 
 
-def render(name: str, draw: Callable[..., Canvas], *data: Any) -> tuple[str, bytes]:
-    """Draw and return SVG and PDF."""
-    canvas = draw(*data)
-    return to_svg(canvas, name), to_pdf(canvas)
+def submit_pdf(draw: Callable[..., Canvas], *data: Any) -> Future[bytes]:
+    """Let another process draw `draw(*data)`; the result will be its PDF."""
+    return pool().submit(_pdf, draw, *data)
+
+
+def _svg(name: str, draw: Callable[..., Canvas], *data: Any) -> str:
+    return to_svg(draw(*data), name)
+
+
+def _pdf(draw: Callable[..., Canvas], *data: Any) -> bytes:
+    return to_pdf(draw(*data))
 
 
 def to_svg(canvas: Canvas, name: str) -> str:

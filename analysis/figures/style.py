@@ -21,8 +21,10 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Colormap, LinearSegmentedColormap
 from matplotlib.figure import Figure as Canvas
 
+from metapt.data import DEMO_NOTICE
+
 from ..run_refs import OBJECTIVE_NAMES, HasRef, RunRef, Runs, runs_of
-from .rendering import GRID, INK, QUIET, STYLE, submit
+from .rendering import GRID, INK, QUIET, STYLE, submit, submit_pdf
 
 WIDTH = 9.4  # inches
 COLOURS = {"vanilla": "#0072B2", "maml": "#D55E00"}
@@ -50,22 +52,26 @@ class Figure:
     Attributes:
         name: the file name without suffix.
         caption: shown under the figure; ends with the number of runs.
-        drawn: the future SVG and PDF.
+        drawn: the future SVG.
+        draw: draws the canvas.
+        data: the arguments of `draw`.
         runs: the runs that are shown.
     """
 
     name: str
     caption: str
-    drawn: Future[tuple[str, bytes]]
+    drawn: Future[str]
+    draw: Callable[..., Canvas]
+    data: Sequence[Any]
     runs: Runs
 
     @property
     def svg(self) -> str:
-        return self.drawn.result()[0]
+        return self.drawn.result()
 
-    @property
-    def pdf(self) -> bytes:
-        return self.drawn.result()[1]
+    def submit_pdf(self) -> Future[bytes]:
+        """Let another process draw the figure as PDF, which the page does not need."""
+        return submit_pdf(self.draw, *self.data)
 
     @property
     def themed(self) -> str:
@@ -77,10 +83,15 @@ class Figure:
         text = re.sub(r'href="#', f'href="#{self.name}-', text)
         return re.sub(r"url\(#", f"url(#{self.name}-", text)
 
-    def to_svg(self, notice: str) -> str:
-        """Return the content of the SVG file; a notice becomes its description."""
+    def to_svg(self) -> str:
+        """Return the content of the SVG file; the caption is its description, for readers who cannot see it."""
         head, rest = self.svg.split(">", 1)
-        return f"{head}>{f'<desc>{escape(notice)}</desc>' if notice else ''}{rest}\n"
+        return f"{head}><desc>{escape(self.full_caption)}</desc>{rest}\n"
+
+    @property
+    def full_caption(self) -> str:
+        """The caption, with a notice if a run used synthetic data."""
+        return f"{self.caption} {DEMO_NOTICE if self.runs.synthetic else ''}".strip()
 
 
 def figure(
@@ -98,7 +109,7 @@ def figure(
         data: no more than what is drawn, since they are pickled too.
     """
     shown = runs_of(runs)
-    return Figure(name, f"{caption} {shown}", submit(name, draw, *data), shown)
+    return Figure(name, f"{caption} {shown}", submit(name, draw, *data), draw, data, shown)
 
 
 @contextmanager

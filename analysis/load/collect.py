@@ -33,12 +33,6 @@ class Collection:
     finetuning: Sequence[FinetuneRun] = ()
     excluded: Sequence[ExcludedRun] = ()
 
-    @property
-    def has_generated_data(self) -> bool:
-        """Whether any run was pretrained or fine-tuned on synthetic demo data."""
-        runs: list[PretrainRun | FinetuneRun] = [*self.pretraining, *self.finetuning]
-        return any(run.result.generated_data for run in runs)
-
     def set_names(self) -> list[str]:
         """Return the evaluation sets, target languages first, then by name."""
         return sorted(self._gold_sets, key=lambda name: (not is_target(name), name))

@@ -162,7 +162,7 @@ class PretrainRun(msgspec.Struct, frozen=True, eq=False, tag=True):
 
     @property
     def ref(self) -> RunRef:
-        return RunRef(self.path, self.objective, self.seed)
+        return RunRef(self.path, self.objective, self.seed, self.result.generated_data)
 
 
 class FinetuneRun(msgspec.Struct, frozen=True, eq=False, tag=True):
@@ -195,7 +195,9 @@ class FinetuneRun(msgspec.Struct, frozen=True, eq=False, tag=True):
         """The seed of a model is that of its pretraining, or of its fine-tuning if it was not pretrained here."""
         pretraining, finetuning = self.seeds
         seed = finetuning if pretraining is None else pretraining
-        return RunRef(self.path, self.objective, None if self.is_baseline else seed)
+        return RunRef(
+            self.path, self.objective, None if self.is_baseline else seed, self.result.generated_data
+        )
 
 
 class ExcludedRun(msgspec.Struct, frozen=True, tag=True):

@@ -1,17 +1,20 @@
-"""The last fine-tuned checkpoint of every model against every baseline on the target sets."""
+"""Baselines beside the last fine-tuned checkpoint of every model on the target sets, and the difference of each pair."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import fmean
 
 from metapt.baseline_names import BASELINE_NAMES
 
 from ..load.collect import Collection
-from ..run_refs import runs_of
+from ..load.records import FinetuneRun
+from ..run_refs import OBJECTIVE_NAMES, runs_of
 from ..stats.comparison import DIFFERENCE_COLUMNS, Group, difference_cells, groups
 from ..stats.significance import Scores, comparable
 from ..tables import RUNS, Cell, Column, Table
 from .base import ReportData, Section
-
-MAX_PAGE_ROWS = 60
+from .set_columns import grouped_sets
 
 DEFINITION = (
     "Baselines: rules and taggers without a language model, scored in the same way as models: "
@@ -25,7 +28,41 @@ DEFINITION = (
 def section(data: ReportData) -> Section:
     table = baselines_table(data.collection, data.scores)
     needed = "Needed: runs of baselines (`grid.baselines`) and fine-tuned models, evaluated on the same target sets."
-    return Section("baselines", "Baselines", [] if table.rows else [needed], tables=[table])
+    tables = [systems_table(data.collection, data.scores), table] if table.rows else []
+    return Section("baselines", "Baselines", [] if table.rows else [needed], tables=tables)
+
+
+def systems_table(collection: Collection, scores: Scores) -> Table:
+    """The F1 of every baseline and of every model on the target sets, mean over sources and seeds."""
+    kinds = grouped_sets(collection)
+    names = collection.target_sets()
+    heads = [Column("system"), Column("variant"), Column("objective"), Column("tuning"), Column("sources")]
+    columns = [
+        Column(f"{name} ({collection.gold_sets(name)[0].gold_spans:,})", group=kinds[name]) for name in names
+    ]
+    baselines = [group for group in groups(collection) if group.is_baseline]
+    by_system: dict[tuple[str, ...], list[Group]] = {}
+    for group in (*baselines, *_final_models(collection)):
+        objective = OBJECTIVE_NAMES.get(group.objective, group.objective)
+        key = (group.setting.scale, group.setting.variant, objective, group.setting.tuning)
+        by_system.setdefault(key, []).append(group)
+    rows: list[list[Cell]] = []
+    shaded = set()
+    for system, members in by_system.items():
+        if members[0].is_baseline:
+            shaded.add(len(rows))
+        runs = [run for group in members for run in group.runs]
+        sources = len({group.setting.source for group in members} - {""})
+        rows.append([*system, sources or None, *(_mean(runs, name, scores) for name in names), runs_of(runs)])
+    note = "Shaded rows: baselines. Number of gold spans in brackets."
+    title = "Micro-F1 of baselines and models on the target sets, mean over sources and seeds, last checkpoint of each model"
+    table = Table("baselines_by_set", title, [*heads, *columns, RUNS], rows, note, shaded)
+    return table.without_constant("variant").with_means()
+
+
+def _mean(runs: Sequence[FinetuneRun], name: str, scores: Scores) -> float | None:
+    """The mean F1 over runs; None if one of them was not scored on the set."""
+    return fmean(scores.value(run, name) for run in runs) if all(name in run.sets for run in runs) else None
 
 
 def _final_models(collection: Collection) -> list[Group]:
@@ -43,7 +80,7 @@ def _model(group: Group) -> tuple[str, str, str]:
 
 
 def baselines_table(collection: Collection, scores: Scores) -> Table:
-    """One row for each model, baseline and target set; written to files only if it is too long for the page."""
+    """One row for each model, baseline and target set."""
     columns = [*map(Column, Group.HEADS), Column("baseline"), Column("set"), Column("gold spans")]
     columns += [Column("model F1"), Column("baseline F1"), *DIFFERENCE_COLUMNS, RUNS]
     baselines = [group for group in groups(collection) if group.is_baseline]
@@ -65,5 +102,5 @@ def baselines_table(collection: Collection, scores: Scores) -> Table:
     shaded = {index for index, difference in enumerate(differences) if difference.summary.excludes_zero}
     title = "Model minus baseline on the target sets, last checkpoint of each model"
     note = "Shaded rows: the CI excludes 0."
-    table = Table("baselines", title, columns, rows, note, shaded, on_page=len(rows) <= MAX_PAGE_ROWS)
+    table = Table("baselines", title, columns, rows, note, shaded, on_page=False)
     return table.without_constant(*Group.OPTIONAL)

@@ -11,6 +11,7 @@ from metapt.data.statistics import LabelledSentence, labelled_statistics
 from ..run_refs import runs_of
 from ..tables import RUNS, Cell, Column, Table
 from .base import ReportData, Section, finetuning_needed
+from .set_columns import grouped_sets
 
 DEFINITION = (
     "Data: the single-word rate is the fraction of a type's gold spans that are one word. The out-of-vocabulary (OOV) rate is the "
@@ -50,7 +51,7 @@ def _counts_table(data: ReportData, training: Mapping[str, Sequence[LabelledSent
             sentences = list(zip(gold.words, gold.spans, strict=True))
             rows.append([*_counts(name, "evaluated", sentences), runs_of(data.collection.run_with(gold))])
     rows += [[*_counts(name, "train", sentences), None] for name, sentences in training.items()]
-    note = "Evaluated: from the predictions of the run in the last column. Train: from the folder given by --uner."
+    note = "Evaluated: from the predictions of the run in the row's details. Train: from the folder given by --uner."
     return Table("data", "Labelled data", [*columns, RUNS], rows, note)
 
 
@@ -62,8 +63,9 @@ def _counts(name: str, split: str, sentences: Sequence[LabelledSentence]) -> lis
 
 
 def _oov_table(data: ReportData, training: Mapping[str, Sequence[LabelledSentence]]) -> Table:
-    names = data.collection.set_names()
-    columns = [Column("source"), *(Column(name, percent=True, digits=1) for name in names), RUNS]
+    kinds = grouped_sets(data.collection)
+    names = list(kinds)
+    columns = [Column(name, percent=True, digits=1, group=kind) for name, kind in kinds.items()]
     golds = [data.collection.gold_sets(name)[0] for name in names]
     runs = runs_of(*(data.collection.run_with(gold) for gold in golds))
     rows: list[list[Cell]] = []
@@ -75,5 +77,5 @@ def _oov_table(data: ReportData, training: Mapping[str, Sequence[LabelledSentenc
             rates.append(sum(word not in vocabulary for word in words) / len(words) if words else None)
         rows.append([source, *rates, runs])
     title = "Out-of-vocabulary rate of each set for each source"
-    note = "The sets are read from the predictions of the runs in the last column."
-    return Table("oov_rates", title, columns, rows, note)
+    note = "The sets are read from the predictions of the runs in a row's details."
+    return Table("oov_rates", title, [Column("source"), *columns, RUNS], rows, note).with_means()

@@ -15,6 +15,7 @@ from ..stats.significance import Scores
 from ..tables import RUNS, Cell, Column, Table
 from .base import ReportData, Section, finetuning_needed
 from .particle_recall import RULE_NAME, rule_f1
+from .set_columns import grouped_sets
 
 DEFINITION = (
     "F1: micro-averaged over entity spans, strict IOB2: a span is correct only if both boundaries and the type are right. F1 is "
@@ -44,8 +45,9 @@ def f1_table(collection: Collection, scores: Scores, comparisons: Sequence[Compa
 
     A difference row follows each pair; the rule baseline is the last row unless it is among the runs.
     """
-    names = collection.set_names()
-    columns = [*map(Column, Group.HEADS), *(Column(_set_head(collection, name)) for name in names), RUNS]
+    kinds = grouped_sets(collection)
+    names = list(kinds)
+    columns = [Column(_set_head(collection, name), group=kind) for name, kind in kinds.items()]
     by_setting = {(item.setting, item.set_name): item for item in comparisons}
     rows: list[list[Cell]] = []
     shaded = set()
@@ -60,7 +62,8 @@ def f1_table(collection: Collection, scores: Scores, comparisons: Sequence[Compa
         rows.append(_rule_row(collection, names))
     note = "Number of gold spans in brackets. Difference: MAML minus vanilla, paired by seed."
     title = "Micro-F1 by system and evaluation set"
-    return Table("f1", title, columns, rows, note, shaded).without_constant(*Group.OPTIONAL)
+    table = Table("f1", title, [*map(Column, Group.HEADS), *columns, RUNS], rows, note, shaded)
+    return table.without_constant(*Group.OPTIONAL).with_means()
 
 
 def _difference_row(group: Group, items: Sequence[Comparison | None]) -> list[Cell]:
@@ -106,13 +109,15 @@ def types_table(collection: Collection) -> Table:
     """F1 of each entity type on each set; types without a gold span in a set are omitted."""
     columns = [*map(Column, Group.HEADS)]
     pairs = []
-    for name in collection.set_names():
+    for name, kind in grouped_sets(collection).items():
         spans = [span for sentence in collection.gold_sets(name)[0].spans for span in sentence]
         scored = (run.sets[name] for run in collection.finetuning if name in run.sets)
-        for entity_type in sorted({kind for evaluation in scored for kind in evaluation.per_type}):
+        for entity_type in sorted(
+            {entity_type for evaluation in scored for entity_type in evaluation.per_type}
+        ):
             if gold := sum(span[0] == entity_type for span in spans):
                 pairs.append((name, entity_type))
-                columns.append(Column(f"{name} {entity_type} ({gold})"))
+                columns.append(Column(f"{name} {entity_type} ({gold})", group=kind))
     rows: list[list[Cell]] = [
         [
             *group.cells,

@@ -31,7 +31,12 @@ def summary(data: ReportData) -> list[str]:
     comparisons = data.final_comparisons
     if not comparisons:
         return [missing_pairs(data)]
-    return [_main_result(data), *_by_scale(comparisons), _limits(comparisons)]
+    return [
+        _main_result(data),
+        _single_comparisons(comparisons),
+        *_by_scale(comparisons),
+        _limits(comparisons),
+    ]
 
 
 def missing_pairs(data: ReportData) -> str:
@@ -49,15 +54,23 @@ def missing_pairs(data: ReportData) -> str:
 
 
 def _main_result(data: ReportData) -> str:
+    """The answer in one sentence."""
     comparisons = data.final_comparisons
-    pairs = len(runs_of(*(item.runs for item in comparisons))) // 2
     names = sorted({item.set_name for item in comparisons})
     difference = average_difference(item.difference for item in comparisons)
+    return (
+        f"At matched {data.budget}, the mean difference in micro-F1 (MAML minus vanilla) on {', '.join(names)} is "
+        f"{_estimate(difference)}: {_verdict(difference)}."
+    )
+
+
+def _single_comparisons(comparisons: Sequence[Comparison]) -> str:
+    """How many runs are compared, and how many of the single comparisons point where."""
+    pairs = len(runs_of(*(item.runs for item in comparisons))) // 2
     above = sum(item.difference.summary.interval[0] > 0 for item in comparisons)
     below = sum(item.difference.summary.interval[1] < 0 for item in comparisons)
     return (
-        f"At matched {data.budget}, {counted(pairs, 'pair')} of runs compare MAML with vanilla. On {', '.join(names)}, the mean "
-        f"difference in micro-F1 (MAML minus vanilla) is {_estimate(difference)}: {_verdict(difference)}. "
+        f"{counted(pairs, 'pair')} of runs {'is' if pairs == 1 else 'are'} compared. "
         f"The CI excludes 0 in {above + below} of {counted(len(comparisons), 'single comparison')} (one setting on one set): "
         f"{above} in favour of MAML, {below} in favour of vanilla. Without any true difference, about "
         f"{0.05 * len(comparisons):.1f} would be expected."

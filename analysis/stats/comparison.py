@@ -11,6 +11,7 @@ from ..load.collect import Collection, finetuning_key
 from ..load.records import FinetuneRun, Setting
 from ..run_refs import OBJECTIVE_NAMES, Runs, counted, runs_of
 from ..tables import RUNS, Cell, Column, Table
+from .agreement import remark
 from .significance import Difference, Estimate, Pairs, Scores, average_difference, comparable
 
 DEFINITION = (
@@ -218,6 +219,7 @@ DIFFERENCE_COLUMNS = (
     Column("p", digits=4),
     Column("MDE"),
     Column("CI excludes 0"),
+    Column("remark", optional=True),
 )
 """The columns of `difference_cells`; significance.DEFINITION explains them."""
 
@@ -225,7 +227,14 @@ DIFFERENCE_COLUMNS = (
 def difference_cells(difference: Difference) -> list[Cell]:
     """Return the cells under DIFFERENCE_COLUMNS."""
     summary = difference.summary
-    return [summary.value, summary.interval, difference.p, summary.mde, summary.excludes_zero]
+    return [
+        summary.value,
+        summary.interval,
+        difference.p,
+        summary.mde,
+        summary.excludes_zero,
+        remark(summary.interval, difference.p),
+    ]
 
 
 def differences_table(items: Sequence[Comparison]) -> Table:

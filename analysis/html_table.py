@@ -1,0 +1,89 @@
+"""Tables for the page: the runs of a row are its details, and groups of columns have a head of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from urllib.parse import quote
+
+from markupsafe import Markup, escape
+
+from .run_refs import Runs, counted
+from .tables import MAX_ROWS, MISSING, Table, unbroken
+
+LONG_TEXT = 28  # characters above which the text of a cell is wrapped
+MAX_LINKS = 24  # runs in the details of a row; the files of the report have all
+
+
+def to_html(table: Table, base: Path | None = None) -> Markup:
+    """Format the first MAX_ROWS rows as a `table` element; every text is escaped.
+
+    Args:
+        base: folder of the page, to which links to run folders are relative; None for a page without links.
+    """
+    columns = table.columns_without_runs()
+    (_, *lines), numeric = table.lines(columns, MAX_ROWS)
+    rows = []
+    for index, (texts, cells) in enumerate(zip(lines, table.rows, strict=False)):
+        shaded = ' class="shaded"' if index in table.shaded else ""
+        runs = next((cell for cell in cells if isinstance(cell, Runs)), None)
+        first = f'<th scope="row">{_row_head(table, texts[0], runs, base)}</th>'
+        others = (_cell(text, right) for text, right in zip(texts[1:], numeric[1:], strict=True))
+        rows.append(f"<tr{shaded}>{first}{''.join(others)}</tr>\n")
+    return Markup(
+        f'<table aria-label="{escape(table.title)}">\n<thead>{_head(table, columns)}</thead>\n'
+        f"<tbody>\n{''.join(rows)}</tbody>\n</table>"
+    )
+
+
+def _head(table: Table, columns: Sequence[int]) -> str:
+    """One row of heads, or two if columns are in groups."""
+    above, below = [], []
+    for group, indices in table.column_groups():
+        shown = [index for index in indices if index in columns]
+        heads = [
+            f'<th scope="col"{_span(table, group)}{_html_class(table.is_numeric(index))}>'
+            f"{escape(unbroken(table.columns[index].head))}</th>"
+            for index in shown
+        ]
+        if group:
+            above.append(f'<th scope="colgroup" colspan="{len(shown)}">{escape(group)}</th>')
+            below += heads
+        else:
+            above += heads
+    return "".join(f"<tr>{''.join(row)}</tr>" for row in (above, below) if row)
+
+
+def _span(table: Table, group: str) -> str:
+    return ' rowspan="2"' if table.is_wide and not group else ""
+
+
+def _row_head(table: Table, text: str, runs: Runs | None, base: Path | None) -> Markup:
+    """The first cell of a row, which opens to the folders of its runs."""
+    if not runs:
+        return escape(text)
+    folders = runs.folders(base or Path())
+    items = [_link(folder) if base else escape(_name(folder)) for folder in folders[:MAX_LINKS]]
+    if more := len(folders) - len(items):
+        items.append(escape(f"{more:,} more: tables/{table.name}.csv"))
+    listed = Markup("").join(Markup("<li>{}</li>").format(item) for item in items)
+    details = Markup("<details><summary>{}</summary><div>{}:<ul>{}</ul></div></details>")
+    return details.format(text or MISSING, counted(len(folders), "run"), listed)
+
+
+def _cell(text: str, is_numeric: bool) -> str:
+    html_class = ' class="long"' if len(text) > LONG_TEXT and not is_numeric else _html_class(is_numeric)
+    return f"<td{html_class}>{escape(text)}</td>"
+
+
+def _html_class(is_numeric: bool) -> str:
+    return ' class="n"' if is_numeric else ""
+
+
+def _name(folder: str) -> str:
+    """The kind and the name of a run: what a reader without the folders can use of its path."""
+    return "/".join(folder.split("/")[-2:])
+
+
+def _link(folder: str) -> Markup:
+    return Markup('<a href="{}">{}</a>').format(quote(folder), folder)
