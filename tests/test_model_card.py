@@ -19,7 +19,7 @@ from metapt.config import NerConfig
 from metapt.data import DEMO_NOTICE, demo
 from metapt.data.iob2 import TAGS, TYPES, Sentence
 from metapt.data.labelled_sets import ALL_SETS
-from metapt.data.licences import SETS, shared_licence
+from metapt.data.licences import SETS, set_facts, shared_licence
 from metapt.evaluation.span_f1 import set_scores
 from metapt.finetuning.model_card import model_card
 from metapt.models.base_model import load_base_model
@@ -57,6 +57,7 @@ def result_of(sources: list[str], tests: list[str], **more: Any) -> dict[str, An
         "generated_data": False,
         "source_sets": sources,
         "custom_sets": {},
+        "shared_sentences": {name: {"sentences": 3, "gold_spans": 2} for name in tests},
         "sets": {name: set_scores(name, "test", sentences, guesses) for name in tests},
         **more,
     }
@@ -70,8 +71,59 @@ def card_of(result: dict[str, Any], **ner: Any) -> tuple[ModelCard, str]:
 def test_every_known_set_has_a_licence() -> None:
     assert SETS.keys() == {*ALL_SETS, *demo.SET_SPLITS}
     assert [name for name, facts in SETS.items() if facts.is_non_commercial] == ["tl_ugnayan"]
-    assert shared_licence(["en_ewt", "sk_snk"]) == "cc-by-sa-4.0"
-    assert shared_licence(["en_ewt", "en_pud"]) == shared_licence(["my_news"]) == "other"
+    assert shared_licence(["en_ewt", "sk_snk"], {}) == "cc-by-sa-4.0"
+    assert shared_licence(["en_ewt", "en_pud"], {}) == shared_licence(["my_news"], {}) == "other"
+    described = {name: {"language": "", "licence": "CC BY-SA 4.0"} for name in ("my_news", "en_pud")}
+    assert shared_licence(["en_ewt", "my_news"], described) == "cc-by-sa-4.0"
+    assert set_facts("en_pud", described).licence == "CC BY-SA 4.0", (
+        "a description is of the set that was read"
+    )
+
+
+@pytest.mark.parametrize(
+    ("licence", "hub_licence", "is_non_commercial"),
+    [
+        ("CC BY-NC-SA 4.0 according to SEACrowd; the repository says fair use", "other", True),
+        ("CC BY-NC 4.0", "cc-by-nc-4.0", True),
+        ("for non-commercial research only", "other", True),
+        ("Noncommercial", "other", True),
+        ("MIT", "mit", False),
+        ("GPL-3.0", "gpl-3.0", False),
+        ("Princeton licence", "other", False),
+    ],
+)
+def test_licences_as_descriptions_spell_them(licence: str, hub_licence: str, is_non_commercial: bool) -> None:
+    facts = set_facts("x", {"x": {"language": "Tagalog", "licence": licence}})
+    assert (facts.hub_licence, facts.is_non_commercial) == (hub_licence, is_non_commercial)
+
+
+def test_a_tagger_of_non_commercial_data_says_so() -> None:
+    described = {
+        "ceb_news": {"language": "Cebuano", "licence": "CC BY-NC 4.0"},
+        "ceb_more": {"language": "", "licence": ""},
+    }
+    card, text = card_of(result_of(["ceb_news", "en_ewt"], ["ceb_more", "ceb_gja"], custom_sets=described))
+    assert card.data.license == "other"
+    assert "Fine-tuning data licensed for non-commercial use only: ceb_news." in text
+    assert "Evaluation data of unknown licence: ceb_more." in text
+    assert "not fine-tuned on" not in text, "Cebuano is a fine-tuning language, however it is spelled"
+    only, _ = card_of(result_of(["ceb_news"], ["ceb_gja"], custom_sets=described))
+    assert only.data.license == "cc-by-nc-4.0"
+
+
+def test_a_continued_tagger_names_the_licences_of_earlier_tunings() -> None:
+    described = {"ceb_news": {"language": "Cebuano", "licence": "CC BY-NC 4.0"}}
+    earlier = {
+        "source_sets": ["ceb_news"],
+        "custom_sets": described,
+        "train_sentences": 9,
+        "tuning": "full",
+    }
+    result = result_of(["en_ewt"], ["ceb_gja"], earlier_tunings=[earlier], shared_sentences=None)
+    card, text = card_of(result)
+    assert card.data.license == "other"
+    assert "Fine-tuning data licensed for non-commercial use only: ceb_news." in text
+    assert "| ceb_gja | evaluation | ceb | cc-by-sa-4.0 | not counted |" in text
 
 
 def test_header_for_the_hub() -> None:
@@ -102,8 +154,8 @@ def test_scores_licences_and_limitations() -> None:
     assert low < scores["f1"] < high
     assert "| tl_ugnayan | - | - | - | - | 0 |" in text
     assert "tl_ugnayan" not in {each.dataset_name for each in card.data.eval_results}
-    assert "| tl_ugnayan | evaluation | tl | cc-by-nc-sa-4.0 |" in text
-    assert "| en_ewt | fine-tuning, evaluation | en | cc-by-sa-4.0 |" in text
+    assert "| tl_ugnayan | evaluation | tl | cc-by-nc-sa-4.0 | 3 of 40 (2 spans) |" in text
+    assert "| en_ewt | fine-tuning, evaluation | en | cc-by-sa-4.0 | 3 of 40 (2 spans) |" in text
     assert "non-commercial use only: tl_ugnayan." in text
     assert "not fine-tuned on: ceb_gja, tl_ugnayan." in text
     assert "21 training sentences were truncated to 128 subwords" in text

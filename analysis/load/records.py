@@ -80,6 +80,11 @@ class GoldSet:
         return resampling_units(self.documents or [None] * len(self.ids))
 
     @cached_property
+    def unit_count(self) -> int:
+        """The number of resampling units."""
+        return len(np.unique(self.units))
+
+    @cached_property
     def starts(self) -> np.ndarray:
         """The position of each sentence's first word among all words of the set, and the number of words: [sentences + 1]."""
         return np.concatenate([[0], np.cumsum([len(words) for words in self.words], dtype=np.int64)])

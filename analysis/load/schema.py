@@ -67,6 +67,20 @@ class SetResult(msgspec.Struct, frozen=True):
     per_type: dict[str, TypeResult]
 
 
+class SharedSentences(msgspec.Struct, frozen=True):
+    """What a test set shares with the train and dev splits of the sources: sentences, and the gold spans in them."""
+
+    sentences: int
+    gold_spans: int
+
+
+class EarlierTuning(msgspec.Struct, frozen=True):
+    """A fine-tuning that a run continued: its source sets, and language and licence of those that are described."""
+
+    source_sets: list[str]
+    custom_sets: dict[str, dict[str, str]] = {}
+
+
 class NerResult(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind"):
     """What result.json of a fine-tuned model and of a baseline have in common."""
 
@@ -79,6 +93,9 @@ class NerResult(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind"):
     seconds_total: float
     train_sentences_cut: int | None = None
     source_sets: list[str] | None = None
+    custom_sets: dict[str, dict[str, str]] = {}
+    shared_sentences: dict[str, SharedSentences] | None = {}
+    earlier_tunings: list[EarlierTuning] = []
     generated_data: bool = False
     ner_head: str | None = None
     epochs: int | None = None

@@ -37,6 +37,7 @@ from pathlib import Path
 from typing import Any
 
 from metapt.data.corpus_spec import SPLITS, CorpusSpec, read_spec
+from metapt.data.documents import refuse_marks
 from metapt.data.hub import HubTable, read_hub
 from metapt.data.iob2 import Sentence, read_iob2
 from metapt.errors import UserError
@@ -60,21 +61,24 @@ class CustomCorpus:
         folder: folder of the files; takes precedence over the folder of the specification and over the hub.
         documents: the marks of documents that are used if the specification does not name them.
     Raises:
-        UserError: neither a folder nor a hub data set is known, or a file is missing.
+        UserError: neither a folder nor a hub data set is known, a file is missing, or marks of documents are chosen that
+            a hub data set cannot have.
     """
 
     def __init__(self, spec: CorpusSpec, folder: Path | None, documents: str = "auto"):
         self.name, self.licence, self.language = spec.name, spec.licence, spec.language
         self._spec = spec
         folder = folder or spec.folder
+        documents = spec.documents or documents
         available: Mapping[str, Any]
         self.read: Callable[[str], list[Sentence]]
         if folder is not None:
             self._check_files(folder)
             available = spec.files
-            layout = replace(spec.layout, documents=spec.documents or documents)
+            layout = replace(spec.layout, documents=documents)
             self.read = partial(self._read_file, folder, cache(partial(read_iob2, layout=layout)))
         elif spec.hub is not None:
+            refuse_marks(documents, f"{self.name} on the hub")
             available = spec.hub.splits
             self.read = partial(self._read_hub, spec.hub)
         else:

@@ -73,6 +73,18 @@ def document_ids(marks: Sequence[Mapping[str, str]], mode: str, where: str) -> l
     return [None] * len(marks)
 
 
+def refuse_marks(mode: str, where: str) -> None:
+    """Refuse `data.documents=newdoc` and `docstart` for sentences that are not read from a column file.
+
+    Raises:
+        UserError: `mode` names a mark.
+    """
+    if mode in SPELLED:
+        raise UserError(
+            f"{where}: documents={mode}, but only column files have such marks; use documents=auto, or files instead"
+        )
+
+
 def resampling_units(documents: Sequence[str | None]) -> np.ndarray:
     """Number the resampling units of a set: its documents, or its sentences if documents are not known.
 

@@ -16,6 +16,7 @@ from metapt import randomness
 from metapt.config import SetsConfig
 from metapt.data.corpus_spec import SPLITS
 from metapt.data.custom_corpus import open_custom_corpora
+from metapt.data.documents import refuse_marks
 from metapt.data.hub import HUB_SPLITS, HubTable, read_hub
 from metapt.data.iob2 import TAGS, UNER_LAYOUT, UNER_TYPES, Sentence, read_iob2
 from metapt.errors import UserError
@@ -186,11 +187,13 @@ def _base_collection(data: SetsConfig) -> Collection:
     if data.name == "demo":
         from metapt.data import demo
 
+        refuse_marks(data.documents, "the demo data")
         return Collection("the demo data", demo.SET_SPLITS, demo.sentences)
     if data.name == "custom":
         return Collection("data.corpora", {}, lambda name, split: [])
     if data.uner_dir is not None:
         return _folder_collection(Path(data.uner_dir).expanduser(), data.documents)
+    refuse_marks(data.documents, f"{data.hub_name} on the hub")
     return _hub_collection(data.hub_name, data.hub_revision)
 
 

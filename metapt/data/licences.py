@@ -1,16 +1,50 @@
-"""Languages and licences of the known labelled sets.
+"""Languages and licences of labelled sets: the known ones, and those that `data.corpora` describes.
 
 Those of Universal NER v1 are from its repositories (github.com/UniversalNER): a set has the licence of its treebank.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+
+NON_COMMERCIAL = re.compile(r"\bnc\b|non-?\s?commercial", re.IGNORECASE)
+LANGUAGE_TAG = re.compile(r"[a-z]{2,3}(-[A-Za-z]+)?")
+HUB_LICENCES = frozenset(
+    {
+        "apache-2.0",
+        "cc-by-3.0",
+        "cc-by-4.0",
+        "cc-by-nc-3.0",
+        "cc-by-nc-4.0",
+        "cc-by-nc-nd-4.0",
+        "cc-by-nc-sa-3.0",
+        "cc-by-nc-sa-4.0",
+        "cc-by-nd-4.0",
+        "cc-by-sa-3.0",
+        "cc-by-sa-4.0",
+        "cc0-1.0",
+        "gpl-3.0",
+        "lgpl-3.0",
+        "mit",
+    }
+)
+"""identifiers of the hub that descriptions of labelled sets are likely to name"""
+
+CustomSets = Mapping[str, Mapping[str, str]]
+"""language and licence of each set that `data.corpora` describes, as its description spells them"""
 
 
 @dataclass(frozen=True)
 class SetFacts:
-    """Language (BCP 47), licence (identifier of the Hugging Face hub) and hub data set of a labelled set."""
+    """What is known of a labelled set.
+
+    Attributes:
+        language: BCP 47 tag, or as a description spells it; empty if it is not recorded.
+        licence: identifier of the Hugging Face hub, or as a description spells it; empty if it is not recorded.
+        hub_name: data set on the hub.
+    """
 
     language: str
     licence: str
@@ -18,7 +52,18 @@ class SetFacts:
 
     @property
     def is_non_commercial(self) -> bool:
-        return "-nc" in self.licence
+        return NON_COMMERCIAL.search(self.licence) is not None
+
+    @property
+    def language_tag(self) -> str | None:
+        """The language if it is a BCP 47 tag."""
+        return self.language if LANGUAGE_TAG.fullmatch(self.language) else None
+
+    @property
+    def hub_licence(self) -> str:
+        """The licence as an identifier of the hub: `CC BY 4.0` becomes cc-by-4.0; `other` if it is none of HUB_LICENCES."""
+        identifier = "-".join(self.licence.lower().split())
+        return identifier if identifier in HUB_LICENCES else "other"
 
 
 def _uner(language: str, licence: str = "cc-by-sa-4.0") -> SetFacts:
@@ -55,7 +100,15 @@ SETS = {
 }
 
 
-def shared_licence(names: list[str]) -> str:
-    """The common licence of some sets; `other` if their licences differ or one is unknown."""
-    licences = {SETS[name].licence if name in SETS else "other" for name in names}
+def set_facts(name: str, custom_sets: CustomSets) -> SetFacts:
+    """The facts of a set. A description takes precedence over a known set of the same name."""
+    if name in custom_sets:
+        facts = custom_sets[name]
+        return SetFacts(facts.get("language", ""), facts.get("licence", ""), None)
+    return SETS.get(name, SetFacts("", "", None))
+
+
+def shared_licence(names: Iterable[str], custom_sets: CustomSets) -> str:
+    """The common licence of some sets as an identifier of the hub; `other` if they differ or one is unknown."""
+    licences = {set_facts(name, custom_sets).hub_licence for name in names}
     return licences.pop() if len(licences) == 1 else "other"

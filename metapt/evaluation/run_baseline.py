@@ -15,6 +15,7 @@ from metapt.data.labelled_sets import (
     source_sets,
     training_sentences,
 )
+from metapt.data.shared_sentences import shared_with_sources
 from metapt.data.subsets import scored_words, training_subset
 from metapt.evaluation.baselines import BASELINES, PredictSentence, TrainingData
 from metapt.evaluation.bootstrap import LEVEL
@@ -83,6 +84,8 @@ def _result(
         "train_sentences": len(train),
         "dev_f1": dev_f1,
         "source_sets": sources,
+        "custom_sets": collection.custom_sets,
+        "shared_sentences": shared_with_sources(collection, sources, eval_sets),
         "generated_data": config.data.name == "demo",
         "seconds_total": time.monotonic() - started,
         "sets": sets,

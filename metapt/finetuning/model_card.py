@@ -13,7 +13,7 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from metapt.data import DEMO_NOTICE
 from metapt.data.iob2 import TYPES
-from metapt.data.licences import SETS, shared_licence
+from metapt.data.licences import SetFacts, set_facts, shared_licence
 from metapt.evaluation.bootstrap import LEVEL, RESAMPLES
 
 SMALL_SET_SPANS = 100  # the card warns of sets with fewer gold spans
@@ -141,11 +141,11 @@ def _name(result: Mapping[str, Any]) -> str:
 
 
 def _header(result: Mapping[str, Any], in_transformers: bool) -> ModelCardData:
-    known = [SETS[name] for name in _tuning_sets(result) if name in SETS]
+    sources = [_facts(name, result) for name in _tuning_sets(result)]
     eval_results = [
         EvalResult(
             task_type="token-classification",
-            dataset_type=(name in SETS and SETS[name].hub_name) or name,
+            dataset_type=_facts(name, result).hub_name or name,
             dataset_name=name,
             dataset_config=name,
             dataset_split=scores["split"],
@@ -159,12 +159,12 @@ def _header(result: Mapping[str, Any], in_transformers: bool) -> ModelCardData:
     tags = ["named-entity-recognition", "metapt"]
     return ModelCardData(
         model_name=_name(result),
-        language=sorted({facts.language for facts in known}) or None,
-        license=shared_licence(_tuning_sets(result)),
+        language=sorted({facts.language_tag for facts in sources if facts.language_tag}) or None,
+        license=shared_licence(_tuning_sets(result), _custom_sets(result)),
         library_name="transformers" if in_transformers else "metapt",
         pipeline_tag="token-classification",
         tags=[*tags, "synthetic-data"] if result["generated_data"] else tags,
-        datasets=sorted({facts.hub_name for facts in known if facts.hub_name}) or None,
+        datasets=sorted({facts.hub_name for facts in sources if facts.hub_name}) or None,
         metrics=["seqeval"],
         eval_results=eval_results or None,
     )
@@ -245,27 +245,47 @@ def _score_cells(scores: Mapping[str, Any]) -> list[str]:
 
 
 def _data(result: Mapping[str, Any]) -> Iterator[str]:
-    lines = ["| set | use | language | licence |", "|---|---|---|---|"]
+    lines = ["| set | use | language | licence | shared sentences |", "|---|---|---|---|---|"]
     sources = _tuning_sets(result)
+    uses = {"Fine-tuning": sources, "Evaluation": list(result["sets"])}
     for name in dict.fromkeys([*sources, *result["sets"]]):
-        uses = (("fine-tuning", name in sources), ("evaluation", name in result["sets"]))
-        use = ", ".join(purpose for purpose, applies in uses if applies)
-        language, licence = _language_and_licence(name, result)
-        lines.append(f"| {name} | {use} | {language} | {licence} |")
+        use = ", ".join(purpose.lower() for purpose, names in uses.items() if name in names)
+        facts = _facts(name, result)
+        texts = [text or "not recorded" for text in (facts.language, facts.licence)]
+        lines.append(f"| {name} | {use} | {' | '.join(texts)} | {_shared(name, result)} |")
     yield "\n".join(lines)
+    yield (
+        "Shared sentences: sentences of the test split whose words, in any case, are also those of a sentence in the train or "
+        "dev split of a fine-tuning set, and the gold spans in them."
+    )
     yield (
         "The licence in the header is the common licence of the fine-tuning sets, or `other` if they differ. "
         f"{_text_licence(result['origin'])} Anyone who redistributes the weights must check which terms apply to them."
     )
-    if non_commercial := [name for name in result["sets"] if name in SETS and SETS[name].is_non_commercial]:
-        yield f"Evaluation data licensed for non-commercial use only: {', '.join(non_commercial)}."
+    for purpose, names in uses.items():
+        if non_commercial := [name for name in names if _facts(name, result).is_non_commercial]:
+            yield f"{purpose} data licensed for non-commercial use only: {', '.join(non_commercial)}."
+        if unknown := [name for name in names if not _facts(name, result).licence]:
+            yield f"{purpose} data of unknown licence: {', '.join(unknown)}."
 
 
-def _language_and_licence(name: str, result: Mapping[str, Any]) -> tuple[str, str]:
-    if name in SETS:
-        return SETS[name].language, SETS[name].licence
-    facts = result["custom_sets"].get(name, {})
-    return facts.get("language") or "not recorded", facts.get("licence") or "not recorded"
+def _facts(name: str, result: Mapping[str, Any]) -> SetFacts:
+    return set_facts(name, _custom_sets(result))
+
+
+def _custom_sets(result: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """Language and licence of the sets that this and earlier tunings took from descriptions."""
+    tunings = (*result["earlier_tunings"], result)
+    return {name: facts for tuning in tunings for name, facts in tuning["custom_sets"].items()}
+
+
+def _shared(name: str, result: Mapping[str, Any]) -> str:
+    if name not in result["sets"]:
+        return "-"
+    if result["shared_sentences"] is None:
+        return "not counted"
+    shared, total = result["shared_sentences"][name], result["sets"][name]["sentences"]
+    return f"{shared['sentences']:,} of {total:,} ({shared['gold_spans']:,} spans)"
 
 
 def _text_licence(origin: Mapping[str, Any]) -> str:
@@ -282,8 +302,8 @@ def _limitations(result: Mapping[str, Any], ner: Mapping[str, Any], is_causal: b
     sets = result["sets"]
     yield f"It knows only {', '.join(TYPES)}, and no nested entities."
     yield "It was not evaluated on languages, domains or kinds of names beyond the table of scores."
-    source_languages = {_language(name) for name in _tuning_sets(result)}
-    if zero_shot := [name for name in sets if _language(name) not in source_languages]:
+    source_languages = {_language(name, result) for name in _tuning_sets(result)}
+    if zero_shot := [name for name in sets if _language(name, result) not in source_languages]:
         yield f"Evaluated in languages that it was not fine-tuned on: {', '.join(zero_shot)}."
     if small := [name for name, scores in sets.items() if scores["gold_spans"] < SMALL_SET_SPANS]:
         yield f"Sets with fewer than {SMALL_SET_SPANS} gold spans, whose F1 is unreliable: {', '.join(small)}."
@@ -299,6 +319,7 @@ def _limitations(result: Mapping[str, Any], ner: Mapping[str, Any], is_causal: b
         yield f"{result['train_sentences_cut']:,} training sentences were truncated to {ner['max_len']} subwords."
 
 
-def _language(name: str) -> str:
-    """The language of a set; a set of unknown language counts as a language of its own."""
-    return SETS[name].language.split("-")[0] if name in SETS else name
+def _language(name: str, result: Mapping[str, Any]) -> str:
+    """The language of a set without its script; if no tag is known, what a set's name begins with (LANGUAGE_NAME)."""
+    tag = _facts(name, result).language_tag or name.partition("_")[0]
+    return tag.partition("-")[0]

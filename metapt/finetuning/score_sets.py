@@ -22,7 +22,17 @@ from metapt.training.progress_line import log
 from metapt.training.signals import StopRequested
 
 TUNINGS = "tunings"  # the entry of a tagger's metapt.json that lists its fine-tunings, first to last
-TUNING_KEYS = ("source", "source_sets", "tuning", "seed", "train_sentences", "steps", "settings", "inputs")
+TUNING_KEYS = (
+    "source",
+    "source_sets",
+    "custom_sets",
+    "tuning",
+    "seed",
+    "train_sentences",
+    "steps",
+    "settings",
+    "inputs",
+)
 WARN_BELOW = 0.99  # fraction of words with a subword that holds one of their characters
 
 
