@@ -70,7 +70,7 @@ def read_run(path: Path) -> Record:
     """Read a run folder. Whatever is wrong with it, the analysis goes on without it."""
     run = Run(path)
     try:
-        if not run.is_done:
+        if not run.result_file.exists():  # the result counts, also if the checkpoints were deleted since
             return _unfinished(run)
         result = decode_result(run.result_file.read_bytes())
         if isinstance(result, PretrainResult):
