@@ -81,8 +81,6 @@ def test_result_and_metrics_have_the_documented_keys(head_run: Run) -> None:
         "settings",
         "inputs",
         "sets",
-        "settings",
-        "inputs",
         "earlier_tunings",
     }
     assert result.keys() == documented

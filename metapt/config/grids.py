@@ -42,6 +42,27 @@ class GridConfig:
     per_size: dict[str, list[str]] = key({}, "further pretraining overrides, by size")
     per_objective: dict[str, list[str]] = key({}, "further pretraining overrides, by objective")
     finetune_per_tuning: dict[str, list[str]] = key({}, "further fine-tuning overrides, by tuning")
+    shots: list[int] = key(
+        [],
+        "sizes k of the samples of a target language on which every fine-tuned tagger is trained further",
+    )
+    shot_unit: str = key(
+        "sentences",
+        "what grid.shots counts",
+        choices={
+            "sentences": "training sentences",
+            "entities_per_type": "entities of each type; the sample has no sentence without an entity",
+        },
+    )
+    shot_targets: list[str] = key(
+        [],
+        "labelled sets with a train split from which grid.shots are sampled; the sources of a tagger are left out",
+    )
+    shot_updates: int = key(
+        100, "number of updates on each sample, fixed in advance; no dev set is used", unit="updates", low=1
+    )
+    subset_seeds: list[int] = key([0], "random seeds of the samples of grid.shots")
+    finetune_shots: list[str] = key([], "further fine-tuning overrides, for grid.shots")
     baselines: list[str] = key(
         [],
         f"baseline taggers to score ({', '.join(BASELINE_NAMES)}); those that are trained run on every source",

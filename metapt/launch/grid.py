@@ -3,6 +3,7 @@
 prepare (one per corpus) -> pretrain (size x objective x seed x variant)
                          -> finetune (pretraining run x source x tuning x checkpoint) -> report
 finetune (other model x source x tuning x seed) -> report
+finetune (above) -> finetune (fine-tuned tagger x target x shots x subset seed) -> report
 baseline (x source, if it learns) -> report
 """
 
@@ -30,6 +31,8 @@ from metapt.launch.job_arguments import PROGRAMS, arguments, checkpoint_path, me
 from metapt.launch.jobs import Job, Plan
 from metapt.models.pretrained import HUB_PREFIX
 
+SHOT_KEYS = {"sentences": "data.max_train_sentences", "entities_per_type": "data.entities_per_type"}
+
 
 def plan(config: SubmitConfig) -> Plan:
     """The jobs of a grid, in an order in which each comes after the jobs that it needs.
@@ -42,7 +45,8 @@ def plan(config: SubmitConfig) -> Plan:
     pretrains = list(_pretrains(grid, cluster))
     finetunes = [job for pretrain in pretrains for job in _finetunes(grid, cluster, pretrain)]
     finetunes += _model_finetunes(grid, cluster)
-    drafts = [*pretrains, *finetunes, *_baselines(grid)]  # their ids have no hash yet
+    shots = [job for tagger in finetunes for job in _shots(grid, tagger)]
+    drafts = [*pretrains, *finetunes, *shots, *_baselines(grid)]  # their ids have no hash yet
     configs, errors = _load(drafts, root)
     errors += checkpoint_errors(pretrains, finetunes, configs)
     errors += resource_errors(cluster, pretrains, configs)
@@ -152,6 +156,27 @@ def _finetune(grid: GridConfig, cluster: ClusterConfig, name: str, source: str, 
     )
 
 
+def _shots(grid: GridConfig, tagger: Job) -> Iterator[Job]:
+    """The jobs that train a fine-tuned tagger further, on samples of the targets that are not among its sources."""
+    targets = [target for target in grid.shot_targets if target not in tagger.source.split("+")]
+    for target, shots, seed in product(targets, grid.shots, grid.subset_seeds):
+        values = dict.fromkeys(SHOT_KEYS.values(), "null") | {SHOT_KEYS[grid.shot_unit]: str(shots)}
+        values |= {"data.subset_seed": str(seed), "ner.max_steps": str(grid.shot_updates)}
+        yield replace(
+            tagger,
+            id=f"finetune/{_joined(Path(tagger.id).name, target, f'k{shots}', f'subset{seed}')}",
+            needs=(tagger.id,),
+            source=target,
+            model="",
+            checkpoint_step=None,
+            overrides=merged(
+                tagger.overrides,
+                grid.finetune_shots,
+                (f"{name}={value}" for name, value in values.items()),
+            ),
+        )
+
+
 def _baselines(grid: GridConfig) -> Iterator[Job]:
     """Every baseline on the data of the fine-tuning runs, if there are any; those that learn, once per source."""
     data = tuple(word for word in grid.finetune if re.match(r"data[.=]", word))
@@ -214,9 +239,12 @@ def _identity(draft: Job, config: Any, digests: dict[str, str]) -> str:
         return run_identity.tagging_digest(config)
     if draft.model:
         return run_identity.tagging_digest(config, checkpoint=draft.model)
+    (needed,) = draft.needs
+    if needed.startswith("finetune/"):
+        return run_identity.tagging_digest(config, tagger=digests[needed])
     step = draft.checkpoint_step
     checkpoint = "last" if step is None else str(step)
-    return run_identity.tagging_digest(config, pretraining=digests[draft.needs[0]], checkpoint=checkpoint)
+    return run_identity.tagging_digest(config, pretraining=digests[needed], checkpoint=checkpoint)
 
 
 def _with_prepares(runs: Sequence[Job], configs: dict[str, Any]) -> list[Job]:

@@ -12,11 +12,15 @@ from metapt.config.composition import group_options
 from metapt.launch.job_arguments import override_key
 from metapt.launch.jobs import Job
 
-LISTS = ("sizes", "objectives", "seeds", "sources", "tunings", "checkpoints", "baselines", "models")
+LISTS = (
+    *("sizes", "objectives", "seeds", "sources", "tunings", "checkpoints", "baselines", "models"),
+    *("shots", "shot_targets", "subset_seeds"),
+)
 SET_BY_THE_GRID = {  # keys that users cannot override, by command
     "pretrain": {"model", "objective", "train.seed", "variant", "data.cache_dir", "run_dir"},
     "finetune": {"checkpoint", "source", "tuning", "train.seed", "run_dir"},
 }
+SET_BY_SHOTS = {"data.max_train_sentences", "data.entities_per_type", "data.subset_seed", "ner.max_steps"}
 
 
 def grid_errors(grid: GridConfig) -> Iterator[str]:
@@ -31,13 +35,31 @@ def grid_errors(grid: GridConfig) -> Iterator[str]:
     for name in grid.baselines:
         if name not in BASELINE_NAMES:
             yield f"grid.baselines: {name!r} must be one of {', '.join(BASELINE_NAMES)}"
+    yield from _shot_errors(grid)
     yield from _mapping_errors(grid)
     yield from _override_errors(grid)
-    for name in ("variants", "sources"):
+    for name in ("variants", "sources", "shot_targets"):
         for value in getattr(grid, name):
             if not re.fullmatch(r"[\w.+]+", value, re.ASCII):
                 allowed = "only letters, digits, _ . and + are allowed"
                 yield f"grid.{name}: {value!r} becomes part of a folder's name: {allowed}"
+
+
+def _shot_errors(grid: GridConfig) -> Iterator[str]:
+    """What is missing for the k-shot runs of a grid, or contradicts them."""
+    if bool(grid.shots) != bool(grid.shot_targets):
+        yield "grid.shots and grid.shot_targets: give both or neither"
+    if not grid.shots:
+        return
+    if not (grid.sources and grid.subset_seeds):
+        yield "grid.shots: the grid has no k-shot runs without grid.sources and grid.subset_seeds"
+    if min(grid.shots) < 1:
+        yield f"grid.shots: {min(grid.shots)} must be at least 1; the tagger itself is the run with k = 0"
+    if any("all" in source.split("+") for source in grid.sources):
+        yield "grid.shots: name the sets of grid.sources=[all], so that targets among them are left out"
+    for word in grid.finetune_shots:
+        if (key := override_key(word)) in SET_BY_SHOTS:
+            yield f"grid.finetune_shots: {key} is set by the grid and cannot be overridden"
 
 
 def _mapping_errors(grid: GridConfig) -> Iterator[str]:
@@ -67,6 +89,7 @@ def _override_errors(grid: GridConfig) -> Iterator[str]:
     lists: dict[tuple[str, str], Iterable[str]] = {
         ("pretrain", "grid.pretrain"): grid.pretrain,
         ("finetune", "grid.finetune"): grid.finetune,
+        ("finetune", "grid.finetune_shots"): grid.finetune_shots,
     }
     for name in ("variants", "per_size", "per_objective"):
         for value, overrides in getattr(grid, name).items():

@@ -40,7 +40,10 @@ def arguments(job: Job, root: Path) -> tuple[str, ...]:
 
 
 def checkpoint_path(job: Job, root: Path) -> str:
-    """What a fine-tuning job tunes: another model, or the run or checkpoint of the one job that it needs."""
+    """What a fine-tuning job tunes: another model, or the run or checkpoint of the one job that it needs.
+
+    That job is a pretraining run, or the fine-tuning run whose tagger is trained further.
+    """
     if job.model:
         return job.model
     run = Run(root / job.needs[0])

@@ -32,7 +32,8 @@ def tagging_digest(config: FinetuneConfig | BaselineConfig, **inputs: str) -> st
     """The hash of a fine-tuning run or a baseline.
 
     Args:
-        inputs: what is fine-tuned: the hash of the pretraining run and its checkpoint, or another model.
+        inputs: what is fine-tuned: the hash of the pretraining run and its checkpoint, that of the run that made a
+            tagger, or another model.
     """
     sets = {"uner_dir": config.data.uner_dir, "corpora": config.data.corpora}
     return _digest({**identity(config), "inputs": {**sets, **inputs}})

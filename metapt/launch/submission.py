@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from metapt.config import SubmitConfig
+from metapt.config import SubmitConfig, training_splits
 from metapt.data import DEMO_NOTICE
 from metapt.data.labelled_sets import open_collection, source_sets
 from metapt.errors import OperationalError, UserError
@@ -214,11 +214,11 @@ def _is_outdated(report: Job, status: JobStatus, grid_dir: GridDir) -> bool:
 def _refuse_unknown_sources(grid_plan: Plan) -> None:
     """Raises UserError for a source that the labelled data does not have: before pretraining, not after it."""
     configs = [grid_plan.configs[job.id] for job in grid_plan.jobs if job.kind == "finetune"]
-    distinct = {(config.source, str(config.data)): config for config in configs}
+    distinct = {(config.source, str(config.data), training_splits(config)): config for config in configs}
     errors = []
     for config in distinct.values():
         try:
-            source_sets(open_collection(config.data), config.source)
+            source_sets(open_collection(config.data), config.source, training_splits(config))
         except UserError as error:
             errors.append(str(error))
     if errors:
