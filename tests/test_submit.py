@@ -21,7 +21,7 @@ from metapt import status
 from metapt.config import ClusterConfig, commandline
 from metapt.errors import EXIT_INTERRUPTED, STOP_SIGNALS, OperationalError
 from metapt.launch.grid_dir import GridDir
-from metapt.launch.run_status import run_status
+from metapt.launch.run_status import is_held, run_status
 from metapt.launch.submission import current_statuses, submit
 from metapt.runs import Run
 
@@ -42,7 +42,15 @@ def states(root: Path) -> dict[str, str]:
 
 def submitter(root: Path, cluster: str, *behaviours: str) -> subprocess.Popen[str]:
     command = [sys.executable, launch_fakes.__file__, "submit", str(root), cluster, *behaviours]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, preexec_fn=default_signals
+    )
+
+
+def default_signals() -> None:
+    """In the child: react to signals also if the tests run in the background, where a shell or nohup ignores them."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 @pytest.mark.parametrize("cluster", [INLINE, LOCAL], ids=["inline", "local"])
@@ -81,7 +89,7 @@ def test_a_failure_blocks_only_the_jobs_that_need_it(
 
     (tmp_path / "starts.log").unlink()
     run_fake(tmp_path, cluster, {"pretrain/a": "fail-once"})
-    assert set(starts(tmp_path)) == {"prepare/demo", "pretrain/a", "finetune/a", "report"}
+    assert set(starts(tmp_path)) == {"pretrain/a", "finetune/a", "report"}
     assert set(states(tmp_path).values()) == {"done"}
 
 
@@ -153,11 +161,7 @@ def test_a_result_without_its_last_checkpoint_does_not_count(
     printed = capsys.readouterr().out
     assert f"pretrain/a: its result does not count and is withdrawn, since {run.checkpoint(4)}" in printed
     assert problem in printed
-    assert [name for name in starts(tmp_path)[before:] if name != "prepare/demo"] == [
-        "pretrain/a",
-        "finetune/a",
-        "report",
-    ]
+    assert starts(tmp_path)[before:] == ["pretrain/a", "finetune/a", "report"]
     assert set(states(tmp_path).values()) == {"done"}
 
 
@@ -176,21 +180,30 @@ def test_two_submitters_at_once_never_run_a_job_twice(tmp_path: Path, cluster: s
     first = submitter(tmp_path, cluster, *slow)
     wait_for(tmp_path / "starts.log")
     second = submitter(tmp_path, cluster, *slow)
-    output, _ = second.communicate(timeout=60)
+    output, _ = second.communicate(timeout=300)
     assert second.returncode == 1
     assert f"this grid is locked by process {first.pid} on" in output
-    first.communicate(timeout=60)
+    first.communicate(timeout=300)
     assert first.returncode == 0
     assert sorted(starts(tmp_path)) == sorted(NEEDS)
 
 
-def test_a_job_left_running_by_a_killed_submitter_is_waited_for(tmp_path: Path) -> None:
-    first = submitter(tmp_path, "inline", "pretrain/a=slow")
-    wait_for(tmp_path / "pretrain/a/metrics.jsonl")
+@pytest.mark.parametrize("behaviour", ["slow", "stoppable"])
+def test_the_job_of_a_killed_submitter_ends_with_it(tmp_path: Path, behaviour: str) -> None:
+    """Even if it was never waited for; one that can save has saved. The next call starts it again."""
+    first = submitter(tmp_path, "inline", f"pretrain/a={behaviour}")
+    wait_for(tmp_path / "pretrain/a" / ("started" if behaviour == "stoppable" else "metrics.jsonl"))
     first.kill()
     first.communicate()
-    run_fake(tmp_path, INLINE)
-    assert starts(tmp_path).count("pretrain/a") == 1
+    lock_file = tmp_path / "pretrain/a/.lock"
+    deadline = time.monotonic() + 60
+    while is_held(lock_file):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert not Run(tmp_path / "pretrain/a").is_done
+    assert (tmp_path / "pretrain/a/saved").exists() == (behaviour == "stoppable")
+    run_fake(tmp_path, INLINE, {"pretrain/a": "stoppable"} if behaviour == "stoppable" else None)
+    assert starts(tmp_path).count("pretrain/a") == 2
     assert set(states(tmp_path).values()) == {"done"}
 
 
@@ -200,10 +213,13 @@ def test_a_job_left_running_by_a_killed_submitter_is_waited_for(tmp_path: Path) 
 def test_a_stopped_grid_saves_and_the_next_call_resumes(
     tmp_path: Path, cluster: str, number: signal.Signals
 ) -> None:
-    process = submitter(tmp_path, cluster, "pretrain/a=stoppable")
-    wait_for(tmp_path / "pretrain/a/started")
-    process.send_signal(number)
-    output, _ = process.communicate(timeout=60)
+    with submitter(tmp_path, cluster, "pretrain/a=stoppable") as process:
+        try:
+            wait_for(tmp_path / "pretrain/a/started")
+            process.send_signal(number)
+            output, _ = process.communicate(timeout=300)
+        finally:
+            process.kill()  # and with it its jobs
     assert process.returncode == 75, output
     assert (tmp_path / "pretrain/a/saved").exists()
     assert states(tmp_path)["pretrain/a"] == "interrupted"

@@ -9,14 +9,14 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping
 from typing import Any, Protocol
 
 from metapt.config import ClusterConfig
 from metapt.errors import Interrupted
 from metapt.files import write_atomically
 from metapt.launch.grid_dir import GridDir
+from metapt.launch.interrupts import StopCount, counted_stops, ignored_ctrl_c
 from metapt.launch.job_sources import JobSources
 from metapt.launch.job_state import STOPPED, JobState, job_state
 from metapt.launch.jobs import Job, Plan
@@ -101,18 +101,8 @@ class LocalLauncher:
             setup=self._setup,
         )
         task = SlurmTask(self._grid_dir.path, job, self._threads, self._max_requeues)
-        with _ignored_ctrl_c(), self._code.of(job).active():
+        with ignored_ctrl_c(), self._code.of(job).active():
             return _LocalHandle(self._executor.submit(task))
-
-
-@contextmanager
-def _ignored_ctrl_c() -> Iterator[None]:
-    """Ctrl-C in the terminal does not end processes that the block starts: this process decides how they end."""
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, handler)
 
 
 def launcher(grid_dir: GridDir, code: JobSources, cluster: ClusterConfig) -> Launcher:
@@ -148,14 +138,13 @@ class Schedule:
         Raises:
             Interrupted: Ctrl-C or TERM; the jobs were asked to save, and have ended.
         """
-        try:
-            with _term_as_ctrl_c():
-                while self.advance():
-                    view.update(self.states)
-                    time.sleep(POLL_SECONDS)
-        except KeyboardInterrupt:
-            self._stop()
-            raise Interrupted("stopped; the same command resumes") from None
+        with counted_stops() as stops:
+            while self.advance():
+                view.update(self.states)
+                if stops.value:
+                    self._stop(stops)
+                    raise Interrupted("stopped; the same command resumes")
+                time.sleep(POLL_SECONDS)
         view.update(self.states)
 
     def advance(self) -> bool:
@@ -203,33 +192,12 @@ class Schedule:
     def _folder_state(self, job: Job) -> JobState:
         return run_status(self._grid_dir.run(job).path).state
 
-    def _stop(self) -> None:
+    def _stop(self, stops: StopCount) -> None:
         """Asks the running jobs to save, and waits for them. After a second Ctrl-C they finish by themselves."""
-        names = ", ".join(self._handles)
+        names, before = ", ".join(self._handles), stops.value
         if names:
             print(f"\nstopping {names}; saving may take a while, Ctrl-C again to stop waiting", flush=True)
         for handle in self._handles.values():
             handle.stop()
-        try:
-            while not all(handle.is_over() for handle in self._handles.values()):
-                time.sleep(POLL_SECONDS)
-        except KeyboardInterrupt:
-            return
-
-
-@contextmanager
-def _term_as_ctrl_c() -> Iterator[None]:
-    """TERM, and HUP from a closed terminal unless nohup ignores it, end the block as Ctrl-C does."""
-
-    def interrupt(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    numbers = [
-        number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) != signal.SIG_IGN
-    ]
-    handlers = {number: signal.signal(number, interrupt) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
+        while stops.value == before and not all(handle.is_over() for handle in self._handles.values()):
+            time.sleep(POLL_SECONDS)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import subprocess
+import sys
 import time
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 from filelock import FileLock
@@ -32,8 +35,16 @@ ENVIRONMENT = {
 }
 
 
+PR_SET_PDEATHSIG = 1
+LIBC = (
+    ctypes.CDLL(None) if sys.platform == "linux" else None
+)  # loaded here: between fork and exec it might deadlock
+
+
 class JobProcess:
     """The process of one task of a job, in a session of its own, so that Ctrl-C in the terminal does not reach it.
+
+    If this process is killed, its child saves and exits.
 
     Exit code 0 counts as success only if the run is done. After any other code than 75 (interrupted), the end of the
     process's stderr is written to error.txt in the run folder. For a job that is not a run (prepare, report), this
@@ -73,8 +84,7 @@ class JobProcess:
                 stdout=output,
                 stderr=errors,
                 start_new_session=True,
-                # Slurm signals every process of a step; until the program installs its handler, USR2 would kill it
-                preexec_fn=lambda: signal.signal(signal.SIGUSR2, signal.SIG_IGN),
+                preexec_fn=partial(_prepare_child, os.getpid()),
             )
 
     def poll(self) -> int | None:
@@ -131,6 +141,20 @@ class JobProcess:
         elif not text:
             text = f"exit code {code} with no output on stderr, and no {self._run.result_file}"
         write_atomically(self._run.error_file, text.strip() + "\n")
+
+
+def _prepare_child(parent: int) -> None:
+    """Runs in the child before its program starts.
+
+    The child is asked to save and exit when its parent is killed: otherwise it would work on, and lock its run against
+    every later submission. (PR_SET_PDEATHSIG of Linux: man 2 prctl.)
+    """
+    # Slurm signals every process of a step; until the program installs its handler, USR2 would kill it
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+    if LIBC is not None:
+        LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:  # it was killed before
+            os._exit(EXIT_FAILED)
 
 
 def default_threads(max_parallel: int) -> int:

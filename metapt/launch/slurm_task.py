@@ -66,7 +66,7 @@ class SlurmTask:
             start = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
         run = grid_dir.run(self.job)
         check_requeue_limit(run, environment.job_id, start, self.max_requeues, is_lead=rank == 0)
-        if start and rank == 0:
+        if rank == 0:
             _wait_until_free(run.lock_file)
         if environment.num_tasks > 1:
             # every process sees all GPUs of its node and uses the one of its LOCAL_RANK
@@ -114,7 +114,10 @@ def _should_requeue(process: JobProcess, environment: submitit.JobEnvironment) -
 
 
 def _wait_until_free(lock_file: Path) -> None:
-    """Waits until the process of the previous start has ended: it may still run on a node that Slurm took for dead."""
+    """Waits until the process of the previous start or submission has ended.
+
+    It may still be saving after its launcher was killed, or run on a node that Slurm took for dead.
+    """
     deadline = time.monotonic() + GRACE_SECONDS
     while is_held(lock_file) and time.monotonic() < deadline:
         time.sleep(1)
