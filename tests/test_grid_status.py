@@ -15,6 +15,7 @@ from metapt.launch.grid_dir import GridDir
 from metapt.launch.grid_status import grid_status
 from metapt.launch.jobs import Job, Plan
 from metapt.launch.run_status import TAIL_BYTES
+from metapt.launch.slurm_queue import job_comment, user_name
 from metapt.runs import MetricsWriter, Run
 
 SLURM_IDS = {name: str(100 + index) for index, name in enumerate(job.id for job in fake_plan(Path()).jobs)}
@@ -38,9 +39,13 @@ def grid_dir(tmp_path: Path) -> GridDir:
     """The grid of launch_fakes, submitted to Slurm; no job has started."""
     grid_dir = GridDir(tmp_path / "grid")
     grid_dir.write_plan(fake_plan(grid_dir.path))
-    lines = [json.dumps({"job": name, "slurm_id": number}) for name, number in SLURM_IDS.items()]
-    grid_dir.submitted_file.write_text("\n".join(lines) + "\n")
+    grid_dir.submitted_file.write_text("".join(submitted(*item) for item in SLURM_IDS.items()))
     return grid_dir
+
+
+def submitted(name: str, slurm_id: str, user: str = user_name(), cluster: str = "") -> str:
+    """A line of jobs.jsonl."""
+    return json.dumps({"job": name, "slurm_id": slurm_id, "user": user, "cluster": cluster}) + "\n"
 
 
 def started(grid_dir: GridDir, name: str, updates: int = 4) -> Run:
@@ -135,7 +140,7 @@ def test_runs_of_an_earlier_plan_are_listed_separately(
 ) -> None:
     started(grid_dir, "pretrain/old-0123ab")
     with grid_dir.submitted_file.open("a") as file:
-        file.write(json.dumps({"job": "finetune/old-4567cd", "slurm_id": "99_1"}) + "\n")
+        file.write(submitted("finetune/old-4567cd", "99_1"))
     (squeue / "queue").write_text("99_1|PENDING|Dependency\n")
     status.main([f"root={grid_dir.path}"])
     assert "2 run(s) are not in this plan and not shown, 1 of them in Slurm's queue (99_1), such as" in (
@@ -176,6 +181,105 @@ def test_a_job_whose_dependency_is_never_satisfied_is_blocked(grid_dir: GridDir,
     assert states(grid_dir)["finetune/a"] == "blocked"
 
 
+def hide_jobs_of_others(squeue: Path) -> None:
+    """squeue shows the file `queue` for the user's own jobs, and the file `others` for jobs that are asked for by id."""
+    script = f"#!/bin/bash\necho >> '{squeue}/calls'\ncase $1 in --jobs=*) echo \"$1\" >>"
+    script += f"'{squeue}/asked'; cat '{squeue}/others';; *) cat '{squeue}/queue';; esac\n"
+    (squeue / "squeue").write_text(script)
+    (squeue / "others").touch()
+
+
+def test_jobs_of_another_user_are_asked_for_by_id_and_never_lost(
+    grid_dir: GridDir, squeue: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hide_jobs_of_others(squeue)
+    lines = [submitted(name, number, "ana", "big") for name, number in SLURM_IDS.items()]
+    grid_dir.submitted_file.write_text("".join(lines))
+    Run(grid_dir.path / "prepare/demo").finish({})
+    started(grid_dir, "pretrain/b")
+    (squeue / "others").write_text(f"{SLURM_IDS['pretrain/a']}|RUNNING|None|\n")
+    assert states(grid_dir) == {
+        "prepare/demo": "done",
+        "pretrain/a": "running",
+        "pretrain/b": "unknown",
+        "finetune/a": "unknown",
+        "finetune/b": "unknown",
+        "report": "unknown",
+    }
+    asked = {SLURM_IDS[name] for name in SLURM_IDS if name != "prepare/demo"}
+    assert set((squeue / "asked").read_text().strip().removeprefix("--jobs=").split(",")) == asked
+    status.main([f"root={grid_dir.path}"])
+    assert (
+        "unknown pretrain/b: submitted by ana on big; squeue does not show it here" in capsys.readouterr().out
+    )
+    (squeue / "squeue").write_text(
+        "#!/bin/bash\ncase $1 in --jobs=*) echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1;; esac\n"
+    )
+    assert states(grid_dir)["pretrain/a"] == "unknown"
+
+
+def test_jobs_of_this_user_on_another_cluster_are_never_lost(grid_dir: GridDir, squeue: Path) -> None:
+    lines = [submitted(name, number, cluster="big") for name, number in SLURM_IDS.items()]
+    grid_dir.submitted_file.write_text("".join(lines))
+    scontrol = squeue / "scontrol"
+    scontrol.write_text("#!/bin/bash\necho 'ClusterName             = small'\n")
+    scontrol.chmod(0o755)
+    assert set(states(grid_dir).values()) == {"unknown"}
+    scontrol.write_text("#!/bin/bash\necho 'ClusterName             = big'\n")
+    assert states(grid_dir)["prepare/demo"] == "lost"
+
+
+def test_a_job_that_fails_before_its_program_starts_has_failed(
+    grid_dir: GridDir, squeue: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The log of its batch script says why, or else Slurm's exit code."""
+    Run(grid_dir.path / "prepare/demo").finish({})
+    grid_dir.submitit_dir.mkdir(parents=True)
+    log, empty = (
+        grid_dir.submitit_dir / f"{SLURM_IDS[name]}_0_log.err" for name in ("pretrain/a", "pretrain/b")
+    )
+    log.write_text("/bin/bash: line 12: module: command not found\n")
+    empty.touch()
+    scontrol = squeue / "scontrol"
+    scontrol.write_text("#!/bin/bash\necho 'JobId=101 JobState=FAILED ExitCode=3:0 Restarts=0'\n")
+    scontrol.chmod(0o755)
+    assert [states(grid_dir)[name] for name in ("pretrain/a", "finetune/a")] == ["failed", "blocked"]
+    status.main([f"root={grid_dir.path}"])
+    printed = capsys.readouterr().out
+    assert "failed  pretrain/a: /bin/bash: line 12: module: command not found" in printed
+    assert f"full log: {log}" in printed
+    assert "failed  pretrain/b: ended before its program started (exit code 3)" in printed
+
+
+def test_jobs_left_by_a_killed_submitter_are_shown(
+    grid_dir: GridDir, squeue: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (squeue / "queue").write_text(
+        f"{SLURM_IDS['report']}|PENDING|Dependency|{job_comment(grid_dir)}\n"
+        f"900_1|PENDING|Priority|{job_comment(grid_dir)}\n901|PENDING|Priority|another\n"
+    )
+    status.main([f"root={grid_dir.path}"])
+    assert "a killed submitter left 1 job(s) in Slurm's queue (900_1)" in capsys.readouterr().out
+    grid_dir.submitted_file.unlink()  # killed during the first submission
+    status.main([f"root={grid_dir.path}", "--json"])
+    assert json.loads(capsys.readouterr().out)["unrecorded"] == sorted([SLURM_IDS["report"], "900_1"])
+    with grid_dir.locked():  # a submitter that still works
+        status.main([f"root={grid_dir.path}", "--json"])
+    assert json.loads(capsys.readouterr().out)["unrecorded"] == []
+
+
+def test_a_damaged_line_of_jobs_is_named_and_left_out(
+    grid_dir: GridDir, squeue: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = grid_dir.submitted_file.read_text().splitlines(keepends=True)
+    lines[2] = lines[2][:25] + lines[3]  # a full disk has cut it off, and another line was appended
+    grid_dir.submitted_file.write_text("".join([*lines[:3], *lines[4:], "[1]\n", '{"job": "cut']))
+    assert states(grid_dir)["prepare/demo"] == "lost"
+    errors = capsys.readouterr().err
+    for number in (3, 6, 7):
+        assert f"{grid_dir.submitted_file}:{number}: damaged line, left out" in errors
+
+
 @pytest.mark.parametrize("words", [["--watch", "--json"], ["watch=true", "json=true"]])
 def test_watch_repeats_until_every_job_is_done(
     words: list[str], grid_dir: GridDir, squeue: Path, capsys: pytest.CaptureFixture[str]
@@ -198,9 +302,7 @@ def test_many_runs_cost_one_call_of_squeue_and_the_ends_of_files(tmp_path: Path,
     grid_dir = GridDir(tmp_path / "many")
     names = [f"pretrain/{number}" for number in range(40)]
     grid_dir.write_plan(Plan("many", tuple(Job(name, "pretrain") for name in names)))
-    grid_dir.submitted_file.write_text(
-        "".join(json.dumps({"job": name, "slurm_id": name}) + "\n" for name in names)
-    )
+    grid_dir.submitted_file.write_text("".join(submitted(name, name) for name in names))
     for name in names:
         started(grid_dir, name, updates=2000)
     long = grid_dir.path / names[0] / "metrics.jsonl"

@@ -27,6 +27,7 @@ NEEDED = {  # the jobs that it needs
     "some-failed": ["done", "failed"],
     "some-lost": ["done", "lost"],
     "some-blocked": ["done", "blocked"],
+    "unknown": ["done", "unknown"],
     "all-interrupted": ["interrupted"],
     "all-failed": ["failed", "blocked"],
     "open-and-failed": ["running", "failed"],
@@ -57,26 +58,30 @@ not-done    completing  *               *                   *         *         
 # without an entry, what the folder says
 done        absent      corpus|report   *                   *         *         done
 failed      absent      *               *                   *         *         failed
-interrupted absent      *               *                   *         *         interrupted
+interrupted absent      *               *                   yes|never *         interrupted
 running     absent      *               *                   *         *         running
 
+# another user has submitted it, or this one on another cluster: it may be in a queue that is not visible
+waiting     absent      *               *                   elsewhere *         unknown
+interrupted absent      *               *                   elsewhere *         unknown
+
 # nothing in the folder either: a run or a corpus is blocked by one job that will not be done
-waiting     absent      run|corpus      some-failed         *         *         blocked
-waiting     absent      run|corpus      some-lost           *         *         blocked
-waiting     absent      run|corpus      some-blocked        *         *         blocked
-waiting     absent      run|corpus      all-failed          *         *         blocked
-waiting     absent      run|corpus      open-and-failed     *         *         blocked
-waiting     absent      run|corpus      *-interrupted       *         no        blocked
-waiting     absent      run|corpus      *-interrupted       *         active    waiting
+waiting     absent      run|corpus      some-failed         yes|never *         blocked
+waiting     absent      run|corpus      some-lost           yes|never *         blocked
+waiting     absent      run|corpus      some-blocked        yes|never *         blocked
+waiting     absent      run|corpus      all-failed          yes|never *         blocked
+waiting     absent      run|corpus      open-and-failed     yes|never *         blocked
+waiting     absent      run|corpus      *-interrupted       yes|never no        blocked
+waiting     absent      run|corpus      *-interrupted       yes|never active    waiting
 
 # the report only by having no result at all to show
-waiting     absent      report          all-failed          *         *         blocked
-waiting     absent      report          all-interrupted     *         no        blocked
-waiting     absent      report          all-interrupted     *         active    waiting
-waiting     absent      report          open-and-failed     *         *         waiting
+waiting     absent      report          all-failed          yes|never *         blocked
+waiting     absent      report          all-interrupted     yes|never no        blocked
+waiting     absent      report          all-interrupted     yes|never active    waiting
+waiting     absent      report          open-and-failed     yes|never *         waiting
 
 # Slurm had it, and has nothing to wait for: it left the queue before it started
-waiting     absent      *               open                *         *         waiting
+waiting     absent      *               open|unknown        yes|never *         waiting
 waiting     absent      *               none|done           yes       no        lost
 waiting     absent      *               none|done           yes       active    waiting
 waiting     absent      *               none|done           never     *         waiting
@@ -85,7 +90,7 @@ waiting     absent      report          some-*              yes       active    
 waiting     absent      report          some-*              never     *         waiting
 """
 ROWS = [line.split() for line in TABLE.splitlines() if line and line[0] != "#"][1:]
-COMBINATIONS = list(product(FOLDERS, QUEUE, KINDS, NEEDED, ("yes", "never"), ("active", "no")))
+COMBINATIONS = list(product(FOLDERS, QUEUE, KINDS, NEEDED, ("yes", "elsewhere", "never"), ("active", "no")))
 
 
 def matches(pattern: str, value: str) -> bool:
@@ -101,7 +106,8 @@ def state_of(folder: str, queue: str, kind: str, needed: str, submitted: str, su
         needed=[JobState(state) for state in NEEDED[needed]],
         is_run=is_run,
         runs_after_failures=runs_after_failures,
-        was_submitted=submitted == "yes",
+        was_submitted=submitted != "never",
+        is_foreign=submitted == "elsewhere",
         is_submitter_active=submitter == "active",
     )
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from collections import Counter
 from pathlib import Path
 
 import pytest
-from launch_fakes import fake_plan, run_fake
+from launch_fakes import fake_plan, run_fake, save_checkpoint
 
 from metapt.config import ClusterConfig, commandline
 from metapt.errors import OperationalError
@@ -159,15 +160,14 @@ def test_jobs_in_the_queue_are_not_submitted_again(tmp_path: Path, slurm_command
     prepare = GridDir(tmp_path / "r").read_plan().jobs[0]
     GridDir(tmp_path / "r").run(prepare).finish({})
     submit(commandline.load("submit", words))  # pretrain/nano-maml-s0 has left the queue without a result
-    scripts = [directives(slurm_commands / f"batch_{n}") for n in range(5, 9)]
-    assert len(list(slurm_commands.glob("batch_*"))) == 9
+    scripts = [directives(slurm_commands / f"batch_{n}") for n in range(5, 8)]
+    assert len(list(slurm_commands.glob("batch_*"))) == 8
     assert [re.sub("-[0-9a-f]{6}$", "", script["job-name"]) for script in scripts] == [
-        "prepare/demo",
         "pretrain/nano-maml-s0",
         "demo/finetune",  # of the lost run: those in the queue could never start, and are replaced
         "report",
     ]
-    assert scripts[2]["dependency"] == "afterok:106"
+    assert scripts[1]["dependency"] == "afterok:105"
     cancelled = (slurm_commands / "cancelled").read_text().split()
     assert cancelled == ["103_0", "103_1", "103_2", "103_3", "104"]
 
@@ -208,7 +208,84 @@ def test_unrecorded_jobs_of_a_killed_submitter_are_cancelled(tmp_path: Path, slu
     run_fake(tmp_path / "r", CLUSTER)
     assert (slurm_commands / "cancelled").read_text().split() == ["55_0"]
     (slurm_commands / "queue").write_text(f"100|PENDING|Priority|{comment}\n")  # recorded
-    assert slurm_queue.unrecorded_ids(GridDir(tmp_path / "r")) == set()
+    assert not slurm_queue.read_queue(GridDir(tmp_path / "r")).unrecorded
+
+
+def full_disk(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Files of this name cannot be written."""
+    write_bytes = Path.write_bytes
+
+    def refuse(path: Path, content: bytes) -> int:
+        if path.name.startswith(f".{name}"):
+            write_bytes(path, content[: len(content) // 2])
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write_bytes(path, content)
+
+    monkeypatch.setattr(Path, "write_bytes", refuse)
+
+
+def test_a_disk_that_fills_while_the_jobs_are_recorded(
+    tmp_path: Path, slurm_commands: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The submission is taken back, and the record and the plan are what they were."""
+    grid_dir = GridDir(tmp_path / "r")
+    run_fake(grid_dir.path, CLUSTER)
+    files = (grid_dir.submitted_file, grid_dir.plan_file)
+    before = [file.read_text() for file in files]
+    with monkeypatch.context() as patch:
+        full_disk(patch, "jobs.jsonl")
+        with pytest.raises(
+            OperationalError, match=r"jobs\.jsonl: cannot be written \(No space left on device\)"
+        ):
+            run_fake(grid_dir.path, CLUSTER, {"finetune/b": "slow"})
+    cancelled = (slurm_commands / "cancelled").read_text().split()
+    assert sorted(cancelled) == ["105", "106_0", "106_1", "107", "108", "109"]
+    assert [file.read_text() for file in files] == before
+    assert not list(grid_dir.path.glob("*.tmp"))
+    run_fake(grid_dir.path, CLUSTER, {"finetune/b": "slow"})
+    assert slurm_queue.submitted_ids(grid_dir)["report"] == "114"
+    assert '"slow"' in grid_dir.plan_file.read_text()
+
+
+def test_the_plan_changes_only_with_what_was_submitted(tmp_path: Path, slurm_commands: Path) -> None:
+    grid_dir = GridDir(tmp_path / "r")
+    sbatch = (slurm_commands / "sbatch").read_text()
+    (slurm_commands / "sbatch").write_text("#!/bin/bash\necho refused >&2; exit 1\n")
+    with pytest.raises(OperationalError):
+        run_fake(grid_dir.path, CLUSTER)
+    assert not grid_dir.plan_file.exists()
+    (slurm_commands / "sbatch").write_text(sbatch)
+    run_fake(grid_dir.path, CLUSTER)
+    for job in fake_plan(grid_dir.path).jobs:
+        (grid_dir.path / job.id).mkdir(parents=True)
+        if job.kind == "pretrain":
+            save_checkpoint(grid_dir.run(job), 4)
+        grid_dir.run(job).finish({"kind": job.kind, "steps": 4})
+    report = grid_dir.run(fake_plan(grid_dir.path).jobs[-1])
+    report.finish({"inputs": grid_dir.result_checksums(fake_plan(grid_dir.path).jobs[-1].needs)})
+    before = grid_dir.plan_file.read_text()
+    run_fake(grid_dir.path, CLUSTER, {"finetune/b": "slow"})  # nothing to do
+    assert grid_dir.plan_file.read_text() == before
+
+
+def test_jobs_of_another_user_are_left_to_them(
+    tmp_path: Path, slurm_commands: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    grid_dir = GridDir(tmp_path / "r")
+    run_fake(grid_dir.path, CLUSTER)
+    record = grid_dir.submitted_file.read_text()
+    assert f'"user": "{slurm_queue.user_name()}"' in record
+    grid_dir.submitted_file.write_text(record.replace(slurm_queue.user_name(), "ana"))
+    capsys.readouterr()
+    run_fake(grid_dir.path, CLUSTER)
+    printed = capsys.readouterr().out
+    assert "6 job(s) were submitted by ana and may be in a queue that is not visible here" in printed
+    assert "nothing to do" in printed
+    Run(grid_dir.path / "prepare/demo").finish({})
+    failed(grid_dir, "pretrain/a")  # its end is visible, so it can be repaired; what needs it is left to ana
+    run_fake(grid_dir.path, CLUSTER)
+    assert len(list(slurm_commands.glob("batch_*"))) == 6
+    assert directives(slurm_commands / "batch_5")["job-name"] == "pretrain/a"
 
 
 def test_a_second_submitter_submits_nothing(tmp_path: Path, slurm_commands: Path) -> None:
@@ -238,11 +315,11 @@ def test_jobs_blocked_by_a_failed_run_are_submitted_with_it(
     (slurm_commands / "queue").write_text(f"{waiting}{slurm_ids['report']}|RUNNING|None\n")
     plan = fake_plan(grid_dir.path)
     due = [job.id for job in jobs_to_start(plan, current_statuses(plan, grid_dir), grid_dir)]
-    assert due == ["prepare/demo", "pretrain/a", "finetune/a", "report"]
+    assert due == ["pretrain/a", "finetune/a", "report"]
     run_fake(grid_dir.path, CLUSTER)
-    repaired, waits = (directives(slurm_commands / f"batch_{n}")["dependency"] for n in (7, 8))
-    assert waits == f"afterany:105:106:107:{slurm_ids['report']}"
-    assert repaired == "afterok:106"
+    repaired, waits = (directives(slurm_commands / f"batch_{n}")["dependency"] for n in (6, 7))
+    assert waits == f"afterany:105:106:{slurm_ids['report']}"
+    assert repaired == "afterok:105"
     cancelled = slurm_commands / "cancelled"
     assert (cancelled.read_text().split() if reason else []) == ([slurm_ids["finetune/a"]] if reason else [])
     assert cancelled.exists() == bool(reason)
@@ -265,16 +342,15 @@ def test_a_job_that_slurm_is_ending_is_followed_by_its_new_submission(
     with pytest.raises(OperationalError, match="jobs of this grid are in Slurm's queue"):
         run_fake(grid_dir.path, ClusterConfig(name="inline"))
     run_fake(grid_dir.path, CLUSTER)
-    assert "6 jobs submitted to Slurm in 6 requests; 0 were already in its queue" in capsys.readouterr().out
-    prepare, a, b, finetune_a, finetune_b, report = (
-        directives(slurm_commands / f"batch_{number}") for number in range(5, 11)
+    assert "5 jobs submitted to Slurm in 5 requests; 0 were already in its queue" in capsys.readouterr().out
+    a, b, finetune_a, finetune_b, report = (
+        directives(slurm_commands / f"batch_{number}") for number in range(5, 10)
     )
     assert a["job-name"] == "pretrain/a"
-    assert a["dependency"] == f"afterok:105,afterany:{ending}"
-    assert b["dependency"] == "afterok:105"
-    assert (finetune_a["dependency"], finetune_b["dependency"]) == ("afterok:106", "afterok:107")
-    assert report["dependency"] == "afterany:105:106:107:108:109"
-    assert "dependency" not in prepare
+    assert a["dependency"] == f"afterany:{ending}"
+    assert "dependency" not in b
+    assert (finetune_a["dependency"], finetune_b["dependency"]) == ("afterok:105", "afterok:106")
+    assert report["dependency"] == "afterany:105:106:107:108"
     assert not (slurm_commands / "cancelled").exists()
 
 

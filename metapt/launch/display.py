@@ -16,6 +16,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from metapt.errors import listed
 from metapt.launch.grid_dir import GridDir
 from metapt.launch.grid_status import GridStatus, JobStatus
 from metapt.launch.job_state import JobState
@@ -32,6 +33,7 @@ COLUMNS = ("job", "state", "progress", "loss", "tokens/s", "time left")
 SHOWN_FIRST = (  # which jobs a table shows if it has no room for all
     JobState.FAILED,
     JobState.LOST,
+    JobState.UNKNOWN,
     JobState.RUNNING,
     JobState.ENDING,
     JobState.INTERRUPTED,
@@ -100,6 +102,11 @@ def status_view(status: GridStatus, rows: int | None = None) -> RenderableType:
         lines += _problem(job)
     if status.others:
         lines.append(_other_runs(status.others))
+    if status.unrecorded:
+        lines.append(
+            f"a killed submitter left {len(status.unrecorded)} job(s) in Slurm's queue "
+            f"({listed(status.unrecorded, 5)}); the next submission cancels them"
+        )
     lines.append(f"log of a job: {status.logs}")
     if status.queue_error:
         lines.append(status.queue_error)
@@ -132,6 +139,8 @@ def _problem(job: JobStatus) -> list[str]:
         return [_blocked(job.job)]
     if job.state is JobState.LOST:
         return [f"lost    {job.job.id}: it left Slurm's queue before it started; submit again"]
+    if job.state is JobState.UNKNOWN:
+        return [f"unknown {job.job.id}: submitted by {job.submitted_by}; squeue does not show it here"]
     if job.run.result_problem:
         return [f"{job.state} {job.job.id}: its result does not count: {job.run.result_problem}"]
     return []

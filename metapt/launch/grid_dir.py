@@ -2,7 +2,7 @@
 
 GRID/
   plan.json                         the jobs of the present plan, and the jobs that each one needs
-  jobs.jsonl                        (Slurm) the Slurm job id under which each job was submitted
+  jobs.jsonl                        (Slurm) the Slurm job id under which each job was submitted, by whom and where
   logs/KIND/NAME.{out,err}          output of the jobs; `.rank1.out` and so on for further tasks
   logs/submitit/                    files of submitit
   code/HASH/                        the source that jobs run (metapt/launch/code_snapshot.py)
@@ -27,7 +27,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from metapt.errors import OperationalError, UserError
-from metapt.files import file_sha256, write_json
+from metapt.files import file_sha256, write_atomically, write_json
 from metapt.launch.job_state import FINISHED, JobState, job_state
 from metapt.launch.jobs import RUN_KINDS, Job, Plan
 from metapt.launch.run_status import is_held, run_status
@@ -54,6 +54,20 @@ class GridDir:
 
     def write_plan(self, plan: Plan) -> None:
         write_json(self.plan_file, plan.to_json())
+
+    @contextmanager
+    def submission_of(self, plan: Plan) -> Iterator[None]:
+        """Submits a plan in the block, with the plan in plan.json. If the block fails, plan.json is what it was before."""
+        before = self.plan_file.read_text(encoding="utf-8") if self.plan_file.exists() else None
+        self.write_plan(plan)  # before the block: jobs that start at once read it
+        try:
+            yield
+        except BaseException:
+            if before is None:
+                self.plan_file.unlink(missing_ok=True)
+            else:
+                write_atomically(self.plan_file, before)
+            raise
 
     def read_plan(self) -> Plan:
         """The plan that was written last.

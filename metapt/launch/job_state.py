@@ -23,6 +23,7 @@ class JobState(StrEnum):
     FAILED = "failed"
     BLOCKED = "blocked"  # a job that it needs has failed, is lost or blocked, or was interrupted
     LOST = "lost"  # it left Slurm's queue before it started
+    UNKNOWN = "unknown"  # submitted by another user or on another cluster, whose queue cannot be seen
 
 
 FINISHED = (JobState.DONE, JobState.FAILED, JobState.BLOCKED, JobState.LOST)
@@ -51,6 +52,7 @@ def job_state(
     is_run: bool = True,
     runs_after_failures: bool = False,
     was_submitted: bool = False,
+    is_foreign: bool = False,
     is_submitter_active: bool = False,
 ) -> JobState:
     """The state of a job.
@@ -63,6 +65,8 @@ def job_state(
             the job is in the queue again.
         runs_after_failures: whether it needs only one of these jobs to be done, and the others to be finished.
         was_submitted: whether Slurm has had the job: an id is recorded for it.
+        is_foreign: whether another user, or this one on another cluster, has submitted it. It may be in a queue that
+            squeue does not show.
         is_submitter_active: whether a submitter holds the grid, which may still start the job.
     """
     if queue:
@@ -70,6 +74,8 @@ def job_state(
         if folder is JobState.DONE and (is_run or queued is JobState.ENDING):
             return JobState.DONE
         return queued
+    if is_foreign and folder in (JobState.WAITING, JobState.INTERRUPTED):
+        return JobState.UNKNOWN
     if folder is not JobState.WAITING:
         return folder
     stopped = FINISHED if is_submitter_active else STOPPED

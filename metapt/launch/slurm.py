@@ -10,7 +10,6 @@ time limit; metapt.launch.slurm_queue is what is in the queue already.
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,10 +17,11 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from metapt.config import ClusterConfig
-from metapt.errors import OperationalError, UserError
+from metapt.errors import Interrupted, OperationalError, UserError
 from metapt.launch import slurm_queue
 from metapt.launch.code_snapshot import CodeSnapshot
 from metapt.launch.grid_dir import GridDir
+from metapt.launch.interrupts import ignored_ctrl_c, term_as_ctrl_c
 from metapt.launch.job_sources import JobSources
 from metapt.launch.jobs import Job, Plan
 from metapt.launch.slurm_queue import QueueEntry
@@ -42,14 +42,17 @@ def submit(
     Returns: a summary for the user.
     Raises:
         UserError: there is no Slurm on this machine.
-        OperationalError: sbatch refuses a job, or a needed job has left the queue; nothing is submitted.
+        OperationalError: sbatch refuses a job, a needed job has left the queue, or jobs.jsonl cannot be written; nothing
+            is submitted.
+        Interrupted: Ctrl-C or TERM; nothing is submitted.
     """
     if not shutil.which("sbatch"):
         raise UserError(
             "cluster=slurm: sbatch is not installed here; cluster=local runs jobs on this machine"
         )
-    present = slurm_queue.queue_entries(grid_dir)
-    slurm_queue.cancel(slurm_queue.unrecorded_ids(grid_dir))
+    queue = slurm_queue.read_queue(grid_dir)
+    present = queue.entries
+    slurm_queue.cancel(queue.unrecorded)
     submitted: list[tuple[Job, str]] = []
 
     def submit_array(array: Sequence[Job], dependencies: Sequence[str]) -> list[str]:
@@ -59,12 +62,15 @@ def submit(
         return slurm_ids
 
     try:
-        with without_job_environment():
+        with without_job_environment(), term_as_ctrl_c():
             count = _submit_in_order(plan, todo, grid_dir, present, code, submit_array)
+            slurm_queue.record_submissions(grid_dir, submitted)
     except (Exception, KeyboardInterrupt) as error:
-        _roll_back(grid_dir, [slurm_id for _, slurm_id in submitted], error)
+        with ignored_ctrl_c():
+            _roll_back(grid_dir, [slurm_id for _, slurm_id in submitted], error)
+        if isinstance(error, KeyboardInterrupt):
+            raise Interrupted("stopped; nothing was submitted") from None
         raise
-    slurm_queue.record_submissions(grid_dir, submitted)
     replaced = {present[job.id].slurm_id for job in todo if job.id in present and present[job.id].is_pending}
     slurm_queue.cancel(replaced)
     kept = [entry for entry in present.values() if entry.slurm_id not in replaced and not entry.is_ending]
@@ -78,10 +84,10 @@ def submit(
 def _roll_back(grid_dir: GridDir, slurm_ids: Sequence[str], cause: BaseException) -> None:
     """Cancels the jobs of a submission that failed. Raises OperationalError, with both errors, if that fails too."""
     try:
-        slurm_queue.cancel({*slurm_ids, *slurm_queue.unrecorded_ids(grid_dir)})
+        slurm_queue.cancel({*slurm_ids, *slurm_queue.read_queue(grid_dir).unrecorded})
     except OperationalError as error:
         raise OperationalError(
-            f"{cause}\nthe jobs submitted before this error could not be cancelled: {error}"
+            f"{cause or 'stopped'}\nthe jobs submitted before this error could not be cancelled: {error}"
         ) from cause
 
 
@@ -177,17 +183,9 @@ def _dependencies(job: Job, needed: Sequence[str], previous: Sequence[str]) -> l
 
 
 def max_array_size() -> int:
-    """How many jobs an array may have at this site, according to scontrol; Slurm's default if it does not answer.
-
-    Without a configuration or a controller, scontrol may retry for a minute, so it gets only ten seconds.
-    """
-    try:
-        command = ["scontrol", "show", "config"]
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=10).stdout
-    except (OSError, subprocess.TimeoutExpired):
-        answer = ""
-    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", answer, re.MULTILINE)
-    return max(1, int(found[1])) if found else DEFAULT_MAX_ARRAY_SIZE  # 0: arrays are disabled
+    """How many jobs an array may have at this site; Slurm's default if that is not known."""
+    found = slurm_queue.site_setting("MaxArraySize")
+    return max(1, int(found)) if found.isdigit() else DEFAULT_MAX_ARRAY_SIZE  # 0: arrays are disabled
 
 
 def group_into_arrays(

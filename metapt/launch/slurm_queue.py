@@ -6,16 +6,22 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
+import re
+import shutil
 import subprocess
+import sys
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from datetime import datetime
+from pathlib import Path
 
 from metapt.errors import OperationalError
-from metapt.files import read_jsonl
+from metapt.files import write_atomically
 from metapt.launch.grid_dir import GridDir
 from metapt.launch.job_state import JobState, queue_state
 from metapt.launch.jobs import Job
+from metapt.runs import Run
 
 COMMAND_SECONDS = 60  # the longest wait for a command of Slurm
 
@@ -43,44 +49,170 @@ class QueueEntry:
         return self.job_state in (JobState.QUEUED, JobState.BLOCKED)
 
 
-def queue_entries(grid_dir: GridDir) -> dict[str, QueueEntry]:
-    """The jobs of a grid that are in Slurm's queue (pending, running or completing), by job id.
+@dataclass(frozen=True)
+class Submission:
+    """A line of jobs.jsonl: under which Slurm job id a job was last submitted, by whom, and on which cluster."""
+
+    job: str
+    slurm_id: str
+    user: str
+    cluster: str
+
+    @property
+    def by(self) -> str:
+        """The user and, if it is known, the cluster."""
+        return f"{self.user} on {self.cluster}" if self.cluster else self.user
+
+
+@dataclass(frozen=True)
+class Queue:
+    """The jobs of a grid in Slurm's queue (pending, running or completing).
+
+    Attributes:
+        entries: the last submission of each job, by job id.
+        unrecorded: the Slurm job ids of this user's jobs that jobs.jsonl does not have. A killed submitter leaves such
+            jobs, and so does an sbatch that reports an error although the controller has accepted the job, as it does
+            when the controller answers late. Without the lock of the grid they may be those of a submission in progress.
+    """
+
+    entries: dict[str, QueueEntry]
+    unrecorded: frozenset[str]
+
+
+def read_queue(grid_dir: GridDir) -> Queue:
+    """What is in Slurm's queue. Jobs of other users are asked for by their ids, and their results are looked for first.
 
     Raises:
         OperationalError: jobs have been submitted, and squeue does not answer.
     """
-    slurm_ids = submitted_ids(grid_dir)
-    found = {entry.slurm_id: entry for entry, _ in _squeue(grid_dir)} if slurm_ids else {}
-    return {job_id: found[slurm_id] for job_id, slurm_id in slurm_ids.items() if slurm_id in found}
+    recorded = _records(grid_dir)
+    if not recorded and not shutil.which("squeue"):
+        return Queue({}, frozenset())
+    try:
+        own = _squeue(grid_dir, [f"--user={os.getuid()}"])
+    except OperationalError:
+        if recorded:
+            raise
+        return Queue({}, frozenset())  # nothing was submitted, so nothing is missing
+    last = {record.job: record for record in recorded}
+    user, comment = user_name(), job_comment(grid_dir)
+    others = [
+        record.slurm_id.partition("_")[0]
+        for record in last.values()
+        if record.user != user and not Run(grid_dir.path / record.job).result_file.exists()
+    ]
+    listed = [*own, *(_squeue(grid_dir, [f"--jobs={','.join(dict.fromkeys(others))}"]) if others else [])]
+    found = {entry.slurm_id: entry for entry, _ in listed}
+    entries = {name: found[record.slurm_id] for name, record in last.items() if record.slurm_id in found}
+    unrecorded = {entry.slurm_id for entry, text in own if text == comment}
+    return Queue(entries, frozenset(unrecorded - {record.slurm_id for record in recorded}))
+
+
+def queue_entries(grid_dir: GridDir) -> dict[str, QueueEntry]:
+    """The jobs of a grid that are in Slurm's queue, by job id. Raises as `read_queue`."""
+    return read_queue(grid_dir).entries
+
+
+def submissions(grid_dir: GridDir) -> dict[str, Submission]:
+    """The last submission of each job, by job id."""
+    return {record.job: record for record in _records(grid_dir)}
 
 
 def submitted_ids(grid_dir: GridDir) -> dict[str, str]:
     """The Slurm job id under which each job was last submitted, by job id."""
-    return {line["job"]: line["slurm_id"] for line in read_jsonl(grid_dir.submitted_file)}
+    return {name: record.slurm_id for name, record in submissions(grid_dir).items()}
 
 
 def record_submissions(grid_dir: GridDir, submitted: Sequence[tuple[Job, str]]) -> None:
-    """Appends (job, Slurm job id) pairs to jobs.jsonl."""
+    """Adds (job, Slurm job id) pairs to jobs.jsonl. A full disk leaves the file as it was.
+
+    Raises:
+        OperationalError: the file cannot be written.
+    """
     now = datetime.now().astimezone().isoformat(timespec="seconds")
-    records = ({"job": job.id, "slurm_id": slurm_id, "submitted": now} for job, slurm_id in submitted)
-    with grid_dir.submitted_file.open("a", encoding="utf-8") as file:
-        file.write("".join(json.dumps(record) + "\n" for record in records))
+    user, cluster = user_name(), cluster_name()
+    lines = [
+        json.dumps(asdict(Submission(job.id, slurm_id, user, cluster)) | {"submitted": now})
+        for job, slurm_id in submitted
+    ]
+    file = grid_dir.submitted_file
+    try:
+        write_atomically(file, "".join(f"{line}\n" for line in [*_intact_lines(file), *lines]))
+    except OSError as error:
+        raise OperationalError(f"{file}: cannot be written ({error.strerror or error})") from None
+
+
+def _records(grid_dir: GridDir) -> list[Submission]:
+    records = map(json.loads, _intact_lines(grid_dir.submitted_file))
+    names = [item.name for item in fields(Submission)]
+    return [Submission(**{name: record[name] for name in names}) for record in records]
+
+
+def _intact_lines(file: Path) -> list[str]:
+    """The lines that are JSON objects. The others, such as one that a full disk has cut off, are named on stderr."""
+    try:
+        lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
+    except FileNotFoundError:
+        return []
+    intact = []
+    for number, line in enumerate(lines, start=1):
+        if _is_object(line):
+            intact.append(line)
+        else:
+            print(f"{file}:{number}: damaged line, left out: {line[:60]!r}", file=sys.stderr)
+    return intact
+
+
+def _is_object(line: str) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except ValueError:
+        return False
+
+
+def user_name() -> str:
+    """The user of this process."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:  # in some containers
+        return str(os.getuid())
+
+
+def site_setting(name: str) -> str:
+    """A setting of the cluster according to scontrol; empty if it does not answer.
+
+    Without a configuration or a controller, scontrol may retry for a minute, so it gets only ten seconds.
+    """
+    try:
+        command = ["scontrol", "show", "config"]
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=10).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        answer = ""
+    found = re.search(rf"^{name}\s*=\s*(\S+)", answer, re.MULTILINE)
+    return found[1] if found else ""
+
+
+def cluster_name() -> str:
+    """The name of the cluster that the commands of Slurm on this machine belong to; empty if it is not known."""
+    return site_setting("ClusterName")
+
+
+def exit_code(slurm_id: str) -> str:
+    """` (exit code N)` or ` (signal N)` of a job that has ended, as long as Slurm remembers it (minutes), or nothing."""
+    try:
+        command = ["scontrol", "show", "job", "--oneliner", slurm_id]
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=10).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        answer = ""
+    found = re.search(r"\bExitCode=(\d+):(\d+)", answer)
+    if not found:
+        return ""
+    return f" (signal {found[2]})" if found[2] != "0" else f" (exit code {found[1]})"
 
 
 def job_comment(grid_dir: GridDir) -> str:
     """The comment that every job of a grid has in Slurm."""
     return f"metapt {grid_dir.path.absolute()}"
-
-
-def unrecorded_ids(grid_dir: GridDir) -> set[str]:
-    """Jobs of this grid in the queue that jobs.jsonl does not have, by Slurm job id. Only the lock's holder may ask.
-
-    A killed submitter leaves such jobs, and so does an sbatch that reports an error although the controller has
-    accepted the job, as it does when the controller answers late.
-    """
-    recorded = {line["slurm_id"] for line in read_jsonl(grid_dir.submitted_file)}
-    comment = job_comment(grid_dir)
-    return {entry.slurm_id for entry, found in _squeue(grid_dir) if found == comment} - recorded
 
 
 def cancel(slurm_ids: Collection[str]) -> None:
@@ -98,12 +230,14 @@ def cancel(slurm_ids: Collection[str]) -> None:
         raise OperationalError(f"failed: {' '.join(command)}: {_error_text(error)}") from None
 
 
-def _squeue(grid_dir: GridDir) -> list[tuple[QueueEntry, str]]:
-    """All jobs of this user, each with its comment."""
-    command = ["squeue", f"--user={os.getuid()}", "--noheader", "--array", "--format=%i|%T|%r|%k"]
+def _squeue(grid_dir: GridDir, selection: Sequence[str]) -> list[tuple[QueueEntry, str]]:
+    """The jobs that squeue lists for a selection, each with its comment."""
+    command = ["squeue", *selection, "--noheader", "--array", "--format=%i|%T|%r|%k"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=COMMAND_SECONDS)
     except (OSError, subprocess.SubprocessError) as error:
+        if "Invalid job id" in _error_text(error):  # of the only id in --jobs: the job has left the queue
+            return []
         raise OperationalError(
             f"{grid_dir.submitted_file}: squeue gives no information on these jobs: {_error_text(error)}"
         ) from None

@@ -10,7 +10,7 @@ from dataclasses import replace
 from metapt.config import SubmitConfig, training_splits
 from metapt.data import DEMO_NOTICE
 from metapt.data.labelled_sets import open_collection, source_sets
-from metapt.errors import OperationalError, UserError
+from metapt.errors import OperationalError, UserError, listed
 from metapt.launch import executors, slurm, slurm_queue
 from metapt.launch.display import describe_plan, progress_view, summary
 from metapt.launch.grid import plan
@@ -70,13 +70,16 @@ def dry_run(grid_plan: Plan, grid_dir: GridDir, config: SubmitConfig) -> None:
 def run_plan(grid_plan: Plan, grid_dir: GridDir, config: SubmitConfig) -> None:
     """Runs or submits the jobs of a plan that are not done. The caller holds the lock of the grid."""
     statuses = with_checked_weights(grid_plan, current_statuses(grid_plan, grid_dir), grid_dir)
-    grid_dir.write_plan(grid_plan)
     if others := grid_dir.other_runs(grid_plan):
         print(
             f"{grid_dir.path}: {len(others)} run(s) that are not in this plan are kept, such as {others[0]}"
         )
     todo = jobs_to_start(grid_plan, statuses, grid_dir)
+    if left := [status for status in statuses.values() if status.state is JobState.UNKNOWN]:
+        print(_left_to_others(left))
     if not todo:
+        if not grid_dir.plan_file.exists():
+            grid_dir.write_plan(grid_plan)
         print(_nothing_to_do(grid_dir, statuses))
         return
     for job in results_to_withdraw(todo, statuses):
@@ -84,12 +87,14 @@ def run_plan(grid_plan: Plan, grid_dir: GridDir, config: SubmitConfig) -> None:
         grid_dir.run(job).withdraw_result()
     if config.cluster.name == "slurm":
         code = _write_sources(config, grid_dir, todo, statuses)
-        print(slurm.submit(grid_plan, todo, grid_dir, config.cluster, code))
+        with grid_dir.submission_of(grid_plan):
+            print(slurm.submit(grid_plan, todo, grid_dir, config.cluster, code))
         return
     if any(status.is_in_queue or status.state is JobState.ENDING for status in statuses.values()):
         raise OperationalError(
             f"{grid_dir.path}: jobs of this grid are in Slurm's queue; submit with cluster=slurm, or scancel them"
         )
+    grid_dir.write_plan(grid_plan)
     _run_here(grid_plan, todo, grid_dir, config, _write_sources(config, grid_dir, todo, statuses))
 
 
@@ -180,28 +185,41 @@ def _withdrawal(status: JobStatus) -> str:
 
 
 def jobs_to_start(grid_plan: Plan, statuses: Mapping[str, JobStatus], grid_dir: GridDir) -> list[Job]:
-    """The jobs to start: runs that are not done, the corpora that they need, and the report unless it is up to date.
+    """The jobs to start: runs that are not done, corpora that they need and that are not prepared, and the report.
 
-    A job that is queued behind a job that has to be started again would never start, so it is started again too. A corpus
-    is prepared again for every run; if its shards exist, that takes a moment.
+    The report is left out only if it is up to date. A job that is queued behind a job that has to be started again would
+    never start, so it is started again too. Jobs in state unknown, and jobs that need them, are left to those who have
+    submitted them.
     """
     due: set[str] = set()
+    held: set[str] = set()  # left to others
     for job in grid_plan.jobs:  # each comes after the jobs that it needs
         status = statuses[job.id]
         never_starts = status.state is JobState.QUEUED and not due.isdisjoint(job.needs)
-        if never_starts or not (status.is_in_queue or status.state is JobState.DONE):
+        needs_held = not job.runs_after_failures and not held.isdisjoint(job.needs)
+        if status.state is JobState.UNKNOWN or (needs_held and status.state is not JobState.DONE):
+            held.add(job.id)
+        elif never_starts or not (status.is_in_queue or status.state is JobState.DONE):
             due.add(job.id)
     runs = {job.id for job in grid_plan.jobs if job.is_run and job.id in due}
     corpora = {name for job in grid_plan.jobs if job.id in runs for name in job.needs}
 
     def is_to_start(job: Job) -> bool:
-        if job.is_run:
+        if job.is_run or job.id in held:
             return job.id in runs
         if job.kind == "prepare":
-            return job.id in corpora and not statuses[job.id].is_in_queue
+            return job.id in corpora & due
         return bool(runs) or job.id in due or _is_outdated(job, statuses[job.id], grid_dir)
 
     return [job for job in grid_plan.jobs if is_to_start(job)]
+
+
+def _left_to_others(left: Sequence[JobStatus]) -> str:
+    names, users = [status.job.id for status in left], dict.fromkeys(status.submitted_by for status in left)
+    return (
+        f"{len(left)} job(s) were submitted by {', '.join(users)} and may be in a queue that is not visible here; "
+        f"they are not submitted again: {listed(names, 3)}"
+    )
 
 
 def _is_outdated(report: Job, status: JobStatus, grid_dir: GridDir) -> bool:
