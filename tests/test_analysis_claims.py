@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 from analysis.load.collect import collect
 from analysis.sections import claims
 from analysis.sections.base import ReportData, data_by_budget
-from analysis.sections.claims import EFFECT, INCONCLUSIVE, NEGLIGIBLE
-from analysis.stats.significance import DifferenceSummary
+from analysis.stats.verdicts import EFFECT
 from analysis.tables import Table
 from metapt.evaluation.bootstrap import holm
 
@@ -39,31 +38,16 @@ def test_holm_is_the_closed_test_with_bonferroni(values: list[float]) -> None:
     assert holm(values) == pytest.approx(closed)
 
 
-@pytest.mark.parametrize(
-    ("corrected_p", "interval", "expected"),
-    [
-        (0.01, (0.01, 0.05), EFFECT),
-        (0.01, (-0.05, -0.001), EFFECT),
-        (0.01, (-0.001, 0.05), INCONCLUSIVE),
-        (0.2, (0.001, 0.05), INCONCLUSIVE),
-        (0.2, (-0.019, 0.019), NEGLIGIBLE),
-        (0.2, (-0.021, 0.019), INCONCLUSIVE),
-        (0.2, (-0.05, 0.05), INCONCLUSIVE),
-        (0.2, (np.nan, np.nan), INCONCLUSIVE),
-    ],
-)
-def test_verdicts(corrected_p: float, interval: tuple[float, float], expected: str) -> None:
-    assert (
-        claims.verdict(SimpleNamespace(summary=DifferenceSummary(0.0, interval, 0.1)), corrected_p)
-        == expected
-    )  # type: ignore[arg-type]
+def test_holm_does_not_count_what_is_not_tested() -> None:
+    nan = float("nan")
+    assert holm([0.01, nan, 0.04]) == pytest.approx([0.02, nan, 0.04], nan_ok=True)
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> ReportData:
-    """Two variants of MAML, and vanilla under the base variant; two tunings and two seeds."""
-    root = write_grid(tmp_path_factory.mktemp("runs") / "grid", labels=("base",), seeds=(0, 1))
-    for seed in (0, 1):
+    """Two variants of MAML, and vanilla under the base variant; two tunings and three seeds."""
+    root = write_grid(tmp_path_factory.mktemp("runs") / "grid", labels=("base",), seeds=(0, 1, 2))
+    for seed in (0, 1, 2):
         origin = write_pretraining(root, "nano", "maml", seed, "fast")
         for tuning in ("head_only", "full"):
             write_finetuning(root, {**origin, "step": 60}, "en_ewt", tuning, 0.95)

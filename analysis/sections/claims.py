@@ -19,21 +19,18 @@ from ..stats.comparison import (
     difference_cells,
     last_steps,
 )
-from ..stats.significance import Difference, Scores
+from ..stats.significance import Scores
+from ..stats.verdicts import EFFECT, definition, verdict
 from ..tables import RUNS, Cell, Column, Table
 from .base import ReportData, Section
 
 BASE = "base"
 SMALL = 0.02
-LEVEL = 0.05
-EFFECT, NEGLIGIBLE, INCONCLUSIVE = "effect", "no practical effect", "inconclusive"
 
 DEFINITION = (
     "Claims: mean differences over sources and over the sets of a group, one for each scale, variant and tuning, at the last step "
     "that both objectives have. There are two groups: the target sets, and the sets in a language that no run was fine-tuned on. "
-    "Each group is a family of hypotheses whose p values are corrected by Holm's method (1979). Effect: the corrected p is below "
-    f"{LEVEL} and the CI excludes 0. No practical effect: the CI lies within {100 * SMALL:.0f} points of 0. Inconclusive: anything "
-    "else; the MDE says which differences these runs could have shown. Variants: MAML under a variant minus MAML under "
+    f"Each group is a family of hypotheses. {definition(SMALL)} Variants: MAML under a variant minus MAML under "
     f"`{BASE}`, paired by seed, source and tuning, at the last step that both have. Comparisons of variants are descriptive; their "
     "p values are not corrected."
 )
@@ -68,15 +65,7 @@ def claims(data: ReportData, names: Iterable[str]) -> list[Claim]:
     found = last_steps([item for item in data.comparisons if item.set_name in chosen])
     means = averages(found, _system)
     corrected = holm([item.difference.p for item in means])
-    return [Claim(item, p, verdict(item.difference, p)) for item, p in zip(means, corrected, strict=True)]
-
-
-def verdict(difference: Difference, corrected_p: float) -> str:
-    """What the CI and the corrected p allow to conclude."""
-    low, high = difference.summary.interval
-    if corrected_p < LEVEL and difference.summary.excludes_zero:
-        return EFFECT
-    return NEGLIGIBLE if low > -SMALL and high < SMALL else INCONCLUSIVE
+    return [Claim(item, p, verdict(item.difference, p, SMALL)) for item, p in zip(means, corrected, strict=True)]
 
 
 def _claims_table(families: dict[str, list[Claim]]) -> Table:

@@ -1,167 +1,99 @@
-"""F1 scores with their bootstrap samples: means over seeds, and differences of two systems.
+"""F1 scores of runs, means over training seeds, and differences of two systems, each with its uncertainty.
 
-metapt/evaluation/bootstrap.py has the statistics; this module applies them to runs. All systems that were scored on the
-same sentences share the resamples, so that differences are paired. Different sets are resampled independently.
+The statistics are in metapt/evaluation: bootstrap.py resamples and swaps units (documents or sentences), f1_interval.py
+has intervals close to 0 and 1, seed_inference.py combines the spread over seeds with the variance over units. This
+module applies them to runs. All systems that were scored on the same sentences share the resamples, so that differences
+are paired; different sets are resampled independently. No number depends on the names of runs or on other runs.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from functools import cache, cached_property
-from pathlib import Path
+from dataclasses import replace
+from functools import cache, partial
+from math import sqrt
 from statistics import fmean
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 
 from metapt.evaluation.bootstrap import (
-    LEVEL,
-    POWER,
     RESAMPLES,
     SEED,
+    by_unit,
     f1_samples,
-    minimum_detectable_effect,
-    p_value,
-    percentile_interval,
-    seed_weights,
-    sentence_weights,
     swap_bits,
     swapped_differences,
+    unit_weights,
+)
+from metapt.evaluation.f1_interval import f1_difference_interval, f1_interval
+from metapt.evaluation.seed_inference import (
+    LEVEL,
+    MIN_SEEDS,
+    POWER,
+    Interval,
+    SetSamples,
+    Z,
+    bootstrap_variance,
+    missing_error,
 )
 
 from ..load.records import FinetuneRun, GoldSet
+from .estimates import Difference, Estimate, Seed, average, average_difference
 
-DEFINITION = (
-    f"Confidence intervals: {LEVEL:.0%} percentile bootstrap over sentences (Efron 1979; Koehn 2004), {RESAMPLES:,} resamples, seed {SEED}. "
-    "The sentences of a set are sampled with replacement, and micro-F1 is computed from their summed span counts; a resample "
-    "without any span has F1 0. Two systems are scored on the same resamples (paired); sets are resampled independently. With "
-    "several training seeds, the seeds are resampled too, independently of the sentences (the pigeonhole bootstrap, Owen 2007): n - 1 of n, so that the "
-    "variance over few seeds is unbiased (Rao and Wu 1988), and alike for both systems of a pair and for all settings of a scale. With two or three seeds the "
-    "interval is still too narrow. With one seed it expresses only how much a score depends on the choice of sentences. "
-    "p: approximate randomization test (Noreen 1989; Yeh 2000), two-sided: the outputs of the two systems are swapped on each sentence with probability "
-    f"1/2, for all seeds together, {RESAMPLES:,} times; p = (1 + number of differences at least as large) / (1 + {RESAMPLES:,}). It takes "
-    "the trained models as given, and tests whether they differ on sentences like these. "
-    f"MDE, the minimum detectable effect: the smallest true difference that a two-sided test at level {1 - LEVEL:.2f} would detect with probability {POWER:.0%}, "
-    "which is (1.96 + 0.84) standard errors of the bootstrapped difference (Bloom 1995). Most smaller differences would be missed on this set by these systems. "
-    "There is no correction for multiple comparisons: of differences that are truly zero, about one interval in "
-    "twenty excludes 0, and more on a tiny set. A set without gold spans has no F1."
-)
+__all__ = [
+    "DEFINITION",
+    "Difference",
+    "Estimate",
+    "Pairs",
+    "Scores",
+    "average",
+    "average_difference",
+    "comparable",
+]
 
-
-class DifferenceSummary(NamedTuple):
-    """A difference with its confidence interval and its minimum detectable effect (MDE)."""
-
-    value: float
-    interval: tuple[float, float]
-    mde: float
-
-    @property
-    def excludes_zero(self) -> bool:
-        """Whether the interval excludes 0; False if there is no interval."""
-        low, high = self.interval
-        return low > 0 or high < 0
-
-
-@dataclass(frozen=True, eq=False)
-class Estimate:
-    """A score and its bootstrap samples [resamples]. Arithmetic applies to both."""
-
-    value: float
-    samples: np.ndarray
-
-    def __sub__(self, other: Estimate) -> Estimate:
-        return Estimate(self.value - other.value, self.samples - other.samples)
-
-    def relative_to(self, other: Estimate) -> Estimate:
-        """Return self / other - 1; NaN where `other` is 0."""
-        with np.errstate(divide="ignore", invalid="ignore"):
-            samples = np.where(other.samples > 0, self.samples / other.samples - 1, np.nan)
-        return Estimate(self.value / other.value - 1 if other.value > 0 else np.nan, samples)
-
-    @cached_property
-    def interval(self) -> tuple[float, float]:
-        """The percentile interval at LEVEL; (NaN, NaN) if the score is undefined, even in one resample only."""
-        return (np.nan, np.nan) if np.isnan(self.value) else percentile_interval(self.samples)
-
-
-def average(estimates: Iterable[Estimate]) -> Estimate:
-    """Return the unweighted mean of one or more estimates."""
-    parts = list(estimates)
-    value = fmean(part.value for part in parts)
-    return Estimate(value, np.mean([part.samples for part in parts], axis=0))
-
-
-def over_seeds(estimates: Iterable[Estimate], name: str, seed: int = SEED) -> Estimate:
-    """Return the mean over training seeds, where the seeds are resampled as well (`seed_weights`).
-
-    Args:
-        estimates: one for each training seed.
-        name: of the model; settings that share its training seeds get the same resamples of them.
-        seed: of the resampling.
-    """
-    parts = list(estimates)
-    samples = np.stack([part.samples for part in parts])
-    weights = seed_weights(len(parts), name, samples.shape[1], seed)
-    return Estimate(fmean(part.value for part in parts), np.einsum("sr,sr->r", weights, samples))
-
-
-@dataclass(frozen=True, eq=False)
-class Difference:
-    """Two systems on the same sentences.
-
-    Attributes:
-        swapped: the difference after random swaps of their outputs, [resamples].
-    """
-
-    first: Estimate
-    second: Estimate
-    swapped: np.ndarray
-
-    @property
-    def estimate(self) -> Estimate:
-        """First minus second; computed at each access, as thousands of differences would take much memory."""
-        return self.first - self.second
-
-    @cached_property
-    def summary(self) -> DifferenceSummary:
-        """First minus second, with its interval and its minimum detectable effect."""
-        estimate = self.estimate
-        return DifferenceSummary(
-            estimate.value, estimate.interval, minimum_detectable_effect(estimate.samples)
-        )
-
-    @cached_property
-    def p(self) -> float:
-        """The p-value of the randomization test."""
-        return p_value(self.first.value - self.second.value, self.swapped)
-
-
-def average_difference(differences: Iterable[Difference]) -> Difference:
-    """Return the unweighted mean of one or more differences."""
-    parts = list(differences)
-    return Difference(
-        average(part.first for part in parts),
-        average(part.second for part in parts),
-        np.mean([part.swapped for part in parts], axis=0),
-    )
-
+LOW_F1 = 0.05
+"""a score below this, or above 1 minus this, has an interval from f1_interval.py: the bootstrap's is too narrow"""
+LEAST_SPANS = 2
+"""the variance of a difference is at least that of this number of spans that one system alone finds"""
 
 Pairs = Sequence[tuple[FinetuneRun, FinetuneRun]]
 """pairs of runs to compare; the pairs differ in the seed only"""
-Key = tuple[Path | str, ...]
-"""a set and the folders of runs"""
+PRETRAINING, FINETUNING = "pretraining seed", "fine-tuning seed"
+
+DEFINITION = (
+    "Inference: a mean and a difference estimate F1 over all training seeds in the population that a set samples; sources, sets and tunings are fixed. "
+    "The unit is the pretraining seed, or the fine-tuning seed of models that were not pretrained here; scores are first averaged within a seed, over the "
+    "seeds that all parts of a mean have. Two systems are paired by seed. "
+    f"The half-width of a {LEVEL:.0%} confidence interval is the square root of t² s² / n + z² V: s is the standard deviation of the n seed values, t has n - 1 degrees "
+    f"of freedom, and V is the variance over documents or sentences: that of {RESAMPLES:,} bootstrap resamples (Efron 1979; Koehn 2004; resampling seed {SEED}), "
+    f"times (t / z)² for the number of units with spans; the units are documents where a set marks them. Sets are resampled independently. Where F1 is below {LOW_F1}, V is at least that of an exact binomial interval (Clopper and "
+    f"Pearson 1934; differences: MOVER, Zou and Donner 2008). With fewer than {MIN_SEEDS} seeds the interval expresses only how much a score depends on the choice of "
+    "sentences, and there is no p and no verdict. "
+    "p: the smallest level at which the interval excludes 0. "
+    f"MDE, the minimum detectable effect: the smallest true difference whose interval would exclude 0 with probability {POWER:.0%}. "
+    "p, given these models: approximate randomization (Noreen 1989; Yeh 2000), two-sided: the outputs of the two systems are swapped on each unit with probability "
+    f"1/2, for all seeds, sources and tunings together, {RESAMPLES:,} times; p = (1 + number of differences at least as large) / (1 + {RESAMPLES:,}). It "
+    "tests whether these trained models differ on sentences like these, and says nothing about other seeds: it may be small where the interval includes 0. "
+    "A set without gold spans has no F1."
+)
+
+
+def is_extreme(f1: float) -> bool:
+    """Whether a score is so close to 0 or 1 that its bootstrap is too narrow."""
+    return min(f1, 1 - f1) < LOW_F1
 
 
 class Scores:
-    """The F1 of runs on sets, with bootstrap samples. Means over seeds and differences are computed once and kept in fp32."""
+    """The F1 of runs on sets, with bootstrap samples. Means over seeds and differences are computed once and kept."""
 
     def __init__(self, resamples: int = RESAMPLES, seed: int = SEED):
         self._resamples, self._seed = resamples, seed
-        self._means: dict[Key, Estimate] = {}
-        self._differences: dict[Key, Difference] = {}
-        self._weights = cache(lambda gold: sentence_weights(len(gold.ids), gold.name, resamples, seed))
-        self._swap_bits = cache(lambda gold: swap_bits(len(gold.ids), gold.name, resamples, seed))
+        self._means: dict[tuple[Any, ...], Estimate] = {}
+        self._differences: dict[tuple[Any, ...], Difference] = {}
+        self._weights = cache(lambda gold: unit_weights(_units(gold), gold.name, resamples, seed))
+        self._swap_bits = cache(lambda gold: swap_bits(_units(gold), gold.name, resamples, seed))
 
     def value(self, run: FinetuneRun, set_name: str) -> float:
         """Return the F1 of a run; NaN if the set has no gold span."""
@@ -169,20 +101,8 @@ class Scores:
         return evaluation.f1 if evaluation.gold.gold_spans else float("nan")
 
     def mean(self, runs: Sequence[FinetuneRun], set_name: str) -> Estimate:
-        """Return the mean F1 over runs that differ in the seed only."""
-        key: Key = (set_name, *(run.path for run in runs))
-        if key not in self._means:
-            samples = np.empty((len(runs), self._resamples), dtype=np.float32)
-            for gold, indices in _by_gold_set(runs, set_name).items():
-                counts = np.stack([runs[index].sets[set_name].counts for index in indices])
-                samples[indices] = f1_samples(
-                    counts, set_name, self._resamples, self._seed, self._weights(gold)
-                )
-            estimates = [
-                Estimate(self.value(run, set_name), row) for run, row in zip(runs, samples, strict=True)
-            ]
-            self._means[key] = over_seeds(estimates, _model_name(runs[0]), self._seed)
-        return self._means[key]
+        """Return the mean F1 over runs that differ in the seeds only."""
+        return self._mean(_by_seed([(run,) for run in runs]), set_name, 0)
 
     def difference(self, pairs: Pairs, set_name: str) -> Difference:
         """Return the first run of each pair minus the second, mean over the pairs.
@@ -190,24 +110,148 @@ class Scores:
         Args:
             pairs: one or more, which `comparable` has selected.
         """
-        first, second = (list(runs) for runs in zip(*pairs, strict=True))
-        key = (set_name, *(run.path for run in (*first, *second)))
+        return self._difference(_by_seed(pairs), set_name)
+
+    def _mean(self, tuples: BySeed, set_name: str, side: int) -> Estimate:
+        """Return the mean F1 of one side of runs or pairs of runs."""
+        runs = [members[side] for _, members in tuples]
+        key = (set_name, *((seed, run.path) for (seed, _), run in zip(tuples, runs, strict=True)))
+        if key not in self._means:
+            by_seed: dict[Seed, list[float]] = {}
+            for (seed, _), run in zip(tuples, runs, strict=True):
+                by_seed.setdefault(seed, []).append(self.value(run, set_name))
+            self._means[key] = Estimate(
+                {seed: fmean(values) for seed, values in by_seed.items()},
+                {set_name: self._set_samples(runs, _weights(tuples), set_name)},
+                _unit(members for _, members in tuples),
+                lambda chosen: self._mean(_restricted(tuples, chosen), set_name, side),
+                partial(_interval, runs[0], set_name) if len(runs) == 1 else None,
+            )
+        return self._means[key]
+
+    def _set_samples(self, runs: Sequence[FinetuneRun], weights: np.ndarray, set_name: str) -> SetSamples:
+        """Compute the bootstrap samples of a weighted mean over runs on one set."""
+        samples = np.empty((len(runs), self._resamples), dtype=np.float32)
+        for gold, indices in _by_gold_set(runs, set_name).items():
+            counts = _unit_counts([runs[index] for index in indices], set_name)
+            samples[indices] = f1_samples(counts, set_name, self._resamples, self._seed, self._weights(gold))
+        units = min(_units_with_spans(run.sets[set_name].gold) for run in runs)
+        part = SetSamples(weights.astype(np.float32) @ samples, units)
+        values = [self.value(run, set_name) for run in runs]
+        if not is_extreme(float(weights @ values)):
+            return part
+        intervals = [_interval(run, set_name) for run in runs]
+        return replace(part, missing=_missing(weights, values, intervals, part.variance))
+
+    def _difference(self, pairs: BySeed, set_name: str) -> Difference:
+        key = (set_name, *((seed, *(run.path for run in pair)) for seed, pair in pairs))
         if key not in self._differences:
-            swapped = np.empty((len(pairs), self._resamples))
-            for gold, indices in _by_gold_set(first, set_name).items():
-                counts, other_counts = (
-                    np.stack([runs[index].sets[set_name].counts for index in indices])
-                    for runs in (first, second)
-                )
-                swapped[indices] = swapped_differences(
-                    counts, other_counts, set_name, self._resamples, self._seed, self._swap_bits(gold)
-                )
+            first, second = (self._mean(pairs, set_name, side) for side in (0, 1))
             self._differences[key] = Difference(
-                self.mean(first, set_name),
-                self.mean(second, set_name),
-                swapped.mean(axis=0).astype(np.float32),
+                first,
+                second,
+                {set_name: self._missing(pairs, set_name, first, second)},
+                self._swapped(pairs, set_name),
+                first.unit,
+                lambda chosen: self._difference(_restricted(pairs, chosen), set_name),
             )
         return self._differences[key]
+
+    def _swapped(self, pairs: BySeed, set_name: str) -> np.ndarray:
+        """Compute the mean difference after random swaps, fp64 [resamples]."""
+        swapped = np.empty((len(pairs), self._resamples))
+        first, second = ([pair[side] for _, pair in pairs] for side in (0, 1))
+        for gold, indices in _by_gold_set(first, set_name).items():
+            counts, other_counts = (
+                _unit_counts([runs[index] for index in indices], set_name) for runs in (first, second)
+            )
+            swapped[indices] = swapped_differences(
+                counts, other_counts, set_name, self._resamples, self._seed, self._swap_bits(gold)
+            )
+        return _weights(pairs) @ swapped
+
+    def _missing(
+        self, pairs: BySeed, set_name: str, first: Estimate, second: Estimate
+    ) -> tuple[float, float]:
+        """The standard errors of a difference that the bootstrap misses; 0 where both sides are the same runs.
+
+        Two runs that find the same spans in this sample may differ on other sentences. Their variance is at least that
+        of LEAST_SPANS spans that one of them alone finds; close to 0 and 1 it is at least that of MOVER.
+        """
+        different = np.array([pair[0].path != pair[1].path for _, pair in pairs])
+        if not different.any():
+            return (0.0, 0.0)
+        part, other = first.sets[set_name], second.sets[set_name]
+        variance = bootstrap_variance(part.samples - other.samples, part.units)
+        weights = _weights(pairs) * different
+        evaluations = [[run.sets[set_name] for run in pair] for _, pair in pairs]
+        if is_extreme(first.value) or is_extreme(second.value):
+            values = [one.f1 - two.f1 for one, two in evaluations]
+            intervals = [
+                f1_difference_interval(one.counts, two.counts, one.gold.units) for one, two in evaluations
+            ]
+            return _missing(weights, values, intervals, variance)
+        spans = np.mean([sum(item.totals[1:]) for pair in evaluations for item in pair])
+        least = weights.sum() * sqrt(LEAST_SPANS) * 2 / spans
+        return (missing_error(least, variance),) * 2
+
+
+BySeed = Sequence[tuple[Seed, tuple[FinetuneRun, ...]]]
+"""runs, or pairs of runs, with their training seed, in the order of seeds"""
+
+
+def _by_seed(members: Iterable[tuple[FinetuneRun, ...]]) -> BySeed:
+    """Assign each run or pair its training seed: that of the pretraining, or of the fine-tuning if there was none here."""
+
+    def seed(runs: tuple[FinetuneRun, ...]) -> int:
+        pretraining = [run.seeds[0] for run in runs if run.seeds[0] is not None]
+        trained = [run for run in runs if not run.is_baseline] or runs
+        return pretraining[0] if pretraining else trained[0].seeds[1]
+
+    return sorted(((seed(runs), runs) for runs in members), key=lambda item: item[0])
+
+
+def _unit(members: Iterable[tuple[FinetuneRun, ...]]) -> str:
+    known = any(run.seeds[0] is not None for runs in members for run in runs)
+    return PRETRAINING if known else FINETUNING
+
+
+def _restricted(members: BySeed, chosen: frozenset[Seed]) -> BySeed:
+    return [item for item in members if item[0] in chosen]
+
+
+def _weights(members: BySeed) -> np.ndarray:
+    """The weight of each run or pair in a mean that averages within each seed first; fp64, sum 1."""
+    number = Counter(seed for seed, _ in members)
+    return np.array([1 / (len(number) * number[seed]) for seed, _ in members])
+
+
+def _interval(run: FinetuneRun, set_name: str) -> Interval:
+    return f1_interval(run.sets[set_name].counts, run.sets[set_name].gold.units)
+
+
+def _missing(
+    weights: np.ndarray, values: Sequence[float], intervals: Sequence[Interval], variance: float
+) -> tuple[float, float]:
+    """The standard errors that a bootstrap variance misses, compared with exact intervals, which count as correlated."""
+    distances = np.abs(np.array(intervals) - np.array(values)[:, None])
+    below, above = (missing_error(float(error), variance) for error in weights @ distances / Z)
+    return below, above
+
+
+def _units(gold: GoldSet) -> int:
+    """The number of documents, or of sentences where no documents are marked."""
+    return int(gold.units.max(initial=-1)) + 1
+
+
+def _units_with_spans(gold: GoldSet) -> int:
+    return len({unit for unit, spans in zip(gold.units.tolist(), gold.spans, strict=True) if spans})
+
+
+def _unit_counts(runs: Sequence[FinetuneRun], set_name: str) -> np.ndarray:
+    """The span counts of runs that were scored on the same sentences, [runs, units, 3]."""
+    counts = np.stack([run.sets[set_name].counts for run in runs])
+    return by_unit(counts, runs[0].sets[set_name].gold.units)
 
 
 def _by_gold_set(runs: Sequence[FinetuneRun], set_name: str) -> dict[GoldSet, list[int]]:
@@ -226,8 +270,3 @@ def comparable(pairs: Pairs, set_name: str) -> list[tuple[FinetuneRun, FinetuneR
         if first is not None and second is not None and first.gold is second.gold and first.gold.gold_spans:
             selected.append(pair)
     return selected
-
-
-def _model_name(run: FinetuneRun) -> str:
-    """Return scale and variant: what is pretrained again for each seed, however it is fine-tuned then."""
-    return f"{run.setting.scale}/{run.setting.variant}"
