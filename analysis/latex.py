@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Sequence
 from functools import lru_cache
 
-from .tables import Table, unbroken
+from .tables import Table
 
 ESCAPES = {
     "\\": r"\textbackslash{}",
@@ -95,7 +95,7 @@ def to_latex(table: Table) -> str:
 @lru_cache(maxsize=100_000)
 def latex_escape(text: str) -> str:
     """Escape a text so that LaTeX prints it literally, without ligatures; control characters are dropped."""
-    text = unbroken(text)
+    text = re.sub(r"(?<=\d)[ \u00a0](?=%)", "\u202f", text)
     words = re.split(r"[ \t\n\r\f\v]+", text.strip(" \t\n\r\f\v"))
     escaped = " ".join("".join(map(_character, unicodedata.normalize("NFC", word))) for word in words)
     return re.sub(r"([-,'])(?=\1)", r"\1{}", escaped)

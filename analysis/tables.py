@@ -305,7 +305,7 @@ class Table:
 
 def unbroken(text: str) -> str:
     """Join numbers to their percent sign by a narrow space, at which no line ends."""
-    return re.sub(r"(?<=\d)[ \u00a0](?=%)", "\u202f", text)
+    return re.sub(r"(?<=\d)[ \u00a0]?(?=%)", "\u202f", text)
 
 
 def _mean(cells: Sequence[Cell]) -> float | None:

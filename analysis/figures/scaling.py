@@ -144,7 +144,7 @@ def draw_scale_curve(panels: Sequence[Panel], gain: Panel) -> Canvas:
 
 
 def _percent(value: float, _: int) -> str:
-    return f"{100 * value:+.3g} %" if value else "0 %"
+    return f"{100 * value:+.3g}\u202f%" if value else "0\u202f%"
 
 
 def _set_scale_axis(axis: Axes, panel: Panel) -> None:
