@@ -95,5 +95,6 @@ def settings(config: Any) -> dict[str, Any]:
                 flat |= flatten(value, f"{prefix}{name}.")
         return flat
 
-    keys = fields_by_path(type(config))
+    schema: type = type(config)
+    keys = fields_by_path(schema)
     return flatten(identity(config), "")
