@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -108,7 +109,8 @@ def test_command_writes_a_run_for_the_report(tmp_path: Path, capsys: pytest.Capt
     for name, folder in folders.items():
         source = ["source=aa_one"] if name in TRAINED_BASELINES else []
         command.main([f"name={name}", data, f"run_dir={folder}", *source])
-    assert "bb_two: F1 0.000, 95% CI [0.000, 0.000]" in capsys.readouterr().out  # no particles there
+    # bb_two has no particles, so that the rules find nothing; the interval does not collapse
+    assert re.search(r"bb_two: F1 0\.000, 95% CI \[0\.000, 0\.[1-9]", capsys.readouterr().out)
     result = Run(folders["crf"]).result()
     assert (result["kind"], result["source_sets"], result["train_sentences"]) == ("baseline", ["aa_one"], 48)
     assert result["dev_f1"] > 0.9

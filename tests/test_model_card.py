@@ -58,7 +58,7 @@ def result_of(sources: list[str], tests: list[str], **more: Any) -> dict[str, An
         "source_sets": sources,
         "custom_sets": {},
         "shared_sentences": {name: {"sentences": 3, "gold_spans": 2} for name in tests},
-        "sets": {name: set_scores(name, "test", sentences, guesses) for name in tests},
+        "sets": {name: set_scores("test", sentences, guesses) for name in tests},
         **more,
     }
 

@@ -97,4 +97,4 @@ def _score_set(name: str, collection: Collection, predict: PredictSentence, run:
     sentences = collection.load(name, "test")
     predictions = [predict(sentence) for sentence in sentences]
     write_predictions(run.predictions_dir / f"{name}.jsonl", sentences, predictions)
-    return set_scores(name, "test", sentences, [prediction.predicted for prediction in predictions])
+    return set_scores("test", sentences, [prediction.predicted for prediction in predictions])

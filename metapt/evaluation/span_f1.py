@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from metapt.data.documents import resampling_units
 from metapt.data.iob2 import TYPES, Sentence, spans, to_iob2
-from metapt.evaluation.bootstrap import f1_samples, percentile_interval
+from metapt.evaluation.f1_interval import f1_interval
 
 Span = tuple[str, int, int]
 """(type, first word, one past the last word)."""
@@ -75,12 +76,13 @@ def _scores(gold: int, predicted: int, correct: int) -> dict[str, float]:
 
 
 def set_scores(
-    name: str, split: str, sentences: Sequence[Sentence], predicted: Sequence[Sequence[str]]
+    split: str, sentences: Sequence[Sentence], predicted: Sequence[Sequence[str]]
 ) -> dict[str, Any]:
     """Compute the entry of a set in result.json: span scores, the interval of F1, and the conlleval scores.
 
+    The units of the interval are documents where the set marks them, otherwise sentences.
+
     Args:
-        name: of the set; it keys the random resamples of the bootstrap.
         predicted: tags of each sentence.
     """
     gold = [sentence.tags for sentence in sentences]
@@ -92,6 +94,6 @@ def set_scores(
         "sentences": len(sentences),
         "words": sum(len(tags) for tags in gold),
         **span_scores(gold, predicted),
-        "f1_interval": percentile_interval(f1_samples(counts[None], name)[0]),
+        "f1_interval": f1_interval(counts, resampling_units([sentence.document for sentence in sentences])),
         "conlleval": conlleval,
     }

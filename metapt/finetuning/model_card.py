@@ -14,7 +14,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from metapt.data import DEMO_NOTICE
 from metapt.data.iob2 import TYPES
 from metapt.data.licences import SetFacts, set_facts, shared_licence
-from metapt.evaluation.bootstrap import LEVEL, RESAMPLES
+from metapt.evaluation.bootstrap import LEVEL
 
 SMALL_SET_SPANS = 100  # the card warns of sets with fewer gold spans
 POOLING = {
@@ -215,9 +215,9 @@ def _python(code: str) -> str:
 
 def _scores(result: Mapping[str, Any]) -> Iterator[str]:
     yield (
-        f"Span micro-F1 on test splits, strict IOB2 (as in seqeval), with a {LEVEL:.0%} confidence interval from a "
-        f"percentile bootstrap over sentences ({RESAMPLES:,} resamples). The interval reflects the choice of test "
-        "sentences, not the random seed of training."
+        f"Span micro-F1 on test splits, strict IOB2 (as in seqeval), with a {LEVEL:.0%} confidence interval over "
+        "documents where the set marks them, otherwise over sentences (exact binomial limits with the effective number of "
+        "spans). The interval reflects the choice of test sentences, not the random seed of training."
     )
     types = "".join(f" {kind} |" for kind in TYPES)
     lines = [

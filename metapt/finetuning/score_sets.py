@@ -69,7 +69,7 @@ class SetScorer:
         features = setup.extract_features(encoded)
         predictions = predict(setup.tagger.layer, features, encoded, ner.eval_batch_size)
         write_predictions(setup.run.predictions_dir / f"{name}.jsonl", sentences, predictions)
-        scores = set_scores(name, split, sentences, [prediction.predicted for prediction in predictions])
+        scores = set_scores(split, sentences, [prediction.predicted for prediction in predictions])
         scores["pooled_character_fraction"] = encoded.pooled_character_fraction
         if encoded.pooled_character_fraction < WARN_BELOW:
             log(
