@@ -1,6 +1,6 @@
 """The command `metapt COMMAND ...`. Each command is a module with a `main`, imported only when it runs.
 
-`metapt --help`, `metapt --version` and `metapt report` need no package beyond the `report` extra.
+`metapt --help`, `metapt --version`, `metapt report` and `metapt score` need no package beyond the `report` extra.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ COMMANDS = {
     "finetune": Command("fine-tune a model as a NER tagger and evaluate it on test sets", "metapt.finetune"),
     "tag": Command("tag text or CoNLL files with a fine-tuned tagger", "metapt.tag"),
     "baseline": Command("score a rule or a surface-feature CRF on the test sets", "metapt.baseline"),
+    "score": Command("score the predictions of any program, or compare two", "metapt.score", extra="report"),
     "submit": Command("run a grid of jobs on this machine or on Slurm", "metapt.submit"),
     "status": Command("show which jobs of a grid are done, running, queued or failed", "metapt.status"),
     "prepare": Command("tokenize a corpus into shards before the runs that read it", "metapt.prepare"),

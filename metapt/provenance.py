@@ -37,7 +37,7 @@ def provenance(fingerprints: Mapping[str, str]) -> dict[str, Any]:
     Args:
         fingerprints: hashes of the data, by name.
     """
-    versions = {name: metadata.version(name) for name in LIBRARIES}
+    versions = {name: version for name in LIBRARIES if (version := installed_version(name))}
     return {
         **source(),
         "versions": {"python": platform.python_version(), **versions},
@@ -82,6 +82,14 @@ def sources(recorded: Mapping[str, Any]) -> list[dict[str, Any]]:
     for entry in recorded.get("resumed", []):
         used = [entry] if entry["step"] == 0 else [*used, entry]
     return used
+
+
+def installed_version(package: str) -> str | None:
+    """The version of a package; None if it is not installed: a scoring run needs none of LIBRARIES but numpy."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def git_commit() -> str:

@@ -16,6 +16,7 @@ import pytest
 from analysis import report
 from metapt import __main__ as entry
 from metapt.config import COMMANDS, commandline
+from metapt.config.help_text import TEXT_ARGUMENTS
 from metapt.launch.grid import plan
 
 REPO = Path(__file__).parents[1]
@@ -157,7 +158,7 @@ def _check_metapt(words: Sequence[str], monkeypatch: pytest.MonkeyPatch) -> None
     assert command in entry.COMMANDS, words
     if command == "report":
         return _check_report(arguments, monkeypatch)
-    if command == "tag":
+    if command in TEXT_ARGUMENTS:
         arguments, _ = commandline.split_settings_and_texts(arguments)
     if set(arguments) & {"--help", "--print-config"} or not arguments:
         return None

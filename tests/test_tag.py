@@ -280,7 +280,7 @@ def test_configuration_errors(run_dir: Path, tmp_path: Path, capsys: pytest.Capt
     for words, message in (
         (["Maria"], "checkpoint is required"),
         ([f"chekpoint={run_dir}"], "did you mean checkpoint"),
-        ([f"checkpoint={run_dir}", "x=1 says Maria"], "After --, it is a text"),
+        ([f"checkpoint={run_dir}", "x=1 says Maria"], "After --, it is not a key"),
         ([f"checkpoint={run_dir}", "format=xml"], "text, json, iob2"),
         ([f"checkpoint={run_dir}", "input=-", "Maria"], "not both"),
         ([f"checkpoint={run_dir}", "input=/nowhere"], "no such file"),

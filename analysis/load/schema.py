@@ -89,7 +89,7 @@ class NerResult(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind"):
     tuning: str
     seed: int
     sets: dict[str, SetResult]
-    train_sentences: int
+    train_sentences: int | None
     seconds_total: float
     train_sentences_cut: int | None = None
     source_sets: list[str] | None = None

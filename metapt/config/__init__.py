@@ -36,12 +36,14 @@ from metapt.config.pretraining import (
     ranks_share_episodes,
     uneven_units,
 )
+from metapt.config.scoring import SYSTEMS_DIR, ScoreConfig
 
 __all__ = [
     "BASELINE_NAMES",
     "DOCUMENT_MARKS",
     "DS_CONFIGS",
     "RULE_BASELINES",
+    "SYSTEMS_DIR",
     "TRAINED_BASELINES",
     "TUNINGS",
     "BaselineConfig",
@@ -61,6 +63,7 @@ __all__ = [
     "NerDataConfig",
     "PrepareConfig",
     "PretrainConfig",
+    "ScoreConfig",
     "SetsConfig",
     "StatusConfig",
     "SubmitConfig",
@@ -85,6 +88,7 @@ COMMANDS: dict[str, type] = {
     "tag": TagConfig,
     "describe": DescribeConfig,
     "baseline": BaselineConfig,
+    "score": ScoreConfig,
     "submit": SubmitConfig,
     "status": StatusConfig,
 }

@@ -139,7 +139,7 @@ def _suggestion(command: str, name: str) -> str:
     close = difflib.get_close_matches(name, [*known, *group_options(command)], n=3, cutoff=0.5)
     close = close or [path for path in known if path.split(".")[-1] == name.split(".")[-1]]
     hint = f"did you mean {' or '.join(close)}?" if close else f"metapt {command} --help lists the keys"
-    return f"{hint} After --, it is a text" if command in TEXT_ARGUMENTS else hint
+    return f"{hint} After --, it is not a key" if command in TEXT_ARGUMENTS else hint
 
 
 @cache

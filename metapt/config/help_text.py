@@ -24,7 +24,7 @@ from metapt.config.keys import Key, fields_by_path, key_of
 WIDTH = 100
 COLUMN = 34  # where the text of an entry begins
 GROUPS_TITLE = "configuration groups: GROUP=OPTION sets several of the keys below; KEY=VALUE takes precedence"
-TEXT_ARGUMENTS = {"tag": '["sentence" ...]'}  # commands that take texts beside keys
+TEXT_ARGUMENTS = {"tag": '["sentence" ...]', "score": "GOLD PREDICTED [B]"}  # what commands take beside keys
 NOTES = {
     "tag": """\
 A word of the command line is a setting if it begins with KEY=, otherwise a sentence. After --,
@@ -32,7 +32,19 @@ every word is a sentence.
 
   metapt tag checkpoint=runs/ner "Pumunta si Maria sa Cebu."
   metapt tag checkpoint=runs/ner format=json -- x=1 "y = 2"
-  cat lines.txt | metapt tag checkpoint=runs/ner format=iob2"""
+  cat lines.txt | metapt tag checkpoint=runs/ner format=iob2""",
+    "score": """\
+GOLD and PREDICTED are files with the same sentences in the same order:
+
+- columns: a word and its tag per line (IOB1, IOB2, IOBES, BILOU, BMES), a blank line after each
+  sentence;
+- JSON lines: an object per sentence, {"words": ["Si", "Ana"], "tags": ["O", "B-PER"]} or
+  {"text": "Si Ana", "entities": [[3, 6, "PER"]]} (characters from 0, end exclusive).
+
+With a third file, the systems A and B are compared. A file name with = in it is given after --.
+
+  metapt score UNER/tl_trg/test.iob2 gpt.jsonl name=gpt
+  metapt score gold.conll flair.conll spacy.jsonl 'types={PERSON: PER, GPE: LOC}'""",
 }
 
 

@@ -202,7 +202,7 @@ def column_sentences(path: Path, layout: ColumnLayout) -> Iterator[ColumnSentenc
     count = 0
     has_index = layout.columns[0] in INDEX_COLUMNS
     for number, line in numbered_lines(path):
-        if not line.strip(" " if layout.separator == "tab" else " \t") or line.startswith(DOCUMENT_START):
+        if sentence_breaks_at(line, layout):
             if rows:
                 count += 1
                 words, tags, lines = zip(*rows, strict=True)
@@ -210,7 +210,7 @@ def column_sentences(path: Path, layout: ColumnLayout) -> Iterator[ColumnSentenc
             identifier, rows = "", []
             if line.startswith(DOCUMENT_START):
                 marks.read_docstart()
-        elif _is_comment(line, layout):
+        elif is_comment(line, layout):
             marks.read_comment(line)
             if match := SENT_ID.match(line):
                 identifier = match[1].strip()
@@ -245,17 +245,34 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
     yield number + 1, ""
 
 
-def _is_comment(line: str, layout: ColumnLayout) -> bool:
+def sentence_breaks_at(line: str, layout: ColumnLayout) -> bool:
+    """Whether a line ends a sentence: a blank one, or a -DOCSTART-."""
+    return not line.strip(" " if layout.separator == "tab" else " \t") or line.startswith(DOCUMENT_START)
+
+
+def is_comment(line: str, layout: ColumnLayout) -> bool:
+    """Whether a line that is not blank is a comment."""
     if layout.comment and line.startswith(layout.comment):
         return True
     return layout.separator == "tab" and line.startswith("#") and "\t" not in line
 
 
-def _word_and_tag(line: str, layout: ColumnLayout, where: str) -> tuple[str, str]:
+def split_cells(line: str, layout: ColumnLayout) -> list[str]:
+    """The cells of a line."""
     if layout.separator == "whitespace":
-        cells = re.split(r"[ \t]+", line.strip(" \t"))
-    else:
-        cells = line.split("\t" if layout.separator == "tab" else " ")
+        return re.split(r"[ \t]+", line.strip(" \t"))
+    return line.split("\t" if layout.separator == "tab" else " ")
+
+
+def counts_words(rows: Sequence[Sequence[str]]) -> bool:
+    """Whether the first column counts the words of a sentence from 1. A word `1` and its tag alone do not count."""
+    numbers = [row[0] for row in rows if not NO_WORD.match(row[0])]
+    is_count = numbers == [str(number) for number in range(1, len(numbers) + 1)]
+    return bool(numbers) and is_count and (len(rows) > 1 or len(rows[0]) > 2)
+
+
+def _word_and_tag(line: str, layout: ColumnLayout, where: str) -> tuple[str, str]:
+    cells = split_cells(line, layout)
     if len(cells) != len(layout.columns):
         raise UserError(
             f"{where}: {len(cells)} {layout.separator}-separated columns; "

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
 from metapt.data.documents import DOCUMENT_START
-from metapt.data.iob2 import NO_WORD
+from metapt.data.iob2 import NO_WORD, counts_words
 from metapt.errors import UserError
 
 CHUNK_BYTES = 1 << 16  # limit of one read; a read returns whatever is available
@@ -104,7 +104,7 @@ class ColumnReader:
         if not rows:
             return []
         if self._is_counted is None:
-            self._is_counted = _counts_words([row for _, row in rows])
+            self._is_counted = counts_words([row for _, row in rows])
             if self._word_column is None:
                 self._word_column = 2 if self._is_counted else 1
                 self._notify(
@@ -124,13 +124,6 @@ class ColumnReader:
                 f"{self._name}:{number}: no word in column {column} (the line has {len(row)} columns); set word_column="
             )
         return row[column - 1]
-
-
-def _counts_words(rows: Sequence[Sequence[str]]) -> bool:
-    """Whether the first column counts the words of a sentence from 1. A word `1` and its tag alone do not count."""
-    numbers = [row[0] for row in rows if not NO_WORD.match(row[0])]
-    is_count = numbers == [str(number) for number in range(1, len(numbers) + 1)]
-    return bool(numbers) and is_count and (len(rows) > 1 or len(rows[0]) > 2)
 
 
 def _decode(raw: bytes, name: str, number: int) -> str:
