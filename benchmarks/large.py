@@ -75,15 +75,14 @@ def arguments(size: str, scope: str, folder: Path) -> list[str]:
 
 def seed() -> int:
     """The first seed with which the first update is next-token prediction and the second an episode."""
-    from metapt.config import MetaConfig
-    from metapt.meta.objectives import is_episode_update
+    from metapt.config import commandline
+    from metapt.meta.update_plan import plan_update
 
-    meta = MetaConfig(objective="maml", rho=0.5)
-    return next(
-        candidate
-        for candidate in range(MAX_SEEDS)
-        if [is_episode_update(meta, candidate, step) for step in (0, 1)] == [False, True]
-    )
+    for candidate in range(MAX_SEEDS):
+        config = commandline.load("pretrain", ["objective=maml_paper", f"train.seed={candidate}"])
+        if [plan_update(config, step).kind for step in (0, 1)] == ["lm", "episode"]:
+            return candidate
+    raise ValueError(f"no seed below {MAX_SEEDS} begins with such updates")
 
 
 def run_watched(command: list[str], log: Path, stop_when: Path | None = None) -> tuple[int, float]:

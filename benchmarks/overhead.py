@@ -23,6 +23,7 @@ from metapt.config import PretrainConfig, commandline
 from metapt.data.corpus import prepare_corpus
 from metapt.estimate.flops import flops_of_step
 from metapt.meta.objectives import episode_objective, next_token_objective
+from metapt.meta.update_plan import UpdatePlan
 from metapt.runs import Run
 from metapt.training.dynamics import parameter_groups
 from metapt.training.metrics import MetricsLogger, RunTotals
@@ -126,6 +127,7 @@ def _seconds(trainer: Trainer, logger: MetricsLogger) -> Seconds:
         engine.gradient_norms(parameter_groups(engine.meta_lm))
         logger.log_dynamics(next(numbers), **trainer.dynamics.measure())
 
+    plan = UpdatePlan(tuple(range(train.micro_batches_per_update)), (), (1, 1))
     parts: dict[str, Callable[[], object]] = {
         "batch": batch,
         "sampling": sampling,
@@ -133,7 +135,7 @@ def _seconds(trainer: Trainer, logger: MetricsLogger) -> Seconds:
         "micro_batch": micro_batch,
         "dynamics": dynamics,
         "optimizer_step": lambda: engine.step(train.lr),
-        "metrics_line": lambda: logger.log_update(next(numbers), False, **line),
+        "metrics_line": lambda: logger.log_update(next(numbers), plan, **line),
         "checkpoint": lambda: trainer.checkpoints.save(next(numbers), logger.totals),
     }
     return Seconds(**dict(zip(parts, medians(*parts.values()), strict=True)))

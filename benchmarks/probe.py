@@ -22,7 +22,7 @@ from metapt.data.corpus import prepare_corpus
 from metapt.data.episodes import EpisodeSampler, corpus_index
 from metapt.errors import UserError, run_command
 from metapt.meta.adaptation import adapt
-from metapt.meta.objectives import ExampleBatch, accuracy
+from metapt.meta.objectives import SIDES, ExampleBatch, accuracy
 from metapt.models.decoder import EpisodeHead, load_decoder
 from metapt.models.meta_lm import build_meta_lm
 from metapt.runs import MODEL_DIR, Run
@@ -68,7 +68,7 @@ def episode_states(recorded: Mapping[str, Any], checkpoint: Path) -> list[Episod
     for number in range(EPISODES):
         task = sampler.episode(number, 0)
         with torch.no_grad():
-            support, query = (ExampleBatch.of(examples, meta_lm) for examples in (task.support, task.query))
+            support, query = (ExampleBatch.of(task, side, meta_lm) for side in SIDES)
             states = [meta_lm.prediction_states(batch.windows) for batch in (support, query)]
         found.append(EpisodeStates(states[0], support.labels, states[1], query.labels))
     return found

@@ -77,6 +77,9 @@ class Tokens:
     def __init__(self, tokens: np.ndarray):
         self.tokens = tokens
 
+    def __len__(self) -> int:
+        return len(self.tokens)
+
     def windows(self, starts: np.ndarray, length: int) -> np.ndarray:
         return self.tokens[starts[:, None] + np.arange(length)]
 
@@ -107,7 +110,9 @@ def make_update(
     if ranks_share_episodes(config):
         backward = partial(engine.backward, last=False)
         metrics = [
-            sharded_episode(engine.shards, engine.meta_lm, backward, task, config.meta, 0, update, unit)
+            sharded_episode(
+                engine.shards, engine.meta_lm, backward, task, config.meta, 0, update, unit, 1 / UNITS
+            )
             for unit, task in enumerate(tasks(config, update))
         ]
         return engine.step(LR), [unit["support_loss_nats"] for unit in metrics]

@@ -16,15 +16,17 @@ from metapt.data.episodes import Episode, LabelledWindows
 from metapt.models.meta_lm import MetaLM
 
 
-def logits_and_labels(meta_lm: MetaLM, examples: LabelledWindows) -> tuple[Tensor, Tensor]:
-    """Class logits [n, N] and labels [n], from windows that are not truncated."""
+def logits_and_labels(meta_lm: MetaLM, task: Episode, side: str) -> tuple[Tensor, Tensor]:
+    """Class logits [n, N] and labels [n] of support or query, from windows that are not truncated."""
+    examples: LabelledWindows = getattr(task, side)
     tokens, positions, labels = (
         torch.from_numpy(array) for array in (examples.tokens, examples.positions, examples.labels)
     )
     with torch.autocast("cpu", torch.bfloat16, enabled=meta_lm.dtype is torch.bfloat16):
         states = meta_lm.decoder.model(input_ids=tokens).last_hidden_state
     hidden = torch.stack([states[row, position] for row, position in enumerate(positions)])
-    return meta_lm.episode_head(hidden), labels
+    logits = meta_lm.episode_head(hidden)
+    return logits[:, task.classes] if meta_lm.episode_head.per_token else logits, labels
 
 
 def adapted_parameters(meta_lm: MetaLM, meta: MetaConfig) -> dict[str, Tensor]:
@@ -59,7 +61,7 @@ def adapted(
     losses = []
     sums = {name: torch.zeros_like(value) for name, value in parameters.items()}
     for _ in range(meta.inner_steps):
-        loss = cross_entropy(*logits_and_labels(copied, task.support))
+        loss = cross_entropy(*logits_and_labels(copied, task, "support"))
         losses.append(loss.item())
         gradients = torch.autograd.grad(loss, list(parameters.values()))
         with torch.no_grad():
@@ -81,7 +83,7 @@ def outer_gradient(meta_lm: MetaLM, tasks: list[Episode], meta: MetaConfig) -> d
                 mean[name] += (difference / (meta.inner_lr * meta.inner_steps)).detach() / len(tasks)
             continue
         copied.zero_grad()
-        cross_entropy(*logits_and_labels(copied, task.query)).backward()
+        cross_entropy(*logits_and_labels(copied, task, "query")).backward()
         for name, value in copied.named_parameters():
             if value.grad is not None:
                 mean[name] += value.grad / len(tasks)

@@ -14,7 +14,8 @@ from metapt import randomness
 from metapt.config import PretrainConfig, commandline
 from metapt.data.episodes import Episode, EpisodeSampler, WindowIndex
 from metapt.meta.adaptation import adapt, attach_gradients, straight_through
-from metapt.meta.objectives import episode_objective, is_episode_update, next_token_objective
+from metapt.meta.objectives import episode_objective, next_token_objective
+from metapt.meta.update_plan import plan_update
 from metapt.models.meta_lm import MetaLM, build_meta_lm
 from metapt.models.packed_windows import PackedWindows
 
@@ -210,13 +211,29 @@ def test_adaptation_learns_classes_given_by_the_context(stream_of, scope: str):
     assert accuracy[0.05] > 0.8
 
 
-def test_branch_is_bernoulli_and_depends_on_seed_and_step_only():
-    meta = configuration().meta
-    meta.rho = 0.3
-    samples = [is_episode_update(meta, 0, step) for step in range(4000)]
-    assert samples == [is_episode_update(meta, 0, step) for step in range(4000)]
-    assert abs(np.mean(samples) - 0.3) < 4 * (0.3 * 0.7 / 4000) ** 0.5
-    meta.start_step = 1000
-    assert [is_episode_update(meta, 0, step) for step in range(4000)] == [False] * 1000 + samples[1000:]
-    meta.rho = 0.0
-    assert not any(is_episode_update(meta, 0, step) for step in range(4000))
+@pytest.mark.parametrize("mixing", ["alternate", "sum", "per_micro_batch"])
+def test_episodes_are_bernoulli_and_depend_on_seed_and_step_only(mixing: str):
+    config = configuration(mixing=mixing, rho=0.3)
+    config.train.micro_batches_per_update = 3
+
+    def samples(first: int = 0) -> list[int]:
+        """The episodes of updates: 0 or tasks_per_step of them, or any number with one sample for each micro-batch."""
+        return [len(plan_update(config, step).episodes) for step in range(first, 3000)]
+
+    found = samples()
+    assert found == samples()
+    trials = 3 if mixing == "per_micro_batch" else 1
+    number = sum(found) if trials == 3 else sum(map(bool, found))
+    assert abs(number / (3000 * trials) - 0.3) < 4 * (0.3 * 0.7 / (3000 * trials)) ** 0.5
+    assert set(found) == ({0, 1, 2, 3} if trials == 3 else {0, config.meta.tasks_per_step})
+    for step in range(50):
+        plan = plan_update(config, step)
+        everything = sorted((*plan.micro_batches, *plan.episodes))
+        if mixing == "per_micro_batch":
+            assert everything == [0, 1, 2]
+        else:
+            assert plan.micro_batches == (() if mixing == "alternate" and plan.episodes else (0, 1, 2))
+    config.meta.start_step = 1000
+    assert samples() == [0] * 1000 + found[1000:]
+    config.meta.rho = 0.0
+    assert not any(samples())

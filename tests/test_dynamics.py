@@ -20,6 +20,7 @@ from metapt.config import commandline
 from metapt.data.episodes import Episode, EpisodeSampler, WindowIndex
 from metapt.launch.run_status import run_status
 from metapt.meta.objectives import next_token_objective, probe
+from metapt.meta.update_plan import plan_update
 from metapt.models.meta_lm import MetaLM, build_meta_lm
 from metapt.runs import Run
 from metapt.training import dynamics
@@ -181,8 +182,8 @@ def test_probe_equals_the_reference_and_changes_nothing(stream_of, scope: str):
     meta_lm.eval()
     for step in range(meta.inner_steps + 1):
         copied, _, _ = reference.adapted(meta_lm, task, replace(meta, inner_steps=step))
-        for name, examples in (("support", task.support), ("query", task.query)):
-            logits, labels = reference.logits_and_labels(copied, examples)
+        for name in ("support", "query"):
+            logits, labels = reference.logits_and_labels(copied, task, name)
             expected = cross_entropy(logits, labels).item()
             assert found[f"{name}_loss_nats"][step].item() == pytest.approx(expected, rel=1e-5)
             accuracy = (logits.argmax(dim=-1) == labels).float().mean().item()
@@ -305,9 +306,9 @@ def test_measuring_does_not_count_as_training_time(tmp_path: Path):
     run = Run(tmp_path)
     config = commandline.load("pretrain", [f"run_dir={tmp_path}"])
     logger = MetricsLogger(run, config, RunTotals(), rank=0, updates_done=0)
-    logger.log_update(1, False, 0, lm_loss_nats=1.0)
+    logger.log_update(1, plan_update(config, 0), 0, lm_loss_nats=1.0)
     time.sleep(0.3)
     logger.log_dynamics(1, effective_rank={})
-    logger.log_update(2, False, 0, lm_loss_nats=1.0)
+    logger.log_update(2, plan_update(config, 1), 0, lm_loss_nats=1.0)
     logger.close()
     assert sum(line.get("seconds", 0) for line in run.metrics()) < 0.2

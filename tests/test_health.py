@@ -21,7 +21,8 @@ from metapt.data.corpus import prepare_corpus
 from metapt.errors import EXIT_FAILED
 from metapt.files import json_safe
 from metapt.launch.run_status import run_status
-from metapt.meta.objectives import is_episode_update, next_token_objective
+from metapt.meta.objectives import next_token_objective
+from metapt.meta.update_plan import plan_update
 from metapt.models.meta_lm import build_meta_lm
 from metapt.runs import Run
 from metapt.training.engine import Engine
@@ -125,8 +126,8 @@ def test_diverging_episodes_do_not_affect_other_updates(pretrain):
     run, outcome = pretrain(*DIVERGING)
     assert outcome.codes == [0], outcome.stderr
     updates = update_lines(run)
-    meta = commandline.load("pretrain", DIVERGING).meta
-    expected = ["skipped" if is_episode_update(meta, 0, step) else "lm" for step in range(9)]
+    config = commandline.load("pretrain", DIVERGING)
+    expected = ["skipped" if plan_update(config, step).episodes else "lm" for step in range(9)]
     assert [line["kind"] for line in updates] == expected
     assert set(expected) == {"skipped", "lm"}
     for line in updates:

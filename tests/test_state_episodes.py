@@ -112,7 +112,13 @@ def made_episodes(seed: int, capacity: int) -> tuple[Tensor, list[BatchEpisode]]
 
 
 def naive_loss(
-    states: Tensor, episode: BatchEpisode, steps: int, c: float, head: str, scale: Tensor
+    states: Tensor,
+    episode: BatchEpisode,
+    steps: int,
+    c: float,
+    head: str,
+    scale: Tensor,
+    normalize: bool = True,
 ) -> tuple[Tensor, list[float]]:
     """Query loss of one episode and the support losses at each inner step, by autograd, without padding."""
     width = states.shape[1]
@@ -121,7 +127,8 @@ def naive_loss(
         for side in (episode.support, episode.query)
     )  # fmt: skip
     mean = sx.mean(dim=0).detach()
-    sx, qx = ((x - mean) / ((x - mean).pow(2).mean(dim=1, keepdim=True).sqrt() + 1e-4) for x in (sx, qx))
+    if normalize:
+        sx, qx = ((x - mean) / ((x - mean).pow(2).mean(dim=1, keepdim=True).sqrt() + 1e-4) for x in (sx, qx))
 
     def loss(weight: Tensor, bias: Tensor, x: Tensor, y: Tensor, w: Tensor) -> Tensor:
         return (cross_entropy(x @ weight.T + bias, y, reduction="none") * w).sum() / w.sum()

@@ -121,7 +121,8 @@ def _read_pretraining(run: Run, result: PretrainResult) -> PretrainRun:
     origin = result.origin
     by_kind: dict[str, list[Mapping[str, Any]]] = {}
     for line in sorted(run.metrics(), key=lambda line: line["step"]):
-        by_kind.setdefault(line["kind"], []).append(line)
+        for kind in ("lm", "episode") if line["kind"] == "mixed" else (line["kind"],):
+            by_kind.setdefault(kind, []).append(line)
     return PretrainRun(
         run.path,
         origin.model,

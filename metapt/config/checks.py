@@ -155,6 +155,8 @@ def _check_episodes(meta: MetaConfig, model: ModelConfig, max_steps: int) -> Ite
         yield f"meta.window={meta.window}: must be at most model.max_positions={model.max_positions}"
     if meta.min_context >= meta.window:
         yield f"meta.min_context={meta.min_context}: must be less than meta.window={meta.window}"
+    if meta.weight != 1 and meta.mixing != "sum":
+        yield f"meta.weight={meta.weight}: meta.mixing={meta.mixing} has no weight of episodes; use meta.mixing=sum"
     if meta.scope == "last_n" and meta.last_n > model.num_layers:
         yield f"meta.last_n={meta.last_n}: must be at most model.num_layers={model.num_layers}"
     if meta.algorithm == "reptile" and meta.scope == "head":

@@ -47,8 +47,21 @@ class MetaConfig:
         internal=True,
     )
     rho: float = key(
-        0.0, "probability that an update is an episode update instead of a next-token update", low=0, high=1
+        0.0,
+        "probability of episodes on masked windows in an update, or in a micro-batch with meta.mixing=per_micro_batch",
+        low=0,
+        high=1,
     )
+    mixing: str = key(
+        "alternate",
+        "how these episodes mix with next-token prediction",
+        choices={
+            "alternate": "an update consists of episodes or of next-token micro-batches",
+            "per_micro_batch": "each micro-batch of an update is an episode or next-token prediction; their losses are averaged",
+            "sum": "episodes come on top of next-token prediction, their mean loss times meta.weight",
+        },
+    )
+    weight: float = key(1.0, "weight of the episodes with meta.mixing=sum", above=0)
     start_step: int = key(0, "number of updates at the start that are never episode updates", low=0)
     algorithm: str = key(
         "fomaml",
@@ -74,7 +87,11 @@ class MetaConfig:
     q_query: int = key(4, "number of query windows per class (Q)", low=1)
     inner_steps: int = key(10, "number of SGD steps of the inner loop", low=1)
     inner_lr: float = key(1e-3, "SGD learning rate of the inner loop", above=0)
-    tasks_per_step: int = key(4, "number of episodes averaged in one episode update, over all ranks", low=1)
+    tasks_per_step: int = key(
+        4,
+        "number of episodes averaged in an update, over all ranks; not used with meta.mixing=per_micro_batch",
+        low=1,
+    )
     window: int = key(128, "length of a support or query window", unit="tokens", low=2)
     min_context: int = key(
         32,
@@ -100,6 +117,14 @@ class MetaConfig:
         100_000_000,
         "number of training tokens indexed for sampling episodes, evenly spread over the corpus",
         low=1,
+    )
+    head_outputs: str = key(
+        "episode",
+        "outputs of the episode head",
+        choices={
+            "episode": "one for each class of an episode, numbered at random",
+            "vocabulary": "one for each token of the vocabulary: a token has the same output in all episodes",
+        },
     )
     head_hidden: int = key(128, "hidden width of the episode head", unit="dimensions", low=1)
     head_layers: int = key(4, "number of linear layers of the episode head", low=1)
@@ -314,8 +339,6 @@ def uneven_units(config: PretrainConfig, ranks: int) -> list[str]:
     if meta.rho > 0 and ranks_share_episodes(config):
         units["meta.n_way * meta.k_shot"] = meta.n_way * meta.k_shot
         units["meta.n_way * meta.q_query"] = meta.n_way * meta.q_query
-    elif meta.rho > 0:
-        units["meta.tasks_per_step"] = meta.tasks_per_step
     return [f"{name}={value}" for name, value in units.items() if value % ranks]
 
 

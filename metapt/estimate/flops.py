@@ -47,23 +47,38 @@ class Cost:
         return cls(blocks=blocks, output_layer=2 * d * model.vocab_size)
 
 
-def tokens_of_step(config: PretrainConfig, is_episode: bool) -> int:
-    """Tokens of the sequences or windows of an update, over all ranks."""
+def tokens_of_units(config: PretrainConfig, micro_batches: int, episodes: int) -> int:
+    """Tokens of the sequences of micro-batches and of the windows of episodes."""
     train, meta = config.train, config.meta
+    windows = meta.n_way * (meta.k_shot + meta.q_query)
+    return micro_batches * train.micro_batch * train.seq_len + episodes * windows * meta.window
+
+
+def episodes_of_update(config: PretrainConfig) -> int:
+    """Largest number of episodes of an update, over all ranks."""
+    per_micro_batch = config.meta.mixing == "per_micro_batch"
+    return config.train.micro_batches_per_update if per_micro_batch else config.meta.tasks_per_step
+
+
+def tokens_of_step(config: PretrainConfig, is_episode: bool) -> int:
+    """Tokens of all micro-batches, or of all episodes of an update, over all ranks."""
     if is_episode:
-        return meta.tasks_per_step * meta.n_way * (meta.k_shot + meta.q_query) * meta.window
-    return train.micro_batch * train.micro_batches_per_update * train.seq_len
+        return tokens_of_units(config, 0, episodes_of_update(config))
+    return tokens_of_units(config, config.train.micro_batches_per_update, 0)
 
 
 def flops_of_step(config: PretrainConfig, is_episode: bool) -> int:
-    """FLOPs of an update, over all ranks. For an episode update an upper bound, as if every window were used to its end."""
+    """FLOPs of all micro-batches, or of all episodes of an update, over all ranks.
+
+    For episodes an upper bound, as if every window were used to its end.
+    """
     meta = config.meta
     if not is_episode:
         cost = Cost.of(config.model, config.train.seq_len)
         forward = (cost.blocks + cost.output_layer) * tokens_of_step(config, False)
         return (1 + BACKWARD) * forward + flops_of_terms(config)
     support, query = ([meta.window] * (meta.n_way * shots) for shots in (meta.k_shot, meta.q_query))
-    return meta.tasks_per_step * flops_of_episode(config, support, query)
+    return episodes_of_update(config) * flops_of_episode(config, support, query)
 
 
 def flops_of_terms(config: PretrainConfig) -> int:
@@ -102,13 +117,18 @@ def flops_of_episode(config: PretrainConfig, support: Iterable[int], query: Iter
 
 
 def flops_expected(config: PretrainConfig) -> float:
-    """Expected FLOPs of an update, over the random choice between next-token and episode updates."""
+    """Expected FLOPs of an update, over the random choice of updates, or micro-batches, with episodes."""
     fraction = episode_fraction(config)
     episodes = fraction * flops_of_step(config, True) if fraction else 0.0
-    return (1 - fraction) * flops_of_step(config, False) + episodes
+    return lm_fraction(config) * flops_of_step(config, False) + episodes
 
 
 def episode_fraction(config: PretrainConfig) -> float:
-    """Expected fraction of episode updates in a run: meta.rho of the updates from meta.start_step on."""
+    """Expected fraction of updates (or micro-batches) with episodes in a run: meta.rho from meta.start_step on."""
     meta, steps = config.meta, config.train.max_steps
     return meta.rho * (1 - min(meta.start_step, steps) / steps)
+
+
+def lm_fraction(config: PretrainConfig) -> float:
+    """Expected fraction of updates (or micro-batches) with next-token prediction in a run."""
+    return 1.0 if config.meta.mixing == "sum" else 1 - episode_fraction(config)

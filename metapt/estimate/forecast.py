@@ -10,7 +10,7 @@ from copy import deepcopy
 from dataclasses import dataclass, replace
 
 from metapt.config import EstimateConfig, PretrainConfig
-from metapt.estimate.flops import episode_fraction, flops_expected, flops_of_step
+from metapt.estimate.flops import episode_fraction, flops_expected, flops_of_step, lm_fraction
 from metapt.estimate.memory import KINDS, Ranks, all_parameters, peak
 
 GIB, GB, TFLOP = 2**30, 10**9, 10**12
@@ -53,8 +53,7 @@ class Machine:
 
 def update_kinds(config: PretrainConfig) -> list[str]:
     """The kinds of update that the run has, of KINDS."""
-    episodes = episode_fraction(config)
-    fractions = {"lm": 1 - episodes, "episode": episodes}
+    fractions = {"lm": lm_fraction(config), "episode": episode_fraction(config)}
     return [kind for kind in KINDS if fractions[kind] > 0]
 
 

@@ -15,7 +15,13 @@ from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 
 from metapt.config import ModelConfig, PretrainConfig, deepspeed_settings
-from metapt.estimate.flops import CHUNK_TOKENS, TILE_TOKENS, block_matrices, parameter_count
+from metapt.estimate.flops import (
+    CHUNK_TOKENS,
+    TILE_TOKENS,
+    block_matrices,
+    episodes_of_update,
+    parameter_count,
+)
 
 FP32 = 4
 BUCKET = 500_000_000  # elements of DeepSpeed's default reduce bucket, which cannot be set without ZeRO
@@ -73,7 +79,7 @@ def memory_by_phase(config: PretrainConfig, kind: str, ranks: Ranks) -> dict[str
     """
     sharding = _Sharding.of(config, ranks)
     if kind == "episode":
-        units = config.meta.tasks_per_step // ranks.count
+        units = -(-episodes_of_update(config) // ranks.count)
         passes, saved = _episode(config, sharding)
     else:
         units = config.train.micro_batches_per_update // ranks.count
@@ -317,5 +323,6 @@ def _head_parameters(config: PretrainConfig) -> int:
     meta = config.meta
     if not meta.rho:
         return 0
-    widths = [config.model.hidden_size, *[meta.head_hidden] * (meta.head_layers - 1), meta.n_way]
+    outputs = config.model.vocab_size if meta.head_outputs == "vocabulary" else meta.n_way
+    widths = [config.model.hidden_size, *[meta.head_hidden] * (meta.head_layers - 1), outputs]
     return sum((into + 1) * out for into, out in pairwise(widths))

@@ -120,7 +120,7 @@ def _last_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def _pretraining_progress(state: JobState, lines: list[dict[str, Any]], max_steps: int) -> RunStatus:
-    updates = [line for line in lines if line["kind"] in ("lm", "episode", "skipped")]
+    updates = [line for line in lines if line["kind"] in ("lm", "episode", "mixed", "skipped")]
     if not updates:
         return RunStatus(state, 0, max_steps)
     step = updates[-1]["step"]

@@ -20,7 +20,7 @@ from torch.nn.functional import cross_entropy
 
 from metapt import randomness
 from metapt.config import MetaConfig
-from metapt.data.episodes import Episode, LabelledWindows
+from metapt.data.episodes import Episode
 from metapt.meta.adaptation import (
     InnerLoopResult,
     Parameters,
@@ -34,6 +34,8 @@ from metapt.models.decoder import EpisodeHead
 from metapt.models.meta_lm import MetaLM
 from metapt.models.packed_windows import PackedWindows
 
+SIDES = ("support", "query")
+
 
 @dataclass
 class ObjectiveOutput:
@@ -45,14 +47,6 @@ class ObjectiveOutput:
     """Detached scalars, or tensors [T + 1] over the inner steps 0..T, each a mean over its unit of work."""
     ratios: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
     """Metrics whose number of observations varies from unit to unit: their sum, and that number."""
-
-
-def is_episode_update(meta: MetaConfig, seed: int, step: int) -> bool:
-    """Whether an update consists of episodes: a Bernoulli sample with probability rho, the same on all ranks.
-
-    Updates before meta.start_step never do.
-    """
-    return step >= meta.start_step and bool(randomness.generator(seed, "branch", step).random() < meta.rho)
 
 
 def next_token_objective(
@@ -100,7 +94,7 @@ def episode_objective(
     Returns: the query loss, and loss and accuracy on support and query.
     """
     with randomness.torch_seed(seed, "episode dropout", step, index):
-        support, query = (ExampleBatch.of(examples, meta_lm) for examples in (task.support, task.query))
+        support, query = (ExampleBatch.of(task, side, meta_lm) for side in SIDES)
         if meta.scope == "head":
             # The inner loop does not change the decoder: hidden states are computed once.
             with torch.no_grad():
@@ -147,7 +141,7 @@ def _compiled_step(
     parameters: Parameters,
 ) -> Parameters:
     """phi_{t+1} from phi_t by `EpisodeHead.inner_step`; records loss and accuracy at phi_t."""
-    updated, loss, logits = step(parameters, support.hidden, support.labels, rate)
+    updated, loss, logits = step(parameters, support.hidden, support.labels, rate, support.columns)
     curve.append(loss.clone(), accuracy(logits, support.labels))
     return updated
 
@@ -176,7 +170,7 @@ def _query_loss(
 
     if query.hidden is not None:
         assert meta_lm.episode_head is not None
-        logits = meta_lm.episode_head(query.hidden, substitute)
+        logits = meta_lm.episode_head(query.hidden, substitute, query.columns)
     else:
         logits = _logits(meta_lm, substitute(initial), query)
     loss = cross_entropy(logits, query.labels)
@@ -198,8 +192,8 @@ def _logits(meta_lm: MetaLM, parameters: Parameters, batch: ExampleBatch) -> Ten
     """Class logits with adapted parameters, from the hidden states if they are known, else from the tokens."""
     if batch.hidden is not None:
         assert meta_lm.episode_head is not None
-        return meta_lm.episode_head.logits(batch.hidden, parameters)
-    return functional_call(meta_lm, parameters, (batch.windows,))
+        return meta_lm.episode_head.logits(batch.hidden, parameters, batch.columns)
+    return functional_call(meta_lm, parameters, (batch.windows, batch.columns))
 
 
 def probe(
@@ -214,10 +208,7 @@ def probe(
     Returns: tensors [T + 1] by name, losses in nats.
     """
     assert meta_lm.episode_head is not None
-    batches = {
-        "support": ExampleBatch.of(task.support, meta_lm),
-        "query": ExampleBatch.of(task.query, meta_lm),
-    }
+    batches = {side: ExampleBatch.of(task, side, meta_lm) for side in SIDES}
     curves = {name: AdaptationCurve() for name in batches}
     initial = meta_lm.inner_loop_parameters(meta)
     multipliers = meta_lm.inner_rates.multipliers() if meta_lm.inner_rates else None
@@ -273,27 +264,32 @@ class ExampleBatch:
     """int64 [n]: the prediction position in each window."""
     labels: Tensor
     """int64 [n]."""
+    columns: Tensor | None
+    """int64 [N]: outputs of the episode head that belong to the labels, if it has one for each token."""
     hidden: Tensor | None = None
     """Hidden states [n, d] at the prediction positions, if the inner loop does not change them."""
 
     @classmethod
     def of(
         cls,
-        examples: LabelledWindows,
+        task: Episode,
+        side: str,
         meta_lm: MetaLM,
         select: Callable[[np.ndarray], np.ndarray] = lambda rows: rows,
     ) -> ExampleBatch:
-        """The examples on the device of `meta_lm`.
+        """The examples of one side of an episode, support or query, on the device of `meta_lm`.
 
         Args:
             select: picks the rows whose windows this rank processes; positions and labels are those of all rows.
         """
-        device = next(meta_lm.parameters()).device
+        device, examples = next(meta_lm.parameters()).device, getattr(task, side)
         windows = PackedWindows.pack(select(examples.tokens), select(examples.positions), device)
         positions, labels = (
             torch.from_numpy(array).to(device) for array in (examples.positions, examples.labels)
         )
-        return cls(windows, positions, labels)
+        assert meta_lm.episode_head is not None
+        columns = torch.from_numpy(task.classes).to(device) if meta_lm.episode_head.per_token else None
+        return cls(windows, positions, labels, columns)
 
 
 class AdaptationCurve:

@@ -64,14 +64,22 @@ class EpisodeHead(nn.Module):
         layers: number of linear layers.
         dropout: dropout probability after each hidden layer.
         seed: seed of the initial weights.
+        per_token: whether the outputs are the tokens of the vocabulary, so that a token has the same output in all episodes.
     """
 
     def __init__(
-        self, input_size: int, hidden_size: int, classes: int, layers: int, dropout: float, seed: int
+        self,
+        input_size: int,
+        hidden_size: int,
+        classes: int,
+        layers: int,
+        dropout: float,
+        seed: int,
+        per_token: bool = False,
     ):
         super().__init__()
         sizes = [input_size, *[hidden_size] * (layers - 1), classes]
-        self.num_layers, self.dropout = layers, dropout
+        self.num_layers, self.dropout, self.per_token = layers, dropout, per_token
         with randomness.torch_seed(seed, "episode head"):
             for index in range(layers):
                 layer = nn.Linear(sizes[index], sizes[index + 1])
@@ -84,17 +92,24 @@ class EpisodeHead(nn.Module):
         self,
         hidden: Tensor,
         substitute: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] = lambda own: own,
+        columns: Tensor | None = None,
     ) -> Tensor:
         """Class logits.
 
         Args:
             hidden: [..., d].
             substitute: maps the module's parameters, by name, to those that are used instead.
+            columns: as in `logits`.
         """
-        return self.logits(hidden, substitute(dict(self.named_parameters())))
+        return self.logits(hidden, substitute(dict(self.named_parameters())), columns)
 
     def inner_step(
-        self, parameters: Mapping[str, Tensor], hidden: Tensor, labels: Tensor, rate: float
+        self,
+        parameters: Mapping[str, Tensor],
+        hidden: Tensor,
+        labels: Tensor,
+        rate: float,
+        columns: Tensor | None = None,
     ) -> tuple[dict[str, Tensor], Tensor, Tensor]:
         """One inner step on the support set as a pure function, which can be compiled into one graph.
 
@@ -103,21 +118,33 @@ class EpisodeHead(nn.Module):
             hidden: support states [n, d].
             labels: [n].
             rate: the inner rate alpha.
+            columns: as in `logits`.
         Returns: phi_{t+1} = phi_t - alpha * grad L_S(phi_t); L_S(phi_t) in nats; the logits [n, N] at phi_t.
         """
 
         def support_loss(values: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-            logits = self.logits(hidden, values)
+            logits = self.logits(hidden, values, columns)
             return cross_entropy(logits, labels), logits
 
         gradients, (loss, logits) = grad_and_value(support_loss, has_aux=True)(parameters)
         updated = {name: value - rate * gradients[name] for name, value in parameters.items()}
         return updated, loss, logits
 
-    def logits(self, hidden: Tensor, parameters: Mapping[str, Tensor]) -> Tensor:
-        """Class logits with the given parameters in place of the module's, by the same names."""
+    def logits(
+        self, hidden: Tensor, parameters: Mapping[str, Tensor], columns: Tensor | None = None
+    ) -> Tensor:
+        """Class logits with the given parameters in place of the module's, by the same names.
+
+        Args:
+            hidden: [..., d].
+            columns: int64 [n], the outputs that are computed; None: all.
+        """
         for index in range(self.num_layers):
-            hidden = linear(hidden, parameters[f"weight{index}"], parameters[f"bias{index}"])
-            if index < self.num_layers - 1:
+            is_last = index == self.num_layers - 1
+            weight, bias = parameters[f"weight{index}"], parameters[f"bias{index}"]
+            if is_last and columns is not None:
+                weight, bias = weight[columns], bias[columns]
+            hidden = linear(hidden, weight, bias)
+            if not is_last:
                 hidden = dropout(relu(hidden), self.dropout, self.training)
         return hidden

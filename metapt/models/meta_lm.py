@@ -79,11 +79,11 @@ class MetaLM(nn.Module):
         options = {"position_ids": windows.position_ids, "groups": windows.groups}
         return self.hidden_states(windows.tokens, **options)[0, windows.prediction_indices]
 
-    def forward(self, windows: PackedWindows) -> Tensor:
-        """Class logits [n, N] of an episode's windows."""
+    def forward(self, windows: PackedWindows, columns: Tensor | None = None) -> Tensor:
+        """Class logits [n, N] of an episode's windows; `columns` as in `EpisodeHead.logits`."""
         if self.episode_head is None:
             raise RuntimeError("a MetaLM without an episode head has no classes")
-        return self.episode_head(self.prediction_states(windows))
+        return self.episode_head(self.prediction_states(windows), columns=columns)
 
     def inner_loop_parameters(self, meta: MetaConfig) -> dict[str, nn.Parameter]:
         """The parameters that the inner loop adapts under `meta.scope`; the output layer is never among them.
@@ -137,8 +137,10 @@ def build_meta_lm(config: PretrainConfig, *, eos_id: int | None = None) -> MetaL
     model, meta, seed = config.model, config.meta, config.train.seed
     episode_head = None
     if meta.rho > 0:
+        per_token = meta.head_outputs == "vocabulary"
+        outputs = model.vocab_size if per_token else meta.n_way
         episode_head = EpisodeHead(
-            model.hidden_size, meta.head_hidden, meta.n_way, meta.head_layers, meta.head_dropout, seed
+            model.hidden_size, meta.head_hidden, outputs, meta.head_layers, meta.head_dropout, seed, per_token
         )
     meta_lm = MetaLM(build_decoder(model, seed, eos_id=eos_id), episode_head, config.train.precision)
     if config.train.compile:

@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from metapt.config import PretrainConfig
-from metapt.estimate.flops import tokens_of_step
+from metapt.estimate.flops import tokens_of_units
+from metapt.meta.update_plan import UpdatePlan
 from metapt.runs import Run
 from metapt.training.experiment_trackers import TrackedMetricsWriter
 from metapt.training.progress_line import ProgressLine
@@ -44,43 +45,40 @@ class MetricsLogger:
             self._progress = PretrainProgress(config.train.max_steps)
         self._clock = time.perf_counter()
 
-    def log_update(self, step: int, is_episode: bool, flops: int, **values: Any) -> None:
+    def log_update(self, step: int, plan: UpdatePlan, flops: int, **values: Any) -> None:
         """Log an optimizer update.
 
         Args:
             step: number of the update, from 1.
-            is_episode: whether it consists of episodes.
+            plan: its units of work.
             flops: floating point operations of the update.
             values: further values of the line.
         """
         self.totals.skipped_in_row = 0
-        self._log_step(step, is_episode, flops, "episode" if is_episode else "lm", **values)
+        self._log_step(step, plan, flops, plan.kind, **values)
 
     def log_skipped(
-        self, step: int, is_episode: bool, flops: int, not_finite: list[str], batch: dict[str, Any]
+        self, step: int, plan: UpdatePlan, flops: int, not_finite: list[str], batch: dict[str, Any]
     ) -> None:
         """Log an update that was not applied; its time and tokens count all the same.
 
         Args:
-            step, is_episode, flops: as in `log_update`.
+            step, plan, flops: as in `log_update`.
             not_finite: names of the values that are not finite.
             batch: identifies the data of the update.
         """
         self.totals.skipped_total += 1
         self.totals.skipped_in_row += 1
-        objective = "episode" if is_episode else "lm"
-        self._log_step(
-            step, is_episode, flops, "skipped", objective=objective, not_finite=not_finite, batch=batch
-        )
+        self._log_step(step, plan, flops, "skipped", objective=plan.kind, not_finite=not_finite, batch=batch)
         if self._writer:
             names = ", ".join(not_finite)
-            message = f"warning: update {step} ({objective}) skipped, not finite: {names}"
+            message = f"warning: update {step} ({plan.kind}) skipped, not finite: {names}"
             print(message, file=sys.stderr, flush=True)
 
-    def _log_step(self, step: int, is_episode: bool, flops: int, kind: str, **values: Any) -> None:
+    def _log_step(self, step: int, plan: UpdatePlan, flops: int, kind: str, **values: Any) -> None:
         now = time.perf_counter()
         seconds, self._clock = now - self._clock, now
-        tokens = tokens_of_step(self.config, is_episode)
+        tokens = tokens_of_units(self.config, len(plan.micro_batches), len(plan.episodes))
         self.totals.tokens_total += tokens
         self.totals.flops_total += flops
         self.totals.seconds_total += seconds

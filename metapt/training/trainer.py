@@ -1,4 +1,4 @@
-"""The pretraining loop: at every update a Bernoulli sample chooses between next-token prediction and episodes."""
+"""The pretraining loop: updates of next-token prediction, of episodes, or of both, with evaluations and checkpoints between them."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from metapt.config import PretrainConfig, TrainConfig, settings
 from metapt.data.batches import eval_sequences
 from metapt.data.corpus import Corpus
 from metapt.errors import OperationalError
-from metapt.estimate.flops import flops_of_step, parameter_count
-from metapt.meta.objectives import is_episode_update
+from metapt.estimate.flops import parameter_count
 from metapt.meta.terms import build_terms
+from metapt.meta.update_plan import UpdatePlan, plan_update
 from metapt.models.meta_lm import build_meta_lm
 from metapt.runs import Run
 from metapt.training.checkpoints import Checkpoints
@@ -43,9 +43,8 @@ def learning_rate(train: TrainConfig, step: int) -> float:
 class Trainer:
     """One pretraining run on this rank.
 
-    An update has a fixed number of units of work, whatever the number of ranks: `train.micro_batches_per_update`
-    micro-batches or `meta.tasks_per_step` episodes. Rank r of W processes units r, r + W, ..., or its rows of every
-    episode if parameters are partitioned (metapt/training/zero3.py).
+    An update is a function of the seed and its number alone (metapt/meta/update_plan.py); metapt/training/units.py divides its
+    work among the ranks.
     """
 
     def __init__(self, config: PretrainConfig, run: Run, corpus: Corpus, stop: StopRequest):
@@ -138,26 +137,25 @@ class Trainer:
         if self.engine.any_rank(bool(self.stop)):
             raise StopRequested
 
-    def update(self, step: int, is_episode: bool) -> tuple[dict[str, Any], list[str]]:
+    def update(self, step: int, plan: UpdatePlan) -> tuple[dict[str, Any], list[str]]:
         """Make one optimizer update; it is not applied if a loss or the gradient is not finite.
 
         Args:
             step: number of updates before it.
-            is_episode: whether it consists of episodes.
+            plan: its units of work.
         Returns: the values for metrics.jsonl, averaged over units and ranks, with `flops` of all of them; and the
             names of the values that are not finite.
         Raises:
             StopRequested: as `check_stop`. No parameter has changed, and the accumulated gradient is invalid.
         """
-        engine, tasks = self.engine, self.config.meta.tasks_per_step
-        values = self.units.accumulate_gradient(step, is_episode)
+        engine = self.engine
+        values = self.units.accumulate_gradient(step, plan)
         losses_finite = all(np.isfinite(value).all() for value in values.values())
         norms = {}
         if self.dynamics.is_due(step + 1):
             norms = {"gradient_norms": engine.gradient_norms(parameter_groups(engine.meta_lm))}
         lr = learning_rate(self.config.train, step)
         values["grad_norm"], values["lr"] = engine.step(lr, apply=losses_finite), lr
-        values["flops"] = round(values["flops"] * tasks) if is_episode else flops_of_step(self.config, False)
         not_finite = [name for name, value in values.items() if not np.isfinite(value).all()]
         return values | norms, not_finite
 
@@ -183,13 +181,13 @@ class Trainer:
     def _next_update(self, logger: MetricsLogger) -> None:
         train, step = self.config.train, self.updates_done
         logger.restart_clock()
-        is_episode = is_episode_update(self.config.meta, train.seed, step)
-        values, not_finite = self.update(step, is_episode)
+        plan = plan_update(self.config, step)
+        values, not_finite = self.update(step, plan)
         if not_finite:
-            batch = self.units.identify(step, is_episode)
-            logger.log_skipped(step + 1, is_episode, values["flops"], not_finite, batch)
+            batch = self.units.identify(step, plan)
+            logger.log_skipped(step + 1, plan, values["flops"], not_finite, batch)
         else:
-            logger.log_update(step + 1, is_episode, **values)
+            logger.log_update(step + 1, plan, **values)
         self.updates_done += 1
         skipped = logger.totals.skipped_in_row
         if skipped >= train.max_consecutive_skips:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -17,15 +17,13 @@ from metapt.data.corpus import Corpus
 from metapt.data.corpus_classes import corpus_classes, corpus_token_kinds
 from metapt.data.episodes import Episode, EpisodeSampler, corpus_index
 from metapt.data.word_classes import WordClasses
-from metapt.estimate.flops import flops_of_episode
+from metapt.estimate.flops import flops_of_episode, flops_of_step
 from metapt.meta.objectives import ObjectiveOutput, episode_objective, next_token_objective
-from metapt.meta.terms import Term, active_weights, word_groups
+from metapt.meta.terms import Term, WordGroup, active_weights, word_groups
+from metapt.meta.update_plan import UpdatePlan
 from metapt.meta.word_probe import WordProbe
 from metapt.training.engine import Engine
 from metapt.training.zero3 import sharded_episode
-
-SUM, COUNT = "/sum", "/count"
-"""Suffixes of the two parts of a metric that is averaged over all observations of an update."""
 
 
 @dataclass(frozen=True)
@@ -63,9 +61,10 @@ class TrainingData:
 class UpdateUnits:
     """Processes this rank's units of updates.
 
-    An update has a fixed number of units, whatever the number of ranks: `train.micro_batches_per_update` micro-batches or
-    `meta.tasks_per_step` episodes. Rank r of W processes units r, r + W, ..., or its rows of every episode if parameters are
-    partitioned (metapt/training/zero3.py).
+    The units of an update do not depend on the number of ranks. Rank r of W processes the micro-batches r, r + W, ... of the plan,
+    and the episodes likewise. A rank for which none is left in a round repeats the last one with weight 0, so that all ranks make
+    the same calls in the same order. At ZeRO stage 3, ranks work on the rows of each episode together unless only the head is
+    adapted (metapt/training/zero3.py).
 
     Args:
         terms: of the objective, beside next-token prediction.
@@ -84,38 +83,60 @@ class UpdateUnits:
         self.engine, self.check_stop = engine, check_stop
         self.shares_episodes = ranks_share_episodes(config)
 
-    def accumulate_gradient(self, step: int, is_episode: bool) -> dict[str, Any]:
+    def accumulate_gradient(self, step: int, plan: UpdatePlan) -> dict[str, Any]:
         """Accumulate the gradient of update number `step`.
 
-        Returns: metrics as Python values, averaged over units and ranks.
+        Returns: metrics as Python values, averaged over units and ranks; `flops` of all of them.
         """
-        metrics = self._sharded_episodes(step) if is_episode and self.shares_episodes else []
-        meta, train = self.config.meta, self.config.train
-        count = meta.tasks_per_step if is_episode else train.micro_batches_per_update
-        units = range(self.engine.rank, count, self.engine.world_size) if not metrics else range(0)
-        for unit in units:
+        sums = MetricSums()
+        if self.shares_episodes:
+            self._sharded_episodes(step, plan, sums)
+        own = [] if self.shares_episodes else self._rounds(plan.episodes, self._episode, plan.divisors[1])
+        own += self._rounds(plan.micro_batches, self._next_token, plan.divisors[0])
+        for work in own:
             self.check_stop()
-            output = self._episode(step, unit) if is_episode else self._next_token(step, unit)
-            self.engine.backward(output.loss / len(units), last=unit == units[-1])
-            metrics.append(output.metrics)
-        means = {
-            name: torch.stack([unit[name].double() for unit in metrics]).mean(dim=0) for name in metrics[0]
-        }
-        return _divide_sums({name: self.engine.mean(mean) for name, mean in means.items()})
+            output = work.make(step, work.unit)
+            loss = output.loss / (work.divisor / self.engine.world_size)
+            self.engine.backward(loss if work.is_own else loss * 0, last=work is own[-1])
+            sums.add(output, work.is_own)
+        values = sums.reduce(self.engine)
+        micro_batches = len(plan.micro_batches) / self.config.train.micro_batches_per_update
+        flops = values.pop("flops", 0.0) * len(plan.episodes)
+        values["flops"] = round(flops + micro_batches * flops_of_step(self.config, False))
+        return values
 
-    def identify(self, step: int, is_episode: bool) -> dict[str, Any]:
-        """What identifies the data of an update: its episodes, or its sequences and their rows in the corpus."""
+    def _rounds(
+        self, units: Sequence[int], make: Callable[[int, int], ObjectiveOutput], divisor: float
+    ) -> list[UnitOfWork]:
+        """What this rank does so that all ranks together process these units."""
+        rank, size, found = self.engine.rank, self.engine.world_size, []
+        for start in range(0, len(units), size):
+            unit = units[min(start + rank, len(units) - 1)]
+            found.append(UnitOfWork(make, unit, divisor, is_own=start + rank < len(units)))
+        return found
+
+    def identify(self, step: int, plan: UpdatePlan) -> dict[str, Any]:
+        """What identifies the data of an update: its episodes, and its sequences and their rows in the corpus."""
         train = self.config.train
-        if is_episode:
-            return {"seed": train.seed, "step": step, "tasks": list(range(self.config.meta.tasks_per_step))}
-        count = train.micro_batches_per_update * train.micro_batch
-        rows = self.data.batches.rows(step * count, count)
-        return {"first_sequence": step * count, "rows": rows.tolist()}
+        identity: dict[str, Any] = {}
+        if plan.episodes:
+            identity |= {"seed": train.seed, "step": step, "tasks": list(plan.episodes)}
+        if plan.micro_batches:
+            numbers = [self._first_sequence(step, unit) for unit in plan.micro_batches]
+            rows = [
+                row for first in numbers for row in self.data.batches.rows(first, train.micro_batch).tolist()
+            ]
+            identity |= {"first_sequence": numbers[0], "rows": rows}
+        return identity
+
+    def _first_sequence(self, step: int, unit: int) -> int:
+        train = self.config.train
+        return (step * train.micro_batches_per_update + unit) * train.micro_batch
 
     def _next_token(self, step: int, unit: int) -> ObjectiveOutput:
         train, data = self.config.train, self.data
-        first = (step * train.micro_batches_per_update + unit) * train.micro_batch
-        sequences, groups = data.batches.sequences(first, train.micro_batch), []
+        sequences = data.batches.sequences(self._first_sequence(step, unit), train.micro_batch)
+        groups: list[WordGroup] = []
         terms = {
             name: (weight, self.terms[name]) for name, weight in active_weights(self.config, step).items()
         }
@@ -123,10 +144,7 @@ class UpdateUnits:
             size, first_in_update = self.config.meta.batch_sequences, unit * train.micro_batch
             groups = word_groups(sequences[:, :-1], data.token_kinds, data.classes, size, first_in_update)
         tokens = torch.from_numpy(sequences).to(self.engine.device)
-        output = next_token_objective(self.engine.meta_lm, tokens, terms, groups, step)
-        for name, (total, number) in output.ratios.items():
-            output.metrics |= {f"{name}{SUM}": total, f"{name}{COUNT}": number}
-        return output
+        return next_token_objective(self.engine.meta_lm, tokens, terms, groups, step)
 
     def _episode(self, step: int, unit: int) -> ObjectiveOutput:
         assert self.data.sampler is not None
@@ -136,33 +154,73 @@ class UpdateUnits:
         output.metrics["flops"] = self._episode_flops(task)
         return output
 
-    def _sharded_episodes(self, step: int) -> list[dict[str, Tensor]]:
-        """The metrics of all episodes of an update, on each of which all ranks work together."""
-        engine, meta, seed, found = self.engine, self.config.meta, self.config.train.seed, []
+    def _sharded_episodes(self, step: int, plan: UpdatePlan, sums: MetricSums) -> None:
+        """Process the episodes of an update, on each of which all ranks work together; every rank has their metrics."""
+        engine, meta, seed = self.engine, self.config.meta, self.config.train.seed
         assert self.data.sampler is not None
         assert engine.shards is not None
-        for unit in range(meta.tasks_per_step):
+        backward = partial(engine.backward, last=False)
+        for unit in plan.episodes:
             self.check_stop()
             task = self.data.sampler.episode(step, unit)
-            backward = partial(engine.backward, last=False)
             metrics = sharded_episode(
-                engine.shards, engine.meta_lm, backward, task, meta, seed, step, unit, self.check_stop
+                engine.shards,
+                engine.meta_lm,
+                backward,
+                task,
+                meta,
+                seed,
+                step,
+                unit,
+                1 / plan.divisors[1],
+                self.check_stop,
             )
-            found.append(metrics | {"flops": self._episode_flops(task)})
-        return found
+            sums.add(ObjectiveOutput(torch.zeros(()), metrics | {"flops": self._episode_flops(task)}))
 
     def _episode_flops(self, task: Episode) -> Tensor:
         lengths = ((examples.positions + 1).tolist() for examples in (task.support, task.query))
         return torch.tensor(flops_of_episode(self.config, *lengths), dtype=torch.float64)
 
 
-def _divide_sums(means: dict[str, Tensor]) -> dict[str, Any]:
-    """Metrics as Python values; a sum and its count become one value, absent if there was no observation."""
-    values: dict[str, Any] = {
-        name: mean.tolist() for name, mean in means.items() if not name.endswith((SUM, COUNT))
-    }
-    for name, total in means.items():
-        count = means.get(name.removesuffix(SUM) + COUNT)
-        if name.endswith(SUM) and count is not None and float(count) > 0:
-            values[name.removesuffix(SUM)] = (total / count).tolist()
-    return values
+@dataclass(frozen=True)
+class UnitOfWork:
+    """A micro-batch or an episode on this rank; not its own if it only accompanies another rank's."""
+
+    make: Callable[[int, int], ObjectiveOutput]
+    unit: int
+    divisor: float
+    is_own: bool
+
+
+class MetricSums:
+    """Sums and counts of the metrics of an update, by name. All ranks add the same names."""
+
+    def __init__(self) -> None:
+        self._parts: dict[str, list[tuple[Tensor, Tensor]]] = {}
+
+    def add(self, output: ObjectiveOutput, is_own: bool = True) -> None:
+        """Add the metrics of one unit of work, or as many zeros if it is not this rank's own."""
+        one = torch.ones((), dtype=torch.float64)
+        found = {name: (value, one) for name, value in output.metrics.items()} | output.ratios
+        for name, pair in found.items():
+            # Zeros and not a product with 0, which is not finite if the value is not.
+            part = [value.double() if is_own else torch.zeros_like(value).double() for value in pair]
+            self._parts.setdefault(name, []).append((part[0], part[1]))
+
+    def reduce(self, engine: Engine) -> dict[str, Any]:
+        """The means over the units of all ranks, by one reduction; a metric without an observation is absent."""
+        parts = {
+            name: [torch.stack(column).sum(dim=0) for column in zip(*found, strict=True)]
+            for name, found in self._parts.items()
+        }
+        if not parts:
+            return {}
+        flat = torch.cat([part.flatten().cpu() for pair in parts.values() for part in pair])
+        sizes = [part.numel() for pair in parts.values() for part in pair]
+        reduced = iter((engine.mean(flat) * engine.world_size).split(sizes))
+        values: dict[str, Any] = {}
+        for name, (total, _) in parts.items():
+            summed, number = next(reduced).view(total.shape), next(reduced).view(())
+            if number > 0:
+                values[name] = (summed / number).tolist()
+        return values

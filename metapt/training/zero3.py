@@ -27,7 +27,7 @@ from metapt import randomness
 from metapt.config import MetaConfig
 from metapt.data.episodes import Episode
 from metapt.meta.adaptation import sgd_step
-from metapt.meta.objectives import AdaptationCurve, ExampleBatch, probe_metrics, without_dropout
+from metapt.meta.objectives import SIDES, AdaptationCurve, ExampleBatch, probe_metrics, without_dropout
 from metapt.models.meta_lm import MetaLM
 from metapt.training.sharded_state import Fragment
 
@@ -133,7 +133,8 @@ def _rows_of_rank(rows: Rows) -> Rows:
 def _logits(meta_lm: MetaLM, batch: ExampleBatch) -> Tensor:
     """Class logits [n, N] of all rows, on every rank."""
     assert meta_lm.episode_head is not None
-    return meta_lm.episode_head(_GatherRows.apply(meta_lm.prediction_states(batch.windows)))
+    states = _GatherRows.apply(meta_lm.prediction_states(batch.windows))
+    return meta_lm.episode_head(states, columns=batch.columns)
 
 
 class _InnerLoop:
@@ -182,22 +183,20 @@ def sharded_episode(
     seed: int,
     step: int,
     index: int,
+    weight: float,
     check_stop: Callable[[], None] = lambda: None,
 ) -> dict[str, Tensor]:
     """`metapt.meta.objectives.episode_objective` with scope full or last_n, by all ranks together.
 
-    Adds the outer gradient, divided by `meta.tasks_per_step`, to the gradient shards; parameters are unchanged.
+    Adds the outer gradient, times `weight`, to the gradient shards; parameters are unchanged.
 
     Args:
         backward: the engine's backward pass of a loss.
         check_stop: called before each inner step; may raise to leave the episode.
     Returns: what is logged of the episode, the same on every rank.
     """
-    support, query = (
-        ExampleBatch.of(examples, meta_lm, _rows_of_rank) for examples in (task.support, task.query)
-    )
+    support, query = (ExampleBatch.of(task, side, meta_lm, _rows_of_rank) for side in SIDES)
     inner_loop, curve = _InnerLoop(shards, meta_lm, meta), AdaptationCurve()
-    weight = 1 / meta.tasks_per_step
     with (
         randomness.torch_seed(seed, "episode dropout", step, index),
         shards.borrowed_gradients(),
@@ -233,10 +232,7 @@ def sharded_probe(
     It overwrites the gradient shards, so that it must be called between updates.
     """
     assert meta_lm.episode_head is not None
-    batches = {
-        "support": ExampleBatch.of(task.support, meta_lm, _rows_of_rank),
-        "query": ExampleBatch.of(task.query, meta_lm, _rows_of_rank),
-    }
+    batches = {side: ExampleBatch.of(task, side, meta_lm, _rows_of_rank) for side in SIDES}
     curves = {name: AdaptationCurve() for name in batches}
     inner_loop = _InnerLoop(shards, meta_lm, meta)
 

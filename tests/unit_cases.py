@@ -1,0 +1,138 @@
+"""Make two updates of each kind of objective as the trainer does, under DeepSpeed, and save their results.
+
+usage: [torchrun ...] python tests/unit_cases.py OUT STAGE,... CASE,...
+
+Weights and AdamW's moments (Engine.save) and results.json are written to OUT/CASE-STAGE. test_units.py compares them with plain
+PyTorch.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+from engine_cases import Tokens
+
+from metapt.config import PretrainConfig, commandline
+from metapt.data.batches import Batches
+from metapt.data.corpus_words import TokenKind, find_units
+from metapt.data.episodes import EpisodeSampler, WindowIndex
+from metapt.data.word_classes import WordClasses
+from metapt.meta.terms import Term, build_terms
+from metapt.meta.update_plan import plan_update
+from metapt.models.meta_lm import MetaLM, build_meta_lm
+from metapt.training.engine import Engine
+from metapt.training.units import TrainingData, UpdateUnits
+
+STAGES = ["zero0", "zero1", "zero2", "zero2_offload", "zero3"]
+UPDATES, LR, VOCABULARY = 2, 1e-3, 300
+SIZES = (4, 6, 3)
+SMALL = [
+    f"model.vocab_size={VOCABULARY}",
+    "model.hidden_size=32",
+    "model.num_layers=2",
+    "train.seq_len=40",
+    "train.micro_batch=4",
+    "train.micro_batches_per_update=4",
+    "meta.batch_sequences=2",
+    "meta.max_window_fraction=1",
+    "meta.n_way=4",
+    "meta.inner_steps=3",
+    "meta.head_dropout=0",
+    "episodes.n_way=3",
+    "episodes.max_examples=64",
+    "train.seed=2",
+]
+CLASSES = f"classes.sizes=[{','.join(map(str, SIZES))}]"
+CASES = {
+    "both": ["objective=both", CLASSES, "episodes.inner_steps=3"],
+    "twin": ["objective=twin", CLASSES],
+    "zero": ["objective=episodes", CLASSES, "episodes.initial_head=zero", "episodes.normalize=false"],
+    "both-bf16": ["objective=both", CLASSES, "train.precision=bf16"],
+    "few words": ["objective=both", CLASSES, "episodes.n_way=2"],
+    "per_micro_batch": ["objective=maml_authors", "meta.tasks_per_step=1"],
+    "per_micro_batch-full": ["objective=maml_authors", "meta.scope=full"],
+    "sum": [
+        "objective=maml_paper",
+        "meta.mixing=sum",
+        "meta.weight=0.3",
+        "meta.rho=1",
+        "meta.tasks_per_step=3",
+    ],
+    "three tasks": ["objective=maml_paper", "meta.rho=1", "meta.tasks_per_step=3"],
+    "all": [
+        "objective=both",
+        CLASSES,
+        "meta.rho=1",
+        "meta.mixing=sum",
+        "meta.weight=0.5",
+        "meta.tasks_per_step=3",
+    ],
+}
+
+
+def config_of(case: str, ds: str = "zero0") -> PretrainConfig:
+    return commandline.load("pretrain", ["model=nano", *CASES[case], *SMALL, f"ds={ds}"])
+
+
+def token_kinds(case: str) -> np.ndarray:
+    """Every token but four is a word of its own; with few words, only tokens below 100 are, so that some groups have no episode."""
+    kinds = np.full(VOCABULARY, TokenKind.BEGINS, dtype=np.uint8)
+    kinds[:4] = TokenKind.ALONE
+    if case == "few words":
+        kinds[100:] = TokenKind.ALONE
+    return kinds
+
+
+def word_classes() -> WordClasses:
+    keys = np.sort(find_units(np.arange(4, VOCABULARY), token_kinds("")).keys)
+    draw = np.random.default_rng(0)
+    partitions = np.stack([draw.integers(0, size, len(keys)) for size in SIZES]).astype(np.int16)
+    return WordClasses(keys, np.ones(len(keys), np.int64), partitions, ())
+
+
+def data_of(case: str, config: PretrainConfig) -> TrainingData:
+    tokens = np.random.default_rng(0).integers(4, VOCABULARY, 20_000)
+    stream, meta = Tokens(tokens), config.meta
+    index = WindowIndex.build(tokens, VOCABULARY, meta.window, meta.min_context)
+    sampler = EpisodeSampler(stream, index, meta, config.train.seed, 1, 0) if meta.rho else None
+    classes = word_classes() if config.classes.sizes else None
+    return TrainingData(
+        Batches(stream, config.train.seq_len, config.train.seed), sampler, classes, token_kinds(case)
+    )
+
+
+def model_of(config: PretrainConfig) -> tuple[MetaLM, dict[str, Term]]:
+    """The model with the heads of its terms; persistent heads do not start at zero, so that all gradients matter."""
+    meta_lm, terms = build_meta_lm(config), build_terms(config, word_classes())
+    meta_lm.term_heads.update({name: term.parameters for name, term in terms.items()})
+    if "multitask" in terms:
+        heads = terms["multitask"].parameters
+        values = np.random.default_rng(1).standard_normal(heads.weight.shape) * 0.1
+        heads.weight.data.copy_(heads.weight.new_tensor(values))
+    return meta_lm, terms
+
+
+def run(case: str, ds: str, folder: Path) -> None:
+    """Make the updates of a case and write its results."""
+    config = config_of(case, ds)
+    meta_lm, terms = model_of(config)
+    engine = Engine(meta_lm, config)
+    units = UpdateUnits(config, data_of(case, config), terms, engine, lambda: None)
+    results = []
+    for update in range(UPDATES):
+        values = units.accumulate_gradient(update, plan_update(config, update))
+        results.append({**values, "grad_norm": engine.step(LR)})
+    engine.save(folder)
+    if engine.rank == 0:
+        (folder / "results.json").write_text(json.dumps(results))
+    engine.barrier()
+
+
+if __name__ == "__main__":
+    out, stages, cases = sys.argv[1:]
+    for ds in stages.split(","):
+        for name in cases.split(","):
+            run(name, ds, Path(out) / f"{name}-{ds}")
