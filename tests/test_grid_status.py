@@ -135,6 +135,21 @@ def test_without_squeue_the_folders_and_the_error_are_shown(
     assert row.split() == ["pretrain/b", "done", "step", "7/7", "2.500"]
 
 
+def test_the_f1_of_a_finished_tagger_is_shown(
+    grid_dir: GridDir, squeue: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sets = {"tl_trg": {"f1": 0.25}, "ceb_gja": {"f1": 0.5}}
+    result = {"kind": "finetune", "epochs": 7, "dev_f1": 0.75, "sets": sets}
+    Run(grid_dir.path / "finetune/a").finish(result)
+    status.main([f"root={grid_dir.path}"])
+    row = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("finetune/a"))
+    assert "epoch 7/7" in row
+    assert "0.375 on 2 test sets, 0.750 on dev" in row
+    status.main([f"root={grid_dir.path}", "--json"])
+    (job,) = (job for job in json.loads(capsys.readouterr().out)["jobs"] if job["job"] == "finetune/a")
+    assert (job["dev_f1"], job["test_f1"]) == (0.75, {"tl_trg": 0.25, "ceb_gja": 0.5})
+
+
 def test_runs_of_an_earlier_plan_are_listed_separately(
     grid_dir: GridDir, squeue: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

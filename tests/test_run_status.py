@@ -68,6 +68,7 @@ def test_progress_of_fine_tuning_is_counted_in_epochs(tmp_path: Path) -> None:
             metrics.write(step, "dev", epoch=step // 3, f1=0.5)
     status = run_status(tmp_path)
     assert (status.step, status.max_steps, status.unit, status.loss) == (2, 10, "epoch", 1 / 7)
+    assert (status.dev_f1, status.test_f1) == (0.5, None)
     assert status.seconds_left == pytest.approx(8 * 12.0 / 2)
     metrics.close()
 
@@ -103,6 +104,17 @@ def test_a_failed_run_that_starts_again_is_running_then_done(tmp_path: Path) -> 
         assert run_status(tmp_path).state == "running"
     run.finish({})
     assert run_status(tmp_path) == RunStatus("done")
+
+
+def test_a_finished_tagger_or_baseline_has_its_f1(tmp_path: Path) -> None:
+    sets = {"tl_trg": {"f1": 0.25, "per_type": {}}, "ceb_gja": {"f1": 0.5, "per_type": {}}}
+    run = started(tmp_path / "tagger", {"ner": {"max_epochs": 10}})
+    run.finish({"kind": "finetune", "epochs": 7, "dev_f1": 0.75, "sets": sets})
+    test_f1 = {"tl_trg": 0.25, "ceb_gja": 0.5}
+    expected = RunStatus("done", 7, 7, "epoch", dev_f1=0.75, test_f1=test_f1)
+    assert run_status(tmp_path / "tagger") == expected
+    Run(tmp_path / "rule").finish({"kind": "baseline", "dev_f1": None, "sets": sets})
+    assert run_status(tmp_path / "rule") == RunStatus("done", unit="epoch", test_f1=test_f1)
 
 
 def _hold(path: Path, held: Event, release: Event) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from shlex import join
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 from rich.console import Console, Group, RenderableType
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 LINE_SECONDS = 10.0
 TERMINAL_SECONDS = 1.0
 MANY_NEEDS = 3  # jobs with more inputs show only how many
-COLUMNS = ("job", "state", "progress", "loss", "tokens/s", "time left")
+COLUMNS = ("job", "state", "progress", "loss", "F1", "tokens/s", "time left")
 SHOWN_FIRST = (  # which jobs a table shows if it has no room for all
     JobState.FAILED,
     JobState.LOST,
@@ -183,10 +184,11 @@ class _LineProgress:
     def _line(self, states: Mapping[str, JobState]) -> str:
         parts = [f"{sum(state is JobState.DONE for state in states.values())}/{len(states)} done"]
         for job in _running(self._plan, states):
-            progress, loss, rate, left = _cells(run_status(self._grid_dir.run(job).path))
+            progress, loss, f1, rate, left = _cells(run_status(self._grid_dir.run(job).path))
             labelled = [
                 progress,
                 loss and f"loss {loss}",
+                f1 and f"F1 {f1}",
                 rate and f"{rate} tokens/s",
                 left and f"{left} left",
             ]
@@ -243,9 +245,21 @@ def _cells(run: RunStatus) -> list[str]:
     return [
         f"{run.unit} {run.step}/{run.max_steps}" if run.step is not None else "",
         f"{run.loss:.3f}" if run.loss is not None else "",
+        _f1(run),
         f"{run.tokens_per_second:,.0f}" if run.tokens_per_second is not None else "",
         duration(run.seconds_left) if run.seconds_left is not None else "",
     ]
+
+
+def _f1(run: RunStatus) -> str:
+    """The mean F1 over the test sets, and F1 on the dev set, as far as they are known."""
+    parts = []
+    if run.test_f1:
+        count = len(run.test_f1)
+        parts.append(f"{fmean(run.test_f1.values()):.3f} on {count} test set{'' if count == 1 else 's'}")
+    if run.dev_f1 is not None:
+        parts.append(f"{run.dev_f1:.3f} on dev")
+    return ", ".join(parts)
 
 
 def duration(seconds: float) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,8 @@ class RunStatus:
 
     `state` is waiting (nothing there), running (a process holds the lock), interrupted (started, and no process holds
     the lock, also if the result does not count), failed (error.txt) or done (result.json). `step` counts updates up to `max_steps`, or epochs if `unit` is
-    epoch. `loss` is the last training loss; of a finished pretraining run, the evaluation loss (nats per token).
+    epoch. `loss` is the last training loss; of a finished pretraining run, the evaluation loss (nats per token). `dev_f1` is
+    that of the last epoch, of a finished run that of the best; `test_f1` has the F1 on every test set.
     """
 
     state: JobState
@@ -32,6 +34,8 @@ class RunStatus:
     loss: float | None = None
     tokens_per_second: float | None = None
     seconds_left: float | None = None
+    dev_f1: float | None = None
+    test_f1: Mapping[str, float] | None = None
     error: str | None = None  # the text of error.txt
     result_problem: str | None = None  # why the result of an interrupted run does not count
 
@@ -90,8 +94,14 @@ def tail(path: Path, size: int, start: int = 0) -> str:
 def _finished_status(run: Run) -> RunStatus:
     """The status of a finished run, or of a finished job that is no run."""
     result = run.result()
-    if result.get("kind") == "finetune":
-        return RunStatus(JobState.DONE, result.get("epochs"), result.get("epochs"), "epoch")
+    if result.get("kind") in ("finetune", "baseline"):
+        epochs, test_f1 = (
+            result.get("epochs"),
+            {name: scores["f1"] for name, scores in result.get("sets", {}).items()},
+        )
+        return RunStatus(
+            JobState.DONE, epochs, epochs, "epoch", dev_f1=result.get("dev_f1"), test_f1=test_f1 or None
+        )
     seconds, tokens = result.get("seconds_total"), result.get("tokens_total")
     rate = tokens / seconds if tokens and seconds else None
     steps = result.get("steps")
@@ -152,4 +162,5 @@ def _finetuning_progress(state: JobState, lines: list[dict[str, Any]], max_epoch
     # if the last epoch ended before the tail begins, the present epoch is assumed to be half done
     spent, passed = (before[-1], done) if before else (last["seconds_total"], done + 0.5)
     left = (max_epochs - done) * spent / passed if done else None
-    return RunStatus(state, done, max_epochs, "epoch", last["loss_nats"], None, left)
+    dev_f1 = epochs[-1]["f1"] if epochs else None
+    return RunStatus(state, done, max_epochs, "epoch", last["loss_nats"], None, left, dev_f1)
