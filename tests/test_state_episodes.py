@@ -206,3 +206,15 @@ def test_balanced_accuracy_is_the_mean_of_the_classes() -> None:
     assert float(state_episodes.balanced_accuracy(logits, labels, weights)) == pytest.approx(
         (2 / 3 + 1 + 0) / 3
     )
+
+
+def test_the_derivative_by_the_log_of_the_scale_is_that_of_autograd() -> None:
+    logits = torch.randn(2, 6, 4, generator=torch.Generator().manual_seed(0)).double()
+    logits[1, :, 3] = float("-inf")  # the second episode has three classes
+    labels, weights = torch.arange(6).remainder(3).repeat(2, 1), torch.rand(2, 6).double()
+    log_scale = torch.zeros((), dtype=torch.float64, requires_grad=True)
+    found = state_episodes.scale_derivative(logits, labels, weights)
+    for number, (each, ways) in enumerate(zip(logits, (4, 3), strict=True)):
+        losses = cross_entropy(each[:, :ways] * log_scale.exp(), labels[number], reduction="none")
+        loss = (losses * weights[number]).sum() / weights[number].sum()
+        assert float(found[number]) == pytest.approx(float(torch.autograd.grad(loss, log_scale)[0]))

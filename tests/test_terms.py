@@ -166,6 +166,27 @@ def test_the_probe_scores_states_that_hold_the_classes_and_states_that_do_not():
     assert bad["held_out_words_prototype_accuracy"] == pytest.approx(chance, abs=0.1)
 
 
+@pytest.mark.parametrize("name", ["episodes", "multitask"])
+def test_the_cosine_of_gradients_is_that_of_two_separate_backward_passes(name: str):
+    model = Model.of(f"objective={name}")
+    for head in model.terms[name].parameters.parameters():
+        torch.nn.init.normal_(head)  # persistent heads of zeros send no gradient
+    sequences = torch.from_numpy(tokens()[:4])
+    groups = word_groups(tokens()[:4, :-1], KINDS, word_classes(), 4, 0)
+    output = next_token_objective(model.meta_lm, sequences, {name: (0.3, model.terms[name])}, groups, 3)
+    output.loss.backward()
+    found, count = output.after_backward[f"{name}_gradient_cosine"]()
+    hidden = model.meta_lm.hidden_states(sequences[:, :-1])
+    logits = model.meta_lm.decoder.lm_head(hidden).flatten(0, 1)
+    losses = [
+        cross_entropy(logits, sequences[:, 1:].flatten()),
+        model.terms[name](hidden.flatten(0, 1), groups, 3).loss,
+    ]
+    one, two = (torch.autograd.grad(loss, hidden, retain_graph=True)[0].flatten() for loss in losses)
+    assert float(count) == 1
+    assert float(found) == pytest.approx(float(torch.cosine_similarity(one, two, dim=0)), rel=1e-3)
+
+
 def test_weights_start_and_rise_as_configured():
     term = MultitaskConfig(weight=0.4, start_step=5, ramp_steps=4)
     assert [weight_at(term, update) for update in (0, 4, 5, 6, 8, 100)] == pytest.approx(

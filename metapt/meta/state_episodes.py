@@ -120,6 +120,18 @@ def balanced_accuracy(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor
 
 
 @torch.no_grad()
+def scale_derivative(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+    """Derivative of each episode's loss by log s for logits s z, at s = 1: the weighted mean of E_p[z] - z_label. [K].
+
+    Negative: more confident logits would have a lower loss.
+    """
+    finite = logits.masked_fill(logits.isneginf(), 0.0)
+    expected = (logits.softmax(dim=-1) * finite).sum(dim=-1)
+    excess = expected - finite.gather(2, labels[..., None])[..., 0]
+    return (excess * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1e-12)
+
+
+@torch.no_grad()
 def inner_steps(
     head: LinearHead, support: StateExamples, ways: Tensor, steps: int, rate: Tensor
 ) -> list[LinearHead]:

@@ -31,6 +31,7 @@ from metapt.meta.state_episodes import (
     logits_of,
     normalized,
     number_of_ways,
+    scale_derivative,
     weighted_loss,
 )
 
@@ -125,12 +126,8 @@ class EpisodeTerm:
         valid = torch.tensor([float(episode.ways >= 2) for episode in episodes], device=states.device)
         in_group = valid.view(len(groups), -1)
         loss = ((losses.view_as(in_group) * in_group).sum(dim=1) / in_group.sum(dim=1).clamp(min=1)).mean()
-        counted = {
-            "ways": ways.float(),
-            "eligible_classes": torch.tensor(
-                [float(episode.eligible) for episode in episodes], device=states.device
-            ),
-        }
+        left_out = torch.tensor([episode.eligible - episode.ways for episode in episodes], device=ways.device)
+        counted = {"ways": ways.float(), "classes_left_out": left_out.float()}
         metrics = {
             name: ((values * valid[:, *[None] * (values.ndim - 1)]).sum(dim=0), valid.sum())
             for name, values in (curves | counted).items()
@@ -174,6 +171,7 @@ def adapt_and_score(
     logged = {name: torch.stack(values, dim=1) for name, values in curves.items()}
     logged["majority_accuracy"] = majority_accuracy(support, query, term.n_way)
     logged["state_spread"] = spread
+    logged["log_scale_derivative"] = scale_derivative(logits.detach(), query.labels, query.weights)
     return losses, logged
 
 

@@ -98,6 +98,7 @@ class UpdateUnits:
             output = work.make(step, work.unit)
             loss = output.loss / (work.divisor / self.engine.world_size)
             self.engine.backward(loss if work.is_own else loss * 0, last=work is own[-1])
+            output.ratios |= {name: observe() for name, observe in output.after_backward.items()}
             sums.add(output, work.is_own)
         values = sums.reduce(self.engine)
         micro_batches = len(plan.micro_batches) / self.config.train.micro_batches_per_update
