@@ -7,9 +7,12 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
+from metapt.launch import slurm_queue
+from metapt.launch.grid_dir import GridDir
 from metapt.runs import Run
 
 
@@ -42,6 +45,11 @@ def wait_for_end(*slurm_ids: str) -> None:
         return set(slurm_ids) & set(queue.split())
 
     wait_until(lambda: not present(), seconds=400)
+
+
+def wait_for_empty_queue(root: Path) -> None:
+    """Waits until no job of a grid is in the queue."""
+    wait_until(lambda: not slurm_queue.queue_entries(GridDir(root)))
 
 
 def losses(run: Run) -> list[object]:
