@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+from analysis_runs import write_grid
+from scipy import stats
 
-from analysis.stats.convergence import WINDOW_FRACTION, measure, smoothed
+from analysis.load.collect import collect
+from analysis.stats.convergence import WINDOW_FRACTION, mean_over_seeds, means_table, measure, smoothed
 from metapt.randomness import generator
 
 
@@ -65,3 +70,48 @@ def test_smoothing_equals_a_loop() -> None:
     half = int(130 * WINDOW_FRACTION) // 2
     expected = [np.mean(losses[max(0, i - half) : i + half + 1]) for i in range(130)]
     np.testing.assert_allclose(smoothed(losses), expected)
+
+
+def test_a_mean_is_over_sources_within_a_seed_first() -> None:
+    by_source = [[(0, 1.0), (0, 3.0), (1, 4.0), (2, 6.0)], [(0, 4.0), (1, 8.0), (2, 0.0)]]
+    found = mean_over_seeds(by_source)
+    np.testing.assert_array_equal(found.values, [3.0, 6.0, 3.0])
+    expected = stats.ttest_1samp(found.values, 0)
+    assert found.value == 4
+    assert found.interval == pytest.approx(tuple(expected.confidence_interval()))
+
+
+def test_a_seed_counts_if_all_of_its_sources_have_a_value() -> None:
+    found = mean_over_seeds([[(0, 1.0), (1, 2.0), (2, np.nan), (3, 5.0)], [(0, 3.0), (1, 4.0), (2, 1.0)]])
+    np.testing.assert_array_equal(found.values, [2.0, 3.0])
+    assert np.isnan(mean_over_seeds([[(0, 1.0)], [(1, 1.0)]]).value)
+
+
+def test_intervals_over_three_seeds_cover_the_truth() -> None:
+    """Sources share their seeds: a bootstrap of three sources, and of the pairs in them, covers far too little."""
+    draw = generator(5, "coverage of convergence")
+    trials = 4000
+    seeds, own = draw.normal(0, 1, (trials, 1, 3)), draw.normal(0, 0.5, (trials, 3, 3))
+    covered = 0
+    for values in seeds + own:
+        low, high = mean_over_seeds([list(enumerate(of_source)) for of_source in values.tolist()]).interval
+        covered += low <= 0 <= high
+    assert covered / trials == pytest.approx(0.95, abs=3 * np.sqrt(0.95 * 0.05 / trials))
+
+
+@pytest.mark.parametrize("seeds", [2, 3])
+def test_the_table_has_intervals_from_three_seeds_on(tmp_path: Path, seeds: int) -> None:
+    root = write_grid(
+        tmp_path / "grid", sources=("en_ewt", "sk_snk"), tunings=("head_only",), seeds=range(seeds)
+    )
+    table = means_table(collect([root]))
+    (row,) = table.rows
+    cells = dict(zip([column.head for column in table.columns], row, strict=True))
+    low, high = cells["95 % CI Δ area"]
+    assert cells["seeds"] == seeds
+    assert cells["pairs"] == 2 * seeds
+    assert cells["Δ area"] < 0  # in the fixture, MAML is faster
+    if seeds == 3:
+        assert low < cells["Δ area"] < high
+    else:
+        assert np.isnan([low, high]).all()

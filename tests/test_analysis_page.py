@@ -10,7 +10,6 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import pytest
 from analysis_runs import sentences, write_finetuning, write_grid, write_pretraining
 from latex_document import compile_tables, needs_pdflatex
@@ -26,7 +25,6 @@ from analysis.sections.confidence import frequent_words
 from analysis.sections.learning_curves import complete_block
 from analysis.sections.learning_curves import section as steps_section
 from analysis.stats.comparison import balanced, comparisons, unbalanced
-from analysis.stats.convergence import means_table
 from analysis.stats.significance import Scores
 
 HOSTILE = ("</span><script>alert(1)</script>", "{{ 7*7 }}", "&amp;", "$x_1$")
@@ -286,19 +284,6 @@ def test_frequent_words_inside_and_outside_entities() -> None:
         for inside, words in frequent_words(gold).items()
     }
     assert found == {True: {"Ana": [1]}, False: {"si": [0, 3], "Ana": [2]}}
-
-
-def test_speed_intervals_need_three_sources(tmp_path: Path) -> None:
-    for sources in (("en_ewt", "sk_snk"), ("en_ewt", "sk_snk", "hr_set")):
-        root = write_grid(tmp_path / str(len(sources)), sources=sources, tunings=("head_only",))
-        table = means_table(collect([root]))
-        (row,) = table.rows
-        cells = dict(zip([column.head for column in table.columns], row, strict=True))
-        low, high = cells["95 % CI Δ area"]
-        assert np.isnan(low) == (len(sources) < 3)
-        if len(sources) == 3:
-            assert low < cells["Δ area"] < high
-        assert cells["Δ area"] < 0  # in the fixture, MAML is faster
 
 
 def test_statistics_of_training_data(tmp_path: Path) -> None:

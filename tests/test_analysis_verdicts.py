@@ -29,14 +29,14 @@ MARGIN = 0.02
     ],
 )
 def test_verdicts(values: list[float], error: float, corrected_p: float, expected: str) -> None:
-    assert verdict(SeedMean(np.array(values), error**2, error**2), corrected_p, MARGIN) == expected  # type: ignore[arg-type]
+    assert verdict(SeedMean(np.array(values), error**2, error**2), corrected_p, MARGIN) == expected
 
 
 @given(st.lists(st.floats(-0.3, 0.3), min_size=3, max_size=6), st.floats(0, 0.05), st.integers(1, 12))
 def test_an_effect_has_an_interval_that_excludes_0(values: list[float], error: float, family: int) -> None:
     found = SeedMean(np.array(values), error**2, error**2)
     low, high = found.interval
-    said = verdict(found, min(1.0, family * found.p), MARGIN)  # type: ignore[arg-type]
+    said = verdict(found, min(1.0, family * found.p), MARGIN)
     if said == EFFECT:
         assert low > 0 or high < 0
     if said == NEGLIGIBLE:

@@ -15,19 +15,18 @@ from statistics import fmean
 
 import numpy as np
 
-from metapt.evaluation.bootstrap import LEVEL, RESAMPLES, SEED, percentile_interval
-from metapt.randomness import generator
+from metapt.evaluation.seed_inference import LEVEL, MIN_SEEDS, SeedMean
 
 from ..load.collect import Collection
 from ..load.records import FinetuneRun
 from ..run_refs import runs_of
 from ..tables import RUNS, Cell, Column, Table
 from .comparison import Group, groups, pairs, setting_cells
+from .significance import Pairs, training_seed
 
 DECREASE = 0.90
 WINDOW_FRACTION = 0.05
 INITIAL_FRACTION = 0.10
-MIN_SOURCES = 3
 
 DEFINITION = (
     f"Convergence: the loss of every step (nats per word, mean of a batch) is smoothed by a centred moving average over "
@@ -37,8 +36,8 @@ DEFINITION = (
     f"Initial slope: least-squares line through the raw losses of the first {INITIAL_FRACTION:.0%} of the steps (at least two), in nats per step. "
     "Early stopping gives the two runs of a pair different lengths, and t90 depends on the end of a curve; so for a "
     "pair both curves are first cut to the length of the shorter one. "
-    f"Intervals of means: {LEVEL:.0%} percentile bootstrap with {RESAMPLES:,} resamples of the sources, and of the pairs within each source; "
-    f"with fewer than {MIN_SOURCES} sources there is none."
+    f"Means: over sources within each training seed, then over seeds; a seed counts if the measure is defined for all of its sources. Intervals: "
+    f"{LEVEL:.0%} t-intervals over the seeds, since the measures do not depend on an evaluation set; with fewer than {MIN_SEEDS} seeds there is none."
 )
 
 
@@ -166,8 +165,8 @@ def pairs_table(collection: Collection) -> Table:
 
 
 def means_table(collection: Collection) -> Table:
-    """Show MAML minus vanilla by scale and tuning: mean over sources and seeds, with bootstrap intervals over both."""
-    columns = [*map(Column, ("scale", "variant", "step", "tuning", "sources", "pairs"))]
+    """Show MAML minus vanilla by scale and tuning: mean over sources, then over seeds, with intervals over seeds."""
+    columns = [*map(Column, ("scale", "variant", "step", "tuning", "sources", "pairs", "seeds"))]
     columns += [
         Column("Δ t90 (steps)", digits=1, signed=True),
         Column("95 % CI Δ t90", digits=1, signed=True, interval=True),
@@ -178,58 +177,57 @@ def means_table(collection: Collection) -> Table:
         Column("95 % CI Δ slope", signed=True, significant=True, interval=True),
         RUNS,
     ]
-    settings_by_model: dict[tuple[Cell, ...], list[list[tuple[FinetuneRun, FinetuneRun]]]] = {}
+    settings_by_model: dict[tuple[Cell, ...], list[Pairs]] = {}
     for setting, setting_pairs in pairs(collection).items():
         *model, _ = setting_cells(setting)  # all but the source, of which each setting here has another one
         settings_by_model.setdefault(tuple(model), []).append(setting_pairs)
     rows = [_means_row(model, by_source) for model, by_source in settings_by_model.items()]
     title = "Fine-tuning speed: MAML minus vanilla, mean over sources"
-    note = f"Intervals need at least {MIN_SOURCES} sources. Without an interval the result is inconclusive."
+    note = f"Intervals need at least {MIN_SEEDS} seeds with all sources. Without an interval there is no verdict."
     return Table("convergence_means", title, columns, rows, note).without_constant("variant", "step")
 
 
-def _means_row(
-    model: Sequence[Cell], by_source: Sequence[Sequence[tuple[FinetuneRun, FinetuneRun]]]
-) -> list[Cell]:
+def _means_row(model: Sequence[Cell], by_source: Sequence[Pairs]) -> list[Cell]:
     """Return a row of `means_table`, from the pairs of each source."""
-    items = [[PairDifference.of(*pair) for pair in source_pairs] for source_pairs in by_source]
+    items = [
+        [(training_seed(pair), PairDifference.of(*pair)) for pair in source_pairs]
+        for source_pairs in by_source
+    ]
 
-    def values(name: str) -> list[list[float]]:
-        return [[getattr(item, name) for item in source_items] for source_items in items]
+    def mean(name: str) -> SeedMean:
+        return mean_over_seeds(
+            [[(seed, getattr(item, name)) for seed, item in of_source] for of_source in items]
+        )
 
-    def mean(name: str) -> float | None:
-        return _mean([_mean(of_source) for of_source in values(name)])
-
-    t90, old_t90 = mean("t90"), mean("t90_vanilla")
-    cells: list[Cell] = [*model, len(by_source), sum(map(len, by_source)), t90, _interval(values("t90"), 0)]
-    cells += [t90 / old_t90 if t90 is not None and old_t90 else None]
-    cells += [mean("area"), _interval(values("area"), 1), mean("slope"), _interval(values("slope"), 2)]
+    t90, old_t90, area, slope = map(mean, ("t90", "t90_vanilla", "area", "slope"))
+    relative = t90.value / old_t90.value if old_t90.value else None
+    seeds = {seed for of_source in items for seed, _ in of_source}
+    cells: list[Cell] = [*model, len(by_source), sum(map(len, by_source)), len(seeds)]
+    cells += [t90.value, _interval(t90), relative]
+    cells += [area.value, _interval(area), slope.value, _interval(slope)]
     return [*cells, runs_of(*(pair for source_pairs in by_source for pair in source_pairs))]
 
 
-def _interval(by_source: Sequence[Sequence[float]], stream: int) -> tuple[float, float]:
-    """Compute a percentile bootstrap interval of a mean over sources; (NaN, NaN) for too few sources.
+def mean_over_seeds(by_source: Sequence[Sequence[tuple[int, float]]]) -> SeedMean:
+    """Average over sources within each seed, over the seeds for which all sources have a value.
 
     Args:
-        by_source: the differences of the pairs of each source; undefined ones are NaN.
-        stream: number of the random stream.
+        by_source: for each source, the training seed and the value of each pair; undefined values are NaN.
+    Returns: the mean over seeds; NaN if no seed has all sources.
     """
-    arrays = [np.array(values) for values in by_source]
-    arrays = [values[~np.isnan(values)] for values in arrays if not np.isnan(values).all()]
-    if len(arrays) < MIN_SOURCES:
-        return (np.nan, np.nan)
-    *pair_resamples, source_resamples = _resamples(tuple(map(len, arrays)), stream)
-    means = np.stack(
-        [values[index].mean(axis=1) for values, index in zip(arrays, pair_resamples, strict=True)]
-    )
-    return percentile_interval(means[source_resamples, np.arange(RESAMPLES)[:, None]].mean(axis=1))
+    values: list[dict[int, float]] = []
+    for items in by_source:
+        of_seed: dict[int, list[float]] = {}
+        for seed, value in items:
+            of_seed.setdefault(seed, []).append(value)
+        values.append({seed: fmean(found) for seed, found in of_seed.items()})
+    means = [fmean(each.get(seed, np.nan) for each in values) for seed in sorted(set().union(*values))]
+    defined = [mean for mean in means if not np.isnan(mean)]
+    return SeedMean(np.array(defined or [np.nan]), 0.0, 0.0)
 
 
-@lru_cache(maxsize=16)
-def _resamples(pairs_of_sources: Sequence[int], stream: int) -> list[np.ndarray]:
-    """Sample the indices of the pairs of each source, and last those of the sources: each [resamples, number]."""
-    draws = generator(SEED, "bootstrap/convergence", stream)
-    return [draws.integers(0, size, (RESAMPLES, size)) for size in (*pairs_of_sources, len(pairs_of_sources))]
+def _interval(mean: SeedMean) -> tuple[float, float]:
+    return mean.interval if mean.degrees_of_freedom else (np.nan, np.nan)
 
 
 def _shape_columns(signed: bool) -> list[Column]:

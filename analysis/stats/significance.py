@@ -200,15 +200,15 @@ BySeed = Sequence[tuple[Seed, tuple[FinetuneRun, ...]]]
 """runs, or pairs of runs, with their training seed, in the order of seeds"""
 
 
+def training_seed(runs: Sequence[FinetuneRun]) -> int:
+    """Return the seed of a run or pair: that of the pretraining, or of the fine-tuning if there was none here."""
+    pretraining = [run.seeds[0] for run in runs if run.seeds[0] is not None]
+    trained = [run for run in runs if not run.is_baseline] or runs
+    return pretraining[0] if pretraining else trained[0].seeds[1]
+
+
 def _by_seed(members: Iterable[tuple[FinetuneRun, ...]]) -> BySeed:
-    """Assign each run or pair its training seed: that of the pretraining, or of the fine-tuning if there was none here."""
-
-    def seed(runs: tuple[FinetuneRun, ...]) -> int:
-        pretraining = [run.seeds[0] for run in runs if run.seeds[0] is not None]
-        trained = [run for run in runs if not run.is_baseline] or runs
-        return pretraining[0] if pretraining else trained[0].seeds[1]
-
-    return sorted(((seed(runs), runs) for runs in members), key=lambda item: item[0])
+    return sorted(((training_seed(runs), runs) for runs in members), key=lambda item: item[0])
 
 
 def _unit(members: Iterable[tuple[FinetuneRun, ...]]) -> str:

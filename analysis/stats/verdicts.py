@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from metapt.evaluation.seed_inference import MIN_SEEDS
+from metapt.evaluation.seed_inference import MIN_SEEDS, SeedMean
 
 from .estimates import Difference
 
@@ -25,7 +25,7 @@ def definition(margin: float) -> str:
     )
 
 
-def verdict(difference: Difference, corrected_p: float, margin: float) -> str:
+def verdict(difference: Difference | SeedMean, corrected_p: float, margin: float) -> str:
     """Conclude from a difference and its p-value.
 
     Args:
