@@ -12,6 +12,7 @@ from .run_refs import Runs, counted
 from .tables import MAX_ROWS, MISSING, Table, unbroken
 
 LONG_TEXT = 28  # characters above which the text of a cell is wrapped
+FOLDED_TEXT = 160  # characters above which a cell shows only the start of its text until a reader opens it
 MAX_LINKS = 24  # runs in the details of a row; the files of the report have all
 
 
@@ -72,6 +73,9 @@ def _row_head(table: Table, text: str, runs: Runs | None, base: Path | None) -> 
 
 
 def _cell(text: str, is_numeric: bool) -> str:
+    if len(text) > FOLDED_TEXT and not is_numeric:
+        start = text[:LONG_TEXT].rstrip(" ,")
+        return f'<td class="long"><details><summary>{escape(start)} …</summary><div>{escape(text)}</div></details></td>'
     html_class = ' class="long"' if len(text) > LONG_TEXT and not is_numeric else _html_class(is_numeric)
     return f"<td{html_class}>{escape(text)}</td>"
 

@@ -130,6 +130,14 @@ def test_the_runs_of_a_row_are_its_details(tmp_path: Path) -> None:
     assert "runs/0" in to_html(found)
 
 
+def test_a_very_long_text_is_folded_after_its_start() -> None:
+    names = ", ".join(f"set_{index}" for index in range(40))
+    found = to_html(Table("t", "", [Column("name"), Column("sets")], [["a", names], ["b", "set_0"]]))
+    assert "<details><summary>set_0, set_1, set_2, set_3 …</summary>" in found
+    assert f"<div>{names}</div>" in found
+    assert "<td>set_0</td>" in found
+
+
 def test_an_optional_column_is_omitted_if_it_is_empty() -> None:
     columns = [Column("a"), Column("remark", optional=True)]
     assert Table("t", "", columns, [[1, ""], [2, ""]]).rows == [[1], [2]]

@@ -30,6 +30,7 @@ class ForestRow:
         value: the difference; low and high are the ends of its interval, NaN without one.
         verdict: shown beside the label; may be empty.
         is_mean: whether the row is the mean of the rows above it in its group.
+        is_effect: whether the row has the colour of the better side; other rows are grey.
     """
 
     label: str
@@ -39,16 +40,12 @@ class ForestRow:
     high: float
     verdict: str = ""
     is_mean: bool = False
-
-    @property
-    def excludes_zero(self) -> bool:
-        """Whether the interval excludes 0."""
-        return self.low > 0 or self.high < 0
+    is_effect: bool = False
 
     @property
     def full_label(self) -> str:
         """The label and the verdict."""
-        return f"{self.label}: {self.verdict}" if self.verdict else self.label
+        return f"{self.label}:\n{self.verdict}" if self.verdict else self.label
 
     @property
     def text(self) -> str:
@@ -59,8 +56,6 @@ class ForestRow:
 
 def forest(rows: Sequence[ForestRow], first: str, second: str) -> Canvas:
     """Draw the differences of F1 (first minus second) in points, with 0 as a line.
-
-    Rows whose interval excludes 0 have the colour of the better side.
 
     Args:
         rows: one or more; the rows of a group are neighbours.
@@ -114,7 +109,7 @@ def forest(rows: Sequence[ForestRow], first: str, second: str) -> Canvas:
 
 def _draw_row(axis: Axes, position: float, row: ForestRow) -> None:
     """Draw a marker with its interval, and the numbers at the right of the axes."""
-    colour = (COLOURS["maml"] if row.value > 0 else COLOURS["vanilla"]) if row.excludes_zero else QUIET
+    colour = (COLOURS["maml"] if row.value > 0 else COLOURS["vanilla"]) if row.is_effect else QUIET
     if not np.isnan(row.low):
         width = 2.2 if row.is_mean else 1.2
         axis.plot([100 * row.low, 100 * row.high], [position] * 2, color=colour, linewidth=width)

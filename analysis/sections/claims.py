@@ -65,7 +65,9 @@ def claims(data: ReportData, names: Iterable[str]) -> list[Claim]:
     found = last_steps([item for item in data.comparisons if item.set_name in chosen])
     means = averages(found, _system)
     corrected = holm([item.difference.p for item in means])
-    return [Claim(item, p, verdict(item.difference, p, SMALL)) for item, p in zip(means, corrected, strict=True)]
+    return [
+        Claim(item, p, verdict(item.difference, p, SMALL)) for item, p in zip(means, corrected, strict=True)
+    ]
 
 
 def _claims_table(families: dict[str, list[Claim]]) -> Table:

@@ -8,7 +8,7 @@ from itertools import groupby
 
 from ..figures.forest import ForestRow, forest
 from ..figures.style import figure
-from ..run_refs import Runs, runs_of
+from ..run_refs import Runs, counted, runs_of
 from ..stats.comparison import Average, Comparison
 from ..stats.significance import average_difference
 from ..tables import RUNS, Cell, Column, Table
@@ -16,7 +16,7 @@ from .base import ReportData, Section
 from .claims import EFFECT, Claim, claims, set_groups
 from .summary import summary
 
-MAX_ROWS = 45  # of the forest plot; with more, it shows means only
+MAX_ROWS = 45  # of the forest plot; of the groups beyond, it shows means only
 
 
 @dataclass(frozen=True)
@@ -49,15 +49,25 @@ def lead_section(content: Lead) -> Section:
     """Show the sentence, then the figure, then the table, then the notes."""
     figures = []
     if content.rows:
-        rows = content.rows if len(content.rows) <= MAX_ROWS else [row for row in content.rows if row.is_mean]
-        means = " Diamonds are means over the rows above them." if len(rows) == len(content.rows) else ""
+        rows = _at_most(content.rows, MAX_ROWS)
         caption = (
-            f"Difference of micro-F1 ({content.sides[0]} minus {content.sides[1]}) on each evaluation set, in points, with "
-            f"95 % CI. Grey: the CI includes 0.{means}"
+            f"Difference of micro-F1 ({content.sides[0]} minus {content.sides[1]}) on evaluation sets (gold spans in brackets), "
+            "in points, with 95 % CI. Diamonds: means over the sets of a group. Coloured: the mean is an effect and the CI of "
+            "the row excludes 0."
         )
         figures = [figure("lead", caption, content.runs, forest, rows, *content.sides)]
     tables = [content.table] if content.table else []
     return Section("lead", "Result", [content.sentence, *content.notes], figures, tables)
+
+
+def _at_most(rows: Sequence[ForestRow], count: int) -> list[ForestRow]:
+    """The rows of groups, whole as long as they are not too many, and of the other groups the means."""
+    groups = [list(members) for _, members in groupby(rows, key=lambda row: row.group)]
+    shown: list[ForestRow] = []
+    for number, group in enumerate(groups):
+        fits = len(shown) + len(group) + len(groups) - number - 1 <= count
+        shown += group if fits else [row for row in group if row.is_mean]
+    return shown
 
 
 def lead(data: ReportData) -> Lead:
@@ -90,9 +100,15 @@ def _forest_rows(title: str, claim: Claim) -> list[ForestRow]:
     for name, items in by_set:
         difference = average_difference(item.difference for item in items).summary
         label = f"{name} ({items[0].gold_spans:,})"
-        rows.append(ForestRow(label, title, difference.value, *difference.interval))
+        is_effect = claim.verdict == EFFECT and difference.excludes_zero
+        rows.append(ForestRow(label, title, difference.value, *difference.interval, is_effect=is_effect))
     mean = claim.average.difference.summary
-    return [*rows, ForestRow("mean", title, mean.value, *mean.interval, claim.verdict, is_mean=True)]
+    label = f"mean of {counted(len(rows), 'set')}"
+    is_effect = claim.verdict == EFFECT
+    return [
+        *rows,
+        ForestRow(label, title, mean.value, *mean.interval, claim.verdict, is_mean=True, is_effect=is_effect),
+    ]
 
 
 def _table(found: Sequence[tuple[str, Claim]]) -> Table:

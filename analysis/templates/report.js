@@ -17,7 +17,8 @@ const element = (name, properties, ...children) => {
   made.append(...children);
   return made;
 };
-const text = (cell) => (cell.querySelector("summary") || cell).textContent;
+// The text of a cell; that of a row head without its list of runs.
+const text = (cell) => (cell.querySelector(cell.tagName === "TH" ? "summary" : "details div") || cell).textContent;
 // The heads by column, and the groups of columns: {head, columns}.
 const layout = (table) => {
   const [above, below] = table.tHead.rows;

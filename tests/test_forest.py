@@ -1,0 +1,75 @@
+"""The forest plot and the lead of the page that shows it."""
+
+from __future__ import annotations
+
+import math
+import re
+
+import pytest
+
+from analysis.figures.forest import ForestRow, forest
+from analysis.figures.rendering import QUIET, to_svg
+from analysis.figures.style import COLOURS
+from analysis.sections.lead import Lead, _at_most, lead_section
+
+ROWS = [
+    ForestRow("tl_trg (23)", "targets", -0.05, -0.1, 0.0012),
+    ForestRow("ceb_gja (49)", "targets", 0.2, 0.1, 0.3, is_effect=True),
+    ForestRow("mean of 2 sets", "targets", 0.075, 0.01, 0.14, "effect", is_mean=True, is_effect=True),
+    ForestRow("en_ewt (7)", "others", -0.004, math.nan, math.nan),
+    ForestRow("hr_set (9)", "others", -0.3, -0.4, -0.2, is_effect=True),
+]
+
+
+def test_positions_and_colours() -> None:
+    """In points; effects have the colour of the better side, other rows are grey; a row without interval has none."""
+    axis = forest(ROWS, "MAML", "vanilla").axes[0]
+    drawn = [
+        (list(line.get_xdata()), line.get_color()) for line in axis.lines if line.get_color() != "#22262a"
+    ]
+    maml, vanilla = COLOURS["maml"], COLOURS["vanilla"]
+    expected = [
+        ([-10, 0.12], QUIET),
+        ([-5], QUIET),
+        ([10, 30], maml),
+        ([20], maml),
+        ([1, 14], maml),
+        ([7.5], maml),
+        ([-0.4], QUIET),
+        ([-40, -20], vanilla),
+        ([-30], vanilla),
+    ]
+    assert [colour for _, colour in drawn] == [colour for _, colour in expected]
+    for (found, _), (wanted, _) in zip(drawn, expected, strict=True):
+        assert found == pytest.approx(wanted)
+    markers = [line.get_marker() for line in axis.lines if len(line.get_xdata()) == 1]
+    assert markers == ["o", "o", "D", "o", "o"]
+
+
+def test_texts() -> None:
+    svg = to_svg(forest(ROWS, "MAML", "vanilla"), "forest")
+    texts = re.findall(r"<text[^>]*>([^<]*)</text>", svg)
+    assert {"targets", "others", "tl_trg (23)", "F1 points, MAML minus vanilla"} <= set(texts)
+    assert {"−5.0 [−10.0, +0.1]", "+20.0 [+10.0, +30.0]", "−0.4", "← vanilla better", "MAML better →"} <= set(
+        texts
+    )
+    assert ROWS[2].full_label == "mean of 2 sets:\neffect"
+
+
+def test_groups_are_shown_whole_as_long_as_all_means_fit() -> None:
+    mean = {name: ForestRow("mean", name, 0.1, 0, 0.2, is_mean=True) for name in "abc"}
+    sets = {name: [ForestRow(f"{name}{n}", name, 0.1, 0, 0.2) for n in range(4)] for name in "abc"}
+    rows = [row for name in "abc" for row in (*sets[name], mean[name])]
+    assert _at_most(rows, 15) == rows
+    assert _at_most(rows, 14) == [*sets["a"], mean["a"], *sets["b"], mean["b"], mean["c"]]
+    assert _at_most(rows, 6) == list(mean.values())
+    assert _at_most(rows, 7) == [*sets["a"], *mean.values()]
+
+
+def test_a_lead_without_a_comparison_is_a_sentence() -> None:
+    section = lead_section(Lead("Nothing can be compared.", notes=["Needed: runs."]))
+    assert (list(section.paragraphs), section.figures, section.tables) == (
+        ["Nothing can be compared.", "Needed: runs."],
+        [],
+        [],
+    )
