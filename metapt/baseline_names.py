@@ -8,6 +8,7 @@ from __future__ import annotations
 RULE_BASELINES = {
     "particle": "the word after si or ni is a person",
     "particle_kay": "the word after si, ni, kay or kang is a person",
+    "particle_phrase": "the capitalised words after si or ni are a person; titles between (Mayor, Gng.) are skipped",
     "capitals": "each run of capitalised words is a person, the first word of a sentence excepted",
 }
 TRAINED_BASELINES = {

@@ -23,7 +23,7 @@ from metapt.evaluation.span_f1 import span_scores
 from metapt.files import read_jsonl
 from metapt.runs import Run
 
-VOCABULARY = ["si", "Ni", "kay", "kang", "Maria", "Juan", "bata", "sa", "Cebu", "12", "日本"]
+VOCABULARY = ["si", "Ni", "Mayor", "kay", "kang", "Maria", "Juan", "bata", "sa", "Cebu", "12", "日本"]
 
 
 def tags(name: str, text: str) -> str:
@@ -40,6 +40,12 @@ def tags(name: str, text: str) -> str:
         ("particle", "si", "O"),
         ("particle_kay", "Malapit kay Maria si Juan", "O O B-PER O B-PER"),
         ("particle_kay", "gihatag kang Ana", "O O B-PER"),
+        ("particle_phrase", "si Mayor Juan Cruz sa Cebu", "O O B-PER I-PER O O"),
+        ("particle_phrase", "ni dating Pangulong Aquino , si Gng. Lim", "O O O B-PER O O O B-PER"),
+        ("particle_phrase", "Inahit ni John ang sarili", "O O B-PER O O"),
+        ("particle_phrase", "si mayor bata si Juan Ni Ana", "O O O O B-PER O B-PER"),
+        ("particle_phrase", "si Gob.", "O O"),
+        ("particle_phrase", "Juan si", "O O"),
         ("capitals", "Pumunta si Ana Cruz sa Cebu .", "O O B-PER I-PER O B-PER O"),
         ("capitals", "Ana Cruz", "O B-PER"),
         ("capitals", "日本 12 abc É", "O O O B-PER"),
@@ -50,7 +56,7 @@ def test_rules(name: str, text: str, expected: str) -> None:
 
 
 @given(
-    st.sampled_from(["particle", "particle_kay", "capitals"]),
+    st.sampled_from(["particle", "particle_kay", "particle_phrase", "capitals"]),
     st.lists(st.sampled_from(VOCABULARY), min_size=1),
 )
 def test_rules_give_valid_tags_and_more_particles_find_more(name: str, words: list[str]) -> None:
@@ -158,7 +164,12 @@ def test_configuration_errors(tmp_path: Path, words: list[str], message: str) ->
 @pytest.mark.real_data
 @pytest.mark.parametrize(
     ("name", "tl_trg", "ceb_gja"),
-    [("particle", 0.789, 0.809), ("particle_kay", 0.850, 0.780), ("capitals", 0.826, 0.785)],
+    [
+        ("particle", 0.789, 0.809),
+        ("particle_kay", 0.850, 0.780),
+        ("particle_phrase", 0.789, 0.828),
+        ("capitals", 0.826, 0.785),
+    ],
 )
 def test_scores_on_the_philippine_sets(tmp_path: Path, name: str, tl_trg: float, ceb_gja: float) -> None:
     """The scores of the rule with si and ni are published; the others were measured once."""

@@ -15,7 +15,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from metapt.data.iob2 import TAGS, Sentence, to_iob2
-from metapt.data.particles import RULE_PARTICLES
+from metapt.data.particles import RULE_PARTICLES, is_title
 from metapt.evaluation.predictions import SentencePrediction
 
 GOAL_PARTICLES = frozenset({"kay", "kang"})
@@ -70,6 +70,28 @@ def person_after_particle(particles: frozenset[str]) -> TagWords:
             "B-PER" if previous in particles and word not in particles else "O"
             for previous, word in pairwise(lower)
         ]
+
+    return tag_words
+
+
+def person_phrase_after_particle(particles: frozenset[str]) -> TagWords:
+    """Create the rule that the capitalized words after a particle and any titles are a person.
+
+    Titles and forms of address (`metapt.data.particles.TITLES`) are skipped: of `si Mayor Juan Cruz` the last two words are
+    the person. Without a capitalized word there is none. A particle ends the phrase.
+    """
+
+    def tag_words(words: Sequence[str]) -> list[str]:
+        tags = ["O"] * len(words)
+        for position in (index for index, word in enumerate(words) if word.lower() in particles):
+            start = position + 1
+            while start < len(words) and is_title(words[start]):
+                start += 1
+            end = start
+            while end < len(words) and words[end][0].isupper() and words[end].lower() not in particles:
+                end += 1
+            tags[start:end] = ["B-PER", *["I-PER"] * (end - start - 1)][: end - start]
+        return tags
 
     return tag_words
 
@@ -149,6 +171,7 @@ def word_shape(word: str) -> str:
 BASELINES: dict[str, FitBaseline] = {
     "particle": rule_baseline(person_after_particle(RULE_PARTICLES)),
     "particle_kay": rule_baseline(person_after_particle(RULE_PARTICLES | GOAL_PARTICLES)),
+    "particle_phrase": rule_baseline(person_phrase_after_particle(RULE_PARTICLES)),
     "capitals": rule_baseline(capitalized_runs),
     "majority": most_frequent_tag,
     "crf": surface_crf,

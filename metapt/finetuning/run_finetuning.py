@@ -11,7 +11,6 @@ from metapt import atomic_folders
 from metapt.config import FinetuneConfig, identity, settings, training_splits
 from metapt.data import DEMO_NOTICE
 from metapt.data.labelled_sets import check_has_entities, evaluated_sets, open_collection, source_sets
-from metapt.data.shared_sentences import shared_with_sources
 from metapt.data.subsets import scored_words
 from metapt.errors import UserError
 from metapt.files import file_sha256
@@ -60,6 +59,7 @@ def finetune(config: FinetuneConfig, stop: StopRequest) -> None:
             run.start(identity(config), fingerprints, asdict(config))
         checkpoints = FinetuneCheckpoints(run, setup.processes, setup.trained, setup.optimizer)
         Tuner(setup, checkpoints).train()
+        scorer = SetScorer(setup, collection)
         tuning_sets = {name: None for tuning in earlier for name in tuning["source_sets"]} | dict.fromkeys(
             sources
         )
@@ -71,8 +71,8 @@ def finetune(config: FinetuneConfig, stop: StopRequest) -> None:
             "source_sets": sources,
             "generated_data": config.data.name == "demo" or origin.get("generated_data", False),
             "custom_sets": collection.custom_sets,
-            "shared_sentences": shared_with_sources(collection, list(tuning_sets), eval_sets),
-            "sets": SetScorer(setup, collection).score(eval_sets),
+            "shared_sentences": scorer.shared_sentences(list(tuning_sets), eval_sets),
+            "sets": scorer.score(eval_sets),
         }
         write_tagger(setup, result)
         if is_main:

@@ -9,6 +9,7 @@ from typing import Any
 
 from metapt import atomic_folders
 from metapt.data.labelled_sets import Collection
+from metapt.data.shared_sentences import shared_with_sources
 from metapt.evaluation.predictions import write_predictions
 from metapt.evaluation.span_f1 import set_scores
 from metapt.files import write_json
@@ -59,6 +60,12 @@ class SetScorer:
                 raise stop.interruption(self.setup.run.path, "while test sets were tagged")
         gathered = {name: value for part in processes.gather(scores) for name, value in part.items()}
         return {name: gathered[name] for name in names}
+
+    def shared_sentences(
+        self, sources: Sequence[str], names: Sequence[str]
+    ) -> dict[str, dict[str, int]] | None:
+        """Count what test sets share with the sets that the tagger was fine-tuned on (`shared_with_sources`)."""
+        return shared_with_sources(self.collection, sources, names)
 
     def _score_set(self, name: str, split: str = "test") -> dict[str, Any]:
         """Tag a set, write its predictions, and return its entry in result.json."""
