@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 from metapt.config import FinetuneConfig, commandline
 from metapt.errors import run_command
+from metapt.launch.run_checks import check_run
 from metapt.training.experiment_trackers import require_packages
 from metapt.training.signals import StopRequest
 
@@ -20,6 +22,10 @@ def main(argv: Sequence[str]) -> None:
     stop = StopRequest().listen()  # before the slow imports, during which a signal would kill the process
     config: FinetuneConfig = commandline.load("finetune", argv)
     require_packages(config.log)
+    if config.check:
+        check_run(config, ranks=int(os.environ.get("WORLD_SIZE", "1")))
+        print(f"{config.run_dir}: nothing to refuse")
+        return
     from metapt.finetuning.run_finetuning import (
         finetune,
     )  # imports torch, so only after the arguments are checked

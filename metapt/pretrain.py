@@ -9,9 +9,10 @@ from contextlib import nullcontext, suppress
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from metapt.config import PretrainConfig, commandline, identity
+from metapt.config import PretrainCommandConfig, PretrainConfig, commandline, identity
 from metapt.data import DEMO_NOTICE
 from metapt.errors import UserError, run_command
+from metapt.launch.run_checks import check_run, vocabulary_error
 from metapt.runs import Run
 from metapt.training import experiment_trackers
 from metapt.training.progress_line import log
@@ -29,8 +30,13 @@ def main(argv: Sequence[str]) -> None:
         Interrupted: a signal arrived. The last update, if there was one, is saved in a checkpoint.
     """
     stop = StopRequest().listen()
-    config: PretrainConfig = commandline.load("pretrain", argv)
+    config: PretrainCommandConfig = commandline.load("pretrain", argv)
     experiment_trackers.require_packages(config.log)
+    if config.check:
+        ranks = config.nodes * max(1, config.gpus)
+        check_run(config, ranks)
+        print(f"{config.run_dir}: nothing to refuse on {ranks} rank(s)")
+        return
     run = Run(config.run_dir)
     is_main_rank = os.environ.get("RANK", "0") == "0"
     with run.locked() if is_main_rank else nullcontext():
@@ -49,12 +55,8 @@ def main(argv: Sequence[str]) -> None:
 def pretrain(config: PretrainConfig, run: Run, stop: StopRequest) -> None:
     """Train a run to its end on this rank. Raises as `main`."""
     corpus = prepare(config, stop)
-    entries = corpus.tokenizer.size
-    if entries > config.model.vocab_size:
-        raise UserError(
-            f"model.vocab_size={config.model.vocab_size}: the tokenizer has {entries} entries; "
-            f"use model.vocab_size={-(-entries // 64) * 64}"
-        )
+    if error := vocabulary_error(config, corpus.tokenizer.size):
+        raise UserError(error)
     from metapt.models.meta_lm import SLOW_BF16, slow_in_bf16
     from metapt.training.trainer import Trainer
 

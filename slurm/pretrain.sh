@@ -1,13 +1,13 @@
 #!/bin/bash
 # One pretraining run on the nodes and GPUs that sbatch requests, with one process per GPU:
 #
-#   sbatch --nodes=2 --gpus-per-node=4 slurm/pretrain.sh model=large objective=maml run_dir=runs/large
+#   sbatch --nodes=2 --gpus-per-node=4 --cpus-per-gpu=8 slurm/pretrain.sh model=large objective=maml run_dir=runs/large
 #
 # If no GPUs are requested, --ntasks-per-node is the number of processes per node; the default is one.
+# The scripts set no number of CPUs: without --cpus-per-gpu or --cpus-per-task the site decides.
 # Before the time limit Slurm sends USR1 to all processes; the run saves and exits with 75, and this job is requeued.
 # Settings of the site are in slurm/site.env; see slurm/site.env.example.
 #SBATCH --job-name=metapt-pretrain
-#SBATCH --cpus-per-gpu=4
 #SBATCH --time=24:00:00
 #SBATCH --signal=USR1@120
 #SBATCH --requeue
@@ -32,17 +32,22 @@ MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 export MASTER_ADDR MASTER_PORT=$((20000 + SLURM_JOB_ID % 12000)) # below the ephemeral ports of common systems
 export WORLD_SIZE=$((SLURM_JOB_NUM_NODES * TASKS)) LOCAL_WORLD_SIZE=$TASKS
 export OMP_NUM_THREADS=$((SLURM_CPUS_ON_NODE < TASKS ? 1 : SLURM_CPUS_ON_NODE / TASKS))
+OVERCOMMIT=() # more processes than CPUs, which srun refuses otherwise
+if [ "$SLURM_CPUS_ON_NODE" -lt "$TASKS" ]; then
+    OVERCOMMIT=(--overcommit)
+    echo "warning: $TASKS processes per node share $SLURM_CPUS_ON_NODE CPU(s); request more with --cpus-per-gpu or --cpus-per-task" >&2
+fi
 unset SLURM_CPUS_PER_GPU # with it srun requires GPUs even where Slurm has none; --cpus-per-task replaces it
 
-# Prints which source the job runs: the present one, not that of the time of submission. Ends a job that was requeued too
-# often without a new checkpoint.
+# Prints which source the job runs: the present one, not that of the time of submission. Ends a job whose run would refuse
+# its configuration or data (exit code 2), and one that was requeued too often without a new checkpoint.
 "${LAUNCH[@]}" "${PYTHON:-python}" -m metapt.launch.requeues "$MODULE" "$@" || exit
 
 # srun and not torchrun, which does not forward the signal. --wait: after one process has died, the others are ended.
 # USR1 is ignored until the program installs its handler: by default it would kill the process.
 # shellcheck disable=SC2016 # RANK and LOCAL_RANK differ between processes
 srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$WORLD_SIZE" --ntasks-per-node="$TASKS" \
-    --cpus-per-task="$OMP_NUM_THREADS" --wait=600 \
+    --cpus-per-task="$OMP_NUM_THREADS" --wait=600 "${OVERCOMMIT[@]}" \
     bash -c 'trap "" USR1; RANK=$SLURM_PROCID LOCAL_RANK=$SLURM_LOCALID exec "$@"' "$MODULE" \
     "${LAUNCH[@]}" "${PYTHON:-python}" -m "$MODULE" "$@"
 code=$?

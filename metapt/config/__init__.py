@@ -31,6 +31,7 @@ from metapt.config.pretraining import (
     MetaConfig,
     ModelConfig,
     PrepareConfig,
+    PretrainCommandConfig,
     PretrainConfig,
     TrainConfig,
     ranks_share_episodes,
@@ -62,6 +63,7 @@ __all__ = [
     "NerConfig",
     "NerDataConfig",
     "PrepareConfig",
+    "PretrainCommandConfig",
     "PretrainConfig",
     "ScoreConfig",
     "SetsConfig",
@@ -81,7 +83,7 @@ __all__ = [
 ]
 
 COMMANDS: dict[str, type] = {
-    "pretrain": PretrainConfig,
+    "pretrain": PretrainCommandConfig,
     "prepare": PrepareConfig,
     "estimate": EstimateConfig,
     "finetune": FinetuneConfig,

@@ -200,6 +200,12 @@ class FinetuneConfig:
     train: FinetuneTrainConfig = field(default_factory=FinetuneTrainConfig)
     log: LogConfig = field(default_factory=LogConfig)
     run_dir: str = key(MISSING, "run folder", identity=False)
+    check: bool = key(
+        False,
+        "report what the run would refuse (model, labelled sets, run folder), and train nothing",
+        identity=False,
+        flag=True,
+    )
 
 
 def training_splits(config: FinetuneConfig) -> tuple[str, ...]:

@@ -298,6 +298,25 @@ class PretrainConfig:
 
 
 @dataclass
+class PretrainCommandConfig(PretrainConfig):
+    """Pretrain a decoder on next-token prediction, with or without meta-learning episodes."""
+
+    check: bool = key(
+        False,
+        "report what the run would refuse (text, tokenizer, run folder, number of ranks), and train nothing",
+        identity=False,
+        flag=True,
+    )
+    nodes: int = key(1, "number of nodes that check=true assumes", low=1, identity=False)
+    gpus: int = key(
+        1,
+        "number of GPUs per node that check=true assumes, one rank each; 0: one rank per node on its CPU",
+        low=0,
+        identity=False,
+    )
+
+
+@dataclass
 class PrepareConfig(PretrainConfig):
     """Tokenize the corpus of a pretraining run into shards, unless they exist. Takes the keys of `metapt pretrain`."""
 

@@ -66,7 +66,7 @@ def read_tokenizer(name: str) -> PreTrainedTokenizerFast:
     path = Path(name).expanduser()
     if path.is_file():
         return with_special_tokens(_read_json(path), {})
-    if not path.is_dir() and (path.suffix == ".json" or path.is_absolute() or name.startswith((".", "~"))):
+    if not path.is_dir() and is_path(name):
         raise UserError(
             f"data.tokenizer={name}: no such file; give a tokenizer.json, its folder, or the name of a hub repository"
         )
@@ -82,6 +82,12 @@ def read_tokenizer(name: str) -> PreTrainedTokenizerFast:
         role: str(token) for role, token in original.special_tokens_map.items() if isinstance(token, str)
     }
     return with_special_tokens(original.backend_tokenizer, roles)
+
+
+def is_path(name: str) -> bool:
+    """Whether a tokenizer is given by a file or a folder, and not by the name of a hub repository."""
+    path = Path(name).expanduser()
+    return path.exists() or path.suffix == ".json" or path.is_absolute() or name.startswith((".", "~"))
 
 
 def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:

@@ -9,7 +9,8 @@ checkpoint was that of step s (-1: none), and no start since has found a newer o
 a later start has "start": 0, because the earlier starts were stopped before they could write one.
 
 The batch scripts run `python -m metapt.launch.requeues metapt.COMMAND key=value ...` at each start of their job. It
-prints which source the job runs, and exits with 1 if the job is abandoned.
+prints which source the job runs, exits with 2 if the run would refuse its configuration or data, and with 1 if the job
+is abandoned.
 """
 
 from __future__ import annotations
@@ -66,16 +67,21 @@ def _recorded_start(run: Run, slurm_id: str) -> tuple[int, int] | None:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Checks the requeue limit for the run of a command line, inside a Slurm job.
+    """Checks a run and its requeue limit by its command line, inside a Slurm job and on one process.
 
     Raises:
+        UserError: what the run would refuse.
         OperationalError: see `check_requeue_limit`.
     """
-    from metapt.config import commandline  # here: slurm_task does not need it, and Hydra is slow to import
+    # here: slurm_task does not need them, and Hydra is slow to import
+    from metapt.config import commandline
+    from metapt.launch.run_checks import check_run
 
     print(live_code(), flush=True)
     command, *words = argv
-    run = Run(commandline.load(command.removeprefix("metapt."), words).run_dir)
+    config = commandline.load(command.removeprefix("metapt."), words)
+    check_run(config, ranks=int(os.environ.get("WORLD_SIZE", "1")))
+    run = Run(config.run_dir)
     start = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
     check_requeue_limit(run, os.environ["SLURM_JOB_ID"], start, ClusterConfig.max_requeues_without_progress)
 

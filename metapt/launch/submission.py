@@ -7,10 +7,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from metapt.config import SubmitConfig, training_splits
+from metapt.config import SubmitConfig
 from metapt.data import DEMO_NOTICE
-from metapt.data.labelled_sets import open_collection, source_sets
-from metapt.errors import OperationalError, UserError, listed
+from metapt.errors import OperationalError, listed
 from metapt.launch import executors, slurm, slurm_queue
 from metapt.launch.display import describe_plan, progress_view, summary
 from metapt.launch.grid import plan
@@ -20,6 +19,7 @@ from metapt.launch.job_sources import JobSources, choose_sources
 from metapt.launch.job_state import JobState
 from metapt.launch.jobs import Job, Plan
 from metapt.launch.requirements import requirements
+from metapt.launch.run_checks import check_plan
 from metapt.runs import MODEL_DIR
 
 
@@ -32,7 +32,7 @@ def submit(config: SubmitConfig) -> None:
         Interrupted: Ctrl-C; the same command resumes.
     """
     grid_plan, grid_dir = plan(config), GridDir(config.root)
-    _refuse_unknown_sources(grid_plan)
+    check_plan(grid_plan)
     if config.dry_run != "false":
         dry_run(grid_plan, grid_dir, config)
         return
@@ -227,17 +227,3 @@ def _is_outdated(report: Job, status: JobStatus, grid_dir: GridDir) -> bool:
     if status.state is not JobState.DONE:
         return False
     return grid_dir.run(report).result().get("inputs") != grid_dir.result_checksums(report.needs)
-
-
-def _refuse_unknown_sources(grid_plan: Plan) -> None:
-    """Raises UserError for a source that the labelled data does not have: before pretraining, not after it."""
-    configs = [grid_plan.configs[job.id] for job in grid_plan.jobs if job.kind == "finetune"]
-    distinct = {(config.source, str(config.data), training_splits(config)): config for config in configs}
-    errors = []
-    for config in distinct.values():
-        try:
-            source_sets(open_collection(config.data), config.source, training_splits(config))
-        except UserError as error:
-            errors.append(str(error))
-    if errors:
-        raise UserError("\n".join(dict.fromkeys(errors)))

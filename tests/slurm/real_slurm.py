@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -45,6 +48,22 @@ def wait_for_end(*slurm_ids: str) -> None:
         return set(slurm_ids) & set(queue.split())
 
     wait_until(lambda: not present(), seconds=400)
+
+
+@contextmanager
+def second_cluster(settings: Mapping[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Another development cluster with these settings, which the commands of Slurm use in the block."""
+    script = Path(__file__).parents[2] / "slurm/dev_cluster.sh"
+    environment = {**os.environ, "PORT": "16981", **settings}
+    with TemporaryDirectory() as temporary:  # not in tmp_path, which the daemons may not access
+        Path(temporary).chmod(0o755)
+        folder = Path(temporary, "slurm")
+        subprocess.run(["bash", script, "start", folder], env=environment, check=True)
+        try:
+            monkeypatch.setenv("SLURM_CONF", str(folder / "etc/slurm.conf"))
+            yield
+        finally:
+            subprocess.run(["bash", script, "stop", folder], check=True)
 
 
 def wait_for_empty_queue(root: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from conftest import run_module
-from real_slurm import MARKS, losses, wait_for_end, wait_until, weights
+from real_slurm import MARKS, losses, second_cluster, wait_for_end, wait_until, weights
 
 from metapt.config import ClusterConfig
 from metapt.launch.code_snapshot import live_code
@@ -95,6 +95,49 @@ def test_every_process_has_its_rank_and_is_signalled_and_restarted(
         assert {tuple(line[5:]) for line in seen} == {("of the site", "-m", f"metapt.{name}", *words)}
     assert len(list(clone.glob("start*"))) == 2 * world
     assert (folder / f"slurm-{number}.out").exists()
+
+
+@pytest.mark.parametrize("name", ["pretrain", "finetune"])
+def test_a_run_that_would_be_refused_ends_at_once(name: str, tmp_path: Path) -> None:
+    """With exit code 2 and one line, on one process, and without a requeue."""
+    words = {
+        "pretrain": ["model=nano", "train.micro_batches_per_update=3", "run_dir=run"],
+        "finetune": ["checkpoint=nowhere", "source=en_demo", "data=demo", "run_dir=run"],
+    }
+    script = REPOSITORY / f"slurm/{name}.sh"
+    options = ["--nodes=2"] if name == "pretrain" else []
+    number = sbatch(script, options, words[name], tmp_path, METAPT_SITE=str(this_site(tmp_path)))
+    wait_for_end(number)
+    shown = subprocess.check_output(["scontrol", "show", "job", number], text=True)
+    assert "ExitCode=2:0" in shown
+    assert "Restarts=0" in shown
+    log = (tmp_path / f"slurm-{number}.out").read_text()
+    assert log.count("error: ") == 1, log
+    assert not (tmp_path / "run").exists()
+
+
+SITES = {  # settings of a development cluster, and further options of sbatch
+    "no gpus": ({"GPUS": "0", "CPUS": "4"}, ["--cpus-per-task=1"]),
+    "two cpus a node": ({"GPUS": "0", "CPUS": "2"}, []),
+    "gpus": ({"GPUS": "2", "CPUS": "4"}, ["--gpus-per-node=2", "--cpus-per-gpu=1"]),
+    "gpus and the site's cpus": ({"GPUS": "2", "CPUS": "4"}, ["--gpus-per-node=2"]),
+}
+
+
+@pytest.mark.nightly
+@pytest.mark.skipif(os.getuid() != 0, reason="the development cluster is started by root")
+@pytest.mark.parametrize("site", SITES)
+def test_the_scripts_run_on_each_site(site: str, clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings, options = SITES[site]
+    per_node = 2 if "--gpus-per-node=2" in options else 1
+    with second_cluster(settings, monkeypatch):
+        number = sbatch(clone / "slurm/pretrain.sh", ["--nodes=2", *options], ["run_dir=run"], clone)
+        wait_until(lambda: len(list(clone.glob("start0.*"))) == 2 * per_node)
+        subprocess.run(["scancel", "--signal=USR1", number], check=True)
+        wait_for_end(number)
+    assert len(list(clone.glob("start1.*"))) == 2 * per_node
+    shares = "processes per node share 1 CPU(s)" in (clone / f"slurm-{number}.out").read_text()
+    assert shares == (site == "gpus and the site's cpus")
 
 
 @pytest.mark.nightly

@@ -11,12 +11,11 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import launch_fakes
 import pytest
 from launch_fakes import NEEDS, fake_plan, run_fake, starts
-from real_slurm import MARKS, wait_for_empty_queue, wait_until
+from real_slurm import MARKS, second_cluster, wait_for_empty_queue, wait_until
 
 from metapt.config import ClusterConfig
 from metapt.errors import OperationalError
@@ -106,15 +105,8 @@ def test_jobs_run_the_source_of_their_submission(tmp_path: Path) -> None:
 @pytest.fixture
 def site_with_small_arrays(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A second Slurm, whose arrays have at most two jobs."""
-    script = REPOSITORY / "slurm/dev_cluster.sh"
-    settings = {"MAX_ARRAY_SIZE": "2", "NODES": "1", "GPUS": "0", "PORT": "16981"}
-    with TemporaryDirectory() as temporary:  # not in tmp_path, which the daemons may not access
-        Path(temporary).chmod(0o755)
-        folder = Path(temporary, "slurm")
-        subprocess.run(["bash", script, "start", folder], env={**os.environ, **settings}, check=True)
-        monkeypatch.setenv("SLURM_CONF", str(folder / "etc/slurm.conf"))
+    with second_cluster({"MAX_ARRAY_SIZE": "2", "NODES": "1", "GPUS": "0"}, monkeypatch):
         yield
-        subprocess.run(["bash", script, "stop", folder], check=True)
 
 
 @pytest.mark.nightly

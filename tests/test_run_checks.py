@@ -1,0 +1,108 @@
+"""What a run would refuse is found before it starts: by check=true, by metapt submit, and by the batch scripts."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from metapt import finetune, pretrain
+from metapt.config import commandline
+from metapt.errors import EXIT_USER, UserError
+from metapt.launch import requeues
+from metapt.launch.submission import submit
+from metapt.runs import Run
+
+REPOSITORY = Path(__file__).parents[1]
+REFUSED = {  # words of metapt pretrain: what the message says
+    "ranks": (
+        ["nodes=2", "gpus=4", "train.micro_batches_per_update=12"],
+        "must be a multiple of the number of ranks, 8",
+    ),
+    "no text": (["data=text", "data.text_dir=nowhere"], "data.text_dir=nowhere: no such file or folder"),
+    "empty": (["data=text", "data.text_dir=empty"], "data.text_dir=empty: contains no text file"),
+    "no tokenizer": (["data.tokenizer=./none.json"], r"data\.tokenizer=\./none\.json: no such file"),
+    "large tokenizer": (["data.tokenizer=large"], r"model\.vocab_size=2048: the tokenizer has 2051 entries"),
+    "another run": (["run_dir=used"], "contains a run with a different configuration"),
+}
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_pretraining_would_refuse(case: str, tmp_path: Path) -> None:
+    words, message = REFUSED[case]
+    if case == "large tokenizer":
+        write_tokenizer(tmp_path / "large", entries=2049)  # and two special tokens
+    if case == "another run":
+        Run(tmp_path / "used").start({"train": {"max_steps": 3}}, {})
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(UserError, match=message):
+        pretrain.main(["model=nano", "check=true", *words])
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def write_tokenizer(folder: Path, entries: int) -> None:
+    from tokenizers import Tokenizer, models
+
+    folder.mkdir()
+    words = {f"w{number}": number for number in range(entries)}
+    Tokenizer(models.WordLevel(words, unk_token="w0")).save(str(folder / "tokenizer.json"))
+
+
+def test_a_good_run_is_not_refused_and_not_started(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pretrain.main(["model=nano", "--check", "nodes=2", "gpus=0", "run_dir=r"])
+    assert capsys.readouterr().out == "r: nothing to refuse on 2 rank(s)\n"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty"]
+
+
+def test_what_fine_tuning_would_refuse(tmp_path: Path) -> None:
+    words = ["checkpoint=nowhere", "source=xx", "data=demo", "run_dir=r", "check=true"]
+    with pytest.raises(UserError) as caught:
+        finetune.main(words)
+    model, source = str(caught.value).splitlines()
+    assert model == "nowhere: not a finished run, a checkpoint or a model folder"
+    assert source.startswith("source=xx: 'xx' does not exist")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (['grid.pretrain=["data=text","data.text_dir=nowhere"]'], "data.text_dir=nowhere: no such file"),
+        (["grid.models=[nowhere]"], "nowhere: not a finished run, a checkpoint or a model folder"),
+        (["grid.sources=[xx]"], "source=xx: 'xx' does not exist"),
+    ],
+)
+def test_a_grid_is_checked_before_it_is_submitted(words: list[str], message: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=message):
+        submit(commandline.load("submit", ["grid=demo", "cluster=inline", *words]))
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_batch_scripts_check_the_ranks_of_their_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    words = ["metapt.pretrain", "model=nano", "train.micro_batches_per_update=12", "run_dir=r"]
+    with pytest.raises(UserError, match="must be a multiple of the number of ranks, 8"):
+        requeues.main(words)
+
+
+def test_a_check_imports_no_torch() -> None:
+    script = (
+        "import sys; from metapt import pretrain; pretrain.main(['model=nano', 'check=true']); "
+        "print({'torch', 'transformers', 'deepspeed'} & set(sys.modules))"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    output = subprocess.check_output([sys.executable, "-c", script], text=True, env=environment)
+    assert output.splitlines()[-1] == "set()"
+    bad = [sys.executable, "-m", "metapt.pretrain", "check=true", "gpus=3"]
+    ended = subprocess.run(bad, capture_output=True, text=True, env=environment)
+    assert (ended.returncode, ended.stderr.count("\n")) == (EXIT_USER, 1)
