@@ -1,6 +1,6 @@
 """The command `metapt COMMAND ...`. Each command is a module with a `main`, imported only when it runs.
 
-`metapt --help`, `metapt --version`, `metapt report` and `metapt score` need no package beyond the `report` extra.
+`metapt --help`, `metapt --version` and `metapt score` need no extra, `metapt report` only the extra `report`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from metapt.errors import UserError, run_command
 
 @dataclass(frozen=True)
 class Command:
-    """A command: one line for `metapt --help`, the module that runs it, and the extra whose packages it needs."""
+    """A command: one line for `metapt --help`, the module that runs it, and the extra whose packages it needs, if any."""
 
     summary: str
     module: str
@@ -28,11 +28,13 @@ COMMANDS = {
     "finetune": Command("fine-tune a model as a NER tagger and evaluate it on test sets", "metapt.finetune"),
     "tag": Command("tag text or CoNLL files with a fine-tuned tagger", "metapt.tag"),
     "baseline": Command("score a rule or a surface-feature CRF on the test sets", "metapt.baseline"),
-    "score": Command("score the predictions of any program, or compare two", "metapt.score", extra="report"),
+    "score": Command("score the predictions of any program, or compare two", "metapt.score", extra=""),
     "submit": Command("run a grid of jobs on this machine or on Slurm", "metapt.submit"),
     "status": Command("show which jobs of a grid are done, running, queued or failed", "metapt.status"),
     "prepare": Command("tokenize a corpus into shards before the runs that read it", "metapt.prepare"),
-    "estimate": Command("estimate memory, FLOPs and hours of a pretraining run", "metapt.estimate.command"),
+    "estimate": Command(
+        "estimate memory, FLOPs and hours of a pretraining run", "metapt.estimate.command", extra=""
+    ),
     "report": Command(
         "turn run folders into one HTML page with tables and figures",
         "metapt.analysis.report",
@@ -91,7 +93,7 @@ def run(name: str, arguments: Sequence[str]) -> None:
     try:
         import_module(command.module).main(arguments)
     except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] == "metapt":
+        if not command.extra or error.name is None or error.name.partition(".")[0] == "metapt":
             raise
         raise UserError(
             f"metapt {name} needs the extra [{command.extra}]: the package {error.name!r} is not installed. "

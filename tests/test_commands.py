@@ -12,8 +12,11 @@ from conftest import REPO, run_module
 
 from metapt import __version__
 from metapt.__main__ import COMMANDS
+from metapt.launch.grid_dir import GridDir
+from metapt.launch.jobs import Plan
 
-BASE = {"numpy", "yaml", "filelock"}
+BASE = {"numpy", "yaml", "filelock", "scipy", "regex", "hydra", "omegaconf", "antlr4", "packaging"}
+NEWS = str(REPO / "tests" / "recorded" / "news.conll")
 REPORT = {  # the extra `report` and what its packages import
     *("fontTools", "jinja2", "markupsafe", "matplotlib", "mpl_toolkits", "msgspec", "orjson", "pyarrow"),
     *("PIL", "contourpy", "cycler", "dateutil", "kiwisolver", "packaging", "pyparsing", "six"),
@@ -79,8 +82,10 @@ def test_a_pipe_to_head():
         (["--help"], BASE, "usage: metapt COMMAND"),
         (["--version"], BASE, f"metapt {__version__}\n"),
         (["report", "--help"], BASE | REPORT, "usage: metapt report"),
+        (["estimate", "model=tiny"], BASE, "tiny: "),
+        (["score", NEWS, NEWS, NEWS, "name=a", "name_b=b"], BASE, "a on news: 8 sentences, 72 words"),
     ],
-    ids=["--help", "--version", "report --help"],
+    ids=["--help", "--version", "report --help", "estimate", "score"],
 )
 def test_commands_without_the_extra_train(tmp_path: Path, words: list[str], allowed: set[str], output: str):
     done = run_without_other_packages(tmp_path, allowed, *words)
@@ -88,11 +93,33 @@ def test_commands_without_the_extra_train(tmp_path: Path, words: list[str], allo
     assert done.stdout.startswith(output)
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-def test_a_command_without_its_extra_names_the_extra(tmp_path: Path, name: str):
-    extra = COMMANDS[name].extra
-    done = run_without_other_packages(tmp_path, BASE, name, "--help")
+NEEDS_EXTRA = [  # words that reach an import of a package of the command's extra
+    ["pretrain"],
+    ["finetune", "checkpoint=x", "source=x", "run_dir=x"],
+    ["tag", "--help"],
+    ["baseline", "name=particle", "data=demo", f"run_dir={os.devnull}/x"],
+    ["submit", "--help"],
+    ["status", "root=GRID"],
+    ["prepare"],
+    ["report", "--help"],
+    ["describe", "--help"],
+]
+
+
+@pytest.mark.parametrize("words", NEEDS_EXTRA, ids=[words[0] for words in NEEDS_EXTRA])
+def test_a_command_without_its_extra_names_the_extra(tmp_path: Path, words: list[str]):
+    name, extra = words[0], COMMANDS[words[0]].extra
+    GridDir(tmp_path).write_plan(Plan("empty", ()))
+    done = run_without_other_packages(
+        tmp_path, BASE, *(word.replace("GRID", str(tmp_path)) for word in words)
+    )
     assert done.returncode == 2, done.stderr
     assert done.stdout == ""
     assert done.stderr.startswith(f"error: metapt {name} needs the extra [{extra}]: the package '")
     assert f"pip install --constraint constraints.txt '.[{extra}]'" in done.stderr
+
+
+def test_every_command_with_an_extra_is_tried_without_it():
+    assert [words[0] for words in NEEDS_EXTRA] == [
+        name for name, command in COMMANDS.items() if command.extra
+    ]
