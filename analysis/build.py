@@ -22,6 +22,7 @@ from .sections import (
     error_analysis,
     f1,
     finetuning_speed,
+    k_shot,
     lead,
     learning_curves,
     learning_dynamics,
@@ -32,7 +33,7 @@ from .sections import (
 )
 from .sections.base import ReportData, Section, data_by_budget
 from .sections.summary import missing_pairs, run_counts
-from .stats import comparison, convergence, matched_budget, significance
+from .stats import comparison, convergence, matched_budget, shots, significance
 from .stats.budgets import BUDGETS, UPDATES
 from .tables import DAGGER, Table
 
@@ -119,7 +120,7 @@ def build(
 
 def _notice(collection: Collection) -> str:
     """The notice about synthetic data, and which runs it concerns."""
-    runs = runs_of(collection.pretraining, collection.finetuning)
+    runs = runs_of(collection.pretraining, collection.finetuning, collection.continued)
     if runs.synthetic in (0, len(runs)):
         return DEMO_NOTICE if runs.synthetic else ""
     return f"{runs.synthetic:,} of {counted(len(runs), 'run')}, marked {DAGGER} in the tables: {DEMO_NOTICE}"
@@ -160,6 +161,7 @@ def _definitions(_: ReportData) -> Section:
         particle_recall,
         error_analysis,
         convergence,
+        shots,
         datasets,
         learning_dynamics,
     )
@@ -176,6 +178,7 @@ SECTIONS: Sequence[SectionBuilder] = (
     comparisons.scale_section,
     comparisons.tuning_section,
     source_languages.section,
+    k_shot.section,
     learning_curves.section,
     confidence.section,
     case_studies.section,

@@ -14,11 +14,11 @@ from metapt.data.labelled_sets import open_collection
 from metapt.data.tokenizers import train_tokenizer
 from metapt.finetuning.progress import FinetuneLog
 from metapt.finetuning.resume import FinetuneCheckpoints
-from metapt.finetuning.run_finetuning import weights_sha256
 from metapt.finetuning.setup import build_setup
 from metapt.finetuning.tuner import Tuner
 from metapt.models.decoder import build_decoder
 from metapt.runs import Run
+from metapt.tagger.serialization import weights_sha256
 from metapt.training.signals import StopRequest
 
 
@@ -55,7 +55,7 @@ def head_only(folder: Path) -> list[Case]:
             run = Run(config.run_dir)
             run.path.mkdir()
             collection = open_collection(config.data)
-            setup = build_setup(config, run, model, collection, StopRequest(), weights_sha256(model), frozenset())
+            setup = build_setup(config, run, model, collection, StopRequest(), weights_sha256(model), ())
             checkpoints = FinetuneCheckpoints(run, setup.processes, setup.trained, setup.optimizer)
             tuner(setup, checkpoints).train()
 

@@ -27,8 +27,6 @@ SUBSETS = {
     "checkpoints": [0, 100, 300],
 }
 
-SHOTS = ("grid=demo", "grid.shots=[30,5]", "grid.shot_targets=[sk_demo,en_demo]", "grid.subset_seeds=[0,4]")
-
 
 def planned(*words: str) -> Plan:
     return planning.plan(commandline.load("submit", ["cluster=local", *words]))
@@ -281,17 +279,6 @@ def test_all_errors_of_a_grid_are_reported_at_once() -> None:
         (["dry_run=perhaps"], "dry_run=perhaps: must be one of false, true, test"),
         (["grid.hours_per_size={nano:0}"], "grid.hours_per_size.nano=0.0: must be above 0"),
         (["grid.mem_gb_per_size={nanno:8}"], "grid.mem_gb_per_size.nanno: must be one of"),
-        (["grid.shots=[5]"], "grid.shots and grid.shot_targets: give both or neither"),
-        ([*SHOTS[1:], "grid.shots=[0,5]"], "grid.shots: 0 must be at least 1"),
-        ([*SHOTS[1:], "grid.shots=[5,5]"], "grid.shots: duplicate value 5"),
-        ([*SHOTS[1:], "grid.subset_seeds=[]"], "no k-shot runs without grid.sources and grid.subset_seeds"),
-        ([*SHOTS[1:], "grid.sources=[all]"], "grid.shots: name the sets of grid.sources=[all]"),
-        ([*SHOTS[1:], "grid.shot_targets=[a-b]"], "'a-b' becomes part of a folder's name"),
-        (
-            [*SHOTS[1:], "grid.finetune_shots=['ner.max_steps=3']"],
-            "grid.finetune_shots: ner.max_steps is set by",
-        ),
-        ([*SHOTS[1:], "grid.finetune_shots=['train.seed=3']"], "grid.finetune_shots: train.seed is set by"),
     ],
 )
 def test_errors_of_a_grid(words: list[str], message: str) -> None:
@@ -400,50 +387,6 @@ def test_the_paper_has_160_fine_tuning_runs_and_resources_by_size() -> None:
         ("report", 1): 1,
     }
     assert [len(array) for array in slurm.group_into_arrays([jobs[-2]] * 2001, 1000)] == [1000, 1000, 1]
-
-
-def test_few_shot_runs_follow_the_taggers_that_they_train_further() -> None:
-    words = ['grid.finetune=["data=demo","data.max_train_sentences=200"]', "grid.models=['hub:some/encoder']"]
-    words.append("grid.finetune_shots=['ner.lr=1e-4']")
-    plan = planned(*SHOTS, *words, "grid.shot_updates=70", "grid.checkpoints=[100]")
-    jobs = {job.id: job for job in plan.jobs}
-    shots = [job for job in plan.jobs if job.kind == "finetune" and "finetune/" in "".join(job.needs)]
-    # (2 objectives and 1 model) x 2 sources x 2 tunings, each on the one target that is not its source
-    assert len(shots) == 12 * 2 * 2
-    for job in shots:
-        (needed,) = job.needs
-        tagger, config = jobs[needed], plan.configs[job.id]
-        assert plan.jobs.index(tagger) < plan.jobs.index(job)
-        assert {tagger.source, config.source} == {"en_demo", "sk_demo"}
-        assert config == commandline.load("finetune", job.argv)
-        assert config.checkpoint == f"runs/demo/{needed}"
-        assert (config.tuning, config.train.seed) == (tagger.tuning, tagger.seed)
-        assert (config.ner.max_steps, config.data.entities_per_type, config.ner.lr) == (70, None, 1e-4)
-        name = f"{bare(needed)}-{config.source}-k{config.data.max_train_sentences}-subset{config.data.subset_seed}"
-        assert bare(job.id) == name
-        assert (tagger.size, tagger.objective, tagger.gpus_per_node) == (
-            job.size,
-            job.objective,
-            job.gpus_per_node,
-        )
-        assert plan.configs[needed].data.max_train_sentences == 200
-    assert {plan.configs[job.id].data.max_train_sentences for job in shots} == {5, 30}
-    assert {plan.configs[job.id].data.subset_seed for job in shots} == {0, 4}
-    assert set(Counter(job.needs for job in shots).values()) == {4}  # one Slurm array for each tagger
-    assert set(jobs) - {"report"} == set(jobs["report"].needs)
-
-
-def test_identities_of_few_shot_runs_follow_their_tagger_and_nothing_else() -> None:
-    def shots(*words: str) -> set[str]:
-        return {job.id for job in planned(*SHOTS, *words).jobs if "-subset" in job.id}
-
-    assert shots() < shots("grid.shots=[5,30,100]", "grid.seeds=[0,1]")
-    assert shots().isdisjoint(shots('grid.pretrain=["data=demo","train.lr=1e-2"]'))
-    assert shots().isdisjoint(shots("grid.shot_updates=50"))
-    assert shots().isdisjoint(shots("grid.shot_unit=entities_per_type"))
-    entities = planned(*SHOTS, "grid.shot_unit=entities_per_type").configs
-    data = [config.data for job_id, config in entities.items() if "-subset" in job_id]
-    assert {(each.max_train_sentences, each.entities_per_type) for each in data} == {(None, 5), (None, 30)}
 
 
 def test_a_checkpoint_is_part_of_name_and_command() -> None:

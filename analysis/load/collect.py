@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +20,7 @@ from metapt.provenance import COMMIT_FILE
 from .cache import read_runs
 from .records import ExcludedRun, FinetuneRun, GoldSet, PretrainRun, Setting, is_target
 from .run_reader import MARKER_FILES, fingerprint
+from .schema import EarlierTuning
 
 CACHE_FILE = ".runs.msgpack"
 NOT_PLANNED = "superseded, or of another selection of the grid"
@@ -26,12 +28,17 @@ NOT_PLANNED = "superseded, or of another selection of the grid"
 
 @dataclass(frozen=True, eq=False)
 class Collection:
-    """The finished runs under some root folders, and the folders that are in no table."""
+    """The finished runs under some root folders, and the folders that are in no table.
+
+    Runs that trained the tagger of another run further (`continued`) are in the section on k-shot learning only: their
+    source is the language on which the others are zero-shot.
+    """
 
     roots: Sequence[Path]
     pretraining: Sequence[PretrainRun] = ()
     finetuning: Sequence[FinetuneRun] = ()
     excluded: Sequence[ExcludedRun] = ()
+    continued: Sequence[FinetuneRun] = ()
 
     def set_names(self) -> list[str]:
         """Return the evaluation sets, target languages first, then by name."""
@@ -114,13 +121,15 @@ def collect(roots: Sequence[Path], cache_dir: Path | None = None) -> Collection:
     excluded = [ExcludedRun(path, "not in the plan", NOT_PLANNED) for path in not_planned]
     excluded += [record for record in records if isinstance(record, ExcludedRun)]
     pretraining = [run for run in records if isinstance(run, PretrainRun)]
-    finetuning = [run for run in records if isinstance(run, FinetuneRun)]
+    tuned = [run for run in records if isinstance(run, FinetuneRun)]
+    finetuning, continued = ([run for run in tuned if run.is_continued is kind] for kind in (False, True))
     return _sorted(
         Collection(
             roots,
             _without_duplicates(pretraining, excluded, pretraining_key),
             _without_duplicates(finetuning, excluded, finetuning_key),
             excluded,
+            _without_duplicates(continued, excluded, tuning_identity),
         )
     )
 
@@ -201,6 +210,12 @@ def pretraining_key(run: PretrainRun) -> tuple[Any, ...]:
 def finetuning_key(run: FinetuneRun) -> tuple[Any, ...]:
     """Return a key that is equal for two runs that differ in the objective of their pretraining only."""
     return (run.setting, run.seeds, run.corpus)
+
+
+def tuning_identity(run: FinetuneRun | EarlierTuning) -> str:
+    """Return what identifies a fine-tuning run: its settings, and the hashes of the model and the data that it read."""
+    result = run.result if isinstance(run, FinetuneRun) else run
+    return json.dumps([result.settings, result.inputs], sort_keys=True)
 
 
 def _seeds(run: FinetuneRun) -> tuple[int, int]:

@@ -191,6 +191,11 @@ class FinetuneRun(msgspec.Struct, frozen=True, eq=False, tag=True):
     sets: Mapping[str, Evaluation]
 
     @property
+    def is_continued(self) -> bool:
+        """Whether this run trained the tagger of another run further."""
+        return bool(self.result.earlier_tunings)
+
+    @property
     def is_baseline(self) -> bool:
         """Whether this is a baseline: its scale is then the baseline's name, and it may have no source."""
         return self.objective == BASELINE

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from itertools import chain
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -75,10 +76,12 @@ class SharedSentences(msgspec.Struct, frozen=True):
 
 
 class EarlierTuning(msgspec.Struct, frozen=True):
-    """A fine-tuning that a run continued: its source sets, and language and licence of those that are described."""
+    """A fine-tuning that a run continued: its source sets, language and licence of those that are described, and what identifies it."""
 
     source_sets: list[str]
     custom_sets: dict[str, dict[str, str]] = {}
+    settings: dict[str, Any] = {}
+    inputs: dict[str, str] = {}
 
 
 class NerResult(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind"):
@@ -98,6 +101,8 @@ class NerResult(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind"):
     earlier_tunings: list[EarlierTuning] = []
     generated_data: bool = False
     ner_head: str | None = None
+    settings: dict[str, Any] = {}
+    inputs: dict[str, str] = {}
     epochs: int | None = None
 
     @property
@@ -111,7 +116,7 @@ class FinetuneResult(NerResult, frozen=True, kw_only=True, tag="finetune"):
 
     steps: int
     best_step: int
-    dev_f1: float
+    dev_f1: float | None
 
 
 class BaselineResult(NerResult, frozen=True, kw_only=True, tag="baseline"):

@@ -95,7 +95,7 @@ def _oov_table(data: ReportData, training: Mapping[str, Sequence[LabelledSentenc
 def licences_table(collection: Collection) -> Table:
     """The licence of every set that a run was fine-tuned or evaluated on."""
     runs: dict[tuple[str, SetFacts], dict[str, list[FinetuneRun]]] = {}
-    for run in collection.finetuning:
+    for run in (*collection.finetuning, *collection.continued):
         result = run.result
         used = [("fine-tuning", result.sources, result.custom_sets)]
         used += [("fine-tuning", tuning.source_sets, tuning.custom_sets) for tuning in result.earlier_tunings]

@@ -21,6 +21,8 @@ def run_counts(collection: Collection) -> str:
         f"This report is based on {counted(len(collection.pretraining), 'pretraining run')} and "
         f"{counted(finetuning, 'fine-tuning run')}."
     )
+    if continued := len(collection.continued):
+        text += f" {counted(continued, 'fine-tuning run')} continued from another one (k-shot learning)."
     if excluded := len(collection.excluded):
         text += f" Excluded: {counted(excluded, 'run')}, listed at the end."
     return text

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from metapt import atomic_folders
 from metapt.config import FinetuneConfig, identity, settings, training_splits
 from metapt.data import DEMO_NOTICE
 from metapt.data.labelled_sets import check_has_entities, evaluated_sets, open_collection, source_sets
-from metapt.data.subsets import scored_words
 from metapt.errors import UserError
-from metapt.files import file_sha256
 from metapt.finetuning.distributed import is_main_process
 from metapt.finetuning.resume import FinetuneCheckpoints
 from metapt.finetuning.score_sets import TUNINGS, SetScorer, write_tagger
@@ -21,7 +18,7 @@ from metapt.finetuning.setup import FinetuneSetup, build_setup
 from metapt.finetuning.tuner import Tuner
 from metapt.models.pretrained import model_folder, model_origin
 from metapt.runs import Run
-from metapt.tagger.serialization import is_tagger_dir
+from metapt.tagger.serialization import weights_sha256
 from metapt.training.signals import StopRequest
 
 
@@ -50,8 +47,7 @@ def finetune(config: FinetuneConfig, stop: StopRequest) -> None:
             print(f"{run.path}: already done")
             return
         # before run.start, so that a configuration error leaves no config.yaml
-        scored = scored_words(collection, eval_sets)
-        setup = build_setup(config, run, model_dir, collection, stop, fingerprints["weights"], scored)
+        setup = build_setup(config, run, model_dir, collection, stop, fingerprints["weights"], eval_sets)
         if earlier:
             _require_shots(config, len(setup.train.together.lengths))
         is_main = setup.processes.is_main_process
@@ -140,19 +136,3 @@ def print_summary(run: Run, config: FinetuneConfig, result: dict[str, Any]) -> N
     )
     if result["generated_data"]:
         print(DEMO_NOTICE)
-
-
-def weights_sha256(folder: Path) -> str:
-    """Hash the weights of a model folder; the checksums of several files are joined by +.
-
-    Those of a CRF are in config.json, which therefore counts in the folder of a tagger.
-
-    Raises:
-        UserError: the folder has no *.safetensors file.
-    """
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise UserError(f"{folder}: contains no *.safetensors file")
-    if is_tagger_dir(folder):
-        files.append(folder / "config.json")
-    return "+".join(file_sha256(path) for path in files)

@@ -6,6 +6,7 @@ all parameters, `lora` trains the tag layer and low-rank adapters in the decoder
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,19 +14,17 @@ import numpy as np
 import torch
 from accelerate.optimizer import AcceleratedOptimizer
 from torch import nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
-from metapt import randomness
 from metapt.config import FinetuneConfig, training_splits, tuning_lr
-from metapt.data.iob2 import TAGS, Sentence
+from metapt.data.iob2 import Sentence
 from metapt.data.labelled_sets import Collection, source_sets
-from metapt.data.subsets import training_subset
+from metapt.data.subsets import scored_words, training_subset
 from metapt.errors import UserError
+from metapt.finetuning.build_tagger import build_tagger
 from metapt.finetuning.distributed import Distributed
 from metapt.finetuning.feature_cache import FeatureCache
 from metapt.finetuning.features import FeatureExtractor, decoder_key
-from metapt.finetuning.lora import with_adapters
-from metapt.models.base_model import load_base_model
 from metapt.runs import Run
 from metapt.tagger.encoding import (
     EncodedSet,
@@ -35,8 +34,7 @@ from metapt.tagger.encoding import (
     load_tokenizer,
     special_tokens,
 )
-from metapt.tagger.model import Tagger, TagLayer
-from metapt.tagger.serialization import is_tagger_dir, load_tagger
+from metapt.tagger.model import Tagger
 from metapt.training.signals import StopRequest
 
 
@@ -82,19 +80,19 @@ def build_setup(
     collection: Collection,
     stop: StopRequest,
     weights_sha256: str,
-    scored: frozenset[tuple[str, ...]],
+    eval_sets: Sequence[str],
 ) -> FinetuneSetup:
     """Build the setup of a run. Writes nothing into the run folder.
 
     Args:
-        scored: the words of the sentences on which the run will be scored; no subset of the training sentences has one.
+        eval_sets: on which the run will be scored; no subset of the training sentences has one of their sentences.
     Raises:
         UserError: the model, its tokenizer or the data does not fit the configuration.
     """
     ner, processes = config.ner, Distributed(config.ner.precision)
     accelerator = processes.accelerator
     tokenizer = load_tokenizer(model_dir)
-    tagger = _build_tagger(config, model_dir, tokenizer).to(accelerator.device)
+    tagger = build_tagger(config, model_dir, tokenizer).to(accelerator.device)
     prefix, suffix = ((), ()) if tagger.is_causal else special_tokens(tokenizer)
     encoding = EncodingSettings(ner.prefix_space, ner.max_len, tuple(prefix), tuple(suffix))
     word_tokenizer = encoding.word_tokenizer(tokenizer)
@@ -120,64 +118,13 @@ def build_setup(
         encoding=encoding,
         word_tokenizer=word_tokenizer,
         tagger=tagger,
-        train=_encode_training(config, sets["train"], word_tokenizer, scored),
+        train=_encode_training(config, sets["train"], word_tokenizer, scored_words(collection, eval_sets)),
         dev=_encode(sets["dev"], word_tokenizer, ner.max_len, truncate=False) if "dev" in sets else None,
         extract_features=FeatureExtractor(tagger, ner, accelerator, cache, key),
         trained=trained,
         forward=accelerator.prepare_model(trained),
         optimizer=accelerator.prepare_optimizer(_optimizer(config, tagger)),
     )
-
-
-def _build_tagger(config: FinetuneConfig, model_dir: Path, tokenizer: PreTrainedTokenizerBase) -> Tagger:
-    """Load the decoder with a new tag layer, or a tagger, and select the parameters to train."""
-    ner = config.ner
-    if is_tagger_dir(model_dir):
-        decoder, layer = _load_tagger(config, model_dir)
-    else:
-        decoder = load_base_model(model_dir)
-        with randomness.torch_seed(config.train.seed, "tag layer"):
-            layer = TagLayer(decoder.config.hidden_size, TAGS, ner.head, ner.dropout)
-    if len(tokenizer) > decoder.config.vocab_size:
-        raise UserError(
-            f"{model_dir}: the tokenizer has {len(tokenizer)} entries, but the model's vocabulary has "
-            f"only {decoder.config.vocab_size}"
-        )
-    max_positions = min(
-        getattr(decoder.config, "max_position_embeddings", ner.max_len),
-        tokenizer.model_max_length,  # smaller for encoders whose position ids start at 2
-    )
-    if ner.max_len > max_positions:
-        raise UserError(f"ner.max_len={ner.max_len}: {model_dir} supports at most {max_positions} subwords")
-    decoder.requires_grad_(config.tuning == "full")
-    if config.tuning == "lora":
-        decoder = with_adapters(decoder, ner.lora_rank, ner.lora_alpha, config.train.seed)
-    return Tagger(decoder, layer, ner.subword_pooling)
-
-
-def _load_tagger(config: FinetuneConfig, folder: Path) -> tuple[PreTrainedModel, TagLayer]:
-    """The decoder and the tag layer of a tagger that is trained further.
-
-    Raises:
-        UserError: it tags otherwise than the configuration says.
-    """
-    ner, (tagger, _, encoding) = config.ner, load_tagger(folder)
-    differences = {
-        "ner.head": (tagger.layer.head_name, ner.head),
-        "ner.subword_pooling": (tagger.subword_pooling, ner.subword_pooling),
-        "ner.prefix_space": (encoding.prefix_space, ner.prefix_space),
-    }
-    for key, (trained_with, value) in differences.items():
-        if trained_with != value:
-            raise UserError(
-                f"{folder}: this tagger was trained with {key}={trained_with}; set it to continue"
-            )
-    if tagger.layer.tags != tuple(TAGS):
-        raise UserError(
-            f"{folder}: this tagger knows the tags {', '.join(tagger.layer.tags)}, not {', '.join(TAGS)}"
-        )
-    tagger.layer.dropout.p = ner.dropout
-    return tagger.decoder, tagger.layer
 
 
 def _encode_training(

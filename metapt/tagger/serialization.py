@@ -39,6 +39,7 @@ from transformers import (
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from metapt.errors import UserError, first_line
+from metapt.files import file_sha256
 from metapt.models.base_model import load_base_model
 from metapt.runs import Run
 from metapt.tagger.crf import LinearChainCRF
@@ -80,6 +81,22 @@ def is_tagger_dir(folder: Path) -> bool:
         return "tagger" in json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
+
+
+def weights_sha256(folder: Path) -> str:
+    """Hash the weights of a model folder; the checksums of several files are joined by +.
+
+    Those of a CRF are in config.json, which therefore counts in the folder of a tagger.
+
+    Raises:
+        UserError: the folder has no *.safetensors file.
+    """
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise UserError(f"{folder}: contains no *.safetensors file")
+    if is_tagger_dir(folder):
+        files.append(folder / "config.json")
+    return "+".join(file_sha256(path) for path in files)
 
 
 def save_tagger(

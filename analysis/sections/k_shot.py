@@ -1,0 +1,108 @@
+"""k-shot learning: how quickly taggers adapt to a target language when they are given a few of its sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..figures import shot_curves
+from ..run_refs import OBJECTIVE_NAMES, counted, runs_of
+from ..stats.comparison import DIFFERENCE_COLUMNS, difference_cells, pairs, setting_cells
+from ..stats.shots import Curve, CurveDifference, Task, curve_differences, curves, samples
+from ..tables import RUNS, Cell, Column, Table
+from .base import ReportData, Section
+
+SETTING = ("scale", "variant", "step", "tuning", "source", "target", "unit of k", "updates", "set")
+OPTIONAL = ("variant", "step", "unit of k", "updates")
+AREA = "area"
+NO_INTERVAL = (float("nan"), float("nan"))
+NEEDED = (
+    "Needed: taggers that were trained further on samples of a target language (`grid.shots` and `grid.shot_targets`), and "
+    "the taggers themselves."
+)
+
+
+def section(data: ReportData) -> Section:
+    found = curves(data.collection, data.scores)
+    if not found:
+        return Section("k_shot", "k-shot learning", [NEEDED])
+    differences = curve_differences(data.collection, pairs(data.collection), data.scores)
+    tables = [areas_table(found), differences_table(differences), points_table(found)]
+    return Section("k_shot", "k-shot learning", _remarks(data, found), shot_curves.k_shot(found), tables)
+
+
+def _remarks(data: ReportData, found: Sequence[Curve]) -> list[str]:
+    """What is left out of the curves."""
+    remarks = []
+    if left_out := sum({(one.objective, one.setting, one.task): one.left_out for one in found}.values()):
+        remarks.append(
+            f"{counted(left_out, 'run')} left out: no run of the same tagger and subset seed is finished at every other k."
+        )
+    if others := samples(data.collection)[1]:
+        remarks.append(
+            f"{counted(others, 'continued fine-tuning run')} left out: trained on no sample, or the tagger is not among the runs."
+        )
+    return remarks
+
+
+def points_table(found: Sequence[Curve]) -> Table:
+    """F1 and the gain over k = 0; one row for each curve and k."""
+    heads = (*SETTING, "objective", "k", "seeds", "F1")
+    columns = [*map(Column, heads), Column("95 % CI", interval=True), Column("gain", signed=True)]
+    columns += [Column("95 % CI of the gain", signed=True, interval=True), RUNS]
+    rows: list[list[Cell]] = []
+    for curve in found:
+        for k, point in curve.points.items():
+            cells: list[Cell] = [*_setting(curve), k, point.seeds, point.value, point.interval]
+            gain = curve.gain(k) if k else None
+            cells += [gain.value, gain.interval] if gain else [None, NO_INTERVAL]
+            rows.append([*cells, runs_of(curve.runs[k])])
+    title = "F1 on the target language at each k"
+    note = "k = 0: the tagger before, zero-shot. Gain: F1 minus that of the same taggers at k = 0."
+    return Table("k_shot", title, columns, rows, note, on_page=False).without_constant(*OPTIONAL)
+
+
+def areas_table(found: Sequence[Curve]) -> Table:
+    """The zero-shot F1 and the area under each curve."""
+    heads = (*SETTING, "gold spans", "objective", "k", "seeds", "F1 at k = 0")
+    columns = [*map(Column, heads), Column("95 % CI at k = 0", interval=True)]
+    columns += [Column("area"), Column("95 % CI of the area", interval=True), RUNS]
+    rows: list[list[Cell]] = []
+    for curve in found:
+        zero, area = curve.points[0], curve.area
+        sizes = ", ".join(str(k) for k in curve.points if k)
+        *setting, objective = _setting(curve)
+        cells: list[Cell] = [*setting, curve.gold_spans, objective, sizes, area.seeds]
+        cells += [zero.value, zero.interval]
+        rows.append([*cells, area.value, area.interval, curve.all_runs])
+    title = "Area under the curve of F1 against k"
+    note = "Area: the mean F1 over the k above 0."
+    return Table("k_shot_area", title, columns, rows, note).without_constant(*OPTIONAL)
+
+
+def differences_table(found: Sequence[CurveDifference]) -> Table:
+    """The difference of two arms at each k, and of the areas under their curves."""
+    columns = [*map(Column, (*SETTING, "k", "seeds", "vanilla", "MAML")), *DIFFERENCE_COLUMNS, RUNS]
+    rows: list[list[Cell]] = []
+    shaded = set()
+    for one in found:
+        points = {str(k): difference for k, difference in one.points.items()}
+        for k, difference in (points | {AREA: one.area}).items():
+            if k == AREA:
+                shaded.add(len(rows))
+            cells: list[Cell] = [*setting_cells(one.setting), *_task(one.task), one.set_name]
+            cells += [k, difference.seeds]
+            cells += [difference.second.value, difference.first.value, *difference_cells(difference)]
+            rows.append([*cells, one.all_runs])
+    title = "MAML minus vanilla at each k, and in the area under the curve"
+    note = "The same seeds and samples on both sides. Shaded rows: the area, the mean F1 over the k above 0."
+    return Table("k_shot_differences", title, columns, rows, note, shaded).without_constant(*OPTIONAL)
+
+
+def _setting(curve: Curve) -> list[Cell]:
+    """The cells under SETTING, and the objective."""
+    objective = OBJECTIVE_NAMES.get(curve.objective, curve.objective)
+    return [*setting_cells(curve.setting), *_task(curve.task), curve.set_name, objective]
+
+
+def _task(task: Task) -> list[Cell]:
+    return [*task]
