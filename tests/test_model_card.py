@@ -149,10 +149,10 @@ def test_scores_licences_and_limitations() -> None:
     card, text = card_of(result)
     scores = result["sets"]["ceb_gja"]
     low, high = scores["f1_interval"]
-    row = f"| ceb_gja | {scores['f1']:.3f} | [{low:.3f}, {high:.3f}] | {scores['precision']:.3f} |"
+    row = f"| ceb_gja | {scores['f1']:.3f} | [{low:.3f}, {high:.3f}] | 40 sentences | {scores['precision']:.3f} |"
     assert row in text
     assert low < scores["f1"] < high
-    assert "| tl_ugnayan | - | - | - | - | 0 |" in text
+    assert "| tl_ugnayan | - | - | - | - | - | 0 |" in text
     assert "tl_ugnayan" not in {each.dataset_name for each in card.data.eval_results}
     assert "| tl_ugnayan | evaluation | tl | cc-by-nc-sa-4.0 | 3 of 40 (2 spans) |" in text
     assert "| en_ewt | fine-tuning, evaluation | en | cc-by-sa-4.0 | 3 of 40 (2 spans) |" in text

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
-from metapt.data.documents import resampling_units
+from metapt.data.documents import resampling_unit, resampling_units
 from metapt.evaluation.span_f1 import Span
 
 from ..run_refs import RunRef
@@ -72,12 +72,16 @@ class GoldSet:
     @property
     def unit(self) -> str:
         """What is resampled and swapped as a whole: "document" if the set marks texts, else "sentence"."""
-        return "document" if self.documents else "sentence"
+        return resampling_unit(self._documents)
 
     @cached_property
     def units(self) -> np.ndarray:
         """The index of each sentence's resampling unit, int64 [sentences]; units are numbered in order of appearance."""
-        return resampling_units(self.documents or [None] * len(self.ids))
+        return resampling_units(self._documents)
+
+    @property
+    def _documents(self) -> Sequence[str | None]:
+        return self.documents or [None] * len(self.ids)
 
     @cached_property
     def unit_count(self) -> int:

@@ -85,6 +85,15 @@ def refuse_marks(mode: str, where: str) -> None:
         )
 
 
+def resampling_unit(documents: Sequence[str | None]) -> str:
+    """Name the resampling unit of a set: "document", or "sentence" if documents are not known.
+
+    Args:
+        documents: as in `resampling_units`.
+    """
+    return "sentence" if None in documents else "document"
+
+
 def resampling_units(documents: Sequence[str | None]) -> np.ndarray:
     """Number the resampling units of a set: its documents, or its sentences if documents are not known.
 

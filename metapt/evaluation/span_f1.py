@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from metapt.data.documents import resampling_units
+from metapt.data.documents import resampling_unit, resampling_units
 from metapt.data.iob2 import TYPES, Sentence, spans, to_iob2
 from metapt.evaluation.f1_interval import f1_interval
 
@@ -89,11 +89,15 @@ def set_scores(
     counts = span_counts([spans(tags) for tags in predicted], [spans(tags) for tags in gold])
     conlleval = span_scores(gold, predicted, conlleval_spans)
     del conlleval["per_type"]
+    documents = [sentence.document for sentence in sentences]
+    units = resampling_units(documents)
     return {
         "split": split,
         "sentences": len(sentences),
+        "unit": resampling_unit(documents),
+        "units": len(np.unique(units)),
         "words": sum(len(tags) for tags in gold),
         **span_scores(gold, predicted),
-        "f1_interval": f1_interval(counts, resampling_units([sentence.document for sentence in sentences])),
+        "f1_interval": f1_interval(counts, units),
         "conlleval": conlleval,
     }

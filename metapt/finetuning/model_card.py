@@ -221,8 +221,8 @@ def _scores(result: Mapping[str, Any]) -> Iterator[str]:
     )
     types = "".join(f" {kind} |" for kind in TYPES)
     lines = [
-        f"| set | F1 | {LEVEL:.0%} CI | precision | recall | gold spans |{types}",
-        "|---|---|---|---|---|---|" + "---|" * len(TYPES),
+        f"| set | F1 | {LEVEL:.0%} CI | units | precision | recall | gold spans |{types}",
+        "|---|---|---|---|---|---|---|" + "---|" * len(TYPES),
     ]
     for name, scores in result["sets"].items():
         cells = [name, *_score_cells(scores), f"{scores['gold_spans']:,}"]
@@ -234,11 +234,12 @@ def _scores(result: Mapping[str, Any]) -> Iterator[str]:
 
 def _score_cells(scores: Mapping[str, Any]) -> list[str]:
     if not scores["gold_spans"]:
-        return ["-"] * 4  # F1 is undefined without gold spans
+        return ["-"] * 5  # F1 is undefined without gold spans
     low, high = scores["f1_interval"]
     return [
         f"{scores['f1']:.3f}",
         f"[{low:.3f}, {high:.3f}]",
+        f"{scores['units']:,} {scores['unit']}s",
         f"{scores['precision']:.3f}",
         f"{scores['recall']:.3f}",
     ]
