@@ -98,6 +98,10 @@ class Run:
         folder = self.checkpoint(result["steps"])
         return atomic_folders.problem(folder, hashed) if folder.is_dir() else f"{folder} is missing"
 
+    def weights_problem(self) -> str | None:
+        """As `result_problem`, after comparing the checksums of the last checkpoint's model."""
+        return self.result_problem(hashed=f"{MODEL_DIR}/")
+
     def withdraw_result(self) -> None:
         """Delete result.json: from then on the run is not done, and the same command resumes it."""
         self.result_file.unlink(missing_ok=True)

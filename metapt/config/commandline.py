@@ -42,7 +42,8 @@ def load(command: str, arguments: Sequence[str]) -> Any:
         SystemExit: after printing what `--help` or `--print-config` asks for.
     """
     replaced = {f"--{path}": f"{path}=true" for path in flags(command)}
-    settings = [replaced.get(word, word) for word in arguments if word not in {*HELP, PRINT_CONFIG}]
+    words = [replaced.get(word, word) for word in arguments if word not in {*HELP, PRINT_CONFIG}]
+    settings = [_with_quoted_text(command, word) for word in words]
     problems = {word: _examine(command, word) for word in settings}
     valid = [word for word in settings if not problems[word]]
     errors = [problem for problem in problems.values() if problem]
@@ -83,6 +84,19 @@ def quote_override(key: str, value: object) -> str:
     if not plain or text.lower() in ("true", "false", "null", "nan", "inf"):
         text = "'" + re.sub(r"(\\*)('|$)", lambda match: 2 * match[1] + (match[2] and "\\'"), text) + "'"
     return f"{key}={text}"
+
+
+def _with_quoted_text(command: str, word: str) -> str:
+    """A word whose value is a text that Hydra cannot read, such as a path with spaces, with that value in quotes."""
+    name, _, value = word.partition("=")
+    item = fields_by_path(schema.COMMANDS[command]).get(name)
+    if item is None or item.type not in ("str", "str | None"):
+        return word
+    try:
+        OverridesParser.create().parse_override(word)
+    except HydraException:
+        return quote_override(name, value)
+    return word
 
 
 def _refuse(command: str, errors: Sequence[str]) -> None:

@@ -14,9 +14,11 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from shlex import join
 from typing import TYPE_CHECKING, Any
 
 from metapt.config import ClusterConfig
+from metapt.config.commandline import quote_override
 from metapt.errors import Interrupted, OperationalError, UserError
 from metapt.launch import slurm_queue
 from metapt.launch.code_snapshot import CodeSnapshot
@@ -77,7 +79,7 @@ def submit(
     return (
         f"{grid_dir.path}: {len(todo)} jobs submitted to Slurm in {count} requests; "
         f"{len(kept)} were already in its queue\n"
-        f"follow them with: metapt status root={grid_dir.path}"
+        f"follow them with: {join(['metapt', 'status', quote_override('root', grid_dir.path)])}"
     )
 
 

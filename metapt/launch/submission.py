@@ -20,7 +20,6 @@ from metapt.launch.job_state import JobState
 from metapt.launch.jobs import Job, Plan
 from metapt.launch.requirements import requirements
 from metapt.launch.run_checks import check_plan
-from metapt.runs import MODEL_DIR
 
 
 def submit(config: SubmitConfig) -> None:
@@ -165,7 +164,7 @@ def with_checked_weights(
     for name in sorted(needed):
         status = statuses[name]
         if status.state is JobState.DONE:
-            problem = grid_dir.run(status.job).result_problem(hashed=MODEL_DIR)
+            problem = grid_dir.run(status.job).weights_problem()
             if problem:
                 run = replace(status.run, state=JobState.INTERRUPTED, result_problem=problem)
                 checked[name] = replace(status, state=JobState.INTERRUPTED, run=run)
