@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import inf, isnan, sqrt
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from metapt.evaluation.bootstrap import holm
 from metapt.evaluation.seed_inference import (
     LEVEL,
     POWER,
@@ -139,3 +141,36 @@ def test_the_variance_over_few_units_is_that_of_a_t_interval() -> None:
 def test_what_the_bootstrap_misses() -> None:
     assert missing_error(0.5, 0.16) == pytest.approx(0.3)
     assert missing_error(0.1, 0.16) == 0
+
+
+def test_the_erratum_of_the_study_follows_from_its_table() -> None:
+    """The new half-width and p lie between those of sentences alone (normal) and of three seeds alone (t)."""
+    text = (Path(__file__).parents[1] / "docs" / "results" / "study.md").read_text(encoding="utf-8")
+    old, new = (
+        [_cells(line) for line in text.partition(part)[2].splitlines()]
+        for part in ("## Results", "## Erratum")
+    )
+    old, new = (
+        [row for row in rows if row[:1] in (["Tagalog, Cebuano"], ["other languages"])][:12]
+        for rows in (old, new)
+    )
+    for group in ("Tagalog, Cebuano", "other languages"):
+        before, after = ([row for row in rows if row[0] == group] for rows in (old, new))
+        differences = [float(row[5].replace("−", "-").replace("+", "")) for row in before]
+        errors = [float(row[8]) / (stats.norm.ppf(0.975) + stats.norm.ppf(POWER)) for row in before]
+        pattern = np.array([-1.0, 0.0, 1.0]) * sqrt(3)
+        limits = [
+            (SeedMean(np.full(3, gap), error**2, error**2), SeedMean(gap + error * pattern, 0.0, 0.0))
+            for gap, error in zip(differences, errors, strict=True)
+        ]
+        lowest, highest = (holm([found[side].p for found in limits]) for side in (0, 1))
+        for row, old_row, (one, other), low, high in zip(after, before, limits, lowest, highest, strict=True):
+            assert (row[:4], row[6]) == ([*old_row[:3], old_row[5]], old_row[9])
+            widths = [(found.interval[1] - found.interval[0]) / 2 for found in (one, other)]
+            assert row[4] == f"{widths[0]:.1f} to {widths[1]:.1f}"
+            assert row[5] == ("< 0.0001" if low < 0.0001 else f"{low:.4f}") + f" to {high:.4f}"
+            assert row[7] == ("effect" if high < ALPHA else "undecidable" if low < ALPHA else "inconclusive")
+
+
+def _cells(line: str) -> list[str]:
+    return [cell.strip() for cell in line.strip("|").split("|")]
