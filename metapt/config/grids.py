@@ -11,6 +11,21 @@ from metapt.config.keys import key
 
 
 @dataclass
+class ComparisonConfig:
+    """A comparison that the report makes: first minus second. An arm is an objective or OBJECTIVE/VARIANT."""
+
+    first: str = key(MISSING, "the arm that is compared")
+    second: str = key(MISSING, "the arm that it is compared with")
+    primary: bool = key(
+        True, "whether the comparison gets a verdict, with p values corrected over all primary ones"
+    )
+    tunings: list[str] = key([], "ways of fine-tuning that are compared; empty: all")
+    may_differ: list[str] = key(
+        [], "patterns of keys that may differ between the arms beside those of the objective"
+    )
+
+
+@dataclass
 class GridConfig:
     """The runs of a grid: sizes x objectives x variants x seeds, each fine-tuned on sources x tunings."""
 
@@ -66,6 +81,18 @@ class GridConfig:
     baselines: list[str] = key(
         [],
         f"baseline taggers to score ({', '.join(BASELINE_NAMES)}); those that are trained run on every source",
+    )
+    comparisons: list[ComparisonConfig] = key(
+        [],
+        "comparisons that the report makes, such as [{first: maml, second: vanilla}], where an arm is an objective or "
+        "OBJECTIVE/VARIANT. Further entries: primary (default true: it gets a verdict), tunings (default all), may_differ "
+        "(patterns of keys that may differ beside those of the objective, such as ner.lr). Without any, every objective is "
+        "compared with vanilla, and every variant with the variant base",
+    )
+    targets: list[str] = key(
+        ["tl", "ceb"],
+        "languages, or whole names of evaluation sets, that the report's averages and verdicts are about; the language "
+        "of a set is what precedes the first _ in its name",
     )
     models: list[str] = key(
         [], "further models, fine-tuned like those of the grid: model folders (also of encoders) or hub:NAME"

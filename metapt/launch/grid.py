@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -55,7 +55,8 @@ def plan(config: SubmitConfig) -> Plan:
     jobs = _with_prepares(runs, configs)
     jobs.append(Job("report", "report", needs=tuple(job.id for job in jobs)))
     rendered = (replace(job, program=PROGRAMS[job.kind], argv=arguments(job, root)) for job in jobs)
-    return Plan(grid.name, tuple(rendered), configs)
+    comparisons = tuple(asdict(comparison) for comparison in grid.comparisons)
+    return Plan(grid.name, tuple(rendered), comparisons, tuple(grid.targets), configs)
 
 
 def _require_none(grid: GridConfig, errors: Iterable[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -69,6 +70,8 @@ class Plan:
 
     grid: str
     jobs: tuple[Job, ...]
+    comparisons: tuple[Mapping[str, Any], ...] = ()  # that the report makes, as ComparisonConfig has them
+    targets: tuple[str, ...] = ()  # languages or sets that its averages are about
     configs: dict[str, Any] = field(default_factory=dict, compare=False)  # of the runs, by job id
 
     def to_json(self) -> dict[str, Any]:
@@ -78,7 +81,8 @@ class Plan:
             {name: value for name, value in asdict(job).items() if value != defaults[name]}
             for job in self.jobs
         ]
-        return {"grid": self.grid, "jobs": jobs}
+        comparisons = [dict(comparison) for comparison in self.comparisons]
+        return {"grid": self.grid, "comparisons": comparisons, "targets": list(self.targets), "jobs": jobs}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Plan:
@@ -91,4 +95,4 @@ class Plan:
         for entry in value["jobs"]:
             sequences = {name: tuple(item) for name, item in entry.items() if isinstance(item, list)}
             jobs.append(Job(**{**entry, **sequences}))
-        return cls(value["grid"], tuple(jobs))
+        return cls(value["grid"], tuple(jobs), tuple(value["comparisons"]), tuple(value["targets"]))
