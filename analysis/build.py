@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -31,13 +31,15 @@ from .sections import (
     run_list,
     source_languages,
 )
-from .sections.base import ReportData, Section, data_by_budget
+from .sections.base import ReportData, Section, Views, views
 from .sections.summary import missing_pairs, run_counts
-from .stats import comparison, convergence, matched_budget, shots, significance
+from .stats import comparison, convergence, matched_budget, pairing, shots, significance
 from .stats.budgets import BUDGETS, UPDATES
 from .tables import DAGGER, Table
 
 SectionBuilder = Callable[[ReportData], Section]
+Part = Callable[[Views], Sequence[Section]]
+"""makes one or more sections of the same name"""
 
 
 @dataclass
@@ -48,8 +50,10 @@ class Report:
         notice: a warning about synthetic data, which says how many runs it concerns; may be empty.
         run_counts: a sentence on how many runs the report includes.
         budget: the matched budget that is shown first.
-        leads: by budget, what is shown first: the answer in a sentence, its figure, its table, and its limits.
-        sections: all others, in order; the sections that compare MAML with vanilla occur once for each budget.
+        contrast: the contrast that is shown first.
+        contrasts: all contrasts that can be shown.
+        leads: by contrast and budget, what is shown first: the answer in a sentence, its figure, its table, and its limits.
+        sections: all others, in order; the sections that compare two arms occur once for each contrast and budget.
         f1: the table that is printed on the terminal.
     """
 
@@ -57,7 +61,9 @@ class Report:
     notice: str
     run_counts: str
     budget: str
-    leads: Mapping[str, Section]
+    contrast: str
+    contrasts: Sequence[str]
+    leads: Mapping[tuple[str, str], Section]
     sections: Sequence[Section]
     f1: Table
 
@@ -71,13 +77,14 @@ class Report:
 
     @property
     def chapters(self) -> list[list[Section]]:
-        """Consecutive sections of the same name: one chapter has a section for each budget."""
+        """Consecutive sections of the same name: one chapter has a section for each contrast and budget."""
         return [list(group) for _, group in groupby(self.sections, key=lambda section: section.name)]
 
     @property
     def default_sections(self) -> list[Section]:
-        """The sections of the budget that is shown first, and those without a budget."""
-        return [section for section in self.sections if section.budget in ("", self.budget)]
+        """The sections of the contrast and budget that are shown first, and those that compare nothing."""
+        shown = {("", ""), (self.contrast, self.budget)}
+        return [section for section in self.sections if (section.contrast, section.budget) in shown]
 
 
 def build(
@@ -95,26 +102,18 @@ def build(
         budget: the matched budget that is shown first, one of BUDGETS.
         sentences: whether to show sentences of the evaluation sets.
     """
-    by_budget = data_by_budget(collection, resamples, uner)
-    data = by_budget[UPDATES]
-    built: dict[SectionBuilder, list[Section]] = {}
-    for builder in SECTIONS:
-        if builder is case_studies.section and not sentences:
-            built[builder] = [case_studies.omitted_section()]
-        elif builder in PER_BUDGET:
-            built[builder] = _build_per_budget(builder, by_budget.values())
-        else:
-            built[builder] = [builder(data).without_empty_tables()]
-    sections = [section for builder in SECTIONS for section in built[builder] if not section.is_empty]
+    shown = views(collection, resamples, uner, budget, sentences)
+    sections = [section.without_empty_tables() for build_part in PARTS for section in build_part(shown)]
     return Report(
-        title="Zero-shot NER after meta-pretraining: "
-        + ", ".join(root.resolve().name for root in collection.roots),
+        title=", ".join(root.resolve().name for root in collection.roots) + ": NER after meta-pretraining",
         notice=_notice(collection),
         run_counts=run_counts(collection),
         budget=budget,
-        leads={section.budget: section for section in _build_per_budget(lead.section, by_budget.values())},
-        sections=sections,
-        f1=f1.f1_table(collection, data.scores, data.comparisons),
+        contrast=str(shown.first.contrast),
+        contrasts=[str(by_budget[UPDATES].contrast) for by_budget in shown.primary],
+        leads={(section.contrast, section.budget): section for section in lead.sections(shown)},
+        sections=[section for section in sections if not section.is_empty],
+        f1=f1.f1_table(collection, shown.first.scores),
     )
 
 
@@ -126,30 +125,52 @@ def _notice(collection: Collection) -> str:
     return f"{runs.synthetic:,} of {counted(len(runs), 'run')}, marked {DAGGER} in the tables: {DEMO_NOTICE}"
 
 
-def _build_per_budget(builder: SectionBuilder, by_budget: Iterable[ReportData]) -> list[Section]:
-    """Build a section for each matched budget; without a pair of runs it only says which runs are needed.
+def overall(builder: Callable[[Views], Section]) -> Part:
+    """A section that shows all contrasts together."""
+    return lambda shown: [builder(shown)]
+
+
+def once(builder: SectionBuilder) -> Part:
+    """A section that compares nothing, or only at matched updates."""
+    return lambda shown: [builder(shown.first)]
+
+
+def compared(builder: SectionBuilder) -> Part:
+    """A section that is built once for each primary contrast and matched budget."""
+
+    def build_part(shown: Views) -> list[Section]:
+        sections = []
+        for by_budget in shown.primary:
+            built = _build_per_budget(builder, by_budget)
+            sections += [built[name].for_view(by_budget[name], shown) for name in BUDGETS]
+        return sections
+
+    return build_part
+
+
+def _build_per_budget(builder: SectionBuilder, by_budget: Mapping[str, ReportData]) -> dict[str, Section]:
+    """Build the section of one contrast at each budget; without a pair of runs it only says which runs are needed.
 
     Budgets that match exactly the same runs, as updates and tokens often do, share their figures.
     """
     same_runs: dict[frozenset[Path], list[ReportData]] = {}
-    for data in by_budget:
-        runs = frozenset(run.path for run in data.collection.finetuning if not run.is_baseline)
+    for data in by_budget.values():
+        runs = frozenset(run.path for found in data.pairs.values() for pair in found for run in pair)
         same_runs.setdefault(runs, []).append(data)
     sections = {}
     for group in same_runs.values():
         built = builder(group[0]).without_empty_tables()
         for data in group:
-            if data.budget != UPDATES and not data.has_comparisons:
-                section = Section(built.name, built.title, [missing_pairs(data)])
-            else:
-                section = built
-            sections[data.budget] = section.for_budget(data.budget)
-    return [sections[budget] for budget in BUDGETS]
+            missing = data.budget != UPDATES and not data.has_comparisons
+            text = [missing_pairs(data)] if missing else []
+            sections[data.budget] = Section(built.name, built.title, text) if missing else built
+    return sections
 
 
 def _definitions(_: ReportData) -> Section:
     modules = (
         f1,
+        pairing,
         comparison,
         matched_budget,
         significance,
@@ -168,39 +189,28 @@ def _definitions(_: ReportData) -> Section:
     return Section("definitions", "Definitions", [module.DEFINITION for module in modules])
 
 
-SECTIONS: Sequence[SectionBuilder] = (
-    claims.section,
-    f1.section,
-    published.section,
-    comparisons.matches_section,
-    comparisons.differences_section,
-    baseline_rows.section,
-    comparisons.scale_section,
-    comparisons.tuning_section,
-    source_languages.section,
-    k_shot.section,
-    learning_curves.section,
-    confidence.section,
-    case_studies.section,
-    particle_recall.section,
-    f1.types_section,
-    error_analysis.section,
-    finetuning_speed.section,
-    datasets.section,
-    learning_dynamics.section,
-    run_list.section,
-    run_list.excluded_section,
-    _definitions,
+PARTS: Sequence[Part] = (
+    overall(claims.section),
+    once(f1.section),
+    once(published.section),
+    overall(comparisons.matches_section),
+    compared(comparisons.differences_section),
+    once(baseline_rows.section),
+    compared(comparisons.scale_section),
+    compared(comparisons.tuning_section),
+    compared(source_languages.section),
+    overall(k_shot.section),
+    once(learning_curves.section),
+    once(confidence.section),
+    compared(case_studies.section),
+    once(particle_recall.section),
+    once(f1.types_section),
+    once(error_analysis.section),
+    compared(finetuning_speed.section),
+    once(datasets.section),
+    once(learning_dynamics.section),
+    once(run_list.section),
+    once(run_list.excluded_section),
+    once(_definitions),
 )
-PER_BUDGET = frozenset(
-    {
-        claims.section,
-        comparisons.differences_section,
-        comparisons.scale_section,
-        comparisons.tuning_section,
-        source_languages.section,
-        case_studies.section,
-        finetuning_speed.section,
-    }
-)
-"""sections that are built once for each matched budget"""
+"""the sections in their order"""

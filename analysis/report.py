@@ -34,6 +34,8 @@ from . import html_table
 from .build import Report, build
 from .latex import to_latex
 from .load.collect import collect, newest_grid
+from .load.contrasts import Contrast
+from .load.records import TARGETS
 from .sections.base import Section
 from .stats.budgets import BUDGETS, UPDATES
 from .tables import FlatCell, Table, unbroken
@@ -53,10 +55,10 @@ def main(argv: Sequence[str]) -> None:
     arguments = _parser().parse_args(argv)
     roots = arguments.roots or [newest_grid(RUNS)]
     out = arguments.out or roots[0] / "report"
-    budget = next(name for name in BUDGETS if name.lower() == arguments.budget)
-    report = build(
-        collect(roots, out), uner=arguments.uner, budget=budget, sentences=not arguments.no_sentences
-    )
+    budget = next(name for name in BUDGETS if name.lower().replace(" ", "-") == arguments.budget)
+    contrasts = [Contrast(first, second) for first, second in arguments.compare]
+    collection = collect(roots, out, arguments.targets, contrasts)
+    report = build(collection, uner=arguments.uner, budget=budget, sentences=not arguments.no_sentences)
     write(report, out, links=not arguments.standalone, pdf=arguments.pdf)
     _print(report, out)
 
@@ -89,9 +91,26 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--budget",
-        choices=[name.lower() for name in BUDGETS],
+        choices=[name.lower().replace(" ", "-") for name in BUDGETS],
         default=UPDATES,
-        help="Matched budget of MAML and vanilla that the page shows first (default: %(default)s).",
+        help="Matched budget that the page shows first, at which comparisons get verdicts (default: %(default)s).",
+    )
+    parser.add_argument(
+        "--compare",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("FIRST", "SECOND"),
+        help="Compare two arms, each an objective or OBJECTIVE/VARIANT; may be repeated (default: the comparisons "
+        "that the grids declare, otherwise every objective with vanilla).",
+    )
+    parser.add_argument(
+        "--targets",
+        type=lambda text: tuple(filter(None, text.split(","))),
+        default=(),
+        metavar="NAME,...",
+        help="Languages or evaluation sets that averages and verdicts are about (default: those of the grids, "
+        f"otherwise {','.join(TARGETS)}).",
     )
     parser.add_argument(
         "--no-sentences",
@@ -120,7 +139,7 @@ def _print(report: Report, out: Path) -> None:
         print(f"{report.f1.title}. {report.f1.full_note}\n{report.f1.to_text()}\n")
     else:
         print("No finished fine-tuning run.\n")
-    print(report.run_counts, *report.leads[report.budget].paragraphs, sep="\n")
+    print(report.run_counts, *report.leads[report.contrast, report.budget].paragraphs, sep="\n")
     print(f"\nreport: {(out / 'index.html').absolute()}")
 
 
@@ -181,7 +200,10 @@ def to_json(report: Report, out: Path) -> bytes:
         "title": report.title,
         "notice": report.notice,
         "run_counts": report.run_counts,
-        "summary": {budget: list(section.paragraphs) for budget, section in report.leads.items()},
+        "summary": [
+            {"comparison": contrast, "budget": budget, "paragraphs": list(section.paragraphs)}
+            for (contrast, budget), section in report.leads.items()
+        ],
         "sections": [_section_json(section, out) for section in (*report.leads.values(), *report.sections)],
         "tables": {table.name: _table_json(table, out) for table in report.tables},
     }
@@ -194,6 +216,7 @@ def _section_json(section: Section, out: Path) -> dict[str, object]:
         "name": section.name,
         "title": section.title,
         "budget": section.budget or None,
+        "comparison": section.contrast or None,
         "paragraphs": list(section.paragraphs),
         "figures": [
             {"name": figure.name, "caption": figure.caption, "runs": figure.runs.folders(out)}
@@ -237,11 +260,12 @@ def to_markdown(report: Report) -> str:
     """Format the page as Markdown at the budget that is shown first; figures are links to their SVG files."""
     parts = [f"# {report.title}"]
     parts += [f"> **{report.notice}**"] if report.notice else []
-    sentence, *notes = report.leads[report.budget].paragraphs
-    parts += [sentence, *_markdown_content(report.leads[report.budget]), *notes, report.run_counts]
+    shown = report.leads[report.contrast, report.budget]
+    sentence, *notes = shown.paragraphs
+    parts += [sentence, *_markdown_content(shown), *notes, report.run_counts]
     for section in report.default_sections:
-        budget = f" (matched {section.budget})" if section.budget else ""
-        parts += [f"## {section.title}{budget}", *section.paragraphs, *_markdown_content(section)]
+        view = f" ({section.contrast}, matched {section.budget})" if section.budget else ""
+        parts += [f"## {section.title}{view}", *section.paragraphs, *_markdown_content(section)]
     return "\n\n".join(parts) + "\n"
 
 

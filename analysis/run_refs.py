@@ -8,10 +8,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import NamedTuple, Protocol, cast
+from typing import NamedTuple, Protocol, TypeVar, cast
 
-OBJECTIVE_NAMES = {"vanilla": "vanilla", "maml": "MAML"}
-"""how texts call the objectives that are compared"""
+T = TypeVar("T")
 
 
 class RunRef(NamedTuple):
@@ -51,10 +50,10 @@ class Runs:
         return sum(ref.is_synthetic for ref in self.refs)
 
     def __str__(self) -> str:
-        """Return, for example, "From 4 runs (2 vanilla, 2 MAML) of 2 seeds, all on synthetic demo data."."""
+        """Return, for example, "From 4 runs (2 vanilla, 2 maml) of 2 seeds, all on synthetic demo data."."""
         if not self.refs:
             return "From no run."
-        kinds = Counter(OBJECTIVE_NAMES.get(ref.objective, ref.objective) for ref in self.refs)
+        kinds = Counter(ref.objective for ref in self.refs)
         parts = ", ".join(f"{count:,} {kind}" for kind, count in kinds.items())
         seeds = {ref.seed for ref in self.refs} - {None}
         of_seeds = f" of {counted(len(seeds), 'seed')}" if seeds else ""
@@ -87,3 +86,8 @@ def runs_of(*parts: HasRef | RunRef | Iterable[HasRef | RunRef]) -> Runs:
 def counted(count: int, noun: str) -> str:
     """Return, for example, "1 run" or "2 runs"."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def distinct(values: Iterable[T]) -> list[T]:
+    """Return each value once, in order of first appearance."""
+    return list(dict.fromkeys(values))

@@ -82,7 +82,7 @@ def section(curve: Curve) -> list[str]:
 def figure(curves: Sequence[Curve], columns: int = 4) -> str:
     """An SVG with a panel for each curve: times with the fitted line, operations dashed, logarithmic axes."""
     from analysis.figures.rendering import to_svg
-    from analysis.figures.style import COLOURS, QUIET, drawing
+    from analysis.figures.style import ARM_COLOURS, QUIET, SECOND, drawing
 
     rows = math.ceil(len(curves) / columns)
     with drawing(rows, columns, 2.4 * rows) as (canvas, axes):
@@ -90,8 +90,8 @@ def figure(curves: Sequence[Curve], columns: int = 4) -> str:
             points, ratios = np.array(curve.values), np.array(curve.time_ratios)
             slope, _ = exponent(curve.values, curve.time_ratios)
             level = np.exp(np.log(ratios).mean() - slope * np.log(points).mean())
-            axis.plot(points, level * points**slope, color=COLOURS["vanilla"], linewidth=1)
-            axis.plot(points, ratios, "o", color=COLOURS["vanilla"], markersize=4, label="time")
+            axis.plot(points, level * points**slope, color=ARM_COLOURS[SECOND], linewidth=1)
+            axis.plot(points, ratios, "o", color=ARM_COLOURS[SECOND], markersize=4, label="time")
             if curve.flops_ratios is not None:
                 axis.plot(points, curve.flops_ratios, "--", color=QUIET, linewidth=1, label="operations")
             axis.set_xscale("log", base=2)

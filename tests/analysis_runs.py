@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -115,11 +115,11 @@ def write_pretraining(
     steps: int = 60,
     generated: bool = False,
     flops: float = 4e12,
+    settings: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Write a finished pretraining run with `flops` per update; return the origin of its model."""
-    folder = (
-        root / "pretrain" / "-".join(filter(None, [scale, objective, label.replace("/", "_"), f"s{seed}"]))
-    )
+    """Write a finished pretraining run with `flops` per update and these settings; return the origin of its model."""
+    parts = [scale, objective, label.replace("/", "_"), f"s{seed}", *map(str, (settings or {}).values())]
+    folder = root / "pretrain" / "-".join(filter(None, parts))
     origin = {
         "model": scale,
         "objective": objective,
@@ -134,7 +134,7 @@ def write_pretraining(
         "data": "demo",
         "tokenizer": "train",
     }
-    origin |= {"generated_data": generated, "corpus_fingerprint": "c0"}
+    origin |= {"generated_data": generated, "corpus_fingerprint": "c0", "settings": dict(settings or {})}
     result = {
         "kind": "pretrain",
         "origin": origin,
@@ -164,8 +164,9 @@ def write_finetuning(
     steps: int = 120,
     sets: Iterable[str] = SETS,
     words: Sequence[str] = (),
+    settings: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write a finished fine-tuning run of the model of `origin`, with the seed of its pretraining."""
+    """Write a finished fine-tuning run of the model of `origin`, with the seed of its pretraining and these settings."""
     seed = origin.get("seed", 0)
     parts = [
         origin["model"],
@@ -175,6 +176,7 @@ def write_finetuning(
         source,
         tuning,
         f"s{seed}",
+        *map(str, {**origin.get("settings", {}), **(settings or {})}.values()),
     ]
     folder = root / "finetune" / "-".join(filter(None, parts)).replace("/", "_")
     result = {
@@ -184,6 +186,7 @@ def write_finetuning(
         "tuning": tuning,
         "seed": seed,
         "ner_head": "crf",
+        "settings": dict(settings or {}),
     }
     result |= {
         "steps": steps,
@@ -304,4 +307,4 @@ def evaluation(gold: GoldSet, predicted: Iterable[Sequence[Span]]) -> Evaluation
     """Return an evaluation of predicted spans, one sequence per sentence; its F1 scores are not set."""
     match = match_set(gold.spans, [tuple(sentence) for sentence in predicted])
     totals = tuple(match.counts.sum(axis=0).tolist())
-    return Evaluation(gold, *match, totals, 0.0, 0.0, {}, np.empty(0, dtype=np.float32))
+    return Evaluation(gold, *match, totals, 0.0, 0.0, {}, np.empty(0, dtype=np.float32), {})

@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import combinations
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,8 +15,7 @@ from hypothesis import strategies as st
 
 from analysis.load.collect import collect
 from analysis.sections import claims
-from analysis.sections.base import ReportData, data_by_budget
-from analysis.stats.verdicts import EFFECT
+from analysis.sections.base import ReportData, Views, views
 from analysis.tables import Table
 from metapt.evaluation.bootstrap import holm
 
@@ -44,18 +44,23 @@ def test_holm_does_not_count_what_is_not_tested() -> None:
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> ReportData:
+def shown(tmp_path_factory: pytest.TempPathFactory) -> Views:
     """Two variants of MAML, and vanilla under the base variant; two tunings and three seeds."""
     root = write_grid(tmp_path_factory.mktemp("runs") / "grid", labels=("base",), seeds=(0, 1, 2))
     for seed in (0, 1, 2):
         origin = write_pretraining(root, "nano", "maml", seed, "fast")
         for tuning in ("head_only", "full"):
             write_finetuning(root, {**origin, "step": 60}, "en_ewt", tuning, 0.95)
-    return data_by_budget(collect([root]), 500)["updates"]
+    return views(collect([root]), 500, None, "updates")
 
 
-def rows(data: ReportData, name: str) -> list[dict[str, object]]:
-    (table,) = (table for table in claims.section(data).tables if table.name == name)
+@pytest.fixture(scope="module")
+def data(shown: Views) -> ReportData:
+    return shown.first
+
+
+def rows(shown: Views, name: str) -> list[dict[str, Any]]:
+    (table,) = (table for table in claims.section(shown).tables if table.name == name)
     return [dict(zip(heads(table), row, strict=True)) for row in table.rows]
 
 
@@ -71,11 +76,11 @@ def test_set_groups(data: ReportData) -> None:
     assert type(data.collection).other_language_sets(collection) == ["sv_pud"]  # type: ignore[arg-type]
 
 
-def test_claims_are_means_over_sets_with_corrected_p(data: ReportData) -> None:
-    table = rows(data, "claims")
+def test_claims_are_means_over_sets_with_corrected_p(shown: Views, data: ReportData) -> None:
+    table = [row for row in rows(shown, "claims") if row["comparison"] == "maml minus vanilla"]
     expected = [(variant, tuning) for variant in ("base", "fast") for tuning in ("full", "head_only")]
     assert [(row["variant"], row["tuning"]) for row in table] == expected
-    assert [row["corrected p"] for row in table] == holm([row["p"] for row in table])  # type: ignore[misc]
+    assert [row["corrected p"] for row in table] == holm([row["p"] for row in table])
     for row in table:
         means = [
             np.mean(
@@ -83,33 +88,46 @@ def test_claims_are_means_over_sets_with_corrected_p(data: ReportData) -> None:
                     data.scores.value(run, name)
                     for run in data.collection.finetuning
                     for name in ("tl_trg", "ceb_gja")
-                    if (run.setting.variant, run.setting.tuning) == (row["variant"], row["tuning"])
+                    if (run.setting.variant, run.setting.tuning) == (variant, row["tuning"])
                     and run.objective == objective
                 ]
             )
-            for objective in ("maml", "vanilla")
+            for objective, variant in (("maml", row["variant"]), ("vanilla", "base"))
         ]
-        assert row["MAML"] == pytest.approx(means[0])
+        assert row["first"] == pytest.approx(means[0])
         assert row["difference"] == pytest.approx(means[0] - means[1], abs=1e-6)
         assert row["comparisons"] == 2
-    assert [row["verdict"] for row in table if row["variant"] == "fast"] == [EFFECT, EFFECT]
 
 
-def test_variants_are_compared_with_base(data: ReportData) -> None:
-    table = rows(data, "variants")
+def test_variants_are_compared_with_base_without_a_verdict(shown: Views) -> None:
+    claimed = rows(shown, "claims")
+    table = [row for row in claimed if row["comparison"] == "maml/fast minus maml/base"]
     assert [(row["variant"], row["tuning"]) for row in table] == [("fast", "full"), ("fast", "head_only")]
-    against = {row["tuning"]: row for row in rows(data, "claims") if row["variant"] == "base"}
-    itself = {row["tuning"]: row for row in rows(data, "claims") if row["variant"] == "fast"}
+    assert {(row["verdict"], row["corrected p"]) for row in table} == {("descriptive", None)}
+    against_vanilla = {
+        (row["variant"], row["tuning"]): row["first"] for row in claimed if row["second"] != "maml/base"
+    }
     for row in table:
-        assert row["base"] == pytest.approx(against[row["tuning"]]["MAML"])
-        assert row["this variant"] == pytest.approx(itself[row["tuning"]]["MAML"])
-        assert row["difference"] == pytest.approx(row["this variant"] - row["base"], abs=1e-6)  # type: ignore[operator]
-        low, high = row["95 % CI"]  # type: ignore[misc]
+        assert row["second"] == pytest.approx(against_vanilla["base", row["tuning"]])
+        assert row["first"] == pytest.approx(against_vanilla["fast", row["tuning"]])
+        assert row["difference"] == pytest.approx(row["first"] - row["second"], abs=1e-6)
+        low, high = row["95 % CI"]
         assert low <= row["difference"] <= high
+
+
+def test_other_budgets_have_no_verdicts(shown: Views) -> None:
+    table = rows(shown, "claims_by_budget")
+    assert {row["matched budget"] for row in table} == {"next-token tokens", "tokens", "FLOPs", "seconds"}
+    assert all("verdict" not in row for row in table)
+    same = [row for row in table if row["matched budget"] == "tokens" and "vanilla" in row["comparison"]]
+    at_updates = [row for row in rows(shown, "claims") if "vanilla" in row["comparison"]]
+    assert [row["difference"] for row in same] == [row["difference"] for row in at_updates]
 
 
 def test_without_a_pair_the_section_says_what_is_needed(tmp_path: Path) -> None:
     collection = collect([write_grid(tmp_path / "grid", objectives=("maml",))])
-    section = claims.section(data_by_budget(collection, 100)["updates"])
-    assert section.paragraphs == ["Needed: a MAML and a vanilla run with identical fine-tuning."]
+    section = claims.section(views(collection, 100, None, "updates"))
+    assert section.paragraphs == [
+        "Needed: two runs that differ in the objective only, with identical fine-tuning."
+    ]
     assert not section.without_empty_tables().tables

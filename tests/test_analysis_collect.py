@@ -24,7 +24,9 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the folders that are read from their files, not from the cache."""
     names: list[str] = []
     original = cache.read_run
-    monkeypatch.setattr(cache, "read_run", lambda path: names.append(path.name) or original(path))
+    monkeypatch.setattr(
+        cache, "read_run", lambda path, targets: names.append(path.name) or original(path, targets)
+    )
     return names
 
 

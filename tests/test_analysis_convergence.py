@@ -10,8 +10,12 @@ from analysis_runs import write_grid
 from scipy import stats
 
 from analysis.load.collect import collect
+from analysis.load.contrasts import Contrast
 from analysis.stats.convergence import WINDOW_FRACTION, mean_over_seeds, means_table, measure, smoothed
+from analysis.stats.pairing import pairing
 from metapt.randomness import generator
+
+CONTRAST = Contrast("maml", "vanilla")
 
 
 def test_a_straight_line() -> None:
@@ -104,7 +108,7 @@ def test_the_table_has_intervals_from_three_seeds_on(tmp_path: Path, seeds: int)
     root = write_grid(
         tmp_path / "grid", sources=("en_ewt", "sk_snk"), tunings=("head_only",), seeds=range(seeds)
     )
-    table = means_table(collect([root]))
+    table = means_table(CONTRAST, pairing(collect([root]), CONTRAST).pairs)
     (row,) = table.rows
     cells = dict(zip([column.head for column in table.columns], row, strict=True))
     low, high = cells["95 % CI Δ area"]

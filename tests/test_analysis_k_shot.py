@@ -14,7 +14,7 @@ import pytest
 from analysis_runs import write_finetuning, write_pretraining
 
 from analysis.load.collect import Collection, collect
-from analysis.sections.base import data_by_budget
+from analysis.sections.base import views
 from analysis.sections.k_shot import NEEDED, section
 from analysis.stats.budgets import UPDATES
 from analysis.stats.shots import curves
@@ -77,7 +77,7 @@ def mean_f1(f1: F1s, objective: str, k: int, seeds: Sequence[int] = SEEDS) -> fl
 
 
 def tables_of(collection: Collection) -> dict[str, Table]:
-    shown = section(data_by_budget(collection, 200)[UPDATES])
+    shown = section(views(collection, 200, None, UPDATES))
     return {table.name: table for table in shown.tables}
 
 
@@ -115,15 +115,17 @@ def test_no_other_section_sees_runs_of_k_shot_learning(grid: tuple[Path, F1s]) -
 def test_tables(grid: tuple[Path, F1s]) -> None:
     root, f1 = grid
     tables = tables_of(collect([root]))
-    assert all(len(row) == len(table.flat_heads) for table in tables.values() for row in table.flat_rows(root))
+    assert all(
+        len(row) == len(table.flat_heads) for table in tables.values() for row in table.flat_rows(root)
+    )
     points = rows_of(tables["k_shot"])
     assert [(row["objective"], row["k"], len(row["runs"])) for row in points] == [
-        (name, k, count) for name in ("vanilla", "MAML") for k, count in ((0, 3), (5, 6), (20, 6))
+        (name, k, count) for name in ("vanilla", "maml") for k, count in ((0, 3), (5, 6), (20, 6))
     ]
     assert [row["gain"] is None for row in points] == [True, False, False] * 2
     areas = {row["objective"]: row for row in rows_of(tables["k_shot_area"])}
-    assert areas["MAML"]["k"] == "5, 20"
-    assert areas["MAML"]["F1 at k = 0"] == pytest.approx(mean_f1(f1, "maml", 0))
+    assert areas["maml"]["k"] == "5, 20"
+    assert areas["maml"]["F1 at k = 0"] == pytest.approx(mean_f1(f1, "maml", 0))
     assert areas["vanilla"]["area"] == pytest.approx(fmean(mean_f1(f1, "vanilla", k) for k in SHOTS))
 
 
@@ -151,7 +153,7 @@ def test_a_sample_without_a_counterpart_at_another_k_is_left_out(
     assert (vanilla.left_out, maml.left_out) == (2, 0)
     for k in (0, *SHOTS):
         assert vanilla.points[k].value == pytest.approx(mean_f1(f1, "vanilla", k, seeds=(1, 2)))
-    shown = section(data_by_budget(collection, 200)[UPDATES])
+    shown = section(views(collection, 200, None, UPDATES))
     assert shown.paragraphs == [
         "2 runs left out: no run of the same tagger and subset seed is finished at every other k."
     ]
@@ -177,17 +179,17 @@ def test_other_tasks_are_other_curves_and_other_taggers_are_not_mixed_in(
         ("maml", "sentences", [0, 5, 20]),
         ("maml", "entities per type", [0, 5]),
     ]
-    (remark,) = section(data_by_budget(collection, 200)[UPDATES]).paragraphs
+    (remark,) = section(views(collection, 200, None, UPDATES)).paragraphs
     assert remark.startswith("1 continued fine-tuning run left out")
 
 
 def test_what_is_needed_is_said(tmp_path: Path) -> None:
     write_finetuning(tmp_path / "grid", {"model": "nano", "objective": "vanilla", "seed": 0})
-    assert section(data_by_budget(collect([tmp_path / "grid"]), 10)[UPDATES]).paragraphs == [NEEDED]
+    assert section(views(collect([tmp_path / "grid"]), 10, None, UPDATES)).paragraphs == [NEEDED]
 
 
 def test_the_figure_is_drawn(grid: tuple[Path, F1s]) -> None:
-    (figure,) = section(data_by_budget(collect([grid[0]]), 50)[UPDATES]).figures
+    (figure,) = section(views(collect([grid[0]]), 50, None, UPDATES)).figures
     assert figure.name == "k_shot-nano-step60"
     assert figure.svg.startswith("<svg")
     assert "F1 on the target language" in figure.full_caption

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from analysis_runs import write_finetuning, write_pretraining
@@ -15,15 +17,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from analysis import report as program
-from analysis.load.collect import Collection, collect, with_shared_vanilla
-from analysis.sections.base import data_by_budget
+from analysis.load.collect import Collection, collect
+from analysis.load.contrasts import Contrast
+from analysis.load.records import FinetuneRun, RunProvenance, Setting
+from analysis.load.schema import FinetuneResult, Origin
+from analysis.sections.base import ReportData
 from analysis.sections.learning_dynamics import perplexity_table
 from analysis.stats import matched_budget
-from analysis.stats.budgets import BUDGETS, eval_losses, lm_losses
+from analysis.stats.budgets import BUDGETS, FIELDS, eval_losses, lm_losses
 from analysis.stats.comparison import comparisons
-from analysis.stats.matched_budget import Match, matched, matches
+from analysis.stats.matched_budget import Match, matched_pairs, matches
 from analysis.stats.significance import Scores
 
+CONTRAST = Contrast("maml", "vanilla")
 FLOPS_PER_UPDATE = {"vanilla": 4e12, "maml": 2.4e12}  # 60 updates of MAML cost as much as 36 of vanilla
 
 
@@ -37,23 +43,18 @@ def write(root: Path, tuned: dict[str, Sequence[int]], seed: int = 0, source: st
 
 
 def only_match(collection: Collection, budget: str) -> Match:
-    (match,) = matches(collection, budget)
+    (match,) = matches(collection, CONTRAST, budget)
     return match
 
 
 def test_each_budget_has_its_own_pair_of_checkpoints(tmp_path: Path) -> None:
     collection = collect([write(tmp_path / "grid", {"vanilla": (20, 36, 60), "maml": (20, 60)})])
-    assert (
-        only_match(collection, "updates").steps
-        == only_match(collection, "tokens").steps
-        == {"vanilla": 60, "maml": 60}
-    )
+    assert only_match(collection, "updates").steps == only_match(collection, "tokens").steps == (60, 60)
     found = only_match(collection, "FLOPs")
-    assert found.steps == {"vanilla": 36, "maml": 60}
-    assert found.spent == pytest.approx({"vanilla": 144e12, "maml": 144e12})
+    assert found.steps == (60, 36)
+    assert found.spent == pytest.approx([144e12, 144e12])
     assert found.needed == ""
-    part = matched(collection, [found])
-    (item,) = comparisons(part, Scores(10))
+    (item,) = comparisons(CONTRAST, matched_pairs([found]), ["tl_trg"], Scores(10))
     by_step = {(run.objective, run.setting.step): run for run in collection.finetuning}
     f1 = [Scores(10).value(by_step[key], "tl_trg") for key in (("maml", 60), ("vanilla", 36))]
     assert item.difference.summary.value == pytest.approx(f1[0] - f1[1])
@@ -63,21 +64,20 @@ def test_each_budget_has_its_own_pair_of_checkpoints(tmp_path: Path) -> None:
 def test_a_smaller_budget_is_used_if_the_largest_has_no_pair(tmp_path: Path) -> None:
     collection = collect([write(tmp_path / "grid", {"vanilla": (12, 60), "maml": (20, 60)})])
     found = only_match(collection, "FLOPs")
-    assert found.steps == {"vanilla": 12, "maml": 20}
+    assert found.steps == (20, 12)
     assert found.needed == "vanilla at update 36 (any of 35 to 37)"
 
 
 def test_without_a_fitting_checkpoint_the_missing_ones_are_named(tmp_path: Path) -> None:
     collection = collect([write(tmp_path / "grid", {"vanilla": (60,), "maml": (60,)})])
     found = only_match(collection, "FLOPs")
-    assert (found.steps, found.runs) == ({}, [])
+    assert (found.steps, found.pairs) == ((), [])
     assert found.needed == "vanilla at update 36 (any of 35 to 37)"
-    assert matched(collection, [found]).finetuning == []
     only = collect([write(tmp_path / "other", {"vanilla": (60,), "maml": ()})])
-    assert only_match(only, "updates").needed == "MAML at update 60"
+    assert only_match(only, "updates").needed == "maml at update 60"
     assert (
         only_match(only, "FLOPs").needed
-        == "vanilla at update 36 (any of 35 to 37) and MAML at update 60 (any of 57 to 60)"
+        == "maml at update 60 (any of 57 to 60) and vanilla at update 36 (any of 35 to 37)"
     )
 
 
@@ -85,19 +85,19 @@ def test_a_pair_has_the_same_fine_tuning(tmp_path: Path) -> None:
     root = write(tmp_path / "grid", {"vanilla": (36,)}, source="en_ewt")
     write(root, {"maml": (60,)}, source="sk_snk")
     found = only_match(collect([root]), "FLOPs")
-    assert found.steps == {}
+    assert found.steps == ()
     assert (
         found.needed
-        == "vanilla at update 36 (any of 35 to 37) and MAML at update 60 (any of 57 to 60), with the same fine-tuning"
+        == "maml at update 60 (any of 57 to 60) and vanilla at update 36 (any of 35 to 37), with the same fine-tuning"
     )
 
 
 def test_each_seed_has_its_own_checkpoints(tmp_path: Path) -> None:
     root = write(tmp_path / "grid", {"vanilla": (36, 60), "maml": (60,)})
     write(root, {"vanilla": (37, 60), "maml": (60,)}, seed=1)
-    found = matches(collect([root]), "FLOPs")
-    assert [match.steps["vanilla"] for match in found] == [36, 37]
-    (item,) = comparisons(matched(collect([root]), found), Scores(10))
+    found = matches(collect([root]), CONTRAST, "FLOPs")
+    assert [match.steps[1] for match in found] == [36, 37]
+    (item,) = comparisons(CONTRAST, matched_pairs(found), ["tl_trg"], Scores(10))
     assert item.seeds == 2
 
 
@@ -106,54 +106,79 @@ def test_budgets_are_unknown_without_the_pretraining_run(tmp_path: Path) -> None
         origin = {"model": "nano", "objective": objective, "seed": 0, "step": 60, "corpus_fingerprint": "c0"}
         write_finetuning(tmp_path, origin, sets=("tl_trg",))
     collection = collect([tmp_path])
-    assert only_match(collection, "updates").steps == {"vanilla": 60, "maml": 60}
+    assert only_match(collection, "updates").steps == (60, 60)
     assert (
         only_match(collection, "tokens").needed
-        == "the pretraining run of vanilla and of MAML, whose metrics record the tokens"
+        == "the pretraining run of maml and of vanilla, whose metrics record the tokens"
     )
 
 
-def objective_runs(steps: set[int], cost: float) -> matched_budget.ObjectiveRuns:
-    """An objective that spent `cost` FLOPs per update, with one fine-tuning run at each of these checkpoints."""
-    none: dict[str, list[float]] = {field: [] for field in BUDGETS.values()}
+TUNED = FinetuneRun(
+    Path("tuned"),
+    "maml",
+    Setting("nano", "", 1, "head_only", "en_ewt"),
+    (0, 0),
+    None,
+    "",
+    RunProvenance("", "", "", ""),
+    FinetuneResult(
+        origin=Origin("nano"),
+        source="en_ewt",
+        tuning="head_only",
+        seed=0,
+        sets={},
+        train_sentences=1,
+        seconds_total=1.0,
+        steps=1,
+        best_step=1,
+        dev_f1=0.5,
+    ),
+    np.empty(0),
+    {},
+)
+
+
+def model_runs(steps: set[int], cost: float) -> matched_budget.ModelRuns:
+    """A model that spent `cost` FLOPs per update, with one fine-tuning run at each of these checkpoints."""
+    none: dict[str, Sequence[float]] = {field: [] for field in FIELDS.values()}
     lines = {**none, "step": np.arange(1.0, 31), "flops_total": cost * np.arange(1.0, 31)}
     lines |= {field: np.zeros(30) for field in ("tokens_total", "seconds_total")}
-    pretraining = SimpleNamespace(lm=lines, episodes=none, skipped=none)
-    tuned = SimpleNamespace(setting=SimpleNamespace(tuning="head_only", source="en_ewt"), seeds=(0, 0))
-    return matched_budget.ObjectiveRuns(pretraining, {step: [tuned] for step in steps})  # type: ignore[arg-type,misc]
+    pretraining: Any = SimpleNamespace(lm=lines, episodes=none, skipped=none)
+    tuned: Any = msgspec.structs.replace(TUNED)
+    return matched_budget.ModelRuns(pretraining, {step: [tuned] for step in steps})
 
 
 @given(st.sets(st.integers(1, 30), max_size=6), st.sets(st.integers(1, 30), max_size=6), st.floats(0.2, 5))
 def test_the_matched_pair_is_the_largest_of_equal_budget(
-    vanilla: set[int], maml: set[int], cost: float
+    first: set[int], second: set[int], cost: float
 ) -> None:
     """Compared with an enumeration of all pairs."""
-    by_objective = {"vanilla": objective_runs(vanilla, 1.0), "maml": objective_runs(maml, cost)}
-    steps = matched_budget._matched_steps("FLOPs", by_objective)
+    arms = (model_runs(first, cost), model_runs(second, 1.0))
+    steps, _ = matched_budget._matched_checkpoints(CONTRAST, "FLOPs", arms)
     candidates = [
-        (old, new)
-        for old, new in product(vanilla, maml)
-        if abs(old - cost * new) <= 0.05 * max(old, cost * new)
+        (one, other)
+        for one, other in product(first, second)
+        if abs(cost * one - other) <= 0.05 * max(cost * one, other)
     ]
     assert bool(steps) == bool(candidates)
     if steps:
-        pair = (steps["vanilla"], steps["maml"])
-        assert pair in candidates
-        limiting = int(max(vanilla) > cost * max(maml))  # index of the objective that spent less
-        assert pair[limiting] == max(candidate[limiting] for candidate in candidates)
-        rivals = [candidate for candidate in candidates if candidate[limiting] == pair[limiting]]
-        smallest = min(abs(old - cost * new) for old, new in rivals)
-        assert abs(pair[0] - cost * pair[1]) == pytest.approx(smallest)
+        assert steps in candidates
+        limiting = int(cost * max(first) > max(second))  # index of the arm that spent less
+        assert steps[limiting] == max(candidate[limiting] for candidate in candidates)
+        rivals = [candidate for candidate in candidates if candidate[limiting] == steps[limiting]]
+        smallest = min(abs(cost * one - other) for one, other in rivals)
+        assert abs(cost * steps[0] - steps[1]) == pytest.approx(smallest)
 
 
 def test_a_report_for_each_budget(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Updates, tokens and seconds have the same pair; FLOPs have none, and so neither tables nor figures."""
     root = write(tmp_path / "grid", {"vanilla": (60,), "maml": (60,)})
     program.main([str(root), "--budget", "flops"])
-    assert "MAML and vanilla cannot be compared at matched FLOPs" in capsys.readouterr().out
+    assert "maml and vanilla cannot be compared at matched FLOPs" in capsys.readouterr().out
     content = json.loads((root / "report" / "report.json").read_text())
-    assert set(content["summary"]) == set(BUDGETS)
-    assert "vanilla at update 36 (any of 35 to 37)" in content["summary"]["FLOPs"][0]
+    summaries = {entry["budget"]: entry["paragraphs"] for entry in content["summary"]}
+    assert set(summaries) == set(BUDGETS)
+    assert "vanilla at update 36 (any of 35 to 37)" in summaries["FLOPs"][0]
     sections = {
         budget: [section for section in content["sections"] if section["budget"] == budget]
         for budget in BUDGETS
@@ -163,19 +188,19 @@ def test_a_report_for_each_budget(tmp_path: Path, capsys: pytest.CaptureFixture[
         assert (section["figures"], section["tables"]) == ([], [])
         assert "vanilla at update 36" in section["paragraphs"][0]
     for section in (*sections["updates"], *sections["tokens"]):
-        label = f"Matched {section['budget']}."
+        label = f"Maml minus vanilla, matched {section['budget']}."
         assert all(figure["caption"].endswith(label) for figure in section["figures"])
         assert all(label in content["tables"][name]["note"] for name in section["tables"])
     names = {figure["name"] for section in sections["updates"] for figure in section["figures"]}
     files = {file.name for file in (root / "report" / "figures").iterdir()}
     assert names
-    assert {f"{name}.{suffix}" for name in names for suffix in ("svg", "pdf")} <= files
+    assert {f"{name}.svg" for name in names} <= files
     assert content["tables"]["differences"]["rows"] == content["tables"]["differences-tokens"]["rows"]
     assert "differences-flops" not in content["tables"]
     page = (root / "report" / "index.html").read_text()
-    assert page.count('type="radio"') == 4
-    assert 'id="budget-flops" checked' in page
-    assert "## Scale (matched FLOPs)" in (root / "report" / "report.md").read_text()
+    assert page.count('type="radio"') == len(BUDGETS)
+    assert f'id="budget-{BUDGETS.index("FLOPs")}" checked' in page
+    assert "## Scale (maml minus vanilla, matched FLOPs)" in (root / "report" / "report.md").read_text()
 
 
 def test_language_model_losses_exclude_the_losses_of_episodes(tmp_path: Path) -> None:
@@ -206,14 +231,14 @@ def test_variants_without_vanilla_runs_share_the_only_ones(tmp_path: Path) -> No
         origin = write_pretraining(tmp_path, objective=objective, label=label)
         write_finetuning(tmp_path, origin, sets=("tl_trg",))
     collection = collect([tmp_path])
-    found = data_by_budget(collection, 10)["updates"].comparisons
+    found = ReportData(collection, Scores(10), None, CONTRAST, "updates").comparisons
     assert [item.setting.variant for item in found] == ["base", "full"]
     assert found[0].pairs[0][1].path == found[1].pairs[0][1].path
     assert found[0].pairs[0][0].path != found[1].pairs[0][0].path
-    assert [match.variant for match in matches(with_shared_vanilla(collection), "updates")] == [
-        "base",
-        "full",
-    ]
+    assert [match.model.variant for match in matches(collection, CONTRAST, "updates")] == ["base", "full"]
     write_pretraining(tmp_path, objective="vanilla", label="other")  # now there are two
-    ambiguous = data_by_budget(collect([tmp_path]), 10)["updates"].comparisons
-    assert [item.setting.variant for item in ambiguous] == ["base"]
+    ambiguous = ReportData(collect([tmp_path]), Scores(10), None, CONTRAST, "updates")
+    assert [item.setting.variant for item in ambiguous.comparisons] == ["base"]
+    assert [entry.reason for entry in ambiguous.pairing.unmatched] == [
+        "2 counterparts fit equally: base, other"
+    ]

@@ -18,14 +18,17 @@ from pyarrow import parquet
 from analysis import report as program
 from analysis.build import build
 from analysis.load.collect import collect
+from analysis.load.contrasts import Contrast
 from analysis.load.records import GoldSet
 from analysis.sections.base import ReportData
 from analysis.sections.case_studies import PAPER_SENTENCES
 from analysis.sections.confidence import frequent_words
 from analysis.sections.learning_curves import complete_block
 from analysis.sections.learning_curves import section as steps_section
-from analysis.stats.comparison import balanced, comparisons, unbalanced
+from analysis.stats.comparison import balanced, unbalanced
 from analysis.stats.significance import Scores
+
+CONTRAST = Contrast("maml", "vanilla")
 
 HOSTILE = ("</span><script>alert(1)</script>", "{{ 7*7 }}", "&amp;", "$x_1$")
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -157,18 +160,18 @@ def test_curves_over_checkpoints_are_means_over_the_same_seeds(tmp_path: Path) -
     assert len(alone) == 6
     assert complete_block([run for run in runs if run.setting.step != 40]) == complete_block([]) == []
     collection = collect([tmp_path])
-    found = steps_section(ReportData(collection, Scores(10), None, "updates", {}))
+    found = steps_section(ReportData(collection, Scores(10), None, CONTRAST, "updates"))
     assert "7 runs are in no curve" in " ".join(found.paragraphs)
     fan = next(figure for figure in found.figures if figure.name.startswith("fan"))
     assert "3 checkpoints" in fan.caption
-    assert fan.caption.endswith("From 6 runs (3 vanilla, 3 MAML) of 1 seed.")
+    assert fan.caption.endswith("From 6 runs (3 vanilla, 3 maml) of 1 seed.")
 
 
 def test_averages_along_an_axis_have_complete_rows_only(tmp_path: Path) -> None:
     for scale, sources in (("nano", ("en_ewt", "sk_snk")), ("tiny", ("en_ewt",))):
         write_grid(tmp_path, (scale,), sources=sources, tunings=("head_only",))
     collection = collect([tmp_path])
-    found = comparisons(collection, Scores(10))
+    found = ReportData(collection, Scores(10), None, CONTRAST, "updates").comparisons
     by_scale = balanced(found, "scale")
     assert {(item.setting.scale, item.setting.source) for item in by_scale} == {
         ("nano", "en_ewt"),

@@ -60,7 +60,7 @@ def strict_f1(lines: list[dict[str, Any]]) -> float:
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 def test_what_was_written_is_read(tmp_path: Path, lines: list[dict[str, Any]], escaped: bool) -> None:
     path = write(tmp_path / "tl_trg.jsonl", lines, escaped)
-    found = evaluate(path, SetResult(strict_f1(lines), {"PER": TypeResult(0.5)}))
+    found = evaluate(path, SetResult(strict_f1(lines), {"PER": TypeResult(0.5)}), True)
     assert found.gold.ids == tuple(line["id"] for line in lines)
     assert found.gold.words == tuple(tuple(line["words"]) for line in lines)
     assert found.gold.spans == tuple(tuple(spans(line["gold"])) for line in lines)
@@ -78,11 +78,11 @@ def test_runs_share_gold_sets(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     one = write(tmp_path / "en_ewt.jsonl", [{**line, "predicted": ["O", "O"]}])
     other = write(tmp_path / "run" / "en_ewt.jsonl", [{**line, "predicted": ["B-LOC", "O"]}])
-    gold = evaluate(one, result).gold
-    assert evaluate(other, result).gold is gold
+    gold = evaluate(one, result, True).gold
+    assert evaluate(other, result, True).gold is gold
     assert pickle.loads(pickle.dumps(gold)) is gold
     changed = write(one, [{**line, "words": ["si", "Jo"], "predicted": ["O", "O"]}])
-    assert evaluate(changed, result).gold is not gold
+    assert evaluate(changed, result, True).gold is not gold
 
 
 LINE = '{"id": "1", "words": ["a"], "gold": ["O"], "predicted": ["O"], "gold_logprob": [-0.1]}\n'
@@ -119,12 +119,12 @@ def test_damage_is_reported(tmp_path: Path, old: str, new: str, message: str) ->
 def test_a_missing_file_and_another_f1_are_reported(tmp_path: Path) -> None:
     path = tmp_path / "tl_trg.jsonl"
     with pytest.raises(ValueError, match=r"predictions/tl_trg.jsonl is missing"):
-        evaluate(path, SetResult(0.0, {}))
+        evaluate(path, SetResult(0.0, {}), True)
     path.write_text(LINE)
     with pytest.raises(
         ValueError, match=r"F1 is 0.0000 by predictions/tl_trg.jsonl and 0.5000 by result.json"
     ):
-        evaluate(path, SetResult(0.5, {}))
+        evaluate(path, SetResult(0.5, {}), True)
 
 
 @given(st.lists(st.tuples(st.sampled_from(["train", "dev"]), st.floats() | st.none()), max_size=5))

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from analysis.load.cache import read_runs
 from analysis.load.prediction_reader import evaluate, read_predictions
-from analysis.load.records import FinetuneRun, gold_set
+from analysis.load.records import TARGETS, FinetuneRun, gold_set
 from analysis.load.schema import SetResult
 from metapt.data.documents import resampling_units
 from metapt.data.iob2 import UNER_LAYOUT, ColumnLayout, Sentence, read_iob2, write_iob2
@@ -111,7 +111,7 @@ def test_documents_pass_from_predictions_to_the_gold_set(tmp_path):
     path = tmp_path / "xx.jsonl"
     write_predictions(path, sentences, [SentencePrediction(["O"], None)] * 4)
     assert [json.loads(line)["document"] for line in path.read_text().splitlines()] == list("abba")
-    gold = evaluate(path, SetResult(0.0, {})).gold
+    gold = evaluate(path, SetResult(0.0, {}), True).gold
     assert (gold.unit, gold.units.tolist()) == ("document", [0, 1, 1, 0])
     assert pickle.loads(pickle.dumps(gold)) is gold
     plain = gold_set(gold.name, gold.ids, gold.words, gold.spans)
@@ -137,7 +137,7 @@ def test_the_cache_keeps_documents(tmp_path):
         )
     )
     for _ in range(2):  # read from the files, then from the cache
-        [run] = read_runs({folder: os.path.realpath(folder)}, tmp_path / "cache")
+        [run] = read_runs({folder: os.path.realpath(folder)}, TARGETS, tmp_path / "cache")
         assert isinstance(run, FinetuneRun)
         gold = run.sets["tl_trg"].gold
         assert (gold.unit, gold.units.tolist()) == ("document", [number // 5 for number in range(24)])

@@ -11,21 +11,24 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from ..load.collect import Collection
+from ..load.contrasts import Contrast
 from ..load.records import FinetuneRun, PretrainRun, Setting
 from ..load.schema import ATTENTION, FEED_FORWARD, Dynamics
-from ..stats.budgets import BUDGETS, eval_losses, lm_losses, start_and_end
-from ..stats.comparison import pairs
+from ..run_refs import distinct
+from ..stats.budgets import BUDGETS, eval_losses, lm_losses, spent_at, start_and_end
 from ..stats.convergence import measure_start, smoothed
 from .style import (
-    COLOURS,
-    MARKERS,
+    ARM_COLOURS,
+    ARM_MARKERS,
+    FIRST,
     MAX_POINTS_SMALL,
     OTHER_COLOUR,
     QUIET,
+    SECOND,
     Curve,
     Figure,
+    colour,
     compact,
-    distinct,
     drawing,
     figure,
     figure_legend,
@@ -75,15 +78,16 @@ class EpisodeCurves:
 
 @dataclass(frozen=True)
 class FinetuningCurves:
-    """The loss curves of the runs of one objective, and the points (t90, loss) [curves with t90, 2]."""
+    """The loss curves of the runs of one arm, and the points (t90, loss) [curves with t90, 2]."""
 
-    objective: str
+    arm: str
+    name: str
     curves: Sequence[Curve]
     t90_points: np.ndarray
 
 
 def pretraining(collection: Collection) -> list[Figure]:
-    """Show language-model loss and held-out perplexity over the four budgets; one figure for each model."""
+    """Show language-model loss and held-out perplexity over the budgets; one figure for each model."""
     figures = []
     for (scale, variant), runs in _by_model(collection.pretraining).items():
         skipped = sum(len(run.skipped["step"]) for run in runs)
@@ -105,7 +109,7 @@ def _pretraining_curves(run: PretrainRun) -> PretrainingCurves:
         run.objective,
         {budget: thinned(spent, smoothed(losses)) for budget, spent in loss_axes.items()},
         {budget: thinned(spent, np.exp(held_out_losses)) for budget, spent in eval_axes.items()},
-        {budget: run.skipped[field] for budget, field in BUDGETS.items()},
+        spent_at(run, run.skipped),
     )
 
 
@@ -134,9 +138,8 @@ def draw_pretraining(runs: Sequence[PretrainingCurves]) -> Canvas:
 def _mark_skipped(axis: Axes, skipped: np.ndarray, objective: str) -> None:
     """Plot a small cross near the x-axis for each skipped update."""
     if len(skipped):
-        colour = COLOURS.get(objective, OTHER_COLOUR)
         heights = np.full_like(skipped, 0.02)
-        axis.plot(skipped, heights, "x", color=colour, transform=axis.get_xaxis_transform())
+        axis.plot(skipped, heights, "x", color=colour(objective), transform=axis.get_xaxis_transform())
 
 
 def _perplexity(value: float, _: int) -> str:
@@ -178,9 +181,9 @@ def draw_episodes(runs: Sequence[EpisodeCurves]) -> Canvas:
         inner, over_training = axes[0]
         for run in runs:
             for part, losses in run.inner_losses.items():
-                inner.plot(losses, LINE_STYLES[part], color=COLOURS["maml"], label=f"{part} of training")
+                inner.plot(losses, LINE_STYLES[part], color=ARM_COLOURS[FIRST], label=f"{part} of training")
             over_training.plot(*run.support, color=OTHER_COLOUR, label="support, after the inner loop")
-            over_training.plot(*run.query, color=COLOURS["maml"], label="query")
+            over_training.plot(*run.query, color=ARM_COLOURS[FIRST], label="query")
             over_training.axhline(run.chance, color=QUIET, linestyle="--", linewidth=1, label="chance")
         inner.set(xlabel="inner step", ylabel="support loss (nats)")
         inner.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -200,7 +203,7 @@ def dynamics(collection: Collection) -> list[Figure]:
         caption = (
             f"Learning dynamics of {title(scale, variant)}, one line per run: proportional effective rank of attention and "
             "feed-forward matrices and attention entropy (fraction of uniform), means over blocks; query accuracy of the "
-            "probe episode after adaptation (MAML only)."
+            "probe episode after adaptation (objectives with episodes only)."
         )
         name = slug("dynamics", scale, variant)
         figures.append(figure(name, caption, runs, draw_dynamics, curves))
@@ -227,10 +230,12 @@ def draw_dynamics(curves: Mapping[str, Sequence[tuple[str, Curve]]]) -> Canvas:
         return canvas
 
 
-def finetuning(collection: Collection) -> list[Figure]:
+def finetuning(
+    contrast: Contrast, pairs: Mapping[Setting, Sequence[tuple[FinetuneRun, FinetuneRun]]]
+) -> list[Figure]:
     """Show the fine-tuning losses of the pairs, with t90, at the last step of each model; one figure for each model."""
-    by_model: dict[tuple[str, str, int | None], dict[Setting, list[tuple[FinetuneRun, FinetuneRun]]]] = {}
-    for setting, setting_pairs in pairs(collection).items():
+    by_model: dict[tuple[str, str, int | None], dict[Setting, Sequence[tuple[FinetuneRun, FinetuneRun]]]] = {}
+    for setting, setting_pairs in pairs.items():
         model = (setting.scale, setting.variant, setting.step)
         by_model.setdefault(model, {})[setting] = setting_pairs
     last = {key[:2]: key for key in sorted(by_model, key=lambda key: key[2] or 0)}
@@ -240,7 +245,7 @@ def finetuning(collection: Collection) -> list[Figure]:
         sources = distinct(setting.source for setting in settings)
         tunings = distinct(setting.tuning for setting in settings)
         panels = {
-            (setting.source, setting.tuning): _curves_of_pairs(setting_pairs)
+            (setting.source, setting.tuning): _curves_of_pairs(contrast, setting_pairs)
             for setting, setting_pairs in settings.items()
         }
         caption = (
@@ -253,20 +258,25 @@ def finetuning(collection: Collection) -> list[Figure]:
     return figures
 
 
-def _curves_of_pairs(setting_pairs: Sequence[tuple[FinetuneRun, FinetuneRun]]) -> list[FinetuningCurves]:
-    """Return the curves of vanilla, then those of MAML."""
-    maml, vanilla = zip(*setting_pairs, strict=True)
-    return [_finetuning_curves(vanilla), _finetuning_curves(maml)]
+def _curves_of_pairs(
+    contrast: Contrast, setting_pairs: Sequence[tuple[FinetuneRun, FinetuneRun]]
+) -> list[FinetuningCurves]:
+    """Return the curves of the second arm, then those of the first."""
+    first, second = zip(*setting_pairs, strict=True)
+    return [
+        _finetuning_curves(SECOND, contrast.second, second),
+        _finetuning_curves(FIRST, contrast.first, first),
+    ]
 
 
-def _finetuning_curves(runs: Sequence[FinetuneRun]) -> FinetuningCurves:
+def _finetuning_curves(arm: str, name: str, runs: Sequence[FinetuneRun]) -> FinetuningCurves:
     curves = [smoothed(run.losses) for run in runs]
     times = [measure_start(run, len(run.losses)).t90 for run in runs]
     points = [
         (t90, curve[int(t90) - 1]) for t90, curve in zip(times, curves, strict=True) if not np.isnan(t90)
     ]
     thin = [thinned(np.arange(1, len(curve) + 1), curve, MAX_POINTS_SMALL) for curve in curves]
-    return FinetuningCurves(runs[0].objective, thin, np.reshape(points, (-1, 2)))
+    return FinetuningCurves(arm, name, thin, np.reshape(points, (-1, 2)))
 
 
 def draw_finetuning(
@@ -278,16 +288,16 @@ def draw_finetuning(
     with drawing(len(sources), len(tunings), 0.7 + 1.9 * len(sources)) as (canvas, axes):
         for axis in axes.flat:
             axis.set_visible(False)
-        for (source, tuning), objectives in panels.items():
+        for (source, tuning), arms in panels.items():
             axis = axes[sources.index(source), tunings.index(tuning)]
             axis.set_visible(True)
             axis.set_title(f"{source}, {tuning}")
-            for item in objectives:
-                lines(axis, item.curves, item.objective)
+            for item in arms:
+                lines(axis, item.curves, item.name, ARM_COLOURS[item.arm])
                 axis.plot(
                     *item.t90_points.T,
-                    MARKERS[item.objective],
-                    color=COLOURS[item.objective],
+                    ARM_MARKERS[item.arm],
+                    color=ARM_COLOURS[item.arm],
                     markersize=6,
                     markeredgecolor="white",
                 )

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from .rendering import INK, QUIET, STYLE
-from .style import COLOURS
+from .style import ARM_COLOURS, FIRST, SECOND
 
 WIDTH = 4.5  # inches: readable at the width of a phone
 ROW_HEIGHT, MARGINS = 0.235, 0.95  # inches
@@ -109,7 +109,7 @@ def forest(rows: Sequence[ForestRow], first: str, second: str) -> Canvas:
 
 def _draw_row(axis: Axes, position: float, row: ForestRow) -> None:
     """Draw a marker with its interval, and the numbers at the right of the axes."""
-    colour = (COLOURS["maml"] if row.value > 0 else COLOURS["vanilla"]) if row.is_effect else QUIET
+    colour = ARM_COLOURS[FIRST if row.value > 0 else SECOND] if row.is_effect else QUIET
     if not np.isnan(row.low):
         width = 2.2 if row.is_mean else 1.2
         axis.plot([100 * row.low, 100 * row.high], [position] * 2, color=colour, linewidth=width)

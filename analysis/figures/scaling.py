@@ -11,15 +11,16 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 
 from ..load.collect import Collection
 from ..load.published_results import published_scale_curve
-from ..run_refs import OBJECTIVE_NAMES, Runs, counted, runs_of
-from ..stats.comparison import Average, Comparison, averages
+from ..run_refs import Runs, counted, distinct, runs_of
+from ..stats.comparison import Average, Comparison, arms, averages
 from .style import (
-    COLOURS,
-    MARKERS,
+    ARM_COLOURS,
+    ARM_MARKERS,
+    FIRST,
     QUIET,
+    SECOND,
     Figure,
     Point,
-    distinct,
     drawing,
     figure,
     figure_legend,
@@ -37,9 +38,9 @@ class Panel:
 
     Attributes:
         positions: of the points along the axis.
-        points: by objective.
+        points: by arm, FIRST and SECOND.
         scales: the names of the positions, if they are numbers of parameters.
-        published: published F1 by objective: (parameters, F1).
+        published: published F1 by arm: (parameters, F1).
     """
 
     title: str
@@ -50,11 +51,10 @@ class Panel:
 
 
 def _points(means: Sequence[Average]) -> dict[str, list[Point]]:
-    """Return the mean F1 of each objective with its interval."""
-    estimates = {objective: [getattr(item, objective) for item in means] for objective in OBJECTIVE_NAMES}
+    """Return the mean F1 of each arm with its interval."""
+    estimates = {FIRST: [item.first for item in means], SECOND: [item.second for item in means]}
     return {
-        objective: [(estimate.value, *estimate.interval) for estimate in parts]
-        for objective, parts in estimates.items()
+        arm: [(estimate.value, *estimate.interval) for estimate in parts] for arm, parts in estimates.items()
     }
 
 
@@ -65,10 +65,12 @@ def scale_curve(collection: Collection, comparisons: Sequence[Comparison]) -> li
         chosen = [item for item in comparisons if item.setting.variant == variant]
         sizes = collection.parameters_by_scale(variant)
         panels = _tuning_panels(collection, chosen, variant, sizes)
-        caption = _scale_caption(collection, variant)
+        caption = _scale_caption(collection, variant, chosen)
         name = slug("scale_curve", variant)
         gain = _gain_panel(chosen, sizes)
-        figures.append(figure(name, caption, _runs_behind(chosen), draw_scale_curve, panels, gain))
+        figures.append(
+            figure(name, caption, _runs_behind(chosen), draw_scale_curve, panels, gain, arms(chosen))
+        )
     return figures
 
 
@@ -81,7 +83,7 @@ def _tuning_panels(
         part = [item for item in means if item.key[0] == tuning]
         scales = [str(item.key[1]) for item in part]
         parameters = [sizes[scale] for scale in scales]
-        published = _published(collection.target_sets(), parameters)
+        published = _published(collection.target_sets(), parameters, arms(part))
         panels.append(Panel(title(tuning, variant), parameters, _points(part), scales, published))
     return panels
 
@@ -89,46 +91,50 @@ def _tuning_panels(
 def _gain_panel(comparisons: Sequence[Comparison], sizes: Mapping[str, int]) -> Panel:
     means = averages(comparisons, lambda setting: (setting.scale,))
     scales = [str(item.key[0]) for item in means]
-    gains = [item.maml.relative_to(item.vanilla) for item in means]
-    points = {"maml": [(gain.value, *gain.interval) for gain in gains]}
-    return Panel("MAML relative to vanilla", [sizes[scale] for scale in scales], points, scales)
+    gains = [item.first.relative_to(item.second) for item in means]
+    points = {FIRST: [(gain.value, *gain.interval) for gain in gains]}
+    return Panel(" relative to ".join(arms(comparisons)), [sizes[scale] for scale in scales], points, scales)
 
 
-def _scale_caption(collection: Collection, variant: str) -> str:
+def _scale_caption(collection: Collection, variant: str, comparisons: Sequence[Comparison]) -> str:
     of_variant = f" Variant {variant}." if variant else ""
     return (
         f"Mean micro-F1 on {', '.join(collection.target_sets())} by scale and tuning, with 95 % CI, and the gain of "
-        f"MAML relative to vanilla over all tunings.{of_variant} Hollow markers, if any, are published results over both tunings."
+        f"{' relative to '.join(arms(comparisons))} over all tunings.{of_variant} Hollow markers, if any, are published results over both tunings."
     )
 
 
-def _published(sets: Sequence[str], parameters: Sequence[int]) -> dict[str, list[tuple[int, float]]]:
-    """Return the published means at the scales of the figure, if they are about the same sets."""
+def _published(
+    sets: Sequence[str], parameters: Sequence[int], objectives: tuple[str, str]
+) -> dict[str, list[tuple[int, float]]]:
+    """Return the published means at the scales of the figure, if they are about the same sets and objectives."""
     curve = published_scale_curve(sets)
     points = [point for point in (curve["points"] if curve else ()) if point["parameters"] in parameters]
     if not points:
         return {}
     return {
-        objective: [(point["parameters"], point[objective]) for point in points]
-        for objective in OBJECTIVE_NAMES
+        arm: [(point["parameters"], point[objective]) for point in points]
+        for arm, objective in zip((FIRST, SECOND), objectives, strict=True)
+        if objective in points[0]
     }
 
 
-def draw_scale_curve(panels: Sequence[Panel], gain: Panel) -> Canvas:
+def draw_scale_curve(panels: Sequence[Panel], gain: Panel, names: tuple[str, str]) -> Canvas:
     """Draw a panel for each tuning, all with the same y-axis, and a panel of the gain."""
+    labels = dict(zip((FIRST, SECOND), names, strict=True))
     with drawing(1, len(panels) + 1, 3.1) as (canvas, axes):
         for axis, panel in zip(axes[0], panels, strict=False):
-            for shift, objective in ((0.97, "vanilla"), (1.03, "maml")):
+            for shift, arm in ((0.97, SECOND), (1.03, FIRST)):
                 positions = [parameters * shift for parameters in panel.positions]
-                with_intervals(axis, positions, panel.points[objective], objective, line=True)
+                with_intervals(axis, positions, panel.points[arm], arm, labels[arm], line=True)
             _set_scale_axis(axis, panel)
-            for objective, points in panel.published.items():
+            for arm, points in panel.published.items():
                 axis.plot(
                     *zip(*points, strict=True),
-                    MARKERS[objective],
-                    color=COLOURS[objective],
+                    ARM_MARKERS[arm],
+                    color=ARM_COLOURS[arm],
                     fillstyle="none",
-                    label=f"{OBJECTIVE_NAMES[objective]}, published",
+                    label=f"{labels[arm]}, published",
                 )
         high = max(axis.get_ylim()[1] for axis in axes[0, :-1])
         for axis in axes[0, :-1]:
@@ -136,7 +142,7 @@ def draw_scale_curve(panels: Sequence[Panel], gain: Panel) -> Canvas:
             axis.yaxis.set_major_locator(MaxNLocator(6))
         axes[0, 0].set_ylabel("micro-F1")
         figure_legend(canvas, axes[0, 0])
-        with_intervals(axes[0, -1], gain.positions, gain.points["maml"], "maml", line=True)
+        with_intervals(axes[0, -1], gain.positions, gain.points[FIRST], FIRST, gain.title, line=True)
         axes[0, -1].axhline(0, color=QUIET, linewidth=1)
         axes[0, -1].yaxis.set_major_formatter(FuncFormatter(_percent))
         _set_scale_axis(axes[0, -1], gain)
@@ -180,7 +186,9 @@ def by_source(collection: Collection, comparisons: Sequence[Comparison]) -> list
             "with 95 % CI."
         )
         name = slug("by_source", variant)
-        figures.append(figure(name, caption, _runs_behind(chosen), draw_by_source, panels, sources))
+        figures.append(
+            figure(name, caption, _runs_behind(chosen), draw_by_source, panels, sources, arms(chosen))
+        )
     return figures
 
 
@@ -190,13 +198,14 @@ def _source_panel(comparisons: Sequence[Comparison], name: str, sources: Sequenc
     return Panel(name, rows, _points([means[sources[row]] for row in rows]))
 
 
-def draw_by_source(panels: Sequence[Panel], sources: Sequence[str]) -> Canvas:
+def draw_by_source(panels: Sequence[Panel], sources: Sequence[str], names: tuple[str, str]) -> Canvas:
     """Draw a panel for each scale, with a row for each source."""
+    labels = dict(zip((FIRST, SECOND), names, strict=True))
     with drawing(1, len(panels), 1.3 + 0.42 * len(sources), sharey=True) as (canvas, axes):
         for axis, panel in zip(axes[0], panels, strict=True):
-            for shift, objective in ((-0.14, "vanilla"), (0.14, "maml")):
+            for shift, arm in ((-0.14, SECOND), (0.14, FIRST)):
                 rows = [row + shift for row in panel.positions]
-                with_intervals(axis, rows, panel.points[objective], objective, upright=False)
+                with_intervals(axis, rows, panel.points[arm], arm, labels[arm], upright=False)
             axis.set_title(panel.title)
             axis.set_xlabel("micro-F1")
             axis.set_yticks(range(len(sources)), sources)
@@ -227,16 +236,17 @@ def by_step(collection: Collection, comparisons: Sequence[Comparison]) -> list[F
             f"({title(scale, variant)}), {counted(len(means), 'checkpoint')}, with 95 % CI."
         )
         name = slug("by_step", scale, variant)
-        figures.append(figure(name, caption, _runs_behind(chosen), draw_by_step, panel))
+        figures.append(figure(name, caption, _runs_behind(chosen), draw_by_step, panel, arms(chosen)))
     return figures
 
 
-def draw_by_step(panel: Panel) -> Canvas:
-    """Draw both objectives over updates."""
+def draw_by_step(panel: Panel, names: tuple[str, str]) -> Canvas:
+    """Draw both arms over updates."""
+    labels = dict(zip((FIRST, SECOND), names, strict=True))
     with drawing(1, 1, 3.0) as (canvas, axes):
         axis = axes[0, 0]
-        for objective, points in panel.points.items():
-            with_intervals(axis, panel.positions, points, objective, line=True)
+        for arm, points in panel.points.items():
+            with_intervals(axis, panel.positions, points, arm, labels[arm], line=True)
         axis.set_ylim(bottom=0)
         axis.set(xlabel="pretraining updates", ylabel="micro-F1")
         legend(axis)

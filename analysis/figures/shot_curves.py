@@ -9,7 +9,7 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
 from ..stats.shots import Curve
-from .style import COLOURS, Figure, Point, drawing, figure, figure_legend, slug, title, with_intervals
+from .style import Figure, Point, drawing, figure, figure_legend, slug, title, with_intervals
 
 COLUMNS = 3
 MAX_PANELS = 12
@@ -29,9 +29,8 @@ def k_shot(curves: Sequence[Curve]) -> list[Figure]:
     """Show F1 against k, one figure for each scale, variant and checkpoint; one panel for each tuning, source and set."""
     by_model: dict[tuple[str, str, int | None], list[Curve]] = {}
     for curve in curves:
-        if curve.objective in COLOURS:
-            setting = curve.setting
-            by_model.setdefault((setting.scale, setting.variant, setting.step), []).append(curve)
+        setting = curve.setting
+        by_model.setdefault((setting.scale, setting.variant, setting.step), []).append(curve)
     figures = []
     for (scale, variant, step), members in by_model.items():
         panels = _panels(members)
@@ -71,7 +70,7 @@ def draw_k_shot(panels: Sequence[Panel]) -> Canvas:
             positions = {k: k or sizes[1] / 3 for k in sizes}
             for index, (objective, points) in enumerate(panel.curves.items()):
                 x = [positions[k] * OFFSET**index for k in points]
-                with_intervals(axis, x, list(points.values()), objective, line=True)
+                with_intervals(axis, x, list(points.values()), objective, objective, line=True)
             axis.set_xscale("log")
             axis.xaxis.set_major_locator(FixedLocator(list(positions.values())))
             axis.xaxis.set_major_formatter(FixedFormatter([str(k) for k in sizes]))

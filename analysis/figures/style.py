@@ -2,7 +2,8 @@
 
 A figure is a function and its data: the report selects the data, and another process draws them.
 
-Blue squares are vanilla, vermilion circles are MAML (the palette of Okabe and Ito), in every figure.
+Where two arms are compared, the first is shown as vermilion circles and the second as blue squares. Elsewhere each objective
+has its own colour (the palette of Okabe and Ito).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from html import escape
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import matplotlib
 import numpy as np
@@ -23,22 +24,30 @@ from matplotlib.figure import Figure as Canvas
 
 from metapt.data import DEMO_NOTICE
 
-from ..run_refs import OBJECTIVE_NAMES, HasRef, RunRef, Runs, runs_of
+from ..run_refs import HasRef, RunRef, Runs, runs_of
 from .rendering import GRID, INK, QUIET, STYLE, submit, submit_pdf
 
 WIDTH = 9.4  # inches
-COLOURS = {"vanilla": "#0072B2", "maml": "#D55E00"}
+FIRST, SECOND = "first", "second"
+ARM_COLOURS = {FIRST: "#D55E00", SECOND: "#0072B2"}
+ARM_MARKERS = {FIRST: "o", SECOND: "s"}
 OTHER_COLOUR = "#009E73"
+OBJECTIVE_COLOURS = {
+    "vanilla": ARM_COLOURS[SECOND],
+    "maml": ARM_COLOURS[FIRST],
+    "episodes": "#CC79A7",
+    "twin": "#E69F00",
+    "multitask": "#56B4E9",
+    "both": "#7A5195",
+}
 THEME = {INK: "ink", QUIET: "quiet", GRID: "line", "#ffffff": "paper"}
-THEME |= {COLOURS["vanilla"]: "vanilla", COLOURS["maml"]: "maml", OTHER_COLOUR: "other"}
+THEME |= {ARM_COLOURS[FIRST]: "first", ARM_COLOURS[SECOND]: "second", OTHER_COLOUR: "other"}
 """colours of a figure to the page's CSS variables, which have a light and a dark value"""
 SEQUENTIAL = matplotlib.colormaps["cividis"]
-DIVERGING = LinearSegmentedColormap.from_list("objectives", [COLOURS["vanilla"], "#f4f4f2", COLOURS["maml"]])
-MARKERS = {"vanilla": "s", "maml": "o"}
+DIVERGING = LinearSegmentedColormap.from_list("arms", [ARM_COLOURS[SECOND], "#f4f4f2", ARM_COLOURS[FIRST]])
 MAX_POINTS = 240  # of a curve
 MAX_POINTS_SMALL = 120  # of a curve in a small panel
 MAX_NUMBERS = 400  # cells of a heat map up to which each shows its number
-T = TypeVar("T")
 Point = tuple[float, float, float]
 """a value and the two ends of its interval"""
 Curve = tuple[np.ndarray, np.ndarray]
@@ -134,18 +143,24 @@ def with_intervals(
     axis: Axes,
     positions: Sequence[float],
     points: Sequence[Point],
-    objective: str,
+    arm: str,
+    label: str,
     line: bool = False,
     upright: bool = True,
 ) -> None:
-    """Plot points with their intervals, at positions along x, or along y if not upright."""
+    """Plot points with their intervals, at positions along x, or along y if not upright.
+
+    Args:
+        arm: FIRST or SECOND, or an objective where there are more than two.
+        label: in the legend.
+    """
     values, low, high = np.reshape(points, (-1, 3)).T
     # a skewed interval may lie beside its value
     errors = np.nan_to_num(np.maximum([values - low, high - values], 0))
     style: dict[str, Any] = {
-        "color": COLOURS[objective],
-        "marker": MARKERS[objective],
-        "label": OBJECTIVE_NAMES[objective],
+        "color": ARM_COLOURS.get(arm) or colour(arm),
+        "marker": ARM_MARKERS.get(arm, "o"),
+        "label": label,
         "linestyle": "-" if line else "none",
         "elinewidth": 1.1,
         "capsize": 2.5,
@@ -157,12 +172,21 @@ def with_intervals(
         axis.errorbar(values, positions, xerr=errors, **style)
 
 
-def lines(axis: Axes, curves: Sequence[Curve], objective: str) -> None:
-    """Plot the curves of one objective as one line with gaps, which is much faster than many lines."""
+def lines(axis: Axes, curves: Sequence[Curve], name: str, shade: str = "") -> None:
+    """Plot the curves of one objective or arm as one line with gaps, which is much faster than many lines.
+
+    Args:
+        name: of the objective or arm, in the legend.
+        shade: its colour; empty: that of the objective `name`.
+    """
     gap = np.array([np.nan])
     x, y = (np.concatenate([part for curve in curves for part in (curve[side], gap)])[:-1] for side in (0, 1))
-    colour = COLOURS.get(objective, OTHER_COLOUR)
-    axis.plot(x, y, color=colour, label=OBJECTIVE_NAMES.get(objective, objective), alpha=0.9)
+    axis.plot(x, y, color=shade or colour(name), label=name, alpha=0.9)
+
+
+def colour(objective: str) -> str:
+    """Return the colour of an objective where more than two may be shown."""
+    return OBJECTIVE_COLOURS.get(objective, OTHER_COLOUR)
 
 
 def thinned(x: np.ndarray, y: np.ndarray, max_points: int = MAX_POINTS) -> Curve:
@@ -186,11 +210,6 @@ def figure_legend(canvas: Canvas, axis: Axes) -> None:
     handles, labels = axis.get_legend_handles_labels()
     unique = dict(zip(labels, handles, strict=True))
     canvas.legend(unique.values(), unique.keys(), loc="outside upper right", ncols=len(unique))
-
-
-def distinct(values: Iterable[T]) -> list[T]:
-    """Return each value once, in order of first appearance."""
-    return list(dict.fromkeys(values))
 
 
 def title(scale: str, variant: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections.abc import Mapping, Sequence
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -43,33 +44,35 @@ class CacheFile(msgspec.Struct):
     runs: dict[str, tuple[Version, bytes]]
 
 
-def read_runs(folders: Mapping[Path, str], file: Path | None = None) -> list[Record]:
+def read_runs(folders: Mapping[Path, str], targets: Sequence[str], file: Path | None = None) -> list[Record]:
     """Return the record of each run folder, in their order.
 
     Args:
         folders: the path of each folder, and its real path with all links resolved.
+        targets: the sets or languages of which probabilities are kept.
         file: the cache; None to read every run.
     """
+    code = _code_version(targets)
     versions = {real: (str(path), fingerprint(path)) for path, real in folders.items()}
-    cached = _load(file) if file else {}
+    cached = _load(file, code) if file else {}
     records = {real: record for real, (version, record) in cached.items() if versions.get(real) == version}
     changed = [path for path, real in folders.items() if real not in records]
-    records |= zip((folders[path] for path in changed), _read_all(changed), strict=True)
+    records |= zip((folders[path] for path in changed), _read_all(changed, targets), strict=True)
     if file and (changed or len(records) < len(cached)):
-        _save(file, {real: (version, records[real]) for real, version in versions.items()})
+        _save(file, code, {real: (version, records[real]) for real, version in versions.items()})
     return [records[real] for real in folders.values()]
 
 
-def _read_all(paths: Sequence[Path]) -> list[Record]:
+def _read_all(paths: Sequence[Path], targets: Sequence[str]) -> list[Record]:
     if len(paths) <= CHUNK:
-        return [read_run(path) for path in paths]
-    return list(pool().map(read_run, paths, chunksize=CHUNK))
+        return [read_run(path, targets) for path in paths]
+    return list(pool().map(read_run, paths, repeat(targets), chunksize=CHUNK))
 
 
-def _load(file: Path) -> dict[str, tuple[Version, Record]]:
+def _load(file: Path, code: str) -> dict[str, tuple[Version, Record]]:
     try:
         content = msgspec.msgpack.decode(file.read_bytes(), type=CacheFile)
-        if content.code != _code_version():
+        if content.code != code:
             return {}
         gold_sets = [gold_set(*parts) for parts in content.gold_sets]
 
@@ -87,7 +90,7 @@ def _load(file: Path) -> dict[str, tuple[Version, Record]]:
         return {}
 
 
-def _save(file: Path, runs: Mapping[str, tuple[Version, Record]]) -> None:
+def _save(file: Path, code: str, runs: Mapping[str, tuple[Version, Record]]) -> None:
     """Write the cache. If that fails, print a warning: the next report reads every run."""
     gold_sets: dict[GoldSet, int] = {}
 
@@ -100,19 +103,20 @@ def _save(file: Path, runs: Mapping[str, tuple[Version, Record]]) -> None:
 
     encoder = msgspec.msgpack.Encoder(enc_hook=encode_value)
     records = {real: (version, encoder.encode(record)) for real, (version, record) in runs.items()}
-    content = CacheFile(_code_version(), [gold.content for gold in gold_sets], records)
+    content = CacheFile(code, [gold.content for gold in gold_sets], records)
     try:
         write_bytes_atomically(file, msgspec.msgpack.encode(content))
     except OSError as error:
         print(f"{file} cannot be written ({error}); the next report reads every run again", file=sys.stderr)
 
 
-def _code_version() -> str:
-    """Return a hash of the code that makes records."""
+def _code_version(targets: Sequence[str]) -> str:
+    """Return a hash of the code that makes records, and of what it is told to keep."""
     modules = [
         documents.__file__,
         iob2.__file__,
         span_f1.__file__,
         *sorted(Path(__file__).parent.glob("*.py")),
     ]
-    return hashlib.sha256(b"".join(Path(str(module)).read_bytes() for module in modules)).hexdigest()
+    content = b"".join(Path(str(module)).read_bytes() for module in modules)
+    return hashlib.sha256(content + repr(tuple(targets)).encode()).hexdigest()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,11 +14,14 @@ import msgspec
 
 from metapt.errors import UserError
 from metapt.launch.grid_dir import GridDir
-from metapt.launch.jobs import RUN_KINDS
+from metapt.launch.jobs import RUN_KINDS, Plan
 from metapt.provenance import COMMIT_FILE
 
+from ..run_refs import distinct
 from .cache import read_runs
-from .records import ExcludedRun, FinetuneRun, GoldSet, PretrainRun, Setting, is_target
+from .contrasts import REFERENCE, Contrast, declared_contrasts, default_contrasts
+from .distinction import distinguished, without_duplicates
+from .records import TARGETS, ExcludedRun, FinetuneRun, GoldSet, PretrainRun, Setting, is_target
 from .run_reader import MARKER_FILES, fingerprint
 from .schema import EarlierTuning
 
@@ -39,15 +42,17 @@ class Collection:
     finetuning: Sequence[FinetuneRun] = ()
     excluded: Sequence[ExcludedRun] = ()
     continued: Sequence[FinetuneRun] = ()
+    contrasts: Sequence[Contrast] = ()
+    targets: Sequence[str] = TARGETS
 
     def set_names(self) -> list[str]:
         """Return the evaluation sets, target languages first, then by name."""
-        return sorted(self._gold_sets, key=lambda name: (not is_target(name), name))
+        return sorted(self._gold_sets, key=lambda name: (not is_target(name, self.targets), name))
 
     def target_sets(self) -> list[str]:
         """Return the sets of averages: those in the target languages; without any, those that no run was tuned on."""
         names = self.set_names()
-        targets = [name for name in names if is_target(name)]
+        targets = [name for name in names if is_target(name, self.targets)]
         return targets or [name for name in names if name not in self._sources] or names
 
     def other_language_sets(self) -> list[str]:
@@ -106,69 +111,40 @@ def newest_grid(folder: Path) -> Path:
     return max(written, key=lambda root: written[root])
 
 
-def collect(roots: Sequence[Path], cache_dir: Path | None = None) -> Collection:
+def collect(
+    roots: Sequence[Path],
+    cache_dir: Path | None = None,
+    targets: Sequence[str] = (),
+    contrasts: Sequence[Contrast] = (),
+) -> Collection:
     """Read every run under the roots, at any depth; of a grid's folder, the runs of its current plan.
 
     Args:
         cache_dir: where records are cached; None for no cache.
+        targets: languages or sets that averages are about; empty: those of the grids' plans, or else TARGETS.
+        contrasts: what is compared; empty: what the grids' plans declare, or else `default_contrasts`.
     Raises:
         UserError: a root does not exist or contains no run folder; a grid's plan cannot be read.
     """
     folders = _folders(roots)
-    not_planned = _not_planned(folders)
+    plans = _plans(folders)
+    targets = targets or distinct(name for plan in plans.values() for name in plan.targets) or TARGETS
+    not_planned = _not_planned(folders, plans)
     planned = {path: real for path, real in folders.items() if path not in not_planned}
-    records = read_runs(planned, cache_dir / CACHE_FILE if cache_dir else None)
+    records = read_runs(planned, targets, cache_dir / CACHE_FILE if cache_dir else None)
     excluded = [ExcludedRun(path, "not in the plan", NOT_PLANNED) for path in not_planned]
     excluded += [record for record in records if isinstance(record, ExcludedRun)]
-    pretraining = [run for run in records if isinstance(run, PretrainRun)]
     tuned = [run for run in records if isinstance(run, FinetuneRun)]
-    finetuning, continued = ([run for run in tuned if run.is_continued is kind] for kind in (False, True))
-    return _sorted(
-        Collection(
-            roots,
-            _without_duplicates(pretraining, excluded, pretraining_key),
-            _without_duplicates(finetuning, excluded, finetuning_key),
-            excluded,
-            _without_duplicates(continued, excluded, tuning_identity),
-        )
+    pretraining, finetuning = distinguished(
+        [run for run in records if isinstance(run, PretrainRun)],
+        [run for run in tuned if not run.is_continued],
     )
-
-
-def with_shared_vanilla(collection: Collection) -> Collection:
-    """Repeat the vanilla runs under each MAML variant of their scale and corpus that has none of its own.
-
-    A grid trains vanilla once for variants that differ in the episodes alone. Nothing is repeated if vanilla itself has
-    several variants.
-    """
-    pretraining, finetuning = list(collection.pretraining), list(collection.finetuning)
-    for (scale, corpus), variants in _variants(collection).items():
-        vanilla = variants.get("vanilla", set())
-        if len(vanilla) != 1:
-            continue
-        for variant in variants.get("maml", set()) - vanilla:
-            pretraining += [
-                msgspec.structs.replace(run, variant=variant)
-                for run in collection.pretraining
-                if (run.objective, run.scale, run.corpus) == ("vanilla", scale, corpus)
-            ]
-            finetuning += [
-                with_setting(run, variant=variant)
-                for run in collection.finetuning
-                if (run.objective, run.setting.scale, run.corpus) == ("vanilla", scale, corpus)
-            ]
-    return _sorted(replace(collection, pretraining=pretraining, finetuning=finetuning))
-
-
-def _variants(collection: Collection) -> dict[tuple[str, str], dict[str, set[str]]]:
-    """Return the variants of each objective by (scale, corpus)."""
-    models = [(run.scale, run.corpus, run.objective, run.variant) for run in collection.pretraining]
-    models += [
-        (run.setting.scale, run.corpus, run.objective, run.setting.variant) for run in collection.finetuning
-    ]
-    variants: dict[tuple[str, str], dict[str, set[str]]] = {}
-    for scale, corpus, objective, variant in models:
-        variants.setdefault((scale, corpus), {}).setdefault(objective, set()).add(variant)
-    return variants
+    pretraining = without_duplicates(pretraining, excluded)
+    finetuning = without_duplicates(finetuning, excluded)
+    continued = without_duplicates([run for run in tuned if run.is_continued], excluded, tuning_identity)
+    contrasts = contrasts or declared_contrasts(plan.comparisons for plan in plans.values())
+    contrasts = contrasts or default_contrasts([*pretraining, *finetuning])
+    return _sorted(Collection(roots, pretraining, finetuning, excluded, continued, contrasts, targets))
 
 
 def with_setting(run: FinetuneRun, **changes: Any) -> FinetuneRun:
@@ -183,11 +159,15 @@ def _sorted(collection: Collection) -> Collection:
         collection,
         pretraining=sorted(
             collection.pretraining,
-            key=lambda run: (order[run.scale], run.variant, run.seed, run.objective != "vanilla"),
+            key=lambda run: (order[run.scale], run.variant, run.seed, _objective_order(run.objective)),
         ),
         finetuning=sorted(
             collection.finetuning,
-            key=lambda run: (_setting_order(run.setting, order), run.objective != "vanilla", _seeds(run)),
+            key=lambda run: (
+                _setting_order(run.setting, order),
+                _objective_order(run.objective),
+                _seeds(run),
+            ),
         ),
     )
 
@@ -197,19 +177,14 @@ def _setting_order(setting: Setting, scales: Mapping[str, int]) -> tuple[Any, ..
     return (scales[setting.scale], setting.variant, setting.tuning, setting.source, setting.step or 0)
 
 
+def _objective_order(objective: str) -> tuple[bool, str]:
+    """Put the reference first."""
+    return (objective != REFERENCE, objective)
+
+
 def language(set_name: str) -> str:
     """Return the language of a set: `tl` of `tl_trg`."""
     return set_name.partition("_")[0]
-
-
-def pretraining_key(run: PretrainRun) -> tuple[Any, ...]:
-    """Return a key that is equal for two runs that differ in the objective only."""
-    return (run.scale, run.variant, run.seed, run.corpus)
-
-
-def finetuning_key(run: FinetuneRun) -> tuple[Any, ...]:
-    """Return a key that is equal for two runs that differ in the objective of their pretraining only."""
-    return (run.setting, run.seeds, run.corpus)
 
 
 def tuning_identity(run: FinetuneRun | EarlierTuning) -> str:
@@ -238,18 +213,16 @@ def _folders(roots: Sequence[Path]) -> dict[Path, str]:
     return {path: real for real, path in by_real_path.items()}
 
 
-def _not_planned(folders: Iterable[Path]) -> dict[Path, None]:
+def _plans(folders: Iterable[Path]) -> dict[Path, Plan]:
+    """Return the plans of the grids that these run folders belong to, by the grid's folder."""
+    grids = (GridDir(folder) for folder in distinct(path.absolute().parent.parent for path in folders))
+    return {grid.path: grid.read_plan() for grid in grids if grid.plan_file.exists()}
+
+
+def _not_planned(folders: Iterable[Path], plans: Mapping[Path, Plan]) -> dict[Path, None]:
     """Return the run folders that are not in the plan of their grid, in order; none for a grid without a plan."""
-    by_grid: dict[Path, list[Path]] = {}
-    for path in folders:
-        by_grid.setdefault(path.absolute().parent.parent, []).append(path)
-    not_planned: dict[Path, None] = {}
-    for folder, paths in by_grid.items():
-        grid = GridDir(folder)
-        if grid.plan_file.exists():
-            others = {folder / name for name in grid.other_runs(grid.read_plan())}
-            not_planned |= dict.fromkeys(path for path in paths if path.absolute() in others)
-    return not_planned
+    others = {grid / name for grid, plan in plans.items() for name in GridDir(grid).other_runs(plan)}
+    return dict.fromkeys(path for path in folders if path.absolute() in others)
 
 
 def run_folders(root: Path) -> Iterator[Path]:
@@ -274,15 +247,3 @@ def run_folders(root: Path) -> Iterator[Path]:
 def _modification_times(root: Path) -> Iterator[float]:
     """Yield when each file of each run under a root was last written."""
     yield from (file[2] for path in run_folders(root) for file in fingerprint(path))
-
-
-def _without_duplicates(
-    runs: Iterable[Any], excluded: list[ExcludedRun], key: Callable[[Any], Any]
-) -> list[Any]:
-    """Return the first run of each setting and objective, and add the others to `excluded`."""
-    first: dict[Any, Any] = {}
-    for run in runs:
-        same = first.setdefault((run.objective, key(run)), run)
-        if same is not run:
-            excluded.append(ExcludedRun(run.path, "duplicate", f"same setting and seed as {same.path}"))
-    return list(first.values())

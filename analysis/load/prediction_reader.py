@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
 
@@ -9,10 +10,10 @@ import msgspec
 import numpy as np
 
 from metapt.evaluation.bootstrap import micro_f1
-from metapt.evaluation.span_f1 import span_counts
-from metapt.evaluation.span_matching import match_set, spans_of_tags
+from metapt.evaluation.span_f1 import Span, span_counts
+from metapt.evaluation.span_matching import Spans, match_set, spans_of_tags
 
-from .records import Evaluation, gold_set, is_target
+from .records import Evaluation, gold_set
 from .schema import SetResult
 
 F1_TOLERANCE = 1e-4
@@ -63,12 +64,13 @@ def read_predictions(path: Path) -> list[Line]:
     return lines
 
 
-def evaluate(path: Path, result: SetResult) -> Evaluation:
+def evaluate(path: Path, result: SetResult, is_target: bool) -> Evaluation:
     """Evaluate the predictions of a run on one set.
 
     Args:
         path: the file of predictions.
         result: the set's entry in result.json, whose F1 must agree.
+        is_target: whether to keep the log-probability of each word's gold tag and the counts by entity type, which take memory.
     Raises:
         ValueError: the file is damaged, or gives another F1 than the result.
     """
@@ -92,7 +94,7 @@ def evaluate(path: Path, result: SetResult) -> Evaluation:
             [spans.conlleval for spans in predicted], [spans.conlleval for spans in gold_spans]
         )
         conlleval_f1 = float(micro_f1(counts.sum(axis=0)))
-    logprobs = [line.gold_logprob or () for line in lines] if is_target(name) else ()
+    logprobs = [line.gold_logprob or () for line in lines] if is_target else ()
     return Evaluation(
         gold,
         match.outcomes,
@@ -103,4 +105,17 @@ def evaluate(path: Path, result: SetResult) -> Evaluation:
         conlleval_f1,
         {entity_type: scores.f1 for entity_type, scores in result.per_type.items()},
         np.fromiter(chain.from_iterable(logprobs), dtype=np.float32),
+        counts_by_type(gold.spans, [spans.strict for spans in predicted]) if is_target else {},
     )
+
+
+def counts_by_type(gold: Sequence[Spans], predicted: Sequence[Spans]) -> dict[str, np.ndarray]:
+    """Count the spans of each entity type in each sentence: int16 [sentences, (correct, predicted, gold)] by type."""
+    types = sorted({span[0] for spans in (*gold, *predicted) for span in spans})
+
+    def of_type(sentences: Sequence[Spans], kind: str) -> list[list[Span]]:
+        return [[span for span in sentence if span[0] == kind] for sentence in sentences]
+
+    return {
+        kind: span_counts(of_type(predicted, kind), of_type(gold, kind)).astype(np.int16) for kind in types
+    }

@@ -16,16 +16,17 @@ from metapt.evaluation.span_f1 import Span
 from ..run_refs import RunRef
 from .schema import BaselineResult, Dynamics, FinetuneResult, PretrainResult
 
-TARGET_LANGUAGES = ("tl", "ceb")
+TARGETS = ("tl", "ceb")
+"""the languages that averages and verdicts are about, unless a grid or the command line names others"""
 BASELINE = "baseline"
 """the objective in the record of a baseline"""
 Columns = Mapping[str, np.ndarray]
 """field of metrics.jsonl to its values [lines], or [lines, inner steps]"""
 
 
-def is_target(set_name: str) -> bool:
-    """Whether a set is in Tagalog or Cebuano, the languages of no corpus and no source."""
-    return not set(TARGET_LANGUAGES).isdisjoint(set_name.split("_"))
+def is_target(set_name: str, targets: Sequence[str]) -> bool:
+    """Whether a set is one of the targets, or in one of the languages: `tl` means `tl_trg` and `tl_ugnayan`."""
+    return not {set_name, *set_name.split("_")}.isdisjoint(targets)
 
 
 class Setting(msgspec.Struct, frozen=True):
@@ -128,6 +129,7 @@ class Evaluation(msgspec.Struct, frozen=True, eq=False):
         per_type: F1 of each entity type.
         logprobs: natural logarithm of the probability of each word's gold tag, [words of all sentences]; empty for a set
             in no target language and for a tagger without probabilities.
+        type_counts: spans of each sentence by entity type, as `counts`; empty for a set in no target language.
     """
 
     gold: GoldSet
@@ -139,6 +141,7 @@ class Evaluation(msgspec.Struct, frozen=True, eq=False):
     conlleval_f1: float
     per_type: Mapping[str, float]
     logprobs: np.ndarray
+    type_counts: Mapping[str, np.ndarray]
 
 
 class RunProvenance(NamedTuple):
@@ -193,6 +196,10 @@ class FinetuneRun(msgspec.Struct, frozen=True, eq=False, tag=True):
     result: FinetuneResult | BaselineResult
     losses: np.ndarray
     sets: Mapping[str, Evaluation]
+
+    def with_sets(self, sets: Mapping[str, Evaluation]) -> FinetuneRun:
+        """Return the run with further evaluations."""
+        return msgspec.structs.replace(self, sets={**self.sets, **sets})
 
     @property
     def is_continued(self) -> bool:

@@ -29,6 +29,7 @@ from .records import (
     Record,
     RunProvenance,
     Setting,
+    is_target,
 )
 from .schema import BaselineResult, Dynamics, FinetuneResult, PretrainResult, decode_result
 
@@ -66,8 +67,12 @@ def fingerprint(path: Path) -> Fingerprint:
     return tuple(sorted(files))
 
 
-def read_run(path: Path) -> Record:
-    """Read a run folder. Whatever is wrong with it, the analysis goes on without it."""
+def read_run(path: Path, targets: Sequence[str]) -> Record:
+    """Read a run folder. Whatever is wrong with it, the analysis goes on without it.
+
+    Args:
+        targets: the sets or languages of which probabilities are kept (`is_target`).
+    """
     run = Run(path)
     try:
         if not run.result_file.exists():  # the result counts, also if the checkpoints were deleted since
@@ -75,7 +80,7 @@ def read_run(path: Path) -> Record:
         result = decode_result(run.result_file.read_bytes())
         if isinstance(result, PretrainResult):
             return _read_pretraining(run, result)
-        return _read_finetuning(run, result)
+        return _read_finetuning(run, result, targets)
     except KeyError as error:
         return ExcludedRun(path, "broken", f"key {error} is missing")
     except Exception as error:  # anyone may have written to the folder: anything can be wrong
@@ -147,11 +152,14 @@ def _columns(lines: Sequence[Mapping[str, Any]], fields: Iterable[str]) -> Colum
     return {field: np.array([line[field] for line in lines], dtype=np.float64) for field in fields}
 
 
-def _read_finetuning(run: Run, result: FinetuneResult | BaselineResult) -> FinetuneRun:
+def _read_finetuning(
+    run: Run, result: FinetuneResult | BaselineResult, targets: Sequence[str]
+) -> FinetuneRun:
     origin, is_baseline = result.origin, isinstance(result, BaselineResult)
     _, provenance = _read_config(run)
     sets = {
-        name: evaluate(run.predictions_dir / f"{name}.jsonl", scores) for name, scores in result.sets.items()
+        name: evaluate(run.predictions_dir / f"{name}.jsonl", scores, is_target(name, targets))
+        for name, scores in result.sets.items()
     }
     losses = [] if is_baseline else train_losses(run.metrics_file.read_bytes())
     return FinetuneRun(

@@ -29,6 +29,7 @@ class Origin(msgspec.Struct, frozen=True):
     step: int | None = None
     parameters: int | None = None
     corpus_fingerprint: str = ""
+    settings: dict[str, Any] = {}
 
 
 class PretrainOrigin(msgspec.Struct, frozen=True):
@@ -40,6 +41,7 @@ class PretrainOrigin(msgspec.Struct, frozen=True):
     seed: int
     parameters: int
     corpus_fingerprint: str
+    settings: dict[str, Any] = {}
 
 
 class PretrainResult(msgspec.Struct, frozen=True, tag_field="kind", tag="pretrain"):

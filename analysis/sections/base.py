@@ -2,8 +2,8 @@
 
 A section module has a function `section(data: ReportData) -> Section`, which is listed in SECTIONS of build.py. Nothing
 else is needed to add one. A section says what it shows and how many runs it is computed from; where data are missing, it
-says which runs are needed. A section that compares MAML with vanilla is also listed in PER_BUDGET of build.py: it is then
-built once for each matched budget.
+says which runs are needed. A section that compares the two arms of a contrast is also listed in COMPARING of build.py: it is
+then built once for each primary contrast and matched budget.
 """
 
 from __future__ import annotations
@@ -15,13 +15,16 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from ..figures.style import Figure
-from ..load.collect import Collection, with_shared_vanilla
+from ..figures.style import Figure, slug
+from ..load.collect import Collection
+from ..load.contrasts import Contrast
+from ..load.records import FinetuneRun, Setting
 from ..stats import matched_budget
 from ..stats.budgets import BUDGETS, UPDATES
-from ..stats.comparison import Comparison, comparable_by_set, comparisons, last_steps, pairs
+from ..stats.comparison import Comparison, comparable_by_set, comparisons, last_steps
 from ..stats.matched_budget import Match
-from ..stats.significance import RESAMPLES, Scores
+from ..stats.pairing import Pairing, pairing
+from ..stats.significance import Scores
 from ..tables import Table
 
 
@@ -33,7 +36,8 @@ class Section:
         name: identifier, used as the anchor on the page.
         title: heading.
         blocks: extra HTML, shown on the page only.
-        budget: the matched budget at which MAML and vanilla are compared; empty if the section compares nothing.
+        budget: the matched budget at which two arms are compared; empty if the section compares nothing.
+        contrast: which arms they are.
     """
 
     name: str
@@ -43,6 +47,7 @@ class Section:
     tables: Sequence[Table] = ()
     blocks: Sequence[Markup] = ()
     budget: str = ""
+    contrast: str = ""
 
     @property
     def is_empty(self) -> bool:
@@ -51,10 +56,14 @@ class Section:
     def without_empty_tables(self) -> Section:
         return replace(self, tables=[table for table in self.tables if table.rows])
 
-    def for_budget(self, budget: str) -> Section:
-        """The section labelled with a matched budget, in captions, table notes and file names."""
-        suffix = "" if budget == UPDATES else f"-{budget.lower()}"
-        label = f"Matched {budget}."
+    def for_view(self, data: ReportData, views: Views) -> Section:
+        """The section labelled with what it compares and at which matched budget, in captions, notes and file names.
+
+        File names do not mention the contrast that the page shows first.
+        """
+        suffix = "" if data.budget == UPDATES else f"-{slug(data.budget.lower())}"
+        suffix += "" if data.contrast == views.first.contrast else f"-{slug(str(data.contrast))}"
+        label = f"{str(data.contrast).capitalize()}, matched {data.budget}."
         figures = [
             replace(figure, name=figure.name + suffix, caption=f"{figure.caption} {label}")
             for figure in self.figures
@@ -63,18 +72,19 @@ class Section:
             replace(table, name=table.name + suffix, note=f"{table.note} {label}".strip())
             for table in self.tables
         ]
-        return replace(self, figures=figures, tables=tables, budget=budget)
+        return replace(self, figures=figures, tables=tables, budget=data.budget, contrast=str(data.contrast))
 
 
 class ReportData:
-    """Runs, their scores, and the comparisons of MAML with vanilla at one matched budget.
+    """Runs, their scores, and the comparisons of one contrast at one matched budget.
 
     Args:
-        collection: the runs to compare.
+        collection: all runs.
         scores: F1 scores and bootstrap resamples of all runs.
         uner: folder with SET/train.iob2 for statistics of the training data, or None.
-        budget: the matched budget of `collection`.
-        matches: the matched checkpoints at every budget.
+        contrast: the two arms that are compared.
+        budget: the matched budget.
+        sentences: whether to quote sentences of the evaluation sets.
     """
 
     def __init__(
@@ -82,24 +92,41 @@ class ReportData:
         collection: Collection,
         scores: Scores,
         uner: Path | None,
+        contrast: Contrast,
         budget: str,
-        matches: Mapping[str, Sequence[Match]],
+        sentences: bool = True,
     ) -> None:
         self.collection = collection
         self.scores = scores
         self.uner = uner
+        self.contrast = contrast
         self.budget = budget
-        self.matches = matches
+        self.sentences = sentences
+
+    @cached_property
+    def matches(self) -> list[Match]:
+        """The matched checkpoints of the models of the contrast."""
+        return matched_budget.matches(self.collection, self.contrast, self.budget)
+
+    @cached_property
+    def pairing(self) -> Pairing:
+        """The runs that are compared at matched updates."""
+        return pairing(self.collection, self.contrast)
+
+    @cached_property
+    def pairs(self) -> Mapping[Setting, Sequence[tuple[FinetuneRun, FinetuneRun]]]:
+        """The runs that are compared, (first arm, second arm), by setting."""
+        return self.pairing.pairs if self.budget == UPDATES else matched_budget.matched_pairs(self.matches)
 
     @property
     def has_comparisons(self) -> bool:
         """Whether `comparisons` is not empty; cheaper than computing them."""
-        return any(comparable_by_set(pairs(self.collection), self.collection.set_names()))
+        return any(comparable_by_set(self.pairs, self.collection.set_names()))
 
     @cached_property
     def comparisons(self) -> list[Comparison]:
-        """All comparisons of MAML with vanilla."""
-        return comparisons(self.collection, self.scores)
+        """All comparisons of the two arms."""
+        return comparisons(self.contrast, self.pairs, self.collection.set_names(), self.scores)
 
     @cached_property
     def target_comparisons(self) -> list[Comparison]:
@@ -118,17 +145,45 @@ def finetuning_needed(data: ReportData) -> list[str]:
     return [] if data.collection.finetuning else ["Needed: a finished fine-tuning run."]
 
 
-def data_by_budget(
-    collection: Collection, resamples: int = RESAMPLES, uner: Path | None = None
-) -> dict[str, ReportData]:
-    """Build the input of the sections for each matched budget.
+def needed_pair(data: ReportData) -> str:
+    """Which runs a comparison needs, as a phrase."""
+    return f"a run of {data.contrast.first} and one of {data.contrast.second} with identical fine-tuning"
 
-    Returns:
-        By budget. The entry of matched updates has all runs; every other one has the matched checkpoints only.
+
+@dataclass(frozen=True)
+class Views:
+    """The input of the sections for each contrast, primary ones first, and for each of BUDGETS.
+
+    Attributes:
+        budget: the matched budget that the page shows first, at which contrasts get verdicts.
     """
+
+    by_contrast: Sequence[Mapping[str, ReportData]]
+    budget: str
+
+    @property
+    def first(self) -> ReportData:
+        """The first contrast at matched updates, for sections that compare nothing."""
+        return self.by_contrast[0][UPDATES]
+
+    @property
+    def primary(self) -> list[Mapping[str, ReportData]]:
+        """The primary contrasts; without any, the first contrast."""
+        return [data for data in self.by_contrast if data[UPDATES].contrast.primary] or [self.by_contrast[0]]
+
+    def at(self, budget: str) -> list[ReportData]:
+        """Every contrast at one budget."""
+        return [data[budget] for data in self.by_contrast]
+
+
+def views(
+    collection: Collection, resamples: int, uner: Path | None, budget: str, sentences: bool = True
+) -> Views:
+    """Build the input of the sections for each contrast and matched budget."""
     scores = Scores(resamples)
-    collection = with_shared_vanilla(collection)  # keeps run folders, which are the keys of `scores`
-    matches = {budget: matched_budget.matches(collection, budget) for budget in BUDGETS}
-    matched = {budget: matched_budget.matched(collection, matches[budget]) for budget in BUDGETS}
-    matched[UPDATES] = collection
-    return {budget: ReportData(matched[budget], scores, uner, budget, matches) for budget in BUDGETS}
+    contrasts = sorted(collection.contrasts, key=lambda contrast: not contrast.primary)
+    by_contrast = [
+        {name: ReportData(collection, scores, uner, contrast, name, sentences) for name in BUDGETS}
+        for contrast in contrasts
+    ]
+    return Views(by_contrast, budget)

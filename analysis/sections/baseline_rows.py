@@ -9,7 +9,7 @@ from metapt.baseline_names import BASELINE_NAMES
 
 from ..load.collect import Collection
 from ..load.records import FinetuneRun
-from ..run_refs import OBJECTIVE_NAMES, runs_of
+from ..run_refs import runs_of
 from ..stats.comparison import DIFFERENCE_COLUMNS, Group, difference_cells, groups
 from ..stats.significance import Scores, comparable
 from ..tables import RUNS, Cell, Column, Table
@@ -43,8 +43,7 @@ def systems_table(collection: Collection, scores: Scores) -> Table:
     baselines = [group for group in groups(collection) if group.is_baseline]
     by_system: dict[tuple[str, ...], list[Group]] = {}
     for group in (*baselines, *_final_models(collection)):
-        objective = OBJECTIVE_NAMES.get(group.objective, group.objective)
-        key = (group.setting.scale, group.setting.variant, objective, group.setting.tuning)
+        key = (group.setting.scale, group.setting.variant, group.objective, group.setting.tuning)
         by_system.setdefault(key, []).append(group)
     rows: list[list[Cell]] = []
     shaded = set()

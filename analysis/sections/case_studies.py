@@ -1,8 +1,8 @@
-"""Case studies: how MAML changes the log-probability of each word's gold tag in selected sentences."""
+"""Case studies: how the log-probability of each word's gold tag differs between two arms in selected sentences."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,9 +10,8 @@ from markupsafe import Markup
 
 from ..load.records import FinetuneRun, GoldSet, Setting
 from ..run_refs import Runs, counted, runs_of
-from ..stats.comparison import pairs
 from ..tables import RUNS, Cell, Column, Table
-from .base import ReportData, Section
+from .base import ReportData, Section, needed_pair
 
 PAPER_SENTENCES = ("Inahit ni John ang sarili niya .", "Malapit kay Maria si Juan .")
 EXTREMES = 5
@@ -20,7 +19,7 @@ FULL_COLOUR_NATS = 1.0
 MAX_OPACITY = 55  # percent
 
 DEFINITION = (
-    "Case studies: for every word, the natural logarithm of the model's probability of the gold tag, MAML minus vanilla, averaged "
+    "Case studies: for every word, the natural logarithm of the model's probability of the gold tag, first arm minus second, averaged "
     "over the pairs of runs of the largest scale at their last common pretraining step. The gain of a sentence is the mean over its "
     "words. The sentences with the largest gains and losses are selected for being extreme, so they say nothing about the average. "
     f"The background colour saturates at {FULL_COLOUR_NATS:g} nat."
@@ -36,7 +35,7 @@ class Case:
     Attributes:
         index: position of the sentence in `gold`.
         reason: why the sentence was selected.
-        change: [words], in nats, MAML minus vanilla.
+        change: [words], in nats, first arm minus second.
     """
 
     gold: GoldSet
@@ -58,15 +57,19 @@ class Case:
 
 
 def section(data: ReportData) -> Section:
-    largest = _largest_pairs(pairs(data.collection))
+    if not data.sentences:
+        text = ["Omitted (--no-sentences): this section quotes sentences of the evaluation sets."]
+        return Section("cases", "Case studies", text)
+    largest = _largest_pairs(data.pairs)
     cases = [case for name in data.collection.target_sets() for case in _cases(largest, name)]
     if not cases:
-        needed = "Needed: a MAML and a vanilla run evaluated on a target set, with log-probabilities in `predictions/`."
+        needed = f"Needed: {needed_pair(data)}, evaluated on a target set, with log-probabilities in `predictions/`."
         return Section("cases", "Case studies", [needed])
     runs = runs_of(*(case.runs for case in cases))
+    first, second = data.contrast.first, data.contrast.second
     text = [
-        "Change of the log-probability of each word's gold tag from vanilla to MAML, averaged over "
-        f"{counted(len(runs) // 2, 'pair')} of runs ({largest[0][0].setting.scale}). {runs} Orange words gained under MAML, "
+        f"Change of the log-probability of each word's gold tag from {second} to {first}, averaged over "
+        f"{counted(len(runs) // 2, 'pair')} of runs ({largest[0][0].setting.scale}). {runs} Orange words gained under {first}, "
         "blue words lost. Entities are underlined and labelled with their type.",
         _absent_sentences(data),
     ]
@@ -79,13 +82,7 @@ def section(data: ReportData) -> Section:
     )
 
 
-def omitted_section() -> Section:
-    """The section of a page that may be published, without sentences."""
-    text = ["Omitted (--no-sentences): this section quotes sentences of the evaluation sets."]
-    return Section("cases", "Case studies", text)
-
-
-def _largest_pairs(by_setting: dict[Setting, list[Pair]]) -> list[Pair]:
+def _largest_pairs(by_setting: Mapping[Setting, Sequence[Pair]]) -> list[Pair]:
     """The pairs of the largest scale at its last step."""
     size = max((found[0][0].parameters or 0 for found in by_setting.values()), default=0)
     largest = {
@@ -105,7 +102,7 @@ def _cases(candidates: Sequence[Pair], name: str) -> list[Case]:
     if not same:
         return []
     gold, runs = same[0][0].sets[name].gold, runs_of(*same)
-    changes = [maml.sets[name].logprobs - vanilla.sets[name].logprobs for maml, vanilla in same]
+    changes = [first.sets[name].logprobs - second.sets[name].logprobs for first, second in same]
     by_sentence = np.split(np.mean(changes, axis=0), gold.starts[1:-1])
     gains = np.array([change.mean() if len(change) else 0.0 for change in by_sentence])
     order = np.argsort(gains, kind="stable")
@@ -153,7 +150,7 @@ def _sentence(case: Case) -> Markup:
 
 def _word(word: str, entity_type: str, change: float) -> Markup:
     opacity = MAX_OPACITY * min(1.0, abs(change) / FULL_COLOUR_NATS)
-    colour = "--maml" if change > 0 else "--vanilla"
+    colour = "--first" if change > 0 else "--second"
     style = f"background:color-mix(in srgb, var({colour}) {opacity:.0f}%, transparent)"
     text = Markup("<u>{}</u><sub>{}</sub>").format(word, entity_type)
     return Markup('<span class="word" style="{}" title="{} nats">{}</span>').format(

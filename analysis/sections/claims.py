@@ -1,4 +1,4 @@
-"""Claims: families of comparisons with Holm's correction and a verdict each, and variants against the base variant."""
+"""Claims: what the comparisons of the report allow to conclude, with Holm's correction over the primary ones."""
 
 from __future__ import annotations
 
@@ -8,49 +8,39 @@ from dataclasses import dataclass
 from metapt.evaluation.bootstrap import holm
 
 from ..load.collect import Collection
-from ..load.records import FinetuneRun, Setting
-from ..stats.budgets import UPDATES
-from ..stats.comparison import (
-    DIFFERENCE_COLUMNS,
-    Average,
-    Comparison,
-    averages,
-    compared,
-    difference_cells,
-    last_steps,
-)
-from ..stats.significance import Scores
+from ..load.records import Setting
+from ..stats.budgets import BUDGETS
+from ..stats.comparison import DIFFERENCE_COLUMNS, Average, Comparison, averages, difference_cells, last_steps
 from ..stats.verdicts import EFFECT, definition, verdict
 from ..tables import RUNS, Cell, Column, Table
-from .base import ReportData, Section
+from .base import ReportData, Section, Views
 
-BASE = "base"
-SMALL = 0.02
+MARGIN = 0.02
+"""the largest difference of F1 without practical importance"""
+DESCRIPTIVE = "descriptive"
+"""in place of a verdict"""
 
 DEFINITION = (
-    "Claims: mean differences over sources and over the sets of a group, one for each scale, variant and tuning, at the last step "
-    "that both objectives have. There are two groups: the target sets, and the sets in a language that no run was fine-tuned on. "
-    f"Each group is a family of hypotheses. {definition(SMALL)} Variants: MAML under a variant minus MAML under "
-    f"`{BASE}`, paired by seed, source and tuning, at the last step that both have. Comparisons of variants are descriptive; their "
-    "p values are not corrected."
+    "Claims: mean differences over sources and over the sets of a group, one for each contrast, scale, variant and tuning, at the last step "
+    "that both arms have. There are two groups: the target sets, and the sets in a language that no run was fine-tuned on. "
+    "The primary contrasts of a group are a family of hypotheses, at the matched budget that the page shows first; only these have a verdict. "
+    f"Other contrasts and budgets are descriptive, and their p values are not corrected. {definition(MARGIN)}"
 )
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A mean difference with its corrected p and its verdict."""
+    """A mean difference; with its corrected p and its verdict if its contrast is primary."""
 
     average: Average
-    corrected_p: float
+    corrected_p: float | None
     verdict: str
 
 
-def section(data: ReportData) -> Section:
-    families = {group: claims(data, names) for group, names in set_groups(data.collection).items()}
-    tables = [_claims_table(families)]
-    if data.budget == UPDATES:
-        tables.append(_variants_table(data))
-    needed = "Needed: a MAML and a vanilla run with identical fine-tuning."
+def section(views: Views) -> Section:
+    families = claims_at(views, views.budget)
+    needed = "Needed: two runs that differ in the objective only, with identical fine-tuning."
+    tables = [_claims_table(families), _other_budgets_table(views)]
     return Section("claims", "Claims", [] if any(families.values()) else [needed], tables=tables)
 
 
@@ -59,71 +49,66 @@ def set_groups(collection: Collection) -> dict[str, list[str]]:
     return {"target sets": collection.target_sets(), "other languages": collection.other_language_sets()}
 
 
-def claims(data: ReportData, names: Iterable[str]) -> list[Claim]:
-    """One family: a claim for each scale, variant and tuning, averaged over these sets."""
+def claims_at(views: Views, budget: str) -> dict[str, list[Claim]]:
+    """The claims of each group of sets at a budget; verdicts are given at the budget that the page shows first."""
+    groups = set_groups(views.first.collection)
+    return {group: claims(views.at(budget), names, budget == views.budget) for group, names in groups.items()}
+
+
+def claims(contrasts: Iterable[ReportData], names: Iterable[str], with_verdicts: bool = True) -> list[Claim]:
+    """A claim for each contrast, scale, variant and tuning, averaged over these sets. The primary ones are one family."""
+    means = [mean for data in contrasts for mean in _means(data, names)]
+    primary = [mean for mean in means if mean.contrast.primary and with_verdicts]
+    corrected = dict(zip(map(id, primary), holm([mean.difference.p for mean in primary]), strict=True))
+    return [_claim(mean, corrected.get(id(mean))) for mean in means]
+
+
+def _means(data: ReportData, names: Iterable[str]) -> list[Average]:
     chosen = set(names)
-    found = last_steps([item for item in data.comparisons if item.set_name in chosen])
-    means = averages(found, _system)
-    corrected = holm([item.difference.p for item in means])
-    return [
-        Claim(item, p, verdict(item.difference, p, SMALL)) for item, p in zip(means, corrected, strict=True)
-    ]
+    return averages(last_steps([item for item in data.comparisons if item.set_name in chosen]), _system)
+
+
+def _claim(mean: Average, corrected_p: float | None) -> Claim:
+    found = DESCRIPTIVE if corrected_p is None else verdict(mean.difference, corrected_p, MARGIN)
+    return Claim(mean, corrected_p, found)
 
 
 def _claims_table(families: dict[str, list[Claim]]) -> Table:
-    heads = ("group", "scale", "variant", "tuning", "verdict", "vanilla", "MAML")
-    columns = [*map(Column, heads), *DIFFERENCE_COLUMNS, Column("corrected p", digits=4)]
-    columns += [Column("comparisons"), Column("sets"), RUNS]
+    columns = [Column("verdict"), *_columns(), Column("corrected p", digits=4), RUNS]
     rows: list[list[Cell]] = []
     for group, family in families.items():
         for claim in family:
             item = claim.average
-            cells: list[Cell] = [group, *item.key, claim.verdict, item.vanilla.value, item.maml.value]
-            cells += [*difference_cells(item.difference), claim.corrected_p, len(item.comparisons)]
-            rows.append([*cells, _set_names(item.comparisons), item.runs])
-    shaded = {index for index, row in enumerate(rows) if EFFECT in row}
-    note = "Shaded rows: an effect. p values are corrected within each group."
-    title = "MAML minus vanilla, by variant and tuning"
+            rows.append([claim.verdict, *_cells(group, item), claim.corrected_p, item.runs])
+    shaded = {index for index, row in enumerate(rows) if row[0] == EFFECT}
+    note = "Shaded rows: an effect. p values of primary comparisons are corrected within each group."
+    title = "Differences by contrast and tuning"
     return Table("claims", title, columns, rows, note, shaded).without_constant("scale", "variant")
 
 
-def variants(collection: Collection, scores: Scores, names: Sequence[str]) -> list[Average]:
-    """Compare each MAML variant with the base variant on these sets.
-
-    Returns:
-        One average for each scale, variant and tuning; its `vanilla` is MAML under the base variant.
-    """
-    maml = [run for run in collection.finetuning if run.objective == "maml"]
-    base = {_ignoring_variant(run): run for run in maml if run.setting.variant == BASE}
-    pairs: dict[Setting, list[tuple[FinetuneRun, FinetuneRun]]] = {}
-    for run in maml:
-        if run.setting.variant != BASE and _ignoring_variant(run) in base:
-            pairs.setdefault(run.setting, []).append((run, base[_ignoring_variant(run)]))
-    return averages(last_steps(compared(pairs, names, scores)), _system)
-
-
-def _variants_table(data: ReportData) -> Table:
-    heads = ("group", "scale", "variant", "tuning", BASE, "this variant")
-    columns = [*map(Column, heads), *DIFFERENCE_COLUMNS, Column("comparisons"), Column("sets"), RUNS]
+def _other_budgets_table(views: Views) -> Table:
+    columns = [Column("matched budget"), *_columns(), RUNS]
     rows: list[list[Cell]] = []
-    for group, names in set_groups(data.collection).items():
-        for item in variants(data.collection, data.scores, names):
-            cells: list[Cell] = [group, *item.key, item.vanilla.value, item.maml.value]
-            cells += [*difference_cells(item.difference), len(item.comparisons)]
-            rows.append([*cells, _set_names(item.comparisons), item.runs])
-    title = f"MAML: each variant minus {BASE}"
-    note = "Descriptive: p values are not corrected."
-    return Table("variants", title, columns, rows, note).without_constant("scale")
+    for budget in BUDGETS:
+        for group, family in claims_at(views, budget).items() if budget != views.budget else ():
+            rows += [[budget, *_cells(group, claim.average), claim.average.runs] for claim in family]
+    note = "Descriptive: p values are not corrected, and there are no verdicts."
+    title = "The same differences at the other matched budgets"
+    return Table("claims_by_budget", title, columns, rows, note).without_constant("scale", "variant")
+
+
+def _columns() -> list[Column]:
+    heads = ("comparison", "group", "scale", "variant", "tuning", "first", "second")
+    return [*map(Column, heads), *DIFFERENCE_COLUMNS, Column("comparisons"), Column("sets")]
+
+
+def _cells(group: str, item: Average) -> list[Cell]:
+    cells: list[Cell] = [str(item.contrast), group, *item.key, item.first.value, item.second.value]
+    return [*cells, *difference_cells(item.difference), len(item.comparisons), _set_names(item.comparisons)]
 
 
 def _system(setting: Setting) -> tuple[Cell, ...]:
     return (setting.scale, setting.variant, setting.tuning)
-
-
-def _ignoring_variant(run: FinetuneRun) -> tuple[object, ...]:
-    """A key that is equal for two runs that differ in the variant of their pretraining only."""
-    setting = run.setting
-    return (setting.scale, setting.tuning, setting.source, setting.step, run.seeds, run.corpus)
 
 
 def _set_names(comparisons: Sequence[Comparison]) -> str:

@@ -1,30 +1,45 @@
-"""MAML against vanilla: matched checkpoints, all differences, and averages by scale and by tuning."""
+"""The two arms of a contrast: matched checkpoints, all differences, and averages by scale and by tuning."""
 
 from __future__ import annotations
 
 from ..figures import scaling
+from ..run_refs import runs_of
 from ..stats import matched_budget
+from ..stats.budgets import BUDGETS, UPDATES
 from ..stats.comparison import averages, averages_table, balanced, differences_table, unbalanced
-from ..tables import Column
-from .base import ReportData, Section
+from ..tables import RUNS, Cell, Column, Table
+from .base import ReportData, Section, Views, needed_pair
 
 
-def matches_section(data: ReportData) -> Section:
-    """Which checkpoints are compared at each matched budget."""
+def matches_section(views: Views) -> Section:
+    """Which checkpoints are compared at each matched budget, and which runs are compared with nothing."""
     text = [
-        "MAML and vanilla are compared at matched updates, tokens, FLOPs and seconds. The switch at the top of the page selects "
-        "the budget."
+        "Arms are compared at matched updates, next-token tokens, tokens, FLOPs and seconds. The switch at the top of the page "
+        "selects the budget."
     ]
-    table = matched_budget.matches_table([match for matches in data.matches.values() for match in matches])
+    budgets = {budget: [match for data in views.at(budget) for match in data.matches] for budget in BUDGETS}
+    table = matched_budget.matches_table(budgets)
     if not table.rows:
-        text.append("Needed: a MAML and a vanilla run of one scale and seed, and fine-tuning runs of both.")
-    return Section("matched_budgets", "Matched budgets", text, tables=[table])
+        text.append(
+            "Needed: pretraining runs of both arms at one scale and seed, and fine-tuning runs of both."
+        )
+    return Section("matched_budgets", "Matched budgets", text, tables=[table, _unmatched_table(views)])
+
+
+def _unmatched_table(views: Views) -> Table:
+    rows: list[list[Cell]] = []
+    for data in views.at(UPDATES):
+        for run, reason in data.pairing.unmatched:
+            rows.append([str(data.contrast), run.path.name, reason, runs_of(run)])
+    columns = [*map(Column, ("comparison", "run", "reason")), RUNS]
+    note = "Each of these runs has a counterpart in the other arm that differs in a setting that should be equal: (first, second)."
+    return Table("unmatched", "Unmatched runs", columns, rows, note)
 
 
 def differences_section(data: ReportData) -> Section:
-    text = [] if data.comparisons else ["Needed: two runs that differ in the objective only."]
+    text = [] if data.comparisons else [f"Needed: {needed_pair(data)}."]
     tables = [differences_table(data.comparisons)]
-    return Section("differences", "MAML minus vanilla", text, tables=tables)
+    return Section("differences", "Differences", text, tables=tables)
 
 
 def scale_section(data: ReportData) -> Section:

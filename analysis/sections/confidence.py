@@ -9,13 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.figure import Figure as Canvas
 
-from ..figures.style import SEQUENTIAL, Figure, distinct, drawing, figure, heat_map, slug
+from ..figures.style import SEQUENTIAL, Figure, drawing, figure, heat_map, slug
 from ..load.records import FinetuneRun, GoldSet
-from ..run_refs import OBJECTIVE_NAMES, counted, runs_of
-from ..stats.comparison import pairs
+from ..run_refs import counted, distinct, runs_of
 from ..stats.significance import comparable
 from ..tables import RUNS, Cell, Column, Table
-from .base import ReportData, Section
+from .base import ReportData, Section, needed_pair
 from .learning_curves import (
     MIN_CHECKPOINTS,
     Model,
@@ -63,10 +62,7 @@ def section(data: ReportData) -> Section:
         ]
     table = words_table(data)
     if not table.rows:
-        text.append(
-            "Needed for the table: a MAML and a vanilla run with identical fine-tuning, with log-probabilities in "
-            "`predictions/`."
-        )
+        text.append(f"Needed for the table: {needed_pair(data)}, with log-probabilities in `predictions/`.")
     return Section("confidence", "Token confidence", text, figures, [table])
 
 
@@ -133,7 +129,7 @@ def draw_heat_maps(panels: Sequence[Panel], steps: Sequence[int]) -> Canvas:
         for row, panel in zip(axes, panels, strict=True):
             for axis, (objective, values) in zip(row, panel.probabilities.items(), strict=True):
                 heat_map(axis, values, panel.words, labels, (0.0, 1.0), SEQUENTIAL, number_format)
-                axis.set_title(f"{OBJECTIVE_NAMES[objective]}, {LOCATIONS[panel.inside]}")
+                axis.set_title(f"{objective}, {LOCATIONS[panel.inside]}")
         for axis in axes[-1]:
             axis.set_xlabel("pretraining updates")
         return canvas
@@ -142,7 +138,7 @@ def draw_heat_maps(panels: Sequence[Panel], steps: Sequence[int]) -> Canvas:
 def words_table(data: ReportData) -> Table:
     """p(correct) by word and objective at the last checkpoint, mean over all pairs of a scale and variant on a set."""
     columns = [Column(head) for head in ("scale", "variant", "set", "word", "location", "occurrences")]
-    columns += [*(Column(f"p(correct) {name}") for name in OBJECTIVE_NAMES.values()), RUNS]
+    columns += [*(Column(f"p(correct) {name}") for name in (data.contrast.first, data.contrast.second)), RUNS]
     rows: list[list[Cell]] = []
     for (scale, variant), candidates in _last_pairs(data).items():
         for name in data.collection.target_sets():
@@ -152,21 +148,21 @@ def words_table(data: ReportData) -> Table:
                 if all(len(run.sets[name].logprobs) for run in pair)
             ]
             rows += [[scale, variant, name, *cells] for cells in _word_rows(scored, name)]
-    title = "p(correct tag) of the most frequent words, at the last checkpoint that both objectives have"
+    title = "p(correct tag) of the most frequent words, at the last checkpoint that both arms have"
     note = "Mean over all pairs of the scale (sources, tunings and seeds)."
     return Table("confidence", title, columns, rows, note).without_constant("variant")
 
 
 def _word_rows(pairs: Sequence[tuple[FinetuneRun, FinetuneRun]], name: str) -> list[list[Cell]]:
-    """(word, location, occurrences, p(correct) of vanilla and of MAML, runs) for each frequent word of a set."""
+    """(word, location, occurrences, p(correct) of both arms, runs) for each frequent word of a set."""
     if not pairs:
         return []
     gold = pairs[0][0].sets[name].gold
     same = [pair for pair in pairs if pair[0].sets[name].gold is gold]
-    maml, vanilla = (_probabilities(runs, name) for runs in zip(*same, strict=True))
+    first, second = (_probabilities(runs, name) for runs in zip(*same, strict=True))
     runs = runs_of(*same)
     return [
-        [word, LOCATIONS[inside], len(at), _mean(vanilla, at), _mean(maml, at), runs]
+        [word, LOCATIONS[inside], len(at), _mean(first, at), _mean(second, at), runs]
         for inside, words in frequent_words(gold).items()
         for word, at in words.items()
     ]
@@ -175,7 +171,7 @@ def _word_rows(pairs: Sequence[tuple[FinetuneRun, FinetuneRun]], name: str) -> l
 def _last_pairs(data: ReportData) -> dict[tuple[str, str], list[tuple[FinetuneRun, FinetuneRun]]]:
     """The pairs of each scale and variant at its last step."""
     by_model: dict[tuple[str, str], dict[int, list[tuple[FinetuneRun, FinetuneRun]]]] = {}
-    for setting, found in pairs(data.collection).items():
+    for setting, found in data.pairs.items():
         steps = by_model.setdefault((setting.scale, setting.variant), {})
         steps.setdefault(setting.step or 0, []).extend(found)
     return {model: steps[max(steps)] for model, steps in by_model.items()}

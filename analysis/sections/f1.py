@@ -10,7 +10,7 @@ import numpy as np
 from ..load.collect import Collection
 from ..load.records import FinetuneRun
 from ..run_refs import runs_of
-from ..stats.comparison import Comparison, Group, groups
+from ..stats.comparison import Group, groups
 from ..stats.significance import Scores
 from ..tables import RUNS, Cell, Column, Table
 from .base import ReportData, Section, finetuning_needed
@@ -28,7 +28,7 @@ DEFINITION = (
 
 def section(data: ReportData) -> Section:
     tables = [
-        f1_table(data.collection, data.scores, data.comparisons),
+        f1_table(data.collection, data.scores),
         intervals_table(data.collection, data.scores),
     ]
     return Section("f1", "F1", finetuning_needed(data), tables=tables)
@@ -40,38 +40,24 @@ def types_section(data: ReportData) -> Section:
     )
 
 
-def f1_table(collection: Collection, scores: Scores, comparisons: Sequence[Comparison]) -> Table:
+def f1_table(collection: Collection, scores: Scores) -> Table:
     """Micro-F1 of each setting and objective (rows) on each set (columns).
 
-    A difference row follows each pair; the rule baseline is the last row unless it is among the runs.
+    The rule baseline is the last row unless it is among the runs. Differences are in the tables of comparisons.
     """
     kinds = grouped_sets(collection)
     names = list(kinds)
     columns = [Column(_set_head(collection, name), group=kind) for name, kind in kinds.items()]
-    by_setting = {(item.setting, item.set_name): item for item in comparisons}
     rows: list[list[Cell]] = []
-    shaded = set()
     for group in groups(collection):
         means = [_mean(group.runs, name, scores.value) for name in names]
         rows.append([*group.cells, *means, runs_of(group.runs)])
-        items = [by_setting.get((group.setting, name)) for name in names]
-        if group.objective == "maml" and any(items):
-            shaded.add(len(rows))
-            rows.append(_difference_row(group, items))
     if rows and not any(run.setting.scale == "particle" for run in collection.finetuning if run.is_baseline):
         rows.append(_rule_row(collection, names))
-    note = "Number of gold spans in brackets. Difference: MAML minus vanilla, paired by seed."
+    note = "Number of gold spans in brackets."
     title = "Micro-F1 by system and evaluation set"
-    table = Table("f1", title, [*map(Column, Group.HEADS), *columns, RUNS], rows, note, shaded)
+    table = Table("f1", title, [*map(Column, Group.HEADS), *columns, RUNS], rows, note)
     return table.without_constant(*Group.OPTIONAL).with_means()
-
-
-def _difference_row(group: Group, items: Sequence[Comparison | None]) -> list[Cell]:
-    """The row of MAML minus vanilla, given the comparison on each set."""
-    compared = [item for item in items if item is not None]
-    values = [item.difference.summary.value if item else None for item in items]
-    seeds = max(item.seeds for item in compared)
-    return [*group.cells[:-2], "difference", seeds, *values, runs_of(*(item.runs for item in compared))]
 
 
 def _rule_row(collection: Collection, names: Sequence[str]) -> list[Cell]:

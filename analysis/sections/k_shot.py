@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from ..figures import shot_curves
-from ..run_refs import OBJECTIVE_NAMES, counted, runs_of
-from ..stats.comparison import DIFFERENCE_COLUMNS, difference_cells, pairs, setting_cells
+from ..run_refs import counted, runs_of
+from ..stats.budgets import UPDATES
+from ..stats.comparison import DIFFERENCE_COLUMNS, difference_cells, setting_cells
 from ..stats.shots import Curve, CurveDifference, Task, curve_differences, curves, samples
 from ..tables import RUNS, Cell, Column, Table
-from .base import ReportData, Section
+from .base import ReportData, Section, Views
 
 SETTING = ("scale", "variant", "step", "tuning", "source", "target", "unit of k", "updates", "set")
 OPTIONAL = ("variant", "step", "unit of k", "updates")
@@ -21,11 +22,15 @@ NEEDED = (
 )
 
 
-def section(data: ReportData) -> Section:
+def section(views: Views) -> Section:
+    data = views.first
     found = curves(data.collection, data.scores)
     if not found:
         return Section("k_shot", "k-shot learning", [NEEDED])
-    differences = curve_differences(data.collection, pairs(data.collection), data.scores)
+    differences = {
+        str(one.contrast): curve_differences(one.collection, one.pairs, one.scores)
+        for one in views.at(UPDATES)
+    }
     tables = [areas_table(found), differences_table(differences), points_table(found)]
     return Section("k_shot", "k-shot learning", _remarks(data, found), shot_curves.k_shot(found), tables)
 
@@ -79,29 +84,32 @@ def areas_table(found: Sequence[Curve]) -> Table:
     return Table("k_shot_area", title, columns, rows, note).without_constant(*OPTIONAL)
 
 
-def differences_table(found: Sequence[CurveDifference]) -> Table:
-    """The difference of two arms at each k, and of the areas under their curves."""
-    columns = [*map(Column, (*SETTING, "k", "seeds", "vanilla", "MAML")), *DIFFERENCE_COLUMNS, RUNS]
+def differences_table(found: Mapping[str, Sequence[CurveDifference]]) -> Table:
+    """The difference of two arms at each k, and of the areas under their curves, for each contrast."""
+    columns = [
+        *map(Column, ("comparison", *SETTING, "k", "seeds", "first", "second")),
+        *DIFFERENCE_COLUMNS,
+        RUNS,
+    ]
     rows: list[list[Cell]] = []
     shaded = set()
-    for one in found:
+    for contrast, one in ((name, one) for name, differences in found.items() for one in differences):
         points = {str(k): difference for k, difference in one.points.items()}
         for k, difference in (points | {AREA: one.area}).items():
             if k == AREA:
                 shaded.add(len(rows))
-            cells: list[Cell] = [*setting_cells(one.setting), *_task(one.task), one.set_name]
+            cells: list[Cell] = [contrast, *setting_cells(one.setting), *_task(one.task), one.set_name]
             cells += [k, difference.seeds]
-            cells += [difference.second.value, difference.first.value, *difference_cells(difference)]
+            cells += [difference.first.value, difference.second.value, *difference_cells(difference)]
             rows.append([*cells, one.all_runs])
-    title = "MAML minus vanilla at each k, and in the area under the curve"
+    title = "Differences at each k, and in the area under the curve"
     note = "The same seeds and samples on both sides. Shaded rows: the area, the mean F1 over the k above 0."
     return Table("k_shot_differences", title, columns, rows, note, shaded).without_constant(*OPTIONAL)
 
 
 def _setting(curve: Curve) -> list[Cell]:
     """The cells under SETTING, and the objective."""
-    objective = OBJECTIVE_NAMES.get(curve.objective, curve.objective)
-    return [*setting_cells(curve.setting), *_task(curve.task), curve.set_name, objective]
+    return [*setting_cells(curve.setting), *_task(curve.task), curve.set_name, curve.objective]
 
 
 def _task(task: Task) -> list[Cell]:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
 from ..figures.forest import ForestRow, forest
 from ..figures.style import figure
 from ..run_refs import Runs, counted, runs_of
-from ..stats.comparison import Average, Comparison
+from ..stats.budgets import BUDGETS
+from ..stats.comparison import Average, Comparison, arms
 from ..stats.significance import average_difference
 from ..tables import RUNS, Cell, Column, Table
-from .base import ReportData, Section
-from .claims import EFFECT, Claim, claims, set_groups
+from .base import ReportData, Section, Views
+from .claims import EFFECT, Claim, claims_at
 from .summary import summary
 
 MAX_ROWS = 45  # of the forest plot; of the groups beyond, it shows means only
@@ -33,16 +34,22 @@ class Lead:
     """
 
     sentence: str
-    sides: tuple[str, str] = ("MAML", "vanilla")
+    sides: tuple[str, str]
     rows: Sequence[ForestRow] = ()
     runs: Runs = Runs(())
     table: Table | None = None
     notes: Sequence[str] = ()
 
 
-def section(data: ReportData) -> Section:
-    """The lead as a section of the report."""
-    return lead_section(lead(data))
+def sections(views: Views) -> list[Section]:
+    """The lead of each primary contrast at each matched budget."""
+    found = []
+    for budget in BUDGETS:
+        families = claims_at(views, budget)
+        for by_budget in views.primary:
+            data = by_budget[budget]
+            found.append(lead_section(lead(data, families)).without_empty_tables().for_view(data, views))
+    return found
 
 
 def lead_section(content: Lead) -> Section:
@@ -70,16 +77,25 @@ def _at_most(rows: Sequence[ForestRow], count: int) -> list[ForestRow]:
     return shown
 
 
-def lead(data: ReportData) -> Lead:
-    """The claims about MAML against vanilla."""
-    sentence, *notes = summary(data)
-    families = {group: claims(data, names) for group, names in set_groups(data.collection).items()}
-    found = [(group, claim) for group, family in families.items() for claim in family]
+def lead(data: ReportData, families: Mapping[str, Sequence[Claim]]) -> Lead:
+    """The claims about the contrast of `data`.
+
+    Args:
+        families: the claims about all contrasts at the budget of `data`, by group of sets.
+    """
+    found = [
+        (group, claim)
+        for group, family in families.items()
+        for claim in family
+        if claim.average.contrast == data.contrast
+    ]
+    sentence, *notes = summary(data, [claim.verdict for _, claim in found])
+    sides = (data.contrast.first, data.contrast.second)
     if not found:
-        return Lead(sentence, notes=notes)
+        return Lead(sentence, sides, notes=notes)
     rows = [row for group, claim in found for row in _forest_rows(_title(group, claim, found), claim)]
     runs = runs_of(*(claim.average.runs for _, claim in found))
-    return Lead(sentence, rows=rows, runs=runs, table=_table(found), notes=notes)
+    return Lead(sentence, sides, rows, runs, _table(found), notes)
 
 
 def _title(group: str, claim: Claim, found: Sequence[tuple[str, Claim]]) -> str:
@@ -113,7 +129,16 @@ def _forest_rows(title: str, claim: Claim) -> list[ForestRow]:
 
 def _table(found: Sequence[tuple[str, Claim]]) -> Table:
     """The claims in the columns that a reader needs first."""
-    heads = ("sets", "scale", "variant", "tuning", "verdict", "difference", "95 % CI", "vanilla", "MAML")
+    heads = (
+        "sets",
+        "scale",
+        "variant",
+        "tuning",
+        "verdict",
+        "difference",
+        "95 % CI",
+        *arms([found[0][1].average]),
+    )
     columns = [
         Column(head, interval=head == "95 % CI", signed=head in ("difference", "95 % CI")) for head in heads
     ]
@@ -122,8 +147,8 @@ def _table(found: Sequence[tuple[str, Claim]]) -> Table:
         item: Average = claim.average
         summary_ = item.difference.summary
         cells: list[Cell] = [group, *item.key, claim.verdict, summary_.value, summary_.interval]
-        rows.append([*cells, item.vanilla.value, item.maml.value, item.runs])
+        rows.append([*cells, item.first.value, item.second.value, item.runs])
     shaded = {index for index, row in enumerate(rows) if EFFECT in row}
     note = "Shaded rows: an effect. All columns are in the section Claims."
-    title = "Mean difference of micro-F1, MAML minus vanilla"
+    title = f"Mean difference of micro-F1, {found[0][1].average.contrast}"
     return Table("lead", title, [*columns, RUNS], rows, note, shaded).without_constant("scale", "variant")

@@ -10,9 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
 from ..figures import scaling
-from ..figures.style import COLOURS, Curve, Figure, distinct, drawing, figure, figure_legend, slug, thinned
+from ..figures.style import Curve, Figure, colour, drawing, figure, figure_legend, slug, thinned
 from ..load.records import FinetuneRun, Setting
-from ..run_refs import OBJECTIVE_NAMES, counted
+from ..run_refs import counted, distinct
 from ..stats.comparison import averages, averages_table, balanced, unbalanced
 from ..stats.convergence import smoothed
 from ..tables import Column
@@ -80,7 +80,7 @@ def complete_models(runs: Sequence[FinetuneRun]) -> dict[Model, list[FinetuneRun
 def _runs_by_model(runs: Sequence[FinetuneRun]) -> dict[Model, list[FinetuneRun]]:
     models: dict[Model, list[FinetuneRun]] = {}
     for run in runs:
-        if run.setting.step is not None and run.objective in OBJECTIVE_NAMES:
+        if run.setting.step is not None:
             models.setdefault(_model(run.setting), []).append(run)
     return models
 
@@ -129,9 +129,7 @@ def _exclusions(model: Model, runs: Sequence[FinetuneRun], plotted: Sequence[Fin
             f"{model_title(model)}: {counted(excluded, 'run')} {verb} in no curve, because not every objective and seed has "
             "that checkpoint."
         )
-    if absent := [
-        name for objective, name in OBJECTIVE_NAMES.items() if objective not in _by_objective(plotted)
-    ]:
+    if absent := [objective for objective in _by_objective(runs) if objective not in _by_objective(plotted)]:
         text.append(
             f"Needed to compare objectives over checkpoints of {model_title(model)}: the same checkpoints of {absent[0]} with "
             "identical fine-tuning."
@@ -173,8 +171,8 @@ def draw_loss_fan(bands: Mapping[str, Curve]) -> Canvas:
     with drawing(1, 1, 3.0) as (canvas, axes):
         axis = axes[0, 0]
         for objective, (steps, (low, middle, high)) in bands.items():
-            axis.fill_between(steps, low, high, color=COLOURS[objective], alpha=0.2, linewidth=0)
-            axis.plot(steps, middle, color=COLOURS[objective], label=OBJECTIVE_NAMES[objective])
+            axis.fill_between(steps, low, high, color=colour(objective), alpha=0.2, linewidth=0)
+            axis.plot(steps, middle, color=colour(objective), label=objective)
         axis.set(xlabel="fine-tuning step", ylabel="loss (nats/word)")
         figure_legend(canvas, axis)
         return canvas
@@ -251,9 +249,10 @@ def draw_f1_by_type(panels: Mapping[str, Sequence[MetricCurve]]) -> Canvas:
 
 def _draw(axis: Axes, title: str, curves: Sequence[MetricCurve]) -> None:
     for curve in curves:
-        label = f"{OBJECTIVE_NAMES[curve.objective]} {curve.entity_type}".strip()
-        colour = COLOURS[curve.objective]
-        axis.plot(curve.steps, curve.means, curve.style, color=colour, label=label, marker=".")
+        label = f"{curve.objective} {curve.entity_type}".strip()
+        axis.plot(
+            curve.steps, curve.means, curve.style, color=colour(curve.objective), label=label, marker="."
+        )
     axis.set_title(title)
     axis.set_xlabel("pretraining updates")
 

@@ -44,37 +44,34 @@ def _skipped_updates(collection: Collection) -> str:
 
 
 def perplexity_table(collection: Collection) -> Table:
-    """Held-out perplexity of each pair of runs at the largest common number of updates, tokens, FLOPs and seconds."""
-    columns = [Column("scale"), Column("variant"), Column("seed"), Column("matched budget")]
-    columns += [Column("value", 3, significant=True), Column("vanilla perplexity", 2)]
-    columns += [Column("MAML perplexity", 2), Column("MAML / vanilla", 4), RUNS]
+    """Held-out perplexity of each pair of runs at the largest common amount of every budget."""
+    columns = [*map(Column, ("comparison", "scale", "variant", "seed", "matched budget"))]
+    columns += [Column("value", 3, significant=True), Column("perplexity of the first", 2)]
+    columns += [Column("perplexity of the second", 2), Column("first / second", 4), RUNS]
     rows: list[list[Cell]] = []
-    for maml, vanilla in pretraining_pairs(collection):
-        if not (len(maml.eval["step"]) and len(vanilla.eval["step"])):
-            continue
-        for budget in BUDGETS:
-            value, losses = _losses_at_common_budget(maml, vanilla, budget)
-            cells: list[Cell] = [maml.scale, maml.variant, maml.seed, budget, value]
-            cells += [
-                float(np.exp(losses[1])),
-                float(np.exp(losses[0])),
-                float(np.exp(losses[0] - losses[1])),
-            ]
-            rows.append([*cells, runs_of(vanilla, maml)])
-    note = "A ratio below 1 means that MAML has the lower perplexity."
+    for contrast in collection.contrasts:
+        for first, second in pretraining_pairs(collection, contrast):
+            if not (len(first.eval["step"]) and len(second.eval["step"])):
+                continue
+            for budget in BUDGETS:
+                value, losses = _losses_at_common_budget(first, second, budget)
+                cells: list[Cell] = [str(contrast), first.scale, first.variant, first.seed, budget, value]
+                cells += [*map(float, np.exp([*losses, losses[0] - losses[1]]))]
+                rows.append([*cells, runs_of(first, second)])
+    note = "First and second: the arms of the comparison. A ratio below 1 means that the first has the lower perplexity."
     title = "Held-out perplexity at matched budgets"
     table = Table("perplexity_at_matched_budgets", title, columns, rows, note)
     return table.without_constant("variant", "seed")
 
 
 def _losses_at_common_budget(
-    maml: PretrainRun, vanilla: PretrainRun, budget: str
+    first: PretrainRun, second: PretrainRun, budget: str
 ) -> tuple[float, tuple[float, float]]:
-    """The largest value of a budget that both runs reached, and the (MAML, vanilla) losses in nats at it."""
-    curves = [(spent[budget], losses) for spent, losses in (eval_losses(maml), eval_losses(vanilla))]
+    """The largest value of a budget that both runs reached, and their losses in nats at it."""
+    curves = [(spent[budget], losses) for spent, losses in (eval_losses(first), eval_losses(second))]
     value = min(float(spent[-1]) for spent, _ in curves)
-    maml_loss, vanilla_loss = (float(np.interp(value, *curve)) for curve in curves)
-    return value, (maml_loss, vanilla_loss)
+    first_loss, second_loss = (float(np.interp(value, *curve)) for curve in curves)
+    return value, (first_loss, second_loss)
 
 
 def episodes_table(collection: Collection) -> Table:

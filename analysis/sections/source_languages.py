@@ -1,25 +1,35 @@
-"""Fine-tuning sources: heat maps of F1 by source and evaluation set, for each objective and for their difference."""
+"""Fine-tuning sources: heat maps of F1 by source and evaluation set, for both arms of a contrast and for their difference."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure as Canvas
 
 from ..figures import scaling
-from ..figures.style import DIVERGING, SEQUENTIAL, Figure, distinct, drawing, figure, heat_map, slug, title
-from ..run_refs import counted, runs_of
-from ..stats.comparison import Comparison, averages, averages_table, balanced, last_steps, unbalanced
+from ..figures.style import DIVERGING, SEQUENTIAL, Figure, drawing, figure, heat_map, slug, title
+from ..run_refs import counted, distinct, runs_of
+from ..stats.comparison import (
+    Comparison,
+    arms,
+    averages,
+    averages_table,
+    balanced,
+    difference_name,
+    last_steps,
+    unbalanced,
+)
 from ..tables import Column
 from .base import ReportData, Section
 
-DIFFERENCE = "MAML minus vanilla"
-PANELS = {
-    "vanilla": lambda item: item.vanilla.value,
-    "MAML": lambda item: item.maml.value,
+DIFFERENCE = "difference"
+PANELS: dict[str, Callable[[Comparison], float]] = {
+    "second": lambda item: item.second.value,
+    "first": lambda item: item.first.value,
     DIFFERENCE: lambda item: item.difference.summary.value,
 }
+"""the panels of a figure: both arms and their difference"""
 
 
 def section(data: ReportData) -> Section:
@@ -30,7 +40,7 @@ def section(data: ReportData) -> Section:
     figures = heat_maps(last_steps(data.comparisons)) + scaling.by_source(data.collection, comparisons)
     text = unbalanced(data.final_comparisons, "source")
     if len({item.setting.source for item in data.final_comparisons}) < 2:
-        text.append("Needed to compare sources: pairs of MAML and vanilla runs from at least two sources.")
+        text.append("Needed to compare sources: pairs of runs from at least two sources.")
     return Section("source", "Fine-tuning source", text, figures, [table])
 
 
@@ -45,7 +55,7 @@ def heat_maps(comparisons: Sequence[Comparison]) -> list[Figure]:
         sets = distinct(item.set_name for item in chosen)
         tunings = distinct(item.setting.tuning for item in chosen)
         grids = {panel: _grid(chosen, sources, sets, panel, len(tunings)) for panel in PANELS}
-        if np.isnan(grids["vanilla"]).all():
+        if np.isnan(grids["second"]).all():
             continue
         runs = runs_of(*(item.runs for item in chosen))
         caption = (
@@ -54,12 +64,18 @@ def heat_maps(comparisons: Sequence[Comparison]) -> list[Figure]:
             "missing. No intervals are shown; a single cell is based on few spans (see the table of differences)."
         )
         name = slug("source_heat", scale, variant)
-        figures.append(figure(name, caption, runs, draw_heat_maps, grids, sources, sets))
+        heads = dict(zip(PANELS, (*reversed(arms(chosen)), difference_name(chosen)), strict=True))
+        figures.append(figure(name, caption, runs, draw_heat_maps, grids, heads, sources, sets))
     return figures
 
 
-def draw_heat_maps(grids: Mapping[str, np.ndarray], sources: Sequence[str], sets: Sequence[str]) -> Canvas:
-    """A panel for each objective, with common colours, and one for the difference."""
+def draw_heat_maps(
+    grids: Mapping[str, np.ndarray],
+    heads: Mapping[str, str],
+    sources: Sequence[str],
+    sets: Sequence[str],
+) -> Canvas:
+    """A panel for each arm, with common colours, and one for the difference."""
     high = max(_peak(grid) for name, grid in grids.items() if name != DIFFERENCE)
     with drawing(1, len(grids), 2.0 + 0.3 * len(sources), sharey=True) as (canvas, axes):
         for axis, (name, grid) in zip(axes[0], grids.items(), strict=True):
@@ -68,7 +84,7 @@ def draw_heat_maps(grids: Mapping[str, np.ndarray], sources: Sequence[str], sets
                 heat_map(axis, 100 * grid, sources, sets, limits, DIVERGING, "+.0f")
             else:
                 heat_map(axis, 100 * grid, sources, sets, (0.0, 100 * high), SEQUENTIAL, ".0f")
-            axis.set_title(name)
+            axis.set_title(heads[name])
         return canvas
 
 

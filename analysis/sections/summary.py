@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from statistics import median
+
+from metapt.evaluation.seed_inference import MIN_SEEDS
 
 from ..load.collect import Collection
 from ..run_refs import counted, runs_of
@@ -11,7 +14,9 @@ from ..stats import matched_budget
 from ..stats.budgets import UPDATES
 from ..stats.comparison import Comparison, averages, balanced
 from ..stats.significance import Difference, average_difference
+from ..stats.verdicts import NO_VERDICT
 from .base import ReportData
+from .claims import DESCRIPTIVE
 
 
 def run_counts(collection: Collection) -> str:
@@ -28,14 +33,18 @@ def run_counts(collection: Collection) -> str:
     return text
 
 
-def summary(data: ReportData) -> list[str]:
-    """MAML against vanilla on the target sets at the last pretraining step that both have, one paragraph a string."""
+def summary(data: ReportData, verdicts: Sequence[str]) -> list[str]:
+    """The contrast on the target sets at the last pretraining step that both arms have, one paragraph a string.
+
+    Args:
+        verdicts: on the claims about the contrast.
+    """
     comparisons = data.final_comparisons
     if not comparisons:
         return [missing_pairs(data)]
     return [
-        _main_result(data),
-        _single_comparisons(comparisons),
+        _main_result(data, verdicts),
+        _single_comparisons(data),
         *_by_scale(comparisons),
         _limits(comparisons),
     ]
@@ -44,48 +53,58 @@ def summary(data: ReportData) -> list[str]:
 def missing_pairs(data: ReportData) -> str:
     """Why nothing can be compared at this budget, and which runs are needed."""
     if data.budget == UPDATES:
-        return "MAML and vanilla cannot be compared: no MAML and vanilla run are otherwise identical."
+        return (
+            f"{_arms(data)} cannot be compared: no run of one is otherwise identical to a run of the other."
+        )
     needed = (
-        matched_budget.needed_checkpoints(data.matches[data.budget])
-        or "a MAML and a vanilla pretraining run of the same scale, and fine-tuning runs of both"
+        matched_budget.needed_checkpoints(data.matches)
+        or f"pretraining runs of {data.contrast.first} and {data.contrast.second} at the same scale, and fine-tuning runs of both"
     )
     return (
-        f"MAML and vanilla cannot be compared at matched {data.budget}: no two fine-tuned checkpoints have the same "
+        f"{_arms(data)} cannot be compared at matched {data.budget}: no two fine-tuned checkpoints have the same "
         f"budget. Needed: {needed}."
     )
 
 
-def _main_result(data: ReportData) -> str:
+def _main_result(data: ReportData, verdicts: Sequence[str]) -> str:
     """The answer in one sentence."""
     comparisons = data.final_comparisons
     names = sorted({item.set_name for item in comparisons})
     difference = average_difference(item.difference for item in comparisons)
     return (
-        f"At matched {data.budget}, the mean difference in micro-F1 (MAML minus vanilla) on {', '.join(names)} is "
-        f"{_estimate(difference)}: {_verdict(difference)}."
+        f"At matched {data.budget}, the mean difference in micro-F1 ({data.contrast}) on {', '.join(names)} is "
+        f"{_estimate(difference)}. {_verdicts(verdicts)}"
     )
 
 
-def _single_comparisons(comparisons: Sequence[Comparison]) -> str:
+def _verdicts(verdicts: Sequence[str]) -> str:
+    """How many claims have which verdict."""
+    counts = Counter(verdicts)
+    if set(counts) <= {NO_VERDICT}:
+        return f"With fewer than {MIN_SEEDS} seeds there is no verdict."
+    if set(counts) == {DESCRIPTIVE}:
+        return "This comparison is descriptive: verdicts are given at the budget that the page shows first."
+    parts = ", ".join(f"{count} {name}" for name, count in counts.items())
+    return f"Verdicts on its {counted(len(verdicts), 'claim')}: {parts}."
+
+
+def _single_comparisons(data: ReportData) -> str:
     """How many runs are compared, and how many of the single comparisons point where."""
+    comparisons = data.final_comparisons
     pairs = len(runs_of(*(item.runs for item in comparisons))) // 2
-    above = sum(item.difference.summary.interval[0] > 0 for item in comparisons)
-    below = sum(item.difference.summary.interval[1] < 0 for item in comparisons)
+    apart = [item.difference for item in comparisons if item.difference.excludes_zero]
+    above = sum(difference.value > 0 for difference in apart)
+    below = len(apart) - above
     return (
         f"{counted(pairs, 'pair')} of runs {'is' if pairs == 1 else 'are'} compared. "
-        f"The CI excludes 0 in {above + below} of {counted(len(comparisons), 'single comparison')} (one setting on one set): "
-        f"{above} in favour of MAML, {below} in favour of vanilla. Without any true difference, about "
+        f"The CI excludes 0 in {len(apart)} of {counted(len(comparisons), 'single comparison')} (one setting on one set): "
+        f"{above} in favour of {data.contrast.first}, {below} in favour of {data.contrast.second}. Without any true difference, about "
         f"{0.05 * len(comparisons):.1f} would be expected."
     )
 
 
-def _verdict(difference: Difference) -> str:
-    low, high = difference.summary.interval
-    if low > 0:
-        return "MAML is better on these sets and seeds"
-    if high < 0:
-        return "MAML is worse on these sets and seeds"
-    return "the CI includes 0, so the result is inconclusive"
+def _arms(data: ReportData) -> str:
+    return f"{data.contrast.first} and {data.contrast.second}"
 
 
 def _by_scale(comparisons: Sequence[Comparison]) -> list[str]:
@@ -93,10 +112,7 @@ def _by_scale(comparisons: Sequence[Comparison]) -> list[str]:
     means = averages(balanced(comparisons, "scale"), lambda setting: (setting.scale,))
     if len(means) < 2:
         return []
-    clauses = [
-        f"{item.key[0]} {_estimate(item.difference)}{'' if item.difference.summary.excludes_zero else ' (inconclusive)'}"
-        for item in means
-    ]
+    clauses = [f"{item.key[0]} {_estimate(item.difference)}" for item in means]
     return [f"By scale: {'; '.join(clauses)}."]
 
 

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..load.collect import Collection, pretraining_key
-from ..load.records import PretrainRun
+from ..load.collect import Collection
+from ..load.contrasts import Contrast
+from ..load.records import Columns, PretrainRun
+from .pairing import counterparts, model_of, models
 
-BUDGETS = {"updates": "step", "tokens": "tokens_total", "FLOPs": "flops_total", "seconds": "seconds_total"}
+FIELDS = {"updates": "step", "tokens": "tokens_total", "FLOPs": "flops_total", "seconds": "seconds_total"}
 """name of a budget to its field in metrics.jsonl"""
 UPDATES = "updates"
+NEXT_TOKEN = "next-token tokens"
+"""the budget of tokens that next-token prediction was trained on, without those of windows of episodes"""
+BUDGETS = ("updates", NEXT_TOKEN, "tokens", "FLOPs", "seconds")
 EDGE_FRACTION = 0.10
 
 
@@ -18,10 +23,23 @@ def spent_after_updates(run: PretrainRun) -> dict[str, np.ndarray]:
     kinds = (run.lm, run.episodes, run.skipped)
     steps = np.concatenate([[0.0], *(kind["step"] for kind in kinds)])
     order = np.argsort(steps, kind="stable")
-    return {
+    spent = {
         budget: np.concatenate([[0.0], *(kind[field] for kind in kinds)])[order]
-        for budget, field in BUDGETS.items()
+        for budget, field in FIELDS.items()
     }
+    predicts = np.concatenate([[False], *(np.full(len(kind["step"]), kind is run.lm) for kind in kinds)])[
+        order
+    ]
+    tokens = np.diff(spent["tokens"], prepend=0.0)
+    spent[NEXT_TOKEN] = np.cumsum(np.where(predicts, tokens, 0.0))
+    return {budget: spent[budget] for budget in BUDGETS}
+
+
+def spent_at(run: PretrainRun, lines: Columns) -> dict[str, np.ndarray]:
+    """Return what had been spent, by budget, after the updates of some lines of metrics.jsonl: [lines]."""
+    spent = spent_after_updates(run)
+    index = np.searchsorted(spent[UPDATES], lines["step"])
+    return {budget: values[index] for budget, values in spent.items()}
 
 
 def eval_losses(run: PretrainRun) -> tuple[dict[str, np.ndarray], np.ndarray]:
@@ -37,14 +55,16 @@ def eval_losses(run: PretrainRun) -> tuple[dict[str, np.ndarray], np.ndarray]:
 
 def lm_losses(run: PretrainRun) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Return (what had been spent by budget, training loss in nats per token), both [language-model updates]."""
-    return {budget: run.lm[field] for budget, field in BUDGETS.items()}, run.lm["lm_loss_nats"]
+    return spent_at(run, run.lm), run.lm["lm_loss_nats"]
 
 
-def pretraining_pairs(collection: Collection) -> list[tuple[PretrainRun, PretrainRun]]:
-    """Return pairs (MAML, vanilla) of equal scale, variant, seed and corpus."""
-    vanilla = {pretraining_key(run): run for run in collection.pretraining if run.objective == "vanilla"}
-    maml = (run for run in collection.pretraining if run.objective == "maml")
-    return [(run, vanilla[pretraining_key(run)]) for run in maml if pretraining_key(run) in vanilla]
+def pretraining_pairs(collection: Collection, contrast: Contrast) -> list[tuple[PretrainRun, PretrainRun]]:
+    """Return the pairs (first, second) of the pretraining runs of a contrast."""
+    paired, _ = counterparts(models(collection), contrast)
+    runs = {model_of(run): run for run in collection.pretraining}
+    return [
+        (runs[first], runs[second]) for first, second in paired.items() if first in runs and second in runs
+    ]
 
 
 def start_and_end(count: int) -> dict[str, slice]:

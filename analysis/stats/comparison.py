@@ -1,27 +1,25 @@
-"""Groups of runs that differ in the seed only, and MAML against vanilla with all else equal."""
+"""Groups of runs that differ in the seed only, and differences between the two arms of a contrast."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import ClassVar
 
-from ..load.collect import Collection, finetuning_key
+from ..load.collect import Collection
+from ..load.contrasts import Contrast
 from ..load.records import FinetuneRun, Setting
-from ..run_refs import OBJECTIVE_NAMES, Runs, counted, runs_of
+from ..run_refs import Runs, counted, runs_of
 from ..tables import RUNS, Cell, Column, Table
 from .agreement import remark
 from .significance import Difference, Estimate, Pairs, Scores, average_difference, comparable
 
 DEFINITION = (
-    "Pairs: a MAML run and a vanilla run of identical scale, variant, pretraining step, corpus, tuning, source and seeds. "
-    "Variants that differ in the episodes alone share the vanilla runs of their scale. "
-    "A difference is MAML minus vanilla, averaged over the seeds that both have. "
-    "Averages over sets, sources and tunings are unweighted means of F1 over the pairs, on the target sets only (those in "
-    "Tagalog and Cebuano; if there are none, the sets that no run was tuned on), at the last pretraining step that "
-    "both objectives have. Averages by scale, tuning, source or step include only comparisons that exist for every scale "
-    "(tuning, source, step), so that the averages differ in nothing else. Relative gain: mean MAML F1 / mean vanilla F1 - 1."
+    "A difference is the first arm of a contrast minus the second, averaged over the seeds that both have. "
+    "Averages over sets, sources and tunings are unweighted means of F1 over the pairs, on the target sets only (those in the target "
+    "languages; if there are none, the sets that no run was tuned on), at the last pretraining step that both arms have. "
+    "Averages by scale, tuning, source or step include only comparisons that exist for every scale (tuning, source, step), so that "
+    "the averages differ in nothing else. Relative gain: mean F1 of the first arm / mean F1 of the second - 1."
 )
 
 
@@ -43,8 +41,7 @@ class Group:
     @property
     def cells(self) -> list[Cell]:
         """The cells under HEADS."""
-        objective = OBJECTIVE_NAMES.get(self.objective, self.objective)
-        return [*setting_cells(self.setting), objective, len(self.runs)]
+        return [*setting_cells(self.setting), self.objective, len(self.runs)]
 
 
 def setting_cells(setting: Setting) -> list[Cell]:
@@ -53,42 +50,33 @@ def setting_cells(setting: Setting) -> list[Cell]:
 
 
 def groups(collection: Collection) -> list[Group]:
-    """Return the runs by setting and objective in the order of the tables: vanilla before MAML."""
+    """Return the runs by setting and objective in the order of the tables."""
     runs_by_system: dict[tuple[Setting, str], list[FinetuneRun]] = {}
     for run in collection.finetuning:
         runs_by_system.setdefault((run.setting, run.objective), []).append(run)
     return [Group(objective, setting, runs) for (setting, objective), runs in runs_by_system.items()]
 
 
-@cache  # most sections need them
-def pairs(collection: Collection) -> dict[Setting, list[tuple[FinetuneRun, FinetuneRun]]]:
-    """Return the pairs (MAML, vanilla) of each setting, one for each seed."""
-    vanilla = {finetuning_key(run): run for run in collection.finetuning if run.objective == "vanilla"}
-    by_setting: dict[Setting, list[tuple[FinetuneRun, FinetuneRun]]] = {}
-    for run in collection.finetuning:
-        if run.objective == "maml" and finetuning_key(run) in vanilla:
-            by_setting.setdefault(run.setting, []).append((run, vanilla[finetuning_key(run)]))
-    return by_setting
+class _OfTwoArms:
+    """What a difference is made of."""
 
-
-class _MamlMinusVanilla:
-    """The two systems of a difference by their names."""
-
+    contrast: Contrast
     difference: Difference
 
     @property
-    def maml(self) -> Estimate:
+    def first(self) -> Estimate:
         return self.difference.first
 
     @property
-    def vanilla(self) -> Estimate:
+    def second(self) -> Estimate:
         return self.difference.second
 
 
 @dataclass(frozen=True, eq=False)
-class Comparison(_MamlMinusVanilla):
-    """MAML minus vanilla in one setting on one set, mean over seeds."""
+class Comparison(_OfTwoArms):
+    """The two arms of a contrast in one setting on one set, mean over seeds."""
 
+    contrast: Contrast
     setting: Setting
     set_name: str
     gold_spans: int
@@ -104,13 +92,11 @@ class Comparison(_MamlMinusVanilla):
         return runs_of(*self.pairs)
 
 
-def comparisons(collection: Collection, scores: Scores) -> list[Comparison]:
-    """Compare MAML with vanilla in every setting and on every set that both were scored on."""
-    return compared(pairs(collection), collection.set_names(), scores)
-
-
-def compared(
-    pairs_by_setting: Mapping[Setting, Pairs], set_names: Sequence[str], scores: Scores
+def comparisons(
+    contrast: Contrast,
+    pairs_by_setting: Mapping[Setting, Pairs],
+    set_names: Sequence[str],
+    scores: Scores,
 ) -> list[Comparison]:
     """Compare the first run of each pair with the second, by setting and set.
 
@@ -118,7 +104,12 @@ def compared(
     """
     return [
         Comparison(
-            setting, name, pairs[0][0].sets[name].gold.gold_spans, pairs, scores.difference(pairs, name)
+            contrast,
+            setting,
+            name,
+            pairs[0][0].sets[name].gold.gold_spans,
+            pairs,
+            scores.difference(pairs, name),
         )
         for setting, name, pairs in comparable_by_set(pairs_by_setting, set_names)
     ]
@@ -190,9 +181,10 @@ def _setting_part(item: Comparison, fields: Sequence[str]) -> tuple[Cell, ...]:
 
 
 @dataclass(frozen=True, eq=False)
-class Average(_MamlMinusVanilla):
+class Average(_OfTwoArms):
     """Mean over comparisons that agree in `key`."""
 
+    contrast: Contrast
     key: tuple[Cell, ...]
     comparisons: Sequence[Comparison]
     difference: Difference
@@ -203,12 +195,15 @@ class Average(_MamlMinusVanilla):
 
 
 def averages(items: Sequence[Comparison], key: Callable[[Setting], tuple[Cell, ...]]) -> list[Average]:
-    """Return the mean of the comparisons for each value of `key`, in order of first appearance."""
+    """Return the mean of the comparisons for each value of `key`, in order of first appearance.
+
+    The comparisons are of one contrast.
+    """
     by_key: dict[tuple[Cell, ...], list[Comparison]] = {}
     for item in items:
         by_key.setdefault(key(item.setting), []).append(item)
     return [
-        Average(value, members, average_difference(item.difference for item in members))
+        Average(members[0].contrast, value, members, average_difference(item.difference for item in members))
         for value, members in by_key.items()
     ]
 
@@ -237,31 +232,43 @@ def difference_cells(difference: Difference) -> list[Cell]:
     ]
 
 
+def arms(items: Sequence[Comparison | Average]) -> tuple[str, str]:
+    """Return the names of the two arms of comparisons of one contrast."""
+    return (items[0].contrast.first, items[0].contrast.second) if items else ("first", "second")
+
+
+def difference_name(items: Sequence[Comparison | Average]) -> str:
+    """Return, for example, "maml minus vanilla"."""
+    return " minus ".join(arms(items))
+
+
 def differences_table(items: Sequence[Comparison]) -> Table:
     """Show every comparison in a row."""
     heads = [head for head in Group.HEADS if head != "objective"]
-    columns = [*map(Column, (*heads, "set", "gold spans", "vanilla", "MAML")), *DIFFERENCE_COLUMNS, RUNS]
+    columns = [*map(Column, (*heads, "set", "gold spans", *arms(items))), *DIFFERENCE_COLUMNS, RUNS]
     rows: list[list[Cell]] = []
     for item in items:
         cells: list[Cell] = [*setting_cells(item.setting), item.seeds, item.set_name, item.gold_spans]
-        cells += [item.vanilla.value, item.maml.value, *difference_cells(item.difference)]
+        cells += [item.first.value, item.second.value, *difference_cells(item.difference)]
         rows.append([*cells, item.runs])
     note = "Shaded rows: the CI excludes 0. MDE: minimum detectable effect on this set."
-    title = "MAML minus vanilla, with 95 % CI"
+    title = f"{difference_name(items)}, with 95 % CI"
     table = Table("differences", title, columns, rows, note, _rows_excluding_zero(items))
     return table.without_constant(*Group.OPTIONAL)
 
 
 def averages_table(name: str, title: str, heads: Sequence[Column], items: Sequence[Average]) -> Table:
-    """Show the means of both objectives, their difference and the relative gain, with intervals."""
-    columns = [*heads, Column("comparisons"), Column("vanilla"), Column("95 % CI vanilla", interval=True)]
-    columns += [Column("MAML"), Column("95 % CI MAML", interval=True), *DIFFERENCE_COLUMNS]
+    """Show the means of both arms, their difference and the relative gain, with intervals."""
+    columns = [*heads, Column("comparisons")]
+    for arm in arms(items):
+        columns += [Column(arm), Column(f"95 % CI {arm}", interval=True)]
+    columns += DIFFERENCE_COLUMNS
     columns += [Column("relative gain", digits=1, signed=True, percent=True), RUNS]
     rows: list[list[Cell]] = []
     for item in items:
-        cells: list[Cell] = [*item.key, len(item.comparisons), item.vanilla.value, item.vanilla.interval]
-        cells += [item.maml.value, item.maml.interval, *difference_cells(item.difference)]
-        rows.append([*cells, item.maml.relative_to(item.vanilla).value, item.runs])
+        cells: list[Cell] = [*item.key, len(item.comparisons), item.first.value, item.first.interval]
+        cells += [item.second.value, item.second.interval, *difference_cells(item.difference)]
+        rows.append([*cells, item.first.relative_to(item.second).value, item.runs])
     note = "Shaded rows: the CI of the difference excludes 0."
     return Table(name, title, columns, rows, note, _rows_excluding_zero(items)).without_constant("variant")
 

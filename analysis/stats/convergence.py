@@ -1,4 +1,4 @@
-"""How fast fine-tuning converges: t90, area under the loss curve, initial slope; MAML minus vanilla.
+"""How fast fine-tuning converges: t90, area under the loss curve, initial slope; first arm of a contrast minus second.
 
 The loss of a step is that of one batch, and batches differ: the first single step below a threshold reflects an easy
 batch, not a converged model. t90 and the area are therefore computed from a smoothed curve, whose window is 5 % of the
@@ -8,7 +8,7 @@ steps. Smoothing leaves a straight line unchanged except within half a window of
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cache, lru_cache
 from statistics import fmean
@@ -18,15 +18,17 @@ import numpy as np
 from metapt.evaluation.seed_inference import LEVEL, MIN_SEEDS, SeedMean
 
 from ..load.collect import Collection
-from ..load.records import FinetuneRun
+from ..load.contrasts import Contrast
+from ..load.records import FinetuneRun, Setting
 from ..run_refs import runs_of
 from ..tables import RUNS, Cell, Column, Table
-from .comparison import Group, groups, pairs, setting_cells
+from .comparison import Group, groups, setting_cells
 from .significance import Pairs, training_seed
 
 DECREASE = 0.90
 WINDOW_FRACTION = 0.05
 INITIAL_FRACTION = 0.10
+PairsBySetting = Mapping[Setting, Pairs]
 
 DEFINITION = (
     f"Convergence: the loss of every step (nats per word, mean of a batch) is smoothed by a centred moving average over "
@@ -58,23 +60,23 @@ class Convergence:
 
 @dataclass(frozen=True)
 class PairDifference:
-    """MAML minus vanilla over the first `steps` losses of a pair; all t90 are NaN if one curve has none."""
+    """First arm minus second over the first `steps` losses of a pair; all t90 are NaN if one curve has none."""
 
     steps: float
-    t90_vanilla: float
-    t90_maml: float
+    t90_first: float
+    t90_second: float
     t90: float
     area: float
     slope: float
 
     @classmethod
-    def of(cls, maml: FinetuneRun, vanilla: FinetuneRun) -> PairDifference:
+    def of(cls, first: FinetuneRun, second: FinetuneRun) -> PairDifference:
         """Measure a pair of runs."""
-        steps = min(len(maml.losses), len(vanilla.losses))
-        new, old = measure_start(maml, steps), measure_start(vanilla, steps)
-        t90 = new.t90 - old.t90
-        t90_of_both = (np.nan, np.nan) if np.isnan(t90) else (old.t90, new.t90)
-        return cls(steps, *t90_of_both, t90, new.area - old.area, new.slope - old.slope)
+        steps = min(len(first.losses), len(second.losses))
+        one, other = measure_start(first, steps), measure_start(second, steps)
+        t90 = one.t90 - other.t90
+        t90_of_both = (np.nan, np.nan) if np.isnan(t90) else (one.t90, other.t90)
+        return cls(steps, *t90_of_both, t90, one.area - other.area, one.slope - other.slope)
 
 
 def smoothed(losses: np.ndarray) -> np.ndarray:
@@ -136,13 +138,12 @@ def runs_table(collection: Collection) -> Table:
     return Table("convergence", title, columns, rows, note).without_constant(*Group.OPTIONAL)
 
 
-def pairs_table(collection: Collection) -> Table:
-    """Show MAML minus vanilla by setting, on curves cut to a common length; the last row is the mean over settings."""
+def pairs_table(contrast: Contrast, by_setting: PairsBySetting) -> Table:
+    """Show first arm minus second by setting, on curves cut to a common length; the last row is the mean over settings."""
     heads = [head for head in Group.HEADS if head != "objective"]
     columns = [*map(Column, heads), Column("common steps", digits=0)]
-    columns += [Column("t90 vanilla", digits=0), Column("t90 MAML", digits=0)]
+    columns += [Column(f"t90 {arm}", digits=0) for arm in (contrast.first, contrast.second)]
     columns += [Column("Δ t90", digits=1, signed=True), *_shape_columns(signed=True)]
-    by_setting = pairs(collection)
     rows: list[list[Cell]] = []
     for setting, setting_pairs in by_setting.items():
         items = [PairDifference.of(*pair) for pair in setting_pairs]
@@ -156,7 +157,7 @@ def pairs_table(collection: Collection) -> Table:
     runs_of_rows = [runs_of(*setting_pairs) for setting_pairs in by_setting.values()]
     runs_of_rows.append(runs_of(*runs_of_rows))
     rows = [[*row, runs] for row, runs in zip(rows, runs_of_rows, strict=False)]
-    title = "Fine-tuning speed: MAML minus vanilla"
+    title = f"Fine-tuning speed: {contrast}"
     note = (
         "Both curves of a pair are cut to a common length; t90 only for pairs in which both curves have one."
     )
@@ -164,8 +165,8 @@ def pairs_table(collection: Collection) -> Table:
     return table.without_constant(*Group.OPTIONAL)
 
 
-def means_table(collection: Collection) -> Table:
-    """Show MAML minus vanilla by scale and tuning: mean over sources, then over seeds, with intervals over seeds."""
+def means_table(contrast: Contrast, by_setting: PairsBySetting) -> Table:
+    """Show first arm minus second by scale and tuning: mean over sources, then over seeds, with intervals over seeds."""
     columns = [*map(Column, ("scale", "variant", "step", "tuning", "sources", "pairs", "seeds"))]
     columns += [
         Column("Δ t90 (steps)", digits=1, signed=True),
@@ -178,11 +179,11 @@ def means_table(collection: Collection) -> Table:
         RUNS,
     ]
     settings_by_model: dict[tuple[Cell, ...], list[Pairs]] = {}
-    for setting, setting_pairs in pairs(collection).items():
+    for setting, setting_pairs in by_setting.items():
         *model, _ = setting_cells(setting)  # all but the source, of which each setting here has another one
         settings_by_model.setdefault(tuple(model), []).append(setting_pairs)
     rows = [_means_row(model, by_source) for model, by_source in settings_by_model.items()]
-    title = "Fine-tuning speed: MAML minus vanilla, mean over sources"
+    title = f"Fine-tuning speed: {contrast}, mean over sources"
     note = f"Intervals need at least {MIN_SEEDS} seeds with all sources. Without an interval there is no verdict."
     return Table("convergence_means", title, columns, rows, note).without_constant("variant", "step")
 
@@ -199,7 +200,7 @@ def _means_row(model: Sequence[Cell], by_source: Sequence[Pairs]) -> list[Cell]:
             [[(seed, getattr(item, name)) for seed, item in of_source] for of_source in items]
         )
 
-    t90, old_t90, area, slope = map(mean, ("t90", "t90_vanilla", "area", "slope"))
+    t90, old_t90, area, slope = map(mean, ("t90", "t90_second", "area", "slope"))
     relative = t90.value / old_t90.value if old_t90.value else None
     seeds = {seed for of_source in items for seed, _ in of_source}
     cells: list[Cell] = [*model, len(by_source), sum(map(len, by_source)), len(seeds)]
