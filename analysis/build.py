@@ -13,6 +13,7 @@ from .figures.style import Figure
 from .load.collect import Collection
 from .run_refs import counted, runs_of
 from .sections import (
+    aggregates,
     baseline_rows,
     case_studies,
     claims,
@@ -170,6 +171,7 @@ def _build_per_budget(builder: SectionBuilder, by_budget: Mapping[str, ReportDat
 def _definitions(_: ReportData) -> Section:
     modules = (
         f1,
+        aggregates,
         pairing,
         comparison,
         matched_budget,
@@ -192,6 +194,7 @@ def _definitions(_: ReportData) -> Section:
 PARTS: Sequence[Part] = (
     overall(claims.section),
     once(f1.section),
+    once(aggregates.section),
     once(published.section),
     overall(comparisons.matches_section),
     compared(comparisons.differences_section),
