@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +18,10 @@ from analysis.load.cache import read_runs
 from analysis.load.prediction_reader import evaluate, read_predictions
 from analysis.load.records import TARGETS, FinetuneRun, gold_set
 from analysis.load.schema import SetResult
+from metapt.config import NerDataConfig
 from metapt.data.documents import resampling_units
 from metapt.data.iob2 import UNER_LAYOUT, ColumnLayout, Sentence, read_iob2, write_iob2
+from metapt.data.labelled_sets import open_collection
 from metapt.errors import UserError
 from metapt.evaluation.predictions import SentencePrediction, write_predictions
 
@@ -75,6 +78,36 @@ def test_a_mark_that_divides_nothing_is_refused_if_it_is_chosen(tmp_path, mode):
         documents(tmp_path / "set.iob2", f"-DOCSTART-\n# newdoc id = a\n{ROW}{ROW}", mode)
 
 
+def test_marks_are_refused_for_data_that_cannot_have_them(tmp_path):
+    for data in (
+        NerDataConfig(name="demo", documents="newdoc"),
+        NerDataConfig(name="uner", documents="docstart"),
+    ):
+        with pytest.raises(UserError, match="only column files have such marks"):
+            open_collection(data)
+
+
+def test_the_key_of_a_description_takes_precedence(tmp_path):
+    spec = tmp_path / "news.yaml"
+    (tmp_path / "test.conll").write_text("-DOCSTART- O\n\nAna B-PER\n\n-DOCSTART- O\n\nAna B-PER\n")
+    text = "name: xx_news\nlicence: MIT\nfolder: .\nfiles: {test: test.conll}\ncolumns: [word, tag]\nseparator: space\n"
+    found = {}
+    for line, general in (("", "auto"), ("", "sentence"), ("documents: docstart\n", "sentence")):
+        spec.write_text(text + line)
+        data = NerDataConfig(name="custom", corpora=[str(spec)], documents=general)
+        found[line, general] = [s.document for s in open_collection(data).load("xx_news", "test")]
+    assert list(found.values()) == [
+        ["docstart-1", "docstart-2"],
+        [None, None],
+        ["docstart-1", "docstart-2"],
+    ]
+    spec.write_text(text + "documents: paragraphs\n")
+    with pytest.raises(
+        UserError, match="documents: 'paragraphs' must be one of auto, newdoc, docstart, sentence"
+    ):
+        open_collection(NerDataConfig(name="custom", corpora=[str(spec)]))
+
+
 def test_docstart_of_conll_files_with_spaces(tmp_path):
     text = "-DOCSTART- O\n\nAna B-PER\n\nAna B-PER\n\n-DOCSTART- O\n\nAna B-PER\n"
     found = documents(tmp_path / "x.conll", text, layout=SPACED)
@@ -102,6 +135,18 @@ def test_units_are_the_partition_by_document_numbered_by_appearance(ids):
 @given(st.integers(1, 9))
 def test_without_documents_each_sentence_is_a_unit(count):
     assert resampling_units([None] * count).tolist() == list(range(count))
+
+
+def test_a_held_out_dev_split_has_whole_documents(tmp_path):
+    sentences = [Sentence(str(number), ("Ana",), ("B-PER",), f"text {number // 4}") for number in range(400)]
+    write_iob2(tmp_path / "xx" / "train.iob2", sentences)
+    collection = open_collection(NerDataConfig(name="uner", uner_dir=str(tmp_path), dev_fraction=0.2))
+    train, dev = (
+        Counter(sentence.document for sentence in collection.load("xx", split)) for split in ("train", "dev")
+    )
+    assert set((train + dev).values()) == {4}
+    assert not train.keys() & dev.keys()
+    assert 8 < len(dev) < 35
 
 
 def test_documents_pass_from_predictions_to_the_gold_set(tmp_path):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import run_module
-from ner_world import write_checkpoint
+from ner_world import labelled, write_checkpoint
 from safetensors.torch import load_file
 from tuned import arguments, assert_same, outcome, tune
 
@@ -88,6 +88,11 @@ def test_result_and_metrics_have_the_documented_keys(head_run: Run) -> None:
     assert result["earlier_tunings"] == []
     assert (result["steps"], result["epochs"], result["train_sentences"]) == (36, 6, 48)
     assert result["sets"].keys() == {"aa_one", "bb_two"}
+    tuned = {sentence.words for sentence in [*labelled(48, 1), *labelled(12, 2)]}
+    shared = {"aa_one": labelled(9, 3), "bb_two": labelled(7, 4)}
+    assert {name: counts["sentences"] for name, counts in result["shared_sentences"].items()} == {
+        name: sum(sentence.words in tuned for sentence in sentences) for name, sentences in shared.items()
+    }
     metrics = list(head_run.metrics())
     train, dev = ([line for line in metrics if line["kind"] == kind] for kind in ("train", "dev"))
     assert [line["step"] for line in train] == list(range(1, 37))

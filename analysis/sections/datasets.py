@@ -107,7 +107,13 @@ def licences_table(collection: Collection) -> Table:
     for (name, facts), uses in sorted(runs.items(), key=lambda item: item[0][0]):
         licence = facts.licence or "not recorded"
         non_commercial = facts.is_non_commercial if facts.licence else None
-        row: list[Cell] = [name, ", ".join(uses), facts.language or None, licence, non_commercial]
+        row: list[Cell] = [
+            name,
+            ", ".join(sorted(uses, reverse=True)),
+            facts.language or None,
+            licence,
+            non_commercial,
+        ]
         rows.append([*row, runs_of(*uses.values())])
     columns = [*map(Column, ("set", "use", "language", "licence", "non-commercial only")), RUNS]
     note = "A set of data.corpora has the language and licence that its description states."

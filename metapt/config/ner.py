@@ -141,7 +141,7 @@ class SetsConfig:
     )
     dev_fraction: float = key(
         0.0,
-        "fraction of the train sentences held out as dev split where a set has none; 0: such a set cannot be a source",
+        "fraction of the train sentences (of whole documents, where they are marked) held out as dev split where a set has none; 0: such a set cannot be a source",
         low=0,
         high=0.5,
     )

@@ -16,7 +16,7 @@ from metapt import randomness
 from metapt.config import SetsConfig
 from metapt.data.corpus_spec import SPLITS
 from metapt.data.custom_corpus import open_custom_corpora
-from metapt.data.documents import refuse_marks
+from metapt.data.documents import refuse_marks, resampling_units
 from metapt.data.hub import HUB_SPLITS, HubTable, read_hub
 from metapt.data.iob2 import TAGS, UNER_LAYOUT, UNER_TYPES, Sentence, read_iob2
 from metapt.errors import UserError
@@ -256,7 +256,8 @@ def _with_custom_corpora(base: Collection, entries: Sequence[str], documents: st
 def _with_held_out_dev(base: Collection, fraction: float) -> Collection:
     """Give the sets with a train but no dev split a dev split of about `fraction` of their train sentences.
 
-    A sentence is assigned by a hash of the name of the set and its index, so the split is the same in every run.
+    A sentence is assigned by a hash of the name of the set and the number of its document, so the split is the same in
+    every run and no document is in both splits. In a set that marks no documents each sentence counts as one.
     """
     held_out = [name for name in base.sets("train") if name not in base.sets("dev")]
 
@@ -265,7 +266,8 @@ def _with_held_out_dev(base: Collection, fraction: float) -> Collection:
             return base.load(name, split)
         sentences = base.load(name, "train")
         threshold = fraction * 2**63
-        is_dev = [randomness.key(0, f"dev of {name}", index) < threshold for index in range(len(sentences))]
+        units = resampling_units([sentence.document for sentence in sentences])
+        is_dev = [randomness.key(0, f"dev of {name}", unit) < threshold for unit in units.tolist()]
         selected = [
             sentence for sentence, in_dev in zip(sentences, is_dev, strict=True) if in_dev == (split == "dev")
         ]
