@@ -244,6 +244,7 @@ def _units(gold: GoldSet) -> int:
     return int(gold.units.max(initial=-1)) + 1
 
 
+@cache
 def _units_with_spans(gold: GoldSet) -> int:
     return len({unit for unit, spans in zip(gold.units.tolist(), gold.spans, strict=True) if spans})
 

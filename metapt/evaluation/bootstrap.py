@@ -16,6 +16,7 @@ from metapt.randomness import generator
 RESAMPLES = 10_000
 SEED = 0
 LEVEL = 0.95
+"""of every confidence interval"""
 CHUNK = 500  # resamples per random stream: another value gives other resamples
 SWAP_CHUNK = 512  # resamples swapped at a time; a multiple of 8, because swaps are packed bits
 TIE = 1e-12  # differences below this are rounding
@@ -103,18 +104,6 @@ def _half_f1(counts: np.ndarray, precision: type[np.floating]) -> np.ndarray:
     np.maximum(counts[1], 1, out=counts[1])
     correct, total = counts.astype(precision, copy=False)
     return np.divide(correct, total, out=correct)
-
-
-def percentile_interval(samples: np.ndarray) -> tuple[float, float]:
-    """Compute the percentile interval at LEVEL of samples [resamples]; (NaN, NaN) if any sample is NaN."""
-    ordered = np.sort(samples)  # faster than np.quantile for fp32, and NaN sorts last
-    if np.isnan(ordered[-1]):
-        return (np.nan, np.nan)
-    positions = (len(ordered) - 1) * np.array([(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    below = positions.astype(int)
-    steps = ordered[np.minimum(below + 1, len(ordered) - 1)] - ordered[below]
-    low, high = ordered[below] + (positions - below) * steps
-    return (float(low), float(high))
 
 
 def swap_bits(units: int, name: str, resamples: int = RESAMPLES, seed: int = SEED) -> np.ndarray:

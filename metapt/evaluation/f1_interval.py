@@ -18,7 +18,8 @@ from math import nan, prod, sqrt
 import numpy as np
 from scipy.special import betaincinv, ndtri, stdtrit
 
-LEVEL = 0.95
+from metapt.evaluation.bootstrap import LEVEL
+
 PRIOR_CORRELATION = 0.08
 """correlation of spans in the same unit where the data say nothing about it"""
 PRIOR_EVENTS = 4.0

@@ -22,16 +22,15 @@ import numpy as np
 from scipy.optimize import brentq
 from scipy.special import chdtri, ndtr, ndtri, stdtrit
 
-LEVEL = 0.95
+from metapt.evaluation.bootstrap import LEVEL
+from metapt.evaluation.f1_interval import Interval
+
 POWER = 0.80
 MIN_SEEDS = 3
 """with fewer seeds there is no p-value and no verdict"""
 Z = float(ndtri((1 + LEVEL) / 2))
 SMALLEST_P = 1e-12
 QUADRATURE_POINTS = 200
-
-Interval = tuple[float, float]
-"""(lower limit, upper limit)"""
 
 
 @dataclass(frozen=True, eq=False)
