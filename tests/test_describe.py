@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -40,7 +41,9 @@ def described(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, dict
 def test_statistics_computed_by_hand() -> None:
     statistics = set_statistics(SENTENCES)
     assert (statistics["sentences"], statistics["words"], statistics["longest_sentence_words"]) == (4, 14, 5)
-    assert statistics["sentences_with_entity"] == 3
+    assert (statistics["sentences_with_entity"], statistics["documents"]) == (3, None)
+    marked = [replace(sentence, document=name) for sentence, name in zip(SENTENCES, "abba", strict=True)]
+    assert set_statistics(marked)["documents"] == 2
     persons = {
         "count": 4,
         "mean_words": 1.25,
@@ -206,7 +209,7 @@ def test_the_command(tmp_path: Path) -> None:
     sentences, types, particles, _subwords = (
         line.split()[2:] for line in shown.stdout.splitlines() if line.startswith("xx")
     )
-    assert sentences == ["4", "3", "14", "1.20", "2"]
+    assert sentences == ["-", "4", "3", "14", "1.20", "2"]
     assert types == ["4", "0", "1", "75.0", "-", "100.0"]
     assert particles == ["2", "3", "50.0", "60.0"]
     assert max(map(len, shown.stdout.splitlines())) <= 110

@@ -22,6 +22,7 @@ from metapt.errors import UserError
 COMMAND = "describe"
 WIDTH = 200  # characters, if the output is not a terminal
 NOTES = """\
+Documents: as the set marks them (data.documents); -: it does not.
 % single-word: fraction of spans that are one word. Case particles: si, ni, ang,
 ng, sa (case-insensitive)."""
 SUBWORD_NOTES = """\
@@ -87,10 +88,11 @@ def describe(config: DescribeConfig) -> SetStatistics:
 
 
 def sentence_table(statistics: SetStatistics) -> Table:
-    columns = ("sentences", "with entity", "words", "words/span", "longest span")
+    columns = ("documents", "sentences", "with entity", "words", "words/span", "longest span")
 
     def cells(split: Statistics) -> list[str]:
-        counts = [f"{split[key]:,}" for key in ("sentences", "sentences_with_entity", "words")]
+        counts = ["-" if split["documents"] is None else f"{split['documents']:,}"]
+        counts += [f"{split[key]:,}" for key in ("sentences", "sentences_with_entity", "words")]
         spans = split["spans"]["all"]
         if not spans["count"]:
             return [*counts, "-", "-"]

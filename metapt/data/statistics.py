@@ -14,8 +14,12 @@ LabelledSentence = tuple[Sequence[str], Sequence[tuple[str, int, int]]]
 
 
 def set_statistics(sentences: Sequence[Sentence]) -> dict[str, Any]:
-    """`labelled_statistics` of tagged sentences."""
-    return labelled_statistics([(sentence.words, spans(sentence.tags)) for sentence in sentences])
+    """`labelled_statistics` of tagged sentences, and `documents`: their number, None if the set does not mark them."""
+    documents = {sentence.document for sentence in sentences}
+    return {
+        **labelled_statistics([(sentence.words, spans(sentence.tags)) for sentence in sentences]),
+        "documents": None if None in documents else len(documents),
+    }
 
 
 def labelled_statistics(sentences: Sequence[LabelledSentence]) -> dict[str, Any]:
