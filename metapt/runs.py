@@ -20,7 +20,7 @@ No other module spells out a file name of a run folder. docs/run-folder.md descr
         engine/                         what the trainer needs to resume
         model/                          loads with AutoModelForCausalLM and AutoTokenizer
           metapt.json                   its origin: model size, objective, seed, step, data
-      tagger/                           (fine-tuning) the best weights
+      tagger/                           (fine-tuning) the best weights, and their origin in metapt.json
       predictions/<set>.jsonl           (fine-tuning, baselines) one sentence per line
       crf.crfsuite                      (CRF baseline) the trained model
       result.json                       written last: a run is done if it exists (after pretraining: with the last checkpoint)

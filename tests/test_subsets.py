@@ -13,6 +13,7 @@ from ner_world import labelled, write_collection
 from metapt.config import NerDataConfig
 from metapt.data.iob2 import Sentence
 from metapt.data.labelled_sets import open_collection
+from metapt.data.shared_sentences import folded_words
 from metapt.data.subsets import scored_words, training_subset
 from metapt.errors import UserError
 
@@ -40,8 +41,8 @@ def test_properties_of_subsets(
     count: int, seed: int, content: int, limits: tuple[int, int], kind: str, excluded: int
 ):
     sentences = labelled(count, content)
-    scored = frozenset(sentence.words for sentence in sentences[:excluded])
-    allowed = [number for number, sentence in enumerate(sentences) if sentence.words not in scored]
+    scored = frozenset(folded_words(sentence) for sentence in sentences[:excluded])
+    allowed = [number for number, sentence in enumerate(sentences) if folded_words(sentence) not in scored]
     if not allowed:
         with pytest.raises(UserError, match="none is left to train on"):
             training_subset(sentences, data(max_train_sentences=1), scored)
@@ -82,7 +83,8 @@ def test_a_subset_is_the_same_for_every_model_and_random() -> None:
 def test_scored_sentences_are_those_of_the_evaluated_test_sets(tmp_path) -> None:
     collection = open_collection(data(uner_dir=str(write_collection(tmp_path))))
     tests = {
-        name: {sentence.words for sentence in collection.load(name, "test")} for name in ("aa_one", "bb_two")
+        name: {folded_words(sentence) for sentence in collection.load(name, "test")}
+        for name in ("aa_one", "bb_two")
     }
     assert scored_words(collection, ["bb_two"]) == tests["bb_two"]
     assert scored_words(collection, ["aa_one", "bb_two"]) == tests["aa_one"] | tests["bb_two"]

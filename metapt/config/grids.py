@@ -59,7 +59,8 @@ class GridConfig:
     finetune_per_tuning: dict[str, list[str]] = key({}, "further fine-tuning overrides, by tuning")
     shots: list[int] = key(
         [],
-        "sizes k of the samples of a target language on which every fine-tuned tagger is trained further",
+        "sizes k of samples of a target language on which every fine-tuned tagger is trained further, as a number of "
+        "grid.shot_unit",
     )
     shot_unit: str = key(
         "sentences",
@@ -74,7 +75,7 @@ class GridConfig:
         "labelled sets with a train split from which grid.shots are sampled; the sources of a tagger are left out",
     )
     shot_updates: int = key(
-        100, "number of updates on each sample, fixed in advance; no dev set is used", unit="updates", low=1
+        100, "number of updates on each sample, fixed in advance; no dev set is used", low=1
     )
     subset_seeds: list[int] = key([0], "random seeds of the samples of grid.shots")
     finetune_shots: list[str] = key([], "further fine-tuning overrides, for grid.shots")

@@ -79,7 +79,6 @@ class NerConfig:
     max_steps: int | None = key(
         None,
         "number of updates, fixed in advance: no dev set is used, and the last weights are kept",
-        unit="updates",
         absent="training ends by ner.max_epochs and ner.patience",
         low=1,
     )
@@ -165,7 +164,7 @@ class NerDataConfig(SetsConfig):
     )
     entities_per_type: int | None = key(
         None,
-        "train on a sample of sentences that has at least this many entities of each type, and on no others",
+        "number of entities of each type, at least, in a sample of training sentences that all have an entity",
         absent="all",
         low=1,
     )

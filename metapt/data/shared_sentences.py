@@ -25,7 +25,7 @@ def shared_with_sources(
         for split in ("train", "dev")
         if split in collection.splits[name]
     ]
-    known = {_words(sentence) for sentences in splits for sentence in sentences}
+    known = {folded_words(sentence) for sentences in splits for sentence in sentences}
     return {name: count_shared(known, collection.load(name, "test")) for name in test_sets}
 
 
@@ -34,12 +34,12 @@ def count_shared(known: set[tuple[str, ...]], sentences: Iterable[Sentence]) -> 
 
     Returns: sentences, and gold_spans in these sentences. A sentence that occurs twice counts twice, as in the scores.
     """
-    shared = [sentence for sentence in sentences if _words(sentence) in known]
+    shared = [sentence for sentence in sentences if folded_words(sentence) in known]
     return {
         "sentences": len(shared),
         "gold_spans": sum(len(spans(sentence.tags)) for sentence in shared),
     }
 
 
-def _words(sentence: Sentence) -> tuple[str, ...]:
+def folded_words(sentence: Sentence) -> tuple[str, ...]:
     return tuple(word.casefold() for word in sentence.words)

@@ -2,8 +2,8 @@
 
 All sentences are put in a random order that `data.subset_seed` decides. A subset of k sentences is the first k of them. A
 subset of k entities per type has every sentence with an entity of whose type fewer than k come in earlier sentences; it
-therefore has at least k entities of each type that has as many. A sentence whose words are those of a scored sentence is
-in no subset.
+therefore has at least k entities of each type that has as many. A sentence whose words are those of a scored sentence, in
+any case, is in no subset.
 
 Both kinds are nested: with one seed, the subset of a smaller k is part of that of a larger one.
 """
@@ -19,6 +19,7 @@ from metapt import randomness
 from metapt.config import NerDataConfig
 from metapt.data.iob2 import Sentence
 from metapt.data.labelled_sets import Collection
+from metapt.data.shared_sentences import folded_words
 from metapt.errors import UserError
 
 
@@ -28,8 +29,10 @@ def is_subset(data: NerDataConfig) -> bool:
 
 
 def scored_words(collection: Collection, eval_sets: Iterable[str]) -> frozenset[tuple[str, ...]]:
-    """The words of every sentence on which a run is scored."""
-    return frozenset(sentence.words for name in eval_sets for sentence in collection.load(name, "test"))
+    """The case-folded words of every sentence on which a run is scored."""
+    return frozenset(
+        folded_words(sentence) for name in eval_sets for sentence in collection.load(name, "test")
+    )
 
 
 def training_subset(
@@ -47,7 +50,9 @@ def training_subset(
     if not is_subset(data):
         return np.arange(len(sentences))
     rng = randomness.generator(data.subset_seed, "training sentences")
-    order = [number for number in rng.permutation(len(sentences)) if sentences[number].words not in scored]
+    order = [
+        number for number in rng.permutation(len(sentences)) if folded_words(sentences[number]) not in scored
+    ]
     if not order:
         raise UserError("every training sentence is also a sentence of a test set: none is left to train on")
     if data.entities_per_type is not None:
