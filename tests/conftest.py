@@ -188,6 +188,7 @@ def slurm_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "squeue": '[ ! -e "$HERE/queue" ] || cat "$HERE/queue"',
         "srun": "exit 1",  # submitit checks that it exists
         "scontrol": "true",
+        "sinfo": "true",
         "scancel": 'echo "$@" >>"$HERE/cancelled"',
     }
     for name, body in scripts.items():

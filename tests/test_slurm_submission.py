@@ -115,8 +115,8 @@ def test_an_array_has_similar_jobs_and_a_limit(tmp_path: Path, slurm_commands: P
     arrays = Counter((script["job-name"], script["time"], script.get("array")) for script in scripts)
     assert arrays["demo/pretrain", "1440", "0-5%3"] == 1  # nano: 2 objectives x 3 seeds
     assert arrays["demo/pretrain", "540", "0-5%3"] == 1  # tiny
-    assert arrays["demo/finetune", "1440", "0-1%2"] == 12  # per pretraining run, head_only and full
-    assert arrays["report", "1440", None] == 1
+    assert arrays["demo/finetune", "480", "0-1%2"] == 12  # per pretraining run, head_only and full
+    assert arrays["report", "60", None] == 1
 
 
 @pytest.mark.parametrize(

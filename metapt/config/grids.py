@@ -129,7 +129,19 @@ class ClusterConfig:
     threads: int | None = key(
         None, "number of CPU threads of a job", absent="CPU cores / cluster.max_parallel", low=1
     )
-    timeout_min: int = key(60 * 24, "time limit of a job", unit="minutes", low=1)
+    timeout_min: int | None = key(
+        None,
+        "time limit of every job without an entry in grid.hours_per_size",
+        unit="minutes",
+        absent="cluster.timeout_min_per_kind",
+        low=1,
+    )
+    timeout_min_per_kind: dict[str, int] = key(
+        {},
+        "time limits by kind of job; without an entry prepare has 720, pretrain 1440, finetune 480, baseline 120 and "
+        "report 60. With cluster=slurm at most the partition's limit",
+        unit="minutes",
+    )
     nodes: int = key(
         1,
         "number of nodes of a pretraining job without an entry in grid.gpus_per_size (cluster=slurm)",
@@ -162,9 +174,16 @@ class ClusterConfig:
     )
     cpus_per_task: int = key(4, "number of CPUs per task (cluster=slurm)", low=1)
     mem_gb: int | None = key(
-        None, "memory per node (cluster=slurm)", unit="GB", absent="not specified", low=1
+        None,
+        "memory per node of every job without an entry in grid.mem_gb_per_size (cluster=slurm)",
+        unit="GB",
+        absent="estimated by kind of job and size of the model",
+        low=1,
     )
     partition: str | None = key(None, "Slurm partition", absent="not specified")
+    cpu_partition: str | None = key(
+        None, "Slurm partition of preparations, baselines and reports", absent="cluster.partition"
+    )
     account: str | None = key(None, "Slurm account", absent="not specified")
     qos: str | None = key(None, "Slurm quality of service (QOS)", absent="not specified")
     signal_delay_s: int = key(
@@ -203,7 +222,11 @@ class ClusterConfig:
         above=0,
         high=1,
     )
-    extra: dict[str, str] = key({}, "further sbatch options, by long name (cluster=slurm)")
+    extra: dict[str, str] = key(
+        {},
+        "further sbatch options, by long name; an option without argument has an empty value: {exclusive: ''} "
+        "(cluster=slurm)",
+    )
     setup: list[str] = key(
         [], "shell lines that run before the job, such as `module load cuda` (cluster=slurm)"
     )

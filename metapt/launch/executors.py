@@ -21,6 +21,7 @@ from metapt.launch.job_sources import JobSources
 from metapt.launch.job_state import STOPPED, JobState, job_state
 from metapt.launch.jobs import Job, Plan
 from metapt.launch.process import JobProcess, default_threads
+from metapt.launch.resources import minutes_of
 from metapt.launch.run_status import run_status
 from metapt.launch.slurm_task import UNLIMITED_TIMEOUTS, SlurmTask
 
@@ -89,13 +90,14 @@ class LocalLauncher:
 
         self._grid_dir, self._code, self._threads = grid_dir, code, threads
         self._executor = submitit.LocalExecutor(grid_dir.submitit_dir, max_num_timeout=UNLIMITED_TIMEOUTS)
-        self._limits = {"timeout_min": cluster.timeout_min, "signal_delay_s": cluster.signal_delay_s}
+        self._cluster = cluster
         self._setup = cluster.setup
         self._max_requeues = cluster.max_requeues_without_progress
 
     def start(self, job: Job) -> Handle:
         self._executor.update_parameters(
-            **self._limits,
+            timeout_min=minutes_of(job, self._cluster),
+            signal_delay_s=self._cluster.signal_delay_s,
             tasks_per_node=job.tasks_per_node,
             gpus_per_node=job.gpus_per_node,
             setup=self._setup,

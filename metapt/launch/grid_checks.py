@@ -9,7 +9,7 @@ from typing import Any
 
 from metapt.config import BASELINE_NAMES, TUNINGS, ClusterConfig, GridConfig, PretrainConfig, uneven_units
 from metapt.config.composition import group_options
-from metapt.launch.job_arguments import override_key
+from metapt.launch.job_arguments import PROGRAMS, override_key
 from metapt.launch.jobs import Job
 
 LISTS = (
@@ -141,6 +141,10 @@ def resource_errors(
         tasks = job.nodes * job.tasks_per_node
         uneven = uneven_units(configs[job.id], tasks) if job.id in configs else []
         errors += [f"{job.id}: {setting} must be a multiple of its {tasks} tasks" for setting in uneven]
+    for kind, minutes in cluster.timeout_min_per_kind.items():
+        if kind not in PROGRAMS or minutes < 1:
+            allowed = f"a positive number for one of {', '.join(PROGRAMS)}"
+            errors.append(f"cluster.timeout_min_per_kind.{kind}={minutes}: must be {allowed}")
     if cluster.name != "slurm" and cluster.nodes > 1:
         errors.append(f"cluster.nodes={cluster.nodes}: cluster={cluster.name} has only one node")
     return errors

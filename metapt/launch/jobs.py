@@ -34,8 +34,8 @@ class Job:
 
     nodes: int = 1
     gpus_per_node: int = 0
-    hours: float | None = None  # time limit; None: cluster.timeout_min
-    mem_gb: int | None = None  # memory per node; None: cluster.mem_gb
+    hours: float | None = None  # time limit; None: that of its kind (metapt/launch/resources.py)
+    mem_gb: int | None = None  # memory per node; None: an estimate
 
     program: tuple[str, ...] = ()  # what follows `python`: ("-m", "metapt.pretrain")
     argv: tuple[str, ...] = ()  # the words after the program

@@ -17,6 +17,7 @@ from metapt.estimate.forecast import (
 )
 from metapt.estimate.memory import Ranks
 from metapt.launch.jobs import Job, Plan
+from metapt.launch.resources import minutes_of, with_resources
 
 HEADER = ("pretraining run", "seeds", "ranks", "GiB/rank", "largest batch", "TFLOP/update", "hours")
 
@@ -37,7 +38,7 @@ def requirements(plan: Plan, todo: Sequence[Job], cluster: ClusterConfig) -> lis
     lines = [
         "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows
     ]
-    return [*lines, *_estimated_total(plan, cluster), *_limit_total(todo, cluster)]
+    return [*lines, *_estimated_total(plan, cluster), *_limit_total(plan, todo, cluster)]
 
 
 def _row(config: PretrainConfig, jobs: list[Job], cluster: ClusterConfig) -> tuple[str, ...]:
@@ -66,10 +67,13 @@ def _estimated_total(plan: Plan, cluster: ClusterConfig) -> Iterator[str]:
     yield f"pretraining at {speed}: {format_number(total)} node-hours, fine-tuning not included"
 
 
-def _limit_total(todo: Sequence[Job], cluster: ClusterConfig) -> Iterator[str]:
+def _limit_total(plan: Plan, todo: Sequence[Job], cluster: ClusterConfig) -> Iterator[str]:
     if cluster.name == "inline" or not todo:
         return  # inline jobs have no time limit
-    total = format_number(sum(job.nodes * (job.hours or cluster.timeout_min / 60) for job in todo))
+    if cluster.name == "slurm":
+        todo, capped = with_resources(plan, todo, cluster)
+        yield from capped
+    total = format_number(sum(job.nodes * minutes_of(job, cluster) / 60 for job in todo))
     yield f"time limits of the {len(todo)} jobs to do: at most {total} node-hours without requeues"
 
 

@@ -26,6 +26,7 @@ from metapt.launch.grid_dir import GridDir
 from metapt.launch.interrupts import ignored_ctrl_c, term_as_ctrl_c
 from metapt.launch.job_sources import JobSources
 from metapt.launch.jobs import Job, Plan
+from metapt.launch.resources import minutes_of, partition, with_resources
 from metapt.launch.slurm_queue import QueueEntry
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ def submit(
         raise UserError(
             "cluster=slurm: sbatch is not installed here; cluster=local runs jobs on this machine"
         )
+    todo, notes = with_resources(plan, todo, cluster)
     queue = slurm_queue.read_queue(grid_dir)
     present = queue.entries
     slurm_queue.cancel(queue.unrecorded)
@@ -77,7 +79,8 @@ def submit(
     slurm_queue.cancel(replaced)
     kept = [entry for entry in present.values() if entry.slurm_id not in replaced and not entry.is_ending]
     return (
-        f"{grid_dir.path}: {len(todo)} jobs submitted to Slurm in {count} requests; "
+        "".join(f"{note}\n" for note in notes)
+        + f"{grid_dir.path}: {len(todo)} jobs submitted to Slurm in {count} requests; "
         f"{len(kept)} were already in its queue\n"
         f"follow them with: {join(['metapt', 'status', quote_override('root', grid_dir.path)])}"
     )
@@ -107,6 +110,7 @@ def batch_scripts(
     The Slurm job id that the n-th request will get is written @n. With `is_test` dependencies on such ids are left out.
     """
     scripts: list[tuple[str, str]] = []
+    todo, _ = with_resources(plan, todo, cluster)
 
     def collect(array: Sequence[Job], dependencies: Sequence[str]) -> list[str]:
         if is_test:
@@ -230,15 +234,14 @@ def build_executor(
             return 2
 
     job, size = array[0], len(array)
-    memory = job.mem_gb or cluster.mem_gb
     options: dict[str, Any] = {
         "job_name": job.id if size == 1 else f"{grid}/{job.kind}",
-        "time": round(job.hours * 60) if job.hours else cluster.timeout_min,
+        "time": minutes_of(job, cluster),
         "nodes": job.nodes,
         "ntasks_per_node": job.tasks_per_node,
         "cpus_per_task": cluster.cpus_per_task,
-        "mem": f"{memory}GB" if memory else None,
-        "partition": cluster.partition,
+        "mem": f"{job.mem_gb}GB" if job.mem_gb else None,
+        "partition": partition(job, cluster),
         "account": cluster.account,
         "qos": cluster.qos,
         "signal_delay_s": cluster.signal_delay_s,
@@ -253,7 +256,7 @@ def build_executor(
             "kill-on-invalid-dep": "yes",
             "requeue": True,  # a site may disable requeues for jobs that do not ask for them
             **_gpu_options(job.gpus_per_node, cluster),
-            **cluster.extra,
+            **{name: value or True for name, value in cluster.extra.items()},
         },
     }
     executor = Executor(grid_dir.submitit_dir, max_num_timeout=UNLIMITED_TIMEOUTS)
