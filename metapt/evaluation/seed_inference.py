@@ -120,11 +120,27 @@ class SeedMean:
         error = self.standard_error
         if not self.degrees_of_freedom or not 0 < error < inf:
             return nan
-        return error * _relative_mde(round(self.seed_variance / error**2, 3), self.degrees_of_freedom)
+        return error * _relative_mde(
+            round(self.seed_variance / error**2, 3), self.degrees_of_freedom, 1 - LEVEL
+        )
+
+
+def planned_mde(seeds: int, seed_deviation: float, tests: int = 1) -> float:
+    """Compute the minimum detectable effect that a plan may expect, if the evaluation sets are large.
+
+    Args:
+        seeds: number of seeds.
+        seed_deviation: standard deviation of the difference of two arms over seeds.
+        tests: number of tests that are corrected together; the effect is detected at level (1 - LEVEL) / tests.
+    Returns: NaN with fewer than MIN_SEEDS seeds.
+    """
+    if seeds < MIN_SEEDS:
+        return nan
+    return seed_deviation / sqrt(seeds) * _relative_mde(1.0, seeds - 1, (1 - LEVEL) / tests)
 
 
 @lru_cache(maxsize=4096)
-def _relative_mde(fraction: float, degrees_of_freedom: int) -> float:
+def _relative_mde(fraction: float, degrees_of_freedom: int, alpha: float) -> float:
     """Compute the minimum detectable effect in standard errors.
 
     The estimate is normal around the true value, and s^2 is independent of it and proportional to a chi-squared variable,
@@ -132,10 +148,10 @@ def _relative_mde(fraction: float, degrees_of_freedom: int) -> float:
 
     Args:
         fraction: of the variance that the seeds contribute.
+        alpha: the level of the test.
     """
     tails = (np.arange(QUADRATURE_POINTS) + 0.5) / QUADRATURE_POINTS
     spread = chdtri(degrees_of_freedom, tails) / degrees_of_freedom  # s^2 relative to its expectation
-    alpha = 1 - LEVEL
     t, z = (float(stdtrit(df, 1 - alpha / 2)) for df in (degrees_of_freedom, inf))
     limits = np.sqrt(t**2 * fraction * spread + z**2 * (1 - fraction))
 

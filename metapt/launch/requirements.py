@@ -16,6 +16,7 @@ from metapt.estimate.forecast import (
     largest_peak,
 )
 from metapt.estimate.memory import Ranks
+from metapt.launch.detectability import detectable_effects
 from metapt.launch.jobs import Job, Plan
 from metapt.launch.resources import minutes_of, with_resources
 
@@ -23,7 +24,7 @@ HEADER = ("pretraining run", "seeds", "ranks", "GiB/rank", "largest batch", "TFL
 
 
 def requirements(plan: Plan, todo: Sequence[Job], cluster: ClusterConfig) -> list[str]:
-    """The lines of a table, one row per size, objective and variant (all seeds need the same), and total node-hours.
+    """The lines of a table, one row per size, objective and variant (all seeds need the same), total node-hours, and what comparisons can show.
 
     The column "largest batch" is the largest train.micro_batch that fits the memory; it needs cluster.gpu_memory_gb.
     Hours need cluster.gpu_tflops. The totals are an estimate for all pretraining of the plan, and the sum of the time
@@ -38,7 +39,8 @@ def requirements(plan: Plan, todo: Sequence[Job], cluster: ClusterConfig) -> lis
     lines = [
         "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows
     ]
-    return [*lines, *_estimated_total(plan, cluster), *_limit_total(plan, todo, cluster)]
+    totals = [*_estimated_total(plan, cluster), *_limit_total(plan, todo, cluster)]
+    return [*lines, *totals, *detectable_effects(plan)]
 
 
 def _row(config: PretrainConfig, jobs: list[Job], cluster: ClusterConfig) -> tuple[str, ...]:
