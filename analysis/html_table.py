@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from urllib.parse import quote
 
@@ -13,7 +14,7 @@ from .tables import MAX_ROWS, MISSING, Table, unbroken
 
 LONG_TEXT = 28  # characters above which the text of a cell is wrapped
 FOLDED_TEXT = 160  # characters above which a cell shows only the start of its text until a reader opens it
-MAX_LINKS = 24  # runs in the details of a row; the files of the report have all
+MAX_LINKS = 12  # runs in the details of a row; the files of the report have all
 
 
 def to_html(table: Table, base: Path | None = None) -> Markup:
@@ -59,17 +60,17 @@ def _span(table: Table, group: str) -> str:
     return ' rowspan="2"' if table.is_wide and not group else ""
 
 
-def _row_head(table: Table, text: str, runs: Runs | None, base: Path | None) -> Markup:
+def _row_head(table: Table, text: str, runs: Runs | None, base: Path | None) -> str:
     """The first cell of a row, which opens to the folders of its runs."""
     if not runs:
         return escape(text)
     folders = runs.folders(base or Path())
-    items = [_link(folder) if base else escape(_name(folder)) for folder in folders[:MAX_LINKS]]
+    items = [_item(folder, base is not None) for folder in folders[:MAX_LINKS]]
     if more := len(folders) - len(items):
-        items.append(escape(f"{more:,} more: tables/{table.name}.csv"))
-    listed = Markup("").join(Markup("<li>{}</li>").format(item) for item in items)
-    details = Markup("<details><summary>{}</summary><div>{}:<ul>{}</ul></div></details>")
-    return details.format(text or MISSING, counted(len(folders), "run"), listed)
+        items.append(f"<li>{more:,} more: tables/{escape(table.name)}.csv</li>")
+    shown = f"<summary>{escape(text or MISSING)}</summary>"
+    listed = f"<div>{counted(len(folders), 'run')}:<ul>{''.join(items)}</ul></div>"
+    return f"<details>{shown}{listed}</details>"
 
 
 def _cell(text: str, is_numeric: bool) -> str:
@@ -84,10 +85,8 @@ def _html_class(is_numeric: bool) -> str:
     return ' class="n"' if is_numeric else ""
 
 
-def _name(folder: str) -> str:
-    """The kind and the name of a run: what a reader without the folders can use of its path."""
-    return "/".join(folder.split("/")[-2:])
-
-
-def _link(folder: str) -> Markup:
-    return Markup('<a href="{}">{}</a>').format(quote(folder), folder)
+@lru_cache(maxsize=100_000)
+def _item(folder: str, is_link: bool) -> str:
+    """A run in the details of a row: its kind and name, as a link to its folder where readers have it."""
+    name = escape("/".join(folder.split("/")[-2:]))
+    return f'<li><a href="{escape(quote(folder))}">{name}</a></li>' if is_link else f"<li>{name}</li>"
