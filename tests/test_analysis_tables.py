@@ -43,7 +43,7 @@ def test_csv_keeps_full_precision() -> None:
 
 def runs(*synthetic: bool) -> Runs:
     return Runs(
-        tuple(RunRef(Path(f"runs/{index}"), "maml", index, kind) for index, kind in enumerate(synthetic))
+        tuple(RunRef(Path(f"runs/{index}"), "MAML", index, kind) for index, kind in enumerate(synthetic))
     )
 
 

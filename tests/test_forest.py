@@ -9,7 +9,7 @@ import pytest
 
 from analysis.figures.forest import ForestRow, forest
 from analysis.figures.rendering import QUIET, to_svg
-from analysis.figures.style import COLOURS
+from analysis.figures.style import ARM_COLOURS, FIRST, SECOND
 from analysis.sections.lead import Lead, _at_most, lead_section
 
 ROWS = [
@@ -27,7 +27,7 @@ def test_positions_and_colours() -> None:
     drawn = [
         (list(line.get_xdata()), line.get_color()) for line in axis.lines if line.get_color() != "#22262a"
     ]
-    maml, vanilla = COLOURS["maml"], COLOURS["vanilla"]
+    maml, vanilla = ARM_COLOURS[FIRST], ARM_COLOURS[SECOND]
     expected = [
         ([-10, 0.12], QUIET),
         ([-5], QUIET),
@@ -67,7 +67,7 @@ def test_groups_are_shown_whole_as_long_as_all_means_fit() -> None:
 
 
 def test_a_lead_without_a_comparison_is_a_sentence() -> None:
-    section = lead_section(Lead("Nothing can be compared.", notes=["Needed: runs."]))
+    section = lead_section(Lead("Nothing can be compared.", ("maml", "vanilla"), notes=["Needed: runs."]))
     assert (list(section.paragraphs), section.figures, section.tables) == (
         ["Nothing can be compared.", "Needed: runs."],
         [],
