@@ -27,6 +27,7 @@ COMMANDS = {
     "pretrain": Command("pretrain a decoder, with or without MAML episodes", "metapt.pretrain"),
     "finetune": Command("fine-tune a model as a NER tagger and evaluate it on test sets", "metapt.finetune"),
     "tag": Command("tag text or CoNLL files with a fine-tuned tagger", "metapt.tag"),
+    "evaluate": Command("score a fine-tuned tagger on test sets", "metapt.evaluate"),
     "baseline": Command("score a rule or a surface-feature CRF on the test sets", "metapt.baseline"),
     "score": Command("score the predictions of any program, or compare two", "metapt.score", extra=""),
     "submit": Command("run a grid of jobs on this machine or on Slurm", "metapt.submit"),

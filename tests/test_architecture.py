@@ -30,7 +30,18 @@ LAYERS = [  # of packages and modules of metapt, and analysis; each imports only
     ["inference"],
     ["launch"],
     ["analysis"],
-    ["pretrain", "finetune", "tag", "baseline", "score", "submit", "status", "prepare", "__main__"],
+    [
+        "pretrain",
+        "finetune",
+        "tag",
+        "evaluate",
+        "baseline",
+        "score",
+        "submit",
+        "status",
+        "prepare",
+        "__main__",
+    ],
 ]
 ANALYSIS_LAYERS = [
     ["run_refs", "parallel"],

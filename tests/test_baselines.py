@@ -116,7 +116,7 @@ def test_command_writes_a_run_for_the_report(tmp_path: Path, capsys: pytest.Capt
         source = ["source=aa_one"] if name in TRAINED_BASELINES else []
         command.main([f"name={name}", data, f"run_dir={folder}", *source])
     # bb_two has no particles, so that the rules find nothing; the interval does not collapse
-    assert re.search(r"bb_two: F1 0\.000, 95% CI \[0\.000, 0\.[1-9]", capsys.readouterr().out)
+    assert re.search(r"bb_two: F1 0\.000, 95 % CI \[0\.000, 0\.[1-9]", capsys.readouterr().out)
     result = Run(folders["crf"]).result()
     assert (result["kind"], result["source_sets"], result["train_sentences"]) == ("baseline", ["aa_one"], 48)
     assert result["dev_f1"] > 0.9

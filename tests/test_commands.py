@@ -73,7 +73,8 @@ def test_a_pipe_to_head():
     script = f"set -o pipefail; {sys.executable} -m metapt pretrain --help | head -n 1"
     done = subprocess.run(["bash", "-c", script], cwd=REPO, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == "usage: metapt pretrain [key=value ...]\n"
+    assert done.stdout.startswith("usage: metapt pretrain ")
+    assert done.stdout.count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -97,6 +98,7 @@ NEEDS_EXTRA = [  # words that reach an import of a package of the command's extr
     ["pretrain"],
     ["finetune", "checkpoint=x", "source=x", "run_dir=x"],
     ["tag", "--help"],
+    ["evaluate", "checkpoint=x"],
     ["baseline", "name=particle", "data=demo", f"run_dir={os.devnull}/x"],
     ["submit", "--help"],
     ["status", "root=GRID"],

@@ -219,6 +219,13 @@ def test_training_sentences_are_limited_and_truncated(
     assert 0 < result["train_sentences_cut"] < 20
     assert result["train_words_cut"] >= result["train_sentences_cut"]
     printed = capsys.readouterr().out
+    for name, scores in result["sets"].items():
+        low, high = scores["f1_interval"]
+        line = f"{name}: F1 {scores['f1']:.3f}, 95 % CI [{low:.3f}, {high:.3f}], {scores['gold_spans']} gold spans"
+        assert line in printed
+    assert (
+        f"scores: {run.result_file}; predictions: {run.predictions_dir}; tagger: {run.tagger_dir}" in printed
+    )
     assert f"{result['train_sentences_cut']} of 20 sentences; {result['train_words_cut']} words" in printed
     assert result["sets"]["aa_one"]["words"] == sum(
         len(json.loads(line)["words"])

@@ -13,6 +13,7 @@ from metapt.config import (
     BaselineConfig,
     DescribeConfig,
     EstimateConfig,
+    EvaluateConfig,
     FinetuneConfig,
     MetaConfig,
     ModelConfig,
@@ -29,7 +30,7 @@ def check(config: Any) -> list[str]:
     errors = list(_check_fields(config, ""))
     if isinstance(config, PretrainConfig):
         errors += _check_pretrain(config)
-    if isinstance(config, FinetuneConfig | DescribeConfig):
+    if isinstance(config, FinetuneConfig | DescribeConfig | EvaluateConfig):
         data = config.data
         if data.name == "custom" and not data.corpora:
             errors.append("data.corpora is required with data=custom; give presets or .yaml files")

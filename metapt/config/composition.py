@@ -21,6 +21,7 @@ SHARED_CONF = {  # commands that use the YAML files of another command
     "prepare": "pretrain",
     "estimate": "pretrain",
     "describe": "finetune",
+    "evaluate": "finetune",
     "baseline": "finetune",
 }
 

@@ -257,6 +257,18 @@ class TagConfig:
 
 
 @dataclass
+class EvaluateConfig:
+    """Score a finished tagger on test sets. The scores are added to its run folder, for `metapt report`."""
+
+    checkpoint: str = key(MISSING, "finished fine-tuning run, or its tagger folder")
+    sets: list[str] = key([], "sets to score on; empty: every available set with a test split")
+    data: SetsConfig = field(default_factory=SetsConfig)
+    precision: str = key("fp32", "precision of the model", choices=TAGGER_PRECISIONS)
+    device: str = key("cpu", "torch device: cpu, cuda, or cuda:N")
+    batch_size: int = key(64, "maximum batch size", unit="sentences", low=1)
+
+
+@dataclass
 class DescribeConfig:
     """Print statistics of labelled sets, and of a tokenizer on them."""
 

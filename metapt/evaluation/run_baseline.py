@@ -18,7 +18,7 @@ from metapt.data.labelled_sets import (
 from metapt.data.shared_sentences import shared_with_sources
 from metapt.data.subsets import scored_words, training_subset
 from metapt.evaluation.baselines import BASELINES, PredictSentence, TrainingData
-from metapt.evaluation.bootstrap import LEVEL
+from metapt.evaluation.f1_text import set_lines
 from metapt.evaluation.predictions import write_predictions
 from metapt.evaluation.span_f1 import set_scores, span_scores
 from metapt.runs import Run
@@ -47,11 +47,8 @@ def run_baseline(config: BaselineConfig) -> None:
         run.start(identity(config), fingerprints, asdict(config))
         result = _result(config, run, collection, sources, eval_sets) | {"inputs": fingerprints}
         run.finish(result)
-    for name, scores in result["sets"].items():
-        low, high = scores["f1_interval"]
-        print(
-            f"{name}: F1 {scores['f1']:.3f}, {LEVEL:.0%} CI [{low:.3f}, {high:.3f}], {scores['gold_spans']} gold spans"
-        )
+    for line in set_lines(result["sets"]):
+        print(line)
     if result["generated_data"]:
         print(DEMO_NOTICE)
 

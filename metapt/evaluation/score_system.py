@@ -66,12 +66,6 @@ class ScoredSystem:
         return set_scores(self.set_name.split, self.gold.sentences, self.predictions.tags)
 
     @property
-    def interval(self) -> Interval:
-        """95 % confidence interval of F1."""
-        low, high = self.scores["f1_interval"]
-        return (low, high)
-
-    @property
     def units(self) -> np.ndarray:
         """The resampling unit of each sentence, its document or itself: integers [sentences]."""
         return resampling_units([sentence.document for sentence in self.gold.sentences])
@@ -166,6 +160,7 @@ def _result(name: str, seconds: float) -> dict[str, Any]:
         "train_sentences": None,
         "dev_f1": None,
         "source_sets": [],
+        "shared_sentences": None,
         "generated_data": False,
         "seconds_total": seconds,
     }

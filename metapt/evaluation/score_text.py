@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from metapt.data.iob2 import UNER_LAYOUT
 from metapt.data.labelled_files import LabelledFile
 from metapt.evaluation.bootstrap import LEVEL, RESAMPLES
-from metapt.evaluation.f1_interval import Interval
+from metapt.evaluation.f1_text import CI, f1_text
 from metapt.evaluation.score_inputs import Adjustments
 from metapt.evaluation.score_system import Comparison, ScoredSystem
 from metapt.evaluation.span_matching import LENGTHS, OUTCOMES, SPURIOUS
 
-CI = f"{LEVEL:.0%} CI".replace("%", " %")
 COUNTS = ("gold", "predicted", "correct")
 RATES = ("precision", "recall", "f1")
 MEANINGS = (  # of OUTCOMES and SPURIOUS
@@ -40,40 +39,28 @@ def system_text(system: ScoredSystem) -> str:
         if values["gold_spans"] or values["predicted_spans"]
     ]
     parts = [
-        f"{system.name} on {system.set_name.name}: {words}\n"
-        f"{f1_text(scores['f1'], system.interval)}, {units_text(system)}",
+        f"{system.name} on {system.set_name.name}: {words}\n{f1_text(scores)}, over {_units(scores)}",
         _table(rows),
         _table(_error_rows(system)),
     ]
     return "\n\n".join(parts)
 
 
-def f1_text(f1: float, interval: Interval) -> str:
-    """F1 with its interval; without a gold span, why there is none."""
-    if interval[0] != interval[0]:  # NaN
-        return f"F1 {f1:.3f}, no CI: there is no gold span"
-    return f"F1 {f1:.3f}, {CI} [{interval[0]:.3f}, {interval[1]:.3f}]"
-
-
-def units_text(system: ScoredSystem) -> str:
-    """What the interval is over: `over 85 documents`."""
-    return f"over {len(set(system.units)):,} {_unit(system)}"
-
-
-def _unit(system: ScoredSystem) -> str:
-    return "sentences" if system.gold.sentences[0].document is None else "documents"
+def _units(scores: Mapping[str, Any]) -> str:
+    """What an interval is over, such as `85 documents`."""
+    return f"{scores['units']:,} {scores['unit']}s"
 
 
 def comparison_text(first: ScoredSystem, second: ScoredSystem, comparison: Comparison) -> str:
     """Two systems, their difference, and what it means."""
-    scores, kind = first.scores, _unit(first)
+    scores = first.scores
     if not scores["gold_spans"]:
         return f"{first.set_name.name}: no gold span, so that A and B cannot be compared"
     lines = [
-        f"{first.set_name.name}: {scores['gold_spans']:,} gold spans; every CI is {units_text(first)}",
+        f"{first.set_name.name}: {scores['gold_spans']:,} gold spans; every CI is over {_units(scores)}",
         _table(
             [
-                [letter, system.name, f1_text(system.scores["f1"], system.interval)]
+                [letter, system.name, f1_text(system.scores)]
                 for letter, system in (("A", first), ("B", second))
             ],
             left=3,
@@ -82,7 +69,7 @@ def comparison_text(first: ScoredSystem, second: ScoredSystem, comparison: Compa
         f"{_points(comparison.interval[1])}], p = {comparison.p:.4f}",
         "",
         *_meaning(comparison),
-        f"p: fraction of {RESAMPLES:,} random swaps of the two outputs (each time, those of about half of the {kind}) with a "
+        f"p: fraction of {RESAMPLES:,} random swaps of the two outputs (each time, those of about half of the {scores['unit']}s) with a "
         "difference at least as large (approximate randomization test).",
         "Both describe these two outputs; how much a system varies from one training seed to the next is not in them.",
     ]

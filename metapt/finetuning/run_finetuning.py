@@ -8,11 +8,11 @@ from typing import Any
 
 from metapt import atomic_folders
 from metapt.config import FinetuneConfig, identity, settings, training_splits
-from metapt.data import DEMO_NOTICE
 from metapt.data.labelled_sets import check_has_entities, evaluated_sets, open_collection, source_sets
 from metapt.errors import UserError
 from metapt.finetuning.distributed import is_main_process
 from metapt.finetuning.resume import FinetuneCheckpoints
+from metapt.finetuning.run_summary import print_summary
 from metapt.finetuning.score_sets import TUNINGS, SetScorer, write_tagger
 from metapt.finetuning.setup import FinetuneSetup, build_setup
 from metapt.finetuning.tuner import Tuner
@@ -113,26 +113,3 @@ def training_result(setup: FinetuneSetup, checkpoints: FinetuneCheckpoints) -> d
         "train_words_cut": train.words_cut,
         "pooled_character_fraction": train.pooled_character_fraction,
     }
-
-
-def print_summary(run: Run, config: FinetuneConfig, result: dict[str, Any]) -> None:
-    """Print the dev score, what truncation removed, and a notice if the data is synthetic."""
-    if result["dev_f1"] is None:
-        print(
-            f"{run.path}: {result['steps']} updates on {result['train_sentences']} sentences, without a dev set"
-        )
-    else:
-        print(
-            f"{run.path}: dev F1 {result['dev_f1']:.3f} in epoch {result['best_epoch']} (of {result['epochs']} epochs)"
-        )
-    print(
-        f"truncated to ner.max_len={config.ner.max_len} in training: {result['train_sentences_cut']} of "
-        f"{result['train_sentences']} sentences; {result['train_words_cut']} words removed, "
-        f"{result['train_words']} kept"
-    )
-    print(
-        f"{result['pooled_character_fraction']:.2%} of the training words are classified at a subword that holds one of "
-        "their characters"
-    )
-    if result["generated_data"]:
-        print(DEMO_NOTICE)

@@ -8,15 +8,16 @@ from dataclasses import asdict
 from typing import Any
 
 from metapt import atomic_folders
+from metapt.data.iob2 import Sentence
 from metapt.data.labelled_sets import Collection
 from metapt.data.shared_sentences import shared_with_sources
-from metapt.evaluation.predictions import write_predictions
+from metapt.evaluation.predictions import SentencePrediction, write_predictions
 from metapt.evaluation.span_f1 import set_scores
 from metapt.files import write_json
 from metapt.finetuning.model_card import model_card
 from metapt.finetuning.setup import FinetuneSetup
 from metapt.runs import ORIGIN_FILE
-from metapt.tagger.encoding import encode
+from metapt.tagger.encoding import EncodedSet, encode
 from metapt.tagger.predict import predict
 from metapt.tagger.serialization import CARD_FILE, loads_in_transformers, save_tagger
 from metapt.training.progress_line import log
@@ -67,25 +68,39 @@ class SetScorer:
         """Count what test sets share with the sets that the tagger was fine-tuned on (`shared_with_sources`)."""
         return shared_with_sources(self.collection, sources, names)
 
-    def _score_set(self, name: str, split: str = "test") -> dict[str, Any]:
-        """Tag a set, write its predictions, and return its entry in result.json."""
+    def _score_set(self, name: str) -> dict[str, Any]:
+        """Tag a test set, write its predictions, and return its entry in result.json."""
         setup, ner = self.setup, self.setup.config.ner
-        sentences = self.collection.load(name, split)
-        log(f"tagging {name} {split}, {len(sentences)} sentences")
+        sentences = self.collection.load(name, "test")
+        log(f"tagging {name} test, {len(sentences)} sentences")
         encoded = encode(sentences, setup.word_tokenizer, ner.max_len, truncate=False)
         features = setup.extract_features(encoded)
         predictions = predict(setup.tagger.layer, features, encoded, ner.eval_batch_size)
         write_predictions(setup.run.predictions_dir / f"{name}.jsonl", sentences, predictions)
-        scores = set_scores(split, sentences, [prediction.predicted for prediction in predictions])
-        scores["pooled_character_fraction"] = encoded.pooled_character_fraction
-        if encoded.pooled_character_fraction < WARN_BELOW:
-            log(
-                f"warning: {encoded.words_without_character} of {len(encoded.tags)} words of {name} {split} have no "
-                "subword with one of their characters; the tokenizer does not know their script"
-            )
-        if not scores["gold_spans"]:
-            log(f"warning: {name} {split} has no entities, so its F1 is meaningless")
-        return scores
+        return tagger_scores(name, sentences, predictions, encoded)
+
+
+def tagger_scores(
+    name: str,
+    sentences: Sequence[Sentence],
+    predictions: Sequence[SentencePrediction],
+    encoded: EncodedSet,
+) -> dict[str, Any]:
+    """The entry in result.json of a test set that a tagger has tagged. Logs what makes its scores doubtful.
+
+    Args:
+        encoded: the sentences in subwords.
+    """
+    scores = set_scores("test", sentences, [prediction.predicted for prediction in predictions])
+    scores["pooled_character_fraction"] = encoded.pooled_character_fraction
+    if encoded.pooled_character_fraction < WARN_BELOW:
+        log(
+            f"warning: {encoded.words_without_character} of {len(encoded.tags)} words of {name} test have no "
+            "subword with one of their characters; the tokenizer does not know their script"
+        )
+    if not scores["gold_spans"]:
+        log(f"warning: {name} test has no entities, so its F1 is meaningless")
+    return scores
 
 
 def tagger_origin(result: Mapping[str, Any]) -> dict[str, Any]:
