@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 
 import pytest
+from ner_world import labelled, write_checkpoint, write_collection
 from test_grid import bare, planned
 
+from metapt import finetune
 from metapt.config import commandline
+from metapt.data.iob2 import write_iob2
 from metapt.errors import UserError
+from metapt.launch.submission import submit
 
 SHOTS = ("grid=demo", "grid.shots=[30,5]", "grid.shot_targets=[sk_demo,en_demo]", "grid.subset_seeds=[0,4]")
 
@@ -55,6 +60,34 @@ def test_identities_of_few_shot_runs_follow_their_tagger_and_nothing_else() -> N
     entities = planned(*SHOTS, "grid.shot_unit=entities_per_type").configs
     data = [config.data for job_id, config in entities.items() if "-subset" in job_id]
     assert {(each.max_train_sentences, each.entities_per_type) for each in data} == {(None, 5), (None, 30)}
+
+
+def test_a_target_needs_no_dev_split(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    uner = write_collection(tmp_path / "uner")
+    words = [
+        *SHOTS,
+        "cluster=local",
+        f'grid.finetune=["data=uner","data.uner_dir={uner}"]',
+        "grid.sources=[aa_one]",
+        "grid.shot_targets=[bb_two]",
+        "dry_run=true",
+    ]
+    with pytest.raises(UserError, match="'bb_two' has no train split"):
+        submit(commandline.load("submit", words))
+    write_iob2(uner / "bb_two" / "train.iob2", labelled(20, 5))
+    submit(commandline.load("submit", words))
+    assert "20 finetune" in capsys.readouterr().out  # 4 taggers, each with 4 samples
+    finetune.main(
+        [
+            f"checkpoint={write_checkpoint(tmp_path / 'model')}",
+            "source=bb_two",
+            f"data.uner_dir={uner}",
+            "ner.max_steps=3",
+            f"run_dir={tmp_path / 'run'}",
+            "check=true",
+        ]
+    )
+    assert "nothing to refuse" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

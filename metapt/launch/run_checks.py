@@ -6,10 +6,11 @@ Nothing here imports torch, tokenizes text or reaches the hub.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from metapt.config import FinetuneConfig, PretrainConfig, identity, uneven_units
+from metapt.config import FinetuneConfig, PretrainConfig, identity, training_splits, uneven_units
 from metapt.data.labelled_sets import check_has_entities, evaluated_sets, open_collection, source_sets
 from metapt.errors import UserError
 from metapt.launch.jobs import Plan
@@ -42,7 +43,7 @@ def check_plan(plan: Plan) -> None:
         config: Any = plan.configs.get(job.id)
         if job.kind == "pretrain" and _is_new(checked, f"{config.data} {config.model.vocab_size}"):
             errors += _corpus_errors(config)
-        if job.kind == "finetune" and _is_new(checked, f"{config.source} {config.data}"):
+        if job.kind == "finetune" and _is_new(checked, _sets_read(config)):
             errors += _sets_errors(config)
         if job.model and _is_new(checked, job.model):
             errors += _model_errors(job.model)
@@ -108,11 +109,18 @@ def _model_errors(model: str) -> Iterator[str]:
         yield from _raised(lambda: model_folder(model))
 
 
+def _sets_read(config: FinetuneConfig) -> str:
+    """What `_sets_errors` depends on: not the sample of training sentences."""
+    whole = replace(config.data, max_train_sentences=None, entities_per_type=None, subset_seed=0)
+    return f"{config.source} {training_splits(config)} {whole}"
+
+
 def _sets_errors(config: FinetuneConfig) -> Iterator[str]:
     def open_sets() -> None:
         collection = open_collection(config.data)
         evaluated_sets(collection, config.data.eval_sets)
-        check_has_entities(collection, source_sets(collection, config.source))
+        splits = training_splits(config)
+        check_has_entities(collection, source_sets(collection, config.source, splits), splits)
 
     yield from _raised(open_sets)
 
