@@ -91,13 +91,13 @@ def test_requests_are_capped_at_the_limits_of_the_partition(
     submit(commandline.load("submit", [*WORDS, f"root={tmp_path / 'r'}"]))
     printed = capsys.readouterr().out
     assert (
-        "2 job(s) request a time limit 240 minutes instead of 1440, the most in the default partition"
+        "2 job(s) request 240 minutes instead of 1440, the longest time limit in the default partition"
         in printed
     )
-    assert "request a memory 7 GB instead of 8 GB, all of a node in the default partition" in printed
+    assert "request 7 GB of memory instead of 8, all of a node in the default partition" in printed
     submit(commandline.load("submit", [*WORDS, f"root={tmp_path / 'd'}", "dry_run=true"]))
     printed = capsys.readouterr().out
-    assert "time limit 240 minutes instead of 1440" in printed
+    assert "240 minutes instead of 1440" in printed
     assert "#SBATCH --time=240\n" in printed
 
 

@@ -19,6 +19,7 @@ from metapt.estimate.memory import Ranks
 from metapt.launch.detectability import detectable_effects
 from metapt.launch.jobs import Job, Plan
 from metapt.launch.resources import minutes_of, with_resources
+from metapt.launch.submit_limits import room
 
 HEADER = ("pretraining run", "seeds", "ranks", "GiB/rank", "largest batch", "TFLOP/update", "hours")
 
@@ -75,6 +76,8 @@ def _limit_total(plan: Plan, todo: Sequence[Job], cluster: ClusterConfig) -> Ite
     if cluster.name == "slurm":
         todo, capped = with_resources(plan, todo, cluster)
         yield from capped
+        if (allowed := room(cluster.account)) and allowed.left < len(todo):
+            yield f"{len(todo)} jobs do not fit into the site's limit ({allowed}); the grid is submitted in parts"
     total = format_number(sum(job.nodes * minutes_of(job, cluster) / 60 for job in todo))
     yield f"time limits of the {len(todo)} jobs to do: at most {total} node-hours without requeues"
 

@@ -58,18 +58,18 @@ def with_resources(
         minutes, memory = minutes_of(job, cluster), _memory(plan, job, cluster)
         shown = f"partition {name}" if name else "the default partition"
         if allowed.minutes is not None and minutes > allowed.minutes:
-            line = f"time limit {allowed.minutes} minutes instead of {minutes}, the most in {shown}"
+            line = f"{allowed.minutes} minutes instead of {minutes}, the longest time limit in {shown}"
             capped.setdefault(line, []).append(job.id)
             minutes = allowed.minutes
         is_estimate = not (
             job.mem_gb or cluster.mem_gb
         )  # more than a node has is an error if the user asks for it
         if is_estimate and allowed.mem_gb is not None and memory is not None and memory > allowed.mem_gb:
-            line = f"memory {allowed.mem_gb} GB instead of {memory} GB, all of a node in {shown}"
+            line = f"{allowed.mem_gb} GB of memory instead of {memory}, all of a node in {shown}"
             capped.setdefault(line, []).append(job.id)
             memory = allowed.mem_gb
         resolved.append(replace(job, hours=minutes / 60, mem_gb=memory))
-    return resolved, tuple(f"{len(ids)} job(s) request a {line}" for line, ids in capped.items())
+    return resolved, tuple(f"{len(ids)} job(s) request {line}" for line, ids in capped.items())
 
 
 def partition(job: Job, cluster: ClusterConfig) -> str | None:

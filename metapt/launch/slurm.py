@@ -3,31 +3,32 @@
 Similar jobs, such as the fine-tuning runs of one pretraining run, form an array. A job has an `afterok` dependency on
 the jobs that it needs; the report has `afterany` on all of them. Slurm cancels a job whose dependency has failed
 (`--kill-on-invalid-dep`). Submission is all-or-nothing: if sbatch refuses a request, the jobs that this call has
-submitted are cancelled. metapt.launch.slurm_task is what a job does on its nodes, and how it is requeued after its
+submitted are cancelled; where a site limits the jobs of a user, this holds for each part of the grid. metapt.launch.slurm_task is what a job does on its nodes, and how it is requeued after its
 time limit; metapt.launch.slurm_queue is what is in the queue already.
 """
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from shlex import join
 from typing import TYPE_CHECKING, Any
 
 from metapt.config import ClusterConfig
 from metapt.config.commandline import quote_override
-from metapt.errors import Interrupted, OperationalError, UserError
+from metapt.errors import Interrupted, OperationalError, UserError, first_line
 from metapt.launch import slurm_queue
 from metapt.launch.code_snapshot import CodeSnapshot
 from metapt.launch.grid_dir import GridDir
 from metapt.launch.interrupts import ignored_ctrl_c, term_as_ctrl_c
+from metapt.launch.job_environment import without_job_environment
 from metapt.launch.job_sources import JobSources
 from metapt.launch.jobs import Job, Plan
 from metapt.launch.resources import minutes_of, partition, with_resources
 from metapt.launch.slurm_queue import QueueEntry
+from metapt.launch.submit_limits import REFUSAL, SubmitLimitReached, parts_of, room
 
 if TYPE_CHECKING:
     import submitit
@@ -55,35 +56,103 @@ def submit(
         )
     todo, notes = with_resources(plan, todo, cluster)
     queue = slurm_queue.read_queue(grid_dir)
-    present = queue.entries
     slurm_queue.cancel(queue.unrecorded)
-    submitted: list[tuple[Job, str]] = []
-
-    def submit_array(array: Sequence[Job], dependencies: Sequence[str]) -> list[str]:
-        executor = build_executor(array, dependencies, plan.grid, grid_dir, cluster, code.of(array[0]))
-        slurm_ids = _submit_array(array, executor, grid_dir, cluster)
-        submitted.extend(zip(array, slurm_ids, strict=True))
-        return slurm_ids
-
-    try:
-        with without_job_environment(), term_as_ctrl_c():
-            count = _submit_in_order(plan, todo, grid_dir, present, code, submit_array)
-            slurm_queue.record_submissions(grid_dir, submitted)
-    except (Exception, KeyboardInterrupt) as error:
-        with ignored_ctrl_c():
-            _roll_back(grid_dir, [slurm_id for _, slurm_id in submitted], error)
-        if isinstance(error, KeyboardInterrupt):
-            raise Interrupted("stopped; nothing was submitted") from None
-        raise
-    replaced = {present[job.id].slurm_id for job in todo if job.id in present and present[job.id].is_pending}
+    submission = _Submission(plan, grid_dir, cluster, code, dict(queue.entries))
+    left = _submit_within_limits(submission, todo)
+    replaced = {
+        queue.entries[job.id].slurm_id
+        for job in submission.submitted
+        if job.id in queue.entries and queue.entries[job.id].is_pending
+    }
     slurm_queue.cancel(replaced)
-    kept = [entry for entry in present.values() if entry.slurm_id not in replaced and not entry.is_ending]
-    return (
-        "".join(f"{note}\n" for note in notes)
-        + f"{grid_dir.path}: {len(todo)} jobs submitted to Slurm in {count} requests; "
-        f"{len(kept)} were already in its queue\n"
-        f"follow them with: {join(['metapt', 'status', quote_override('root', grid_dir.path)])}"
-    )
+    kept = [
+        entry for entry in queue.entries.values() if entry.slurm_id not in replaced and not entry.is_ending
+    ]
+    lines = [
+        *notes,
+        f"{grid_dir.path}: {len(submission.submitted)} jobs submitted to Slurm in {submission.requests} requests; "
+        f"{len(kept)} were already in its queue",
+        *left,
+        f"follow them with: {join(['metapt', 'status', quote_override('root', grid_dir.path)])}",
+    ]
+    return "\n".join(lines)
+
+
+def _submit_within_limits(submission: _Submission, todo: Sequence[Job]) -> list[str]:
+    """Submits all jobs, or as many parts of the grid as the site allows. Returns what to say about the rest."""
+    allowed = room(submission.cluster.account)
+    reason = str(allowed)
+    if allowed is None or len(todo) <= allowed.left:
+        try:
+            submission.submit(todo)
+            return []
+        except SubmitLimitReached as error:
+            reason = first_line(error)
+    for part in parts_of(submission.plan, todo):
+        if allowed is not None and len(submission.submitted) + len(part) > allowed.left:
+            break
+        try:
+            submission.submit(part)
+        except SubmitLimitReached as error:
+            reason = first_line(error)
+            break
+    if not submission.submitted:
+        raise OperationalError(f"the site's limit leaves no room for a part of the grid: {reason}")
+    count = len(todo) - len(submission.submitted)
+    return [
+        f"{count} jobs are left, because of the site's limit on submitted jobs ({reason}); the same command submits them later"
+    ]
+
+
+@dataclass
+class _Submission:
+    """The submission of a grid in one or several parts.
+
+    Attributes:
+        present: the jobs in Slurm's queue, by job id, and those of the parts that are submitted.
+        submitted: the jobs of these parts.
+        requests: the number of calls of sbatch for them.
+    """
+
+    plan: Plan
+    grid_dir: GridDir
+    cluster: ClusterConfig
+    code: JobSources
+    present: dict[str, QueueEntry]
+    submitted: list[Job] = field(default_factory=list)
+    requests: int = 0
+
+    def submit(self, part: Sequence[Job]) -> None:
+        """Submits jobs and records them, all of them or none."""
+        submitted: list[tuple[Job, str]] = []
+
+        def submit_array(array: Sequence[Job], dependencies: Sequence[str]) -> list[str]:
+            source = self.code.of(array[0])
+            executor = build_executor(
+                array, dependencies, self.plan.grid, self.grid_dir, self.cluster, source
+            )
+            slurm_ids = _submit_array(array, executor, self.grid_dir, self.cluster)
+            submitted.extend(zip(array, slurm_ids, strict=True))
+            return slurm_ids
+
+        try:
+            with without_job_environment(), term_as_ctrl_c():
+                count = _submit_in_order(
+                    self.plan, part, self.grid_dir, self.present, self.code, submit_array
+                )
+                slurm_queue.record_submissions(self.grid_dir, submitted)
+        except (Exception, KeyboardInterrupt) as error:
+            with ignored_ctrl_c():
+                _roll_back(self.grid_dir, [slurm_id for _, slurm_id in submitted], error)
+            if isinstance(error, KeyboardInterrupt):
+                earlier = f"; {len(self.submitted)} jobs of earlier parts stay in the queue"
+                raise Interrupted(
+                    f"stopped; nothing was submitted{earlier if self.submitted else ''}"
+                ) from None
+            raise
+        self.present |= {job.id: QueueEntry(slurm_id, "PENDING", "None") for job, slurm_id in submitted}
+        self.submitted += part
+        self.requests += count
 
 
 def _roll_back(grid_dir: GridDir, slurm_ids: Sequence[str], cause: BaseException) -> None:
@@ -305,28 +374,7 @@ def _submit_array(
         return [submitted.job_id for submitted in executor.submit_array(tasks)]
     except (FailedJobError, FailedSubmissionError) as error:
         others = f" and {len(array) - 1} similar jobs" if len(array) > 1 else ""
-        raise OperationalError(
+        kind = SubmitLimitReached if REFUSAL.search(str(error)) else OperationalError
+        raise kind(
             f"{array[0].id}{others}: sbatch refuses the job, so nothing is submitted: {str(error).strip()}"
         ) from None
-
-
-@contextmanager
-def without_job_environment() -> Iterator[None]:
-    """Removes the variables of a surrounding Slurm job from the environment of the block.
-
-    Otherwise a new job would inherit them: srun would take them for its options, and torch for a rank. SBATCH_*
-    variables are settings of the site and the user, and are kept.
-    """
-    before = dict(os.environ)
-    of_a_job = ("SLURM_", "SLURMD_", "SRUN_", "PMI", "SBATCH_CPU_BIND", "SBATCH_MEM_BIND")
-    of_a_rank = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
-    kept = {"SLURM_CONF", "SLURM_CLUSTERS"}
-    if "SLURM_JOB_ID" in before:
-        for name in before.keys() - kept:
-            if name.startswith(of_a_job) or name in of_a_rank:
-                del os.environ[name]
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
