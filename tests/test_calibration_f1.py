@@ -85,9 +85,12 @@ def test_the_percentile_bootstrap_fails_near_zero(monkeypatch):
 
 
 def test_a_few_cells_of_differences_and_means(monkeypatch):
-    monkeypatch.setattr(calibration, "PAIRS", ((0.0, 0.02), (0.01, 0.04), (0.03, 0.3)))
     monkeypatch.setattr(calibration, "GOLD_SPANS", (33, 500))
-    check_bounds(list(calibration.difference_cells(60)), errors=0.08, max_width=1.5)
+    check_bounds(
+        list(calibration.difference_cells(60, ((0.0, 0.02), (0.01, 0.04), (0.5, 0.55)))),
+        errors=0.08,
+        max_width=1.5,
+    )
     check_bounds(list(calibration.mean_cells(60)), errors=0.08, max_width=1.5)
 
 
@@ -95,8 +98,8 @@ def test_a_few_cells_of_differences_and_means(monkeypatch):
 def test_all_cells():
     """The bounds of docs/calibration.md; a coverage of 90 % has a standard error of 0.7 points."""
     groups = calibration.groups_of()
-    for cells in groups.values():
-        check_bounds(cells, errors=0.0)
+    for name, cells in groups.items():
+        check_bounds(cells, errors=0.0, max_width=2.5 if name == "two systems, close" else 1.3)
 
 
 @pytest.mark.parametrize(
