@@ -177,6 +177,12 @@ def test_impossible_counts_are_refused(counts):
         f1_interval(counts)
 
 
+def test_small_integer_types_do_not_overflow():
+    counts = np.tile([100, 200, 200], (5, 1))
+    assert f1_interval(counts.astype(np.uint8)) == f1_interval(counts)
+    assert f1_difference_interval(*[counts.astype(np.uint8)] * 2) == f1_difference_interval(counts, counts)
+
+
 def test_units_of_other_sentences_are_refused():
     with pytest.raises(ValueError, match="2 sentences, but units"):
         f1_interval(np.ones((2, 3), dtype=int), np.zeros(3, dtype=int))

@@ -24,7 +24,6 @@ PRIOR_CORRELATION = 0.08
 """correlation of spans in the same unit where the data say nothing about it"""
 PRIOR_EVENTS = 4.0
 """number of correct spans (or of incorrect ones, if they are fewer) at which data and prior have equal weights"""
-
 PRIOR_VARIANCE = 1.0
 """added to each sum of squared residuals, so that two systems with the same counts do not have correlation 1"""
 
@@ -109,7 +108,7 @@ class _Proportion:
 
     @classmethod
     def of(cls, counts: np.ndarray, units: np.ndarray | None) -> _Proportion:
-        counts = np.asarray(counts)
+        counts = np.asarray(counts, dtype=np.float64)  # sums of small integer types overflow
         if counts.ndim != 2 or counts.shape[1] != 3:
             raise ValueError(f"counts have shape {counts.shape}, but must be [sentences, 3]")
         if (counts < 0).any() or (counts[:, :1] > counts[:, 1:]).any():
