@@ -117,10 +117,7 @@ class _Proportion:
             raise ValueError(f"{len(counts)} sentences, but units of shape {np.shape(units)}")
         if not counts[:, 2].any():
             return cls(np.empty(0), np.empty(0))
-        correct, union = (
-            counts[:, 0].astype(float),
-            (counts[:, 1] + counts[:, 2] - counts[:, 0]).astype(float),
-        )
+        correct, union = counts[:, 0], counts[:, 1] + counts[:, 2] - counts[:, 0]
         if units is not None:
             _, number = np.unique(units, return_inverse=True)
             correct, union = np.bincount(number, correct), np.bincount(number, union)
