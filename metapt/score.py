@@ -12,7 +12,7 @@ from metapt.evaluation.score_inputs import read_gold, read_predictions
 from metapt.evaluation.score_system import (
     ScoredSystem,
     SetName,
-    check_distinct,
+    check_names,
     compare,
     default_set_name,
     default_system_name,
@@ -56,10 +56,10 @@ def read_systems(config: ScoreConfig, gold_file: Path, *files: Path) -> list[Sco
     """
     named = zip(files, (config.name, config.name_b), strict=False)
     names = [name or default_system_name(file) for file, name in named]
-    check_distinct(names)
     set_name = default_set_name(gold_file)
     if config.set_name:
         set_name = SetName(config.set_name, set_name.split)
+    check_names(set_name.name, names)
     gold = read_gold(gold_file, config.columns, config.types, config.documents)
     columns = config.predicted_columns or config.columns
     return [

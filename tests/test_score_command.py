@@ -12,7 +12,7 @@ from score_formats import write_columns, write_texts, write_uner, write_words
 
 from analysis import report
 from analysis.load.collect import collect
-from metapt import score
+from metapt import baseline, score
 from metapt.data.iob2 import Sentence
 from metapt.errors import UserError
 from metapt.evaluation.score_system import SetName, default_set_name, default_system_name
@@ -118,6 +118,30 @@ def test_scores_of_a_set_are_replaced_by_those_of_a_new_version_of_the_file(
         score.main([*words, "name=b"])
     with pytest.raises(UserError, match="both systems have the name 'a'"):
         score.main([words[0], words[1], words[1]])
+    with pytest.raises(
+        UserError, match=r"name=a/b: must be a name that does not begin with a full stop and has no /"
+    ):
+        score.main([*words, "name=a/b"])
+    with pytest.raises(UserError, match=r"set_name=\.x: must be"):
+        score.main([*words, "set_name=.x"])
     with pytest.raises(UserError, match="1 file names"):
         score.main(words[:1])
     assert capsys.readouterr().out
+
+
+def test_other_runs_on_the_same_file_are_comparable(tmp_path: Path) -> None:
+    """The gold sentences of a baseline and of a scored system are the same, with their documents and ids."""
+    sentences = [Sentence(f"s{n}", ("si", f"Ana{n}"), ("O", "B-PER"), f"d{n // 3}") for n in range(6)]
+    (tmp_path / "uner" / "tl_one").mkdir(parents=True)
+    gold = tmp_path / "uner" / "tl_one" / "test.iob2"
+    write_uner(gold, sentences)
+    gold.write_text(gold.read_text() + "1\tx\tB-OTH\t-\t-\n2\ty\tI-LOC\t-\t-\n\n")
+    run_dir = tmp_path / "runs" / "rule"
+    baseline.main(["name=particle", f"data.uner_dir={tmp_path / 'uner'}", f"run_dir={run_dir}"])
+    words = [str(gold), str(run_dir / "predictions" / "tl_one.jsonl")]
+    score.main([*words, "name=copy", f"out={tmp_path / 'runs'}"])
+    found = collect([tmp_path / "runs"])
+    assert [run.setting.scale for run in found.finetuning] == ["copy", "particle"]
+    assert len(found.gold_sets("tl_one")) == 1
+    one, other = (run.sets["tl_one"] for run in found.finetuning)
+    assert (one.f1, one.totals) == (other.f1, other.totals)

@@ -166,11 +166,14 @@ def _result(name: str, seconds: float) -> dict[str, Any]:
     }
 
 
-def check_distinct(names: Sequence[str]) -> None:
-    """Check that two systems have two names.
+def check_names(set_name: str, names: Sequence[str]) -> None:
+    """Check that the names of a set and of one or two systems can be names of a file and of folders, and that they differ.
 
     Raises:
-        UserError: they have one name.
+        UserError: a name is empty, hidden or a path, or both systems have the same.
     """
+    for key, name in (("set_name", set_name), *(("name", name) for name in names)):
+        if not name or name.startswith(".") or "/" in name:
+            raise UserError(f"{key}={name}: must be a name that does not begin with a full stop and has no /")
     if len(set(names)) < len(names):
         raise UserError(f"both systems have the name {names[0]!r}; set name= and name_b=")
