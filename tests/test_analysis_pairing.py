@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from analysis_runs import write_finetuning, write_pretraining
+from analysis_runs import write_baseline, write_finetuning, write_pretraining
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -134,6 +134,8 @@ def test_default_contrasts(tmp_path: Path) -> None:
         ("twin", "base"),
     ):
         write(tmp_path, objective, label=label)
+    write_baseline(tmp_path, "particle")
+    write_finetuning(tmp_path, {"model": "some-model"}, sets=("tl_trg",))
     collection = collect([tmp_path])
     assert [(str(item), item.primary) for item in collection.contrasts] == [
         ("episodes minus vanilla", True),

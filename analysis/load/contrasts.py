@@ -12,10 +12,12 @@ from typing import Any
 import msgspec
 
 from .distinction import variant_of
-from .records import FinetuneRun, PretrainRun
+from .records import BASELINE, FinetuneRun, PretrainRun
 
 REFERENCE = "vanilla"
 BASE = "base"
+NO_ARMS = (BASELINE, "other")
+"""the objective of baselines, and of models that were not pretrained here"""
 PRETRAINING_KEYS = ("model.*", "data.*", "train.*")
 """patterns of the keys of pretraining that do not belong to the objective"""
 
@@ -54,9 +56,9 @@ def default_contrasts(runs: Iterable[PretrainRun | FinetuneRun]) -> list[Contras
     """
     variants: dict[str, dict[str, None]] = {}
     for run in runs:
-        if run.result.origin.objective == run.objective:  # no baseline
+        if run.objective not in NO_ARMS:
             variants.setdefault(run.objective, {})[variant_of(run)] = None
-    objectives = [name for name in variants if name != REFERENCE and name != "other"]
+    objectives = [name for name in variants if name != REFERENCE]
     contrasts = [Contrast(name, REFERENCE) for name in objectives or ("maml",)]
     for objective, names in variants.items():
         if BASE in names:
