@@ -33,6 +33,7 @@ COMMANDS = {
     "submit": Command("run a grid of jobs on this machine or on Slurm", "metapt.submit"),
     "status": Command("show which jobs of a grid are done, running, queued or failed", "metapt.status"),
     "prepare": Command("tokenize a corpus into shards before the runs that read it", "metapt.prepare"),
+    "probe": Command("score a checkpoint on fixed episodes of held-out text and words", "metapt.probe"),
     "estimate": Command(
         "estimate memory, FLOPs and hours of a pretraining run", "metapt.estimate.command", extra=""
     ),

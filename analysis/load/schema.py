@@ -157,6 +157,9 @@ class Dynamics(msgspec.Struct, frozen=True):
     attention_entropy_ratio: list[Numbers]
     probe_support_accuracy: Numbers | None = None
     probe_query_accuracy: Numbers | None = None
+    held_out_words_prototype_accuracy: Numbers | None = None
+    """of each of the fixed episodes on word classes that no training sees"""
+    held_out_words_chance: float | None = None
 
     def rank(self, matrices: Iterable[str]) -> float:
         """Return the mean effective rank over these kinds of matrix and over blocks."""

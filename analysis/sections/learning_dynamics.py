@@ -13,6 +13,8 @@ from ..stats.budgets import BUDGETS, EDGE_FRACTION, eval_losses, pretraining_pai
 from ..tables import RUNS, Cell, Column, Table
 from .base import ReportData, Section
 
+RESAMPLES = 2000  # of the episodes on held-out words
+
 DEFINITION = (
     "Pretraining: the next-token loss is that of next-token updates only; losses of episodes are never included. Held-out perplexity "
     "is measured on documents that are not trained on. At a matched budget, both runs are compared at the largest budget that both "
@@ -34,7 +36,38 @@ def section(data: ReportData) -> Section:
         text.append(
             "Needed for learning dynamics: runs with `train.dynamics_every` and at least two measurements."
         )
+    text += learned_episodes(collection)
     return Section("pretraining", "Pretraining and learning dynamics", text, figures, tables)
+
+
+def learned_episodes(collection: Collection) -> list[str]:
+    """Whether the classes of held-out words are learned, one sentence for each pair of runs that measured them on the same episodes."""
+    sentences = []
+    for maml, vanilla in pretraining_pairs(collection):
+        lines = [run.dynamics[-1] if run.dynamics else None for run in (maml, vanilla)]
+        found = [
+            np.array(line.held_out_words_prototype_accuracy or (), float) if line else None for line in lines
+        ]
+        if found[0] is None or found[1] is None or len(found[0]) < 2 or len(found[0]) != len(found[1]):
+            continue
+        low, high = _interval(found[0] - found[1])
+        verdict = "learned" if low > 0 else "not learned" if high < 0 else "inconclusive"
+        assert lines[0] is not None
+        chance = lines[0].held_out_words_chance
+        sentences.append(
+            f"Episodes of {maml.path.name}: {verdict}. On word classes that no training sees, prototypes of its states reach a "
+            f"class-balanced accuracy of {found[0].mean():.3f} (vanilla {found[1].mean():.3f}, chance {chance:.3f}) over the same "
+            f"{len(found[0])} episodes; the difference is {found[0].mean() - found[1].mean():+.3f}, "
+            f"95 % CI over episodes [{low:+.3f}, {high:+.3f}]."
+        )
+    return sentences
+
+
+def _interval(differences: np.ndarray) -> tuple[float, float]:
+    """Percentile bootstrap interval, 95 %, of a mean."""
+    chosen = np.random.default_rng(0).integers(0, len(differences), (RESAMPLES, len(differences)))
+    low, high = np.percentile(differences[chosen].mean(axis=1), [2.5, 97.5])
+    return float(low), float(high)
 
 
 def _skipped_updates(collection: Collection) -> str:

@@ -34,6 +34,7 @@ from metapt.config.pretraining import (
     PrepareConfig,
     PretrainCommandConfig,
     PretrainConfig,
+    ProbeConfig,
     TrainConfig,
     ranks_share_episodes,
     uneven_units,
@@ -67,6 +68,7 @@ __all__ = [
     "PrepareConfig",
     "PretrainCommandConfig",
     "PretrainConfig",
+    "ProbeConfig",
     "ScoreConfig",
     "SetsConfig",
     "StatusConfig",
@@ -87,6 +89,7 @@ __all__ = [
 COMMANDS: dict[str, type] = {
     "pretrain": PretrainCommandConfig,
     "prepare": PrepareConfig,
+    "probe": ProbeConfig,
     "estimate": EstimateConfig,
     "finetune": FinetuneConfig,
     "tag": TagConfig,

@@ -19,6 +19,7 @@ from metapt.config.keys import fields_by_path
 CONF = Path(__file__).parent / "conf"
 SHARED_CONF = {  # commands that use the YAML files of another command
     "prepare": "pretrain",
+    "probe": "pretrain",
     "estimate": "pretrain",
     "describe": "finetune",
     "evaluate": "finetune",

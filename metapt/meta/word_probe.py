@@ -1,12 +1,13 @@
-"""Accuracy on word classes that no training has seen: held-out word types, a held-out partition, held-out text.
+"""Accuracy on word classes of held-out text: on words and partitions of the training episodes, and on those that no training sees.
 
 The same episodes are scored at every measurement and in every run of a corpus, with or without meta-pretraining, by classifiers
-that learn nothing from one measurement to the next: class prototypes, and zeros after ten inner steps. It says whether word classes were
-learned, and not memorised word by word.
+that learn nothing from one measurement to the next: class prototypes, and zeros after ten inner steps. Accuracy on held-out word types in
+the held-out partition says whether word classes were learned, and not memorised word by word.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from metapt.config import EpisodesConfig
-from metapt.data.batch_episodes import BatchEpisodeSampler
+from metapt.data.batch_episodes import BatchEpisode, BatchEpisodeSampler
 from metapt.data.word_classes import WordClasses, label_words
 from metapt.meta.initial_heads import INITIAL_HEADS
 from metapt.meta.state_episodes import StateExamples, number_of_ways
@@ -28,8 +29,12 @@ SETTINGS = EpisodesConfig(weight=1.0, n_way=16, inner_steps=10, balance=0.5, max
 SEED = 0
 
 
+KINDS = {"known_words": False, "held_out_words": True}
+"""Prefixes of the results, and whether their words and partition are held out of training."""
+
+
 class WordProbe:
-    """The episodes of a corpus' held-out words.
+    """The episodes of a corpus' held-out text.
 
     Args:
         sequences: tokens [n, T + 1] of the held-out split.
@@ -40,41 +45,29 @@ class WordProbe:
     def __init__(self, sequences: np.ndarray, kinds: np.ndarray, classes: WordClasses, chunk: int):
         self.inputs = sequences[: max(1, TOKENS // (sequences.shape[1] - 1)), :-1]
         self.chunk = chunk
-        sampler = BatchEpisodeSampler(
-            classes, SETTINGS.n_way, SETTINGS.max_examples, SETTINGS.balance, SEED, held_out=True
-        )
         words, shape = label_words(self.inputs, kinds, classes), self.inputs.shape
-        found = (sampler.episode(words, (shape[0], shape[1]), 0, 0, task) for task in range(EPISODES))
-        self.episodes = [episode for episode in found if episode.ways >= 2]
+        self.episodes = {}
+        for name, held_out in KINDS.items():
+            sampler = BatchEpisodeSampler(
+                classes, SETTINGS.n_way, SETTINGS.max_examples, SETTINGS.balance, SEED, held_out=held_out
+            )
+            found = (sampler.episode(words, (shape[0], shape[1]), 0, 0, task) for task in range(EPISODES))
+            self.episodes[name] = [episode for episode in found if episode.ways >= 2]
 
     @torch.no_grad()
     def measure(self, meta_lm: MetaLM) -> dict[str, float | list[float]]:
-        """Class-balanced query accuracies, and what chance gives; empty if the text has too few held-out words.
+        """Class-balanced query accuracies, and what chance gives; nothing of a kind of words of which the text has too few.
 
-        Returns: held_out_words_prototype_accuracy; held_out_words_adapted_accuracy by inner step 0..T;
-            held_out_words_chance, the mean of 1 / N.
+        Returns: for known_words and held_out_words: NAME_prototype_accuracy, [episodes]; NAME_adapted_accuracy by inner step
+            0..T, the mean over episodes; NAME_chance, the mean of 1 / N.
         """
-        if not self.episodes:
-            return {}
         states = self._states(meta_lm)
-        support, query = (
-            StateExamples.gather(
-                states, [getattr(each, side) for each in self.episodes], [0] * len(self.episodes)
-            )
-            for side in ("support", "query")
-        )
-        ways = number_of_ways(self.episodes, states.device)
-        curves = {
-            name: adapt_and_score(
-                INITIAL_HEADS[name](), support, query, ways, replace(SETTINGS, inner_steps=steps)
-            )[1]["query_accuracy"].mean(dim=0)
-            for name, steps in (("prototypes", 0), ("zero", SETTINGS.inner_steps))
-        }
-        return {
-            "held_out_words_prototype_accuracy": float(curves["prototypes"][0]),
-            "held_out_words_adapted_accuracy": curves["zero"].tolist(),
-            "held_out_words_chance": float((1 / ways).mean()),
-        }
+        found: dict[str, float | list[float]] = {}
+        for name, episodes in self.episodes.items():
+            if episodes:
+                scores = _scores(states, episodes)
+                found |= {f"{name}_{score}": value for score, value in scores.items()}
+        return found
 
     def _states(self, meta_lm: MetaLM) -> Tensor:
         """Hidden states of all positions, [n * T, d]."""
@@ -87,3 +80,23 @@ class WordProbe:
                 for start in range(0, len(self.inputs), self.chunk)
             ]
         )
+
+
+def _scores(states: Tensor, episodes: Sequence[BatchEpisode]) -> dict[str, float | list[float]]:
+    """The results of `WordProbe.measure` on episodes of one kind of words, without the name of that kind."""
+    support, query = (
+        StateExamples.gather(states, [getattr(each, side) for each in episodes], [0] * len(episodes))
+        for side in ("support", "query")
+    )
+    ways = number_of_ways(episodes, states.device)
+    accuracies = {
+        name: adapt_and_score(
+            INITIAL_HEADS[name](), support, query, ways, replace(SETTINGS, inner_steps=steps)
+        )[1]["query_accuracy"]
+        for name, steps in (("prototypes", 0), ("zero", SETTINGS.inner_steps))
+    }
+    return {
+        "prototype_accuracy": accuracies["prototypes"][:, 0].tolist(),
+        "adapted_accuracy": accuracies["zero"].mean(dim=0).tolist(),
+        "chance": float((1 / ways).mean()),
+    }
