@@ -46,7 +46,7 @@ def arguments(size: str, scope: str, folder: Path) -> list[str]:
     """The command line of a run."""
     return [
         f"model={size}",
-        "objective=maml",
+        "objective=maml_paper",
         "ds=zero2",
         "data=text",
         "data.max_tokens=2000000",

@@ -51,7 +51,7 @@ CASES = [
 def arguments(size: str, overrides: list[str]) -> list[str]:
     """The command line of a case; each update has two micro-batches or episodes."""
     units = ["train.micro_batches_per_update=2", "meta.tasks_per_step=2"]
-    return [f"model={size}", "objective=maml", "meta.max_window_fraction=1", *units, *overrides]
+    return [f"model={size}", "objective=maml_paper", "meta.max_window_fraction=1", *units, *overrides]
 
 
 def estimate(size: str, kind: str, overrides: list[str]) -> tuple[str, int]:
@@ -77,7 +77,7 @@ def status_bytes(name: str, process: str | int = "self") -> int:
 
 def peak_of_this_process(kind: str, arguments: list[str]) -> int:
     """Peak memory in bytes that two updates add to this process."""
-    run_updates(kind, ["objective=maml", "meta.max_window_fraction=1", *arguments[4:], "model=nano"])
+    run_updates(kind, ["objective=maml_paper", "meta.max_window_fraction=1", *arguments[4:], "model=nano"])
     Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
     before = status_bytes("VmRSS")
     run_updates(kind, arguments)

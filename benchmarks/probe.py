@@ -53,7 +53,7 @@ def episode_states(recorded: Mapping[str, Any], checkpoint: Path) -> list[Episod
     ]
     arguments = [
         f"model={recorded['model']['name']}",
-        "objective=maml",
+        "objective=maml_paper",
         "meta.window=32",
         "meta.min_context=8",
         *data,

@@ -15,7 +15,7 @@ from metapt.estimate.memory import Ranks
 
 FILE = Path(__file__).parents[1] / "docs" / "results" / "projection.md"
 PUBLISHED_HOURS = {"tiny": 10, "small": 15, "medium": 16, "large": 25}  # Africa et al. 2025, on 4 x A100-80GB
-OBJECTIVES = {"maml": "hybrid", "vanilla": "next-token only"}
+OBJECTIVES = {"maml_paper": "hybrid", "vanilla": "next-token only"}
 MACHINES = {  # peak dense bf16 throughput
     "4 x A100": Machine(Ranks(4, "cuda"), tflops=312),
     "8 x H100": Machine(Ranks(8, "cuda"), tflops=989),
@@ -25,7 +25,7 @@ UTILISATIONS = (0.2, 0.4)
 INTRODUCTION = """# Projected cost of the paper's pretraining on GPUs
 
 `python benchmarks/projection.py` writes this page. **No GPU was measured.** It is arithmetic: the operations that `metapt/estimate/flops.py`
-counts (a test compares them with torch's profiler), for the default configurations (`metapt pretrain model=SIZE objective=maml|vanilla`: 6,000
+counts (a test compares them with torch's profiler), for the default configurations (`metapt pretrain model=SIZE objective=maml_paper|vanilla`: 6,000
 updates), divided by an assumed fraction of the peak throughput (MFU, model FLOPs utilisation) of 20 % or 40 %. Peaks are those of dense bf16
 products in NVIDIA's data sheets: A100-80GB SXM 312 TFLOP/s, H100 SXM 989 TFLOP/s (1,979 with sparsity). Evaluation, checkpoints and
 communication are not included.
@@ -89,9 +89,11 @@ def text() -> str:
     table = [header, ("---", "---", *["---:"] * (len(header) - 2)), *body]
     large = {name: configuration("large", name) for name in OBJECTIVES}
     mfu = {name: implied_mfu(large[name], MACHINES["4 x A100"], PUBLISHED_HOURS["large"]) for name in large}
-    growth = flops_expected(large["maml"]) / flops_expected(configuration("tiny", "maml"))
-    tokens = tokens_of_step(large["maml"], True) / tokens_of_step(large["maml"], False)
-    conclusion = CONCLUSION.format(growth=growth, hybrid=mfu["maml"], vanilla=mfu["vanilla"], episode=tokens)
+    growth = flops_expected(large["maml_paper"]) / flops_expected(configuration("tiny", "maml_paper"))
+    tokens = tokens_of_step(large["maml_paper"], True) / tokens_of_step(large["maml_paper"], False)
+    conclusion = CONCLUSION.format(
+        growth=growth, hybrid=mfu["maml_paper"], vanilla=mfu["vanilla"], episode=tokens
+    )
     lines = [
         INTRODUCTION,
         *(f"| {' | '.join(row)} |" for row in table),

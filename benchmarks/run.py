@@ -88,7 +88,7 @@ def scope_head() -> Case:
     def episode_of_scope(scope: str) -> Callable[[], None]:
         arguments = [
             "model=tiny",
-            "objective=maml",
+            "objective=maml_paper",
             f"meta.scope={scope}",
             "meta.n_way=8",
             "meta.k_shot=2",
@@ -115,7 +115,7 @@ def started_grid(folder: Path, runs: int) -> GridDir:
     names = [f"pretrain/{number}" for number in range(runs)]
     root = GridDir(folder)
     root.write_plan(Plan("many", tuple(Job(name, "pretrain") for name in names)))
-    config = asdict(commandline.load("pretrain", ["model=tiny", "objective=maml", "data=demo"]))
+    config = asdict(commandline.load("pretrain", ["model=tiny", "objective=maml_paper", "data=demo"]))
     values = (
         "lm_loss_nats",
         "seconds",

@@ -49,7 +49,7 @@ def configuration(size: str, length: int, precision: str, *overrides: str) -> Pr
     """A run whose updates are one micro-batch of TOKENS tokens, or one episode of windows of `length` tokens."""
     arguments = [
         f"model={size}",
-        "objective=maml",
+        "objective=maml_paper",
         f"train.precision={precision}",
         f"train.seq_len={length}",
         f"train.micro_batch={TOKENS // length}",

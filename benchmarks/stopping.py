@@ -31,8 +31,12 @@ MOMENTS = 4
 MAX_DELAY_SECONDS = 30.0
 VARIANTS = {
     "objective=vanilla": ["objective=vanilla"],
-    "objective=maml meta.scope=head meta.rho=1": ["objective=maml", "meta.rho=1"],
-    "objective=maml meta.scope=full meta.rho=1": ["objective=maml", "meta.rho=1", "meta.scope=full"],
+    "objective=maml_paper meta.scope=head meta.rho=1": ["objective=maml_paper", "meta.rho=1"],
+    "objective=maml_paper meta.scope=full meta.rho=1": [
+        "objective=maml_paper",
+        "meta.rho=1",
+        "meta.scope=full",
+    ],
 }
 
 

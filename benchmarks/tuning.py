@@ -34,7 +34,7 @@ def head_only(folder: Path) -> list[Case]:
     """Ten epochs on 100 training and 200 dev sentences at tiny; test sets are not scored."""
     model = folder / "model"
     decoder = build_decoder(
-        commandline.load("pretrain", ["model=tiny", "objective=maml", "data=demo"]).model, 0
+        commandline.load("pretrain", ["model=tiny", "objective=maml_paper", "data=demo"]).model, 0
     )
     decoder.save_pretrained(model)
     train_tokenizer(demo.documents(size_bytes=100_000), 2000).save_pretrained(model)

@@ -41,7 +41,7 @@ class Case:
     def config(self, ds: str) -> PretrainConfig:
         arguments = [
             f"ds={ds}",
-            "objective=maml",
+            "objective=maml_paper",
             f"train.precision={self.precision}",
             f"train.grad_clip={self.clip}",
             f"train.micro_batches_per_update={UNITS}",

@@ -26,7 +26,7 @@ SCOPES_OF = {"fomaml": SCOPES, "meta_sgd": SCOPES, "reptile": ["full", "last_n"]
 
 def configuration(scope: str = "head", precision: str = "fp32", **meta: object) -> PretrainConfig:
     arguments = [
-        "objective=maml",
+        "objective=maml_paper",
         f"train.precision={precision}",
         f"meta.scope={scope}",
         "meta.head_dropout=0",

@@ -129,7 +129,7 @@ def test_section_and_figure_of_a_curve():
 
 def test_flops_equal_a_count_by_hand():
     """A block of tiny has 2 x 96^2 + 2 x 96 x 32 + 3 x 96 x 384 = 135,168 weights; its scores take 96 (T + 1) products per token."""
-    config = commandline.load("pretrain", ["model=tiny", "objective=maml"])
+    config = commandline.load("pretrain", ["model=tiny", "objective=maml_paper"])
     forward = 2 * (12 * (135_168 + 96 * 2049) + 96 * 50_304)  # per token of a sequence of 2,048
     assert flops_of_step(config, False) == 3 * forward * 4 * 256 * 2048
     windows = 2 * 12 * (135_168 + 96 * 129)  # per token of a window of 128
@@ -154,7 +154,7 @@ def test_flops_are_near_the_rule_of_thumb(size):
 def test_overhead_equals_a_count_by_hand():
     """1,000 updates with rho = 0.5, a = 10, t = 2 have 500 x 10 micro-batches, 500 x 2 episodes, 10 checkpoints and 20 measurements."""
     arguments = [
-        "objective=maml",
+        "objective=maml_paper",
         "train.micro_batches_per_update=10",
         "meta.tasks_per_step=2",
         "train.checkpoint_every=100",
@@ -204,7 +204,7 @@ def test_medians_interleave_runs_after_a_warm_up(monkeypatch):
 
 
 def test_implied_mfu_inverts_hours():
-    config = projection.configuration("large", "maml")
+    config = projection.configuration("large", "maml_paper")
     machine = Machine(Ranks(4, "cuda"), tflops=312)
     mfu = implied_mfu(config, machine, 25)
     assert hours(config, Machine(Ranks(4, "cuda"), tflops=312, mfu=mfu)) == pytest.approx(25)

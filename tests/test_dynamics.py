@@ -32,7 +32,7 @@ TIMING = ("seconds", "seconds_total", "tokens_per_second")
 
 
 def configuration(*arguments: str):
-    fixed = ["objective=maml", "meta.max_window_fraction=1", "meta.inner_steps=3", "meta.inner_lr=0.05"]
+    fixed = ["objective=maml_paper", "meta.max_window_fraction=1", "meta.inner_steps=3", "meta.inner_lr=0.05"]
     return commandline.load("pretrain", [*fixed, *arguments])
 
 
@@ -206,7 +206,7 @@ KINDS = {
 def runs(nano_arguments: list[str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
     """Three updates at every ZeRO stage on one and two ranks with a measurement after each, and without any."""
     root = tmp_path_factory.mktemp("runs")
-    fixed = [*nano_arguments, "objective=maml", "train.max_steps=3", "train.checkpoint_every=3"]
+    fixed = [*nano_arguments, "objective=maml_paper", "train.max_steps=3", "train.checkpoint_every=3"]
 
     def commands(ranks: int, every: int) -> list[list[str]]:
         return [

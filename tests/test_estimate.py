@@ -19,7 +19,9 @@ LARGE = ["model=large", "ds=zero2", "nodes=1", "gpus=4"]
 
 
 def test_estimate_of_memory_micro_batch_flops_and_hours():
-    done = run_module("metapt", ["estimate", *LARGE, "objective=maml", "gpu_memory_gb=80", "gpu_tflops=312"])
+    done = run_module(
+        "metapt", ["estimate", *LARGE, "objective=maml_paper", "gpu_memory_gb=80", "gpu_tflops=312"]
+    )
     assert done.returncode == 0, done.stderr
     for part in (
         "large: 570,042,272 parameters",
@@ -57,7 +59,7 @@ def test_too_little_memory():
 
 
 def test_one_more_than_the_largest_micro_batch_does_not_fit():
-    config = commandline.load("pretrain", ["model=medium", "objective=maml", "ds=zero2"])
+    config = commandline.load("pretrain", ["model=medium", "objective=maml_paper", "ds=zero2"])
     machine = Machine(Ranks(2, "cuda"), memory_gb=24)
     size = largest_micro_batch(config, machine)
     assert size > 0
@@ -67,7 +69,7 @@ def test_one_more_than_the_largest_micro_batch_does_not_fit():
 
 
 def test_hours_follow_from_expected_flops():
-    config = commandline.load("pretrain", ["model=tiny", "objective=maml", "meta.rho=0.25"])
+    config = commandline.load("pretrain", ["model=tiny", "objective=maml_paper", "meta.rho=0.25"])
     expected = 0.75 * flops_of_step(config, False) + 0.25 * flops_of_step(config, True)
     assert flops_expected(config) == expected
     config.meta.start_step = config.train.max_steps // 2

@@ -120,7 +120,7 @@ def test_trackers_are_off_by_default_and_not_part_of_the_identity(command: str) 
 @pytest.mark.commands
 def test_pretraining_copies_every_line(nano_arguments: list[str], tmp_path: Path) -> None:
     run = Run(tmp_path / "run")
-    words = ["objective=maml", "log.tensorboard=true", "log.wandb=offline", f"run_dir={run.path}"]
+    words = ["objective=maml_paper", "log.tensorboard=true", "log.wandb=offline", f"run_dir={run.path}"]
     main([*nano_arguments, *words])
     expected = expected_points(run)
     assert {name.split("/")[0] for name in expected} == {"lm", "episode", "eval", "dynamics"}

@@ -335,10 +335,11 @@ def test_special_text_survives_the_command_line(text: str) -> None:
     assert config.run_dir == text
 
 
-def test_episodes_must_be_a_multiple_of_the_tasks() -> None:
-    words = ["grid=scales", "cluster=slurm", "cluster.gpus_per_node=4", "grid.gpus_per_size={large:8}"]
+def test_micro_batches_must_be_a_multiple_of_the_tasks() -> None:
+    words = ["grid=scales", "cluster=slurm", "cluster.gpus_per_node=4", "grid.gpus_per_size={large:12}"]
     with pytest.raises(
-        UserError, match=r"large-maml-s0: meta.tasks_per_step=4 must be a multiple of its 8 tasks"
+        UserError,
+        match=r"large-maml_paper-s0: train.micro_batches_per_update=256 must be a multiple of its 12 tasks",
     ):
         planning.plan(commandline.load("submit", words))
 
@@ -357,13 +358,12 @@ def test_gpus_are_spread_over_nodes() -> None:
             "grid.sources=[]",
             "grid.gpus_per_size={tiny:2,large:8}",
             *cluster,
-            'grid.per_size={large:["meta.tasks_per_step=8"]}',
         ],
     )
     shapes = {bare(job.id): (job.nodes, job.gpus_per_node) for job in planning.plan(config).jobs}
-    assert shapes["pretrain/tiny-maml-s0"] == (1, 2)
-    assert shapes["pretrain/small-maml-s0"] == (1, 4)
-    assert shapes["pretrain/large-maml-s0"] == (2, 4)
+    assert shapes["pretrain/tiny-maml_paper-s0"] == (1, 2)
+    assert shapes["pretrain/small-maml_paper-s0"] == (1, 4)
+    assert shapes["pretrain/large-maml_paper-s0"] == (2, 4)
     assert shapes["report"] == (1, 0)
 
 
@@ -371,7 +371,7 @@ def test_the_paper_has_160_fine_tuning_runs_and_resources_by_size() -> None:
     jobs = planning.plan(commandline.load("submit", ["grid=paper", "cluster=slurm"])).jobs
     tuned = Counter(bare(need) for job in jobs if job.kind == "finetune" for need in job.needs)
     sizes = ("tiny", "small", "medium", "large")
-    assert tuned == {f"pretrain/{size}-{kind}-s0": 20 for size in sizes for kind in ("vanilla", "maml")}
+    assert tuned == {f"pretrain/{size}-{kind}-s0": 20 for size in sizes for kind in ("vanilla", "maml_paper")}
     resources = {
         (job.nodes, job.gpus_per_node, job.hours)
         for job in jobs

@@ -28,7 +28,7 @@ from metapt.runs import Run
 from metapt.training.engine import Engine
 
 STAGES = ["zero0", "zero1", "zero2", "zero2_offload", "zero3"]
-DIVERGING = ["objective=maml", "meta.inner_lr=1e30"]
+DIVERGING = ["objective=maml_paper", "meta.inner_lr=1e30"]
 
 
 def backward(engine: Engine, update: torch.Tensor, corrupt: int | None = None) -> None:

@@ -127,7 +127,7 @@ def test_every_option_of_a_configuration_group_is_explained(texts: dict[str, str
         ([], "model", "(default: nano)"),
         (["model=tiny", "objective=maml"], "run_dir", "(default: runs/pretrain/tiny-maml-s0)"),
         (["model.vocab_size=512"], "data.vocab_size", "(default: 512)"),
-        (["objective=maml"], "meta.rho", "(default: 0.5)"),
+        (["objective=maml_paper"], "meta.rho", "(default: 0.5)"),
         ([], "data.max_tokens", "(default: no limit)"),
         ([], "variant", "(default: empty)"),
         ([], "train.compile", "(default: false)"),
@@ -140,7 +140,7 @@ def test_help_shows_the_values_of_this_command_line(arguments: list[str], path: 
 def test_help_shows_lists_mappings_and_required_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("METAPT_TEXT_DIR", raising=False)
     text = help_text("submit", ["grid=study"])  # needs this environment variable
-    assert "(default: [vanilla, maml])" in entry(text, "grid.objectives")
+    assert "(default: [vanilla, maml_paper])" in entry(text, "grid.objectives")
     assert "(default: {})" in entry(text, "cluster.extra")
     assert "data.text_dir='${oc.env:METAPT_TEXT_DIR}'" in entry(text, "grid.pretrain")
     text = help_text("finetune", ["source=en_ewt"])

@@ -85,7 +85,7 @@ def test_the_configurations_of_a_plan_equal_those_of_its_commands(default: dict[
 def test_settings_are_the_identity_with_dotted_keys() -> None:
     """Paths and logging are in neither; a mapping that is the value of a key stays whole."""
     config = commandline.load(
-        "pretrain", ["model=nano", "objective=maml", "train.lr=0.5", "run_dir=elsewhere"]
+        "pretrain", ["model=nano", "objective=maml_paper", "train.lr=0.5", "run_dir=elsewhere"]
     )
     flat = settings(config)
     assert flat["train.lr"] == 0.5

@@ -68,7 +68,7 @@ class Scenario:
 
     def __init__(self, forks: Forks, arguments: Sequence[str], ranks: int, folder: Path):
         self.forks, self.arguments, self.ranks, self.folder = forks, arguments, ranks, folder
-        self.has_episodes = "objective=maml" in arguments
+        self.has_episodes = "objective=maml_paper" in arguments
         self.uninterrupted = Run(folder / "uninterrupted")
         self.outcome = self.run(self.uninterrupted)
         assert self.outcome.codes == [0] * ranks, self.outcome.stderr
@@ -128,9 +128,13 @@ def scenario(
     scenarios: dict[tuple[str, ...], Scenario] = {}
     # The corpus is prepared first, so that no scenario's running time includes it.
     folder = tmp_path_factory.mktemp("corpus-only")
-    forks.run([*small_arguments, "objective=maml", f"run_dir={folder}"], faults=[Fault("engine", "KILL")])
+    forks.run(
+        [*small_arguments, "objective=maml_paper", f"run_dir={folder}"], faults=[Fault("engine", "KILL")]
+    )
 
-    def make(ds: str = "zero2", ranks: int = 1, objective: str = "maml", precision: str = "fp32") -> Scenario:
+    def make(
+        ds: str = "zero2", ranks: int = 1, objective: str = "maml_paper", precision: str = "fp32"
+    ) -> Scenario:
         key = (ds, str(ranks), objective, precision)
         if key not in scenarios:
             arguments = [
@@ -139,8 +143,10 @@ def scenario(
                 f"objective={objective}",
                 f"train.precision={precision}",
             ]
-            if ds == "zero3" and objective == "maml":
+            if ds == "zero3" and objective == "maml_paper":
                 arguments.append("meta.scope=full")  # which adapts shards in place
+            if objective == "both":
+                arguments += ["classes.sizes=[8,16,8]", "meta.batch_sequences=2", "episodes.n_way=4"]
             scenarios[key] = Scenario(forks, arguments, ranks, tmp_path_factory.mktemp("-".join(key)))
         return scenarios[key]
 
@@ -206,7 +212,9 @@ def test_leftovers_of_a_kill_are_removed(scenario: ScenarioMaker):
 
 
 @pytest.mark.nightly
-@pytest.mark.parametrize(("ds", "ranks", "objective"), list(product(STAGES, (1, 2), ("vanilla", "maml"))))
+@pytest.mark.parametrize(
+    ("ds", "ranks", "objective"), list(product(STAGES, (1, 2), ("vanilla", "maml_paper", "both")))
+)
 def test_killed_thirty_times(scenario: ScenarioMaker, ds: str, ranks: int, objective: str):
     points = kill_repeatedly(scenario(ds, ranks, objective), 30, seed=100)
     assert len(points) >= 10, points

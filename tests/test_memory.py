@@ -40,7 +40,7 @@ def test_saved_activations_equal_those_of_autograd(
 
 
 def test_parameter_count_includes_the_episode_head():
-    config = commandline.load("pretrain", ["objective=maml"])
+    config = commandline.load("pretrain", ["objective=maml_paper"])
     assert all_parameters(config) == sum(value.numel() for value in build_meta_lm(config).parameters())
 
 
@@ -61,15 +61,15 @@ def test_estimated_peak_matches_the_measured_peak(size: str, kind: str, words: l
 
 
 def largest(*words: str, ranks: int = 4, kind: str = "lm", device: str = "cuda") -> int:
-    config = commandline.load("pretrain", ["model=large", "objective=maml", *words])
+    config = commandline.load("pretrain", ["model=large", "objective=maml_paper", *words])
     return peak(config, kind, Ranks(ranks, device))[1].total
 
 
 def test_sharding_divides_the_optimizer_state():
-    parameters = 4 * all_parameters(commandline.load("pretrain", ["model=large", "objective=maml"]))
+    parameters = 4 * all_parameters(commandline.load("pretrain", ["model=large", "objective=maml_paper"]))
     in_step = {
         ds: memory_by_phase(
-            commandline.load("pretrain", ["model=large", "objective=maml", f"ds={ds}"]),
+            commandline.load("pretrain", ["model=large", "objective=maml_paper", f"ds={ds}"]),
             "episode",
             Ranks(4, "cuda"),
         )["optimizer step"]
@@ -90,7 +90,7 @@ def test_peak_grows_with_batch_precision_and_scope():
 
 
 def test_stage_3_shards_everything_except_gathered_parameters(monkeypatch: pytest.MonkeyPatch):
-    config = commandline.load("pretrain", ["model=large", "objective=maml", "meta.scope=full"])
+    config = commandline.load("pretrain", ["model=large", "objective=maml_paper", "meta.scope=full"])
     parameters = 4 * all_parameters(config)
     zero = {"stage": 3, "stage3_max_live_parameters": 100_000_000}
     monkeypatch.setattr(memory, "deepspeed_settings", lambda name: {"zero_optimization": zero})

@@ -39,7 +39,7 @@ def test_exact_parameter_counts(scale: str, expected: int):
 def test_both_objectives_have_the_same_initial_weights():
     vanilla, maml = (
         build_meta_lm(commandline.load("pretrain", [f"objective={name}", "train.seed=7"]))
-        for name in ("vanilla", "maml")
+        for name in ("vanilla", "maml_paper")
     )
     assert vanilla.episode_head is None
     for (name, left), right in zip(
@@ -223,7 +223,7 @@ def results_of_objectives(stream_of, scope: str, precision: str, compile: str) -
     """One next-token loss and two episodes."""
     tokens = np.random.default_rng(0).integers(2, 50, 20_000)
     arguments = [
-        "objective=maml",
+        "objective=maml_paper",
         "meta.max_window_fraction=1",
         "meta.head_dropout=0",
         "meta.inner_steps=2",

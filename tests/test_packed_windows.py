@@ -101,7 +101,7 @@ def test_tokens_after_the_prediction_position_are_not_computed():
     ("scope", "support_passes"), [("head", 1), ("full", 1 + 10 * 3), ("last_n", 1 + 10 * 2)]
 )
 def test_flops_of_an_episode_count_truncated_windows(scope: str, support_passes: int):
-    arguments = ["objective=maml", "model.num_layers=4", "meta.last_n=2", "meta.inner_steps=10"]
+    arguments = ["objective=maml_paper", "model.num_layers=4", "meta.last_n=2", "meta.inner_steps=10"]
     config = commandline.load("pretrain", [*arguments, f"meta.scope={scope}"])
     per_token = {length: Cost.of(config.model, length).blocks for length in (3, 9)}
     expected = support_passes * (2 * 3 * per_token[3] + 9 * per_token[9]) + 3 * 3 * per_token[3]

@@ -31,9 +31,9 @@ def pretrain(arguments: list[str], run_dir: Path, *overrides: str) -> subprocess
 
 @pytest.fixture(scope="module")
 def finished(nano_arguments: list[str], tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A finished run with objective=maml."""
+    """A finished run with objective=maml_paper."""
     run = Run(tmp_path_factory.mktemp("runs") / "maml")
-    done = pretrain(nano_arguments, run.path, "objective=maml")
+    done = pretrain(nano_arguments, run.path, "objective=maml_paper")
     assert done.returncode == 0, done.stderr
     return run
 
@@ -93,7 +93,7 @@ def test_checkpoints_load_with_transformers(finished: Run):
 
 def test_a_finished_run_is_not_repeated(finished: Run, nano_arguments: list[str]):
     before = finished.result_file.stat().st_mtime_ns
-    again = pretrain(nano_arguments, finished.path, "objective=maml")
+    again = pretrain(nano_arguments, finished.path, "objective=maml_paper")
     assert again.returncode == 0
     assert "already done" in again.stdout
     assert finished.result_file.stat().st_mtime_ns == before
@@ -115,7 +115,7 @@ def test_keep_checkpoints_does_not_count_damaged_ones(
     shutil.copytree(finished.path, run.path)
     run.result_file.unlink()
     (run.checkpoint(8) / "state.json").write_text("{}")
-    arguments = ["objective=maml", "train.keep_checkpoints=1", "train.checkpoint_every=4"]
+    arguments = ["objective=maml_paper", "train.keep_checkpoints=1", "train.checkpoint_every=4"]
     assert pretrain(nano_arguments, run.path, *arguments).returncode == 0
     assert [step for step, _ in run.checkpoints()] == [8]
     assert atomic_folders.problem(run.checkpoint(8)) is None
@@ -138,7 +138,7 @@ def test_a_finished_run_without_its_last_checkpoint_is_resumed(
     with pytest.raises(UserError, match=r"result of this run does not count: .*step_000008"):
         model_folder(run.path)
     assert model_folder(run.checkpoint(4)).parent == run.checkpoint(4)
-    again = pretrain(nano_arguments, run.path, "objective=maml")
+    again = pretrain(nano_arguments, run.path, "objective=maml_paper")
     assert again.returncode == 0
     assert "the result does not count and is withdrawn" in again.stderr
     assert model_folder(run.path).parent == run.checkpoint(8)
@@ -163,7 +163,7 @@ def test_a_run_folder_with_another_configuration_is_rejected(
     shutil.copytree(finished.path, unfinished.path)
     unfinished.result_file.unlink()
     for run in (finished, unfinished):
-        rejected = pretrain(nano_arguments, run.path, "objective=maml", "train.seed=5", "meta.rho=0.4")
+        rejected = pretrain(nano_arguments, run.path, "objective=maml_paper", "train.seed=5", "meta.rho=0.4")
         assert rejected.returncode == 2
         assert "train.seed: recorded 0, requested 5" in rejected.stderr
         assert "meta.rho: recorded 0.5, requested 0.4" in rejected.stderr

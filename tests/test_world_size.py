@@ -15,12 +15,12 @@ pytestmark = pytest.mark.commands
 
 KINDS = {
     "vanilla-zero2": ["objective=vanilla", "ds=zero2"],
-    "maml-zero0": ["objective=maml", "ds=zero0"],
-    "maml-zero1": ["objective=maml", "ds=zero1", "meta.scope=last_n"],
-    "maml-zero2": ["objective=maml", "ds=zero2"],
-    "maml-zero2_offload": ["objective=maml", "ds=zero2_offload"],
-    "maml-zero3": ["objective=maml", "ds=zero3"],
-    "maml-zero3-full": ["objective=maml", "ds=zero3", "meta.scope=full"],
+    "maml-zero0": ["objective=maml_paper", "ds=zero0"],
+    "maml-zero1": ["objective=maml_paper", "ds=zero1", "meta.scope=last_n"],
+    "maml-zero2": ["objective=maml_paper", "ds=zero2"],
+    "maml-zero2_offload": ["objective=maml_paper", "ds=zero2_offload"],
+    "maml-zero3": ["objective=maml_paper", "ds=zero3"],
+    "maml-zero3-full": ["objective=maml_paper", "ds=zero3", "meta.scope=full"],
 }
 LOGGED = ("lm_loss_nats", "query_loss_nats", "eval_loss_nats", "grad_norm", "mask_position_tokens")
 

@@ -90,9 +90,7 @@ def _check_pretrain(config: PretrainConfig) -> Iterator[str]:
     if data.name == "text" and not data.text_dir:
         yield "data.text_dir is required with data=text; give a folder with .txt, .jsonl or .parquet files"
     if meta.objective == "vanilla" and meta.rho > 0:
-        yield f"meta.rho={meta.rho}: objective=vanilla has no episodes; use objective=maml"
-    if meta.objective == "maml" and meta.rho == 0:
-        yield "meta.rho=0: objective=maml without episodes is objective=vanilla; use that, or a meta.rho greater than 0"
+        yield f"meta.rho={meta.rho}: objective=vanilla has no episodes; use objective=maml_paper"
     if meta.rho > 0:
         yield from _check_episodes(meta, model, train.max_steps)
     yield from _check_terms(config)
@@ -112,8 +110,15 @@ def _check_terms(config: PretrainConfig) -> Iterator[str]:
         [name for name, term in config.terms.items() if term.weight > 0],
         config.meta.objective,
     )
-    if objective in ("vanilla", "maml") and active:
+    if objective == "vanilla" and active:
         yield f"{active[0]}.weight={config.terms[active[0]].weight}: objective={objective} has no such term; use objective={active[0]}"
+    if objective == "maml" and not (config.meta.rho or config.episodes.weight):
+        yield (
+            f"meta.rho=0, episodes.weight={config.episodes.weight:g}: objective=maml without episodes is objective=vanilla; "
+            "use that, or set one of them greater than 0"
+        )
+    if objective == "maml" and config.episodes.weight and not config.episodes.inner_steps:
+        yield "episodes.inner_steps=0: objective=maml has an inner loop; use objective=twin"
     if objective in ("episodes", "twin", "multitask", "both") and not active:
         yield f"objective={objective}: needs episodes.weight or multitask.weight greater than 0"
     if active and len(config.classes.sizes) < 2:

@@ -38,7 +38,7 @@ class GridConfig:
     variants: dict[str, list[str]] = key(
         {},
         "pretraining overrides of each variant, by name. With objective=vanilla, variants that differ only in "
-        "meta.* keys are run once",
+        "keys of meta, episodes and multitask are run once",
     )
     sources: list[str] = key([], "labelled sets to fine-tune on; without any, nothing is fine-tuned")
     tunings: list[str] = key(

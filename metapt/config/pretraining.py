@@ -38,7 +38,7 @@ class MetaConfig:
         "training objective",
         choices={
             "vanilla": "next-token prediction only",
-            "maml": "episodes on masked windows in a fraction of the updates",
+            "maml": "episodes with an inner loop, on the words of the batch or on masked windows",
             "episodes": "episodes on the words of the batch, as a weighted term",
             "twin": "the same without an inner loop",
             "multitask": "the word classes of these episodes as a plain auxiliary loss",
@@ -61,7 +61,9 @@ class MetaConfig:
             "sum": "episodes come on top of next-token prediction, their mean loss times meta.weight",
         },
     )
-    weight: float = key(1.0, "weight of the episodes with meta.mixing=sum", above=0)
+    weight: float = key(
+        1.0, "weight of the episodes relative to next-token prediction, with meta.mixing=sum", above=0
+    )
     start_step: int = key(0, "number of updates at the start that are never episode updates", low=0)
     algorithm: str = key(
         "fomaml",
@@ -319,6 +321,15 @@ class PretrainCommandConfig(PretrainConfig):
 @dataclass
 class PrepareConfig(PretrainConfig):
     """Tokenize the corpus of a pretraining run into shards, unless they exist. Takes the keys of `metapt pretrain`."""
+
+
+@dataclass
+class ProbeConfig(PretrainConfig):
+    """Score a checkpoint on fixed episodes of word classes. Takes the keys of `metapt pretrain` for the corpus and its classes."""
+
+    checkpoint: str = key(
+        MISSING, "pretrained model: a finished run, one of its checkpoints or a model folder"
+    )
 
 
 @dataclass

@@ -93,14 +93,14 @@ def _pretrains(grid: GridConfig, cluster: ClusterConfig) -> Iterator[Job]:
 def _variants_of(objective: str, grid: GridConfig) -> dict[str, list[str]]:
     """The variants of an objective, by name.
 
-    Vanilla pretraining has no episodes: of variants that differ only in keys of `meta.`, it has the first.
+    Vanilla pretraining has no episodes: of variants that differ only in keys of these and of other loss terms, it has the first.
     """
     variants: dict[str, list[str]] = grid.variants or {"": []}
     if objective != "vanilla":
         return variants
     distinct: dict[str, list[str]] = {}
     for name, overrides in variants.items():
-        kept = [word for word in overrides if not word.startswith("meta.")]
+        kept = [word for word in overrides if not word.startswith(("meta.", "episodes.", "multitask."))]
         if kept not in distinct.values():
             distinct[name] = kept
     return distinct

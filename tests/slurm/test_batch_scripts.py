@@ -150,7 +150,7 @@ def test_a_job_without_progress_is_abandoned(tmp_path: Path) -> None:
     python.chmod(0o755)
     site = tmp_path / "site.env"
     site.write_text(f"PYTHON='{python}'\nexport PYTHONPATH='{REPOSITORY}'\n")
-    words = ["model=nano", "objective=maml", "data=demo", "run_dir=run"]
+    words = ["model=nano", "objective=maml_paper", "data=demo", "run_dir=run"]
     options = ["--nodes=1", "--ntasks-per-node=1", "--cpus-per-gpu=1"]
     number = sbatch(REPOSITORY / "slurm/pretrain.sh", options, words, tmp_path, METAPT_SITE=str(site))
     wait_for_end(number)
@@ -172,7 +172,7 @@ def this_site(folder: Path) -> Path:
 def test_signalled_training_on_two_nodes_ends_like_an_undisturbed_one(tmp_path: Path) -> None:
     """ZeRO-2 on 2 nodes x 2 processes: the signalled job saves, is requeued, and ends with bit-identical results."""
     site = this_site(tmp_path)
-    words = ["model=nano", "objective=maml", "data=demo", "ds=zero2", "data.cache_dir=corpus"]
+    words = ["model=nano", "objective=maml_paper", "data=demo", "ds=zero2", "data.cache_dir=corpus"]
     words += [
         "train.max_steps=30",
         "train.micro_batches_per_update=4",

@@ -30,7 +30,7 @@ from metapt.runs import Run
 
 REPOSITORY = Path(__file__).parents[2]
 CLUSTER = ClusterConfig(name="slurm", timeout_min=30, cpus_per_task=1, mem_gb=1, partition="low")
-WORDS = ["model=nano", "objective=maml", "data=demo", "ds=zero1", "train.warmup_steps=2"]
+WORDS = ["model=nano", "objective=maml_paper", "data=demo", "ds=zero1", "train.warmup_steps=2"]
 WORDS += [
     "train.seq_len=64",
     "train.micro_batch=2",
