@@ -103,6 +103,7 @@ NEEDS_EXTRA = [  # words that reach an import of a package of the command's extr
     ["submit", "--help"],
     ["status", "root=GRID"],
     ["prepare"],
+    ["probe", "checkpoint=x"],
     ["report", "--help"],
     ["describe", "--help"],
 ]
