@@ -35,7 +35,7 @@ def test_the_verdict_is_that_of_the_paired_interval(tmp_path: Path, gain: float,
         set_accuracies(tmp_path / objective, accuracies.tolist())
     (sentence,) = learned_episodes(collect([tmp_path / "vanilla", tmp_path / "maml"]))
     assert f": {verdict}. On word classes that no training sees" in sentence
-    assert f"{maml.mean():.3f} (vanilla {vanilla.mean():.3f}, chance 0.125)" in sentence
+    assert f"{maml.mean():.3f} (nano-vanilla-s0 {vanilla.mean():.3f}, chance 0.125)" in sentence
 
 
 def test_runs_without_word_classes_have_no_verdict(tmp_path: Path):

@@ -43,8 +43,9 @@ def section(data: ReportData) -> Section:
 def learned_episodes(collection: Collection) -> list[str]:
     """Whether the classes of held-out words are learned, one sentence for each pair of runs that measured them on the same episodes."""
     sentences = []
-    for maml, vanilla in pretraining_pairs(collection):
-        lines = [run.dynamics[-1] if run.dynamics else None for run in (maml, vanilla)]
+    pairs = [pair for contrast in collection.contrasts for pair in pretraining_pairs(collection, contrast)]
+    for first, second in pairs:
+        lines = [run.dynamics[-1] if run.dynamics else None for run in (first, second)]
         found = [
             np.array(line.held_out_words_prototype_accuracy or (), float) if line else None for line in lines
         ]
@@ -55,8 +56,8 @@ def learned_episodes(collection: Collection) -> list[str]:
         assert lines[0] is not None
         chance = lines[0].held_out_words_chance
         sentences.append(
-            f"Episodes of {maml.path.name}: {verdict}. On word classes that no training sees, prototypes of its states reach a "
-            f"class-balanced accuracy of {found[0].mean():.3f} (vanilla {found[1].mean():.3f}, chance {chance:.3f}) over the same "
+            f"Episodes of {first.path.name}: {verdict}. On word classes that no training sees, prototypes of its states reach a "
+            f"class-balanced accuracy of {found[0].mean():.3f} ({second.path.name} {found[1].mean():.3f}, chance {chance:.3f}) over the same "
             f"{len(found[0])} episodes; the difference is {found[0].mean() - found[1].mean():+.3f}, "
             f"95 % CI over episodes [{low:+.3f}, {high:+.3f}]."
         )
