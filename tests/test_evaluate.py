@@ -9,8 +9,11 @@ from pathlib import Path
 import pytest
 
 from analysis.load.collect import collect
-from metapt import evaluate
+from metapt import evaluate, load_tagger
 from metapt.errors import UserError
+from metapt.evaluation.score_inputs import read_gold, read_predictions
+from metapt.evaluation.score_system import ScoredSystem, SetName
+from metapt.inference.formatting import as_iob2, as_json
 from metapt.runs import Run
 
 
@@ -76,3 +79,19 @@ def test_further_set_without_the_sources(
     )
     with pytest.raises(UserError, match="has no set 'nowhere'"):
         evaluate.main([f"checkpoint={alone}", data, "sets=[nowhere]"])
+
+
+def test_output_of_metapt_tag_is_scored_alike(world: Path, head_run: Run, tmp_path: Path) -> None:
+    """As JSON and as IOB2, for the words of a test set."""
+    gold_file = world / "uner" / "bb_two" / "test.iob2"
+    gold = read_gold(gold_file, [], {})
+    tagged = load_tagger(str(head_run.path)).tag([list(sentence.words) for sentence in gold.sentences])
+    (tmp_path / "json").write_text("".join(f"{as_json(sentence)}\n" for sentence in tagged))
+    (tmp_path / "iob2").write_text("".join(as_iob2(sentence) for sentence in tagged))
+    expected = head_run.result()["sets"]["bb_two"]
+    for name in ("json", "iob2"):
+        predictions = read_predictions(tmp_path / name, gold, [], {})
+        scores = ScoredSystem(name, SetName("bb_two", "test"), gold, predictions).scores
+        assert scores == {key: expected[key] for key in scores} | {
+            "f1_interval": tuple(expected["f1_interval"])
+        }
