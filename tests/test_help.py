@@ -35,6 +35,7 @@ UNITS = {  # last part of a key's path, or its end: its unit
     "head_hidden": "dimensions",
     "intermediate_size": "dimensions",
     "hours_per_size": "hours",
+    "min_per_kind": "minutes",
     "gb_per_size": "GB",
     "grid.checkpoints": "updates",
     "extra_checkpoints": "updates",
