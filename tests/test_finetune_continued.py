@@ -161,6 +161,22 @@ def test_no_scored_sentence_is_trained_on(world: Path, full_run: Run, target: st
     assert not (tmp_path / "two" / "config.yaml").exists()
 
 
+def test_a_target_of_data_corpora_without_a_dev_split(world: Path, full_run: Run, tmp_path: Path) -> None:
+    """As for Tagalog and Cebuano: the samples are entities per type, and the set is scored by its own test split."""
+    write_iob2(tmp_path / "train.iob2", labelled(60, 9))
+    write_iob2(tmp_path / "test.iob2", labelled(9, 10))
+    (tmp_path / "news.yaml").write_text(
+        "name: xx_news\nlicence: none\nfolder: .\nfiles: {train: train.iob2, test: test.iob2}\n"
+        "columns: [index, word, tag, other, annotator]\nseparator: tab\ncomment: '#'\n"
+    )
+    words = [f"checkpoint={full_run.path}", "source=xx_news", f"data.corpora=[{tmp_path / 'news.yaml'}]"]
+    run = tune(world, tmp_path / "run", *words, "data.entities_per_type=2", "ner.max_steps=4", *SHOTS[3:])
+    result = run.result()
+    assert result["source_sets"] == ["xx_news"]
+    assert result["sets"]["xx_news"]["f1"] > 0.8
+    assert 2 <= result["train_sentences"] <= 3 * 2
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
