@@ -1,0 +1,96 @@
+"""A pretraining run on word classes: exact resume, refusal of other classes, and the same scores from `metapt probe`."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from test_world_size import truncate
+
+from metapt.config import commandline
+from metapt.data.word_classes import WordClasses
+from metapt.errors import UserError
+from metapt.pretrain import main
+from metapt.probe import probe, table
+from metapt.runs import Run
+
+pytestmark = pytest.mark.commands
+TIMES = ("seconds", "tokens_per_second", "seconds_total")
+
+
+@pytest.fixture(scope="module")
+def arguments(small_arguments: list[str]) -> list[str]:
+    classes = ["classes.sizes=[8,16,8]", "meta.batch_sequences=2", "episodes.n_way=4"]
+    return [*small_arguments, "objective=both", *classes, "multitask.start_step=2"]
+
+
+@pytest.fixture(scope="module")
+def finished(arguments: list[str], tmp_path_factory: pytest.TempPathFactory) -> Run:
+    run = Run(tmp_path_factory.mktemp("finished"))
+    main([*arguments, f"run_dir={run.path}"])
+    return run
+
+
+def interrupted(finished: Run, folder: Path) -> Run:
+    """A copy of a finished run as an interruption after 3 of its 9 updates leaves it."""
+    shutil.copytree(finished.path, folder)
+    truncate(Run(folder), 3)
+    return Run(folder)
+
+
+def test_an_interrupted_run_resumes_exactly(finished: Run, arguments: list[str], tmp_path: Path):
+    run = interrupted(finished, tmp_path / "run")
+    main([*arguments, f"run_dir={run.path}"])
+    lines, expected = (
+        [{name: value for name, value in line.items() if name not in TIMES} for line in each.metrics()]
+        for each in (run, finished)
+    )
+    assert lines == expected
+    weights, expected_weights = (
+        load_file(each.checkpoint(9) / "model" / "model.safetensors") for each in (run, finished)
+    )
+    assert all(torch.equal(value, expected_weights[name]) for name, value in weights.items())
+
+
+def test_a_run_does_not_resume_with_other_classes(
+    finished: Run, arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    run = interrupted(finished, tmp_path / "run")
+    monkeypatch.setattr(WordClasses, "sha256", "another")
+    with pytest.raises(UserError, match=r"classes: recorded '[0-9a-f]{64}', requested 'another'"):
+        main([*arguments, f"run_dir={run.path}"])
+
+
+def test_the_probe_gives_what_the_run_measured(finished: Run, arguments: list[str]):
+    config = commandline.load("probe", [*arguments, f"checkpoint={finished.path}"])
+    scores = probe(config)
+    measured = [line for line in finished.metrics() if line["kind"] == "dynamics"][-1]
+    assert scores
+    assert scores == {name: pytest.approx(measured[name], abs=1e-6) for name in scores}
+    assert "words and partitions of training" in table(scores)
+
+
+def test_a_checkpoint_with_another_tokenizer_is_refused(finished: Run, arguments: list[str], tmp_path: Path):
+    model = tmp_path / "model"
+    shutil.copytree(finished.checkpoint(9) / "model", model)
+    with (model / "tokenizer.json").open("a") as file:
+        file.write("\n")
+    with pytest.raises(UserError, match="its tokenizer is not that of the corpus"):
+        probe(commandline.load("probe", [*arguments, f"checkpoint={model}"]))
+    with pytest.raises(UserError, match=r"classes\.sizes is empty"):
+        probe(
+            commandline.load(
+                "probe",
+                [
+                    *arguments,
+                    "classes.sizes=[]",
+                    "objective=vanilla",
+                    "episodes.weight=0",
+                    "multitask.weight=0",
+                    f"checkpoint={model}",
+                ],
+            )
+        )
