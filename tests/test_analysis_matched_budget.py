@@ -57,7 +57,7 @@ def test_each_budget_has_its_own_pair_of_checkpoints(tmp_path: Path) -> None:
     (item,) = comparisons(CONTRAST, matched_pairs([found]), ["tl_trg"], Scores(10))
     by_step = {(run.objective, run.setting.step): run for run in collection.finetuning}
     f1 = [Scores(10).value(by_step[key], "tl_trg") for key in (("maml", 60), ("vanilla", 36))]
-    assert item.difference.summary.value == pytest.approx(f1[0] - f1[1])
+    assert item.difference.value == pytest.approx(f1[0] - f1[1])
     assert [run.path for run in item.runs] == [by_step["maml", 60].path, by_step["vanilla", 36].path]
 
 

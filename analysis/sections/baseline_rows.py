@@ -98,7 +98,7 @@ def baselines_table(collection: Collection, scores: Scores) -> Table:
         cells: list[Cell] = [*model.cells, baseline.setting.scale, name, gold_spans]
         cells += [difference.first.value, difference.second.value, *difference_cells(difference)]
         rows.append([*cells, runs_of(*pairs)])
-    shaded = {index for index, difference in enumerate(differences) if difference.summary.excludes_zero}
+    shaded = {index for index, difference in enumerate(differences) if difference.excludes_zero}
     title = "Model minus baseline on the target sets, last checkpoint of each model"
     note = "Shaded rows: the CI excludes 0."
     table = Table("baselines", title, columns, rows, note, shaded, on_page=False)

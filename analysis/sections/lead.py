@@ -114,11 +114,11 @@ def _forest_rows(title: str, claim: Claim) -> list[ForestRow]:
     ]
     rows = []
     for name, items in by_set:
-        difference = average_difference(item.difference for item in items).summary
+        difference = average_difference(item.difference for item in items)
         label = f"{name} ({items[0].gold_spans:,})"
         is_effect = claim.verdict == EFFECT and difference.excludes_zero
         rows.append(ForestRow(label, title, difference.value, *difference.interval, is_effect=is_effect))
-    mean = claim.average.difference.summary
+    mean = claim.average.difference
     label = f"mean of {counted(len(rows), 'set')}"
     is_effect = claim.verdict == EFFECT
     return [
@@ -145,8 +145,8 @@ def _table(found: Sequence[tuple[str, Claim]]) -> Table:
     rows: list[list[Cell]] = []
     for group, claim in found:
         item: Average = claim.average
-        summary_ = item.difference.summary
-        cells: list[Cell] = [group, *item.key, claim.verdict, summary_.value, summary_.interval]
+        difference = item.difference
+        cells: list[Cell] = [group, *item.key, claim.verdict, difference.value, difference.interval]
         rows.append([*cells, item.first.value, item.second.value, item.runs])
     shaded = {index for index, row in enumerate(rows) if EFFECT in row}
     note = "Shaded rows: an effect. All columns are in the section Claims."

@@ -27,7 +27,7 @@ DIFFERENCE = "difference"
 PANELS: dict[str, Callable[[Comparison], float]] = {
     "second": lambda item: item.second.value,
     "first": lambda item: item.first.value,
-    DIFFERENCE: lambda item: item.difference.summary.value,
+    DIFFERENCE: lambda item: item.difference.value,
 }
 """the panels of a figure: both arms and their difference"""
 

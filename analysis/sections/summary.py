@@ -132,8 +132,8 @@ def _limits(comparisons: Sequence[Comparison]) -> str:
 
 
 def _estimate(difference: Difference) -> str:
-    low, high = difference.summary.interval
-    return f"{_points(difference.summary.value)} points, 95\u00a0%\u00a0CI [{_points(low)},\u00a0{_points(high)}]"
+    low, high = difference.interval
+    return f"{_points(difference.value)} points, 95\u00a0%\u00a0CI [{_points(low)},\u00a0{_points(high)}]"
 
 
 def _points(f1: float) -> str:

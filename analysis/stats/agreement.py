@@ -1,4 +1,4 @@
-"""Where the p of a difference and its interval seem to say different things: a remark for the same row."""
+"""Where the p of the randomisation test and the interval of a difference seem to say different things: a remark for the same row."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ ALPHA = round(1 - LEVEL, 6)
 
 
 def remark(interval: tuple[float, float], p: float) -> str:
-    """Return why p and the interval of a difference disagree, or an empty string if they agree.
+    """Return why the p of the randomisation test and the interval of a difference disagree, or an empty string if they agree.
 
     Args:
         interval: at LEVEL; (NaN, NaN) if there is none, which disagrees with nothing.
@@ -21,12 +21,12 @@ def remark(interval: tuple[float, float], p: float) -> str:
     excludes_zero, is_small = low > 0 or high < 0, p < ALPHA
     if is_small and not excludes_zero:
         return (
-            f"p < {ALPHA:.2f} but the CI includes 0: p takes these trained models as given; the CI also covers other "
+            f"the last p is below {ALPHA:.2f} but the CI includes 0: that p takes these trained models as given; the CI also covers other "
             "sentences and seeds"
         )
     if excludes_zero and not is_small:
         return (
-            f"p \u2265 {ALPHA:.2f} but the CI excludes 0: swapping the two outputs gives such a difference too often; treat "
+            f"the last p is at least {ALPHA:.2f} but the CI excludes 0: swapping the two outputs gives such a difference too often; treat "
             "it as inconclusive"
         )
     return ""

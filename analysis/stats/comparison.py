@@ -214,6 +214,7 @@ DIFFERENCE_COLUMNS = (
     Column("p", digits=4),
     Column("MDE"),
     Column("CI excludes 0"),
+    Column("p, given these models", digits=4),
     Column("remark", optional=True),
 )
 """The columns of `difference_cells`; significance.DEFINITION explains them."""
@@ -221,14 +222,14 @@ DIFFERENCE_COLUMNS = (
 
 def difference_cells(difference: Difference) -> list[Cell]:
     """Return the cells under DIFFERENCE_COLUMNS."""
-    summary = difference.summary
     return [
-        summary.value,
-        summary.interval,
+        difference.value,
+        difference.interval,
         difference.p,
-        summary.mde,
-        summary.excludes_zero,
-        remark(summary.interval, difference.p),
+        difference.mde,
+        difference.excludes_zero if difference.degrees_of_freedom else None,
+        difference.p_given_models,
+        remark(difference.interval, difference.p_given_models),
     ]
 
 
@@ -274,4 +275,4 @@ def averages_table(name: str, title: str, heads: Sequence[Column], items: Sequen
 
 
 def _rows_excluding_zero(items: Sequence[Comparison | Average]) -> set[int]:
-    return {index for index, item in enumerate(items) if item.difference.summary.excludes_zero}
+    return {index for index, item in enumerate(items) if item.difference.excludes_zero}

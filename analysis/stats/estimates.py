@@ -122,10 +122,6 @@ class Difference(_Inferred):
         ]
         return SeedMean(_seed_values(self.by_seed), *_unit_variances(sets))
 
-    @property
-    def summary(self) -> Difference:
-        return self
-
     @cached_property
     def interval(self) -> Interval:
         """The confidence interval at LEVEL, within -1 to 1; (NaN, NaN) if the difference is undefined."""
