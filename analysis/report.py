@@ -33,7 +33,7 @@ from metapt.files import write_bytes_atomically
 from . import html_table
 from .build import Report, build
 from .latex import to_latex
-from .load.collect import collect, newest_grid
+from .load.collect import MARGIN, collect, newest_grid
 from .load.contrasts import Contrast
 from .load.records import TARGETS
 from .sections.base import Section
@@ -57,7 +57,7 @@ def main(argv: Sequence[str]) -> None:
     out = arguments.out or roots[0] / "report"
     budget = next(name for name in BUDGETS if name.lower().replace(" ", "-") == arguments.budget)
     contrasts = [Contrast(first, second) for first, second in arguments.compare]
-    collection = collect(roots, out, arguments.targets, contrasts)
+    collection = collect(roots, out, arguments.targets, contrasts, arguments.margin)
     report = build(collection, uner=arguments.uner, budget=budget, sentences=not arguments.no_sentences)
     write(report, out, links=not arguments.standalone, pdf=arguments.pdf)
     _print(report, out)
@@ -111,6 +111,13 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME,...",
         help="Languages or evaluation sets that averages and verdicts are about (default: those of the grids, "
         f"otherwise {','.join(TARGETS)}).",
+    )
+    parser.add_argument(
+        "--margin",
+        type=float,
+        metavar="POINTS",
+        help="Largest difference of F1 without practical importance, in points (default: that of the grids, "
+        f"otherwise {MARGIN:g}).",
     )
     parser.add_argument(
         "--no-sentences",

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from analysis.load.collect import collect
 from analysis.sections import claims
 from analysis.sections.base import ReportData, Views, views
+from analysis.stats.verdicts import INCONCLUSIVE, NEGLIGIBLE
 from analysis.tables import Table
 from metapt.evaluation.bootstrap import holm
 
@@ -131,3 +132,11 @@ def test_without_a_pair_the_section_says_what_is_needed(tmp_path: Path) -> None:
         "Needed: two runs that differ in the objective only, with identical fine-tuning."
     ]
     assert not section.without_empty_tables().tables
+
+
+def test_the_margin_decides_what_is_of_practical_size(tmp_path: Path) -> None:
+    """Equal arms: never an effect here; no effect of practical size only if the interval lies within the margin."""
+    root = write_grid(tmp_path / "grid", objectives=("vanilla", "twin"), seeds=(0, 1, 2), tunings=("full",))
+    for margin, expected in ((100.0, NEGLIGIBLE), (1e-6, INCONCLUSIVE)):
+        shown = views(collect([root], margin=margin), 200, None, "updates")
+        assert [row["verdict"] for row in rows(shown, "claims")] == [expected]

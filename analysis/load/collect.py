@@ -26,6 +26,8 @@ from .run_reader import MARKER_FILES, fingerprint
 from .schema import EarlierTuning
 
 CACHE_FILE = ".runs.msgpack"
+MARGIN = 2.0
+"""F1 points: the largest difference without practical importance, unless a grid or the command line says otherwise"""
 NOT_PLANNED = "superseded, or of another selection of the grid"
 
 
@@ -44,6 +46,7 @@ class Collection:
     continued: Sequence[FinetuneRun] = ()
     contrasts: Sequence[Contrast] = ()
     targets: Sequence[str] = TARGETS
+    margin: float = MARGIN
 
     def set_names(self) -> list[str]:
         """Return the evaluation sets, target languages first, then by name."""
@@ -116,12 +119,15 @@ def collect(
     cache_dir: Path | None = None,
     targets: Sequence[str] = (),
     contrasts: Sequence[Contrast] = (),
+    margin: float | None = None,
 ) -> Collection:
     """Read every run under the roots, at any depth; of a grid's folder, the runs of its current plan.
 
     Args:
         cache_dir: where records are cached; None for no cache.
         targets: languages or sets that averages are about; empty: those of the grids' plans, or else TARGETS.
+        margin: the largest difference of F1 without practical importance, in points; None: the smallest of the grids' plans, or
+            else MARGIN.
         contrasts: what is compared; empty: what the grids' plans declare, or else `default_contrasts`.
     Raises:
         UserError: a root does not exist or contains no run folder; a grid's plan cannot be read.
@@ -142,9 +148,13 @@ def collect(
     pretraining = without_duplicates(pretraining, excluded)
     finetuning = without_duplicates(finetuning, excluded)
     continued = without_duplicates([run for run in tuned if run.is_continued], excluded, tuning_identity)
+    if margin is None:
+        margin = min((plan.margin for plan in plans.values()), default=MARGIN)
     contrasts = contrasts or declared_contrasts(plan.comparisons for plan in plans.values())
     contrasts = contrasts or default_contrasts([*pretraining, *finetuning])
-    return _sorted(Collection(roots, pretraining, finetuning, excluded, continued, contrasts, targets))
+    return _sorted(
+        Collection(roots, pretraining, finetuning, excluded, continued, contrasts, targets, margin)
+    )
 
 
 def with_setting(run: FinetuneRun, **changes: Any) -> FinetuneRun:

@@ -15,8 +15,6 @@ from ..stats.verdicts import EFFECT, definition, verdict
 from ..tables import RUNS, Cell, Column, Table
 from .base import ReportData, Section, Views
 
-MARGIN = 0.02
-"""the largest difference of F1 without practical importance"""
 DESCRIPTIVE = "descriptive"
 """in place of a verdict"""
 
@@ -24,7 +22,7 @@ DEFINITION = (
     "Claims: mean differences over sources and over the sets of a group, one for each contrast, scale, variant and tuning, at the last step "
     "that both arms have. There are two groups: the target sets, and the sets in a language that no run was fine-tuned on. "
     "The primary contrasts of a group are a family of hypotheses, at the matched budget that the page shows first; only these have a verdict. "
-    f"Other contrasts and budgets are descriptive, and their p values are not corrected. {definition(MARGIN)}"
+    f"Other contrasts and budgets are descriptive, and their p values are not corrected. {definition()}"
 )
 
 
@@ -57,10 +55,12 @@ def claims_at(views: Views, budget: str) -> dict[str, list[Claim]]:
 
 def claims(contrasts: Iterable[ReportData], names: Iterable[str], with_verdicts: bool = True) -> list[Claim]:
     """A claim for each contrast, scale, variant and tuning, averaged over these sets. The primary ones are one family."""
-    means = [mean for data in contrasts for mean in _means(data, names)]
+    data = list(contrasts)
+    means = [mean for item in data for mean in _means(item, names)]
     primary = [mean for mean in means if mean.contrast.primary and with_verdicts]
     corrected = dict(zip(map(id, primary), holm([mean.difference.p for mean in primary]), strict=True))
-    return [_claim(mean, corrected.get(id(mean))) for mean in means]
+    margin = data[0].collection.margin if data else 0.0
+    return [_claim(mean, corrected.get(id(mean)), margin) for mean in means]
 
 
 def _means(data: ReportData, names: Iterable[str]) -> list[Average]:
@@ -68,8 +68,8 @@ def _means(data: ReportData, names: Iterable[str]) -> list[Average]:
     return averages(last_steps([item for item in data.comparisons if item.set_name in chosen]), _system)
 
 
-def _claim(mean: Average, corrected_p: float | None) -> Claim:
-    found = DESCRIPTIVE if corrected_p is None else verdict(mean.difference, corrected_p, MARGIN)
+def _claim(mean: Average, corrected_p: float | None, margin: float) -> Claim:
+    found = DESCRIPTIVE if corrected_p is None else verdict(mean.difference, corrected_p, margin / 100)
     return Claim(mean, corrected_p, found)
 
 

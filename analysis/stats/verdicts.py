@@ -16,11 +16,11 @@ EFFECT, NEGLIGIBLE, INCONCLUSIVE, NO_VERDICT = (
 )
 
 
-def definition(margin: float) -> str:
+def definition() -> str:
     """Return what the verdicts mean, for the definitions of the report."""
     return (
         f"Verdicts: {EFFECT}: the p-value, corrected by Holm's method (1979) over the primary comparisons of the family, is below {ALPHA}; then the CI "
-        f"excludes 0. {NEGLIGIBLE.capitalize()}: the CI lies within {100 * margin:g} points of 0. {INCONCLUSIVE.capitalize()}: anything else; the MDE "
+        f"excludes 0. {NEGLIGIBLE.capitalize()}: the CI lies within the margin (2 points, unless the grid or --margin sets another). {INCONCLUSIVE.capitalize()}: anything else; the MDE "
         f"says which differences these runs could have shown. {NO_VERDICT.capitalize()}: fewer than {MIN_SEEDS} seeds, which do not show their spread."
     )
 

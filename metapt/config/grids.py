@@ -95,6 +95,13 @@ class GridConfig:
         "languages, or whole names of evaluation sets, that the report's averages and verdicts are about; the language "
         "of a set is what precedes the first _ in its name",
     )
+    margin: float = key(
+        2.0,
+        "largest difference of F1 without practical importance: a comparison whose confidence interval lies within it has "
+        "the verdict `no effect of practical size`",
+        unit="F1 points",
+        above=0,
+    )
     models: list[str] = key(
         [], "further models, fine-tuned like those of the grid: model folders (also of encoders) or hub:NAME"
     )

@@ -56,7 +56,7 @@ def plan(config: SubmitConfig) -> Plan:
     jobs.append(Job("report", "report", needs=tuple(job.id for job in jobs)))
     rendered = (replace(job, program=PROGRAMS[job.kind], argv=arguments(job, root)) for job in jobs)
     comparisons = tuple(asdict(comparison) for comparison in grid.comparisons)
-    return Plan(grid.name, tuple(rendered), comparisons, tuple(grid.targets), configs)
+    return Plan(grid.name, tuple(rendered), comparisons, tuple(grid.targets), grid.margin, configs)
 
 
 def _require_none(grid: GridConfig, errors: Iterable[str]) -> None:

@@ -72,6 +72,7 @@ class Plan:
     jobs: tuple[Job, ...]
     comparisons: tuple[Mapping[str, Any], ...] = ()  # that the report makes, as ComparisonConfig has them
     targets: tuple[str, ...] = ()  # languages or sets that its averages are about
+    margin: float = 2.0  # F1 points: the largest difference without practical importance
     configs: dict[str, Any] = field(default_factory=dict, compare=False)  # of the runs, by job id
 
     def to_json(self) -> dict[str, Any]:
@@ -82,7 +83,13 @@ class Plan:
             for job in self.jobs
         ]
         comparisons = [dict(comparison) for comparison in self.comparisons]
-        return {"grid": self.grid, "comparisons": comparisons, "targets": list(self.targets), "jobs": jobs}
+        return {
+            "grid": self.grid,
+            "comparisons": comparisons,
+            "targets": list(self.targets),
+            "margin": self.margin,
+            "jobs": jobs,
+        }
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Plan:
@@ -95,4 +102,6 @@ class Plan:
         for entry in value["jobs"]:
             sequences = {name: tuple(item) for name, item in entry.items() if isinstance(item, list)}
             jobs.append(Job(**{**entry, **sequences}))
-        return cls(value["grid"], tuple(jobs), tuple(value["comparisons"]), tuple(value["targets"]))
+        return cls(
+            value["grid"], tuple(jobs), tuple(value["comparisons"]), tuple(value["targets"]), value["margin"]
+        )
