@@ -86,6 +86,8 @@ def test_differences_agree_with_the_f1_table(tmp_path: Path) -> None:
         assert row["CI excludes 0"] == str(low > 0 or high < 0)
         assert (float(row["p"]) < 0.05) == (low > 0 or high < 0)
         assert float(row["MDE"]) > (high - low) / 2
+        is_small = float(row["p, given these models"]) < 0.05
+        assert bool(row.get("remark")) == (is_small != (low > 0 or high < 0))
         assert row["seeds"] == "3"
 
 
