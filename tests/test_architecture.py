@@ -40,6 +40,7 @@ LAYERS = [  # of packages and modules of metapt, and analysis; each imports only
         "submit",
         "status",
         "prepare",
+        "probe",
         "__main__",
     ],
 ]
