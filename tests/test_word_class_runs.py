@@ -11,6 +11,9 @@ from safetensors.torch import load_file
 from test_world_size import truncate
 
 from metapt.config import commandline
+from metapt.data import describe
+from metapt.data.corpus import prepare_corpus
+from metapt.data.corpus_classes import corpus_classes
 from metapt.data.word_classes import WordClasses
 from metapt.errors import UserError
 from metapt.pretrain import main
@@ -71,6 +74,24 @@ def test_the_probe_gives_what_the_run_measured(finished: Run, arguments: list[st
     assert scores
     assert scores == {name: pytest.approx(measured[name], abs=1e-6) for name in scores}
     assert "words and partitions of training" in table(scores)
+
+
+def test_describe_classes_prints_sizes_and_frequent_words(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+):
+    describe.main(["classes", *arguments])
+    config = commandline.load("prepare", arguments)
+    classes = corpus_classes(prepare_corpus(config.data), config.classes)
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0].startswith(
+        f"{len(classes.texts):,} word types, {classes.is_held_out.sum():,} of them held out"
+    )
+    titles = [line for line in printed if line.startswith("partition")]
+    assert [line.split(":")[0] for line in titles] == ["partition 0", "partition 1", "partition 2, held out"]
+    counts, label = classes.counts, classes.partitions[0]
+    largest = max(set(label.tolist()), key=lambda one: (label == one).sum())
+    top = max(range(len(label)), key=lambda word: counts[word] if label[word] == largest else -1)
+    assert printed[3].split()[:2] == [str((label == largest).sum()), classes.texts[top].strip()]
 
 
 def test_a_checkpoint_with_another_tokenizer_is_refused(finished: Run, arguments: list[str], tmp_path: Path):

@@ -1,4 +1,4 @@
-"""metapt describe [key=value ...] [--json]: statistics of labelled sets. `--help` lists the keys."""
+"""metapt describe [key=value ...] [--json]: statistics of labelled sets, or the word classes of a corpus. `--help` lists the keys."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from metapt.config import DescribeConfig, commandline
-from metapt.data import DEMO_NOTICE
+from metapt.data import DEMO_NOTICE, describe_classes
 from metapt.data.corpus_spec import SPLITS
 from metapt.data.iob2 import TYPES
 from metapt.data.labelled_sets import open_collection
@@ -43,6 +43,9 @@ def main(argv: Sequence[str]) -> None:
     Raises:
         UserError: the arguments or the data are wrong.
     """
+    if argv and argv[0] == "classes":
+        describe_classes.main(argv[1:])
+        return
     if not argv:
         raise UserError(
             "metapt describe: give data=demo, data.uner_dir=DIR or data.corpora=[...]; --help lists the keys"
