@@ -27,8 +27,8 @@ GROUPS_TITLE = "configuration groups: GROUP=OPTION sets several of the keys belo
 TEXT_ARGUMENTS = {"tag": '["sentence" ...]', "score": "GOLD PREDICTED [B]"}  # what commands take beside keys
 NOTES = {
     "describe": """\
-`metapt describe classes [key=value ...]` prints the word classes of a corpus instead: their sizes and
-most frequent words. It takes the keys of `metapt prepare`.""",
+`metapt describe classes [key=value ...]` prints the word classes of a corpus instead:
+their sizes and most frequent words. It takes the keys of `metapt prepare`.""",
     "tag": """\
 A word of the command line is a setting if it begins with KEY=, otherwise a sentence. After --,
 every word is a sentence.
