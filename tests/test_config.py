@@ -60,7 +60,7 @@ def test_default_learning_rate_depends_on_the_tuning(words: list[str], lr: float
 def test_objective_maml_paper_has_the_papers_episodes(size: str):
     """arXiv 2509.02160: 32-way 4-shot, ten steps of 1e-3 on four layers of 128 with dropout 0.1, in half of the updates."""
     meta = commandline.load("pretrain", [f"model={size}", "objective=maml_paper", "data=demo"]).meta
-    assert (meta.objective, meta.rho, meta.algorithm, meta.scope) == ("maml", 0.5, "fomaml", "head")
+    assert (meta.objective, meta.rho, meta.algorithm, meta.scope) == ("maml_paper", 0.5, "fomaml", "head")
     assert (meta.n_way, meta.k_shot, meta.inner_steps, meta.inner_lr) == (32, 4, 10, 1e-3)
     assert (meta.head_layers, meta.head_hidden, meta.head_dropout) == (4, 128, 0.1)
 
@@ -98,6 +98,7 @@ def test_objective_maml_authors_differs_from_the_paper_where_the_authors_code_do
         commandline.load("pretrain", [f"objective=maml_{name}"]).meta for name in ("authors", "paper")
     )
     differing = {name: value for name, value in vars(authors).items() if value != getattr(paper, name)}
+    assert differing.pop("objective") == "maml_authors"
     assert differing == {"mixing": "per_micro_batch", "head_outputs": "vocabulary", "inner_lr": 1e-2}
 
 
@@ -110,7 +111,7 @@ def test_objectives_differ_only_in_the_objective():
         identity(commandline.load("pretrain", ["model=tiny", f"objective={name}"]))
         for name in ("vanilla", "maml_paper")
     )
-    assert vanilla.pop("meta") | {"objective": "maml", "rho": 0.5} == maml.pop("meta")
+    assert vanilla.pop("meta") | {"objective": "maml_paper", "rho": 0.5} == maml.pop("meta")
     assert vanilla == maml
 
 
@@ -151,7 +152,10 @@ def test_all_errors_are_reported_at_once():
         (["train.seq_len=4096"], "train.seq_len=4096: must be at most model.max_positions=512"),
         (["data=text"], "data.text_dir is required"),
         (["objective=vanilla", "meta.rho=0.5"], "objective=vanilla has no episodes"),
-        (["objective=maml_paper", "meta.rho=0"], "objective=maml without episodes is objective=vanilla"),
+        (
+            ["objective=maml_paper", "meta.rho=0"],
+            "objective=maml_paper without episodes is objective=vanilla",
+        ),
         (["objective=maml", "episodes.weight=0"], "objective=maml without episodes is objective=vanilla"),
         (
             ["objective=maml", "episodes.inner_steps=0"],

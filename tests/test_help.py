@@ -39,6 +39,7 @@ UNITS = {  # last part of a key's path, or its end: its unit
     "gb_per_size": "GB",
     "grid.checkpoints": "updates",
     "extra_checkpoints": "updates",
+    "margin": "F1 points",
 }
 PURE_NUMBERS = re.compile(  # words of the help of a number that has no unit
     r"\b(number|probability|fraction|utilization|learning rate|seed|weight decay|beta[12]|dropout|epsilon|base|norm"

@@ -89,7 +89,7 @@ def test_settings_are_the_identity_with_dotted_keys() -> None:
     )
     flat = settings(config)
     assert flat["train.lr"] == 0.5
-    assert flat["meta.objective"] == "maml"
+    assert flat["meta.objective"] == "maml_paper"
     assert "run_dir" not in flat
     nested = identity(config)
     assert flat == {

@@ -27,16 +27,8 @@ STAGES = ["zero0", "zero1", "zero2", "zero2_offload", "zero3"]
 STEPS = [0, 3, 6, 9]  # of the checkpoints
 TIMING = ("seconds", "seconds_total", "tokens_per_second")
 ALL_RANKS = [
-    "unit",
-    "backward",
-    "step",
-    "mean",
-    "loss",
-    "evaluation",
-    "checkpoint",
+    *["unit", "backward", "step", "mean", "loss", "evaluation", "checkpoint", "restore", "engine"],
     "engine file",
-    "restore",
-    "engine",
 ]
 """Fault points that every rank calls."""
 RANK_0 = [

@@ -39,6 +39,8 @@ OBJECTIVE_COLOURS = {
     "twin": "#E69F00",
     "multitask": "#56B4E9",
     "both": "#7A5195",
+    "maml_paper": "#8C6D1F",
+    "maml_authors": "#5F6B6D",
 }
 THEME = {INK: "ink", QUIET: "quiet", GRID: "line", "#ffffff": "paper"}
 THEME |= {ARM_COLOURS[FIRST]: "first", ARM_COLOURS[SECOND]: "second", OTHER_COLOUR: "other"}

@@ -51,7 +51,7 @@ def scales_table(collection: Collection) -> Table:
     rows: list[list[Cell]] = []
     if curve is not None:
         for point in curve["points"]:
-            values = [point[key] for key in ("scale", "parameters", "vanilla", "maml")]
+            values = [point[key] for key in ("scale", "parameters", "vanilla", "maml_paper")]
             rows.append([*values, *(curve[key] for key in CONDITIONS.values())])
     title = "Published mean micro-F1 by scale, over ten sources, two tunings and three sets"
     return Table("published_scales", title, columns, rows)

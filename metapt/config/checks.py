@@ -112,9 +112,9 @@ def _check_terms(config: PretrainConfig) -> Iterator[str]:
     )
     if objective == "vanilla" and active:
         yield f"{active[0]}.weight={config.terms[active[0]].weight}: objective={objective} has no such term; use objective={active[0]}"
-    if objective == "maml" and not (config.meta.rho or config.episodes.weight):
+    if objective.startswith("maml") and not (config.meta.rho or config.episodes.weight):
         yield (
-            f"meta.rho=0, episodes.weight={config.episodes.weight:g}: objective=maml without episodes is objective=vanilla; "
+            f"meta.rho=0, episodes.weight={config.episodes.weight:g}: objective={objective} without episodes is objective=vanilla; "
             "use that, or set one of them greater than 0"
         )
     if objective == "maml" and config.episodes.weight and not config.episodes.inner_steps:

@@ -39,6 +39,8 @@ class MetaConfig:
         choices={
             "vanilla": "next-token prediction only",
             "maml": "episodes with an inner loop, on the words of the batch or on masked windows",
+            "maml_paper": "episodes on masked windows, as arXiv 2509.02160 describes them",
+            "maml_authors": "the same as the authors' code mixes them",
             "episodes": "episodes on the words of the batch, as a weighted term",
             "twin": "the same without an inner loop",
             "multitask": "the word classes of these episodes as a plain auxiliary loss",
