@@ -106,3 +106,14 @@ def test_a_check_imports_no_torch() -> None:
     bad = [sys.executable, "-m", "metapt.pretrain", "check=true", "gpus=3"]
     ended = subprocess.run(bad, capture_output=True, text=True, env=environment)
     assert (ended.returncode, ended.stderr.count("\n")) == (EXIT_USER, 1)
+
+
+def test_an_unknown_source_is_refused_before_anything_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["grid=demo", "cluster=local", "grid.sources=[nope]", f"root={tmp_path / 'grid'}"]
+    with pytest.raises(UserError, match="nope"):
+        submit(commandline.load("submit", words))
+    assert list(tmp_path.iterdir()) == []
+    submit(commandline.load("submit", [*words, "dry_run=true"]))
+    assert "nope" in capsys.readouterr().out.partition("not ready, would be refused here:")[2]

@@ -116,6 +116,9 @@ def _sets_read(config: FinetuneConfig) -> str:
 
 
 def _sets_errors(config: FinetuneConfig) -> Iterator[str]:
+    if config.data.name == "hub":
+        return
+
     def open_sets() -> None:
         collection = open_collection(config.data)
         evaluated_sets(collection, config.data.eval_sets)

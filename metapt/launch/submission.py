@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from metapt.config import SubmitConfig
 from metapt.data import DEMO_NOTICE
-from metapt.errors import OperationalError, listed
+from metapt.errors import OperationalError, UserError, listed
 from metapt.launch import executors, slurm, slurm_queue
 from metapt.launch.display import describe_plan, progress_view, summary
 from metapt.launch.grid import plan
@@ -31,12 +31,22 @@ def submit(config: SubmitConfig) -> None:
         Interrupted: Ctrl-C; the same command resumes.
     """
     grid_plan, grid_dir = plan(config), GridDir(config.root)
-    check_plan(grid_plan)
     if config.dry_run != "false":
         dry_run(grid_plan, grid_dir, config)
+        _print_refusals(grid_plan)
         return
+    check_plan(grid_plan)
     with grid_dir.locked():
         run_plan(grid_plan, grid_dir, config)
+
+
+def _print_refusals(grid_plan: Plan) -> None:
+    """Prints why the plan cannot be submitted here: it can be looked at where its data are not."""
+    try:
+        check_plan(grid_plan)
+    except UserError as error:
+        lines = "".join(f"\n  {line}" for line in str(error).splitlines())
+        print(f"\nnot ready, would be refused here:{lines}")
 
 
 def dry_run(grid_plan: Plan, grid_dir: GridDir, config: SubmitConfig) -> None:
