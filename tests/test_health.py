@@ -196,6 +196,7 @@ def test_report_includes_evaluations_after_a_skipped_update(tmp_path: Path):
     assert losses.tolist() == [3.0]
     assert {name: values.tolist() for name, values in axes.items()} == {
         "updates": [2],
+        "next-token tokens": [0],  # the update was skipped
         "tokens": [20],
         "FLOPs": [200],
         "seconds": [2],

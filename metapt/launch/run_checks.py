@@ -116,7 +116,7 @@ def _sets_read(config: FinetuneConfig) -> str:
 
 
 def _sets_errors(config: FinetuneConfig) -> Iterator[str]:
-    if config.data.name == "hub":
+    if config.data.name == "uner" and config.data.uner_dir is None:  # on the hub
         return
 
     def open_sets() -> None:
