@@ -95,9 +95,11 @@ def _single_comparisons(data: ReportData) -> str:
     apart = [item.difference for item in comparisons if item.difference.excludes_zero]
     above = sum(difference.value > 0 for difference in apart)
     below = len(apart) - above
+    text = f"{counted(pairs, 'pair')} of runs {'is' if pairs == 1 else 'are'} compared."
+    if all(item.seeds < MIN_SEEDS for item in comparisons):
+        return text
     return (
-        f"{counted(pairs, 'pair')} of runs {'is' if pairs == 1 else 'are'} compared. "
-        f"The CI excludes 0 in {len(apart)} of {counted(len(comparisons), 'single comparison')} (one setting on one set): "
+        f"{text} The CI excludes 0 in {len(apart)} of {counted(len(comparisons), 'single comparison')} (one setting on one set): "
         f"{above} in favour of {data.contrast.first}, {below} in favour of {data.contrast.second}. Without any true difference, about "
         f"{0.05 * len(comparisons):.1f} would be expected."
     )
