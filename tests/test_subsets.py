@@ -88,3 +88,8 @@ def test_scored_sentences_are_those_of_the_evaluated_test_sets(tmp_path) -> None
     }
     assert scored_words(collection, ["bb_two"]) == tests["bb_two"]
     assert scored_words(collection, ["aa_one", "bb_two"]) == tests["aa_one"] | tests["bb_two"]
+
+
+@pytest.mark.parametrize("limit", [{"max_train_sentences": 5}, {"entities_per_type": 2}])
+def test_a_rule_which_is_trained_on_nothing_has_an_empty_subset(limit: dict[str, int]) -> None:
+    assert training_subset([], data(**limit), NONE).tolist() == []

@@ -43,11 +43,11 @@ def training_subset(
     Args:
         scored: `scored_words` of the run.
     Returns:
-        int64, ascending: their numbers; all of them if `data` asks for no subset.
+        int64, ascending: their numbers; all of them if `data` asks for no subset, none for a rule, which has no source.
     Raises:
         UserError: every sentence is a scored one.
     """
-    if not is_subset(data):
+    if not is_subset(data) or not sentences:
         return np.arange(len(sentences))
     rng = randomness.generator(data.subset_seed, "training sentences")
     order = [
