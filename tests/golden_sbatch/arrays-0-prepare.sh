@@ -17,7 +17,7 @@
 #SBATCH --qos=long
 #SBATCH --requeue
 #SBATCH --signal=USR2@300
-#SBATCH --time=1440
+#SBATCH --time=720
 
 # setup
 module load cuda

@@ -6,13 +6,14 @@
 #SBATCH --error='/the root/logs/submitit/%j_0_log.err'
 #SBATCH --job-name=prepare/demo-HASH
 #SBATCH --kill-on-invalid-dep=yes
+#SBATCH --mem=8GB
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1
 #SBATCH --open-mode=append
 #SBATCH --output='/the root/logs/submitit/%j_0_log.out'
 #SBATCH --requeue
 #SBATCH --signal=USR2@120
-#SBATCH --time=1440
+#SBATCH --time=720
 
 # setup
 export METAPT_CODE='/the root/code/HASH' PYTHONSAFEPATH=1

@@ -7,6 +7,7 @@
 #SBATCH --error='/the root/logs/submitit/%j_0_log.err'
 #SBATCH --job-name=pretrain/nano-maml-s0-HASH
 #SBATCH --kill-on-invalid-dep=yes
+#SBATCH --mem=3GB
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1
 #SBATCH --open-mode=append

@@ -7,13 +7,14 @@
 #SBATCH --error='/the root/logs/submitit/%A_%a_0_log.err'
 #SBATCH --job-name=demo/baseline
 #SBATCH --kill-on-invalid-dep=yes
+#SBATCH --mem=4GB
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1
 #SBATCH --open-mode=append
 #SBATCH --output='/the root/logs/submitit/%A_%a_0_log.out'
 #SBATCH --requeue
 #SBATCH --signal=USR2@120
-#SBATCH --time=1440
+#SBATCH --time=120
 
 # setup
 export METAPT_CODE='/the root/code/HASH' PYTHONSAFEPATH=1
