@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from metapt.config import DescribeConfig, commandline
-from metapt.data import DEMO_NOTICE, describe_classes
+from metapt.data import DEMO_NOTICE
 from metapt.data.corpus_spec import SPLITS
 from metapt.data.iob2 import TYPES
 from metapt.data.labelled_sets import open_collection
@@ -44,6 +44,8 @@ def main(argv: Sequence[str]) -> None:
         UserError: the arguments or the data are wrong.
     """
     if argv and argv[0] == "classes":
+        from metapt.data import describe_classes  # imports torch, which the other descriptions do without
+
         describe_classes.main(argv[1:])
         return
     if not argv:
