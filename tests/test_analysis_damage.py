@@ -110,7 +110,7 @@ def test_no_entry_of_a_file_stops_the_report(grid: Path, kind: str, data: st.Dat
     ("kind", "name", "message"),
     [
         ("finetune", "steps", "Object missing required field `steps`"),
-        ("finetune", "dev_f1", "Expected `float`, got `str` - at `$.dev_f1`"),
+        ("finetune", "dev_f1", "Expected `float | null`, got `str` - at `$.dev_f1`"),
         ("pretrain", "flops_total", "Expected `float`, got `str` - at `$.flops_total`"),
     ],
 )

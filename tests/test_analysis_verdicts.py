@@ -47,4 +47,4 @@ def test_the_margin_is_a_setting() -> None:
     found = SimpleNamespace(seeds=3, interval=(-0.03, 0.03))
     assert verdict(found, 1.0, 0.04) == NEGLIGIBLE  # type: ignore[arg-type]
     assert verdict(found, 1.0, 0.03) == INCONCLUSIVE  # type: ignore[arg-type]
-    assert "4 points" in definition(0.04)
+    assert "2 points, unless" in definition()

@@ -111,7 +111,7 @@ def test_requirements_of_a_grid_have_one_row_for_all_seeds():
     assert vanilla.split()[:3] == ["nano-vanilla", "3", "2"]
     assert maml.split()[:3] == ["nano-maml", "3", "2"]
     assert "node-hours" in total
-    assert "8 jobs to do: at most 192.0 node-hours" in limit  # one node and 24 hours each
+    assert "8 jobs to do: at most 157.0 node-hours" in limit  # 6 times 24 hours, preparation 12, report 1
 
 
 def test_dry_run_estimates_hours_only_if_the_throughput_is_known(
