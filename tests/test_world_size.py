@@ -84,7 +84,9 @@ def compare_runs(run: Run, expected: Run) -> None:
         assert (step, kind) == (expected_line["step"], expected_line["kind"])
         for name in LOGGED:
             if name in line:
-                assert line[name] == pytest.approx(expected_line[name], rel=1e-3), (run.path, step, name)
+                # Steps that are pure rounding error (see compare_weights) move the norm of small gradients most.
+                bound = 1e-2 if name == "grad_norm" else 1e-3
+                assert line[name] == pytest.approx(expected_line[name], rel=bound), (run.path, step, name)
 
 
 def compare_weights(run: Run, expected: Run, step: int) -> None:
