@@ -326,3 +326,8 @@ def _flat(cell: Cell, base: Path) -> list[FlatCell]:
 def _markdown(text: str) -> str:
     """Escape a cell of a pipe table: line breaks, bars and HTML."""
     return str(escape(" ".join(text.split()))).replace("|", "\\|").replace("&#39;", "'").replace("&#34;", '"')
+
+
+def points(f1: float) -> str:
+    """Return a difference of F1 in points, such as "+1.5" or "−0.3"; never a negative zero."""
+    return f"{round(100 * f1, 1) + 0.0:+.1f}".replace("-", "\u2212")

@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from ..tables import points
 from .rendering import INK, QUIET, STYLE
 from .style import ARM_COLOURS, FIRST, SECOND
 
@@ -50,8 +51,8 @@ class ForestRow:
     @property
     def text(self) -> str:
         """The difference and its interval in points."""
-        interval = "" if np.isnan(self.low) else f" [{_points(self.low)}, {_points(self.high)}]"
-        return f"{_points(self.value)}{interval}"
+        interval = "" if np.isnan(self.low) else f" [{points(self.low)}, {points(self.high)}]"
+        return f"{points(self.value)}{interval}"
 
 
 def forest(rows: Sequence[ForestRow], first: str, second: str) -> Canvas:
@@ -139,7 +140,3 @@ def _set_axes(axis: Axes, height: float) -> None:
     axis.xaxis.set_major_formatter(
         FuncFormatter(lambda value, _: f"{value:+g}".replace("-", "\u2212") if value else "0")
     )
-
-
-def _points(f1: float) -> str:
-    return f"{round(100 * f1, 1) + 0.0:+.1f}".replace("-", "\u2212")

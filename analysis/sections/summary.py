@@ -15,6 +15,7 @@ from ..stats.budgets import UPDATES
 from ..stats.comparison import Comparison, averages, balanced
 from ..stats.significance import Difference, average_difference
 from ..stats.verdicts import NO_VERDICT
+from ..tables import points
 from .base import ReportData
 from .claims import DESCRIPTIVE
 
@@ -135,8 +136,4 @@ def _limits(comparisons: Sequence[Comparison]) -> str:
 
 def _estimate(difference: Difference) -> str:
     low, high = difference.interval
-    return f"{_points(difference.value)} points, 95\u00a0%\u00a0CI [{_points(low)},\u00a0{_points(high)}]"
-
-
-def _points(f1: float) -> str:
-    return f"{round(100 * f1, 1) + 0.0:+.1f}".replace("-", "−")  # + 0.0: no negative zero
+    return f"{points(difference.value)} points, 95\u00a0%\u00a0CI [{points(low)},\u00a0{points(high)}]"
