@@ -55,7 +55,7 @@ def now() -> str:
 def source() -> dict[str, str | None]:
     """The source code of this process: its commit, a hash of its content, and its copy in the grid folder, if it is one.
 
-    The hash tells uncommitted changes apart. It covers the package, but neither the report nor the DeepSpeed files, which
+    The hash distinguishes uncommitted changes. It covers the package, but neither the report nor the DeepSpeed files, which
     lie in another place in a copy.
     """
     package = Path(__file__).parent

@@ -111,7 +111,7 @@ def _save(file: Path, code: str, runs: Mapping[str, tuple[Version, Record]]) -> 
 
 
 def _code_version(targets: Sequence[str]) -> str:
-    """Return a hash of the code that makes records, and of what it is told to keep."""
+    """Return a hash of the code that makes records, and of the targets, of which more is kept."""
     modules = [
         documents.__file__,
         iob2.__file__,

@@ -57,6 +57,7 @@ class Case:
 
 
 def section(data: ReportData) -> Section:
+    """The sentences of the paper, and those in which two arms differ most."""
     if not data.sentences:
         text = ["Omitted (--no-sentences): this section quotes sentences of the evaluation sets."]
         return Section("cases", "Case studies", text)

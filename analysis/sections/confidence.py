@@ -46,6 +46,7 @@ class Panel:
 
 
 def section(data: ReportData) -> Section:
+    """Heat maps over checkpoints, and a table of the last one."""
     models = complete_models(data.collection.finetuning)
     figures = [
         heat_map
