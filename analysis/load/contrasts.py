@@ -11,10 +11,11 @@ from typing import Any
 
 import msgspec
 
+from metapt.launch.detectability import REFERENCE
+
 from .distinction import variant_of
 from .records import BASELINE, FinetuneRun, PretrainRun
 
-REFERENCE = "vanilla"
 BASE = "base"
 NO_ARMS = (BASELINE, "other")
 """the objective of baselines, and of models that were not pretrained here"""
@@ -40,12 +41,6 @@ class Contrast(msgspec.Struct, frozen=True):
 
     def __str__(self) -> str:
         return f"{self.first} minus {self.second}"
-
-
-def is_in(objective: str, variant: str, arm: str) -> bool:
-    """Whether the runs of a variant of an objective belong to an arm."""
-    arm_objective, _, arm_variant = arm.partition("/")
-    return objective == arm_objective and arm_variant in ("", variant)
 
 
 def default_contrasts(runs: Iterable[PretrainRun | FinetuneRun]) -> list[Contrast]:

@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from typing import Any, NamedTuple, TypeVar
 
+from metapt.launch.detectability import is_in
+
 from ..load.collect import Collection
-from ..load.contrasts import PRETRAINING_KEYS, Contrast, is_in
+from ..load.contrasts import PRETRAINING_KEYS, Contrast
 from ..load.distinction import pretraining_settings, scale_of, tuning_settings, variant_of
 from ..load.records import FinetuneRun, PretrainRun, Setting
 

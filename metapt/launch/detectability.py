@@ -43,17 +43,21 @@ def _family(plan: Plan, tuned: list[Job]) -> int:
         contrasts = [{"first": objective, "second": REFERENCE, "tunings": []} for objective in objectives]
     count = 0
     for contrast in contrasts:
-        objective, _, variant = contrast["first"].partition("/")
         count += len(
             {
                 (job.size, job.variant, job.tuning)
                 for job in tuned
-                if job.objective == objective
-                and variant in ("", job.variant)
+                if is_in(job.objective, job.variant, contrast["first"])
                 and (not contrast["tunings"] or job.tuning in contrast["tunings"])
             }
         )
     return count
+
+
+def is_in(objective: str, variant: str, arm: str) -> bool:
+    """Whether the runs of a variant of an objective belong to an arm."""
+    arm_objective, _, arm_variant = arm.partition("/")
+    return objective == arm_objective and arm_variant in ("", variant)
 
 
 def _counted(count: int, noun: str) -> str:
