@@ -9,7 +9,8 @@ from contextlib import nullcontext, suppress
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from metapt.config import PretrainCommandConfig, PretrainConfig, commandline, identity
+from metapt.config import PretrainCommandConfig, PretrainConfig, commandline
+from metapt.config.resume import identity_in
 from metapt.data import DEMO_NOTICE
 from metapt.errors import UserError, run_command
 from metapt.launch.run_checks import check_run, vocabulary_error
@@ -41,14 +42,13 @@ def main(argv: Sequence[str]) -> None:
     is_main_rank = os.environ.get("RANK", "0") == "0"
     with run.locked() if is_main_rank else nullcontext():
         if run.result_file.exists():
-            run.check_identity(identity(config))
-            problem = run.result_problem(hashed="")
-            if problem is None:
+            run.check_identity(identity_in(config, run))
+            reason = _reason_to_go_on(run, config)
+            if reason is None:
                 print(f"{run.path}: already done")
                 return
             if is_main_rank:
-                print(f"{run.path}: the result does not count and is withdrawn: {problem}", file=sys.stderr)
-                run.withdraw_result()
+                print(f"{run.path}: {reason}", file=sys.stderr)
         pretrain(config, run, stop)
 
 
@@ -68,7 +68,8 @@ def pretrain(config: PretrainConfig, run: Run, stop: StopRequest) -> None:
         fingerprints = {"corpus": corpus.fingerprint}
         if trainer.data.classes is not None:
             fingerprints["classes"] = trainer.data.classes.sha256
-        run.start(identity(config), fingerprints, asdict(config))
+        run.start(identity_in(config, run), fingerprints, asdict(config))
+        run.withdraw_result()  # not earlier, since the other ranks look at it
     result = trainer.train()
     if is_main_rank:
         run.finish(result)
@@ -76,6 +77,14 @@ def pretrain(config: PretrainConfig, run: Run, stop: StopRequest) -> None:
         print(f"{run.path}: held-out perplexity {perplexity} after {result['steps']} updates")
         if result["generated_data"]:
             print(DEMO_NOTICE)
+
+
+def _reason_to_go_on(run: Run, config: PretrainConfig) -> str | None:
+    """Why a run that has a result is not done; None if it is."""
+    if problem := run.result_problem(hashed=""):
+        return f"the result does not count and is withdrawn: {problem}"
+    steps, wanted = run.result()["steps"], config.train.max_steps
+    return f"ended after {steps} updates and goes on to {wanted}" if steps < wanted else None
 
 
 def prepare(config: PretrainConfig, stop: StopRequest) -> Corpus:

@@ -160,9 +160,10 @@ class Run:
         fingerprints: Mapping[str, str],
         config: Mapping[str, Any] | None = None,
     ) -> None:
-        """Write config.yaml, or check that the existing one describes the same run; remove error.txt.
+        """Write config.yaml; if there is one, check that it describes the same run; remove error.txt.
 
-        A source that differs from the one that last trained the run is added to its provenance.
+        The provenance is that of the first start. A source that differs from the one that last trained the run is
+        added to it.
 
         Args:
             identity: the part of the configuration that decides the outcome of the run.
@@ -174,7 +175,7 @@ class Run:
         self.path.mkdir(parents=True, exist_ok=True)
         if self.config_file.exists():
             self.check_identity(identity, fingerprints)
-            self._record_source()
+            self._record_restart(dict(config or identity))
         else:
             self._write_config({"config": dict(config or identity), "provenance": provenance(fingerprints)})
         self.error_file.unlink(missing_ok=True)
@@ -240,15 +241,15 @@ class Run:
         for file in self.path.glob(f".*{files.TEMPORARY_SUFFIX}"):
             file.unlink(missing_ok=True)
 
-    def _record_source(self) -> None:
-        """If another source resumes the run than the last one, add it to the provenance."""
+    def _record_restart(self, config: Mapping[str, Any]) -> None:
+        """Record the present configuration, and the present source if another one trained the run last."""
         recorded, present = self._recorded(), source()
-        if sources(recorded["provenance"])[-1].get("source") == present["source"]:
-            return
-        saved = self.checkpoints()
-        entry = {"step": saved[-1][0] if saved else 0, **present, "started": now()}
-        recorded["provenance"].setdefault("resumed", []).append(entry)
-        self._write_config(recorded)
+        updated = {"config": dict(config), "provenance": recorded["provenance"]}
+        if sources(recorded["provenance"])[-1].get("source") != present["source"]:
+            saved = self.checkpoints()
+            entry = {"step": saved[-1][0] if saved else 0, **present, "started": now()}
+            updated["provenance"].setdefault("resumed", []).append(entry)
+        self._write_config(updated)
 
     def _write_config(self, content: Mapping[str, Any]) -> None:
         text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)

@@ -11,16 +11,17 @@ import numpy as np
 import pytest
 import torch
 from conftest import run_module
+from forks import Forks
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from metapt import atomic_folders
 from metapt.config import TrainConfig
+from metapt.config.schedule import learning_rate
 from metapt.errors import UserError
 from metapt.models.meta_lm import SLOW_BF16, slow_in_bf16
 from metapt.models.pretrained import model_folder
 from metapt.runs import Run
-from metapt.training.trainer import learning_rate
 
 pytestmark = pytest.mark.commands
 
@@ -168,6 +169,30 @@ def test_a_run_folder_with_another_configuration_is_rejected(
         assert "train.seed: recorded 0, requested 5" in rejected.stderr
         assert "meta.rho: recorded 0.5, requested 0.4" in rejected.stderr
         assert "Traceback" not in rejected.stderr
+
+
+def test_a_finished_run_can_be_made_longer(forks: Forks, small_arguments: list[str], tmp_path: Path):
+    """It ends as if it had had that length from the start; no update of the first part may have another learning rate."""
+    words = [*small_arguments, "objective=maml_paper", "train.schedule=constant"]
+    short, whole = Run(tmp_path / "short"), Run(tmp_path / "whole")
+    for run, steps in ((short, 5), (whole, 9), (short, 9)):
+        ended = forks.run([*words, f"train.max_steps={steps}", f"run_dir={run.path}"])
+        assert ended.codes == [0], ended.stderr
+    assert "ended after 5 updates and goes on to 9" in ended.stderr[0]
+    ours, theirs = weights(short, 9), weights(whole, 9)
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    engines = [load_file(run.checkpoint(9) / "engine" / "state_000.safetensors") for run in (short, whole)]
+    assert all(torch.equal(engines[0][name], engines[1][name]) for name in engines[1])
+    timing = {"seconds": 0, "seconds_total": 0, "tokens_per_second": 0, "gradient_norms": 0}
+    assert [line | timing for line in short.metrics()] == [line | timing for line in whole.metrics()]
+    assert short.result() | {"seconds_total": 0} == whole.result() | {"seconds_total": 0}
+    assert short.config()["train"]["max_steps"] == 9
+    assert [step for step, _ in short.checkpoints()] == [0, 3, 5, 6, 9]
+    for change in ("train.max_steps=8", "train.schedule=cosine"):
+        refused = forks.run([*words, "train.max_steps=12", change, f"run_dir={short.path}"])
+        assert refused.codes == [2]
+        assert f"{change.partition('=')[0]}: recorded" in refused.stderr[0]
+    assert short.is_done
 
 
 def test_the_recorded_configuration_is_complete(finished: Run):

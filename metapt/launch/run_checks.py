@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from metapt.config import FinetuneConfig, PretrainConfig, identity, training_splits, uneven_units
+from metapt.config.resume import identity_in
 from metapt.data.labelled_sets import check_has_entities, evaluated_sets, open_collection, source_sets
 from metapt.errors import UserError
 from metapt.launch.jobs import Plan
@@ -132,7 +133,8 @@ def _folder_errors(config: PretrainConfig | FinetuneConfig) -> Iterator[str]:
     """A run folder that holds another run."""
     run = Run(config.run_dir)
     if run.config_file.exists():
-        yield from _raised(lambda: run.check_identity(identity(config)))
+        wanted = identity_in(config, run) if isinstance(config, PretrainConfig) else identity(config)
+        yield from _raised(lambda: run.check_identity(wanted))
 
 
 def _raised(check: Callable[[], object]) -> Iterator[str]:

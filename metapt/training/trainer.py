@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from metapt.config import PretrainConfig, TrainConfig, settings
+from metapt.config import PretrainConfig, settings
+from metapt.config.schedule import learning_rate
 from metapt.data.batches import eval_sequences
 from metapt.data.corpus import Corpus
 from metapt.errors import OperationalError
@@ -23,21 +24,6 @@ from metapt.training.engine import Engine
 from metapt.training.metrics import MetricsLogger, RunTotals
 from metapt.training.signals import StopRequest, StopRequested
 from metapt.training.units import TrainingData, UpdateUnits
-
-
-def learning_rate(train: TrainConfig, step: int) -> float:
-    """Learning rate of an update: linear warm-up, then cosine decay to min_lr_ratio * lr, or constant.
-
-    Args:
-        step: number of updates before it.
-    """
-    if step < train.warmup_steps:
-        return train.lr * (step + 1) / train.warmup_steps
-    if train.schedule == "constant":
-        return train.lr
-    progress = (step - train.warmup_steps) / max(1, train.max_steps - train.warmup_steps)
-    decay = 0.5 * (1 + math.cos(math.pi * progress))
-    return train.lr * (train.min_lr_ratio + (1 - train.min_lr_ratio) * decay)
 
 
 class Trainer:
