@@ -9,8 +9,7 @@ from contextlib import nullcontext, suppress
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from metapt.config import PretrainCommandConfig, PretrainConfig, commandline
-from metapt.config.resume import identity_in
+from metapt.config import PretrainCommandConfig, PretrainConfig, commandline, identity_in
 from metapt.data import DEMO_NOTICE
 from metapt.errors import UserError, run_command
 from metapt.launch.run_checks import check_run, vocabulary_error

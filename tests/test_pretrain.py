@@ -16,8 +16,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from metapt import atomic_folders
-from metapt.config import TrainConfig
-from metapt.config.schedule import learning_rate
+from metapt.config import TrainConfig, learning_rate
 from metapt.errors import UserError
 from metapt.models.meta_lm import SLOW_BF16, slow_in_bf16
 from metapt.models.pretrained import model_folder

@@ -7,6 +7,7 @@ option (`model=tiny`, `objective=maml`) changes. commandline.py turns a command 
 from __future__ import annotations
 
 from metapt.baseline_names import BASELINE_NAMES, RULE_BASELINES, TRAINED_BASELINES
+from metapt.config.continuation import identity_in
 from metapt.config.deepspeed import DS_CONFIGS, deepspeed_settings, zero_stage
 from metapt.config.grids import ClusterConfig, GridConfig, StatusConfig, SubmitConfig
 from metapt.config.keys import identity, settings
@@ -39,6 +40,7 @@ from metapt.config.pretraining import (
     ranks_share_episodes,
     uneven_units,
 )
+from metapt.config.schedule import learning_rate
 from metapt.config.scoring import SYSTEMS_DIR, ScoreConfig
 
 __all__ = [
@@ -78,6 +80,8 @@ __all__ = [
     "TrainConfig",
     "deepspeed_settings",
     "identity",
+    "identity_in",
+    "learning_rate",
     "ranks_share_episodes",
     "settings",
     "training_splits",

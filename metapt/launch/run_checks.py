@@ -10,8 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from metapt.config import FinetuneConfig, PretrainConfig, identity, training_splits, uneven_units
-from metapt.config.resume import identity_in
+from metapt.config import FinetuneConfig, PretrainConfig, identity, identity_in, training_splits, uneven_units
 from metapt.data.labelled_sets import check_has_entities, evaluated_sets, open_collection, source_sets
 from metapt.errors import UserError
 from metapt.launch.jobs import Plan

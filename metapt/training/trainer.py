@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from metapt.config import PretrainConfig, settings
-from metapt.config.schedule import learning_rate
+from metapt.config import PretrainConfig, learning_rate, settings
 from metapt.data.batches import eval_sequences
 from metapt.data.corpus import Corpus
 from metapt.errors import OperationalError
