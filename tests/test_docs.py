@@ -102,6 +102,9 @@ def _split(line: str) -> Iterator[list[str]]:
             words.append(word)
 
 
+OWN_FILES = re.compile(r"^```yaml\n# ([\w.]+\.yaml): .*\n((?:.*\n)*?)```$", re.MULTILINE)  # in a document
+
+
 @pytest.fixture(autouse=True)
 def _data_folders(monkeypatch: pytest.MonkeyPatch, uner_dir: Path) -> None:
     for name, value in ENVIRONMENT.items():
@@ -110,7 +113,10 @@ def _data_folders(monkeypatch: pytest.MonkeyPatch, uner_dir: Path) -> None:
 
 
 @pytest.mark.parametrize("document", WITH_COMMANDS, ids=lambda path: str(path.relative_to(REPO)))
-def test_commands_are_valid(document: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_commands_are_valid(document: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, text in OWN_FILES.findall(document.read_text(encoding="utf-8")):
+        (tmp_path / name).write_text(text)
+    monkeypatch.chdir(tmp_path)
     for words in command_lines(document):
         _check_command(words, monkeypatch)
 

@@ -252,8 +252,8 @@ def test_all_errors_of_a_grid_are_reported_at_once() -> None:
         )
     message = str(raised.value)
     assert (
-        "model=tinny: must be one of laptop, large, medium, nano, small, tiny (in pretrain/tinny-vanilla-s0 and 1 more)"
-        in message
+        "model=tinny: must be one of laptop, large, medium, nano, small, tiny, or a file of yours that ends in .yaml "
+        "(in pretrain/tinny-vanilla-s0 and 1 more)" in message
     )
     assert "train.lrr: no such key" in message
     assert "(in pretrain/nano-vanilla-s0 and 3 more)" in message

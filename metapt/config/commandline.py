@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
+from itertools import chain
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -23,6 +24,7 @@ from metapt.config.checks import check
 from metapt.config.composition import compose, group_options, mapping_keys
 from metapt.config.help_text import TEXT_ARGUMENTS, flags, help_text
 from metapt.config.keys import fields_by_path, key_of
+from metapt.config.option_files import flat_values, is_file, read_option_file
 from metapt.errors import UserError, first_line
 
 HELP = {"-h", "--help"}
@@ -44,9 +46,9 @@ def load(command: str, arguments: Sequence[str]) -> Any:
     replaced = {f"--{path}": f"{path}=true" for path in flags(command)}
     words = [replaced.get(word, word) for word in arguments if word not in {*HELP, PRINT_CONFIG}]
     settings = [_with_quoted_text(command, word) for word in words]
-    problems = {word: _examine(command, word) for word in settings}
+    problems = {word: list(_examine(command, word)) for word in settings}
     valid = [word for word in settings if not problems[word]]
-    errors = [problem for problem in problems.values() if problem]
+    errors = list(chain.from_iterable(problems.values()))
     if HELP & set(arguments):
         _refuse(command, errors)
         print(help_text(command, valid))
@@ -54,6 +56,8 @@ def load(command: str, arguments: Sequence[str]) -> Any:
     try:
         composed = compose(command, valid)
         errors += _fill_missing(command, composed)
+        if OmegaConf.missing_keys(composed):
+            _refuse(command, errors)
         config = OmegaConf.to_object(composed)
         errors += check(config)
     except (HydraException, OmegaConfBaseException) as error:
@@ -86,6 +90,41 @@ def quote_override(key: str, value: object) -> str:
     return f"{key}={text}"
 
 
+def without_files(command: str, words: Sequence[str]) -> tuple[str, ...]:
+    """The words of a command line, with those that choose an option by its file replaced by what the file sets.
+
+    So a job does not depend on a file that may change, or be absent, before it starts.
+
+    Raises:
+        UserError: a file cannot be read or has errors.
+    """
+    groups = group_options(command)
+    chosen = [word for word in words if word.partition("=")[0] in groups]
+    shipped = [word for word in chosen if not is_file(word.partition("=")[2].strip("'\""))]
+    if len(shipped) == len(chosen):
+        return tuple(words)
+    _refuse(command, list(chain.from_iterable(_examine(command, word) for word in chosen)))
+    values, otherwise = (
+        dict(flat_values(command, OmegaConf.to_container(compose(command, options))))
+        for options in (chosen, shipped)
+    )
+    changed = [
+        f"{path}={value_text(value)}" for path, value in values.items() if value != otherwise.get(path)
+    ]
+    return (*shipped, *changed, *(word for word in words if word not in chosen))
+
+
+def value_text(value: Any) -> str:
+    """A value as Hydra reads it after `key=`."""
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{name}:{value_text(item)}" for name, item in value.items()) + "}"
+    if isinstance(value, list):
+        return f"[{','.join(map(value_text, value))}]"
+    if isinstance(value, str):
+        return quote_override("", value)[1:]
+    return "null" if value is None else str(value).lower()
+
+
 def _with_quoted_text(command: str, word: str) -> str:
     """A word whose value is a text that Hydra cannot read, such as a path with spaces, with that value in quotes."""
     name, _, value = word.partition("=")
@@ -107,41 +146,67 @@ def _refuse(command: str, errors: Sequence[str]) -> None:
 
 
 def _fill_missing(command: str, composed: Any) -> list[str]:
-    """Errors about required keys that were not given. They get a value, so that the other checks can run."""
+    """Errors about required keys that were not given. Texts get a value, so that the other checks can run."""
     keys = fields_by_path(schema.COMMANDS[command])
     missing = sorted(OmegaConf.missing_keys(composed))
     for name in missing:
-        OmegaConf.update(composed, name, "missing")
+        if keys[name].type == "str":
+            OmegaConf.update(composed, name, "missing")
     return [f"{name} is required ({key_of(keys[name]).help})" for name in missing]
 
 
-def _examine(command: str, word: str) -> str | None:
-    """The error in one override by itself, or None."""
+def _examine(command: str, word: str) -> Iterator[str]:
+    """The errors in one override by itself."""
     try:
         override = OverridesParser.create().parse_override(word)
     except HydraException:
-        return f"{word!r}: not of the form key=value (quote a value with =, spaces or commas: key='\"a, b\"')"
+        yield f"{word!r}: not of the form key=value (quote a value with =, spaces or commas: key='\"a, b\"')"
+        return
     if override.type is not OverrideType.CHANGE or override.is_sweep_override():
-        return f"{word!r}: only key=value with one value is supported; use metapt submit for several runs"
+        yield _examine_sweep(command, word, override)
+        return
     name, groups = override.key_or_group, group_options(command)
-    if name in groups:
-        if str(override.value()) in groups[name]:
-            return None
-        return f"{word}: must be one of {', '.join(groups[name])}"
-    return _examine_key(command, override)
+    if name not in groups:
+        if error := _examine_key(command, name, override.value(), override.get_value_element_as_str()):
+            yield error
+    elif is_file(option := str(override.value())):
+        yield from _examine_file(command, name, option)
+    elif option not in groups[name]:
+        yield f"{word}: must be one of {', '.join(groups[name])}, or a file of yours that ends in .yaml"
 
 
-def _examine_key(command: str, override: Override) -> str | None:
-    name, keys = override.key_or_group, fields_by_path(schema.COMMANDS[command])
+def _examine_sweep(command: str, word: str, override: Override) -> str:
+    """The error in a word that is no assignment of one value."""
+    item = fields_by_path(schema.COMMANDS[command]).get(override.key_or_group)
+    if override.is_sweep_override() and item is not None and str(item.type).startswith("list"):
+        return f"{word}: a list is written in brackets: '{override.key_or_group}=[{word.partition('=')[2]}]'"
+    hint = "give one value" if command == "submit" else "use metapt submit for several runs"
+    return f"{word!r}: only key=value with one value is supported; {hint}"
+
+
+def _examine_file(command: str, group: str, path: str) -> Iterator[str]:
+    """The errors in the keys of a file that is an option of a group."""
+    try:
+        values = read_option_file(command, group, path).values
+    except UserError as error:
+        yield str(error)
+        return
+    for name, value in values.items():
+        if problem := _examine_key(command, name, value, value):
+            yield f"{path}: {problem}"
+
+
+def _examine_key(command: str, name: str, value: Any, text: object) -> str | None:
+    """The error in the value of one key by itself, or None; `text` is the value as it was written."""
+    keys = fields_by_path(schema.COMMANDS[command])
     if name not in keys and not name.startswith(tuple(f"{path}." for path in mapping_keys(command))):
         return f"{name}: no such key; {_suggestion(command, name)}"
-    value = override.value()
     if isinstance(value, str) and "${" in value:
         return None
     try:
         OmegaConf.update(_scratch(command), name, value, merge=True, force_add=False)
     except OmegaConfBaseException as error:
-        return f"{name}={override.get_value_element_as_str()}: {first_line(error)}"
+        return f"{name}={text}: {first_line(error)}"
     return None
 
 

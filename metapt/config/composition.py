@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from copy import deepcopy
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import yaml
@@ -15,8 +16,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from metapt import config as schema
 from metapt.config.keys import fields_by_path
+from metapt.config.option_files import is_file, read_option_file
 
 CONF = Path(__file__).parent / "conf"
+OWN = "own"  # what Hydra calls an option that is in a file of the user
 SHARED_CONF = {  # commands that use the YAML files of another command
     "prepare": "pretrain",
     "probe": "pretrain",
@@ -34,7 +37,16 @@ def compose(command: str, overrides: Sequence[str]) -> Any:
     and is slow: a grid has hundreds of command lines with few distinct choices, whose compositions are cached.
     """
     parsed = OverridesParser.create().parse_overrides(list(overrides))
-    config = deepcopy(_compose_options(command, tuple(chosen_options(command, parsed).items())))
+    chosen = chosen_options(command, parsed)
+    files = {
+        group: read_option_file(command, group, option) for group, option in chosen.items() if is_file(option)
+    }
+    named = {group: OWN if group in files else option for group, option in chosen.items()}
+    texts = tuple((group, file.text) for group, file in files.items())
+    config = deepcopy(_compose_options(command, tuple(named.items()), texts))
+    for group, file in files.items():
+        if (name := f"{group}.name") in file.values:
+            OmegaConf.update(config, name, file.values[name])
     for override in parsed:
         name = override.key_or_group
         if name not in group_options(command):
@@ -90,7 +102,15 @@ def _value(command: str, override: Override) -> Any:
 
 
 @cache
-def _compose_options(command: str, chosen: tuple[tuple[str, str], ...]) -> DictConfig:
+def _compose_options(
+    command: str, chosen: tuple[tuple[str, str], ...], texts: tuple[tuple[str, str], ...]
+) -> DictConfig:
+    """The configuration of the chosen options.
+
+    Args:
+        chosen: (group, option).
+        texts: (group, YAML text) of each option OWN.
+    """
     if not group_options(command):
         return OmegaConf.structured(schema.COMMANDS[command])
     # imported here because it takes long and `metapt status` does not need it
@@ -98,8 +118,15 @@ def _compose_options(command: str, chosen: tuple[tuple[str, str], ...]) -> DictC
     from hydra.core.config_store import ConfigStore
 
     ConfigStore.instance().store(name="schema", node=schema.COMMANDS[command])
-    with initialize_config_dir(config_dir=str(_folder(command)), version_base="1.3"):
-        return compose("config", overrides=[f"{group}={option}" for group, option in chosen])
+    overrides = [f"{group}={option}" for group, option in chosen]
+    with TemporaryDirectory() as folder:
+        for group, text in texts:
+            (Path(folder) / group).mkdir()
+            (Path(folder) / group / f"{OWN}.yaml").write_text(text, encoding="utf-8")
+        if texts:
+            overrides.append(f"hydra.searchpath=['file://{folder}']")
+        with initialize_config_dir(config_dir=str(_folder(command)), version_base="1.3"):
+            return compose("config", overrides=overrides)
 
 
 def _folder(command: str) -> Path:

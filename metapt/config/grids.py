@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from omegaconf import MISSING
 
@@ -27,10 +28,14 @@ class ComparisonConfig:
 
 @dataclass
 class GridConfig:
-    """The runs of a grid: sizes x objectives x variants x seeds, each fine-tuned on sources x tunings."""
+    """The runs of a grid: sizes x objectives x variants x seeds, and models, each fine-tuned on sources x tunings x finetune_axes."""
 
     name: str = key(MISSING, "name of the grid", internal=True)
-    sizes: list[str] = key(["nano"], "model sizes to pretrain (options of model= in `metapt pretrain`)")
+    sizes: list[str] = key(
+        [],
+        "model sizes to pretrain: options of model= in `metapt pretrain`, or .yaml files with a size of your own; empty: "
+        "only grid.models are fine-tuned",
+    )
     objectives: list[str] = key(
         ["vanilla", "maml"], "training objectives (options of objective= in `metapt pretrain`)"
     )
@@ -57,6 +62,15 @@ class GridConfig:
     per_size: dict[str, list[str]] = key({}, "further pretraining overrides, by size")
     per_objective: dict[str, list[str]] = key({}, "further pretraining overrides, by objective")
     finetune_per_tuning: dict[str, list[str]] = key({}, "further fine-tuning overrides, by tuning")
+    finetune_axes: dict[str, list[Any]] = key(
+        {},
+        "values of keys of `metapt finetune`, such as {ner.lr: [1e-4, 1e-3]}; every combination is run",
+    )
+    finetune_seeds: list[int] = key(
+        [],
+        "random seeds of fine-tuning; every model is fine-tuned with each. Empty: the seed of its pretraining, and "
+        "grid.seeds for grid.models",
+    )
     shots: list[int] = key(
         [],
         "sizes k of samples of a target language on which every fine-tuned tagger is trained further, as a number of "

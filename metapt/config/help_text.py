@@ -23,7 +23,9 @@ from metapt.config.keys import Key, fields_by_path, key_of
 
 WIDTH = 100
 COLUMN = 34  # where the text of an entry begins
-GROUPS_TITLE = "configuration groups: GROUP=OPTION sets several of the keys below; KEY=VALUE takes precedence"
+GROUPS_TITLE = """\
+configuration groups: GROUP=OPTION sets several of the keys below; KEY=VALUE takes precedence.
+GROUP=FILE.yaml takes an option of your own from a file (docs/configuration.md)"""
 TEXT_ARGUMENTS = {"tag": '["sentence" ...]', "score": "GOLD PREDICTED [B]"}  # what commands take beside keys
 NOTES = {
     "describe": """\

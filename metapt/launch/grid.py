@@ -26,7 +26,7 @@ from metapt.config import (
 )
 from metapt.errors import UserError, listed
 from metapt.launch import run_identity
-from metapt.launch.grid_checks import checkpoint_errors, grid_errors, resource_errors
+from metapt.launch.grid_checks import checkpoint_errors, grid_errors, resource_errors, size_name
 from metapt.launch.job_arguments import PROGRAMS, arguments, checkpoint_path, merged
 from metapt.launch.jobs import Job, Plan
 from metapt.models.pretrained import HUB_PREFIX
@@ -67,7 +67,8 @@ def _require_none(grid: GridConfig, errors: Iterable[str]) -> None:
 
 
 def _pretrains(grid: GridConfig, cluster: ClusterConfig) -> Iterator[Job]:
-    for size, objective in product(grid.sizes, grid.objectives):
+    for option, objective in product(grid.sizes, grid.objectives):
+        size = size_name(option)
         nodes, gpus = _resources(grid.gpus_per_size.get(size), cluster)
         for (variant, overrides), seed in product(_variants_of(objective, grid).items(), grid.seeds):
             yield Job(
@@ -77,11 +78,15 @@ def _pretrains(grid: GridConfig, cluster: ClusterConfig) -> Iterator[Job]:
                 objective=objective,
                 variant=variant,
                 seed=seed,
-                overrides=merged(
-                    grid.pretrain,
-                    grid.per_size.get(size, []),
-                    grid.per_objective.get(objective, []),
-                    overrides,
+                overrides=commandline.without_files(
+                    "pretrain",
+                    merged(
+                        [commandline.quote_override("model", option), f"objective={objective}"],
+                        grid.pretrain,
+                        grid.per_size.get(size, []),
+                        grid.per_objective.get(objective, []),
+                        overrides,
+                    ),
                 ),
                 nodes=nodes,
                 gpus_per_node=gpus,
@@ -116,17 +121,19 @@ def _resources(gpus: int | None, cluster: ClusterConfig) -> tuple[int, int]:
 
 def _finetunes(grid: GridConfig, cluster: ClusterConfig, pretrain: Job) -> Iterator[Job]:
     """The fine-tuning jobs of a pretraining run."""
-    name = Path(pretrain.id).name
     steps: Sequence[int | None] = [*(grid.checkpoints or (None,)), *_extra_checkpoints(grid, pretrain)]
-    for source, tuning, step in product(grid.sources, grid.tunings, steps):
-        suffix = "" if step is None else f"step{step:06d}"
+    seeds: Sequence[int | None] = grid.finetune_seeds or (None,)
+    for job, step, seed in product(_tunings(grid, cluster, Path(pretrain.id).name), steps, seeds):
+        checkpoint = "" if step is None else f"step{step:06d}"
         yield replace(
-            _finetune(grid, cluster, _joined(name, source, tuning, suffix), source, tuning),
+            job,
+            id=_joined(job.id, checkpoint, "" if seed is None else f"finetune_s{seed}"),
             needs=(pretrain.id,),
             size=pretrain.size,
             objective=pretrain.objective,
             variant=pretrain.variant,
             seed=pretrain.seed,
+            finetune_seed=seed,
             checkpoint_step=step,
         )
 
@@ -140,21 +147,34 @@ def _extra_checkpoints(grid: GridConfig, pretrain: Job) -> list[int]:
 
 def _model_finetunes(grid: GridConfig, cluster: ClusterConfig) -> Iterator[Job]:
     """The fine-tuning jobs of models that the grid does not pretrain."""
-    for model, source, tuning, seed in product(grid.models, grid.sources, grid.tunings, grid.seeds):
-        name = _joined(_folder_name(model), source, tuning, f"s{seed}")
-        yield replace(_finetune(grid, cluster, name, source, tuning), model=model, seed=seed)
+    for model in grid.models:
+        jobs = _tunings(grid, cluster, _folder_name(model))
+        for job, seed in product(jobs, grid.finetune_seeds or grid.seeds):
+            yield replace(job, id=_joined(job.id, f"s{seed}"), model=model, seed=seed)
 
 
-def _finetune(grid: GridConfig, cluster: ClusterConfig, name: str, source: str, tuning: str) -> Job:
-    """A fine-tuning job, without the model that it tunes. With a frozen decoder it uses one GPU."""
-    return Job(
-        f"finetune/{name}",
-        "finetune",
-        source=source,
-        tuning=tuning,
-        overrides=merged(grid.finetune, grid.finetune_per_tuning.get(tuning, [])),
-        gpus_per_node=min(1 if tuning == "head_only" else cluster.finetune_gpus, cluster.gpus_per_node),
-    )
+def _tunings(grid: GridConfig, cluster: ClusterConfig, name: str) -> Iterator[Job]:
+    """The fine-tuning jobs of a model with this name, without the model and the seed. A frozen decoder uses one GPU."""
+    axes = [
+        [(key, commandline.value_text(value)) for value in values]
+        for key, values in grid.finetune_axes.items()
+    ]
+    points = list(product(*axes))
+    for source, tuning, point in product(grid.sources, grid.tunings, points):
+        values = [f"{key.rpartition('.')[2]}_{value}" for key, value in point]
+        overrides = merged(
+            grid.finetune,
+            grid.finetune_per_tuning.get(tuning, []),
+            (f"{key}={value}" for key, value in point),
+        )
+        yield Job(
+            f"finetune/{_joined(name, source, tuning, *values)}",
+            "finetune",
+            source=source,
+            tuning=tuning,
+            overrides=commandline.without_files("finetune", overrides),
+            gpus_per_node=min(1 if tuning == "head_only" else cluster.finetune_gpus, cluster.gpus_per_node),
+        )
 
 
 def _shots(grid: GridConfig, tagger: Job) -> Iterator[Job]:
@@ -181,6 +201,7 @@ def _shots(grid: GridConfig, tagger: Job) -> Iterator[Job]:
 def _baselines(grid: GridConfig) -> Iterator[Job]:
     """Every baseline on the data of the fine-tuning runs, if there are any; those that learn, once per source."""
     data = tuple(word for word in grid.finetune if re.match(r"data[.=]", word))
+    data = commandline.without_files("baseline", data)
     for name in grid.baselines if grid.sources else []:
         for source in grid.sources if name in TRAINED_BASELINES else [""]:
             job_id = f"baseline/{_joined(name, source)}"

@@ -4,18 +4,30 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from metapt.config import BASELINE_NAMES, TUNINGS, ClusterConfig, GridConfig, PretrainConfig, uneven_units
+from metapt.config import (
+    BASELINE_NAMES,
+    TUNINGS,
+    ClusterConfig,
+    GridConfig,
+    PretrainConfig,
+    commandline,
+    uneven_units,
+)
 from metapt.config.composition import group_options
+from metapt.config.option_files import is_file, read_option_file
+from metapt.errors import UserError
 from metapt.launch.job_arguments import PROGRAMS, override_key
 from metapt.launch.jobs import Job
 
 LISTS = (
     *("sizes", "objectives", "seeds", "sources", "tunings", "checkpoints", "baselines", "models"),
-    *("shots", "shot_targets", "subset_seeds"),
+    *("shots", "shot_targets", "subset_seeds", "finetune_seeds"),
 )
+PART_OF_A_NAME = re.compile(r"[\w.+]+", re.ASCII)
+ALLOWED = "becomes part of a folder's name: only letters, digits, _ . and + are allowed"
 SET_BY_THE_GRID = {  # keys that users cannot override, by command
     "pretrain": {"model", "objective", "train.seed", "variant", "data.cache_dir", "run_dir"},
     "finetune": {"checkpoint", "source", "tuning", "train.seed", "run_dir"},
@@ -29,20 +41,66 @@ def grid_errors(grid: GridConfig) -> Iterator[str]:
         repeated = [str(value) for value, count in Counter(getattr(grid, name)).items() if count > 1]
         if repeated:
             yield f"grid.{name}: duplicate value {', '.join(repeated)}"
-    for name in ("sizes", "objectives", "seeds", *(["tunings"] if grid.sources else [])):
+    names = yield from _size_names(grid)
+    if not (grid.sizes or grid.models):
+        yield "grid.sizes is empty: the grid has no runs; give sizes to pretrain, or models in grid.models"
+    if grid.models and not grid.sources:
+        yield "grid.models: give the labelled sets to fine-tune them on in grid.sources"
+    for name in (*(["objectives"] if grid.sizes else []), "seeds", *(["tunings"] if grid.sources else [])):
         if not getattr(grid, name):
             yield f"grid.{name} is empty: the grid has no runs"
     for name in grid.baselines:
         if name not in BASELINE_NAMES:
             yield f"grid.baselines: {name!r} must be one of {', '.join(BASELINE_NAMES)}"
     yield from _shot_errors(grid)
-    yield from _mapping_errors(grid)
+    yield from _axis_errors(grid)
+    yield from _mapping_errors(grid, names)
     yield from _override_errors(grid)
     for name in ("variants", "sources", "shot_targets"):
         for value in getattr(grid, name):
-            if not re.fullmatch(r"[\w.+]+", value, re.ASCII):
-                allowed = "only letters, digits, _ . and + are allowed"
-                yield f"grid.{name}: {value!r} becomes part of a folder's name: {allowed}"
+            if not PART_OF_A_NAME.fullmatch(value):
+                yield f"grid.{name}: {value!r} {ALLOWED}"
+
+
+def size_name(size: str) -> str:
+    """The name of a model size: an option of `model=`, or a .yaml file.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    return read_option_file("pretrain", "model", size).name if is_file(size) else size
+
+
+def _size_names(grid: GridConfig) -> Generator[str, None, list[str]]:
+    """Returns the names of the sizes of a grid and yields what is wrong with the files of those that have one."""
+    names = []
+    for size in grid.sizes:
+        try:
+            names.append(name := size_name(size))
+        except UserError as error:
+            yield f"grid.sizes: {error}"
+            continue
+        if is_file(size) and (name in group_options("pretrain")["model"] or names.count(name) > 1):
+            yield f"grid.sizes: {size}: there is another size {name}; rename the file or its key name"
+        if is_file(size) and not PART_OF_A_NAME.fullmatch(name):
+            yield f"grid.sizes: {name!r} {ALLOWED}"
+    return names
+
+
+def _axis_errors(grid: GridConfig) -> Iterator[str]:
+    for path, values in grid.finetune_axes.items():
+        name = f"grid.finetune_axes.{path}"
+        if path in SET_BY_THE_GRID["finetune"]:
+            use = "; use grid.finetune_seeds" if path == "train.seed" else ""
+            yield f"{name}: {path} is set by the grid and cannot be overridden{use}"
+        if not values:
+            yield f"{name} is empty: the grid has no fine-tuning runs"
+        texts = [commandline.value_text(value) for value in values]
+        if len(set(texts)) < len(texts):
+            yield f"{name}: duplicate value"
+        for value in texts:
+            if not re.fullmatch(r"[\w.+-]+", value, re.ASCII):
+                yield f"{name}: {value!r} {ALLOWED}"
 
 
 def _shot_errors(grid: GridConfig) -> Iterator[str]:
@@ -62,14 +120,12 @@ def _shot_errors(grid: GridConfig) -> Iterator[str]:
             yield f"grid.finetune_shots: {key} is set by the grid and cannot be overridden"
 
 
-def _mapping_errors(grid: GridConfig) -> Iterator[str]:
+def _mapping_errors(grid: GridConfig, names: Sequence[str]) -> Iterator[str]:
     """Unknown names and values that are not positive in the mappings of a grid."""
     options = group_options("pretrain")
+    sizes = sorted({*options["model"], *names})
     allowed: dict[str, Sequence[str]] = {
-        "per_size": options["model"],
-        "gpus_per_size": options["model"],
-        "hours_per_size": options["model"],
-        "mem_gb_per_size": options["model"],
+        **dict.fromkeys(("per_size", "gpus_per_size", "hours_per_size", "mem_gb_per_size"), sizes),
         "per_objective": options["objective"],
         "finetune_per_tuning": list(TUNINGS),
     }

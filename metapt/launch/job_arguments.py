@@ -63,7 +63,6 @@ def override_key(word: str) -> str:
 def _pretraining(job: Job, root: Path) -> tuple[str, ...]:
     """What a pretraining run and the preparation of its corpus have in common."""
     return merged(
-        [f"model={job.size}", f"objective={job.objective}"],
         job.overrides,
         [
             commandline.quote_override("train.seed", job.seed),
@@ -73,6 +72,7 @@ def _pretraining(job: Job, root: Path) -> tuple[str, ...]:
 
 
 def _finetuning(job: Job, root: Path) -> tuple[str, ...]:
+    seed = job.seed if job.finetune_seed is None else job.finetune_seed
     return merged(
         [commandline.quote_override("ner.cache_dir", root / "features")],
         job.overrides,
@@ -80,6 +80,6 @@ def _finetuning(job: Job, root: Path) -> tuple[str, ...]:
             commandline.quote_override("checkpoint", checkpoint_path(job, root)),
             commandline.quote_override("source", job.source),
             commandline.quote_override("tuning", job.tuning),
-            commandline.quote_override("train.seed", job.seed),
+            commandline.quote_override("train.seed", seed),
         ],
     )

@@ -25,6 +25,7 @@ class Job:
     objective: str = ""
     variant: str = ""  # name of a set of pretraining overrides
     seed: int | None = None
+    finetune_seed: int | None = None  # random seed of fine-tuning; None: `seed`
     model: str = ""  # folder or hub:NAME of a model that the grid does not pretrain (fine-tuning)
     checkpoint_step: int | None = None  # which checkpoint of the pretraining run to fine-tune; None: the last
     source: str = ""  # labelled set that it trains on

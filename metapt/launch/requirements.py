@@ -35,13 +35,15 @@ def requirements(plan: Plan, todo: Sequence[Job], cluster: ClusterConfig) -> lis
     for job in plan.jobs:
         if job.kind == "pretrain":
             runs.setdefault((job.size, job.objective, job.variant), []).append(job)
+    limits = list(_limit_total(plan, todo, cluster))
+    if not runs:
+        return limits
     rows = [HEADER, *(_row(plan.configs[jobs[0].id], jobs, cluster) for jobs in runs.values())]
     widths = [max(len(row[column]) for row in rows) for column in range(len(HEADER))]
     lines = [
         "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows
     ]
-    totals = [*_estimated_total(plan, cluster), *_limit_total(plan, todo, cluster)]
-    return [*lines, *totals, *detectable_effects(plan)]
+    return [*lines, *_estimated_total(plan, cluster), *limits, *detectable_effects(plan)]
 
 
 def _row(config: PretrainConfig, jobs: list[Job], cluster: ClusterConfig) -> tuple[str, ...]:
