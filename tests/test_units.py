@@ -11,6 +11,7 @@ import subprocess
 import sys
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,7 @@ from metapt.data.word_classes import label_words
 from metapt.meta.terms import WordGroup, active_weights
 from metapt.meta.update_plan import plan_update
 from metapt.models.meta_lm import MetaLM
-from metapt.training.units import TrainingData
+from metapt.training.units import TrainingData, UpdateUnits
 
 # After two updates; AdamW turns rounding errors of near-zero gradients into steps of up to LR in the first.
 FP32_BOUND, BF16_BOUND = 2e-4, 0.1  # relative errors of AdamW's first moments; in bf16 against fp32
@@ -187,10 +188,26 @@ def problems_of(folder: Path, case: str) -> list[str]:
     return problems
 
 
+@pytest.mark.parametrize("case", CASES)
+def test_every_unit_gives_every_parameter_a_gradient(case: str):
+    """Without one, an optimizer skips the parameter at ZeRO stage 0, and adds up old gradients with offload."""
+    config = unit_cases.config_of(case)
+    (meta_lm, terms), data = unit_cases.model_of(config), unit_cases.data_of(case, config)
+    engine = SimpleNamespace(device=torch.device("cpu"), meta_lm=meta_lm)
+    units = UpdateUnits(config, data, terms, engine, lambda: None)
+    for make in [units._next_token, *([units._episode] if data.sampler else [])]:
+        meta_lm.zero_grad()
+        make(1, 0).loss.backward()
+        assert not [name for name, value in meta_lm.named_parameters() if value.grad is None], make
+
+
 def test_the_cases_have_what_they_are_named_for():
     """Uneven numbers of micro-batches and episodes, and groups without an episode beside groups with some."""
     kinds = [plan_update(unit_cases.config_of("per_micro_batch"), step) for step in range(UPDATES)]
     assert any(len(plan.episodes) % 2 and len(plan.micro_batches) % 2 for plan in kinds)
+    for case in ("episodes, then text", "text, then episodes"):
+        plans = [plan_update(unit_cases.config_of(case), step) for step in range(UPDATES)]
+        assert [bool(plan.episodes) for plan in plans] == [case[0] == "e", case[0] == "t"]
     config = unit_cases.config_of("few words")
     data, (_, terms) = unit_cases.data_of("few words", config), unit_cases.model_of(config)
     ways = set()

@@ -204,7 +204,8 @@ def _query_loss(
     else:
         logits = _logits(meta_lm, substitute(initial), query)
     loss = cross_entropy(logits, query.labels)
-    used = set(meta_lm.parameters()) - set(meta_lm.decoder.lm_head.parameters())
+    unused = {*meta_lm.decoder.lm_head.parameters(), *meta_lm.term_heads.parameters()}
+    used = set(meta_lm.parameters()) - unused
     return _with_zero_gradients(loss, meta_lm, used), logits
 
 
