@@ -11,7 +11,7 @@ from difflib import get_close_matches
 from importlib import import_module
 
 from metapt import __version__
-from metapt.errors import UserError, run_command
+from metapt.errors import UserError, install_hint, run_command
 
 
 @dataclass(frozen=True)
@@ -25,10 +25,14 @@ class Command:
 
 COMMANDS = {
     "pretrain": Command("pretrain a decoder, with or without MAML episodes", "metapt.pretrain"),
-    "finetune": Command("fine-tune a model as a NER tagger and evaluate it on test sets", "metapt.finetune"),
-    "tag": Command("tag text or CoNLL files with a fine-tuned tagger", "metapt.tag"),
-    "evaluate": Command("score a fine-tuned tagger on test sets", "metapt.evaluate"),
-    "baseline": Command("score a rule or a surface-feature CRF on the test sets", "metapt.baseline"),
+    "finetune": Command(
+        "fine-tune a model as a NER tagger and evaluate it on test sets", "metapt.finetune", "finetune"
+    ),
+    "tag": Command("tag text or CoNLL files with a fine-tuned tagger", "metapt.tag", "tag"),
+    "evaluate": Command("score a fine-tuned tagger on test sets", "metapt.evaluate", "finetune"),
+    "baseline": Command(
+        "score a rule or a surface-feature CRF on the test sets", "metapt.baseline", "finetune"
+    ),
     "score": Command("score the predictions of any program, or compare two", "metapt.score", extra=""),
     "submit": Command("run a grid of jobs on this machine or on Slurm", "metapt.submit"),
     "status": Command("show which jobs of a grid are done, running, queued or failed", "metapt.status"),
@@ -43,7 +47,7 @@ COMMANDS = {
         extra="report",
     ),
     "describe": Command(
-        "print statistics of labelled sets and of a tokenizer on them", "metapt.data.describe"
+        "print statistics of labelled sets and of a tokenizer on them", "metapt.data.describe", "finetune"
     ),
 }
 HELP = ("-h", "--help")
@@ -99,7 +103,7 @@ def run(name: str, arguments: Sequence[str]) -> None:
             raise
         raise UserError(
             f"metapt {name} needs the extra [{command.extra}]: the package {error.name!r} is not installed. "
-            f"In a clone of the repository: pip install --constraint constraints.txt '.[{command.extra}]'"
+            f"{install_hint(command.extra)}"
         ) from None
 
 

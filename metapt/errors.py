@@ -43,6 +43,11 @@ def listed(names: Sequence[str], limit: int) -> str:
     return f"{', '.join(names[:limit])}{more}"
 
 
+def install_hint(extra: str) -> str:
+    """How to install the packages of an extra. `metapt` on a package registry is another project."""
+    return f"In a clone of the repository: pip install --constraint constraints.txt '.[{extra}]'"
+
+
 def run_command(main: Callable[[Sequence[str]], None]) -> None:
     """Run `main(argv)` as a command-line program and exit with the code of its outcome.
 

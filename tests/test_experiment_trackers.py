@@ -283,6 +283,6 @@ def test_missing_package_is_reported_before_the_run_starts(
         raise metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(experiment_trackers.metadata, "version", version)
-    with pytest.raises(UserError, match=f"pip install {package}"):
+    with pytest.raises(UserError, match=f"log.{package} needs a package"):
         main([word, f"run_dir={tmp_path / 'run'}"])
     assert not (tmp_path / "run").exists()

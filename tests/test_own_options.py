@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_grid import bare, kinds, planned
 
+from metapt import submit as submit_command
 from metapt.config import PretrainConfig, commandline
 from metapt.errors import UserError
 from metapt.launch.submission import submit
@@ -165,3 +166,12 @@ def test_errors_of_a_grid(tmp_path: Path, words: list[str], message: str) -> Non
     with pytest.raises(UserError) as raised:
         planned("grid=demo", *(word.replace("{tmp}", str(tmp_path)) for word in words))
     assert message in str(raised.value)
+
+
+def test_submit_without_a_grid_lists_the_grids(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UserError, match="grid= is required") as raised:
+        submit_command.main(["cluster=local"])
+    assert "  demo             The whole chain on generated data" in str(raised.value)
+    with pytest.raises(SystemExit):
+        submit_command.main(["--print-config"])
+    assert "name: demo" in capsys.readouterr().out

@@ -23,6 +23,7 @@ from metapt.config import (
     zero_stage,
 )
 from metapt.config.keys import key_of
+from metapt.errors import install_hint
 
 
 def check(config: Any) -> list[str]:
@@ -191,4 +192,4 @@ def _check_baseline(config: BaselineConfig) -> Iterator[str]:
     if not is_trained and config.source is not None:
         yield f"source={config.source}: name={config.name} is a rule and is not trained; remove source"
     if config.name == "crf" and find_spec("pycrfsuite") is None:
-        yield "name=crf needs python-crfsuite (pip install python-crfsuite)"
+        yield f"name=crf needs python-crfsuite. {install_hint('finetune')}"

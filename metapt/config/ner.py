@@ -13,7 +13,7 @@ from metapt.config.pretraining import LogConfig
 TUNINGS = {
     "head_only": "train the NER head on the frozen model",
     "full": "train all parameters",
-    "lora": "train the NER head and low-rank adapters of the model (pip install peft)",
+    "lora": "train the NER head and low-rank adapters of the model (extra [lora])",
 }
 PAPER_LR = 3e-5
 HEAD_ONLY_LR = (
@@ -199,6 +199,17 @@ class FinetuneConfig:
     train: FinetuneTrainConfig = field(default_factory=FinetuneTrainConfig)
     log: LogConfig = field(default_factory=LogConfig)
     run_dir: str = key(MISSING, "run folder", identity=False)
+    device: str = key(
+        "auto",
+        "device of the model",
+        choices={
+            "auto": "the first of cuda, mps and cpu that there is",
+            "cpu": "the processor",
+            "cuda": "a GPU; with torchrun or srun, one for each process",
+            "mps": "the GPU of a Mac (not tested)",
+        },
+        identity=False,
+    )
     check: bool = key(
         False,
         "report what the run would refuse (model, labelled sets, run folder), and train nothing",
@@ -252,7 +263,7 @@ class TagConfig:
         "precision of the model; bf16 did not lower peak memory when measured",
         choices=TAGGER_PRECISIONS,
     )
-    device: str = key("cpu", "torch device: cpu, cuda, or cuda:N")
+    device: str = key("auto", "torch device: cpu, cuda, cuda:N or mps; auto: the first of cuda, mps and cpu")
     batch_size: int = key(64, "maximum batch size", unit="sentences", low=1)
 
 
@@ -264,7 +275,7 @@ class EvaluateConfig:
     sets: list[str] = key([], "sets to score on; empty: every available set with a test split")
     data: SetsConfig = field(default_factory=SetsConfig)
     precision: str = key("fp32", "precision of the model", choices=TAGGER_PRECISIONS)
-    device: str = key("cpu", "torch device: cpu, cuda, or cuda:N")
+    device: str = key("auto", "torch device: cpu, cuda, cuda:N or mps; auto: the first of cuda, mps and cpu")
     batch_size: int = key(64, "maximum batch size", unit="sentences", low=1)
 
 

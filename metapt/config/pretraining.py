@@ -258,11 +258,11 @@ class LogConfig:
     """Copies of the metrics for other tools; the report does not use them."""
 
     tensorboard: bool = key(
-        False, "write TensorBoard event files into the run folder (pip install tensorboard)", identity=False
+        False, "write TensorBoard event files into the run folder (extra [loggers])", identity=False
     )
     wandb: str = key(
         "off",
-        "log to Weights & Biases (pip install wandb)",
+        "log to Weights & Biases (extra [loggers])",
         choices={
             "off": "do not log",
             "online": "log to the server during the run",

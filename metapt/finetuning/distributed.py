@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from metapt.errors import OperationalError
+from metapt.models.device import torch_device
 
 T = TypeVar("T")
 
@@ -29,11 +30,14 @@ class Distributed:
 
     Args:
         precision: `bf16` for mixed precision, else `fp32`.
+        device: as in `torch_device`.
+    Raises:
+        UserError: there is no such device.
     """
 
-    def __init__(self, precision: str):
+    def __init__(self, precision: str, device: str = "auto"):
         self.accelerator = Accelerator(
-            cpu=not torch.cuda.is_available(),
+            cpu=torch_device(device).type == "cpu",
             mixed_precision="bf16" if precision == "bf16" else "no",
         )
         self.rank, self.world_size = self.accelerator.process_index, self.accelerator.num_processes

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from transformers import PreTrainedModel
 
 from metapt import randomness
-from metapt.errors import UserError
+from metapt.errors import UserError, install_hint
 
 
 def with_adapters(decoder: PreTrainedModel, rank: int, alpha: float, seed: int) -> PreTrainedModel:
@@ -21,7 +21,7 @@ def with_adapters(decoder: PreTrainedModel, rank: int, alpha: float, seed: int) 
         UserError: peft is not installed.
     """
     if find_spec("peft") is None:
-        raise UserError("tuning=lora needs peft: pip install 'metapt[lora]'")
+        raise UserError(f"tuning=lora needs peft. {install_hint('lora')}")
     from peft import LoraConfig, get_peft_model
 
     with randomness.torch_seed(seed, "adapters"):

@@ -89,7 +89,7 @@ def build_setup(
     Raises:
         UserError: the model, its tokenizer or the data does not fit the configuration.
     """
-    ner, processes = config.ner, Distributed(config.ner.precision)
+    ner, processes = config.ner, Distributed(config.ner.precision, config.device)
     accelerator = processes.accelerator
     tokenizer = load_tokenizer(model_dir)
     tagger = build_tagger(config, model_dir, tokenizer).to(accelerator.device)

@@ -12,6 +12,7 @@ import torch
 from metapt.data.iob2 import Sentence, spans
 from metapt.data.word_splitting import word_offsets
 from metapt.errors import UserError
+from metapt.models.device import torch_device
 from metapt.tagger.encoding import WordTokenizer, encode, word_features
 from metapt.tagger.model import Tagger
 from metapt.tagger.predict import emission_batches
@@ -76,13 +77,14 @@ class EntityTagger:
 
     @classmethod
     def load(
-        cls, path: str | Path, *, precision: str = "fp32", device: str = "cpu", batch_size: int = 64
+        cls, path: str | Path, *, precision: str = "fp32", device: str = "auto", batch_size: int = 64
     ) -> EntityTagger:
         """Load the tagger of a finished fine-tuning run or a tagger folder; arguments as in `metapt.load_tagger`."""
         if precision not in PRECISIONS:
             raise UserError(f"precision={precision}: must be one of {', '.join(PRECISIONS)}")
+        target = torch_device(device)
         tagger, tokenizer, settings = load_tagger(find_tagger_dir(path), PRECISIONS[precision])
-        return cls(tagger.to(device), settings.word_tokenizer(tokenizer), settings.max_len, batch_size)
+        return cls(tagger.to(target), settings.word_tokenizer(tokenizer), settings.max_len, batch_size)
 
     @property
     def tags(self) -> tuple[str, ...]:

@@ -12,10 +12,10 @@ from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
@@ -24,6 +24,9 @@ from metapt.data.iob2 import TAGS, Sentence
 from metapt.data.word_subwords import Offsets, WordSubwords, split_words
 from metapt.errors import UserError, first_line
 from metapt.tagger.model import SubwordBatch, Tagger
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 MAX_CACHED_WORDS = 200_000  # bounds the memory for endless input
 BATCHES_PER_POOL = 64  # batches whose sentences are sorted by length together

@@ -15,7 +15,7 @@ from importlib import metadata
 from typing import Any, Protocol, cast
 
 from metapt.config import LogConfig
-from metapt.errors import UserError
+from metapt.errors import UserError, install_hint
 from metapt.runs import MetricsWriter, Run
 
 
@@ -39,7 +39,7 @@ def require_packages(config: LogConfig) -> None:
                 metadata.version(name)
             except metadata.PackageNotFoundError:
                 raise UserError(
-                    f"log.{name} needs a package that is not installed: pip install {name}"
+                    f"log.{name} needs a package that is not installed. {install_hint('loggers')}"
                 ) from None
 
 
