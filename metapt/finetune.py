@@ -9,6 +9,7 @@ from metapt.config import FinetuneConfig, commandline
 from metapt.errors import run_command
 from metapt.launch.run_checks import check_run
 from metapt.training.experiment_trackers import require_packages
+from metapt.training.progress_line import log
 from metapt.training.signals import StopRequest
 
 
@@ -26,9 +27,10 @@ def main(argv: Sequence[str]) -> None:
         check_run(config, ranks=int(os.environ.get("WORLD_SIZE", "1")))
         print(f"{config.run_dir}: nothing to refuse")
         return
-    from metapt.finetuning.run_finetuning import (
-        finetune,
-    )  # imports torch, so only after the arguments are checked
+    if os.environ.get("RANK", "0") == "0":
+        log(f"finetune {config.checkpoint}, tuning {config.tuning}, source {config.source}: {config.run_dir}")
+    # imports torch, so only after the arguments are checked
+    from metapt.finetuning.run_finetuning import finetune
 
     finetune(config, stop)
 

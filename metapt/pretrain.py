@@ -39,6 +39,10 @@ def main(argv: Sequence[str]) -> None:
         return
     run = Run(config.run_dir)
     is_main_rank = os.environ.get("RANK", "0") == "0"
+    if is_main_rank:  # before the slow imports
+        log(
+            f"pretrain {config.model.name}, objective {config.meta.objective}, data {config.data.name}: {run.path}"
+        )
     with run.locked() if is_main_rank else nullcontext():
         if run.result_file.exists():
             run.check_identity(identity_in(config, run))
@@ -100,7 +104,7 @@ def prepare(config: PretrainConfig, stop: StopRequest) -> Corpus:
 
     corpus = None
     with suppress(StopRequested), stop.at_once():
-        corpus = prepare_corpus(config.data)
+        corpus = prepare_corpus(config.data, progress=log)
         if config.meta.rho > 0:
             corpus_index(corpus, config.meta)
         if config.classes.sizes:

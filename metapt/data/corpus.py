@@ -148,6 +148,9 @@ class _CorpusBuilder:
         building = folder.with_name(f".{folder.name}.building")
         shutil.rmtree(building, ignore_errors=True)  # a killed builder left it: this process holds the lock
         building.mkdir()
+        size = sum(entry.get("bytes", 0) for entry in spec["sources"])
+        of_size = f" of {size / 1e6:,.1f} MB of text files" if size else ""
+        self._progress(f"building the corpus{of_size} in {folder}")
         try:
             tokenizer = self._tokenizer()
             info = tokenizers.save_tokenizer(tokenizer, building / TOKENIZER, self._tokenizer_name())
@@ -214,8 +217,10 @@ class _CorpusBuilder:
             total += len(ids)
             if (now := time.monotonic()) - reported >= PROGRESS_SECONDS:
                 reported = now
+                text = sum(writer.bytes for writer in writers.values())
                 self._progress(
-                    f"{index + 1:,} documents, {total:,} tokens, {total / (now - started):,.0f} tokens/s"
+                    f"{index + 1:,} documents, {text / 1e6:,.1f} MB, {total:,} tokens, "
+                    f"{total / (now - started):,.0f} tokens/s"
                 )
         self._check_counts(writers["train"].documents, writers["eval"].documents)
         return {split: writer.finish() for split, writer in writers.items()}

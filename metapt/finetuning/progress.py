@@ -4,11 +4,35 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from metapt.config import FinetuneConfig
+from metapt.config import FinetuneConfig, tuning_lr
 from metapt.finetuning.resume import TrainingState
+from metapt.finetuning.setup import FinetuneSetup
 from metapt.runs import Run
 from metapt.training.experiment_trackers import TrackedMetricsWriter
-from metapt.training.progress_line import ProgressLine
+from metapt.training.progress_line import ProgressLine, device_name, quantity, resumption
+
+
+def finetune_header(setup: FinetuneSetup, steps_per_epoch: int, state: TrainingState) -> str:
+    """What a fine-tuning run prints before its first step: where it runs, what it trains on what, where it writes.
+
+    Args:
+        state: that from which the run continues.
+    """
+    config, processes, train = setup.config, setup.processes, setup.train.together
+    ranks = processes.world_size
+    trained = sum(value.numel() for value in setup.trained.parameters() if value.requires_grad)
+    total = sum(value.numel() for value in setup.tagger.parameters())
+    dev = f", {len(setup.dev.together.lengths)} for development" if setup.dev else ""
+    length = config.ner.max_steps or f"at most {config.ner.max_epochs} epochs of {steps_per_epoch}"
+    return "\n".join(
+        [
+            f"device     {device_name(processes.accelerator.device)}, {ranks} process{'es' if ranks > 1 else ''}, {config.ner.precision}",
+            f"model      {config.checkpoint}: {quantity(total)} parameters, {quantity(trained)} of them trained",
+            f"source     {config.source}: {len(train.lengths)} sentences, {len(train.tags)} words{dev}",
+            f"training   {length} updates at learning rate {tuning_lr(config):g}",
+            f"run        {setup.run.path}{resumption('update', state.step)}",
+        ]
+    )
 
 
 class FinetuneLog:

@@ -17,7 +17,7 @@ from torch import Tensor
 from metapt import randomness
 from metapt.errors import OperationalError
 from metapt.finetuning.lora import merged
-from metapt.finetuning.progress import FinetuneLog
+from metapt.finetuning.progress import FinetuneLog, finetune_header
 from metapt.finetuning.resume import FinetuneCheckpoints, TrainingState
 from metapt.finetuning.setup import FinetuneSetup
 from metapt.tagger.encoding import EncodedSet, WordFeatures, collate, epoch_batches
@@ -62,6 +62,8 @@ class Tuner:
         setup.processes.run_on_main(
             lambda: setup.run.trim_metrics(step, rewritten_kinds=["dev"] if is_unscored else [])
         )
+        if is_main:
+            log(finetune_header(setup, self.steps_per_epoch, self.state))
         if setup.config.tuning == "head_only" and not self._is_finished:
             self._compute_frozen_features()
         output = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,7 +13,7 @@ from metapt.estimate.flops import tokens_of_units
 from metapt.meta.update_plan import UpdatePlan
 from metapt.runs import Run
 from metapt.training.experiment_trackers import TrackedMetricsWriter
-from metapt.training.progress_line import ProgressLine
+from metapt.training.progress_line import ProgressLine, quantity
 
 
 @dataclass
@@ -42,7 +43,7 @@ class MetricsLogger:
         self._progress: PretrainProgress | None = None
         if rank == 0:
             self._writer = TrackedMetricsWriter(run, config.log, asdict(config), updates_done)
-            self._progress = PretrainProgress(config.train.max_steps)
+            self._progress = PretrainProgress(config.train.max_steps, config.meta.n_way)
         self._clock = time.perf_counter()
 
     def log_update(self, step: int, plan: UpdatePlan, flops: int, **values: Any) -> None:
@@ -111,25 +112,39 @@ class MetricsLogger:
 
 
 class PretrainProgress:
-    """Shows losses and speed of a pretraining run on the progress line."""
+    """Shows losses, accuracy beside chance, and speed of a pretraining run on the progress line."""
 
-    FORMATS = (
-        ("lm_loss_nats", "lm {:.3f}"),
-        ("query_loss_nats", "query {:.3f}"),
-        ("query_accuracy", "acc {:.2f}"),
-        ("eval_perplexity", "held-out ppl {:.1f}"),
-        ("tokens_per_second", "{:,.0f} tokens/s"),
-    )
-
-    def __init__(self, max_steps: int):
+    def __init__(self, max_steps: int, n_way: int):
         self._line = ProgressLine(max_steps)
+        self._n_way = n_way
         self._latest: dict[str, Any] = {}
 
     def show(self, step: int, values: dict[str, Any]) -> None:
         """Update the line with values of metrics.jsonl after `step` updates."""
         self._latest |= values
-        latest = self._latest
-        self._line.show(step, [text.format(latest[name]) for name, text in self.FORMATS if name in latest])
+        self._line.show(step, list(progress_values(self._latest, self._n_way)))
 
     def close(self) -> None:
         self._line.close()
+
+
+def progress_values(latest: Mapping[str, Any], n_way: int) -> Iterator[str]:
+    """The values on the progress line, short enough for a terminal of 80 columns.
+
+    Args:
+        latest: the latest value of each entry of metrics.jsonl.
+        n_way: number of classes of an episode on masked windows; its classes are balanced, so chance is 1 / n_way.
+    """
+    if "lm_loss_nats" in latest:
+        yield f"lm {latest['lm_loss_nats']:.2f}"
+    if "query_accuracy" in latest:
+        yield f"acc {latest['query_accuracy']:.0%} (chance {1 / n_way:.0%})"
+    elif "episodes_query_accuracy" in latest:  # balanced accuracy after the inner loop
+        chance = 1 / latest["episodes_ways"]
+        yield f"acc {latest['episodes_query_accuracy'][-1]:.0%} (chance {chance:.0%})"
+    elif "multitask_accuracy" in latest:
+        yield f"acc {latest['multitask_accuracy']:.0%}"
+    if "eval_perplexity" in latest:
+        yield f"ppl {latest['eval_perplexity']:.4g}"
+    if "tokens_per_second" in latest:
+        yield f"{quantity(latest['tokens_per_second'])} tok/s"
