@@ -1,6 +1,7 @@
 """The command `metapt prepare`: tokenize a corpus into shards before the runs that read it.
 
-It takes the keys of `metapt pretrain`, so that the same arguments mean the same corpus.
+It takes the keys of `metapt pretrain`, so that the same arguments mean the same corpus. With `grid=NAME` it takes those
+of `metapt submit` and prepares what the jobs of a grid read from the Hugging Face hub.
 """
 
 from __future__ import annotations
@@ -16,7 +17,15 @@ from metapt.errors import run_command
 
 
 def main(argv: Sequence[str]) -> None:
-    """Write the token shards and word classes of the corpus of these arguments, unless they exist, and print a summary."""
+    """Write the token shards and word classes of the corpus of these arguments, unless they exist, and print a summary.
+
+    With `grid=NAME`: download what the jobs of the grid read from the hub.
+    """
+    if any(word.startswith("grid=") for word in argv):
+        from metapt.launch.hub_inputs import prepare_grid  # here: the jobs of a grid do not need it
+
+        prepare_grid(commandline.load("submit", argv))
+        return
     config = commandline.load("prepare", argv)
 
     def log(line: str) -> None:

@@ -20,6 +20,7 @@ COMMANDS = {  # fakes of Slurm's commands, in a folder HERE
     "sbatch": 'n=$(ls "$HERE" | grep -c batch_); cp "$1" "$HERE/batch_$n"; echo "Submitted batch job $((100 + n))"',
     "squeue": "true",
     "scontrol": "true",
+    "sinfo": "true",
     "srun": "exit 1",
 }
 COMMON = ["grid=demo", "cluster=slurm", "grid.sources=[en_demo]"]

@@ -12,7 +12,7 @@ import pytest
 from corpus_world import DOCUMENTS, GOOD, all_tokens, config, write
 
 from metapt.config import CorpusConfig
-from metapt.data import tokenizers
+from metapt.data import text_sources, tokenizers
 from metapt.data.corpus import Corpus, prepare_corpus
 from metapt.errors import OperationalError, UserError
 
@@ -27,6 +27,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         return datasets.Dataset.from_list(state.rows).to_iterable_dataset()
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    monkeypatch.setattr(text_sources, "current_commit", lambda files: f"commit of {files.revision}")
     return state
 
 
@@ -47,10 +48,11 @@ def test_text_column(hub: SimpleNamespace, small_corpus: Corpus, tmp_path: Path)
     )
     corpus = prepare_corpus(data)
     assert corpus.fingerprint == small_corpus.fingerprint
-    assert hub.calls[0] == ("some/corpus", {"split": "part", "revision": "abc", "streaming": True})
+    assert hub.calls[0] == ("some/corpus", {"split": "part", "revision": "commit of abc", "streaming": True})
     assert corpus.manifest["sources"] == [
         {"hub": "some/corpus", "revision": "abc", "split": "part", "column": "body"}
     ]
+    assert corpus.manifest["hub_commit"] == "commit of abc"
     calls = len(hub.calls)
     assert prepare_corpus(data).folder == corpus.folder
     assert len(hub.calls) == calls, "an existing corpus is opened without the hub"

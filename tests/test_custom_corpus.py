@@ -12,6 +12,7 @@ from seqeval.scheme import BILOU, IOBES, Entities
 
 from analysis.load.records import TARGETS, is_target
 from metapt.config import NerDataConfig, commandline
+from metapt.data import hub
 from metapt.data.corpus_spec import read_spec
 from metapt.data.custom_corpus import PRESETS, open_custom_corpora, presets
 from metapt.data.iob2 import (
@@ -304,10 +305,11 @@ def test_tlunified_from_the_hub_and_from_files(monkeypatch: pytest.MonkeyPatch, 
         return hub_rows([0, 1], datasets.ClassLabel(names=list(TAGS)))
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    monkeypatch.setattr(hub, "download", lambda files: Path(f"{files.name}@{files.revision}"))
     (one,) = open_custom_corpora(["tl_tlunified"])
     assert one.read("dev") == [Sentence("0", ("Si", "Juan"), ("O", "B-PER"))]
-    keywords = {"data_dir": None, "split": "validation", "revision": "main"}
-    assert calls == [(("ljvmiranda921/tlunified-ner", "default"), keywords)]
+    keywords = {"data_dir": None, "split": "validation"}
+    assert calls == [(("ljvmiranda921/tlunified-ner@main", "default"), keywords)]
     for split in ("train", "dev", "test"):
         (tmp_path / f"{split}.iob").write_text("-DOCSTART-\tO\n\nSi\tO\nJuan\tB-PER\n\n")
     (files,) = open_custom_corpora([f"tl_tlunified:{tmp_path}"])
@@ -338,6 +340,7 @@ def test_hub_tags_as_text_and_as_class_ids(
     labels: str,
     message: str,
 ) -> None:
+    monkeypatch.setattr(hub, "download", lambda files: Path("nowhere"))
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: hub_rows(tags, feature))
     path = tmp_path / "x.yaml"
     path.write_text(f"name: x\nlicence: x\ntypes: {{person: PER}}\nhub:\n  name: a/b\n  id: id\n  {labels}\n")

@@ -14,7 +14,7 @@ from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel, LlamaC
 import metapt
 from metapt.config import commandline
 from metapt.data.iob2 import TAGS, Sentence
-from metapt.errors import UserError
+from metapt.errors import OperationalError, UserError
 from metapt.files import read_jsonl
 from metapt.finetuning.run_finetuning import finetune
 from metapt.models.base_model import is_causal, load_base_model
@@ -142,8 +142,8 @@ def test_model_from_the_hub(world: Path, tmp_path: Path, monkeypatch: pytest.Mon
     (repository / "snapshots").mkdir()
     (repository / "snapshots" / ("a" * 40)).symlink_to(world / "model")
     run = tune(world, tmp_path / "run", "checkpoint=hub:some/encoder", "ner.max_epochs=1", "ner.lr=0.02")
-    assert run.result()["origin"] == {"model": "some/encoder"}
-    with pytest.raises(UserError, match="hub:some/other: cannot be downloaded"):
+    assert run.result()["origin"] == {"model": "some/encoder", "commit": "a" * 40}
+    with pytest.raises(OperationalError, match=r"model some/other \(main\): cannot be downloaded"):
         model_folder("hub:some/other")
-    with pytest.raises(UserError, match="hub:a b: cannot be downloaded"):
+    with pytest.raises(UserError, match=r"model a b \(main\): cannot be downloaded"):
         model_folder("hub:a b")

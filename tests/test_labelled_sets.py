@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from seqeval.scheme import IOB2, Entities
 
 from metapt.config import NerDataConfig
+from metapt.data import hub
 from metapt.data.iob2 import TAGS, Sentence, read_iob2, spans, write_iob2
 from metapt.data.labelled_sets import (
     ALL_SETS,
@@ -321,7 +322,7 @@ def test_the_fingerprint_depends_on_the_content_alone(tmp_path):
     assert changed.fingerprint(parts[:1]) == first.fingerprint(parts[:1])
 
 
-# --- the hub ----------------------------------------------------------------------------------------------------
+# --- the hub -------------------------------------------------------------
 
 
 @pytest.fixture(params=["conversion branch", "plain Parquet with a card"])
@@ -380,19 +381,20 @@ def test_hub_sets_are_those_of_universal_ner(hub_copy):
 def test_hub_request_names_the_parquet_branch(monkeypatch):
     calls = []
 
-    def load_dataset(*args, **keywords):
-        calls.append((args, keywords))
-        raise ConnectionError("no network")
+    def download(files):
+        calls.append(files)
+        raise OperationalError("no network")
 
-    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    monkeypatch.setattr(hub, "download", download)
+    data = NerDataConfig(name="uner")
     with pytest.raises(OperationalError, match=r"no network.*data\.uner_dir"):
-        open_collection(NerDataConfig(name="uner")).load("da_ddt", "dev")
-    keywords = {"data_dir": "da_ddt", "split": "validation", "revision": "refs/convert/parquet"}
-    assert calls == [(("universalner/universal_ner", None), keywords)]
+        open_collection(data).load("da_ddt", "dev")
+    assert [(files.name, files.revision) for files in calls] == [(data.hub_name, "refs/convert/parquet")]
 
 
 def test_hub_data_set_without_the_columns(monkeypatch):
     other = datasets.Dataset.from_dict({"text": ["a"]})
+    monkeypatch.setattr(hub, "download", lambda files: Path("nowhere"))
     monkeypatch.setattr(datasets, "load_dataset", lambda *args, **keywords: other)
     with pytest.raises(UserError, match="no column idx, ner_tags, tokens; the columns are text"):
         open_collection(NerDataConfig(name="uner")).load("da_ddt", "dev")

@@ -6,7 +6,6 @@ import os
 import shutil
 import unicodedata
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -15,6 +14,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, LlamaConfig
 
 from metapt.data import tokenizers
+from metapt.data.hub_files import HubFiles, tokenizer_files
 from metapt.data.tokenizers import (
     encode,
     load_tokenizer,
@@ -104,18 +104,17 @@ def test_a_folder_keeps_the_configured_special_tokens(foreign: Path) -> None:
 
 
 def test_hub_name(foreign: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    local = AutoTokenizer.from_pretrained(foreign)
-    requested: list[str] = []
+    requested: list[HubFiles] = []
 
-    def from_hub(name: str) -> Any:
-        requested.append(name)
-        return local
+    def download(files: HubFiles) -> Path:
+        requested.append(files)
+        return foreign
 
-    monkeypatch.setattr(tokenizers.AutoTokenizer, "from_pretrained", from_hub)
+    monkeypatch.setattr(tokenizers, "download", download)
     assert encode(read_tokenizer("someone/something"), TEXTS) == encode(
         read_tokenizer(str(foreign / "tokenizer.json")), TEXTS
     )
-    assert requested == ["someone/something"]
+    assert requested == [tokenizer_files("someone/something")]
 
 
 def test_a_vocabulary_with_the_spelling_of_a_special_token() -> None:
@@ -141,11 +140,10 @@ def test_unusable_tokenizers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(UserError, match=r"tokenizer\.json: not a tokenizer\.json"):
         read_tokenizer(str(broken))
 
-    def absent(name: str) -> None:
-        raise OSError(f"{name} is not a valid model identifier\nmore lines")
-
-    monkeypatch.setattr(tokenizers.AutoTokenizer, "from_pretrained", absent)
-    with pytest.raises(UserError, match="some/name: cannot be loaded: some/name is not") as raised:
+    (tmp_path / "config.json").write_text('{"model_type": "unheard-of"}')
+    broken.unlink()
+    monkeypatch.setattr(tokenizers, "download", lambda files: tmp_path)
+    with pytest.raises(UserError, match=r"data\.tokenizer=some/name: cannot be loaded") as raised:
         read_tokenizer("some/name")
     assert "\n" not in str(raised.value)
 

@@ -243,6 +243,16 @@ class ClusterConfig:
         above=0,
         high=1,
     )
+    online: bool = key(
+        False,
+        "whether compute nodes can reach the Hugging Face hub; if not, the submitter downloads what the jobs read "
+        "into cluster.cache (cluster=slurm)",
+    )
+    cache: str | None = key(
+        None,
+        "folder for token shards and downloads of the hub, on a file system that all nodes see; several grids can use one",
+        absent="the folder of the grid",
+    )
     extra: dict[str, str] = key(
         {},
         "further sbatch options, by long name; an option without argument has an empty value: {exclusive: ''} "

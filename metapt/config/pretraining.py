@@ -322,7 +322,10 @@ class PretrainCommandConfig(PretrainConfig):
 
 @dataclass
 class PrepareConfig(PretrainConfig):
-    """Tokenize the corpus of a pretraining run into shards, unless they exist. Takes the keys of `metapt pretrain`."""
+    """Tokenize the corpus of a pretraining run into shards, unless they exist. Takes the keys of `metapt pretrain`.
+
+    With grid=NAME it takes the keys of `metapt submit` and downloads what the jobs of a grid read from the Hugging Face hub.
+    """
 
 
 @dataclass

@@ -165,6 +165,7 @@ class _CorpusBuilder:
                 "tokenizer": asdict(info),
                 "skipped": dict(sorted(self._bad_input.skipped.items())),
                 "sources": spec["sources"],
+                **({"hub_commit": self._source.commit} if self._source.commit else {}),
                 "settings": {name: value for name, value in spec.items() if name != "sources"},
             }
             files.write_json(building / MANIFEST, manifest)

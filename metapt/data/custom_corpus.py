@@ -53,6 +53,7 @@ class CustomCorpus:
     Attributes:
         name, licence, language: of the set.
         splits: the splits it has.
+        hub: the table of the hub that is read; None if files are.
         read: reads one split, in file order. It raises UserError if the data do not match the specification, and
             OperationalError if the hub is not available.
 
@@ -70,6 +71,7 @@ class CustomCorpus:
         self._spec = spec
         folder = folder or spec.folder
         documents = spec.documents or documents
+        self.hub = None if folder else spec.hub
         available: Mapping[str, Any]
         self.read: Callable[[str], list[Sentence]]
         if folder is not None:

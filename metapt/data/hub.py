@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from metapt.data.hub_files import HubFiles, download
 from metapt.data.iob2 import STANDARD_TYPES, Sentence, check_tag, to_iob2, with_unique_ids
 from metapt.errors import OperationalError, UserError
 
@@ -39,6 +41,11 @@ class HubTable:
     labels: Sequence[str] = ()
     types: Mapping[str, str] = field(default_factory=lambda: STANDARD_TYPES)
 
+    def files(self) -> HubFiles:
+        """The files that are downloaded to read it: those of its folder, and the card, which may describe columns."""
+        patterns = (f"{self.folder}/*", "README.md") if self.folder else ("*",)
+        return HubFiles("dataset", self.name, self.revision, patterns)
+
 
 def read_hub(table: HubTable, split: str, hint: str) -> list[Sentence]:
     """Load one split, in the order of its rows.
@@ -57,13 +64,14 @@ def read_hub(table: HubTable, split: str, hint: str) -> list[Sentence]:
     parts = (f"{table.name} ({table.revision})", table.config, table.folder, hub_split)
     where = ", ".join(part for part in parts if part)
     try:
-        rows = datasets.load_dataset(
-            table.name, table.config, data_dir=table.folder, split=hub_split, revision=table.revision
-        )
+        folder = table.name if Path(table.name).is_dir() else str(download(table.files()))
+        rows = datasets.load_dataset(folder, table.config, data_dir=table.folder, split=hub_split)
     except (OSError, ValueError, RuntimeError) as error:
         raise OperationalError(
             f"{where}: cannot be loaded ({type(error).__name__}: {error}); {hint}"
         ) from error
+    except OperationalError as error:
+        raise OperationalError(f"{error}; {hint}") from None
     missing = {table.words, table.tags, table.id} - {None, *rows.column_names}
     if missing:
         names = ", ".join(sorted(str(column) for column in missing))

@@ -106,6 +106,14 @@ def open_collection(data: SetsConfig) -> Collection:
     return _with_held_out_dev(collection, data.dev_fraction) if data.dev_fraction else collection
 
 
+def hub_tables(data: SetsConfig) -> list[HubTable]:
+    """The tables of the hub that a collection reads; one for all sets of Universal NER."""
+    tables = [corpus.hub for corpus in open_custom_corpora(data.corpora, data.documents) if corpus.hub]
+    if data.name == "uner" and data.uner_dir is None:
+        tables.append(HubTable(data.hub_name, HUB_SPLITS, data.hub_revision))
+    return [table for table in tables if not Path(table.name).is_dir()]
+
+
 def source_sets(collection: Collection, source: str, splits: Sequence[str] = ("train", "dev")) -> list[str]:
     """The sets of a fine-tuning source: one set, several joined with `+`, or `all` sets with a train and a dev split.
 

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from metapt.config import CorpusConfig
 from metapt.data import demo, text_files
+from metapt.data.hub_files import HubFiles, current_commit
 from metapt.data.text_files import BadInput, Document
 from metapt.errors import OperationalError, UserError, first_line
 from metapt.files import file_sha256
@@ -32,6 +33,8 @@ CorpusDocument = Document | TokenizedDocument
 
 
 class Source(Protocol):
+    commit: str | None  # of the hub data set that was read; None before, and of other sources
+
     def identity(self) -> list[dict[str, Any]]:
         """One entry per file or data set, for the manifest; it determines the content of the corpus."""
 
@@ -55,6 +58,8 @@ def open_source(data: CorpusConfig) -> Source:
 class DemoSource:
     """The documents of metapt.data.demo: a function of its code and of Faker's word lists."""
 
+    commit: str | None = None
+
     def identity(self) -> list[dict[str, Any]]:
         code = sorted(Path(demo.__file__).parent.glob("demo*.py"))
         hashes = {path.name: file_sha256(path) for path in code}
@@ -75,6 +80,8 @@ class TextSource:
     Args:
         txt_document, on_bad_input: as in CorpusConfig.
     """
+
+    commit: str | None = None
 
     def __init__(self, root: Path, txt_document: str, on_bad_input: str):
         self._root = root
@@ -97,10 +104,11 @@ class TextSource:
 
 
 class HubSource:
-    """One column of a hub data set, which contains text or token ids; it is streamed."""
+    """One column of a hub data set, which contains text or token ids; it is streamed, at one commit."""
 
     def __init__(self, data: CorpusConfig):
         self._data = data
+        self.commit: str | None = None
 
     def identity(self) -> list[dict[str, Any]]:
         data = self._data
@@ -143,9 +151,12 @@ class HubSource:
         import datasets
 
         data = self._data
+        if self.commit is None and not Path(data.hub_name).is_dir():
+            self.commit = current_commit(HubFiles("dataset", data.hub_name, data.hub_revision))
+        revision = self.commit or data.hub_revision
         try:
             yield from datasets.load_dataset(
-                data.hub_name, split=data.hub_split, revision=data.hub_revision, streaming=True
+                data.hub_name, split=data.hub_split, revision=revision, streaming=True
             )
         except (ValueError, datasets.exceptions.DatasetNotFoundError) as error:
             raise UserError(f"{data.hub_name}[{data.hub_split}]: {first_line(error)}") from error

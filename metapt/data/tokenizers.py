@@ -16,6 +16,7 @@ from pathlib import Path
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from metapt.data.hub_files import download, tokenizer_files
 from metapt.errors import UserError, first_line
 
 EOS, MASK = "<|endoftext|>", "<|mask|>"
@@ -62,6 +63,7 @@ def read_tokenizer(name: str) -> PreTrainedTokenizerFast:
 
     Raises:
         UserError: it does not exist, or has no fast (Rust) version.
+        OperationalError: the hub is not available.
     """
     path = Path(name).expanduser()
     if path.is_file():
@@ -72,8 +74,9 @@ def read_tokenizer(name: str) -> PreTrainedTokenizerFast:
         )
     if path.is_dir() and not (path / FILE).is_file():
         raise UserError(f"data.tokenizer={name}: this folder contains no {FILE}")
+    folder = path if path.is_dir() else download(tokenizer_files(name))
     try:
-        original = AutoTokenizer.from_pretrained(name if not path.is_dir() else path)
+        original = AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError) as error:
         raise UserError(f"data.tokenizer={name}: cannot be loaded: {first_line(error)}") from error
     if not original.is_fast:

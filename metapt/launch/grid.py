@@ -27,7 +27,7 @@ from metapt.config import (
 from metapt.errors import UserError, listed
 from metapt.launch import run_identity
 from metapt.launch.grid_checks import checkpoint_errors, grid_errors, resource_errors, size_name
-from metapt.launch.job_arguments import PROGRAMS, arguments, checkpoint_path, merged
+from metapt.launch.job_arguments import PROGRAMS, arguments, cache_folder, checkpoint_path, merged
 from metapt.launch.jobs import Job, Plan
 from metapt.models.pretrained import HUB_PREFIX
 
@@ -47,14 +47,15 @@ def plan(config: SubmitConfig) -> Plan:
     finetunes += _model_finetunes(grid, cluster)
     shots = [job for tagger in finetunes for job in _shots(grid, tagger)]
     drafts = [*pretrains, *finetunes, *shots, *_baselines(grid)]  # their ids have no hash yet
-    configs, errors = _load(drafts, root)
+    cache = cache_folder(cluster, root)
+    configs, errors = _load(drafts, root, cache)
     errors += checkpoint_errors(pretrains, finetunes, configs)
     errors += resource_errors(cluster, pretrains, configs)
     _require_none(grid, errors)
     runs, configs = _with_hashes(drafts, configs, root)
     jobs = _with_prepares(runs, configs)
     jobs.append(Job("report", "report", needs=tuple(job.id for job in jobs)))
-    rendered = (replace(job, program=PROGRAMS[job.kind], argv=arguments(job, root)) for job in jobs)
+    rendered = (replace(job, program=PROGRAMS[job.kind], argv=arguments(job, root, cache)) for job in jobs)
     comparisons = tuple(asdict(comparison) for comparison in grid.comparisons)
     return Plan(grid.name, tuple(rendered), comparisons, tuple(grid.targets), grid.margin, configs)
 
@@ -218,13 +219,13 @@ def _folder_name(model: str) -> str:
     return re.sub(r"[^\w.]+", "_", model.removeprefix(HUB_PREFIX), flags=re.ASCII).strip("_")
 
 
-def _load(drafts: Sequence[Job], root: Path) -> tuple[dict[str, Any], list[str]]:
+def _load(drafts: Sequence[Job], root: Path, cache: Path) -> tuple[dict[str, Any], list[str]]:
     """The configuration of every run by job id, and the errors in them: each one once, with the first job that has it."""
     configs: dict[str, Any] = {}
     jobs_with: dict[str, list[str]] = {}
     for job in drafts:
         try:
-            configs[job.id] = commandline.load(job.kind, arguments(job, root))
+            configs[job.id] = commandline.load(job.kind, arguments(job, root, cache))
         except UserError as error:
             for line in str(error).splitlines()[1:]:  # the first line is a heading
                 jobs_with.setdefault(line.strip(), []).append(job.id)

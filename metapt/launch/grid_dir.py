@@ -8,6 +8,7 @@ GRID/
   code/HASH/                        the source that jobs run (metapt/launch/code_snapshot.py)
   .submit.lock , .submit.json       lock of the submitter while it runs, and which process that is
   corpus/ , features/               token shards and word features, shared by the runs
+  hub/ , datasets/                  (Slurm) downloads of the Hugging Face hub, for nodes without internet
   prepare/ , pretrain/ , finetune/ , baseline/ , report/
 """
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from itertools import chain
 from pathlib import Path
 
-from metapt.config import commandline
+from metapt.config import ClusterConfig, commandline
 from metapt.launch.jobs import Job
 from metapt.runs import Run
 
@@ -19,20 +19,26 @@ PROGRAMS = {
 }
 
 
-def arguments(job: Job, root: Path) -> tuple[str, ...]:
+def cache_folder(cluster: ClusterConfig, root: str | Path) -> Path:
+    """The folder for token shards and downloads of the hub: `cluster.cache`, or else the grid folder."""
+    return Path(cluster.cache or root).expanduser()
+
+
+def arguments(job: Job, root: Path, cache: Path) -> tuple[str, ...]:
     """The words after the program of a job.
 
     Args:
         root: the grid folder.
+        cache: the folder for token shards.
     """
     if job.kind == "report":
         return (str(root),)
     if job.kind == "prepare":
-        return _pretraining(job, root)
+        return _pretraining(job, cache)
     run_dir = commandline.quote_override("run_dir", root / job.run_dir)
     if job.kind == "pretrain":
         variant = [commandline.quote_override("variant", job.variant)] if job.variant else []
-        return merged(_pretraining(job, root), variant, [run_dir])
+        return merged(_pretraining(job, cache), variant, [run_dir])
     if job.kind == "finetune":
         return merged(_finetuning(job, root), [run_dir])
     source = [commandline.quote_override("source", job.source)] if job.source else []
@@ -60,13 +66,13 @@ def override_key(word: str) -> str:
     return word.partition("=")[0]
 
 
-def _pretraining(job: Job, root: Path) -> tuple[str, ...]:
+def _pretraining(job: Job, cache: Path) -> tuple[str, ...]:
     """What a pretraining run and the preparation of its corpus have in common."""
     return merged(
         job.overrides,
         [
             commandline.quote_override("train.seed", job.seed),
-            commandline.quote_override("data.cache_dir", root / "corpus"),
+            commandline.quote_override("data.cache_dir", cache / "corpus"),
         ],
     )
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from metapt.config import ClusterConfig
 from metapt.config.commandline import quote_override
 from metapt.errors import Interrupted, OperationalError, UserError, first_line
-from metapt.launch import slurm_queue
+from metapt.launch import hub_inputs, slurm_queue
 from metapt.launch.code_snapshot import CodeSnapshot
 from metapt.launch.grid_dir import GridDir
 from metapt.launch.interrupts import ignored_ctrl_c, term_as_ctrl_c
@@ -41,12 +41,13 @@ SubmitArray = Callable[[Sequence[Job], Sequence[str]], Sequence[str]]
 def submit(
     plan: Plan, todo: Sequence[Job], grid_dir: GridDir, cluster: ClusterConfig, code: JobSources
 ) -> str:
-    """Submits jobs to Slurm. Pending jobs among them, which wait for a job that failed, are replaced.
+    """Fetches what jobs read from the hub, and submits them to Slurm. Pending jobs among them, which wait for a job that
+    failed, are replaced.
 
     Returns: a summary for the user.
     Raises:
         UserError: there is no Slurm on this machine.
-        OperationalError: sbatch refuses a job, a needed job has left the queue, or jobs.jsonl cannot be written; nothing
+        OperationalError: files of the hub cannot be fetched, sbatch refuses a job, a needed job has left the queue, or jobs.jsonl cannot be written; nothing
             is submitted.
         Interrupted: Ctrl-C or TERM; nothing is submitted.
     """
@@ -54,6 +55,7 @@ def submit(
         raise UserError(
             "cluster=slurm: sbatch is not installed here; cluster=local runs jobs on this machine"
         )
+    fetched = hub_inputs.fetch_inputs(plan, todo, cluster, grid_dir.path)
     todo, notes = with_resources(plan, todo, cluster)
     queue = slurm_queue.read_queue(grid_dir)
     slurm_queue.cancel(queue.unrecorded)
@@ -69,6 +71,7 @@ def submit(
         entry for entry in queue.entries.values() if entry.slurm_id not in replaced and not entry.is_ending
     ]
     lines = [
+        *fetched,
         *notes,
         f"{grid_dir.path}: {len(submission.submitted)} jobs submitted to Slurm in {submission.requests} requests; "
         f"{len(kept)} were already in its queue",
@@ -163,6 +166,11 @@ def _roll_back(grid_dir: GridDir, slurm_ids: Sequence[str], cause: BaseException
         raise OperationalError(
             f"{cause or 'stopped'}\nthe jobs submitted before this error could not be cancelled: {error}"
         ) from cause
+
+
+def missing_inputs(plan: Plan, todo: Sequence[Job], grid_dir: GridDir, cluster: ClusterConfig) -> list[str]:
+    """What `submit` would download first."""
+    return hub_inputs.missing_inputs(plan, todo, cluster, grid_dir.path)
 
 
 def batch_scripts(
@@ -316,7 +324,11 @@ def build_executor(
         "signal_delay_s": cluster.signal_delay_s,
         "dependency": ",".join(dependencies) or None,
         "array_parallelism": min(size, cluster.max_running or size),
-        "setup": [*cluster.setup, *code.shell_lines(cluster.visibility_timeout_s)],
+        "setup": [
+            *cluster.setup,
+            *hub_inputs.shell_lines(cluster, grid_dir.path),
+            *code.shell_lines(cluster.visibility_timeout_s),
+        ],
         # Since Slurm 22.05 srun does not inherit --cpus-per-task from sbatch. --wait: seconds that the other processes
         # live on after one has died. It is longer than Slurm takes to notice a failed node, whose jobs it requeues.
         "srun_args": [f"--cpus-per-task={cluster.cpus_per_task}", "--wait=600"],

@@ -63,6 +63,8 @@ def dry_run(grid_plan: Plan, grid_dir: GridDir, config: SubmitConfig) -> None:
     print("\n".join(["", *requirements(grid_plan, todo, config.cluster)]))
     if config.cluster.name != "slurm":
         return
+    if missing := slurm.missing_inputs(grid_plan, todo, grid_dir, config.cluster):
+        print(f"to be downloaded first: {', '.join(missing)}")
     is_test, code = config.dry_run == "test", choose_sources(config.code, grid_dir.path, todo, statuses)
     print("\n".join(code.notes))
     refused = 0

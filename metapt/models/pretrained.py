@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from metapt import atomic_folders
-from metapt.errors import UserError, first_line
+from metapt.data.hub_files import download, model_files
+from metapt.errors import UserError
 from metapt.runs import MODEL_DIR, ORIGIN_FILE, Run
 
 HUB_PREFIX = "hub:"
@@ -21,9 +22,10 @@ def model_folder(path: str | Path) -> Path:
             fine-tuning: its tagger).
     Raises:
         UserError: `path` is none of these, the model is damaged, or the run is not finished.
+        OperationalError: the hub is not available.
     """
     if str(path).startswith(HUB_PREFIX):
-        return _download(str(path).removeprefix(HUB_PREFIX))
+        return download(model_files(str(path).removeprefix(HUB_PREFIX)))
     path = Path(path).expanduser()
     run = Run(path)
     for folder in (path, path / MODEL_DIR, *([run.tagger_dir] if run.is_done else [])):
@@ -49,26 +51,8 @@ def model_folder(path: str | Path) -> Path:
     return run.checkpoint(result["steps"]) / MODEL_DIR
 
 
-def _download(name: str) -> Path:
-    """The local folder of a model of the Hugging Face hub, downloaded unless it is in the cache.
-
-    Raises:
-        UserError: no such model, or the hub cannot be reached.
-    """
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-
-    patterns = ["*.safetensors", "*.json", "*.txt", "*.model"]
-    try:
-        return Path(snapshot_download(name, allow_patterns=patterns, ignore_patterns=["*/*"]))
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
-        raise UserError(
-            f"{HUB_PREFIX}{name}: cannot be downloaded ({type(error).__name__}: {first_line(error)})"
-        ) from None
-
-
 def model_origin(folder: Path, name: str = "") -> dict[str, Any]:
-    """How a model was pretrained: the content of its metapt.json, or only its name if it has none.
+    """How a model was pretrained: the content of its metapt.json, or only its name (and commit on the hub) if it has none.
 
     Args:
         folder: model folder.
@@ -77,8 +61,10 @@ def model_origin(folder: Path, name: str = "") -> dict[str, Any]:
         UserError: metapt.json is not JSON.
     """
     file = folder / ORIGIN_FILE
-    model = name.removeprefix(HUB_PREFIX) if name.startswith(HUB_PREFIX) else folder.name
+    known = {"model": folder.name}
+    if name.startswith(HUB_PREFIX):
+        known = {"model": name.removeprefix(HUB_PREFIX), "commit": folder.name}
     try:
-        return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"model": model}
+        return json.loads(file.read_text(encoding="utf-8")) if file.exists() else known
     except ValueError as error:
         raise UserError(f"{file}: not JSON ({error})") from None

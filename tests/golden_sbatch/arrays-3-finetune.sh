@@ -24,6 +24,7 @@
 
 # setup
 module load cuda
+export HF_HUB_CACHE='/the root/hub' HF_DATASETS_CACHE='/the root/datasets' HF_HUB_OFFLINE=1
 export METAPT_CODE='/the root/code/HASH' PYTHONSAFEPATH=1
 export PYTHONPATH="$METAPT_CODE${PYTHONPATH:+:$PYTHONPATH}"
 for _ in $(seq 90); do [ -e "$METAPT_CODE/COMMIT" ] && break; sleep 1; done

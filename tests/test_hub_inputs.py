@@ -1,0 +1,249 @@
+"""What the jobs of a grid read from the hub: fetched before they are submitted, pinned, and read without internet."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import datasets
+import huggingface_hub.constants
+import pytest
+from corpus_world import DOCUMENTS
+from fake_hub import FakeHub, serve
+
+from metapt import prepare
+from metapt.config import ClusterConfig, commandline
+from metapt.data.corpus import Corpus
+from metapt.data.hub_files import HubFiles, cached_commit, fetch, model_files
+from metapt.data.iob2 import TAGS
+from metapt.errors import OperationalError, UserError
+from metapt.launch import hub_inputs
+from metapt.launch.grid import plan
+from metapt.launch.submission import submit
+
+NOWHERE = "http://127.0.0.1:9"  # nothing listens there
+PRETRAIN = [
+    "data=hub",
+    "data.hub_name=some/corpus",
+    "data.hub_column=text",
+    "data.tokenizer=some/tokenizer",
+    "data.eval_fraction=0.2",
+    "classes.sizes=[]",
+]
+FINETUNE = ["data=uner", "data.hub_name=some/uner", "data.hub_revision=main"]
+GRID = [
+    *(
+        "grid=demo",
+        "grid.per_size={}",
+        "grid.objectives=[vanilla]",
+        "grid.tunings=[head_only]",
+        "grid.baselines=[]",
+    ),
+    f"grid.pretrain={json.dumps(PRETRAIN)}",
+    f"grid.finetune={json.dumps(FINETUNE)}",
+    *(
+        "grid.sources=[en_ewt]",
+        "grid.models=['hub:some/encoder']",
+        "cluster=slurm",
+        "cluster.gpus_per_node=0",
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def repositories(
+    small_corpus: Corpus, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, dict[str, bytes]]:
+    """A corpus, a tokenizer, labelled sets in Parquet and an encoder, by repository."""
+    tokenizer = (small_corpus.tokenizer_dir / "tokenizer.json").read_bytes()
+    features = datasets.Features(
+        {
+            "idx": datasets.Value("string"),
+            "tokens": datasets.Sequence(datasets.Value("string")),
+            "ner_tags": datasets.Sequence(datasets.ClassLabel(names=list(TAGS))),
+        }
+    )
+    row = {"idx": "1", "tokens": ["si", "Juan"], "ner_tags": [0, 1]}
+    file = tmp_path_factory.mktemp("parquet") / "0000.parquet"
+    datasets.Dataset.from_list([row], features=features).to_parquet(file)
+    splits = {"en_ewt": ("train", "validation", "test"), "tl_trg": ("test",)}
+    sets = {f"{name}/{split}/0000.parquet": file.read_bytes() for name in splits for split in splits[name]}
+    return {
+        "datasets/some/corpus": {
+            "train.jsonl": "".join(json.dumps({"text": text}) + "\n" for text in DOCUMENTS).encode()
+        },
+        "models/some/tokenizer": {"tokenizer.json": tokenizer, "onnx/model.json": b"not needed"},
+        "datasets/some/uner": sets,
+        "models/some/encoder": {"config.json": b'{"model_type": "bert"}', "model.safetensors": b"weights"},
+    }
+
+
+@pytest.fixture
+def hub(
+    repositories: dict[str, dict[str, bytes]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[FakeHub]:
+    """A hub with these repositories, for this process and its children."""
+    with serve() as server:
+        for name, files in repositories.items():
+            server.push(name, files)
+        use_hub(server.url, tmp_path, monkeypatch)
+        yield server
+
+
+def use_hub(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    template = url + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", url)
+    monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    for name, value in {"HF_ENDPOINT": url, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0"}.items():
+        monkeypatch.setenv(name, value)
+
+
+OFFLINE_JOB = """
+import sys
+from metapt import prepare
+from metapt.config import commandline
+from metapt.data.labelled_sets import open_collection
+from metapt.models.pretrained import model_folder
+corpus, tuning = sys.argv[1].split("|"), sys.argv[2].split("|")
+prepare.main(corpus)
+config = commandline.load("finetune", tuning)
+print(open_collection(config.data).load("tl_trg", "test")[0].words, open_collection(config.data).load("en_ewt", "dev")[0].tags)
+print((model_folder(config.checkpoint) / "model.safetensors").read_text())
+"""
+
+
+def test_jobs_without_internet_read_what_the_submitter_fetched(
+    hub: FakeHub, tmp_path: Path, slurm_commands: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    cache = tmp_path / "the cache"
+    config = commandline.load("submit", [*GRID, f"root={tmp_path / 'r'}", f"cluster.cache={cache}"])
+    submit(config)
+    printed = capfd.readouterr().out
+    for kind, name in (("model", "some/tokenizer"), ("data set", "some/uner"), ("model", "some/encoder")):
+        key = f"{'datasets' if kind == 'data set' else 'models'}/{name}"
+        assert f"{kind} {name} (main): commit {hub.hash(key, 0)}" in printed
+    scripts = [path.read_text() for path in slurm_commands.glob("batch_*")]
+    exported = f"export HF_HUB_CACHE='{cache}/hub' HF_DATASETS_CACHE='{cache}/datasets' HF_HUB_OFFLINE=1\n"
+    assert len(scripts) == 5
+    assert all(exported in script for script in scripts)
+    (manifest,) = cache.glob("corpus/hub-*/manifest.json")
+    assert json.loads(manifest.read_text())["hub_commit"] == hub.hash("datasets/some/corpus", 0)
+    assert not any("onnx" in request for request in hub.requests)
+
+    jobs = plan(config).jobs
+    words = ["|".join(job.argv) for job in (jobs[0], next(job for job in jobs if job.model))]
+    variables = {"HF_HUB_CACHE": f"{cache}/hub", "HF_DATASETS_CACHE": f"{cache}/datasets"}
+    proxies = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "HF_ENDPOINT"), NOWHERE)
+    environment = {**os.environ, **variables, **proxies, "HF_HUB_OFFLINE": "1"}
+    requests = len(hub.requests)
+    command = [sys.executable, "-c", OFFLINE_JOB, *words]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    assert "('si', 'Juan') ('O', 'B-PER')\nweights\n" in done.stdout
+    assert f"corpus      {manifest.parent}" in done.stdout
+    assert len(hub.requests) == requests
+    assert len(list(cache.glob("corpus/hub-*/manifest.json"))) == 1
+
+
+def test_a_missing_piece_is_refused_before_sbatch(
+    tmp_path: Path, slurm_commands: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_hub(NOWHERE, tmp_path, monkeypatch)
+    config = commandline.load("submit", [*GRID, f"root={tmp_path / 'r'}"])
+    with pytest.raises(OperationalError) as raised:
+        submit(config)
+    *problems, advice = str(raised.value).splitlines()
+    names = ["model some/tokenizer (main)", "data set some/uner (main)", "model some/encoder (main)"]
+    assert [problem.split(": ")[0] for problem in problems] == names
+    assert f"{tmp_path / 'r' / 'hub'}" in advice
+    assert "metapt prepare" in advice
+    assert "cluster.online=true" in advice
+    assert not list(slurm_commands.glob("batch_*"))
+    assert not (tmp_path / "r" / "plan.json").exists()
+
+
+def test_an_unknown_repository_is_refused(hub: FakeHub, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"model some/none \(main\): cannot be downloaded"):
+        fetch(model_files("some/none"), tmp_path)
+
+
+def test_a_branch_keeps_the_commit_that_was_fetched_first(hub: FakeHub, tmp_path: Path) -> None:
+    english, tagalog = (
+        HubFiles("dataset", "some/uner", "main", (f"{name}/*",)) for name in ("en_ewt", "tl_trg")
+    )
+    first = fetch(english, tmp_path)
+    newer = hub.push("datasets/some/uner", {"en_ewt/x": b"1", "tl_trg/x": b"2"})
+    assert newer != first
+    assert cached_commit(tagalog, tmp_path) is None, "its files are not there, those of another folder are"
+    assert fetch(tagalog, tmp_path) == first
+    requests = len(hub.requests)
+    assert fetch(english, tmp_path) == fetch(tagalog, tmp_path) == cached_commit(tagalog, tmp_path) == first
+    assert len(hub.requests) == requests, "what is in the cache needs no hub"
+    assert fetch(english, tmp_path / "another cache") == newer
+
+
+def test_online_jobs_download_for_themselves(
+    tmp_path: Path, slurm_commands: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_hub(NOWHERE, tmp_path, monkeypatch)
+    submit(commandline.load("submit", [*GRID, f"root={tmp_path / 'r'}", "cluster.online=true"]))
+    scripts = [path.read_text() for path in slurm_commands.glob("batch_*")]
+    assert len(scripts) == 5
+    assert not any("HF_" in script for script in scripts)
+
+
+def test_a_dry_run_names_what_is_to_be_downloaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    use_hub(NOWHERE, tmp_path, monkeypatch)
+    config = commandline.load("submit", [*GRID, f"root={tmp_path / 'r'}", "dry_run=true"])
+    submit(config)
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("to be downloaded")]
+    corpus = plan(config).jobs[0].id
+    assert line == (
+        "to be downloaded first: model some/tokenizer (main), data set some/uner (main), model some/encoder (main), "
+        f"corpus of {corpus}"
+    )
+
+
+def test_a_grid_is_prepared_where_there_is_no_slurm(
+    hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prepared = []
+    monkeypatch.setattr(hub_inputs, "_prepare", lambda job, cluster, root: prepared.append(job.id))
+    words = [*GRID, f"root={tmp_path / 'r'}"]
+    prepare.main(words)
+    assert len(capsys.readouterr().out.splitlines()) == 3
+    config = commandline.load("submit", words)
+    jobs = plan(config)
+    assert prepared == [jobs.jobs[0].id]
+    assert hub_inputs.missing_inputs(jobs, jobs.jobs, config.cluster, config.root) == [
+        f"corpus of {prepared[0]}"
+    ]
+    for other in ("cluster=local", "cluster.online=true"):
+        with pytest.raises(UserError, match="its jobs download what they read"):
+            prepare.main([*words, other])
+
+
+def test_a_corpus_that_cannot_be_prepared_is_refused(tmp_path: Path, hub: FakeHub) -> None:
+    config = commandline.load("submit", [*GRID, f"root={tmp_path / 'r'}"])
+    jobs = plan(config)
+    failing = replace(jobs.jobs[0], program=("-c", "raise SystemExit(2)"), argv=())
+    with pytest.raises(
+        OperationalError, match=r"prepare/hub-\w+: the corpus could not be prepared .exit code 2"
+    ):
+        hub_inputs.fetch_inputs(jobs, [failing], config.cluster, config.root)
+
+
+def test_the_cache_of_a_grid_is_its_folder_by_default(tmp_path: Path) -> None:
+    (line,) = hub_inputs.shell_lines(ClusterConfig(name="slurm"), tmp_path / "r")
+    assert (
+        line
+        == f"export HF_HUB_CACHE={tmp_path}/r/hub HF_DATASETS_CACHE={tmp_path}/r/datasets HF_HUB_OFFLINE=1"
+    )
