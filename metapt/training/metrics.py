@@ -8,12 +8,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
+
 from metapt.config import PretrainConfig
+from metapt.data.corpus import Corpus
 from metapt.estimate.flops import tokens_of_units
 from metapt.meta.update_plan import UpdatePlan
 from metapt.runs import Run
 from metapt.training.experiment_trackers import TrackedMetricsWriter
-from metapt.training.progress_line import ProgressLine, quantity
+from metapt.training.progress_line import ProgressLine, log, quantity
+from metapt.training.run_header import run_header
 
 
 @dataclass
@@ -39,12 +43,18 @@ class MetricsLogger:
 
     def __init__(self, run: Run, config: PretrainConfig, totals: RunTotals, rank: int, updates_done: int):
         self.config, self.totals = config, totals
+        self._run, self._updates_done = run, updates_done
         self._writer: TrackedMetricsWriter | None = None
         self._progress: PretrainProgress | None = None
         if rank == 0:
             self._writer = TrackedMetricsWriter(run, config.log, asdict(config), updates_done)
             self._progress = PretrainProgress(config.train.max_steps, config.meta.n_way)
         self._clock = time.perf_counter()
+
+    def announce(self, corpus: Corpus, device: torch.device, ranks: int) -> None:
+        """Print the header of the run on rank 0."""
+        if self._writer:
+            log(run_header(self.config, self._run, corpus, device, ranks, self._updates_done))
 
     def log_update(self, step: int, plan: UpdatePlan, flops: int, **values: Any) -> None:
         """Log an optimizer update.

@@ -21,8 +21,6 @@ from metapt.training.checkpoints import Checkpoints
 from metapt.training.dynamics import Dynamics, parameter_groups
 from metapt.training.engine import Engine
 from metapt.training.metrics import MetricsLogger, RunTotals
-from metapt.training.progress_line import log
-from metapt.training.run_header import run_header
 from metapt.training.signals import StopRequest, StopRequested
 from metapt.training.units import TrainingData, UpdateUnits
 
@@ -93,18 +91,9 @@ class Trainer:
         if self.engine.rank == 0:
             # Measurements at this step are repeated, since the interruption may have come before or during them.
             self.run.trim_metrics(self.updates_done, rewritten_kinds=("eval", "dynamics"))
-            log(
-                run_header(
-                    self.config,
-                    self.run,
-                    self.corpus,
-                    self.engine.device,
-                    self.engine.world_size,
-                    self.updates_done,
-                )
-            )
         self.engine.barrier()
         logger = MetricsLogger(self.run, self.config, totals, self.engine.rank, self.updates_done)
+        logger.announce(self.corpus, self.engine.device, self.engine.world_size)
         try:
             self._after_update(logger)
             while self.updates_done < train.max_steps:
