@@ -26,7 +26,7 @@ No other module spells out a file name of a run folder. docs/run-folder.md descr
       result.json                       written last: a run is done if it exists (after pretraining: with the last checkpoint)
       error.txt                         the last failure; removed when the run starts again
       requeues.json                     (Slurm) requeues since the last new checkpoint
-      .lock                             locked while a process works in the folder; contains its PID and host
+      .lock                             exists while a process works in the folder (metapt.leases)
 
 This module imports neither torch nor any training code, so that the report can use it.
 """
@@ -34,19 +34,17 @@ This module imports neither torch nor any training code, so that the report can 
 from __future__ import annotations
 
 import json
-import os
 import re
-import socket
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import yaml
-from filelock import FileLock, Timeout
 
 from metapt import atomic_folders, files
 from metapt.errors import OperationalError, UserError, first_line
+from metapt.leases import Lease, LeaseHeld
 from metapt.provenance import now, provenance, source, sources
 
 ENGINE_DIR, MODEL_DIR, STATE_FILE, ORIGIN_FILE = "engine", "model", "state.json", "metapt.json"
@@ -134,25 +132,22 @@ class Run:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Lock the folder for this process, and remove leftovers of killed processes.
-
-        The operating system releases the lock when the process ends, however it ends.
+        """Lock the folder for this process (metapt.leases), and remove leftovers of killed processes.
 
         Raises:
             OperationalError: another process has locked the folder.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.lock_file, timeout=1)  # `metapt status` takes the lock for a moment
+        lease = Lease(self.lock_file)
         try:
-            lock.acquire()
-        except Timeout:
-            raise OperationalError(f"{self.path}: run directory is locked by {self._lock_holder()}") from None
+            lease.acquire()
+        except LeaseHeld as holder:
+            raise OperationalError(f"{self.path}: run directory is locked by {holder}") from None
         try:
-            self.lock_file.write_text(f"process {os.getpid()} on {socket.gethostname()}\n", encoding="utf-8")
             self.remove_leftovers()
             yield
         finally:
-            lock.release()
+            lease.release()
 
     def start(
         self,
@@ -260,10 +255,6 @@ class Run:
             return yaml.safe_load(self.config_file.read_text(encoding="utf-8"))
         except yaml.YAMLError as error:
             raise UserError(f"{self.config_file}: damaged ({first_line(error)})") from None
-
-    def _lock_holder(self) -> str:
-        """`process PID on HOST`, as the process that holds the lock has written it."""
-        return self.lock_file.read_text(encoding="utf-8").strip() or "another process"
 
 
 class MetricsWriter:

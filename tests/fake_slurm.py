@@ -19,6 +19,7 @@ from launch_fakes import save_checkpoint
 from submitit.core.submission import process_job
 from submitit.core.utils import DelayedSubmission
 
+from metapt import leases
 from metapt.errors import EXIT_INTERRUPTED
 from metapt.launch import process, slurm_task
 from metapt.launch.grid_dir import GridDir
@@ -135,7 +136,7 @@ class Slurm:
         job.dump(self._folder / f"{SLURM_ID}_submitted.pkl")
 
     def _install(self) -> None:
-        for module in (process, slurm_task, submitit.core.job_environment):
+        for module in (process, slurm_task, leases, submitit.core.job_environment):
             self._patch.setattr(module, "time", self.clock)
         start = SimpleNamespace(Popen=self.program.start, DEVNULL=subprocess.DEVNULL)
         self._patch.setattr(process, "subprocess", start)

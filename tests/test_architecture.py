@@ -15,8 +15,9 @@ import pytest
 from conftest import REPO
 
 LAYERS = [  # of packages and modules of metapt, and analysis; each imports only from layers above it in this list
-    ["errors", "files", "randomness", "baseline_names"],
+    ["errors", "files", "randomness", "baseline_names", "slurm_commands"],
     ["provenance", "atomic_folders"],
+    ["leases"],
     ["runs"],
     ["config"],
     ["estimate"],

@@ -15,7 +15,7 @@ from metapt.__main__ import COMMANDS
 from metapt.launch.grid_dir import GridDir
 from metapt.launch.jobs import Plan
 
-BASE = {"numpy", "yaml", "filelock", "scipy", "regex", "hydra", "omegaconf", "antlr4", "packaging"}
+BASE = {"numpy", "yaml", "scipy", "regex", "hydra", "omegaconf", "antlr4", "packaging"}
 NEWS = str(REPO / "tests" / "recorded" / "news.conll")
 REPORT = {  # the extra `report` and what its packages import
     *("fontTools", "jinja2", "markupsafe", "matplotlib", "mpl_toolkits", "msgspec", "orjson", "pyarrow"),

@@ -15,8 +15,9 @@ from metapt.launch.grid_dir import GridDir
 from metapt.launch.grid_status import grid_status
 from metapt.launch.jobs import Job, Plan
 from metapt.launch.run_status import TAIL_BYTES
-from metapt.launch.slurm_queue import job_comment, user_name
+from metapt.launch.slurm_queue import job_comment
 from metapt.runs import MetricsWriter, Run
+from metapt.slurm_commands import user_name
 
 SLURM_IDS = {name: str(100 + index) for index, name in enumerate(job.id for job in fake_plan(Path()).jobs)}
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from metapt.launch.run_status import TAIL_BYTES, RunStatus, is_held, run_status, tail
+from metapt.launch.run_status import TAIL_BYTES, RunStatus, run_status, tail
+from metapt.leases import is_held
 from metapt.runs import MetricsWriter, Run
 
 

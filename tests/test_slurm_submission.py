@@ -19,6 +19,7 @@ from metapt.launch.grid_dir import GridDir
 from metapt.launch.job_sources import JobSources
 from metapt.launch.submission import current_statuses, jobs_to_start, submit
 from metapt.runs import Run
+from metapt.slurm_commands import user_name
 
 CLUSTER = ClusterConfig(name="slurm")
 LIVE = JobSources(live_code())
@@ -274,8 +275,8 @@ def test_jobs_of_another_user_are_left_to_them(
     grid_dir = GridDir(tmp_path / "r")
     run_fake(grid_dir.path, CLUSTER)
     record = grid_dir.submitted_file.read_text()
-    assert f'"user": "{slurm_queue.user_name()}"' in record
-    grid_dir.submitted_file.write_text(record.replace(slurm_queue.user_name(), "ana"))
+    assert f'"user": "{user_name()}"' in record
+    grid_dir.submitted_file.write_text(record.replace(user_name(), "ana"))
     capsys.readouterr()
     run_fake(grid_dir.path, CLUSTER)
     printed = capsys.readouterr().out

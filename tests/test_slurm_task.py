@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 from fake_slurm import JOB, KILL_WAIT, LIMIT, WARNING, Slurm
-from filelock import FileLock
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -16,6 +15,7 @@ from metapt.launch.grid_dir import GridDir
 from metapt.launch.requeues import check_requeue_limit
 from metapt.launch.run_status import run_status
 from metapt.launch.slurm_task import SlurmTask
+from metapt.leases import Lease
 
 
 @pytest.fixture
@@ -125,12 +125,12 @@ def test_only_the_first_task_requests_a_requeue_and_writes(
 
 def test_a_start_waits_for_the_process_of_the_previous_one(slurm: Slurm) -> None:
     """It may still run on a node that Slurm takes for dead."""
-    lock = FileLock(slurm.program.run.lock_file)
+    lease = Lease(slurm.program.run.lock_file)
     slurm.program.run.path.mkdir(parents=True)
 
     def hold() -> None:
-        lock.acquire()
-        slurm.clock.at(260, lock.release)
+        lease.acquire()
+        slurm.clock.at(260, lease.release)
 
     slurm.clock.at(199, hold)
     slurm.live([(200, "fail_node")])

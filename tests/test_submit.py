@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -21,8 +20,9 @@ from metapt import status
 from metapt.config import ClusterConfig, commandline
 from metapt.errors import EXIT_INTERRUPTED, STOP_SIGNALS, OperationalError
 from metapt.launch.grid_dir import GridDir
-from metapt.launch.run_status import is_held, run_status
+from metapt.launch.run_status import run_status
 from metapt.launch.submission import current_statuses, submit
+from metapt.leases import is_held
 from metapt.runs import Run
 
 REPOSITORY = Path(__file__).parents[1]
@@ -253,37 +253,6 @@ def test_runs_of_an_earlier_plan_are_kept_and_listed(
     printed = capsys.readouterr().out
     assert "6 of 6 done" in printed
     assert "1 run(s) are not in this plan and not shown, such as pretrain/a-0123ab" in printed
-
-
-def holder(root: Path, host: str) -> Path:
-    """The file of a submitter on `host`, whose lock is not visible from here."""
-    file = root / ".submit.json"
-    file.write_text(f'{{"pid": 77, "host": "{host}", "since": "2026-01-01T00:00:00"}}')
-    return file
-
-
-def test_the_lock_of_a_submitter_on_another_machine_is_respected(tmp_path: Path) -> None:
-    file = holder(tmp_path, "login2")
-    grid_dir = GridDir(tmp_path)
-    assert grid_dir.is_locked
-    with pytest.raises(
-        OperationalError, match=r"process 77 on login2 .* no longer runs, delete .*submit\.json"
-    ):
-        run_fake(tmp_path, INLINE)
-    assert not starts(tmp_path)
-    assert file.exists()
-    file.unlink()
-    with grid_dir.locked():
-        assert f'"pid": {os.getpid()}' in file.read_text()
-    assert not file.exists()
-
-
-def test_the_lock_of_a_killed_submitter_on_this_machine_is_replaced(tmp_path: Path) -> None:
-    file = holder(tmp_path, socket.gethostname())
-    assert not GridDir(tmp_path).is_locked
-    run_fake(tmp_path, INLINE)
-    assert len(starts(tmp_path)) == len(NEEDS)
-    assert not file.exists()
 
 
 def test_a_job_waits_until_its_inputs_are_visible(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,7 +7,7 @@
       manifest.json             sources, settings, counts and fingerprint
 
 KEY is a hash of everything that determines the content: input files, tokenizer and settings. The folder has this name
-only when it is complete. A file lock ensures that one process builds it at a time.
+only when it is complete. A lease (metapt.leases) ensures that one process builds it at a time.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock
 from transformers import PreTrainedTokenizerFast
 
 from metapt import files, randomness
@@ -33,6 +32,7 @@ from metapt.data.text_files import EMPTY, BadInput, Document
 from metapt.data.text_sources import CorpusDocument, Source, TokenizedDocument, open_source
 from metapt.data.tokenizers import TokenizerInfo
 from metapt.errors import UserError
+from metapt.leases import Lease
 
 __all__ = ["Corpus", "TokenStream", "TokenizerInfo", "prepare_corpus"]
 
@@ -110,7 +110,7 @@ def prepare_corpus(
     folder = Path(data.cache_dir).expanduser() / f"{data.name}-{key[:16]}"
     if not folder.is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder.with_name(folder.name + ".lock")):
+        with Lease(folder.with_name(folder.name + ".lock")).held(timeout=None):
             if not folder.is_dir():
                 builder = _CorpusBuilder(data, source, seed, shard_tokens, progress or (lambda line: None))
                 builder.build(folder, key, spec)

@@ -17,7 +17,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-from filelock import FileLock
 from tokenizers import Tokenizer
 
 from metapt import atomic_folders, files
@@ -26,6 +25,7 @@ from metapt.data.corpus import Corpus
 from metapt.data.corpus_words import token_kinds, token_texts
 from metapt.data.tokenizers import FILE as TOKENIZER_FILE
 from metapt.data.word_classes import ClassSettings, WordClasses, make_word_classes
+from metapt.leases import Lease
 
 FORMAT = 1  # part of every key: raise it when the same settings give other classes
 ARRAYS = ("keys", "counts", "partitions")
@@ -51,10 +51,11 @@ def corpus_classes(
         json.dumps({"format": FORMAT, **asdict(settings)}, sort_keys=True).encode()
     ).hexdigest()
     folder = corpus.folder / f"classes_{key[:12]}"
-    with FileLock(f"{folder}.lock"):
-        if atomic_folders.problem(folder) is not None:
-            log(f"word classes: counting {min(settings.tokens, len(corpus.train)):,} tokens")
-            _save(make_word_classes(corpus.train, corpus_token_texts(corpus), settings), folder)
+    if atomic_folders.problem(folder) is not None:
+        with Lease(folder.with_name(f"{folder.name}.lock")).held(timeout=None):
+            if atomic_folders.problem(folder) is not None:
+                log(f"word classes: counting {min(settings.tokens, len(corpus.train)):,} tokens")
+                _save(make_word_classes(corpus.train, corpus_token_texts(corpus), settings), folder)
     return _load(folder)
 
 

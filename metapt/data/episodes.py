@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from filelock import FileLock
 
 from metapt import atomic_folders, randomness
 from metapt.config import MetaConfig
 from metapt.data.shards import evenly_spread
 from metapt.errors import UserError
+from metapt.leases import Lease
 
 if TYPE_CHECKING:
     from metapt.data.corpus import Corpus, TokenStream
@@ -114,9 +114,10 @@ def corpus_index(corpus: Corpus, meta: MetaConfig) -> WindowIndex:
     """
     windows = evenly_spread(meta.index_tokens // meta.window, len(corpus.train) // meta.window)
     folder = corpus.folder / f"index_window{meta.window}_context{meta.min_context}_windows{len(windows)}"
-    with FileLock(f"{folder}.lock"):
-        if not folder.exists():
-            _index_windows(corpus, windows, meta).save(folder)
+    if not folder.exists():
+        with Lease(folder.with_name(f"{folder.name}.lock")).held(timeout=None):
+            if not folder.exists():
+                _index_windows(corpus, windows, meta).save(folder)
     return WindowIndex.load(folder)
 
 

@@ -4,20 +4,20 @@
     DIR/<key>/key.json        what the features were computed from
     DIR/<key>/manifest.json   sizes and checksums (metapt.atomic_folders), verified whenever an entry is opened
     DIR/<key>.lock            held by a job while it looks for the entry, and while it computes a missing one
+    DIR/<key>.reader.*        held by each job that reads the entry
     DIR/writing.lock          held by a job while it writes or deletes
 
-The key is a digest of everything that the features depend on, so an entry is never stale. A reader holds a shared lock
-on the features file as long as the array lives, and entries in use are not deleted: a deleted file remains readable
-through its memory map on a local disk, but not on NFS. The system releases all locks of a process that dies. The folder
-may be deleted when no job is running.
+The key is a digest of everything that the features depend on, so an entry is never stale. A reader holds its lease
+(metapt.leases) as long as the array lives, and entries in use are not deleted: a deleted file remains readable through its
+memory map on a local disk, but not on NFS. The folder may be deleted when no job is running.
 """
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
+import secrets
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -25,15 +25,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
 from torch import Tensor
 
 from metapt import atomic_folders
 from metapt.files import write_json
+from metapt.leases import Lease, LeaseHeld, is_held
 from metapt.training.progress_line import log
 
 FORMAT = 1  # part of every key; increase it when the same key would mean other features
-FEATURES_FILE, KEY_FILE = "features.npy", "key.json"
+FEATURES_FILE, KEY_FILE, READER = "features.npy", "key.json", "reader"
 
 
 class CacheEntry(NamedTuple):
@@ -69,7 +69,7 @@ class FeatureCache:
         key = {"format": FORMAT, **key}
         entry = self.folder / hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
         self.folder.mkdir(parents=True, exist_ok=True)
-        with self._entry_lock(entry):
+        with self._entry_lock(entry).held(timeout=None):
             problem = atomic_folders.problem(entry)
             if problem is not None:
                 if entry.exists():
@@ -77,14 +77,14 @@ class FeatureCache:
                 features = compute()
                 if not self._store(entry, key, features):
                     return features
-            return _memory_map(entry / FEATURES_FILE)
+            return _memory_map(entry)
 
-    def _entry_lock(self, entry: Path, timeout: float = -1) -> FileLock:
-        return FileLock(entry.with_name(f"{entry.name}.lock"), timeout=timeout)
+    def _entry_lock(self, entry: Path) -> Lease:
+        return Lease(entry.with_name(f"{entry.name}.lock"))
 
     def _store(self, entry: Path, key: Mapping[str, Any], features: Tensor) -> bool:
         """Write a complete entry, whose lock is held, and return whether that succeeded."""
-        with FileLock(self.folder / "writing.lock"):
+        with Lease(self.folder / "writing.lock").held(timeout=None):
             atomic_folders.remove_leftovers(self.folder, "*")
             try:
                 atomic_folders.remove(entry)  # a damaged one
@@ -123,19 +123,24 @@ class FeatureCache:
     def _delete(self, entry: Path) -> bool:
         """Delete an entry and return True, unless a job is using it or about to use it."""
         try:
-            with self._entry_lock(entry, timeout=0), (entry / FEATURES_FILE).open("r+b") as file:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with self._entry_lock(entry).held():
+                readers = list(self.folder.glob(f"{entry.name}.{READER}.*"))
+                if any(is_held(reader) for reader in readers):
+                    return False
                 atomic_folders.remove(entry)
-        except (Timeout, BlockingIOError):
+                for reader in readers:  # of jobs that were killed
+                    reader.unlink(missing_ok=True)
+        except LeaseHeld:
             return False
         return True
 
 
-def _memory_map(path: Path) -> Tensor:
-    """Map the array of a file and mark the file as used now; a shared lock is held until the last view is gone."""
-    descriptor = os.open(path, os.O_RDONLY)
-    fcntl.flock(descriptor, fcntl.LOCK_SH)
+def _memory_map(entry: Path) -> Tensor:
+    """Map the array of an entry and mark it as used now; this process is its reader until the last view is gone."""
+    reader = Lease(entry.with_name(f"{entry.name}.{READER}.{secrets.token_hex(8)}"), is_exclusive=False)
+    reader.acquire()
+    path = entry / FEATURES_FILE
     os.utime(path)
     array = np.load(path, mmap_mode="c")  # copy on write, because torch requires a writable array
-    weakref.finalize(array, os.close, descriptor)
+    weakref.finalize(array, reader.release)
     return torch.from_numpy(array)

@@ -6,7 +6,7 @@ GRID/
   logs/KIND/NAME.{out,err}          output of the jobs; `.rank1.out` and so on for further tasks
   logs/submitit/                    files of submitit
   code/HASH/                        the source that jobs run (metapt/launch/code_snapshot.py)
-  .submit.lock , .submit.json       lock of the submitter while it runs, and which process that is
+  .submit.lock                      exists while a submitter works, and names it (metapt.leases)
   corpus/ , features/               token shards and word features, shared by the runs
   hub/ , datasets/                  (Slurm) downloads of the Hugging Face hub, for nodes without internet
   prepare/ , pretrain/ , finetune/ , baseline/ , report/
@@ -15,23 +15,18 @@ GRID/
 from __future__ import annotations
 
 import json
-import os
-import socket
 import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from datetime import datetime
 from pathlib import Path
-from typing import Any
-
-from filelock import FileLock, Timeout
 
 from metapt.errors import OperationalError, UserError
 from metapt.files import file_sha256, write_atomically, write_json
 from metapt.launch.job_state import FINISHED, JobState, job_state
 from metapt.launch.jobs import RUN_KINDS, Job, Plan
-from metapt.launch.run_status import is_held, run_status
+from metapt.launch.run_status import run_status
+from metapt.leases import Lease, LeaseHeld, is_held
 from metapt.runs import Run
 
 
@@ -44,7 +39,6 @@ class GridDir:
         self.submitted_file = self.path / "jobs.jsonl"
         self.submitit_dir = self.path / "logs" / "submitit"
         self._lock_file = self.path / ".submit.lock"
-        self._holder_file = self.path / ".submit.json"
 
     def run(self, job: Job) -> Run:
         return Run(self.path / job.run_dir)
@@ -126,67 +120,23 @@ class GridDir:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Locks the grid for this process, against others on this machine and on machines that share the file system.
-
-        On this machine a file lock decides; the system releases it when the process ends, however that happens.
-        Between machines such locks may not work. There, a file decides that only one process can create. A file left by
-        a killed process of this machine is replaced. Whether a process on another machine still runs cannot be seen.
+        """Lock the grid for this submitter (metapt.leases).
 
         Raises:
             OperationalError: another submitter holds the lock; the message names it.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self._lock_file, timeout=0)
+        lease = Lease(self._lock_file)
         try:
-            lock.acquire()
-        except Timeout:
-            raise OperationalError(f"{self.path}: this grid is locked by {self._holder()}") from None
+            lease.acquire()
+        except LeaseHeld as holder:
+            raise OperationalError(f"{self.path}: this grid is locked by {holder}") from None
         try:
-            self._create_holder_file()
-            try:
-                yield
-            finally:
-                self._holder_file.unlink(missing_ok=True)
+            yield
         finally:
-            lock.release()
-
-    def _create_holder_file(self) -> None:
-        if self._is_held_elsewhere():
-            raise OperationalError(
-                f"{self.path}: this grid is locked by {self._holder()}; "
-                f"if that process no longer runs, delete {self._holder_file}"
-            )
-        if self._recorded_holder():  # a killed process of this machine, since this process has the lock
-            self._holder_file.unlink()
-        since = datetime.now().astimezone().isoformat(timespec="seconds")
-        holder = json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": since})
-        complete = self._holder_file.with_name(f".submit.{socket.gethostname()}.{os.getpid()}.tmp")
-        complete.write_text(holder + "\n", encoding="utf-8")
-        try:
-            os.link(complete, self._holder_file)  # fails if the file exists, on NFS too
-        except FileExistsError:
-            raise OperationalError(f"{self.path}: this grid is locked by {self._holder()}") from None
-        finally:
-            complete.unlink()
+            lease.release()
 
     @property
     def is_locked(self) -> bool:
         """Whether a submitter is active."""
-        return is_held(self._lock_file) or self._is_held_elsewhere()
-
-    def _is_held_elsewhere(self) -> bool:
-        """Whether a process of another machine has recorded itself as the submitter."""
-        holder = self._recorded_holder()
-        return holder is not None and holder.get("host") != socket.gethostname()
-
-    def _holder(self) -> str:
-        holder = self._recorded_holder()
-        if holder is None:
-            return "another process"
-        return f"process {holder['pid']} on {holder['host']} (since {holder['since']})"
-
-    def _recorded_holder(self) -> dict[str, Any] | None:
-        try:
-            return json.loads(self._holder_file.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return None
+        return is_held(self._lock_file)

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from metapt import slurm_commands
 from metapt.errors import OperationalError
 from metapt.launch import slurm_queue
 from metapt.launch.grid_dir import GridDir
@@ -144,9 +145,9 @@ def job_statuses(
 
 def _submitted_elsewhere(submitted: Mapping[str, Submission]) -> dict[str, str]:
     """Who submitted the jobs of another user or another cluster, by job id."""
-    user = slurm_queue.user_name()
+    user = slurm_commands.user_name()
     clusters = {record.cluster for record in submitted.values()} - {""}
-    here = slurm_queue.cluster_name() if clusters else ""
+    here = slurm_commands.cluster_name() if clusters else ""
     return {
         name: record.by
         for name, record in submitted.items()

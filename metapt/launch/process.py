@@ -12,8 +12,6 @@ from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
-from filelock import FileLock
-
 from metapt.errors import EXIT_FAILED, EXIT_INTERRUPTED
 from metapt.files import write_atomically
 from metapt.launch.grid_dir import GridDir
@@ -63,9 +61,7 @@ class JobProcess:
         self._code: int | None = None
         with ExitStack() as locks:
             if not job.is_run:
-                self._run.path.mkdir(parents=True, exist_ok=True)
-                lock = FileLock(self._run.lock_file, timeout=1)  # `metapt status` holds it for a moment
-                locks.enter_context(lock)
+                locks.enter_context(self._run.locked())
                 self._run.result_file.unlink(missing_ok=True)
             if rank == 0:
                 self._run.error_file.unlink(missing_ok=True)

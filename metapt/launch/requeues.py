@@ -23,6 +23,8 @@ from metapt.config import ClusterConfig
 from metapt.errors import OperationalError, run_command
 from metapt.files import write_atomically, write_json
 from metapt.launch.code_snapshot import live_code
+from metapt.launch.process import GRACE_SECONDS
+from metapt.leases import wait_until_free
 from metapt.runs import Run
 
 
@@ -83,6 +85,9 @@ def main(argv: Sequence[str]) -> None:
     check_run(config, ranks=int(os.environ.get("WORLD_SIZE", "1")))
     run = Run(config.run_dir)
     start = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
+    wait_until_free(
+        run.lock_file, GRACE_SECONDS
+    )  # the previous start may run on a node that Slurm took for dead
     check_requeue_limit(run, os.environ["SLURM_JOB_ID"], start, ClusterConfig.max_requeues_without_progress)
 
 

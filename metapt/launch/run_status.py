@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from collections.abc import Mapping
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from metapt.launch.job_state import JobState
+from metapt.leases import is_held
 from metapt.runs import Run
 
 TAIL_BYTES = 16 * 1024
@@ -60,24 +60,6 @@ def run_status(run_dir: str | Path) -> RunStatus:
     if run.config_file.exists() or problem:
         return replace(_progress(run, JobState.INTERRUPTED), result_problem=problem)
     return RunStatus(JobState.WAITING)
-
-
-def is_held(lock_file: Path) -> bool:
-    """Whether a process holds the lock of runs.Run.locked.
-
-    This takes a shared lock for a moment, so that several processes can ask at once.
-    """
-    try:
-        descriptor = os.open(lock_file, os.O_RDONLY)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False
 
 
 def tail(path: Path, size: int, start: int = 0) -> str:

@@ -29,6 +29,7 @@ from metapt.launch.jobs import Job, Plan
 from metapt.launch.resources import minutes_of, partition, with_resources
 from metapt.launch.slurm_queue import QueueEntry
 from metapt.launch.submit_limits import REFUSAL, SubmitLimitReached, parts_of, room
+from metapt.slurm_commands import site_setting
 
 if TYPE_CHECKING:
     import submitit
@@ -267,7 +268,7 @@ def _dependencies(job: Job, needed: Sequence[str], previous: Sequence[str]) -> l
 
 def max_array_size() -> int:
     """How many jobs an array may have at this site; Slurm's default if that is not known."""
-    found = slurm_queue.site_setting("MaxArraySize")
+    found = site_setting("MaxArraySize")
     return max(1, int(found)) if found.isdigit() else DEFAULT_MAX_ARRAY_SIZE  # 0: arrays are disabled
 
 

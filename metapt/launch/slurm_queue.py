@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 import os
-import pwd
 import re
 import shutil
 import subprocess
@@ -22,8 +21,7 @@ from metapt.launch.grid_dir import GridDir
 from metapt.launch.job_state import JobState, queue_state
 from metapt.launch.jobs import Job
 from metapt.runs import Run
-
-COMMAND_SECONDS = 60  # the longest wait for a command of Slurm
+from metapt.slurm_commands import COMMAND_SECONDS, cluster_name, user_name
 
 
 @dataclass(frozen=True)
@@ -168,33 +166,6 @@ def _is_object(line: str) -> bool:
         return isinstance(json.loads(line), dict)
     except ValueError:
         return False
-
-
-def user_name() -> str:
-    """The user of this process."""
-    try:
-        return pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:  # in some containers
-        return str(os.getuid())
-
-
-def site_setting(name: str) -> str:
-    """A setting of the cluster according to scontrol; empty if it does not answer.
-
-    Without a configuration or a controller, scontrol may retry for a minute, so it gets only ten seconds.
-    """
-    try:
-        command = ["scontrol", "show", "config"]
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=10).stdout
-    except (OSError, subprocess.TimeoutExpired):
-        answer = ""
-    found = re.search(rf"^{name}\s*=\s*(\S+)", answer, re.MULTILINE)
-    return found[1] if found else ""
-
-
-def cluster_name() -> str:
-    """The name of the cluster that the commands of Slurm on this machine belong to; empty if it is not known."""
-    return site_setting("ClusterName")
 
 
 def exit_code(slurm_id: str) -> str:

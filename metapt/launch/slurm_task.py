@@ -36,7 +36,7 @@ from metapt.launch.grid_dir import GridDir
 from metapt.launch.jobs import Job
 from metapt.launch.process import GRACE_SECONDS, JobProcess
 from metapt.launch.requeues import check_requeue_limit
-from metapt.launch.run_status import is_held
+from metapt.leases import wait_until_free
 from metapt.runs import Run
 
 REQUEUE_SECONDS = 90  # time that the other ranks give rank 0 to requeue the job
@@ -67,7 +67,8 @@ class SlurmTask:
         run = grid_dir.run(self.job)
         check_requeue_limit(run, environment.job_id, start, self.max_requeues, is_lead=rank == 0)
         if rank == 0:
-            _wait_until_free(run.lock_file)
+            # the previous start may still be saving after its launcher was killed, or run on a node that Slurm took for dead
+            wait_until_free(run.lock_file, GRACE_SECONDS)
         if environment.num_tasks > 1:
             # every process sees all GPUs of its node and uses the one of its LOCAL_RANK
             TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
@@ -111,13 +112,3 @@ def _should_requeue(process: JobProcess, environment: submitit.JobEnvironment) -
     answer = subprocess.run(command, capture_output=True, text=True, timeout=60).stdout
     state, _, reason = answer.strip().partition("|")
     return state == "RUNNING" or reason == "TimeLimit"  # preempted, or saved after the time limit
-
-
-def _wait_until_free(lock_file: Path) -> None:
-    """Waits until the process of the previous start or submission has ended.
-
-    It may still be saving after its launcher was killed, or run on a node that Slurm took for dead.
-    """
-    deadline = time.monotonic() + GRACE_SECONDS
-    while is_held(lock_file) and time.monotonic() < deadline:
-        time.sleep(1)

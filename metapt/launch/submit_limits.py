@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from metapt.errors import OperationalError
 from metapt.launch.jobs import Job, Plan
-from metapt.launch.slurm_queue import COMMAND_SECONDS, user_name
+from metapt.slurm_commands import COMMAND_SECONDS, user_name
 
 REFUSAL = re.compile(r"(Max|Grp)SubmitJob")  # AssocMaxSubmitJobLimit, QOSMaxSubmitJobPerUserLimit, ...
 

@@ -20,11 +20,12 @@ from real_slurm import MARKS, wait_for_empty_queue, wait_until
 from stopping import preempt
 from test_slurm import CLUSTER, ids_in_queue, states
 
+from metapt import slurm_commands
 from metapt.launch import slurm_queue
 from metapt.launch.grid_dir import GridDir
 from metapt.launch.grid_status import grid_status
-from metapt.launch.run_status import is_held
 from metapt.launch.submission import current_statuses
+from metapt.leases import is_held, look
 
 REPOSITORY = Path(__file__).parents[2]
 NOBODY = 65534
@@ -61,7 +62,7 @@ def test_a_program_saves_and_ends_with_its_killed_launcher_and_is_resumed_once(t
     run_fake(tmp_path, CLUSTER, {"pretrain/a": "slow-stop"})
     wait_until((tmp_path / "pretrain/a/started").exists)
     lock = tmp_path / "pretrain/a/.lock"
-    program = int(lock.read_text().split()[1])
+    program = look(lock).owner.pid
     os.kill(launcher(program), signal.SIGKILL)
     wait_until(lambda: states(tmp_path)["pretrain/a"] == "interrupted" or not ids_in_queue(tmp_path), 60)
     run_fake(tmp_path, CLUSTER, {"pretrain/a": "slow-stop"})
@@ -177,7 +178,7 @@ def test_another_user_sees_the_jobs_and_never_takes_them_for_lost(tmp_path: Path
         folder.chmod(folder.stat().st_mode | 0o055)
     shown = as_nobody(tmp_path)
     assert (shown["pretrain/a"][0], shown["finetune/a"][0]) == ("running", "queued")
-    if slurm_queue.cluster_name() != "metapt":
+    if slurm_commands.cluster_name() != "metapt":
         pytest.skip("only the configuration of the development cluster may be edited")
     configuration = Path(os.environ.get("SLURM_CONF", "/etc/slurm/slurm.conf"))
     before = configuration.read_text()
@@ -187,7 +188,7 @@ def test_another_user_sees_the_jobs_and_never_takes_them_for_lost(tmp_path: Path
         hidden = as_nobody(tmp_path)
         assert hidden["finetune/a"] == [
             "unknown",
-            f"{slurm_queue.user_name()} on {slurm_queue.cluster_name()}",
+            f"{slurm_commands.user_name()} on {slurm_commands.cluster_name()}",
         ]
         assert "lost" not in {state for state, _ in hidden.values()}
     finally:

@@ -1,0 +1,71 @@
+"""What the commands of Slurm say about the site, its users and their jobs. Each answer is empty or None without Slurm."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import re
+import subprocess
+import time
+
+COMMAND_SECONDS = 60  # the longest wait for a command of Slurm
+SETTING_SECONDS = 10
+_answers: dict[str, tuple[float, dict[str, str] | None]] = {}  # of squeue: user to time and jobs
+
+
+def user_name() -> str:
+    """The user of this process."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:  # in some containers
+        return str(os.getuid())
+
+
+def site_setting(name: str) -> str:
+    """A setting of the cluster according to scontrol; empty if it does not answer.
+
+    Without a configuration or a controller, scontrol may retry for a minute, so it gets only ten seconds.
+    """
+    try:
+        command = ["scontrol", "show", "config"]
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=SETTING_SECONDS).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        answer = ""
+    found = re.search(rf"^{name}\s*=\s*(\S+)", answer, re.MULTILINE)
+    return found[1] if found else ""
+
+
+def cluster_name() -> str:
+    """The name of the cluster that the commands of Slurm on this machine belong to; empty if it is not known."""
+    return site_setting("ClusterName")
+
+
+def jobs_in_queue(user: str, max_age: float = 0.0) -> dict[str, str] | None:
+    """The jobs of a user in Slurm's queue: raw job id (SLURM_JOB_ID in the job) to state. None if squeue fails.
+
+    Sites may hide the jobs of other users.
+
+    Args:
+        max_age: seconds; an answer that squeue gave no longer ago will do.
+    """
+    if user in _answers and time.monotonic() - _answers[user][0] <= max_age:
+        return _answers[user][1]
+    asked = time.monotonic()
+    command = ["squeue", f"--user={user}", "--noheader", "--array", "--format=%A|%T"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=COMMAND_SECONDS)
+        jobs = _states(done.stdout)
+    except (OSError, subprocess.SubprocessError):
+        jobs = None
+    _answers[user] = (asked, jobs)
+    return jobs
+
+
+def _states(listing: str) -> dict[str, str]:
+    states: dict[str, str] = {}
+    for line in listing.splitlines():
+        slurm_id, _, state = line.strip().partition("|")
+        # pending tasks of an array have the id of the array, as one of its running tasks may have
+        if states.get(slurm_id, "PENDING") == "PENDING":
+            states[slurm_id] = state
+    return states
