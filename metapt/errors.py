@@ -1,7 +1,7 @@
 """Errors of a command and their exit codes.
 
 0: done. 1: failed. 2: an error that the user can correct. 75: interrupted, and resumable by the same command
-(sysexits.h EX_TEMPFAIL). 130: Ctrl-C.
+(sysexits.h EX_TEMPFAIL). 130: Ctrl-C in a command that has nothing to save, or a second one.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ EXIT_FAILED = 1
 EXIT_USER = 2
 EXIT_INTERRUPTED = 75
 EXIT_CTRL_C = 130
-STOP_SIGNALS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM)  # a run saves a checkpoint and exits with 75
+STOP_SIGNALS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM, signal.SIGINT)
+"""Signals after which a run saves a checkpoint and exits with 75."""
 UNUSABLE_PATH = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError)
 
 

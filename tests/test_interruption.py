@@ -18,7 +18,7 @@ from forks import Fault, Forks, Outcome
 from safetensors.torch import load_file
 
 from metapt import atomic_folders
-from metapt.errors import EXIT_FAILED, EXIT_INTERRUPTED
+from metapt.errors import EXIT_CTRL_C, EXIT_FAILED, EXIT_INTERRUPTED
 from metapt.runs import Run
 
 pytestmark = pytest.mark.commands
@@ -26,10 +26,8 @@ pytestmark = pytest.mark.commands
 STAGES = ["zero0", "zero1", "zero2", "zero2_offload", "zero3"]
 STEPS = [0, 3, 6, 9]  # of the checkpoints
 TIMING = ("seconds", "seconds_total", "tokens_per_second")
-ALL_RANKS = [
-    *["unit", "backward", "step", "mean", "loss", "evaluation", "checkpoint", "restore", "engine"],
-    "engine file",
-]
+ALL_RANKS = ["unit", "backward", "step", "mean", "loss", "evaluation", "checkpoint", "restore"]
+ALL_RANKS += ["engine", "engine file"]
 """Fault points that every rank calls."""
 RANK_0 = [
     "metrics",
@@ -254,9 +252,18 @@ def test_further_signals_are_ignored(scenario: ScenarioMaker, tmp_path: Path):
     run, case = Run(tmp_path / "run"), scenario()
     faults = [Fault("step", "USR1", 2), Fault("staging", "TERM", 2), Fault("commit", "USR2", 2, after=True)]
     stopped = case.run(run, *faults)
-    assert stopped.codes == [EXIT_INTERRUPTED]
-    assert "SIGUSR1 after update 2" in stopped.stderr[0]
+    assert (stopped.codes, "SIGUSR1 after update 2" in stopped.stderr[0]) == ([EXIT_INTERRUPTED], True)
     assert atomic_folders.problem(run.checkpoint(2)) is None
+
+
+def test_ctrl_c_saves_and_a_second_one_stops_at_once(scenario: ScenarioMaker, tmp_path: Path):
+    run, case = Run(tmp_path / "run"), scenario()
+    saved = case.run(run, Fault("step", "INT", 2))
+    assert (saved.codes, run.checkpoints()[-1][0]) == ([EXIT_INTERRUPTED], 2)
+    assert "press Ctrl-C again" in saved.stderr[0]
+    stopped = case.run(run, Fault("step", "INT"), Fault("step", "INT", after=True))
+    assert (stopped.codes, "Traceback" in stopped.stderr[0]) == ([EXIT_CTRL_C], False)
+    case.finish(run, extra_steps=[2])
 
 
 @pytest.mark.parametrize("ranks", [1, 2])

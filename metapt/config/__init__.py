@@ -9,6 +9,7 @@ from __future__ import annotations
 from metapt.baseline_names import BASELINE_NAMES, RULE_BASELINES, TRAINED_BASELINES
 from metapt.config.continuation import identity_in
 from metapt.config.deepspeed import DS_CONFIGS, deepspeed_settings, zero_stage
+from metapt.config.division import ranks_share_episodes, uneven_units
 from metapt.config.grids import ClusterConfig, GridConfig, StatusConfig, SubmitConfig
 from metapt.config.keys import identity, settings
 from metapt.config.ner import (
@@ -37,8 +38,6 @@ from metapt.config.pretraining import (
     PretrainConfig,
     ProbeConfig,
     TrainConfig,
-    ranks_share_episodes,
-    uneven_units,
 )
 from metapt.config.schedule import learning_rate
 from metapt.config.scoring import SYSTEMS_DIR, ScoreConfig

@@ -97,6 +97,14 @@ def _check_pretrain(config: PretrainConfig) -> Iterator[str]:
     yield from _check_terms(config)
     if train.warmup_steps > train.max_steps:
         yield f"train.warmup_steps={train.warmup_steps}: must be at most train.max_steps={train.max_steps}"
+    if train.schedule_steps is not None:
+        if train.schedule == "constant":
+            yield f"train.schedule_steps={train.schedule_steps}: train.schedule=constant has no end; remove one of the two"
+        if train.schedule_steps <= train.warmup_steps:
+            yield (
+                f"train.schedule_steps={train.schedule_steps}: must be greater than "
+                f"train.warmup_steps={train.warmup_steps}"
+            )
     try:
         stage = zero_stage(config.ds)
     except ValueError as error:

@@ -3,29 +3,45 @@
 from __future__ import annotations
 
 from dataclasses import fields
-from typing import Any
+from typing import Any, TypeVar
 
 from metapt.config.keys import identity
-from metapt.config.pretraining import PretrainConfig, TrainConfig
+from metapt.config.pretraining import MetaConfig, PretrainConfig, TrainConfig, split_identity
 from metapt.config.schedule import learning_rate
 from metapt.runs import Run
 
+LENGTH_KEYS = ("max_steps", "schedule_steps")
+T = TypeVar("T", TrainConfig, MetaConfig)
+
 
 def identity_in(config: PretrainConfig, run: Run) -> dict[str, Any]:
-    """The identity that the recorded run must have, if there is one.
+    """The identity that the recorded run must have, if there is one, in terms of keys.
 
-    It is that of the configuration, but without train.max_steps where the run can be made longer: if all updates so
-    far had the learning rates of the longer run, it ends as if it had had that length from the start.
+    It is that of the configuration without what may change: the length of the run, if it grows and all updates so far
+    had the learning rates of the longer run, so that it ends as if it had had that length from the start; and the split
+    of an update into micro-batches, if the sequences stay the same.
     """
     wanted = identity(config)
     if not run.config_file.exists():
         return wanted
-    known = {item.name for item in fields(TrainConfig)}
-    recorded = {name: value for name, value in run.config().get("train", {}).items() if name in known}
-    before, now = TrainConfig(**recorded), config.train
+    recorded = run.config()
+    before, now = _known(TrainConfig, recorded.get("train", {})), config.train
+    for name in split_identity(now, config.meta):
+        wanted["train"].pop(name)
+    if split_identity(before, _known(MetaConfig, recorded.get("meta", {}))) != split_identity(
+        now, config.meta
+    ):
+        wanted["train"] |= {name: getattr(now, name) for name in ("micro_batch", "micro_batches_per_update")}
     updates_done = max((step for step, _ in run.checkpoints()), default=0)
     if before.max_steps < now.max_steps and all(
         learning_rate(before, step) == learning_rate(now, step) for step in range(updates_done)
     ):
-        del wanted["train"]["max_steps"]
+        for name in LENGTH_KEYS:
+            del wanted["train"][name]
     return wanted
+
+
+def _known(section: type[T], recorded: dict[str, Any]) -> T:
+    """A section of a recorded configuration; keys that no longer exist are left out."""
+    names = {item.name for item in fields(section)}
+    return section(**{name: value for name, value in recorded.items() if name in names})

@@ -65,7 +65,8 @@ def fields_by_path(schema: type, prefix: str = "") -> dict[str, Field[Any]]:
 def identity(config: Any) -> dict[str, Any]:
     """The part of a configuration that decides the outcome of a run, as nested dictionaries.
 
-    Two runs with equal identities are the same run. Paths, logging and resources are not part of it.
+    Two runs with equal identities are the same run. Paths, logging and resources are not part of it. A configuration
+    may add values that follow from several keys (`derived_identity`, by section).
     """
     values = asdict(config)
 
@@ -80,7 +81,9 @@ def identity(config: Any) -> dict[str, Any]:
                 kept[item.name] = node[item.name]
         return kept
 
-    return prune(config, values)
+    derived = config.derived_identity() if hasattr(config, "derived_identity") else {}
+    kept = prune(config, values)
+    return {**kept, **{section: kept[section] | added for section, added in derived.items()}}
 
 
 def settings(config: Any) -> dict[str, Any]:

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 
 from omegaconf import MISSING
 
-from metapt.config.deepspeed import zero_stage
 from metapt.config.keys import key
 from metapt.config.objective_terms import ClassesConfig, EpisodesConfig, MultitaskConfig, TermConfig
 
@@ -195,8 +194,12 @@ class TrainConfig:
 
     seed: int = key(0, "random seed", low=0)
     max_steps: int = key(6000, "number of optimizer updates", low=1)
-    micro_batch: int = key(4, "size of a micro-batch (one forward pass)", unit="sequences", low=1)
-    micro_batches_per_update: int = key(256, "number of micro-batches in one update, over all ranks", low=1)
+    micro_batch: int = key(
+        4, "size of a micro-batch (one forward pass)", unit="sequences", low=1, identity=False
+    )
+    micro_batches_per_update: int = key(
+        256, "number of micro-batches in one update, over all ranks", low=1, identity=False
+    )
     seq_len: int = key(2048, "length of a training sequence", unit="tokens", low=2)
     precision: str = key(
         "bf16",
@@ -210,15 +213,22 @@ class TrainConfig:
         False,
         "compile the decoder blocks with torch.compile, which takes minutes at the start; on a GPU, inner steps "
         "with meta.scope=head become CUDA graphs",
+        identity=False,
     )
     lr: float = key(3e-4, "peak AdamW learning rate", above=0)
     schedule: str = key(
         "cosine",
         "learning-rate schedule after the warm-up",
         choices={
-            "cosine": "decay to train.min_lr_ratio * train.lr at the last update",
+            "cosine": "decay to train.min_lr_ratio * train.lr at the last update, or at train.schedule_steps",
             "constant": "stay at train.lr",
         },
+    )
+    schedule_steps: int | None = key(
+        None,
+        "number of updates after which the cosine schedule has reached its end and the learning rate stays",
+        absent="train.max_steps",
+        low=1,
     )
     min_lr_ratio: float = key(
         0.0, "final learning rate of the cosine schedule, relative to train.lr", low=0, high=1
@@ -234,7 +244,7 @@ class TrainConfig:
         low=1,
         identity=False,
     )
-    checkpoint_every: int = key(100, "interval between checkpoints", unit="updates", low=1)
+    checkpoint_every: int = key(100, "interval between checkpoints", unit="updates", low=1, identity=False)
     keep_checkpoints: int = key(
         0, "number of most recent checkpoints to keep; 0 keeps all", low=0, identity=False
     )
@@ -290,10 +300,18 @@ class PretrainConfig:
         "zero0",
         "DeepSpeed configuration: zero0, zero1, zero2 or zero3 (ZeRO stage), zero2_offload (stage 2 with optimizer state "
         "in host memory), or the path of a .json file",
+        identity=False,
     )
     run_dir: str = key(
         "runs/pretrain/${model.name}-${meta.objective}-s${train.seed}", "run folder", identity=False
     )
+
+    def derived_identity(self) -> dict[str, dict[str, int]]:
+        """What decides the outcome beside single keys: the sequences of an update, whatever micro-batches they are split into.
+
+        The split counts where each micro-batch may be replaced by an episode.
+        """
+        return {"train": split_identity(self.train, self.meta)}
 
     @property
     def terms(self) -> dict[str, TermConfig]:
@@ -368,15 +386,11 @@ class EstimateConfig(PretrainConfig):
     )
 
 
-def uneven_units(config: PretrainConfig, ranks: int) -> list[str]:
-    """Units of work of an update that cannot be divided evenly among the ranks, each as `key=value`."""
-    meta, units = config.meta, {"train.micro_batches_per_update": config.train.micro_batches_per_update}
-    if meta.rho > 0 and ranks_share_episodes(config):
-        units["meta.n_way * meta.k_shot"] = meta.n_way * meta.k_shot
-        units["meta.n_way * meta.q_query"] = meta.n_way * meta.q_query
-    return [f"{name}={value}" for name, value in units.items() if value % ranks]
-
-
-def ranks_share_episodes(config: PretrainConfig) -> bool:
-    """Whether all ranks work on each episode together (metapt/training/zero3.py) instead of on different episodes."""
-    return zero_stage(config.ds) == 3 and config.meta.scope != "head"
+def split_identity(train: TrainConfig, meta: MetaConfig) -> dict[str, int]:
+    """The part of a run's identity that follows from how its updates are split into micro-batches."""
+    if meta.mixing == "per_micro_batch" and meta.rho > 0:
+        return {
+            "micro_batch": train.micro_batch,
+            "micro_batches_per_update": train.micro_batches_per_update,
+        }
+    return {"sequences_per_update": train.micro_batch * train.micro_batches_per_update}

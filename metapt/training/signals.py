@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,13 +11,18 @@ from types import FrameType
 
 from metapt.errors import STOP_SIGNALS, Interrupted
 
+SAVING = b"\nsaving; press Ctrl-C again to stop at once\n"
+
 
 class StopRequested(Exception):
     """Work is abandoned because a signal asked the run to stop. Whoever started the work catches this."""
 
 
 class StopRequest:
-    """Records the first of USR1, USR2 and TERM that arrives after `listen`; later ones have no effect."""
+    """Records the first of USR1, USR2, TERM and INT (Ctrl-C) that arrives after `listen`.
+
+    Later ones have no effect, except that a second INT raises KeyboardInterrupt at once.
+    """
 
     def __init__(self) -> None:
         self.name: str | None = None
@@ -25,7 +31,10 @@ class StopRequest:
     def listen(self) -> StopRequest:
         """Install the signal handlers; must be called in the main thread."""
         for number in STOP_SIGNALS:
-            signal.signal(number, self._record)
+            if (
+                number != signal.SIGINT or signal.getsignal(number) != signal.SIG_IGN
+            ):  # ignored in the background
+                signal.signal(number, self._record)
         return self
 
     @contextmanager
@@ -53,6 +62,10 @@ class StopRequest:
             raise StopRequested
 
     def _record(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            if os.environ.get("RANK", "0") == "0":
+                os.write(2, SAVING)  # unlike print, safe in a signal handler
         if self.name is None:
             self.name = signal.Signals(number).name
             if self._at_once:
