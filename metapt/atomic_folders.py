@@ -26,13 +26,20 @@ def staging(final: Path) -> Path:
 
 
 def commit(folder: Path, final: Path) -> None:
-    """Write the manifest of a staging folder, sync it to disk and rename it to `final`, replacing what is there."""
+    """Write the manifest of a staging folder, sync it to disk and rename it to `final`, replacing what is there.
+
+    All files get the permissions that the user's umask gives to new ones, as the manifest has: safetensors writes files
+    that nobody else can read.
+    """
     content = sorted(path for path in folder.rglob("*") if path.is_file())
     listing = {
         str(path.relative_to(folder)): {"bytes": path.stat().st_size, "sha256": files.file_sha256(path)}
         for path in content
     }
     files.write_json(folder / MANIFEST, {"files": listing})
+    permissions = (folder / MANIFEST).stat().st_mode & 0o777
+    for path in content:
+        path.chmod(permissions)
     for path in (folder, *folder.rglob("*")):
         files.sync(path)
     replaced = _rename_for_deletion(final)

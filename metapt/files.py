@@ -6,9 +6,11 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+from metapt.errors import UserError
 
 TEMPORARY_SUFFIX = ".tmp"  # a temporary file is called .NAME.PID.tmp
 
@@ -46,14 +48,37 @@ def json_safe(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
-    """The complete lines of a JSON-lines file; nothing if the file does not exist."""
+def read_jsonl(path: Path, on_damage: Callable[[str], None] | None = None) -> Iterator[dict[str, Any]]:
+    """The objects of a JSON-lines file; nothing if it does not exist. A last line that a kill cut off is left out.
+
+    Args:
+        on_damage: called with a description of each damaged line, which is then left out as well.
+    Raises:
+        UserError: a line is damaged, and there is no `on_damage`.
+    """
     if not path.exists():
         return
-    with path.open(encoding="utf-8") as lines:
-        for line in lines:
-            if line.endswith("\n"):
-                yield json.loads(line)
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.endswith(b"\n"):
+                return
+            values = parsed_object(line)
+            if values is not None:
+                yield values
+                continue
+            problem = f"{path}, line {number}: damaged, not a JSON object"
+            if on_damage is None:
+                raise UserError(problem)
+            on_damage(problem)
+
+
+def parsed_object(line: bytes) -> dict[str, Any] | None:
+    """The JSON object in a line; None if there is none."""
+    try:
+        values = json.loads(line)
+    except ValueError:  # also of bytes that are no UTF-8
+        return None
+    return values if isinstance(values, dict) else None
 
 
 def file_sha256(path: Path) -> str:

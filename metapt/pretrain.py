@@ -48,6 +48,8 @@ def main(argv: Sequence[str]) -> None:
             run.check_identity(identity_in(config, run))
             reason = _reason_to_go_on(run, config)
             if reason is None:
+                if is_main_rank:
+                    run.repair_metrics()
                 print(f"{run.path}: already done")
                 return
             if is_main_rank:

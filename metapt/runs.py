@@ -35,6 +35,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -127,7 +128,11 @@ class Run:
         return json.loads(self.result_file.read_text(encoding="utf-8"))
 
     def metrics(self) -> Iterator[dict[str, Any]]:
-        """The complete lines of metrics.jsonl; a line that a kill cut off is left out."""
+        """The lines of metrics.jsonl; a last one that a kill cut off is left out.
+
+        Raises:
+            UserError: a line is damaged. The command of the run leaves it out when it starts again.
+        """
         yield from files.read_jsonl(self.metrics_file)
 
     @contextmanager
@@ -219,16 +224,25 @@ class Run:
         return None
 
     def trim_metrics(self, last_step: int, rewritten_kinds: Collection[str] = ()) -> None:
-        """Drop the lines that a resumed run will write again.
+        """Drop the lines that a resumed run will write again, and damaged ones, which are named on stderr.
 
         Args:
             last_step: the step from which the run resumes; all later lines are dropped.
             rewritten_kinds: the kinds of metrics whose lines at `last_step` are dropped as well.
         """
         if self.metrics_file.exists():
-            lines = (line for line in self.metrics() if line["step"] <= last_step)
+            intact = files.read_jsonl(self.metrics_file, lambda problem: print(problem, file=sys.stderr))
+            lines = (line for line in intact if line["step"] <= last_step)
             kept = [line for line in lines if line["step"] < last_step or line["kind"] not in rewritten_kinds]
             files.write_atomically(self.metrics_file, "".join(json.dumps(line) + "\n" for line in kept))
+
+    def repair_metrics(self) -> None:
+        """Drop damaged lines of metrics.jsonl, if there are any."""
+        try:
+            for _ in self.metrics():
+                pass
+        except UserError:
+            self.trim_metrics(sys.maxsize)
 
     def remove_leftovers(self) -> None:
         """Remove what a process left that was killed while it wrote or deleted a checkpoint or a file."""

@@ -44,6 +44,8 @@ def finetune(config: FinetuneConfig, stop: StopRequest) -> None:
     with run.locked() if is_main_process() else nullcontext():
         if run.is_done:
             run.check_identity(identity(config), fingerprints)
+            if is_main_process():
+                run.repair_metrics()
             print(f"{run.path}: already done")
             return
         # before run.start, so that a configuration error leaves no config.yaml

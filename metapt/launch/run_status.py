@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from metapt.files import parsed_object
 from metapt.launch.job_state import JobState
 from metapt.leases import is_held
 from metapt.runs import Run
@@ -103,12 +104,16 @@ def _progress(run: Run, state: JobState) -> RunStatus:
 
 
 def _last_metrics(path: Path) -> list[dict[str, Any]]:
-    """The complete lines among the last bytes of metrics.jsonl."""
+    """The complete lines among the last bytes of metrics.jsonl, without damaged ones."""
     lines = tail(path, TAIL_BYTES).splitlines(keepends=True)
     if lines and path.stat().st_size > TAIL_BYTES:
         del lines[0]  # its beginning may be missing
-    complete = (line for line in lines if line.endswith("\n"))
-    return json.loads(f"[{','.join(complete)}]")  # faster than parsing line by line
+    complete = [line for line in lines if line.endswith("\n")]
+    try:
+        found = json.loads(f"[{','.join(complete)}]")  # faster than parsing line by line
+    except ValueError:
+        found = [parsed_object(line.encode()) for line in complete]
+    return [line for line in found if isinstance(line, dict)]
 
 
 def _pretraining_progress(state: JobState, lines: list[dict[str, Any]], max_steps: int) -> RunStatus:

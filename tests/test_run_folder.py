@@ -1,0 +1,75 @@
+"""Run folders that a power failure has damaged, and who can read them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+
+from metapt import atomic_folders
+from metapt.errors import UserError
+from metapt.launch.run_status import run_status
+from metapt.runs import MetricsWriter, Run
+
+STEPS = range(1, 6)
+
+
+def with_metrics(path: Path) -> Run:
+    run = Run(path)
+    run.start({"train": {"max_steps": 9}}, {})
+    run.metrics_file.unlink(missing_ok=True)
+    metrics = MetricsWriter(run)
+    for step in STEPS:
+        metrics.write(step, "lm", lm_loss_nats=1 / step, seconds=1.0, tokens_per_second=2.0)
+    metrics.close()
+    return run
+
+
+@given(st.integers(0, 600))
+def test_what_a_kill_cut_off_is_left_out(tmp_path_factory: pytest.TempPathFactory, length: int) -> None:
+    run = with_metrics(tmp_path_factory.getbasetemp() / "cut")
+    os.truncate(run.metrics_file, min(length, run.metrics_file.stat().st_size))
+    steps = [line["step"] for line in run.metrics()]
+    assert steps == list(STEPS)[: run.metrics_file.read_bytes().count(b"\n")]
+    assert run_status(run.path).step == (steps[-1] if steps else 0)
+
+
+@pytest.mark.parametrize("damage", [b"\0" * 20, b'{"step": 3, "ki', b"\xff\xfe{}", b"[3]", b""])
+@pytest.mark.parametrize("number", [1, 3, 5])
+def test_a_damaged_line_is_named_and_dropped_when_the_run_resumes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: bytes, number: int
+) -> None:
+    run = with_metrics(tmp_path)
+    lines = run.metrics_file.read_bytes().splitlines()
+    lines[number - 1] = damage
+    run.metrics_file.write_bytes(b"".join(line + b"\n" for line in lines))
+    named = f"metrics.jsonl, line {number}: damaged"
+    with pytest.raises(UserError, match=named):
+        list(run.metrics())
+    assert run_status(tmp_path).step == (4 if number == 5 else 5)
+    run.repair_metrics()
+    assert named in capsys.readouterr().err
+    assert [line["step"] for line in run.metrics()] == [step for step in STEPS if step != number]
+    run.trim_metrics(3)  # as a run does that goes on from the checkpoint of step 3
+    assert [line["step"] for line in run.metrics()] == [step for step in (1, 2, 3) if step != number]
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o027, 0o077])
+def test_committed_files_have_the_permissions_of_the_umask(tmp_path: Path, umask: int) -> None:
+    """safetensors writes files that only their owner can read."""
+    before = os.umask(umask)
+    try:
+        folder = atomic_folders.staging(tmp_path / "step_000001")
+        (folder / "engine").mkdir()
+        save_file({"weight": torch.zeros(2)}, folder / "engine" / "state.safetensors")
+        (folder / "state.json").write_text("{}")
+        atomic_folders.commit(folder, tmp_path / "step_000001")
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.rglob("*") if path.is_file()}
+    assert modes == dict.fromkeys(("state.safetensors", "state.json", "manifest.json"), 0o666 & ~umask)
