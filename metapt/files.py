@@ -10,8 +10,6 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from metapt.errors import UserError
-
 TEMPORARY_SUFFIX = ".tmp"  # a temporary file is called .NAME.PID.tmp
 
 
@@ -54,7 +52,7 @@ def read_jsonl(path: Path, on_damage: Callable[[str], None] | None = None) -> It
     Args:
         on_damage: called with a description of each damaged line, which is then left out as well.
     Raises:
-        UserError: a line is damaged, and there is no `on_damage`.
+        ValueError: a line is damaged, and there is no `on_damage`.
     """
     if not path.exists():
         return
@@ -68,7 +66,7 @@ def read_jsonl(path: Path, on_damage: Callable[[str], None] | None = None) -> It
                 continue
             problem = f"{path}, line {number}: damaged, not a JSON object"
             if on_damage is None:
-                raise UserError(problem)
+                raise ValueError(problem)
             on_damage(problem)
 
 

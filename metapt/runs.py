@@ -133,7 +133,7 @@ class Run:
         Raises:
             UserError: a line is damaged. The command of the run leaves it out when it starts again.
         """
-        yield from files.read_jsonl(self.metrics_file)
+        yield from files.read_jsonl(self.metrics_file, _refuse)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -284,6 +284,10 @@ class MetricsWriter:
 
     def close(self) -> None:
         self._file.close()
+
+
+def _refuse(problem: str) -> None:
+    raise UserError(problem)
 
 
 def _differences(recorded: Mapping[str, Any], requested: Mapping[str, Any], prefix: str = "") -> list[str]:
