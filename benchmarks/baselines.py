@@ -13,7 +13,8 @@ from transformers import LlamaForCausalLM, Trainer, TrainingArguments
 
 from metapt.config import PretrainConfig
 from metapt.data.episodes import Episode
-from metapt.models.decoder import EpisodeHead, llama_config
+from metapt.models.decoder import llama_config
+from metapt.models.episode_head import EpisodeHead
 
 
 def trainer_step(config: PretrainConfig, sequences: Tensor) -> Callable[[], None]:

@@ -91,7 +91,8 @@ def run_updates(kind: str, arguments: list[str]) -> None:
     from tokens import Tokens
 
     from metapt.data.episodes import EpisodeSampler, WindowIndex
-    from metapt.meta.objectives import episode_objective, next_token_objective
+    from metapt.meta.objectives import next_token_objective
+    from metapt.meta.window_episodes import episode_objective
     from metapt.models.meta_lm import build_meta_lm
     from metapt.training.engine import Engine
 

@@ -22,8 +22,9 @@ from timing import medians
 from metapt.config import PretrainConfig, commandline
 from metapt.data.corpus import prepare_corpus
 from metapt.estimate.flops import flops_of_step
-from metapt.meta.objectives import episode_objective, next_token_objective
+from metapt.meta.objectives import next_token_objective
 from metapt.meta.update_plan import UpdatePlan
+from metapt.meta.window_episodes import episode_objective
 from metapt.runs import Run
 from metapt.training.dynamics import parameter_groups
 from metapt.training.metrics import MetricsLogger, RunTotals

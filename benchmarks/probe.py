@@ -22,8 +22,9 @@ from metapt.data.corpus import prepare_corpus
 from metapt.data.episodes import EpisodeSampler, corpus_index
 from metapt.errors import UserError, run_command
 from metapt.meta.adaptation import adapt
-from metapt.meta.objectives import SIDES, ExampleBatch, accuracy
-from metapt.models.decoder import EpisodeHead, load_decoder
+from metapt.meta.window_episodes import SIDES, ExampleBatch, accuracy
+from metapt.models.decoder import load_decoder
+from metapt.models.episode_head import EpisodeHead
 from metapt.models.meta_lm import build_meta_lm
 from metapt.runs import MODEL_DIR, Run
 

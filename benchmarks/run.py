@@ -31,7 +31,7 @@ from metapt.data.episodes import EpisodeSampler, WindowIndex
 from metapt.errors import OperationalError, run_command
 from metapt.launch.grid_dir import GridDir
 from metapt.launch.jobs import Job, Plan
-from metapt.meta.objectives import episode_objective
+from metapt.meta.window_episodes import episode_objective
 from metapt.models.attention import causal_attention
 from metapt.models.losses import linear_cross_entropy
 from metapt.models.meta_lm import build_meta_lm

@@ -21,7 +21,8 @@ from tokens import Tokens
 from metapt.config import ModelConfig, PretrainConfig, commandline
 from metapt.data.episodes import Episode, EpisodeSampler, WindowIndex
 from metapt.estimate.flops import flops_of_step, tokens_of_step
-from metapt.meta.objectives import episode_objective, next_token_objective
+from metapt.meta.objectives import next_token_objective
+from metapt.meta.window_episodes import episode_objective
 from metapt.models.meta_lm import build_meta_lm
 from metapt.training.engine import Engine
 

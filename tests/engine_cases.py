@@ -20,7 +20,8 @@ from torch import Tensor
 
 from metapt.config import PretrainConfig, commandline, ranks_share_episodes
 from metapt.data.episodes import Episode, EpisodeSampler, WindowIndex
-from metapt.meta.objectives import episode_objective, next_token_objective
+from metapt.meta.objectives import next_token_objective
+from metapt.meta.window_episodes import episode_objective
 from metapt.models.meta_lm import build_meta_lm
 from metapt.training.engine import Engine
 from metapt.training.zero3 import sharded_episode

@@ -32,7 +32,7 @@ FAULT_POINTS = {
     "backward": "metapt.training.engine:Engine.backward",
     "step": "metapt.training.engine:Engine.step",
     "mean": "metapt.training.engine:Engine.mean",
-    "inner loss": "metapt.meta.objectives:AdaptationCurve.record",
+    "inner loss": "metapt.meta.window_episodes:AdaptationCurve.record",
     "evaluation": "metapt.training.trainer:Trainer.evaluate",
     "metrics": "metapt.runs:MetricsWriter.write",
     "trimming": "metapt.runs:Run.trim_metrics",

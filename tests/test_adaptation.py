@@ -14,8 +14,9 @@ from metapt import randomness
 from metapt.config import PretrainConfig, commandline
 from metapt.data.episodes import Episode, EpisodeSampler, WindowIndex
 from metapt.meta.adaptation import adapt, attach_gradients, straight_through
-from metapt.meta.objectives import episode_objective, next_token_objective
+from metapt.meta.objectives import next_token_objective
 from metapt.meta.update_plan import plan_update
+from metapt.meta.window_episodes import episode_objective
 from metapt.models.meta_lm import MetaLM, build_meta_lm
 from metapt.models.packed_windows import PackedWindows
 

@@ -19,8 +19,9 @@ from torch.nn.functional import cross_entropy
 from metapt.config import commandline
 from metapt.data.episodes import Episode, EpisodeSampler, WindowIndex
 from metapt.launch.run_status import run_status
-from metapt.meta.objectives import next_token_objective, probe
+from metapt.meta.objectives import next_token_objective
 from metapt.meta.update_plan import plan_update
+from metapt.meta.window_episodes import probe
 from metapt.models.meta_lm import MetaLM, build_meta_lm
 from metapt.runs import Run
 from metapt.training import dynamics

@@ -18,9 +18,11 @@ from metapt.data.episodes import EpisodeSampler, WindowIndex
 from metapt.errors import UserError
 from metapt.estimate.flops import Cost, parameter_count
 from metapt.meta.adaptation import adapt, adapt_with
-from metapt.meta.objectives import episode_objective, next_token_objective
+from metapt.meta.objectives import next_token_objective
+from metapt.meta.window_episodes import episode_objective
 from metapt.models import attention, losses
-from metapt.models.decoder import EpisodeHead, build_decoder, llama_config, load_decoder
+from metapt.models.decoder import build_decoder, llama_config, load_decoder
+from metapt.models.episode_head import EpisodeHead
 from metapt.models.meta_lm import build_meta_lm, slow_in_bf16
 from metapt.training.dynamics import attention_entropy
 

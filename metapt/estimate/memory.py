@@ -109,7 +109,7 @@ def all_parameters(config: PretrainConfig) -> int:
 
 
 def adapted_parameters(config: PretrainConfig) -> int:
-    """Number of parameters that the inner loop adapts, by scope (metapt/meta/objectives.py)."""
+    """Number of parameters that the inner loop adapts, by scope (metapt/meta/window_episodes.py)."""
     model, meta = config.model, config.meta
     head = _head_parameters(config)
     if meta.scope == "head":

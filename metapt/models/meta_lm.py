@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from transformers import LlamaForCausalLM
 
 from metapt.config import MetaConfig, PretrainConfig
-from metapt.models.decoder import EpisodeHead, build_decoder
+from metapt.models.decoder import build_decoder
+from metapt.models.episode_head import EpisodeHead
 from metapt.models.inner_rates import InnerRates
 from metapt.models.packed_windows import PackedWindows
 

@@ -26,7 +26,7 @@ from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 from metapt.config import PretrainConfig, ranks_share_episodes
 from metapt.data.episodes import Episode, EpisodeSampler
 from metapt.data.shards import evenly_spread
-from metapt.meta.objectives import probe
+from metapt.meta.window_episodes import probe
 from metapt.meta.word_probe import WordProbe
 from metapt.models.meta_lm import MetaLM
 from metapt.training.engine import Engine

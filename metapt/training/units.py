@@ -18,9 +18,10 @@ from metapt.data.corpus_classes import corpus_classes, corpus_token_kinds
 from metapt.data.episodes import Episode, EpisodeSampler, corpus_index
 from metapt.data.word_classes import WordClasses
 from metapt.estimate.flops import flops_of_episode, flops_of_step
-from metapt.meta.objectives import ObjectiveOutput, episode_objective, next_token_objective
+from metapt.meta.objectives import ObjectiveOutput, next_token_objective
 from metapt.meta.terms import Term, WordGroup, active_weights, word_groups
 from metapt.meta.update_plan import UpdatePlan
+from metapt.meta.window_episodes import episode_objective
 from metapt.meta.word_probe import WordProbe
 from metapt.training.engine import Engine
 from metapt.training.zero3 import sharded_episode

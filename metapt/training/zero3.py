@@ -27,7 +27,7 @@ from metapt import randomness
 from metapt.config import MetaConfig
 from metapt.data.episodes import Episode
 from metapt.meta.adaptation import sgd_step
-from metapt.meta.objectives import SIDES, AdaptationCurve, ExampleBatch, probe_metrics, without_dropout
+from metapt.meta.window_episodes import SIDES, AdaptationCurve, ExampleBatch, probe_metrics, without_dropout
 from metapt.models.meta_lm import MetaLM
 from metapt.training.sharded_state import Fragment
 
@@ -186,7 +186,7 @@ def sharded_episode(
     weight: float,
     check_stop: Callable[[], None] = lambda: None,
 ) -> dict[str, Tensor]:
-    """`metapt.meta.objectives.episode_objective` with scope full or last_n, by all ranks together.
+    """`metapt.meta.window_episodes.episode_objective` with scope full or last_n, by all ranks together.
 
     Adds the outer gradient, times `weight`, to the gradient shards; parameters are unchanged.
 
@@ -227,7 +227,7 @@ def sharded_probe(
     meta: MetaConfig,
     check_stop: Callable[[], None] = lambda: None,
 ) -> dict[str, Tensor]:
-    """`metapt.meta.objectives.probe` by all ranks together.
+    """`metapt.meta.window_episodes.probe` by all ranks together.
 
     It overwrites the gradient shards, so that it must be called between updates.
     """
