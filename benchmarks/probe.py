@@ -19,10 +19,10 @@ from torch.nn.functional import cross_entropy
 
 from metapt.config import commandline
 from metapt.data.corpus import prepare_corpus
-from metapt.data.episodes import EpisodeSampler, corpus_index
+from metapt.data.episodes import EpisodeSampler
 from metapt.errors import UserError, run_command
 from metapt.meta.adaptation import adapt
-from metapt.meta.window_episodes import SIDES, ExampleBatch, accuracy
+from metapt.meta.window_episodes import accuracy, example_batches
 from metapt.models.decoder import load_decoder
 from metapt.models.episode_head import EpisodeHead
 from metapt.models.meta_lm import build_meta_lm
@@ -61,15 +61,15 @@ def episode_states(recorded: Mapping[str, Any], checkpoint: Path) -> list[Episod
     ]
     config = commandline.load("pretrain", arguments)
     corpus = prepare_corpus(config.data)
-    tokenizer, index = corpus.tokenizer, corpus_index(corpus, config.meta)
-    sampler = EpisodeSampler(corpus.train, index, config.meta, SEED, tokenizer.mask_id, tokenizer.eos_id)
+    config.train.seed = SEED
+    sampler = EpisodeSampler.of(config, corpus)
     meta_lm = build_meta_lm(config).eval()
     meta_lm.decoder.load_state_dict(load_decoder(checkpoint / MODEL_DIR).state_dict())
     found = []
     for number in range(EPISODES):
         task = sampler.episode(number, 0)
         with torch.no_grad():
-            support, query = (ExampleBatch.of(task, side, meta_lm) for side in SIDES)
+            support, query = example_batches(meta_lm, task, config.meta)
             states = [meta_lm.prediction_states(batch.windows) for batch in (support, query)]
         found.append(EpisodeStates(states[0], support.labels, states[1], query.labels))
     return found

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from metapt.config import PretrainCommandConfig, PretrainConfig, commandline, identity_in
+from metapt.config.registry import TASKS
 from metapt.data import DEMO_NOTICE
 from metapt.errors import UserError, run_command
 from metapt.launch.run_checks import check_run, vocabulary_error
@@ -102,13 +103,12 @@ def prepare(config: PretrainConfig, stop: StopRequest) -> Corpus:
     """
     from metapt.data.corpus import prepare_corpus
     from metapt.data.corpus_classes import corpus_classes
-    from metapt.data.episodes import corpus_index
 
     corpus = None
     with suppress(StopRequested), stop.at_once():
         corpus = prepare_corpus(config.data, progress=log)
         if config.meta.rho > 0:
-            corpus_index(corpus, config.meta)
+            TASKS[config.meta.task].load().of(config, corpus)
         if config.classes.sizes:
             corpus_classes(corpus, config.classes, log)
     stops = bool(stop)

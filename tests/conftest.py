@@ -27,9 +27,14 @@ REAL_DATA = {"uner": "METAPT_UNER_DIR", "text": "METAPT_TEXT_DIR", "tokenizer": 
 
 
 @pytest.fixture(autouse=True)
-def _same_environment() -> Iterator[None]:
-    """Restore environment variables after each test: with a RANK left over, the next test would wait for other ranks."""
+def _same_environment(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Restore environment variables after each test: with a RANK left over, the next test would wait for other ranks.
+
+    Tests that are not about a real Slurm do not see one that runs on this machine.
+    """
     before = dict(os.environ)
+    if request.node.get_closest_marker("slurm") is None:
+        os.environ["SLURM_CONF"] = os.devnull
     yield
     if os.environ != before:
         os.environ.clear()

@@ -76,13 +76,16 @@ class Tokens:
     """A token stream in memory."""
 
     def __init__(self, tokens: np.ndarray):
-        self.tokens = tokens
+        self._tokens = tokens
 
     def __len__(self) -> int:
-        return len(self.tokens)
+        return len(self._tokens)
+
+    def tokens(self, start: int, stop: int) -> np.ndarray:
+        return self._tokens[start:stop]
 
     def windows(self, starts: np.ndarray, length: int) -> np.ndarray:
-        return self.tokens[starts[:, None] + np.arange(length)]
+        return self._tokens[starts[:, None] + np.arange(length)]
 
 
 def tasks(config: PretrainConfig, update: int) -> list[Episode]:

@@ -12,9 +12,13 @@ import torch
 
 from metapt import randomness
 from metapt.config import PretrainConfig, commandline
+from metapt.data.corpus_words import TokenKind, find_units
 from metapt.data.episodes import Episode, EpisodeSampler, WindowIndex
+from metapt.data.word_classes import WordClasses
+from metapt.data.word_windows import WordIndex, WordWindowSampler
 from metapt.meta.adaptation import adapt, attach_gradients, straight_through
 from metapt.meta.objectives import next_token_objective
+from metapt.meta.terms import add_terms
 from metapt.meta.update_plan import plan_update
 from metapt.meta.window_episodes import episode_objective
 from metapt.models.meta_lm import MetaLM, build_meta_lm
@@ -32,15 +36,29 @@ def configuration(scope: str = "head", precision: str = "fp32", **meta: object) 
         f"meta.scope={scope}",
         "meta.head_dropout=0",
         "meta.max_window_fraction=1",
+        "classes.sizes=[6,5,4]",
     ]
     return commandline.load("pretrain", [*arguments, *(f"meta.{key}={value}" for key, value in meta.items())])
 
 
 def tasks(stream_of, config: PretrainConfig, count: int) -> list[Episode]:
     tokens = np.random.default_rng(0).integers(2, 50, 20_000)
+    if config.meta.task == "word_classes":
+        kinds, stream = np.full(64, TokenKind.BEGINS, dtype=np.uint8), stream_of(tokens)
+        classes, meta = word_classes(), config.meta
+        words = WordIndex.build(stream, kinds, classes, meta.window, len(tokens))
+        sampler = WordWindowSampler(stream, words, classes, meta, 0, 1)
+        return [sampler.episode(0, number) for number in range(count)]
     index = WindowIndex.build(tokens, 64, config.meta.window, config.meta.min_context)
     sampler = EpisodeSampler(stream_of(tokens), index, config.meta, 0, 1, 0)
     return [sampler.episode(0, number) for number in range(count)]
+
+
+def word_classes() -> WordClasses:
+    """48 words of one token in two partitions of training and one that is held out."""
+    keys = np.sort(find_units(np.arange(2, 50), np.full(64, TokenKind.BEGINS, dtype=np.uint8)).keys)
+    partitions = np.stack([np.arange(len(keys)) % size for size in (6, 5, 4)]).astype(np.int16)
+    return WordClasses(keys, np.ones(len(keys), np.int64), partitions, ())
 
 
 def outer_gradient(
@@ -72,6 +90,57 @@ def test_outer_gradient_equals_the_reference(
     gradients = outer_gradient(meta_lm, episodes, config)
     for name, gradient in expected.items():
         torch.testing.assert_close(gradients[name], gradient, rtol=rtol, atol=atol, msg=name)
+
+
+HEADS = {
+    "zero": ["initial_head=zero"],
+    "zero, raw states, given rate": ["initial_head=zero", "normalize=false", "inner_lr=0.05"],
+    "prototypes": ["initial_head=prototypes"],
+    "prototypes, no inner loop": ["initial_head=prototypes", "inner_steps=0"],
+    "prototypes, raw states": ["initial_head=prototypes", "normalize=false"],
+    "persistent": ["initial_head=persistent", "head_layers=1"],
+    "persistent, no inner loop": ["initial_head=persistent", "inner_steps=0"],
+    "learned, normalized": ["initial_head=learned"],
+}
+
+
+@pytest.mark.parametrize("task", ["smlmt", "word_classes"])
+@pytest.mark.parametrize("scope", SCOPES)
+@pytest.mark.parametrize("head", HEADS)
+def test_every_initial_head_has_the_gradient_of_the_reference(stream_of, head: str, scope: str, task: str):
+    settings = dict(item.split("=") for item in HEADS[head])
+    shape = {"inner_steps": 3, "n_way": 4, "k_shot": 2, "q_query": 2, "window": 12, "min_context": 4}
+    config = configuration(
+        scope, **{"normalize": True, "inner_lr": "null", "rate_scale": 2.0, "task": task, **shape, **settings}
+    )
+    meta_lm = with_heads(config)
+    episodes = tasks(stream_of, config, 2)
+    expected = reference.outer_gradient(copy.deepcopy(meta_lm), episodes, config.meta)
+    gradients = outer_gradient(meta_lm, episodes, config)
+    assert any(value.any() for name, value in expected.items() if name.startswith("decoder."))
+    for name, gradient in expected.items():
+        torch.testing.assert_close(gradients[name], gradient, rtol=1e-9, atol=1e-12, msg=name)
+
+
+@pytest.mark.parametrize("scope", ["full", "last_n"])
+def test_reptile_moves_the_decoder_alone_where_the_head_is_made_anew(stream_of, scope: str):
+    config = configuration(
+        scope, algorithm="reptile", initial_head="prototypes", inner_steps=2, inner_lr=0.01
+    )
+    meta_lm = with_heads(config)
+    episodes = tasks(stream_of, config, 1)
+    expected = reference.outer_gradient(copy.deepcopy(meta_lm), episodes, config.meta)
+    gradients = outer_gradient(meta_lm, episodes, config)
+    assert not gradients["term_heads.windows.scale.log_scale"].any()
+    for name, gradient in expected.items():
+        torch.testing.assert_close(gradients[name], gradient, rtol=1e-9, atol=1e-12, msg=name)
+
+
+def with_heads(config: PretrainConfig) -> MetaLM:
+    """A model in fp64 with what its initial head learns."""
+    meta_lm = build_meta_lm(config)
+    add_terms(meta_lm, config, None)
+    return meta_lm.double()
 
 
 @pytest.mark.parametrize("scope", SCOPES)

@@ -99,7 +99,7 @@ def test_objective_maml_authors_differs_from_the_paper_where_the_authors_code_do
     )
     differing = {name: value for name, value in vars(authors).items() if value != getattr(paper, name)}
     assert differing.pop("objective") == "maml_authors"
-    assert differing == {"mixing": "per_micro_batch", "head_outputs": "vocabulary", "inner_lr": 1e-2}
+    assert differing == {"mixing": "per_micro_batch", "initial_head": "persistent", "inner_lr": 1e-2}
 
 
 def test_vanilla_has_no_episodes():

@@ -184,7 +184,7 @@ def test_probe_equals_the_reference_and_changes_nothing(stream_of, scope: str):
     for step in range(meta.inner_steps + 1):
         copied, _, _ = reference.adapted(meta_lm, task, replace(meta, inner_steps=step))
         for name in ("support", "query"):
-            logits, labels = reference.logits_and_labels(copied, task, name)
+            logits, labels = reference.logits_and_labels(copied, task, name, meta)
             expected = cross_entropy(logits, labels).item()
             assert found[f"{name}_loss_nats"][step].item() == pytest.approx(expected, rel=1e-5)
             accuracy = (logits.argmax(dim=-1) == labels).float().mean().item()

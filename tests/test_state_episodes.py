@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 from metapt.data.batch_episodes import BatchEpisode, BatchEpisodeSampler, LabelledStates
 from metapt.data.word_classes import WordClasses, WordExamples
 from metapt.meta import state_episodes
-from metapt.meta.initial_heads import PrototypeHead
+from metapt.meta.initial_heads import HeadShape, PrototypeHead
 from metapt.meta.state_episodes import LinearHead, StateExamples
 
 WIDTH = 12
@@ -86,7 +86,7 @@ def test_without_two_eligible_classes_there_is_no_loss() -> None:
     states = torch.randn(8, WIDTH, requires_grad=True)
     sides = [StateExamples.gather(states, [side], [0]) for side in (episode.support, episode.query)]
     ways = state_episodes.number_of_ways([episode], states.device)
-    head = PrototypeHead()(sides[0], 5)
+    head = PrototypeHead(HeadShape(WIDTH, 5, 5)).start(sides[0], torch.zeros(1, 5, dtype=torch.int64))
     loss = state_episodes.weighted_loss(
         state_episodes.logits_of(head, sides[1].states, ways), sides[1].labels, sides[1].weights
     )
@@ -107,7 +107,7 @@ def made_episodes(seed: int, capacity: int) -> tuple[Tensor, list[BatchEpisode]]
             labels = np.concatenate([np.arange(ways), draw.integers(0, ways, count - ways)])
             arrays = (draw.integers(0, 60, count), labels, draw.random(count).astype(np.float32) + 0.1)
             sides.append(LabelledStates(*(np.pad(array, (0, capacity - count)) for array in arrays)))
-        episodes.append(BatchEpisode(*sides, ways, ways, np.arange(ways)))
+        episodes.append(BatchEpisode(*sides, ways, ways, 0, np.arange(ways)))
     return states, episodes
 
 
@@ -118,6 +118,7 @@ def naive_loss(
     c: float,
     head: str,
     scale: Tensor,
+    rows: tuple[Tensor, Tensor] | None = None,
     normalize: bool = True,
 ) -> tuple[Tensor, list[float]]:
     """Query loss of one episode and the support losses at each inner step, by autograd, without padding."""
@@ -133,12 +134,15 @@ def naive_loss(
     def loss(weight: Tensor, bias: Tensor, x: Tensor, y: Tensor, w: Tensor) -> Tensor:
         return (cross_entropy(x @ weight.T + bias, y, reduction="none") * w).sum() / w.sum()
 
-    if head == "zero":
+    start_bias = torch.zeros(episode.ways, dtype=torch.float64)
+    if rows is not None:
+        start, start_bias = rows
+    elif head == "zero":
         start = torch.zeros(episode.ways, width, dtype=torch.float64)
     else:
         means = torch.stack([(sx * sw[:, None])[sy == label].sum(0) for label in range(episode.ways)])
         start = scale * means / (means.norm(dim=1, keepdim=True) * width**0.5)
-    bias = torch.zeros(episode.ways, dtype=torch.float64, requires_grad=True)
+    bias = start_bias.detach().requires_grad_()
     weight, rate, losses = start.detach().requires_grad_(), c * episode.ways / (max(1, steps) * width), []
     for _ in range(steps):
         value = loss(weight, bias, sx.detach(), sy, sw)
@@ -149,7 +153,8 @@ def naive_loss(
             (bias - rate * to_bias).detach().requires_grad_(),
         )
     losses.append(float(loss(weight, bias, sx.detach(), sy, sw).detach()))
-    return loss(start + (weight - start).detach(), bias.detach(), qx, qy, qw), losses
+    adapted = [begin + (end - begin).detach() for begin, end in ((start, weight), (start_bias, bias))]
+    return loss(*adapted, qx, qy, qw), losses
 
 
 @pytest.mark.parametrize("capacity", [23, 64])

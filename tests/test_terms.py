@@ -22,7 +22,7 @@ from metapt.data.word_classes import WordClasses
 from metapt.errors import UserError
 from metapt.estimate.flops import flops_of_step
 from metapt.meta.objectives import next_token_objective
-from metapt.meta.terms import Term, active_weights, build_terms, weight_at, word_groups
+from metapt.meta.terms import Term, active_weights, add_terms, weight_at, word_groups
 from metapt.meta.word_probe import WordProbe
 from metapt.models.meta_lm import MetaLM, build_meta_lm
 from metapt.runs import Run
@@ -59,8 +59,8 @@ class Model:
     @classmethod
     def of(cls, *words: str) -> Model:
         config = commandline.load("pretrain", [*SMALL, *words, SIZES])
-        meta_lm, terms = build_meta_lm(config), build_terms(config, word_classes())
-        meta_lm.term_heads.update({name: term.parameters for name, term in terms.items()})
+        meta_lm = build_meta_lm(config)
+        terms = add_terms(meta_lm, config, word_classes())
         return cls(config, meta_lm, terms)
 
     def loss(self, sequences: np.ndarray, first: int = 0, step: int = 3) -> Tensor:
@@ -107,15 +107,17 @@ def test_episodes_are_the_mean_of_naive_episodes(steps: int):
         states = hidden[4 * number : 4 * number + 4].flatten(0, 1).double()
         for task in (0, 1):
             episode = term.sampler.episode(group.examples, (4, LENGTH), 3, number, task)
-            scale = term.parameters.log_scale.exp().double()
+            scale = term.parameters.scale.log_scale.exp().double()
             loss, _ = naive_loss(states, episode, steps, config.episodes.rate_scale, "prototypes", scale)
             expected = expected + config.episodes.weight * loss / 4
     found = model.loss(tokens())
     assert float(found.detach()) == pytest.approx(float(expected.detach()), rel=1e-4)
-    wanted = torch.autograd.grad(expected, [term.parameters.log_scale, meta_lm.decoder.model.norm.weight])
+    wanted = torch.autograd.grad(
+        expected, [term.parameters.scale.log_scale, meta_lm.decoder.model.norm.weight]
+    )
     found.backward()
     for value, reference in zip(
-        (term.parameters.log_scale, meta_lm.decoder.model.norm.weight), wanted, strict=True
+        (term.parameters.scale.log_scale, meta_lm.decoder.model.norm.weight), wanted, strict=True
     ):
         torch.testing.assert_close(value.grad, reference, rtol=1e-3, atol=1e-6)
 

@@ -27,6 +27,7 @@ from torch.nn.functional import cross_entropy
 from unit_cases import CASES, LR, STAGES, UPDATES
 
 from metapt.config import PretrainConfig
+from metapt.data.batch_episodes import BatchEpisode
 from metapt.data.word_classes import label_words
 from metapt.meta.terms import WordGroup, active_weights
 from metapt.meta.update_plan import plan_update
@@ -65,10 +66,21 @@ def multitask_loss(term: Any, states: Tensor, group: WordGroup) -> Tensor:
     return torch.stack(losses).mean() if losses else states.sum() * 0
 
 
+def rows_of(term: Any, episode: BatchEpisode) -> tuple[Tensor, Tensor] | None:
+    """The trained rows of an episode's labels; None where the classifier is made anew."""
+    if term.term.initial_head not in ("persistent", "learned"):
+        return None
+    first = [0, *np.cumsum(unit_cases.SIZES)][episode.partition]
+    is_persistent = term.term.initial_head == "persistent"
+    numbers = first + episode.classes if is_persistent else np.arange(episode.ways)
+    rows = term.parameters.rows
+    return rows.weight[numbers].double(), rows.bias[numbers].double()
+
+
 def episodes_loss(term: Any, states: Tensor, group: WordGroup, update: int) -> Tensor:
     """The mean over the episodes of a group that have at least two classes."""
     settings, losses = term.term, []
-    scale = getattr(term.parameters, "log_scale", torch.zeros(1)).exp()
+    scale = dict(term.parameters.named_parameters()).get("scale.log_scale", torch.zeros(1)).exp()
     for task in range(settings.per_group):
         episode = term.sampler.episode(group.examples, group.shape, update, group.index, task)
         if episode.ways >= 2:
@@ -80,6 +92,7 @@ def episodes_loss(term: Any, states: Tensor, group: WordGroup, update: int) -> T
                     settings.rate_scale,
                     settings.initial_head,
                     scale.double(),
+                    rows_of(term, episode),
                     normalize=settings.normalize,
                 )[0]
             )
@@ -205,7 +218,7 @@ def test_the_cases_have_what_they_are_named_for():
     """Uneven numbers of micro-batches and episodes, and groups without an episode beside groups with some."""
     kinds = [plan_update(unit_cases.config_of("per_micro_batch"), step) for step in range(UPDATES)]
     assert any(len(plan.episodes) % 2 and len(plan.micro_batches) % 2 for plan in kinds)
-    for case in ("episodes, then text", "text, then episodes"):
+    for case in ("episodes before text", "text before episodes"):
         plans = [plan_update(unit_cases.config_of(case), step) for step in range(UPDATES)]
         assert [bool(plan.episodes) for plan in plans] == [case[0] == "e", case[0] == "t"]
     config = unit_cases.config_of("few words")

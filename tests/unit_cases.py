@@ -18,9 +18,10 @@ from engine_cases import Tokens
 from metapt.config import PretrainConfig, commandline
 from metapt.data.batches import Batches
 from metapt.data.corpus_words import TokenKind, find_units
-from metapt.data.episodes import EpisodeSampler, WindowIndex
+from metapt.data.episodes import EpisodeSampler, TaskSampler, WindowIndex
 from metapt.data.word_classes import WordClasses
-from metapt.meta.terms import Term, build_terms
+from metapt.data.word_windows import WordIndex, WordWindowSampler
+from metapt.meta.terms import Term, add_terms
 from metapt.meta.update_plan import plan_update
 from metapt.models.meta_lm import MetaLM, build_meta_lm
 from metapt.training.engine import Engine
@@ -45,10 +46,34 @@ SMALL = [
     "episodes.max_examples=64",
 ]
 CLASSES = f"classes.sizes=[{','.join(map(str, SIZES))}]"
+WINDOWS = [
+    "objective=maml_paper",
+    CLASSES,
+    "meta.task=word_classes",
+    "meta.rho=1",
+    "meta.tasks_per_step=1",
+    "meta.normalize=true",
+    "meta.inner_lr=null",
+    "meta.k_shot=2",
+    "meta.q_query=2",
+    "meta.window=20",
+]
 CASES = {
     "both": ["objective=both", CLASSES, "episodes.inner_steps=3"],
     "twin": ["objective=twin", CLASSES],
     "zero": ["objective=episodes", CLASSES, "episodes.initial_head=zero", "episodes.normalize=false"],
+    "persistent rows": [
+        "objective=episodes",
+        CLASSES,
+        "episodes.initial_head=persistent",
+        "episodes.inner_steps=2",
+    ],
+    "learned rows": [
+        "objective=episodes",
+        CLASSES,
+        "episodes.initial_head=learned",
+        "episodes.inner_steps=2",
+    ],
     "both-bf16": ["objective=both", CLASSES, "train.precision=bf16"],
     "few words": ["objective=both", CLASSES, "episodes.n_way=2"],
     "per_micro_batch": ["objective=maml_authors", "meta.tasks_per_step=1"],
@@ -60,9 +85,13 @@ CASES = {
         "meta.rho=1",
         "meta.tasks_per_step=3",
     ],
+    "windows-prototypes": [*WINDOWS, "meta.initial_head=prototypes"],
+    "windows-prototypes-last_n": [*WINDOWS, "meta.initial_head=prototypes", "meta.scope=last_n"],
+    "windows-zero-full": [*WINDOWS, "meta.initial_head=zero", "meta.scope=full", "meta.mixing=sum"],
+    "windows-persistent": [*WINDOWS, "meta.initial_head=persistent", "meta.inner_steps=0"],
     "three tasks": ["objective=maml_paper", "meta.rho=1", "meta.tasks_per_step=3"],
-    "episodes, then text": ["objective=maml_paper", "train.seed=6"],
-    "text, then episodes": ["objective=maml_paper", "train.seed=3"],
+    "episodes before text": ["objective=maml_paper", "train.seed=6"],
+    "text before episodes": ["objective=maml_paper", "train.seed=3"],
     "all": [
         "objective=both",
         CLASSES,
@@ -97,22 +126,29 @@ def word_classes() -> WordClasses:
 def data_of(case: str, config: PretrainConfig) -> TrainingData:
     tokens = np.random.default_rng(0).integers(4, VOCABULARY, 20_000)
     stream, meta = Tokens(tokens), config.meta
-    index = WindowIndex.build(tokens, VOCABULARY, meta.window, meta.min_context)
-    sampler = EpisodeSampler(stream, index, meta, config.train.seed, 1, 0) if meta.rho else None
-    classes = word_classes() if config.classes.sizes else None
-    return TrainingData(
-        Batches(stream, config.train.seq_len, config.train.seed), sampler, classes, token_kinds(case)
+    classes, kinds, seed = (
+        word_classes() if config.classes.sizes else None,
+        token_kinds(case),
+        config.train.seed,
     )
+    sampler: TaskSampler | None = None
+    if meta.rho and meta.task == "word_classes":
+        words = WordIndex.build(stream, kinds, word_classes(), meta.window, len(tokens))
+        sampler = WordWindowSampler(stream, words, word_classes(), meta, seed, 1)
+    elif meta.rho:
+        index = WindowIndex.build(tokens, VOCABULARY, meta.window, meta.min_context)
+        sampler = EpisodeSampler(stream, index, meta, seed, 1, 0)
+    return TrainingData(Batches(stream, config.train.seq_len, seed), sampler, classes, kinds)
 
 
 def model_of(config: PretrainConfig) -> tuple[MetaLM, dict[str, Term]]:
     """The model with the heads of its terms; persistent heads do not start at zero, so that all gradients matter."""
-    meta_lm, terms = build_meta_lm(config), build_terms(config, word_classes())
-    meta_lm.term_heads.update({name: term.parameters for name, term in terms.items()})
-    if "multitask" in terms:
-        heads = terms["multitask"].parameters
-        values = np.random.default_rng(1).standard_normal(heads.weight.shape) * 0.1
-        heads.weight.data.copy_(heads.weight.new_tensor(values))
+    meta_lm = build_meta_lm(config)
+    terms = add_terms(meta_lm, config, word_classes())
+    for name in ("multitask.weight", "episodes.rows.weight", "episodes.rows.bias"):
+        if (heads := dict(meta_lm.term_heads.named_parameters()).get(name)) is not None:
+            values = np.random.default_rng(1).standard_normal(heads.shape) * 0.1
+            heads.data.copy_(heads.new_tensor(values))
     return meta_lm, terms
 
 

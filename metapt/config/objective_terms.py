@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from metapt.config.keys import key
+from metapt.config.registry import INITIAL_HEADS, choices
 
 
 @dataclass
@@ -45,10 +46,7 @@ class EpisodesConfig(TermConfig):
     initial_head: str = key(
         "prototypes",
         "classifier at the start of the inner loop",
-        choices={
-            "prototypes": "class means of the support states, with gradient and a learned scale",
-            "zero": "zeros: the inner loop makes all of the classifier",
-        },
+        choices=choices(INITIAL_HEADS),
     )
     inner_steps: int = key(10, "number of gradient steps of the inner loop (T); 0: no adaptation", low=0)
     rate_scale: float = key(

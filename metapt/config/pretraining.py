@@ -8,6 +8,7 @@ from omegaconf import MISSING
 
 from metapt.config.keys import key
 from metapt.config.objective_terms import ClassesConfig, EpisodesConfig, MultitaskConfig, TermConfig
+from metapt.config.registry import INITIAL_HEADS, TASKS, choices
 
 
 @dataclass
@@ -53,6 +54,7 @@ class MetaConfig:
         low=0,
         high=1,
     )
+    task: str = key("smlmt", "what these episodes are about", choices=choices(TASKS))
     mixing: str = key(
         "alternate",
         "how these episodes mix with next-token prediction",
@@ -88,8 +90,16 @@ class MetaConfig:
     n_way: int = key(32, "number of classes of an episode (N)", low=2)
     k_shot: int = key(4, "number of support windows per class (K)", low=1)
     q_query: int = key(4, "number of query windows per class (Q)", low=1)
-    inner_steps: int = key(10, "number of SGD steps of the inner loop", low=1)
-    inner_lr: float = key(1e-3, "SGD learning rate of the inner loop", above=0)
+    inner_steps: int = key(10, "number of SGD steps of the inner loop (T); 0: no adaptation", low=0)
+    inner_lr: float | None = key(
+        1e-3,
+        "SGD learning rate of the inner loop",
+        absent="meta.rate_scale * N / (T d) for N classes and hidden states of width d",
+        above=0,
+    )
+    rate_scale: float = key(
+        6.0, "factor of the inner learning rate where meta.inner_lr is not given", above=0
+    )
     tasks_per_step: int = key(
         4,
         "number of episodes averaged in an update, over all ranks; not used with meta.mixing=per_micro_batch",
@@ -101,6 +111,9 @@ class MetaConfig:
         "minimum left context of the class token: an occurrence with fewer tokens of its window before it is not used",
         unit="tokens",
         low=0,
+    )
+    mask_fraction: float = key(
+        0.3, "fraction of windows whose word is masked, with meta.task=word_classes", low=0, high=1
     )
     prediction_position: str = key(
         "mask",
@@ -121,13 +134,13 @@ class MetaConfig:
         "number of training tokens indexed for sampling episodes, evenly spread over the corpus",
         low=1,
     )
-    head_outputs: str = key(
-        "episode",
-        "outputs of the episode head",
-        choices={
-            "episode": "one for each class of an episode, numbered at random",
-            "vocabulary": "one for each token of the vocabulary: a token has the same output in all episodes",
-        },
+    initial_head: str = key(
+        "learned",
+        "classifier at the start of the inner loop. learned and persistent have meta.head_layers layers, all others one",
+        choices=choices(INITIAL_HEADS),
+    )
+    normalize: bool = key(
+        False, "centre hidden states on the mean support state and scale them to equal length"
     )
     head_hidden: int = key(128, "hidden width of the episode head", unit="dimensions", low=1)
     head_layers: int = key(4, "number of linear layers of the episode head", low=1)

@@ -38,13 +38,15 @@ class BatchEpisode:
     """Support and query of one episode.
 
     ways: number of classes N, 0 for an episode without a loss (fewer than two classes are eligible);
-    eligible: number of classes that could have been sampled; classes: int64 [N], the class of each label in its partition.
+    eligible: number of classes that could have been sampled; partition: number of the partition;
+    classes: int64 [N], the class of each label in its partition.
     """
 
     support: LabelledStates
     query: LabelledStates
     ways: int
     eligible: int
+    partition: int
     classes: np.ndarray
 
 
@@ -85,7 +87,8 @@ class BatchEpisodeSampler:
             shape: number of the group's sequences, and their length.
         """
         draw = randomness.generator(self.seed, "batch episode", update, group, task)
-        partition = self.classes.partitions[draw.choice(self.partitions)]
+        chosen_partition = int(draw.choice(self.partitions))
+        partition = self.classes.partitions[chosen_partition]
         labels = partition[examples.types].astype(np.int64)
         sides = self._sides(examples, shape[0], draw)
         eligible = _eligible(examples.types, labels, sides, int(partition.max()) + 1)
@@ -99,7 +102,7 @@ class BatchEpisodeSampler:
             self._labelled(positions[rows], number[labels[rows]], draw)
             for rows in (np.flatnonzero((sides == side) & (number[labels] >= 0)) for side in (0, 1))
         )
-        return BatchEpisode(support, query, len(chosen), len(eligible), chosen)
+        return BatchEpisode(support, query, len(chosen), len(eligible), chosen_partition, chosen)
 
     def _sides(self, examples: WordExamples, rows: int, draw: np.random.Generator) -> np.ndarray:
         """0: the example is support, 1: query, -1: neither, its sequence and its word type being on different sides. int64 [n]."""

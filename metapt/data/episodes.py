@@ -13,12 +13,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from metapt import atomic_folders, randomness
-from metapt.config import MetaConfig
+from metapt.config import MetaConfig, PretrainConfig
 from metapt.data.shards import evenly_spread
 from metapt.errors import UserError
 from metapt.leases import Lease
@@ -49,7 +49,7 @@ class Episode:
     support: LabelledWindows
     query: LabelledWindows
     classes: np.ndarray
-    """int64 [N]: the token type of each label."""
+    """int64 [N]: the class of each label among all classes of the task; the token type in SMLMT."""
 
 
 @dataclass(frozen=True)
@@ -131,6 +131,17 @@ def _index_windows(corpus: Corpus, windows: np.ndarray, meta: MetaConfig) -> Win
     return replace(index, windows=windows[index.windows])
 
 
+class TaskSampler(Protocol):
+    """Samples episodes of a task (`metapt.config.registry.TASKS`)."""
+
+    @classmethod
+    def of(cls, config: PretrainConfig, corpus: Corpus) -> TaskSampler:
+        """The sampler of a run; what it needs is made once and kept beside the corpus."""
+
+    def episode(self, step: int, task: int) -> Episode:
+        """Episode number `task` of outer step `step`, a function of (seed, step, task)."""
+
+
 class EpisodeSampler:
     """Samples episodes with the help of an index.
 
@@ -157,6 +168,13 @@ class EpisodeSampler:
                 f"{meta.n_way} are needed. Lower meta.n_way, meta.k_shot, meta.window or meta.min_windows, raise "
                 "meta.max_window_fraction, or give more text"
             )
+
+    @classmethod
+    def of(cls, config: PretrainConfig, corpus: Corpus) -> EpisodeSampler:
+        """The sampler of a run; the index is made if it does not exist."""
+        index, tokenizer = corpus_index(corpus, config.meta), corpus.tokenizer
+        seed = config.train.seed
+        return cls(corpus.train, index, config.meta, seed, tokenizer.mask_id, tokenizer.eos_id)
 
     def episode(self, step: int, task: int) -> Episode:
         """Sample episode number `task` of outer step `step`."""

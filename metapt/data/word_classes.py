@@ -144,7 +144,7 @@ def make_word_classes(stream: TokenStream, texts: Sequence[str], settings: Class
     kinds = token_kinds(list(texts))
 
     def stretches() -> Iterator[tuple[int, np.ndarray]]:
-        return _evenly_spread(stream, settings.tokens)
+        return evenly_spread_stretches(stream, settings.tokens)
 
     units = _count_units(stretches, kinds)
     is_frequent = units.is_word & (units.counts >= MIN_COUNT)
@@ -170,7 +170,7 @@ class _UnitCounts:
     lengths: np.ndarray
 
 
-def _evenly_spread(stream: TokenStream, limit: int) -> Iterator[tuple[int, np.ndarray]]:
+def evenly_spread_stretches(stream: TokenStream, limit: int) -> Iterator[tuple[int, np.ndarray]]:
     """First position and tokens of stretches that hold about `limit` tokens together, all of them if there are no more."""
     total = min(limit, len(stream))
     number = -(-total // STRETCH_TOKENS)

@@ -106,6 +106,12 @@ def flops_of_episode(config: PretrainConfig, support: Iterable[int], query: Iter
     adapted_fraction = {"head": 0.0, "full": 1.0, "last_n": meta.last_n / config.model.num_layers}[meta.scope]
     inner_steps = 0 if meta.scope == "head" else meta.inner_steps
     passes_over_support = 1 + inner_steps * (1 + BACKWARD * adapted_fraction)
+    if meta.initial_head not in ("learned", "zero", "persistent"):
+        passes_over_support += (
+            BACKWARD if meta.scope == "head" else 1 + BACKWARD
+        )  # the head is made from support states
+    if meta.normalize and meta.scope != "head":
+        passes_over_support += 1  # the mean support state of the query set
     support_pass, query_pass = (
         sum(
             count * length * Cost.of(config.model, length).blocks

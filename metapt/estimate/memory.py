@@ -103,9 +103,18 @@ def memory_by_phase(config: PretrainConfig, kind: str, ranks: Ranks) -> dict[str
 
 
 def all_parameters(config: PretrainConfig) -> int:
-    """Number of parameters of the decoder and the episode head, and of inner learning rates of Meta-SGD."""
+    """Number of parameters of the decoder, the episode head and the persistent heads, and of inner learning rates of Meta-SGD."""
     rates = adapted_parameters(config) if config.meta.rho and config.meta.algorithm == "meta_sgd" else 0
-    return parameter_count(config.model) + _head_parameters(config) + rates
+    persistent = (config.multitask.weight > 0) + (
+        config.episodes.weight > 0 and config.episodes.initial_head == "persistent"
+    )
+    rows = persistent * sum(config.classes.sizes[:-1])
+    return (
+        parameter_count(config.model)
+        + _head_parameters(config)
+        + rows * (config.model.hidden_size + 1)
+        + rates
+    )
 
 
 def adapted_parameters(config: PretrainConfig) -> int:
@@ -323,6 +332,9 @@ def _head_parameters(config: PretrainConfig) -> int:
     meta = config.meta
     if not meta.rho:
         return 0
-    outputs = config.model.vocab_size if meta.head_outputs == "vocabulary" else meta.n_way
+    if meta.initial_head not in ("learned", "persistent"):
+        return 0
+    of_task = config.model.vocab_size if meta.task == "smlmt" else sum(config.classes.sizes[:-1])
+    outputs = of_task if meta.initial_head == "persistent" else meta.n_way
     widths = [config.model.hidden_size, *[meta.head_hidden] * (meta.head_layers - 1), outputs]
     return sum((into + 1) * out for into, out in pairwise(widths))

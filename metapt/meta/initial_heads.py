@@ -1,12 +1,12 @@
-"""Where the classifier of an episode on hidden states starts: zeros, prototypes, or rows that persist from update to update.
+"""Where the classifier of an episode starts: zeros, prototypes, or rows that are trained from update to update.
 
-Modules with parameters take and return single tensors, as ZeRO 3 needs to gather parameters around their call.
+Parameters belong to small modules that take and return single tensors, as ZeRO 3 needs to gather parameters around their call.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Protocol
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -17,26 +17,75 @@ INITIAL_SCALE = 8.0  # of prototype logits
 MAX_SCALE = 20.0
 
 
-class InitialHead(Protocol):
-    """The classifiers phi_0 of K episodes, from their support examples.
+@dataclass(frozen=True)
+class HeadShape:
+    """What a classifier is made for. width: of a hidden state; ways: largest number of classes of an episode; classes: of the task."""
 
-    `parameters` is the module that holds what it learns.
+    width: int
+    ways: int
+    classes: int
+
+
+class InitialHead(nn.Module):
+    """The classifiers phi_0 of K episodes; a subclass has `start`.
+
+    Args:
+        shape: of the classifiers.
     """
 
-    @property
-    def parameters(self) -> nn.Module: ...
+    def __init__(self, shape: HeadShape):
+        super().__init__()
+        self.ways = shape.ways
 
-    def __call__(self, support: StateExamples, n_way: int) -> LinearHead: ...
+    def start(self, support: StateExamples, classes: Tensor) -> LinearHead:
+        """phi_0 of each episode.
+
+        Args:
+            support: support states of K episodes.
+            classes: int64 [K, N], the class of each label among those of the task; any class where there is no label.
+        """
+        raise NotImplementedError
 
 
-class ZeroHead:
+class ZeroHead(InitialHead):
     """W = 0, b = 0: the inner loop makes all of the classifier, and the outer gradient reaches the query states alone."""
 
-    def __init__(self) -> None:
-        self.parameters = nn.Module()
+    def start(self, support: StateExamples, classes: Tensor) -> LinearHead:
+        return zero_head(support, self.ways)
 
-    def __call__(self, support: StateExamples, n_way: int) -> LinearHead:
-        return zero_head(support, n_way)
+
+class PrototypeHead(InitialHead):
+    """Class means of the support states, with a learned scale; the outer gradient reaches support and query states."""
+
+    def __init__(self, shape: HeadShape):
+        super().__init__(shape)
+        self.scale = LearnedScale()
+
+    def start(self, support: StateExamples, classes: Tensor) -> LinearHead:
+        weight = self.scale(prototypes(support, self.ways))
+        return LinearHead(weight, weight.new_zeros(weight.shape[:2]))
+
+
+class LearnedHead(InitialHead):
+    """A trained row for each label: since labels are numbered at random, all rows learn from all classes."""
+
+    def __init__(self, shape: HeadShape):
+        super().__init__(shape)
+        self.rows = Rows(shape.ways, shape.width)
+
+    def start(self, support: StateExamples, classes: Tensor) -> LinearHead:
+        return _head_of(self.rows(torch.arange(self.ways, device=classes.device).expand_as(classes)))
+
+
+class PersistentHead(InitialHead):
+    """A trained row for each class of the task: a class has the same row in all episodes."""
+
+    def __init__(self, shape: HeadShape):
+        super().__init__(shape)
+        self.rows = Rows(shape.classes, shape.width)
+
+    def start(self, support: StateExamples, classes: Tensor) -> LinearHead:
+        return _head_of(self.rows(classes))
 
 
 class LearnedScale(nn.Module):
@@ -50,21 +99,21 @@ class LearnedScale(nn.Module):
         return values * self.log_scale.exp().clamp(max=MAX_SCALE)
 
 
-class PrototypeHead:
-    """Class means of the support states, with a learned scale; the outer gradient reaches support and query states."""
+class Rows(nn.Module):
+    """Linear classifiers of single classes, by number; zero at the start."""
 
-    def __init__(self) -> None:
-        self.parameters = LearnedScale()
+    def __init__(self, count: int, width: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(count, width))
+        self.bias = nn.Parameter(torch.zeros(count))
 
-    def __call__(self, support: StateExamples, n_way: int) -> LinearHead:
-        weight = self.parameters(prototypes(support, n_way))
-        return LinearHead(weight, weight.new_zeros(weight.shape[:2]))
+    def forward(self, numbers: Tensor) -> Tensor:
+        """Weights and bias [..., d + 1] of the rows with these numbers, int64 [...]."""
+        return torch.cat([self.weight[numbers], self.bias[numbers][..., None]], dim=-1)
 
 
-INITIAL_HEADS: dict[str, type[ZeroHead] | type[PrototypeHead]] = {
-    "zero": ZeroHead,
-    "prototypes": PrototypeHead,
-}
+def _head_of(rows: Tensor) -> LinearHead:
+    return LinearHead(rows[..., :-1], rows[..., -1])
 
 
 class PersistentHeads(nn.Module):

@@ -23,8 +23,7 @@ import torch
 from torch import Tensor
 
 from metapt.data.batch_episodes import BatchEpisode, LabelledStates
-
-EPSILON = 1e-4
+from metapt.models.episode_head import normalized_states
 
 
 class LinearHead(NamedTuple):
@@ -69,11 +68,7 @@ def normalized(support: Tensor, query: Tensor, support_weights: Tensor) -> tuple
     mean = ((support * counted[..., None]).sum(dim=1, keepdim=True) / total).detach()
     spread = ((support.detach() - mean).square().mean(dim=2) * counted).sum(dim=1) / total[:, 0, 0]
 
-    def scaled(states: Tensor) -> Tensor:
-        centred = states - mean
-        return centred / (centred.square().mean(dim=2, keepdim=True).sqrt() + EPSILON)
-
-    return scaled(support), scaled(query), spread.sqrt()
+    return normalized_states(support, mean), normalized_states(query, mean), spread.sqrt()
 
 
 def zero_head(examples: StateExamples, n_way: int) -> LinearHead:

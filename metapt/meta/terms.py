@@ -19,9 +19,10 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from metapt.config import EpisodesConfig, MultitaskConfig, PretrainConfig, TermConfig
-from metapt.data.batch_episodes import BatchEpisodeSampler
+from metapt.config.registry import INITIAL_HEADS
+from metapt.data.batch_episodes import BatchEpisode, BatchEpisodeSampler
 from metapt.data.word_classes import WordClasses, WordExamples, label_words
-from metapt.meta.initial_heads import INITIAL_HEADS, InitialHead, PersistentHeads
+from metapt.meta.initial_heads import HeadShape, InitialHead, PersistentHeads
 from metapt.meta.state_episodes import (
     StateExamples,
     auto_rate,
@@ -34,6 +35,7 @@ from metapt.meta.state_episodes import (
     scale_derivative,
     weighted_loss,
 )
+from metapt.models.meta_lm import WINDOWS, MetaLM
 
 
 @dataclass(frozen=True)
@@ -100,13 +102,15 @@ class EpisodeTerm:
 
     Args:
         classes: word classes of the corpus.
+        width: of a hidden state.
         seed: of the run.
     """
 
-    def __init__(self, term: EpisodesConfig, classes: WordClasses, seed: int):
-        self.term = term
-        self.initial_head: InitialHead = INITIAL_HEADS[term.initial_head]()
-        self.parameters = self.initial_head.parameters
+    def __init__(self, term: EpisodesConfig, classes: WordClasses, width: int, seed: int):
+        self.term, self.classes = term, classes
+        shape = HeadShape(width, term.n_way, sum(classes.sizes[:-1]))
+        self.initial_head: InitialHead = INITIAL_HEADS[term.initial_head].load()(shape)
+        self.parameters = self.initial_head
         self.sampler = BatchEpisodeSampler(classes, term.n_way, term.max_examples, term.balance, seed)
 
     def __call__(self, states: Tensor, groups: Sequence[WordGroup], update: int) -> TermOutput:
@@ -122,7 +126,8 @@ class EpisodeTerm:
             for side in ("support", "query")
         )
         ways = number_of_ways(episodes, states.device)
-        losses, curves = adapt_and_score(self.initial_head, support, query, ways, self.term)
+        classes = self._classes(episodes).to(states.device)
+        losses, curves = adapt_and_score(self.initial_head, support, query, ways, classes, self.term)
         valid = torch.tensor([float(episode.ways >= 2) for episode in episodes], device=states.device)
         in_group = valid.view(len(groups), -1)
         loss = ((losses.view_as(in_group) * in_group).sum(dim=1) / in_group.sum(dim=1).clamp(min=1)).mean()
@@ -134,16 +139,27 @@ class EpisodeTerm:
         }
         return TermOutput(loss, metrics | {"episodes": (valid.sum(), torch.ones_like(valid.sum()))})
 
+    def _classes(self, episodes: Sequence[BatchEpisode]) -> Tensor:
+        """The class of each label, counted over all partitions. int64 [K, N]; 0 where an episode has no such label."""
+        found = torch.zeros(len(episodes), self.term.n_way, dtype=torch.int64)
+        for row, episode in zip(found, episodes, strict=True):
+            first = sum(self.classes.sizes[: episode.partition])
+            row[: episode.ways] = torch.from_numpy(first + episode.classes)
+        return found
+
 
 def adapt_and_score(
     initial_head: InitialHead,
     support: StateExamples,
     query: StateExamples,
     ways: Tensor,
+    classes: Tensor,
     term: EpisodesConfig,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Runs the inner loop of K episodes and scores the adapted classifiers.
 
+    Args:
+        ways: int64 [K], number of classes of each episode; classes: as in `InitialHead.start`.
     Returns: the query loss of each episode in nats, [K], with the first-order outer gradient; and what is logged of each:
         losses and class-balanced accuracies over inner steps, [K, T + 1], and scalars [K].
     """
@@ -152,7 +168,7 @@ def adapt_and_score(
         support_states, query_states, spread = normalized(support.states, query.states, support.weights)
         support = StateExamples(support_states, support.labels, support.weights)
         query = StateExamples(query_states, query.labels, query.weights)
-    initial = initial_head(support, term.n_way)
+    initial = initial_head.start(support, classes)
     rate = auto_rate(ways, term.inner_steps, width, term.rate_scale)
     heads = inner_steps(initial, support, ways, term.inner_steps, rate)
     logits = logits_of(first_order(initial, heads[-1]), query.states, ways)
@@ -228,11 +244,18 @@ class PersistentTerm:
             offset += number * length
 
 
-def build_terms(config: PretrainConfig, classes: WordClasses | None) -> dict[str, Term]:
-    """The terms of a configuration whose weight is not 0, by name."""
-    terms: dict[str, Term] = {}
+def add_terms(meta_lm: MetaLM, config: PretrainConfig, classes: WordClasses | None) -> dict[str, Term]:
+    """The terms of a configuration whose weight is not 0, by name.
+
+    What they learn becomes part of the model, and so does the initial head that episodes on windows make their classifier with.
+    """
+    width, terms, meta = config.model.hidden_size, dict[str, Term](), config.meta
     if classes is not None and config.episodes.weight > 0:
-        terms["episodes"] = EpisodeTerm(config.episodes, classes, config.train.seed)
+        terms["episodes"] = EpisodeTerm(config.episodes, classes, width, config.train.seed)
     if classes is not None and config.multitask.weight > 0:
-        terms["multitask"] = PersistentTerm(config.multitask, classes, config.model.hidden_size)
+        terms["multitask"] = PersistentTerm(config.multitask, classes, width)
+    meta_lm.term_heads.update({name: term.parameters for name, term in terms.items()})
+    if meta_lm.episode_head is not None and meta_lm.episode_head.is_made_anew:
+        shape = HeadShape(width, meta.n_way, meta.n_way)
+        meta_lm.term_heads[WINDOWS] = INITIAL_HEADS[meta.initial_head].load()(shape)
     return terms

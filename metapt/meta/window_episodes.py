@@ -9,7 +9,7 @@ from functools import partial
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
@@ -24,9 +24,11 @@ from metapt.meta.adaptation import (
     attach_gradients,
     straight_through,
 )
+from metapt.meta.initial_heads import InitialHead
 from metapt.meta.objectives import ObjectiveOutput, with_zero_gradients
-from metapt.models.episode_head import EpisodeHead
-from metapt.models.meta_lm import MetaLM
+from metapt.meta.state_episodes import LinearHead, StateExamples
+from metapt.models.episode_head import EpisodeHead, normalized_states
+from metapt.models.meta_lm import HEAD, WINDOWS, MetaLM
 from metapt.models.packed_windows import PackedWindows
 
 SIDES = ("support", "query")
@@ -50,19 +52,59 @@ def episode_objective(
     Returns: the query loss, and loss and accuracy on support and query.
     """
     with randomness.torch_seed(seed, "episode dropout", step, index):
-        support, query = (ExampleBatch.of(task, side, meta_lm) for side in SIDES)
-        if meta.scope == "head":
-            # The inner loop does not change the decoder: hidden states are computed once.
-            with torch.no_grad():
-                support.hidden = meta_lm.prediction_states(support.windows)
-            query.hidden = meta_lm.prediction_states(query.windows)
+        support, query = example_batches(meta_lm, task, meta)
+        states = _compute_states(meta_lm, support, query, meta)
         curve = AdaptationCurve()
-        initial = meta_lm.inner_loop_parameters(meta)
+        initial = _initial_parameters(meta_lm, states, support, meta)
         result = _run_inner_loop(meta_lm, initial, support, meta, curve, check_stop)
         with torch.no_grad():
             curve.record(_logits(meta_lm, result.parameters, support), support.labels)
         loss, logits = _query_loss(meta_lm, initial, result, query, meta)
     return ObjectiveOutput(loss, curve.episode_metrics(support, query, loss, logits))
+
+
+def _compute_states(
+    meta_lm: MetaLM, support: ExampleBatch, query: ExampleBatch, meta: MetaConfig
+) -> Tensor | None:
+    """Scope head: the hidden states of both sides, once, since the inner loop does not change the decoder.
+
+    Returns: the support states [n, d] at the initial parameters, if the initial head is made from them; with gradient.
+    """
+    assert meta_lm.episode_head is not None
+    is_made_anew, states = meta_lm.episode_head.is_made_anew, None
+    if is_made_anew or meta.scope == "head":
+        with torch.set_grad_enabled(torch.is_grad_enabled() and is_made_anew):
+            states = meta_lm.prediction_states(support.windows)
+    if meta.scope == "head":
+        query.hidden = meta_lm.prediction_states(query.windows)
+    if meta.normalize and states is not None:
+        mean = states.detach().mean(dim=0)
+        states = normalized_states(states, mean)
+        query.hidden = None if query.hidden is None else normalized_states(query.hidden, mean)
+    if meta.scope == "head" and states is not None:
+        support.hidden = states.detach()
+    return states if is_made_anew else None
+
+
+def _initial_parameters(
+    meta_lm: MetaLM, states: Tensor | None, support: ExampleBatch, meta: MetaConfig
+) -> Parameters:
+    """phi_0 by name: parameters of the model, and the weights of a head that is made from the support states [n, d]."""
+    initial = meta_lm.inner_loop_parameters(meta)
+    if states is None:
+        return initial
+    head = initial_head(meta_lm, states, support)
+    prefix = "" if meta.scope == "head" else HEAD
+    return initial | {f"{prefix}weight0": head.weight[0], f"{prefix}bias0": head.bias[0]}
+
+
+def initial_head(meta_lm: MetaLM, states: Tensor, support: ExampleBatch) -> LinearHead:
+    """The classifier that an episode makes anew from its support states [n, d]; K = 1."""
+    examples = StateExamples(
+        states[None], support.labels[None], torch.ones_like(support.labels[None], dtype=states.dtype)
+    )
+    made: InitialHead = meta_lm.term_heads[WINDOWS]  # type: ignore[assignment]
+    return made.start(examples, support.classes[None])
 
 
 def _run_inner_loop(
@@ -74,8 +116,9 @@ def _run_inner_loop(
     check_stop: Callable[[], None],
 ) -> InnerLoopResult:
     """Adapt to the support set and record loss and accuracy at phi_0..phi_{T-1}."""
+    rate = meta_lm.inner_rate(meta)
     if meta_lm.compiled_inner_step and meta.scope == "head" and not meta_lm.inner_rates:
-        step = partial(_compiled_step, meta_lm.compiled_inner_step, support, meta.inner_lr, curve)
+        step = partial(_compiled_step, meta_lm.compiled_inner_step, support, rate, curve)
         return adapt_with(step, initial, meta.inner_steps, before_step=lambda parameters: check_stop())
     multipliers = meta_lm.inner_rates.multipliers() if meta_lm.inner_rates else None
     with meta_lm.gathered(initial), meta_lm.gathered(multipliers or {}):
@@ -83,7 +126,7 @@ def _run_inner_loop(
             lambda parameters: curve.record(_logits(meta_lm, parameters, support), support.labels),
             initial,
             meta.inner_steps,
-            meta.inner_lr,
+            rate,
             multipliers=multipliers,
             before_step=lambda parameters: check_stop(),
         )
@@ -110,28 +153,34 @@ def _query_loss(
     meta: MetaConfig,
 ) -> tuple[Tensor, Tensor]:
     """The query loss at the adapted parameters, with the outer gradient of the algorithm, and the logits."""
+    rate = meta_lm.inner_rate(meta)
     if meta.algorithm == "reptile":
+        trained = {name: value for name, value in initial.items() if isinstance(value, nn.Parameter)}
         with torch.no_grad():
             logits = _logits(meta_lm, result.parameters, query)
-            scale = 1 / (meta.inner_lr * meta.inner_steps)
-            gradients = [(value - result.parameters[name]) * scale for name, value in initial.items()]
-        loss = attach_gradients(cross_entropy(logits, query.labels), list(initial.values()), gradients)
-        return with_zero_gradients(loss, meta_lm, set(initial.values())), logits
+            scale = 1 / (rate * meta.inner_steps)
+            gradients = [(value - result.parameters[name]) * scale for name, value in trained.items()]
+        loss = attach_gradients(cross_entropy(logits, query.labels), list(trained.values()), gradients)
+        return with_zero_gradients(loss, meta_lm, set(trained.values())), logits
     rates = meta_lm.inner_rates
-    offsets = rates(result.gradient_sums, meta.inner_lr) if rates else {}
+    offsets = rates(result.gradient_sums, rate) if rates else {}
 
     def substitute(originals: Mapping[str, Tensor]) -> Parameters:
         adapted = straight_through(originals, result.parameters)
         return {name: value + offsets[name] for name, value in adapted.items()} if offsets else adapted
 
+    head = meta_lm.episode_head
+    assert head is not None
     if query.hidden is not None:
-        assert meta_lm.episode_head is not None
-        logits = meta_lm.episode_head(query.hidden, substitute, query.columns)
+        # Partitioned parameters are whole only inside their module, which passes them on.
+        made = substitute(initial) if head.is_made_anew else {}
+        logits = head(query.hidden, lambda own: made or substitute(own), query.columns)
     else:
         logits = _logits(meta_lm, substitute(initial), query)
     loss = cross_entropy(logits, query.labels)
-    unused = {*meta_lm.decoder.lm_head.parameters(), *meta_lm.term_heads.parameters()}
-    used = set(meta_lm.parameters()) - unused
+    made_from = [meta_lm.term_heads[WINDOWS]] if head.is_made_anew else []
+    parts = [meta_lm.decoder.model, head, *([rates] if rates else []), *made_from]
+    used = {value for part in parts for value in part.parameters()}
     return with_zero_gradients(loss, meta_lm, used), logits
 
 
@@ -140,7 +189,7 @@ def _logits(meta_lm: MetaLM, parameters: Parameters, batch: ExampleBatch) -> Ten
     if batch.hidden is not None:
         assert meta_lm.episode_head is not None
         return meta_lm.episode_head.logits(batch.hidden, parameters, batch.columns)
-    return functional_call(meta_lm, parameters, (batch.windows, batch.columns))
+    return functional_call(meta_lm, parameters, (batch.windows, batch.columns, batch.centre))
 
 
 def probe(
@@ -155,14 +204,12 @@ def probe(
     Returns: tensors [T + 1] by name, losses in nats.
     """
     assert meta_lm.episode_head is not None
-    batches = {side: ExampleBatch.of(task, side, meta_lm) for side in SIDES}
+    batches = dict(zip(SIDES, example_batches(meta_lm, task, meta), strict=True))
     curves = {name: AdaptationCurve() for name in batches}
-    initial = meta_lm.inner_loop_parameters(meta)
     multipliers = meta_lm.inner_rates.multipliers() if meta_lm.inner_rates else None
-    if meta.scope == "head":
-        with torch.no_grad():
-            for batch in batches.values():
-                batch.hidden = meta_lm.prediction_states(batch.windows)
+    with torch.no_grad():
+        states = _compute_states(meta_lm, batches["support"], batches["query"], meta)
+        initial = _initial_parameters(meta_lm, states, batches["support"], meta)
 
     def record(name: str, parameters: Parameters) -> Tensor:
         return curves[name].record(_logits(meta_lm, parameters, batches[name]), batches[name].labels)
@@ -181,7 +228,7 @@ def probe(
             lambda parameters: record("support", parameters),
             initial,
             meta.inner_steps,
-            meta.inner_lr,
+            meta_lm.inner_rate(meta),
             multipliers=multipliers,
             before_step=record_query,
         )
@@ -211,32 +258,40 @@ class ExampleBatch:
     """int64 [n]: the prediction position in each window."""
     labels: Tensor
     """int64 [n]."""
+    classes: Tensor
+    """int64 [N]: the class of each label among those of the task."""
     columns: Tensor | None
-    """int64 [N]: outputs of the episode head that belong to the labels, if it has one for each token."""
+    """int64 [N]: outputs of the episode head that belong to the labels, if it has one for each class of the task."""
+    centre: PackedWindows | None = None
+    """Support windows on whose mean state the states are centred; None: raw states."""
     hidden: Tensor | None = None
     """Hidden states [n, d] at the prediction positions, if the inner loop does not change them."""
 
-    @classmethod
-    def of(
-        cls,
-        task: Episode,
-        side: str,
-        meta_lm: MetaLM,
-        select: Callable[[np.ndarray], np.ndarray] = lambda rows: rows,
-    ) -> ExampleBatch:
-        """The examples of one side of an episode, support or query, on the device of `meta_lm`.
 
-        Args:
-            select: picks the rows whose windows this rank processes; positions and labels are those of all rows.
-        """
-        device, examples = next(meta_lm.parameters()).device, getattr(task, side)
+def example_batches(
+    meta_lm: MetaLM,
+    task: Episode,
+    meta: MetaConfig,
+    select: Callable[[np.ndarray], np.ndarray] = lambda rows: rows,
+) -> tuple[ExampleBatch, ExampleBatch]:
+    """Support and query of an episode, on the device of `meta_lm`.
+
+    Args:
+        select: picks the rows whose windows this rank processes; positions and labels are those of all rows.
+    """
+    assert meta_lm.episode_head is not None
+    device = next(meta_lm.parameters()).device
+    classes = torch.from_numpy(task.classes).to(device)
+    columns = classes if meta_lm.episode_head.per_class else None
+    batches: list[ExampleBatch] = []
+    for examples in (task.support, task.query):
         windows = PackedWindows.pack(select(examples.tokens), select(examples.positions), device)
         positions, labels = (
             torch.from_numpy(array).to(device) for array in (examples.positions, examples.labels)
         )
-        assert meta_lm.episode_head is not None
-        columns = torch.from_numpy(task.classes).to(device) if meta_lm.episode_head.per_token else None
-        return cls(windows, positions, labels, columns)
+        centre = (batches[0].windows if batches else windows) if meta.normalize else None
+        batches.append(ExampleBatch(windows, positions, labels, classes, columns, centre))
+    return batches[0], batches[1]
 
 
 class AdaptationCurve:

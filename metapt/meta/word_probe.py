@@ -17,7 +17,7 @@ from torch import Tensor
 from metapt.config import EpisodesConfig
 from metapt.data.batch_episodes import BatchEpisode, BatchEpisodeSampler
 from metapt.data.word_classes import WordClasses, label_words
-from metapt.meta.initial_heads import INITIAL_HEADS
+from metapt.meta.initial_heads import HeadShape, InitialHead, PrototypeHead, ZeroHead
 from metapt.meta.state_episodes import StateExamples, number_of_ways
 from metapt.meta.terms import adapt_and_score
 from metapt.models.meta_lm import MetaLM
@@ -89,14 +89,15 @@ def _scores(states: Tensor, episodes: Sequence[BatchEpisode]) -> dict[str, float
         for side in ("support", "query")
     )
     ways = number_of_ways(episodes, states.device)
-    accuracies = {
-        name: adapt_and_score(
-            INITIAL_HEADS[name](), support, query, ways, replace(SETTINGS, inner_steps=steps)
-        )[1]["query_accuracy"]
-        for name, steps in (("prototypes", 0), ("zero", SETTINGS.inner_steps))
-    }
+    any_classes = torch.zeros(len(ways), SETTINGS.n_way, dtype=torch.int64, device=states.device)
+
+    def query_accuracy(head: type[InitialHead], steps: int) -> Tensor:
+        initial_head = head(HeadShape(states.shape[1], SETTINGS.n_way, 1)).to(states.device)
+        settings = replace(SETTINGS, inner_steps=steps)
+        return adapt_and_score(initial_head, support, query, ways, any_classes, settings)[1]["query_accuracy"]
+
     return {
-        "prototype_accuracy": accuracies["prototypes"][:, 0].tolist(),
-        "adapted_accuracy": accuracies["zero"].mean(dim=0).tolist(),
+        "prototype_accuracy": query_accuracy(PrototypeHead, 0)[:, 0].tolist(),
+        "adapted_accuracy": query_accuracy(ZeroHead, SETTINGS.inner_steps).mean(dim=0).tolist(),
         "chance": float((1 / ways).mean()),
     }

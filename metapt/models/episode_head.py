@@ -1,14 +1,23 @@
-"""The head that classifies the examples of an episode on masked or visible words in windows."""
+"""The heads that classify the examples of an episode on windows: trained ones, and one that is made anew in each episode."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+import torch
 from torch import Tensor, nn
 from torch.func import grad_and_value
 from torch.nn.functional import cross_entropy, dropout, linear, relu
 
 from metapt import randomness
+
+EPSILON = 1e-4
+
+
+def normalized_states(states: Tensor, mean: Tensor) -> Tensor:
+    """Hidden states [..., d] centred on a mean and scaled to |h|^2 = d."""
+    centred = states - mean
+    return centred / (centred.square().mean(dim=-1, keepdim=True).sqrt() + EPSILON)
 
 
 class EpisodeHead(nn.Module):
@@ -24,8 +33,11 @@ class EpisodeHead(nn.Module):
         layers: number of linear layers.
         dropout: dropout probability after each hidden layer.
         seed: seed of the initial weights.
-        per_token: whether the outputs are the tokens of the vocabulary, so that a token has the same output in all episodes.
+        per_class: whether each class of the task has an output of its own, the same in all episodes.
     """
+
+    is_made_anew = False
+    """Whether every episode makes its own weights, so that nothing is trained."""
 
     def __init__(
         self,
@@ -35,11 +47,11 @@ class EpisodeHead(nn.Module):
         layers: int,
         dropout: float,
         seed: int,
-        per_token: bool = False,
+        per_class: bool = False,
     ):
         super().__init__()
         sizes = [input_size, *[hidden_size] * (layers - 1), classes]
-        self.num_layers, self.dropout, self.per_token = layers, dropout, per_token
+        self.num_layers, self.dropout, self.per_class = layers, dropout, per_class
         with randomness.torch_seed(seed, "episode head"):
             for index in range(layers):
                 layer = nn.Linear(sizes[index], sizes[index + 1])
@@ -47,6 +59,10 @@ class EpisodeHead(nn.Module):
                 nn.init.zeros_(layer.bias)
                 for name, value in layer.named_parameters():
                     self.register_parameter(f"{name}{index}", value)
+
+    def weights(self) -> dict[str, Tensor]:
+        """The weights by name."""
+        return dict(self.named_parameters())
 
     def forward(
         self,
@@ -58,10 +74,10 @@ class EpisodeHead(nn.Module):
 
         Args:
             hidden: [..., d].
-            substitute: maps the module's parameters, by name, to those that are used instead.
+            substitute: maps the module's weights, by name, to those that are used instead.
             columns: as in `logits`.
         """
-        return self.logits(hidden, substitute(dict(self.named_parameters())), columns)
+        return self.logits(hidden, substitute(self.weights()), columns)
 
     def inner_step(
         self,
@@ -108,3 +124,24 @@ class EpisodeHead(nn.Module):
             if not is_last:
                 hidden = dropout(relu(hidden), self.dropout, self.training)
         return hidden
+
+
+class AnewHead(EpisodeHead):
+    """A linear head whose weights each episode makes from its support set (metapt/meta/initial_heads.py).
+
+    Its own are zeros and no parameters: they only have the names and the shape that an inner loop needs.
+
+    Args:
+        input_size: d; classes: N.
+    """
+
+    is_made_anew = True
+
+    def __init__(self, input_size: int, classes: int):
+        nn.Module.__init__(self)
+        self.num_layers, self.dropout, self.per_class = 1, 0.0, False
+        self.register_buffer("weight0", torch.zeros(classes, input_size), persistent=False)
+        self.register_buffer("bias0", torch.zeros(classes), persistent=False)
+
+    def weights(self) -> dict[str, Tensor]:
+        return dict(self.named_buffers())

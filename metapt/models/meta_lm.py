@@ -12,10 +12,14 @@ from transformers import LlamaForCausalLM
 
 from metapt.config import MetaConfig, PretrainConfig
 from metapt.models.decoder import build_decoder
-from metapt.models.episode_head import EpisodeHead
+from metapt.models.episode_head import AnewHead, EpisodeHead, normalized_states
 from metapt.models.inner_rates import InnerRates
 from metapt.models.packed_windows import PackedWindows
 
+HEAD = "episode_head."
+"""Prefix of the names of the episode head's weights in a MetaLM."""
+WINDOWS = "windows"
+"""Name of the initial head of episodes on windows among `MetaLM.term_heads`."""
 SLOW_BF16 = "warning: this CPU emulates bf16 products in fp32, at a third of the speed or less; train.precision=fp32 is faster"
 
 
@@ -51,7 +55,7 @@ class MetaLM(nn.Module):
         self.episode_head = episode_head
         self.inner_rates: InnerRates | None = None
         self.term_heads = nn.ModuleDict()
-        """What the weighted terms of the objective learn beside the decoder, by name (metapt/meta/terms.py)."""
+        """What the weighted terms and the initial head of episodes on windows learn beside the decoder (metapt/meta/terms.py)."""
         self.dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
         self.compiled = False
         self.compiled_inner_step: Callable[..., tuple[dict[str, Tensor], Tensor, Tensor]] | None = None
@@ -80,26 +84,46 @@ class MetaLM(nn.Module):
         options = {"position_ids": windows.position_ids, "groups": windows.groups}
         return self.hidden_states(windows.tokens, **options)[0, windows.prediction_indices]
 
-    def forward(self, windows: PackedWindows, columns: Tensor | None = None) -> Tensor:
-        """Class logits [n, N] of an episode's windows; `columns` as in `EpisodeHead.logits`."""
+    def forward(
+        self, windows: PackedWindows, columns: Tensor | None = None, support: PackedWindows | None = None
+    ) -> Tensor:
+        """Class logits [n, N] of an episode's windows.
+
+        Args:
+            columns: as in `EpisodeHead.logits`.
+            support: windows on whose mean state those of `windows` are centred; None: raw states.
+        """
         if self.episode_head is None:
             raise RuntimeError("a MetaLM without an episode head has no classes")
-        return self.episode_head(self.prediction_states(windows), columns=columns)
+        states = self.prediction_states(windows)
+        if support is not None:
+            with torch.no_grad():
+                mean = (states if support is windows else self.prediction_states(support)).mean(dim=0)
+            states = normalized_states(states, mean)
+        return self.episode_head(states, columns=columns)
 
-    def inner_loop_parameters(self, meta: MetaConfig) -> dict[str, nn.Parameter]:
-        """The parameters that the inner loop adapts under `meta.scope`; the output layer is never among them.
+    def inner_loop_parameters(self, meta: MetaConfig) -> dict[str, Tensor]:
+        """What the inner loop adapts under `meta.scope`; the output layer is never part of it.
 
-        Returns: parameters by their names in the episode head for scope head, else by their names in this module.
+        Returns: tensors by their names in the episode head for scope head, else by their names in this module.
         """
+        head = self.episode_head.weights() if self.episode_head else {}
         if meta.scope == "head":
-            return dict(self.episode_head.named_parameters()) if self.episode_head else {}
-        prefixes: tuple[str, ...] = ("episode_head.", "decoder.model.")
+            return head
+        prefixes: tuple[str, ...] = ("decoder.model.",)
         if meta.scope == "last_n":
             num_layers = len(self.decoder.model.layers)
             blocks = range(num_layers - meta.last_n, num_layers)
             layers = [f"decoder.model.layers.{block}." for block in blocks]
-            prefixes = ("episode_head.", "decoder.model.norm.", *layers)
-        return {name: value for name, value in self.named_parameters() if name.startswith(prefixes)}
+            prefixes = ("decoder.model.norm.", *layers)
+        found = {name: value for name, value in self.named_parameters() if name.startswith(prefixes)}
+        return found | {f"{HEAD}{name}": value for name, value in head.items()}
+
+    def inner_rate(self, meta: MetaConfig) -> float:
+        """The rate alpha of the inner loop: given, or c N / (T d) for states of width d."""
+        if meta.inner_lr is not None:
+            return meta.inner_lr
+        return meta.rate_scale * meta.n_way / (max(1, meta.inner_steps) * self.decoder.config.hidden_size)
 
     def compile_parts(self) -> None:
         """Compile each decoder block in place, so that blocks share one compilation and keep their names.
@@ -130,22 +154,37 @@ class MetaLM(nn.Module):
 
     def gathered(self, parameters: Mapping[str, Tensor]) -> AbstractContextManager[Any]:
         """A context in which the parameters are whole on every rank; all ranks must enter it."""
-        return self._gather(list(parameters.values())) if self._gather and parameters else nullcontext()
+        partitioned = [value for value in parameters.values() if isinstance(value, nn.Parameter)]
+        return self._gather(partitioned) if self._gather and partitioned else nullcontext()
 
 
 def build_meta_lm(config: PretrainConfig, *, eos_id: int | None = None) -> MetaLM:
     """A randomly initialised MetaLM, without an episode head if meta.rho is 0."""
     model, meta, seed = config.model, config.meta, config.train.seed
-    episode_head = None
-    if meta.rho > 0:
-        per_token = meta.head_outputs == "vocabulary"
-        outputs = model.vocab_size if per_token else meta.n_way
-        episode_head = EpisodeHead(
-            model.hidden_size, meta.head_hidden, outputs, meta.head_layers, meta.head_dropout, seed, per_token
-        )
+    episode_head = build_episode_head(config) if meta.rho > 0 else None
     meta_lm = MetaLM(build_decoder(model, seed, eos_id=eos_id), episode_head, config.train.precision)
     if config.train.compile:
         meta_lm.compile_parts()
     if meta.rho > 0 and meta.algorithm == "meta_sgd":
         meta_lm.inner_rates = InnerRates(meta_lm.inner_loop_parameters(meta))
     return meta_lm
+
+
+def build_episode_head(config: PretrainConfig) -> EpisodeHead:
+    """The head of the episodes on windows that `meta.initial_head` and `meta.task` describe."""
+    model, meta = config.model, config.meta
+    if meta.initial_head not in ("learned", "persistent"):
+        return AnewHead(model.hidden_size, meta.n_way)
+    outputs = {
+        "learned": meta.n_way,
+        "persistent": model.vocab_size if meta.task == "smlmt" else sum(config.classes.sizes[:-1]),
+    }
+    return EpisodeHead(
+        model.hidden_size,
+        meta.head_hidden,
+        outputs[meta.initial_head],
+        meta.head_layers,
+        meta.head_dropout,
+        config.train.seed,
+        per_class=meta.initial_head == "persistent",
+    )

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from metapt.config import PretrainConfig, ranks_share_episodes
-from metapt.data.episodes import Episode, EpisodeSampler
+from metapt.data.episodes import Episode, TaskSampler
 from metapt.data.shards import evenly_spread
 from metapt.meta.window_episodes import probe
 from metapt.meta.word_probe import WordProbe
@@ -65,7 +65,7 @@ class Dynamics:
         engine: Engine,
         config: PretrainConfig,
         eval_rows: Tensor,
-        sampler: EpisodeSampler | None,
+        sampler: TaskSampler | None,
         check_stop: Callable[[], None] = lambda: None,
         word_probe: WordProbe | None = None,
     ):

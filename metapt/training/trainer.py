@@ -13,7 +13,7 @@ from metapt.data.batches import eval_sequences
 from metapt.data.corpus import Corpus
 from metapt.errors import OperationalError
 from metapt.estimate.flops import parameter_count
-from metapt.meta.terms import build_terms
+from metapt.meta.terms import add_terms
 from metapt.meta.update_plan import UpdatePlan, plan_update
 from metapt.models.meta_lm import build_meta_lm
 from metapt.runs import Run
@@ -38,8 +38,7 @@ class Trainer:
         self.eval_rows = eval_sequences(corpus.eval, train.seq_len, train.eval_sequences)
         self.data = TrainingData.load(config, corpus)
         meta_lm = build_meta_lm(config, eos_id=tokenizer.eos_id)
-        terms = build_terms(config, self.data.classes)
-        meta_lm.term_heads.update({name: term.parameters for name, term in terms.items()})
+        terms = add_terms(meta_lm, config, self.data.classes)
         self.engine = Engine(meta_lm, config)
         self.units = UpdateUnits(config, self.data, terms, self.engine, self.check_stop)
         self.dynamics = Dynamics(

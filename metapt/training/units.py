@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from metapt.config import PretrainConfig, ranks_share_episodes
+from metapt.config.registry import TASKS
 from metapt.data.batches import Batches
 from metapt.data.corpus import Corpus
 from metapt.data.corpus_classes import corpus_classes, corpus_token_kinds
-from metapt.data.episodes import Episode, EpisodeSampler, corpus_index
+from metapt.data.episodes import Episode, TaskSampler
 from metapt.data.word_classes import WordClasses
 from metapt.estimate.flops import flops_of_episode, flops_of_step
 from metapt.meta.objectives import ObjectiveOutput, next_token_objective
@@ -32,27 +33,24 @@ class TrainingData:
     """What updates are made from.
 
     Args:
-        sampler: of episodes on masked windows; None in a run without.
+        sampler: of episodes on windows; None in a run without.
         classes: word classes of the corpus; None in a run without.
         token_kinds: `corpus_words.TokenKind` of each token id, for runs with word classes.
     """
 
     batches: Batches
-    sampler: EpisodeSampler | None
+    sampler: TaskSampler | None
     classes: WordClasses | None
     token_kinds: np.ndarray
 
     @classmethod
     def load(cls, config: PretrainConfig, corpus: Corpus) -> TrainingData:
         """The data of a run; indexes and classes that do not exist yet are made."""
-        meta, seed, tokenizer = config.meta, config.train.seed, corpus.tokenizer
-        sampler, classes, kinds = None, None, np.empty(0, np.uint8)
-        if meta.rho > 0:
-            index = corpus_index(corpus, meta)
-            sampler = EpisodeSampler(corpus.train, index, meta, seed, tokenizer.mask_id, tokenizer.eos_id)
+        meta, classes, kinds = config.meta, None, np.empty(0, np.uint8)
+        sampler = TASKS[meta.task].load().of(config, corpus) if meta.rho > 0 else None
         if config.classes.sizes:
             classes, kinds = corpus_classes(corpus, config.classes), corpus_token_kinds(corpus)
-        return cls(Batches(corpus.train, config.train.seq_len, seed), sampler, classes, kinds)
+        return cls(Batches(corpus.train, config.train.seq_len, config.train.seed), sampler, classes, kinds)
 
     def word_probe(self, eval_rows: np.ndarray, chunk: int) -> WordProbe | None:
         """Held-out words of held-out sequences [n, T + 1]; None in a run without word classes."""

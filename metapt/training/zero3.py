@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch import distributed as dist
 from torch.nn.functional import cross_entropy
 
@@ -27,7 +27,16 @@ from metapt import randomness
 from metapt.config import MetaConfig
 from metapt.data.episodes import Episode
 from metapt.meta.adaptation import sgd_step
-from metapt.meta.window_episodes import SIDES, AdaptationCurve, ExampleBatch, probe_metrics, without_dropout
+from metapt.meta.window_episodes import (
+    SIDES,
+    AdaptationCurve,
+    ExampleBatch,
+    example_batches,
+    initial_head,
+    probe_metrics,
+    without_dropout,
+)
+from metapt.models.episode_head import normalized_states
 from metapt.models.meta_lm import MetaLM
 from metapt.training.sharded_state import Fragment
 
@@ -130,19 +139,36 @@ def _rows_of_rank(rows: Rows) -> Rows:
     return rows[dist.get_rank() * count : (dist.get_rank() + 1) * count]
 
 
+def _states(meta_lm: MetaLM, batch: ExampleBatch) -> Tensor:
+    """Hidden states [n, d] of all rows, on every rank, centred and scaled if the batch asks for it."""
+    states = _GatherRows.apply(meta_lm.prediction_states(batch.windows))
+    if batch.centre is None:
+        return states
+    with torch.no_grad():
+        is_support = batch.centre is batch.windows
+        support = states if is_support else _GatherRows.apply(meta_lm.prediction_states(batch.centre))
+    return normalized_states(states, support.mean(dim=0).detach())
+
+
 def _logits(meta_lm: MetaLM, batch: ExampleBatch) -> Tensor:
     """Class logits [n, N] of all rows, on every rank."""
     assert meta_lm.episode_head is not None
-    states = _GatherRows.apply(meta_lm.prediction_states(batch.windows))
-    return meta_lm.episode_head(states, columns=batch.columns)
+    return meta_lm.episode_head(_states(meta_lm, batch), columns=batch.columns)
 
 
 class _InnerLoop:
-    """The shards that the inner loop adapts, its steps, and the outer gradient in terms of shards."""
+    """What the inner loop adapts, its steps, and the outer gradient: shards of parameters, and a head that is made anew.
+
+    The weights of such a head are whole on every rank, which all compute the same gradient of them.
+    """
 
     def __init__(self, shards: Shards, meta_lm: MetaLM, meta: MetaConfig):
-        self.shards, self.meta = shards, meta
-        names = list(meta_lm.inner_loop_parameters(meta))
+        self.shards, self.meta_lm, self.meta = shards, meta_lm, meta
+        self.rate = meta_lm.inner_rate(meta)
+        assert meta_lm.episode_head is not None
+        self.made = list(meta_lm.episode_head.weights().values()) if meta_lm.episode_head.is_made_anew else []
+        parameters = meta_lm.inner_loop_parameters(meta)
+        names = [name for name, value in parameters.items() if isinstance(value, nn.Parameter)]
         self.adapted = [shards.by_name[name] for name in names]
         self.multipliers: list[Shard] = []
         self.gradient_sums: list[Tensor] = []
@@ -151,18 +177,39 @@ class _InnerLoop:
             self.multipliers = [shards.by_name[f"inner_rates.{own_names[name]}"] for name in names]
             self.gradient_sums = [torch.zeros_like(shard.value) for shard in self.adapted]
 
+    @contextmanager
+    def running(self, support: ExampleBatch) -> Iterator[None]:
+        """A context that begins at phi_0, in which values may change; at its end parameters are as before."""
+        if self.made:
+            with torch.no_grad():
+                head = initial_head(self.meta_lm, _states(self.meta_lm, support), support)
+                for weight, start in zip(self.made, (head.weight[0], head.bias[0]), strict=True):
+                    weight.copy_(start).requires_grad_()
+        try:
+            with self.shards.restored_values(self.adapted):
+                yield
+        finally:
+            for weight in self.made:
+                weight.grad = None
+                weight.requires_grad_(False).zero_()
+
     def step(self) -> None:
         """One inner step along the gradient of the last backward pass, which is then set to zero."""
         self.shards.release()
         values = [shard.value for shard in self.adapted]
         gradients = [shard.gradient for shard in self.adapted]
         multipliers = [shard.value for shard in self.multipliers] if self.multipliers else None
-        sgd_step(values, gradients, self.meta.inner_lr, multipliers, self.gradient_sums)
+        sgd_step(values, gradients, self.rate, multipliers, self.gradient_sums)
         self.shards.zero_gradients()
+        with torch.no_grad():
+            for weight in self.made:
+                assert weight.grad is not None
+                weight.sub_(weight.grad, alpha=self.rate)
+                weight.grad = None
 
     def set_reptile_gradient(self, weight: float) -> None:
         """Reptile: set the gradient to weight * (phi - phi_T) / (alpha * T)."""
-        scale = weight / (self.meta.inner_lr * self.meta.inner_steps)
+        scale = weight / (self.rate * self.meta.inner_steps)
         for shard in self.adapted:
             torch.sub(shard.master, shard.value, out=shard.gradient).mul_(scale)
 
@@ -171,7 +218,26 @@ class _InnerLoop:
         if self.multipliers:
             triples = zip(self.multipliers, self.gradient_sums, self.adapted, strict=True)
             for multiplier, gradient_sum, adapted in triples:
-                torch.mul(gradient_sum, adapted.gradient, out=multiplier.gradient).mul_(-self.meta.inner_lr)
+                torch.mul(gradient_sum, adapted.gradient, out=multiplier.gradient).mul_(-self.rate)
+
+    def gradients_of_made(self) -> list[Tensor]:
+        """The query gradient of a head that is made anew; empty without one."""
+        return [weight.grad.clone() for weight in self.made if weight.grad is not None]
+
+
+def _backward_through_start(
+    meta_lm: MetaLM, backward: Callable[[Tensor], None], support: ExampleBatch, gradients: Sequence[Tensor]
+) -> None:
+    """Pass the query gradient of a head that is made anew on to what it is made from; parameters are those of phi_0."""
+    head = initial_head(meta_lm, _states(meta_lm, support), support)
+    made = [start[0] for start in (head.weight, head.bias)]
+    parts = [
+        (start * gradient).sum()
+        for start, gradient in zip(made, gradients, strict=True)
+        if start.requires_grad
+    ]
+    if parts:
+        backward(torch.stack(parts).sum())
 
 
 def sharded_episode(
@@ -195,27 +261,28 @@ def sharded_episode(
         check_stop: called before each inner step; may raise to leave the episode.
     Returns: what is logged of the episode, the same on every rank.
     """
-    support, query = (ExampleBatch.of(task, side, meta_lm, _rows_of_rank) for side in SIDES)
+    support, query = example_batches(meta_lm, task, meta, _rows_of_rank)
     inner_loop, curve = _InnerLoop(shards, meta_lm, meta), AdaptationCurve()
-    with (
-        randomness.torch_seed(seed, "episode dropout", step, index),
-        shards.borrowed_gradients(),
-        shards.restored_values(inner_loop.adapted),
-    ):
-        for _ in range(meta.inner_steps):
-            check_stop()
-            backward(curve.record(_logits(meta_lm, support), support.labels))
-            inner_loop.step()
-        with torch.no_grad():
-            curve.record(_logits(meta_lm, support), support.labels)
-        with torch.set_grad_enabled(meta.algorithm != "reptile"):
-            logits = _logits(meta_lm, query)
-            loss = cross_entropy(logits, query.labels)
-        if meta.algorithm == "reptile":
-            inner_loop.set_reptile_gradient(weight)
-        else:
-            backward(loss * weight)
-        inner_loop.set_multiplier_gradient()
+    made_gradients: list[Tensor] = []
+    with randomness.torch_seed(seed, "episode dropout", step, index), shards.borrowed_gradients():
+        with inner_loop.running(support):
+            for _ in range(meta.inner_steps):
+                check_stop()
+                backward(curve.record(_logits(meta_lm, support), support.labels))
+                inner_loop.step()
+            with torch.no_grad():
+                curve.record(_logits(meta_lm, support), support.labels)
+            with torch.set_grad_enabled(meta.algorithm != "reptile"):
+                logits = _logits(meta_lm, query)
+                loss = cross_entropy(logits, query.labels)
+            if meta.algorithm == "reptile":
+                inner_loop.set_reptile_gradient(weight)
+            else:
+                backward(loss * weight)
+                made_gradients = inner_loop.gradients_of_made()
+            inner_loop.set_multiplier_gradient()
+        if made_gradients:
+            _backward_through_start(meta_lm, backward, support, made_gradients)
     return curve.episode_metrics(support, query, loss, logits)
 
 
@@ -232,14 +299,14 @@ def sharded_probe(
     It overwrites the gradient shards, so that it must be called between updates.
     """
     assert meta_lm.episode_head is not None
-    batches = {side: ExampleBatch.of(task, side, meta_lm, _rows_of_rank) for side in SIDES}
+    batches = dict(zip(SIDES, example_batches(meta_lm, task, meta, _rows_of_rank), strict=True))
     curves = {name: AdaptationCurve() for name in batches}
     inner_loop = _InnerLoop(shards, meta_lm, meta)
 
     def record(name: str) -> Tensor:
         return curves[name].record(_logits(meta_lm, batches[name]), batches[name].labels)
 
-    with without_dropout(meta_lm.episode_head), shards.restored_values(inner_loop.adapted):
+    with without_dropout(meta_lm.episode_head), inner_loop.running(batches["support"]):
         for _ in range(meta.inner_steps):
             check_stop()
             with torch.no_grad():
