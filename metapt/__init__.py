@@ -2,28 +2,41 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from metapt.inference.entity_tagger import EntityTagger
+    from metapt.api import (
+        FinetunedTagger,
+        SetScore,
+        compare,
+        evaluate,
+        finetune,
+        load_runs,
+        load_tagger,
+        sample_episode,
+        score,
+    )
+    from metapt.data.episodes import Episode
 
 __version__ = "0.2.0"
+__all__ = [
+    "Episode",
+    "FinetunedTagger",
+    "SetScore",
+    "compare",
+    "evaluate",
+    "finetune",
+    "load_runs",
+    "load_tagger",
+    "sample_episode",
+    "score",
+]
 
 
-def load_tagger(
-    path: str | Path, *, precision: str = "fp32", device: str = "auto", batch_size: int = 64
-) -> EntityTagger:
-    """Load a tagger that `metapt finetune` trained: `load_tagger(path).tag(["Pumunta si Maria sa Cebu."])`.
-
-    Args:
-        path: a finished fine-tuning run, or its tagger folder.
-        precision: precision of the model, `fp32` or `bf16`; the CRF stays in fp32.
-        device: torch device, such as `cuda:1`; `auto` is the first of cuda, mps and cpu that there is.
-        batch_size: maximum number of sentences in a batch.
-    Raises:
-        UserError: there is no tagger at that path.
-    """
-    from metapt.inference.entity_tagger import EntityTagger  # imports torch, so only when it is needed
-
-    return EntityTagger.load(path, precision=precision, device=device, batch_size=batch_size)
+def __getattr__(name: str) -> Any:
+    """Import a function of the interface when it is first used, since some of its modules import torch."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = "metapt.data.episodes" if name == "Episode" else "metapt.api"
+    return getattr(import_module(module), name)

@@ -26,14 +26,18 @@ class Command:
 COMMANDS = {
     "pretrain": Command("pretrain a decoder, with or without MAML episodes", "metapt.pretrain"),
     "finetune": Command(
-        "fine-tune a model as a NER tagger and evaluate it on test sets", "metapt.finetune", "finetune"
+        "fine-tune a model as a NER tagger and evaluate it on test sets",
+        "metapt.finetune_command",
+        "finetune",
     ),
     "tag": Command("tag text or CoNLL files with a fine-tuned tagger", "metapt.tag", "tag"),
-    "evaluate": Command("score a fine-tuned tagger on test sets", "metapt.evaluate", "finetune"),
+    "evaluate": Command("score a fine-tuned tagger on test sets", "metapt.evaluate_command", "finetune"),
     "baseline": Command(
         "score a rule or a surface-feature CRF on the test sets", "metapt.baseline", "finetune"
     ),
-    "score": Command("score the predictions of any program, or compare two", "metapt.score", extra=""),
+    "score": Command(
+        "score the predictions of any program, or compare two", "metapt.score_command", extra=""
+    ),
     "submit": Command("run a grid of jobs on this machine or on Slurm", "metapt.submit"),
     "status": Command("show which jobs of a grid are done, running, queued or failed", "metapt.status"),
     "prepare": Command("tokenize a corpus into shards before the runs that read it", "metapt.prepare"),

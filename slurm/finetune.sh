@@ -15,7 +15,7 @@
 #SBATCH --requeue
 #SBATCH --open-mode=append
 #SBATCH --output=slurm-%j.out
-MODULE=metapt.finetune
+MODULE=metapt.finetune_command
 TASKS=${SLURM_TASKS_PER_NODE%%(*} # processes per node
 
 # ---- the same in pretrain.sh and finetune.sh: sbatch copies only one file, so they cannot share a third one --

@@ -1,4 +1,4 @@
-"""Run `metapt.pretrain` and `metapt.finetune` in forks of one process, with faults injected at named points.
+"""Run `metapt pretrain` and `metapt finetune` in forks of one process, with faults injected at named points.
 
 Starting Python with torch and DeepSpeed takes seconds, a fork of such a process takes none, so that hundreds of runs
 can be killed. `Forks` starts this file as a server process and sends it a `Request` as a line of JSON for each run; the
@@ -153,7 +153,7 @@ def import_everything() -> None:
         importlib.import_module(function.split(":")[0])
     for name in (
         "metapt.pretrain",
-        "metapt.finetune",
+        "metapt.finetune_command",
         "metapt.finetuning.run_finetuning",
         "metapt.data.demo",
         "deepspeed.runtime.zero.muon.muon_optimizer",
@@ -246,9 +246,10 @@ def fork_rank(request: Request, rank: int, port: int, out: Path, err: Path) -> i
 
 def run_program(request: Request, rank: int) -> int:
     """Run the program on this rank with its faults; return the exit code."""
+    from metapt.__main__ import COMMANDS
     from metapt.errors import run_command
 
-    program = importlib.import_module(f"metapt.{request.program}")
+    program = importlib.import_module(COMMANDS[request.program].module)
     for fault in request.faults:
         if fault.rank == rank:
             install(fault)

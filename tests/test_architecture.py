@@ -33,17 +33,18 @@ LAYERS = [  # of packages and modules of metapt, and analysis; each imports only
     ["analysis"],
     [
         "pretrain",
-        "finetune",
+        "finetune_command",
         "tag",
-        "evaluate",
+        "evaluate_command",
         "baseline",
-        "score",
+        "score_command",
         "submit",
         "status",
         "prepare",
         "probe",
         "__main__",
     ],
+    ["api"],
 ]
 ANALYSIS_LAYERS = [
     ["run_refs", "parallel"],

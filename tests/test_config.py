@@ -256,7 +256,7 @@ def test_unset_environment_variables_are_named(monkeypatch: pytest.MonkeyPatch):
 
 @pytest.mark.parametrize("command", ["pretrain", "finetune", "submit"])
 def test_configuration_errors_exit_with_2_and_no_traceback(command: str):
-    done = run_module(f"metapt.{command}", ["sed=1"])
+    done = run_module("metapt", [command, "sed=1"])
     assert done.returncode == 2
     assert "sed: no such key" in done.stderr
     assert "Traceback" not in done.stderr

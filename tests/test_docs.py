@@ -137,7 +137,7 @@ def _check_command(words: Sequence[str], monkeypatch: pytest.MonkeyPatch) -> Non
         script = next(word for word in rest if word.endswith(".sh"))
         module = re.search(r"^MODULE=metapt\.(\w+)$", (REPO / script).read_text(), re.MULTILINE)
         assert module, script
-        _check_metapt([module[1], *rest[rest.index(script) + 1 :]], monkeypatch)
+        _check_metapt([module[1].removesuffix("_command"), *rest[rest.index(script) + 1 :]], monkeypatch)
     elif program == "make":
         assert set(rest) <= make_targets(), words
     elif program in {"python", ".venv/bin/python"} and rest[0].endswith(".py"):

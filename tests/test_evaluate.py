@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from analysis.load.collect import collect
-from metapt import evaluate, load_tagger
+from metapt import evaluate_command as evaluate
+from metapt import load_tagger
 from metapt.errors import UserError
 from metapt.evaluation.score_inputs import read_gold, read_predictions
 from metapt.evaluation.score_system import ScoredSystem, SetName

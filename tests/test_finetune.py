@@ -299,12 +299,12 @@ def test_model_without_weights_or_tokenizer_is_rejected(world: Path, tmp_path: P
 
 def test_command(world: Path, tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
-    wrong = run_module("metapt.finetune", arguments(world, run_dir, "tuning=half", "ner.lr=-1"))
+    wrong = run_module("metapt.finetune_command", arguments(world, run_dir, "tuning=half", "ner.lr=-1"))
     assert wrong.returncode == 2
     assert "Traceback" not in wrong.stderr
     assert "tuning" in wrong.stderr
     assert "ner.lr" in wrong.stderr
-    right = run_module("metapt.finetune", arguments(world, run_dir, "ner.max_epochs=1"))
+    right = run_module("metapt.finetune_command", arguments(world, run_dir, "ner.max_epochs=1"))
     assert right.returncode == 0, right.stderr
     assert "dev F1" in right.stdout
     assert Run(run_dir).is_done

@@ -9,7 +9,7 @@ import pytest
 from ner_world import labelled, write_checkpoint, write_collection
 from test_grid import bare, planned
 
-from metapt import finetune
+from metapt import finetune_command as finetune
 from metapt.config import commandline
 from metapt.data.iob2 import write_iob2
 from metapt.errors import UserError

@@ -73,7 +73,13 @@ def test_a_job_is_abandoned_after_the_limit_whatever_happened_before(
 def test_the_command_of_the_batch_scripts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["metapt.finetune", "data=demo", "checkpoint=c", "source=en_demo", f"run_dir={tmp_path / 'a b'}"]
+    words = [
+        "metapt.finetune_command",
+        "data=demo",
+        "checkpoint=c",
+        "source=en_demo",
+        f"run_dir={tmp_path / 'a b'}",
+    ]
     monkeypatch.setattr("metapt.launch.run_checks.check_run", lambda config, ranks: None)  # no checkpoint
     monkeypatch.setenv("SLURM_JOB_ID", "9")
     for number in range(6):

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from metapt import finetune, pretrain
+from metapt import finetune_command as finetune
+from metapt import pretrain
 from metapt.config import commandline
 from metapt.errors import EXIT_USER, UserError
 from metapt.launch import requeues

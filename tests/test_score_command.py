@@ -12,7 +12,8 @@ from score_formats import write_columns, write_texts, write_uner, write_words
 
 from analysis import report
 from analysis.load.collect import collect
-from metapt import baseline, score
+from metapt import baseline
+from metapt import score_command as score
 from metapt.data.iob2 import Sentence
 from metapt.errors import UserError
 from metapt.evaluation.score_system import SetName, default_set_name, default_system_name

@@ -306,7 +306,7 @@ def test_a_dry_run_prints_every_job_and_writes_nothing(
     monkeypatch.chdir(tmp_path)
     submit(commandline.load("submit", ["grid=demo", "cluster=local", "dry_run=true"]))
     printed = capsys.readouterr().out
-    assert "python -m metapt.finetune" in printed
+    assert "python -m metapt.finetune_command" in printed
     assert "16 jobs (1 prepare, 2 pretrain, 8 finetune, 4 baseline, 1 report); 16 to do" in printed
     assert list(tmp_path.iterdir()) == []
 

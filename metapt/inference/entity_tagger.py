@@ -62,7 +62,7 @@ class TaggedSentence:
 
 
 class EntityTagger:
-    """Tags sentences with a tagger that `metapt.finetune` has saved.
+    """Tags sentences with a tagger that `metapt finetune` has saved.
 
     Args:
         tagger: in evaluation mode, on any device.

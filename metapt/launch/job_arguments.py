@@ -13,7 +13,7 @@ from metapt.runs import Run
 PROGRAMS = {
     "prepare": ("-m", "metapt.prepare"),
     "pretrain": ("-m", "metapt.pretrain"),
-    "finetune": ("-m", "metapt.finetune"),
+    "finetune": ("-m", "metapt.finetune_command"),
     "baseline": ("-m", "metapt.baseline"),
     "report": ("-m", "metapt", "report"),
 }

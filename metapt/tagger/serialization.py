@@ -69,9 +69,7 @@ def find_tagger_dir(path: str | Path) -> Path:
     if not run.is_done:
         raise UserError(f"{path}: this run is not finished")
     if not run.tagger_dir.is_dir():
-        raise UserError(
-            f"{path}: this run has no tagger; fine-tune its model first (python -m metapt.finetune)"
-        )
+        raise UserError(f"{path}: this run has no tagger; fine-tune its model first (metapt finetune)")
     return run.tagger_dir
 
 

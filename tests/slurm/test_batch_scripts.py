@@ -13,6 +13,7 @@ import pytest
 from conftest import run_module
 from real_slurm import MARKS, losses, second_cluster, wait_for_end, wait_until, weights
 
+from metapt.__main__ import COMMANDS
 from metapt.config import ClusterConfig
 from metapt.launch.code_snapshot import live_code
 from metapt.launch.run_status import run_status
@@ -86,13 +87,13 @@ def test_every_process_has_its_rank_and_is_signalled_and_restarted(
     subprocess.run(["scancel", "--signal=USR1", number], check=True)  # as Slurm before the time limit
     wait_for_end(number)
     for start in (0, 1):
-        assert json.loads((clone / f"checked{start}").read_text()) == [f"metapt.{name}", *words]
+        assert json.loads((clone / f"checked{start}").read_text()) == [COMMANDS[name].module, *words]
         seen = [json.loads((clone / f"start{start}.{rank}").read_text()) for rank in range(world)]
         assert [line[:3] for line in seen] == [
             [str(rank), str(world), str(rank % per_node)] for rank in range(world)
         ]
         assert len({tuple(line[3:5]) for line in seen}) == 1  # all have the same address
-        assert {tuple(line[5:]) for line in seen} == {("of the site", "-m", f"metapt.{name}", *words)}
+        assert {tuple(line[5:]) for line in seen} == {("of the site", "-m", COMMANDS[name].module, *words)}
     assert len(list(clone.glob("start*"))) == 2 * world
     assert (folder / f"slurm-{number}.out").exists()
 
@@ -219,7 +220,7 @@ def test_signalled_fine_tuning_ends_like_one_without_slurm(tmp_path: Path, nano_
     number = sbatch(script, options, [*words, "run_dir=signalled"], tmp_path, METAPT_SITE=str(site))
     wait_until(lambda: any(line["step"] >= 5 for line in signalled.metrics()), seconds=300)
     subprocess.run(["scancel", "--signal=USR1", number], check=True)
-    assert run_module("metapt.finetune", [*words, f"run_dir={whole.path}"]).returncode == 0
+    assert run_module("metapt.finetune_command", [*words, f"run_dir={whole.path}"]).returncode == 0
     wait_for_end(number)
 
     log = (tmp_path / f"slurm-{number}.out").read_text()
