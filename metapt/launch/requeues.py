@@ -81,7 +81,7 @@ def main(argv: Sequence[str]) -> None:
 
     print(live_code(), flush=True)
     command, *words = argv
-    config = commandline.load(command.removeprefix("metapt."), words)
+    config = commandline.load(command.removeprefix("metapt.").removesuffix("_command"), words)
     check_run(config, ranks=int(os.environ.get("WORLD_SIZE", "1")))
     run = Run(config.run_dir)
     start = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
