@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import bz2
 import errno
 import gzip
+import lzma
 import os
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from hypothesis import strategies as st
 
 from metapt.data import corpus as corpus_module
 from metapt.data import text_files
+from metapt.data.bad_input import BadInput
 from metapt.data.corpus import Corpus, prepare_corpus
 from metapt.errors import UserError
 
@@ -77,7 +80,7 @@ def test_arbitrary_bytes_are_documents_or_counted(
     if name.endswith(".gz") and not content.startswith(b"\xff"):
         packed = gzip.compress(content)
     path = write(tmp_path_factory.mktemp("fuzz") / name, packed)
-    bad_input = text_files.BadInput("skip")
+    bad_input = BadInput("skip")
     documents = list(text_files.read_file(path, txt_document, bad_input))
     assert all(
         document.text.strip() and len(document.text.encode()) == document.bytes for document in documents
@@ -159,13 +162,51 @@ def test_files_of_other_types_are_named_or_counted(small_corpus: Corpus, tmp_pat
     corpus = prepare_corpus(config(tmp_path, tmp_path / "in"))
     assert corpus.manifest["skipped"] == {"hidden or documentation file": 4}
     assert corpus.fingerprint == small_corpus.fingerprint
-    for name in ("b.json", "c.parquet.gz", "f.gz", "readmes.json"):
+    for name in ("b.doc", "c.parquet.gz", "f.gz", "readmes.doc"):
         write(tmp_path / "in" / name, b"anything")
-    with pytest.raises(UserError, match=r"other types: b\.json, c\.parquet\.gz, f\.gz, readmes\.json; known"):
+    with pytest.raises(UserError, match=r"other types: b\.doc, c\.parquet\.gz, f\.gz, readmes\.doc; known"):
         prepare_corpus(config(tmp_path, tmp_path / "in"))
     corpus = prepare_corpus(config(tmp_path, tmp_path / "in", on_bad_input="skip"))
     assert corpus.manifest["skipped"] == {"hidden or documentation file": 4, "file of another type": 4}
     assert corpus.fingerprint == small_corpus.fingerprint
+
+
+PACKED = {
+    "c4-train.00000-of-01024.json.gz": gzip.compress,  # also the names of Dolma's shards
+    "a.json": bytes,
+    "A.JSONL": bytes,
+    "a.jsonl.xz": lzma.compress,
+    "a.jsonl.bz2": bz2.compress,
+    "A.JSON.ZST": zstandard.compress,
+    "padded.jsonl.gz": lambda content: gzip.compress(content) + bytes(512),
+    "two.jsonl.gz": lambda content: gzip.compress(content[:300]) + gzip.compress(content[300:]),
+    "two.jsonl.zst": lambda content: zstandard.compress(content[:300]) + zstandard.compress(content[300:]),
+}
+
+
+@pytest.mark.parametrize("name", PACKED)
+def test_every_packing_gives_the_same_documents(name: str, tmp_path: Path) -> None:
+    source = write(tmp_path / "in" / name, PACKED[name](GOOD))
+    bad_input = BadInput("refuse")
+    (found,) = text_files.find_files(source.parent, bad_input)
+    assert [document.text for document in text_files.read_file(found, "file", bad_input)] == DOCUMENTS
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".xz", ".bz2"])
+def test_a_truncated_archive_is_damaged(suffix: str, tmp_path: Path) -> None:
+    pack = {".gz": gzip.compress, ".xz": lzma.compress, ".bz2": bz2.compress}[suffix]
+    path = write(tmp_path / f"a.jsonl{suffix}", pack(jsonl([os.urandom(999).hex() for _ in range(50)]))[:-9])
+    with pytest.raises(UserError, match=f"truncated or damaged \\{suffix}"):
+        list(text_files.read_file(path, "file", BadInput("refuse")))
+
+
+@pytest.mark.parametrize("kind", [pa.string_view(), pa.binary(), pa.large_binary(), "dictionary"], ids=str)
+def test_every_representation_of_text_in_parquet(kind: Any, tmp_path: Path) -> None:
+    values = pa.array(DOCUMENTS)
+    column = values.dictionary_encode() if kind == "dictionary" else values.cast(kind)
+    pq.write_table(pa.table({"text": column}), tmp_path / "a.parquet")
+    found = text_files.read_file(tmp_path / "a.parquet", "file", BadInput("refuse"))
+    assert [document.text for document in found] == DOCUMENTS
 
 
 def test_suffixes_in_upper_case_are_known(small_corpus: Corpus, tmp_path: Path) -> None:

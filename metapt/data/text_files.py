@@ -1,7 +1,7 @@
-"""Reads documents from text files: .txt and .jsonl (also as .gz or .zst), and .parquet.
+"""Reads documents from text files: .txt, .jsonl and .json (also as .gz, .zst, .xz or .bz2), and .parquet.
 
-- .jsonl: one object per line; its string field `text` is a document. Other fields and blank lines are ignored.
-- .parquet: one document per row, in the string column `text`.
+- .jsonl, .json: one object per line; its string field `text` is a document. Other fields and blank lines are ignored.
+- .parquet: one document per row, in the column `text` of strings or of bytes in UTF-8.
 - .txt: one document per file, or, with `txt_document=block`, one document per block of lines between blank lines.
   Line endings become `\\n`; those at the end of a document are removed.
 - A byte order mark at the start is dropped.
@@ -11,56 +11,45 @@ Files are streamed, except a .txt file that is one document: it is read into mem
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import io
 import json
+import lzma
 import os
 import re
-from collections import Counter
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 import pyarrow as pa
 import pyarrow.parquet
 
+from metapt.data.bad_input import BadInput
 from metapt.errors import UserError, first_line, listed
 
-COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
+OPENERS: dict[str, Callable[[str], Any]] = {
+    ".gz": gzip.open,  # which also reads archives that are padded with zeros, as tapes and dd leave them
+    ".xz": lzma.open,
+    ".bz2": bz2.open,
+    ".zst": partial(pa.input_stream, compression="zstd"),
+}
+DAMAGE = (OSError, EOFError, zlib.error, lzma.LZMAError)  # what decompression raises
+PLAIN_TYPES = (".txt", ".jsonl", ".json")
 PARQUET_ROWS = 1024
 FIELD = "text"
 DOCUMENTATION = re.compile(
     r"(readme|licen[cs]e|copying|notice|citation|authors|changelog|sha256sums)\b", re.IGNORECASE
 )
 LISTED = 5  # files of other types that an error names
-KNOWN_TYPES = ".txt and .jsonl (also .gz, .zst) and .parquet"
+KNOWN_TYPES = ".txt, .jsonl and .json (also .gz, .zst, .xz, .bz2) and .parquet"
 BOM = b"\xef\xbb\xbf"
 NOT_UTF8 = "not UTF-8"
 EMPTY = "empty document"
-
-
-@dataclass
-class BadInput:
-    """Handles malformed input: stops with an error (policy `refuse`), or skips and counts it (policy `skip`).
-
-    `skipped` counts by reason. With the policy `refuse` it contains at most hidden files and documentation.
-    """
-
-    policy: str
-    skipped: Counter[str] = field(default_factory=Counter)
-
-    def report(self, location: str, reason: str) -> None:
-        """Handle one piece of malformed input.
-
-        Raises:
-            UserError: the policy is `refuse`.
-        """
-        if self.policy == "refuse":
-            raise UserError(
-                f"{location}: {reason}; correct it, or skip malformed input with data.on_bad_input=skip"
-            )
-        self.skipped[reason] += 1
 
 
 @dataclass(frozen=True)
@@ -127,12 +116,12 @@ def _walk(root: Path, bad_input: BadInput) -> Iterator[Path]:
 
 
 def file_type(path: Path) -> str | None:
-    """`.txt`, `.jsonl` or `.parquet`, in lower case and without the compression suffix; None for other files."""
-    stem, suffix = path.stem, path.suffix.lower()
-    if suffix in COMPRESSIONS:
-        inner = Path(stem).suffix.lower()
-        return inner if inner in (".txt", ".jsonl") else None
-    return suffix if suffix in (".txt", ".jsonl", ".parquet") else None
+    """`.txt`, `.jsonl`, `.json` or `.parquet`, in lower case and without the compression suffix; None for other files."""
+    suffix = path.suffix.lower()
+    if suffix in OPENERS:
+        inner = Path(path.stem).suffix.lower()
+        return inner if inner in PLAIN_TYPES else None
+    return suffix if suffix in (*PLAIN_TYPES, ".parquet") else None
 
 
 def read_file(path: Path, txt_document: str, bad_input: BadInput) -> Iterator[Document]:
@@ -146,7 +135,7 @@ def read_file(path: Path, txt_document: str, bad_input: BadInput) -> Iterator[Do
     try:
         if path.exists() and path.stat().st_size == 0:
             bad_input.report(str(path), "empty file")
-        elif kind == ".jsonl":
+        elif kind in (".jsonl", ".json"):
             yield from _jsonl(path, bad_input)
         elif kind == ".parquet":
             yield from _parquet(path, bad_input)
@@ -241,7 +230,7 @@ def _parquet(path: Path, bad_input: BadInput) -> Iterator[Document]:
             if FIELD not in schema.names:
                 raise UserError(f"{path}: no column '{FIELD}'; the columns are {', '.join(schema.names)}")
             kind = schema.field(FIELD).type
-            if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+            if not _is_text(kind):
                 raise UserError(f"{path}: column '{FIELD}' contains {kind}, not strings")
             row = 0
             for batch in file.iter_batches(PARQUET_ROWS, columns=[FIELD]):
@@ -252,9 +241,18 @@ def _parquet(path: Path, bad_input: BadInput) -> Iterator[Document]:
         raise UserError(f"{path}: cannot be read: {first_line(error)}") from error
 
 
+def _is_text(kind: pa.DataType) -> bool:
+    """Whether a column holds strings or bytes, in any of the representations of Arrow."""
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    types = pa.types
+    strings = (types.is_string, types.is_large_string, types.is_string_view)
+    return any(test(kind) for test in (*strings, types.is_binary, types.is_large_binary, types.is_binary_view))
+
+
 def _cell(value: pa.Scalar, location: str, bad_input: BadInput) -> Iterator[Document]:
     try:
         text = value.as_py()
+        text = text.decode() if isinstance(text, bytes) else text
     except UnicodeDecodeError:
         bad_input.report(location, NOT_UTF8)
         return
@@ -274,15 +272,15 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
 @contextmanager
 def _open_decompressed(path: Path) -> Iterator[BinaryIO]:
     """Open a file and decompress it. Reading stops at damage, which may cost one buffer of intact content before it."""
-    compression = COMPRESSIONS.get(path.suffix.lower())
+    suffix = path.suffix.lower()
     try:
-        raw = pa.input_stream(str(path), compression=compression)
+        raw = OPENERS.get(suffix, partial(open, mode="rb"))(str(path))
     except OSError as error:
-        raise UserError(f"{path}: cannot be read: {first_line(error)}") from error
+        raise UserError(f"{path}: cannot be read: {error.strerror or first_line(error)}") from error
     with raw, io.BufferedReader(cast(io.RawIOBase, raw)) as stream:
         try:
             yield cast(BinaryIO, stream)
-        except OSError as error:
-            if compression is None:
+        except DAMAGE as error:
+            if suffix not in OPENERS:
                 raise
             raise _DamagedError(f"truncated or damaged {path.suffix}") from error

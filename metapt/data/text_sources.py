@@ -15,8 +15,9 @@ from typing import Any, Protocol
 
 from metapt.config import CorpusConfig
 from metapt.data import demo, text_files
+from metapt.data.bad_input import BadInput
 from metapt.data.hub_files import HubFiles, current_commit
-from metapt.data.text_files import BadInput, Document
+from metapt.data.text_files import Document
 from metapt.errors import OperationalError, UserError, first_line
 from metapt.files import file_sha256
 
@@ -50,7 +51,7 @@ def open_source(data: CorpusConfig) -> Source:
         return HubSource(data)
     if data.text_dir is None:
         raise UserError(
-            "data.text_dir is required with data=text (a folder of .txt, .jsonl or .parquet files)"
+            "data.text_dir is required with data=text (a folder of .txt, .jsonl, .json or .parquet files)"
         )
     return TextSource(Path(data.text_dir).expanduser(), data.txt_document, data.on_bad_input)
 

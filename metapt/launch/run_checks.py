@@ -81,7 +81,8 @@ def _corpus_errors(config: PretrainConfig) -> Iterator[str]:
     """Text that is missing, and a tokenizer that cannot be read or has too many entries."""
     data = config.data
     if data.name == "text" and data.text_dir is not None:
-        from metapt.data.text_files import BadInput, find_files
+        from metapt.data.bad_input import BadInput
+        from metapt.data.text_files import find_files
 
         root = Path(data.text_dir).expanduser()
         yield from _raised(lambda: find_files(root, BadInput(data.on_bad_input)))
