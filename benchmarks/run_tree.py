@@ -171,7 +171,7 @@ class Tree:
             "dev_f1": 0.5,
             "seconds_total": 700.1,
             "train_sentences": 4000,
-            "train_sentences_cut": 1,
+            "train_sentences_split": 1,
             "source_sets": [source] if source != "all" else list(SOURCES)[:-1],
             "generated_data": True,
             "sets": sets,

@@ -198,7 +198,7 @@ def write_finetuning(
     }
     result |= {
         "train_sentences": 480,
-        "train_sentences_cut": 2,
+        "train_sentences_split": 2,
         "generated_data": origin.get("generated_data", False),
         "sets": {},
     }
@@ -247,7 +247,7 @@ def write_baseline(root: Path, name: str, source: str = "", skill: float = 0.4) 
         lines = [{**json.loads(line), "gold_logprob": None} for line in file.read_text().splitlines()]
         file.write_text("".join(json.dumps(line) + "\n" for line in lines))
     result = json.loads((folder / "result.json").read_text())
-    for absent in ("ner_head", "steps", "epochs", "best_epoch", "best_step", "train_sentences_cut"):
+    for absent in ("ner_head", "steps", "epochs", "best_epoch", "best_step", "train_sentences_split"):
         del result[absent]
     result |= {"kind": "baseline", "dev_f1": None, "source_sets": [source] if source else []}
     (folder / "result.json").write_text(json.dumps(result))

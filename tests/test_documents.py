@@ -19,8 +19,9 @@ from analysis.load.prediction_reader import evaluate, read_predictions
 from analysis.load.records import TARGETS, FinetuneRun, gold_set
 from analysis.load.schema import SetResult
 from metapt.config import NerDataConfig
+from metapt.data.columns import UNER_LAYOUT, ColumnLayout
 from metapt.data.documents import resampling_units
-from metapt.data.iob2 import UNER_LAYOUT, ColumnLayout, Sentence, read_iob2, write_iob2
+from metapt.data.iob2 import Sentence, read_iob2, write_iob2
 from metapt.data.labelled_sets import open_collection
 from metapt.errors import UserError
 from metapt.evaluation.predictions import SentencePrediction, write_predictions

@@ -66,7 +66,7 @@ def test_word_features_agree_with_transformers(world: Path, subword_pooling: str
     sentences = [*labelled(9, 5), Sentence("one", ("Cebu",), ("B-LOC",))]
     found = word_features(
         tagger,
-        encode(sentences, word_tokenizer_of(world / "model", 64), 64, truncate=False),
+        encode(sentences, word_tokenizer_of(world / "model", 64), 64, TAGS, split=False),
         4,
         Accelerator(),
     )
@@ -89,7 +89,7 @@ def test_windows_of_long_sentences_have_special_tokens(world: Path) -> None:
     )
     long = Sentence("long", long.words, ("O",) * len(long.words))
     word_tokenizer = word_tokenizer_of(world / "model", 16)
-    encoded = encode([long], word_tokenizer, 16, truncate=False)
+    encoded = encode([long], word_tokenizer, 16, TAGS, split=False)
     assert len(encoded.windows) > 3
     read = []
     for window in encoded.windows:
@@ -117,7 +117,7 @@ def test_encoder_is_fine_tuned_like_a_decoder(world: Path, tmp_path: Path) -> No
     assert result["dev_f1"] > 0.8
     tagger, _, _ = load_tagger(run.tagger_dir)
     sentences = labelled(9, 3)  # the test split of aa_one
-    encoded = encode(sentences, word_tokenizer_of(run.tagger_dir, 64), 64, truncate=False)
+    encoded = encode(sentences, word_tokenizer_of(run.tagger_dir, 64), 64, TAGS, split=False)
     again = predict(tagger.layer, word_features(tagger, encoded, 3, Accelerator()), encoded, 4)
     predicted = [line["predicted"] for line in read_jsonl(run.predictions_dir / "aa_one.jsonl")]
     assert [each.predicted for each in again] == predicted

@@ -15,6 +15,9 @@ from ner_world import labelled, write_checkpoint
 from safetensors.torch import load_file
 from tuned import arguments, assert_same, outcome, tune
 
+from metapt.config import NerDataConfig
+from metapt.data.labelled_sets import open_collection
+from metapt.data.subsets import scored_words, training_subset
 from metapt.errors import UserError
 from metapt.finetuning import tuner
 from metapt.finetuning.tuner import Tuner
@@ -69,10 +72,11 @@ def test_result_and_metrics_have_the_documented_keys(head_run: Run) -> None:
     documented |= {
         "dev_f1",
         "seconds_total",
+        "types",
         "train_sentences",
-        "train_sentences_cut",
+        "train_sentences_split",
         "train_words",
-        "train_words_cut",
+        "sentences_left_out",
         "pooled_character_fraction",
         "generated_data",
         "source_sets",
@@ -144,8 +148,8 @@ def test_frozen_features_equal_recomputed_features(
             [data.windows[number] for number in batch],
             data.tags[rows],
             data.lengths[torch.from_numpy(batch)],
-            sentences_cut=0,
-            words_cut=0,
+            sentences=len(batch),
+            sentences_split=0,
             words_without_character=0,
         )
         features = torch.full((len(data.tags), 32), torch.nan)
@@ -210,14 +214,19 @@ def test_run_folder_of_another_configuration_is_rejected(world: Path, head_run: 
             tune(world, head_run.path, "ner.max_epochs=6", change)
 
 
-def test_training_sentences_are_limited_and_truncated(
+def test_training_sentences_are_limited_and_read_in_windows(
     world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tune(world, tmp_path / "run", "ner.max_epochs=1", "data.max_train_sentences=20", "ner.max_len=8")
     result = run.result()
-    assert (result["train_sentences"], result["steps"]) == (20, 3)
-    assert 0 < result["train_sentences_cut"] < 20
-    assert result["train_words_cut"] >= result["train_sentences_cut"]
+    data = NerDataConfig(name="uner", uner_dir=str(world / "uner"), max_train_sentences=20)
+    collection = open_collection(data)
+    train = collection.load("aa_one", "train")
+    chosen = training_subset(train, data, scored_words(collection, ["aa_one", "bb_two"]))
+    assert result["train_sentences"] == 20
+    assert result["train_words"] == sum(len(train[number].words) for number in chosen)
+    assert result["steps"] > 3  # with the windows of longer sentences, more than three batches of eight
+    assert 0 < result["train_sentences_split"] < 20
     printed = capsys.readouterr().out
     for name, scores in result["sets"].items():
         low, high = scores["f1_interval"]
@@ -226,7 +235,10 @@ def test_training_sentences_are_limited_and_truncated(
     assert (
         f"scores: {run.result_file}; predictions: {run.predictions_dir}; tagger: {run.tagger_dir}" in printed
     )
-    assert f"{result['train_sentences_cut']} of 20 sentences; {result['train_words_cut']} words" in printed
+    assert (
+        f"{result['train_sentences_split']} of 20 sentences are longer than a window (ner.max_len=8)"
+        in printed
+    )
     assert result["sets"]["aa_one"]["words"] == sum(
         len(json.loads(line)["words"])
         for line in (run.predictions_dir / "aa_one.jsonl").read_text().splitlines()

@@ -1,5 +1,6 @@
 """Labelled sentences: the IOB2 file format and its corner cases, and collections of sets."""
 
+from itertools import chain
 from pathlib import Path
 
 import datasets
@@ -109,13 +110,13 @@ def test_unicode_line_separators_do_not_end_a_line(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (PLAIN + "1\tAna\tB-PER\n\n", "4: 3 tab-separated columns; expected 5 (index, word"),
+        (PLAIN + "1\tAna\n\n", "4: 2 tab-separated columns; expected 5 (index, word"),
         (PLAIN + "1 Ana B-PER - -\n\n", "4: 1 tab-separated columns"),
         (PLAIN + "1\tAna\tB-PER\t-\t-\t-\n\n", "4: 6 tab-separated columns"),
         (PLAIN + "1\t\tB-PER\t-\t-\n\n", "4: the word (column 2) is empty"),
         (
-            PLAIN + "1\tAna\tB-MISC\t-\t-\n\n",
-            "4: unknown tag 'B-MISC'; allowed are O, and B- or I- (or E-, L-, M-, S-, U-) with PER, ORG, LOC, OTH (read as O)",
+            PLAIN + "1\tAna\tX-PER\t-\t-\n\n",
+            "4: unknown tag 'X-PER'; allowed are O, and B- or I- (or E-, L-, M-, S-, U-) with a type",
         ),
         (PLAIN + "1\tAna\tPER\t-\t-\n\n", "4: unknown tag 'PER'"),
         (PLAIN.encode() + "1\tAn\xe9\tO\t-\t-\n".encode("latin-1"), "4: not UTF-8 at byte 5"),
@@ -209,7 +210,7 @@ def write_sets(root: Path, sets: dict[str, list[str]]) -> NerDataConfig:
                 root / name / f"{split}.iob2",
                 [Sentence(f"{name}/{split}", ("Ana", name, split), ("B-PER", "O", "O"))],
             )
-    return NerDataConfig(name="uner", uner_dir=str(root))
+    return NerDataConfig(name="uner", uner_dir=str(root), dev_fraction=0, test_fraction=0)
 
 
 @pytest.fixture
@@ -267,24 +268,62 @@ def test_wrong_set_or_split(collection, name, split, message):
         collection.load(name, split)
 
 
-def test_a_dev_split_is_held_out_if_there_is_none(tmp_path):
+def held_out(tmp_path: Path, name: str = "xx_odd", **keys: float) -> dict[str, list[Sentence]]:
+    collection = open_collection(NerDataConfig(name="uner", uner_dir=str(tmp_path), **keys))
+    return {split: collection.load(name, split) for split in collection.splits[name]}
+
+
+def test_missing_splits_are_held_out(tmp_path):
     sentences = [Sentence(str(number), ("Ana",), ("B-PER",)) for number in range(400)]
     write_iob2(tmp_path / "xx_odd" / "train.iob2", sentences)
     write_iob2(tmp_path / "xx_one" / "train.iob2", sentences[:2])
     write_iob2(tmp_path / "xx_one" / "dev.iob2", sentences[2:4])
-    data = NerDataConfig(name="uner", uner_dir=str(tmp_path), dev_fraction=0.1)
-    parts = [open_collection(data).load("xx_odd", split) for split in ("train", "dev")]
-    assert 20 < len(parts[1]) < 60
-    assert sorted(parts[0] + parts[1], key=lambda sentence: int(sentence.id)) == sentences
-    assert parts[1] == open_collection(data).load("xx_odd", "dev")
-    assert source_sets(open_collection(data), "all") == ["xx_odd", "xx_one"]
-    assert open_collection(data).load("xx_one", "dev") == sentences[2:4]
-    write_iob2(tmp_path / "xx_odd" / "train.iob2", sentences[:1])
+    parts = held_out(tmp_path)
+    assert {split: len(part) for split, part in parts.items()} == {"train": 320, "test": 40, "dev": 40}
+    assert sorted(chain(*parts.values()), key=lambda sentence: int(sentence.id)) == sentences
+    assert parts == held_out(tmp_path) != held_out(tmp_path, split_seed=1)
+    assert len(held_out(tmp_path, dev_fraction=0.25, test_fraction=0)["dev"]) == 100
+    assert held_out(tmp_path, "xx_one", test_fraction=0)["dev"] == sentences[2:4]
+    collection = open_collection(NerDataConfig(name="uner", uner_dir=str(tmp_path), test_fraction=0))
+    assert source_sets(collection, "all") == ["xx_odd", "xx_one"]
+    collection.load("xx_odd", "dev")
+    assert collection.notes() == [
+        "xx_odd: dev 40 sentences held out of its train split by sentence (data.split_seed=0); train 360"
+    ]
+    (tmp_path / "xx_one" / "dev.iob2").unlink()
     with pytest.raises(
-        UserError,
-        match=r"data\.dev_fraction=0\.1: the .* split of xx_odd is empty \(1 sentences are divided\)",
+        UserError, match=r"xx_one: its 2 sentence\(s\) cannot be divided into train, test and dev"
     ):
-        [open_collection(data).load("xx_odd", split) for split in ("train", "dev")]
+        held_out(tmp_path, "xx_one")
+
+
+@pytest.mark.parametrize("layout", ["single repository", "folder of repositories", "SET/SPLIT.iob2"])
+def test_universal_ner_as_it_is_published(tmp_path, layout):
+    folder, name = {
+        "single repository": (tmp_path, "en_ewt-ud-{}.iob2"),
+        "folder of repositories": (tmp_path / "UNER_English-EWT", "en_ewt-ud-{}.iob2"),
+        "SET/SPLIT.iob2": (tmp_path / "en_ewt", "{}.iob2"),
+    }[layout]
+    for split in ("train", "dev", "test"):
+        write_iob2(folder / name.format(split), [Sentence(split, ("Ana",), ("B-PER",))])
+    (folder / "README.md").write_text("x")
+    (tmp_path / "LICENSES").mkdir()
+    (tmp_path / "scripts").mkdir()
+    collection = open_collection(NerDataConfig(name="uner", uner_dir=str(tmp_path)))
+    assert collection.splits == {"en_ewt": ("dev", "test", "train")}
+    assert [collection.load("en_ewt", split)[0].id for split in ("train", "dev", "test")] == [
+        "train",
+        "dev",
+        "test",
+    ]
+    assert collection.notes() == [f"{tmp_path}: no labelled set in scripts"]
+
+
+def test_a_folder_that_matches_nothing_is_named(tmp_path):
+    (tmp_path / "english").mkdir()
+    (tmp_path / "english" / "train.conll").write_text("Ana\tB-PER\n")
+    with pytest.raises(UserError, match=r"contains neither SET/SPLIT\.iob2 nor .*; it contains english"):
+        open_collection(NerDataConfig(name="uner", uner_dir=str(tmp_path)))
 
 
 @pytest.mark.parametrize("empty", ["train", "dev"])
@@ -301,7 +340,9 @@ def test_a_source_needs_entities(tmp_path, empty):
 def test_wrong_folder(tmp_path):
     with pytest.raises(UserError, match="no such folder"):
         open_collection(NerDataConfig(name="uner", uner_dir=str(tmp_path / "gone")))
-    with pytest.raises(UserError, match=r"contains no <set>/<split>\.iob2"):
+    with pytest.raises(
+        UserError, match=r"contains neither SET/SPLIT\.iob2 nor UNER_.* it contains no folder"
+    ):
         open_collection(NerDataConfig(name="uner", uner_dir=str(tmp_path)))
 
 
@@ -317,7 +358,7 @@ def test_the_fingerprint_depends_on_the_content_alone(tmp_path):
     parts = [("xx", "train"), ("xx", "dev")]
     assert first.fingerprint(parts) == second.fingerprint(parts[::-1]) != first.fingerprint(parts[:1])
     write_iob2(tmp_path / "b/xx/dev.iob2", [Sentence("1", ("Ana", "xx", "dev"), ("B-ORG", "O", "O"))])
-    changed = open_collection(NerDataConfig(name="uner", uner_dir=str(tmp_path / "b")))
+    changed = open_collection(NerDataConfig(name="uner", uner_dir=str(tmp_path / "b"), test_fraction=0))
     assert changed.fingerprint(parts) != first.fingerprint(parts)
     assert changed.fingerprint(parts[:1]) == first.fingerprint(parts[:1])
 

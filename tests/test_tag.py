@@ -184,7 +184,8 @@ def test_entity_probability_equals_brute_force(tmp_path: Path, head: str) -> Non
             [entity_tagger.Sentence("", sentence.words, ("O",) * len(sentence.words))],
             tagger.word_tokenizer,
             64,
-            truncate=False,
+            TAGS,
+            split=False,
         )
         emissions = tagger.tagger.layer.linear(encoding.word_features(tagger.tagger, encoded, 1)).detach()
         for each in sentence.entities:

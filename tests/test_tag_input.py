@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from metapt.data.iob2 import ColumnLayout, read_iob2
+from metapt.data.columns import ColumnLayout
+from metapt.data.iob2 import read_iob2
 from metapt.errors import UserError
 from metapt.inference.streams import ColumnReader, available_lines, text_sentences
 

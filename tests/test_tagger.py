@@ -23,7 +23,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from metapt.data.iob2 import TAGS, Sentence, read_iob2
+from metapt.data.iob2 import TAGS, Sentence, read_iob2, spans, to_iob2
 from metapt.data.word_subwords import WordSubwords
 from metapt.errors import UserError
 from metapt.models.base_model import load_base_model
@@ -111,16 +111,38 @@ def test_short_sentences_are_one_window() -> None:
     assert [len(split_into_windows(words, max_len)) for max_len in (4, 5, 128)] == [1, 1, 1]
 
 
-def test_truncation_keeps_whole_words_and_is_counted() -> None:
-    word_tokenizer = WordTokenizer(make_tokenizer(), True, max_subwords=8)
-    short = Sentence("short", ("Maria", "lives"), ("B-PER", "O"))
-    cut, whole = (encode([LONG, short], word_tokenizer, 16, truncate=truncate) for truncate in (True, False))
-    assert (cut.sentences_cut, whole.sentences_cut) == (1, 0)
-    assert whole.lengths.tolist() == [39, 2]
-    kept = int(cut.lengths[0])
-    sizes = np.cumsum([len(each.ids) for each in word_tokenizer(LONG.words)])
-    assert sizes[kept - 1] <= 16 < sizes[kept]
-    assert cut.tags[kept:].tolist() == [TAGS.index("B-PER"), 0]
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.sampled_from(["O", "B-PER", "I-PER", "B-ORG", "I-ORG"]), min_size=1, max_size=60),
+    st.integers(8, 24),
+)
+def test_units_of_a_long_sentence_have_all_its_words_and_divide_no_entity(
+    raw: list[str], max_len: int
+) -> None:
+    word_tokenizer = WordTokenizer(make_tokenizer(), True, max_subwords=max_len // 2)
+    tags = to_iob2(raw)
+    words = tuple(("Maria", "Davao", "lives")[number % 3] for number in range(len(tags)))
+    long, short = Sentence("1", words, tags), Sentence("2", ("Maria", "lives"), ("B-PER", "O"))
+    split, whole = (
+        encode([long, short, long], word_tokenizer, max_len, TAGS, split=split) for split in (True, False)
+    )
+    assert (split.sentences, split.sentences_split) == (whole.sentences, whole.sentences_split)
+    assert whole.lengths.tolist() == [len(words), 2, len(words)]
+    assert len(split.lengths) == len(split.windows)
+    assert [len(window.firsts) for window in split.windows] == split.lengths.tolist()
+    subwords = [
+        window.subwords[first : last + 1].tolist()
+        for window in split.windows
+        for first, last in zip(window.firsts, window.lasts, strict=True)
+    ]
+    expected = [word.ids[word.first :] for word in word_tokenizer([*words, *short.words, *words])]
+    assert subwords == expected
+    starts = split.lengths.cumsum(0) - split.lengths
+    assert not any(TAGS[split.tags[start]].startswith("I-") for start in starts)
+    changed = split.tags != whole.tags  # only where an entity is longer than a window
+    longest = max((end - start for _, start, end in spans(tags)), default=0)
+    assert not changed.any() or longest * 2 > max_len // 2
+    assert all(row in starts for row in changed.nonzero().flatten())
 
 
 @pytest.mark.real_data
@@ -136,7 +158,7 @@ def test_real_sets_keep_every_word(name: str) -> None:
     tokenizer = PreTrainedTokenizerFast(tokenizer_file=tokenizer_file, eos_token="<|endoftext|>")
     word_tokenizer = WordTokenizer(tokenizer, True, max_subwords=16)
     encoded = encode(
-        sentences, word_tokenizer, 32, truncate=False
+        sentences, word_tokenizer, 32, TAGS, split=False
     )  # short windows, so that many sentences need several
     assert encoded.tags.tolist() == [TAGS.index(tag) for sentence in sentences for tag in sentence.tags]
     encoded_words = [
@@ -155,7 +177,7 @@ def test_word_features_are_hidden_states_of_own_subwords(checkpoint: Path, subwo
     tagger = make_tagger(checkpoint, subword_pooling)
     word_tokenizer = WordTokenizer(make_tokenizer(), True, max_subwords=64)
     sentences = [*labelled(7, 5), LONG, Sentence("odd", ("Qwertyuiop", "日本"), ("O", "O"))]
-    encoded = encode(sentences, word_tokenizer, 256, truncate=False)
+    encoded = encode(sentences, word_tokenizer, 256, TAGS, split=False)
     packed = word_features(tagger, encoded, 4, Accelerator())
     expected = []
     for sentence in sentences:
@@ -179,7 +201,7 @@ def test_word_features_are_hidden_states_of_own_subwords(checkpoint: Path, subwo
 def test_windows_affect_only_words_after_the_first_window(checkpoint: Path) -> None:
     tagger = make_tagger(checkpoint)
     word_tokenizer = WordTokenizer(make_tokenizer(), True, max_subwords=8)
-    whole, split = (encode([LONG], word_tokenizer, max_len, truncate=False) for max_len in (256, 16))
+    whole, split = (encode([LONG], word_tokenizer, max_len, TAGS, split=False) for max_len in (256, 16))
     assert len(split.windows) > 3
     features = [word_features(tagger, encoded, 2, Accelerator()) for encoded in (whole, split)]
     assert len(features[1]) == len(LONG.words)
@@ -190,7 +212,7 @@ def test_windows_affect_only_words_after_the_first_window(checkpoint: Path) -> N
 
 def test_epoch_batches_contain_every_sentence_once() -> None:
     encoded = encode(
-        labelled(333, 6), WordTokenizer(make_tokenizer(), True, max_subwords=64), 128, truncate=True
+        labelled(333, 6), WordTokenizer(make_tokenizer(), True, max_subwords=64), 128, TAGS, split=True
     )
     batches = epoch_batches(encoded, 4, seed=1, epoch=2)
     assert sorted(np.concatenate(batches)) == list(range(333))
@@ -209,7 +231,7 @@ def test_epoch_batches_contain_every_sentence_once() -> None:
 def test_loss_is_negative_log_likelihood_per_word(checkpoint: Path, head: str) -> None:
     tagger = make_tagger(checkpoint, head=head)
     encoded = encode(
-        labelled(5, 7), WordTokenizer(make_tokenizer(), True, max_subwords=64), 128, truncate=True
+        labelled(5, 7), WordTokenizer(make_tokenizer(), True, max_subwords=64), 128, TAGS, split=True
     )
     loss = tagger(collate(encoded.windows), encoded.tags, encoded.lengths)
     features = word_features(tagger, encoded, 2, Accelerator())
@@ -223,7 +245,7 @@ def test_loss_is_negative_log_likelihood_per_word(checkpoint: Path, head: str) -
 def test_autocast_affects_only_the_decoder(checkpoint: Path) -> None:
     tagger = make_tagger(checkpoint)
     encoded = encode(
-        labelled(3, 8), WordTokenizer(make_tokenizer(), True, max_subwords=64), 128, truncate=True
+        labelled(3, 8), WordTokenizer(make_tokenizer(), True, max_subwords=64), 128, TAGS, split=True
     )
     batch = collate(encoded.windows)
     with torch.autocast("cpu", torch.bfloat16):
@@ -288,7 +310,7 @@ def test_transformers_class_gives_the_same_emissions(
     assert model.config.label2id == {tag: number for number, tag in enumerate(TAGS)}
     sentences = labelled(4, 9)
     word_tokenizer = settings.word_tokenizer(make_tokenizer())
-    encoded = encode(sentences, word_tokenizer, 128, truncate=False)
+    encoded = encode(sentences, word_tokenizer, 128, TAGS, split=False)
     emissions = tagger.layer.linear(word_features(tagger, encoded, 2)).detach()
     found = []
     for sentence in sentences:

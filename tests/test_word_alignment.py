@@ -116,8 +116,7 @@ def test_dropped_word_does_not_shift_the_others() -> None:
 def test_every_word_occurs_once_with_left_context(texts: list[list[str]], max_len: int) -> None:
     word_tokenizer = WordTokenizer(tokenizer_of("small", False), True, max_subwords=max_len // 2)
     sentences = [Sentence(str(n), tuple(words), ("O",) * len(words)) for n, words in enumerate(texts)]
-    encoded = encode(sentences, word_tokenizer, max_len, truncate=False)
-    assert (encoded.sentences_cut, encoded.words_cut) == (0, 0)
+    encoded = encode(sentences, word_tokenizer, max_len, TAGS, split=False)
     assert encoded.lengths.tolist() == [len(words) for words in texts]
     windows = iter(encoded.windows)
     for words in texts:
@@ -134,21 +133,6 @@ def test_every_word_occurs_once_with_left_context(texts: list[list[str]], max_le
                 assert first >= min(start, max_len // 2 - max(len(word.ids) for word in subwords) + 1)
                 index += 1
     assert next(windows, None) is None
-
-
-@settings(max_examples=100, deadline=None)
-@given(st.lists(st.lists(WORDS, min_size=1, max_size=20), min_size=1, max_size=4), st.integers(4, 24))
-def test_truncation_is_counted(texts: list[list[str]], max_len: int) -> None:
-    word_tokenizer = WordTokenizer(tokenizer_of("small", False), True, max_subwords=max_len // 2)
-    sentences = [Sentence(str(n), tuple(words), ("O",) * len(words)) for n, words in enumerate(texts)]
-    encoded = encode(sentences, word_tokenizer, max_len, truncate=True)
-    kept = []
-    for words in texts:
-        sizes = np.cumsum([len(each.ids) for each in word_tokenizer(words)])
-        kept.append(int((sizes <= max_len).sum()))
-    assert encoded.lengths.tolist() == kept
-    lost = [len(words) - left for words, left in zip(texts, kept, strict=True)]
-    assert (encoded.sentences_cut, encoded.words_cut) == (sum(each > 0 for each in lost), sum(lost))
 
 
 def first_complete(tokenizer: PreTrainedTokenizerFast, ids: list[int]) -> int:
@@ -190,7 +174,9 @@ def test_features_are_the_states_at_word_ids(
     expected = torch.stack([pick(states[rows[first:]]) for rows, first in zip(own, complete, strict=True)])
     assert (max(complete) > 0) == (not prefix_space)
     word_tokenizer = WordTokenizer(plain, prefix_space, max_subwords=64)
-    encoded = encode([Sentence("1", tuple(words), ("O",) * len(words))], word_tokenizer, 256, truncate=False)
+    encoded = encode(
+        [Sentence("1", tuple(words), ("O",) * len(words))], word_tokenizer, 256, TAGS, split=False
+    )
     torch.testing.assert_close(
         word_features(tagger, encoded, 4, Accelerator()), expected, rtol=1e-4, atol=1e-5
     )

@@ -137,7 +137,7 @@ def test_characters_that_are_dropped_or_white_space_are_passed_over() -> None:
 
 def test_words_without_a_character_are_counted() -> None:
     sentence = Sentence("1", ("Maria", " ", "北京"), ("O", "O", "O"))
-    encoded = encode([sentence], WordTokenizer(fast(layout("gpt2")), True, 64), 128, truncate=False)
+    encoded = encode([sentence], WordTokenizer(fast(layout("gpt2")), True, 64), 128, ("O",), split=False)
     assert encoded.words_without_character == 1
     assert encoded.pooled_character_fraction == pytest.approx(2 / 3)
     assert subword_statistics([sentence], layout("gpt2"))["pooled_character_fraction"] == pytest.approx(2 / 3)

@@ -96,7 +96,7 @@ class NerResult(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind"):
     sets: dict[str, SetResult]
     train_sentences: int | None
     seconds_total: float
-    train_sentences_cut: int | None = None
+    train_sentences_split: int | None = None
     source_sets: list[str] | None = None
     custom_sets: dict[str, dict[str, str]] = {}
     shared_sentences: dict[str, SharedSentences] | None = {}

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from metapt.data.iob2 import TYPES, read_iob2, spans
+from metapt.data.iob2 import entity_types, read_iob2, spans
+from metapt.data.labelled_folders import uner_files
 from metapt.data.licences import SetFacts, set_facts
 from metapt.data.statistics import LabelledSentence, labelled_statistics
 
@@ -30,7 +31,7 @@ def section(data: ReportData) -> Section:
     if missing := sorted(sources - set(training)):
         text = [
             f"Needed for statistics of the training splits of {', '.join(missing)} and for OOV rates: their IOB2 files "
-            "(--uner DIR with DIR/SET/train.iob2). Predictions contain the evaluated sentences only."
+            "(--uner DIR, Universal NER). Predictions contain the evaluated sentences only."
         ]
     tables = [_counts_table(data, training), _oov_table(data, training)]
     tables += [licences_table(data.collection), shared_table(data.collection)]
@@ -38,26 +39,31 @@ def section(data: ReportData) -> Section:
 
 
 def _training_splits(folder: Path, names: Sequence[str]) -> dict[str, list[LabelledSentence]]:
-    files = {name: folder / name / "train.iob2" for name in names}
+    files, _ = uner_files(folder)
     return {
-        name: [(sentence.words, spans(sentence.tags)) for sentence in read_iob2(file)]
-        for name, file in files.items()
-        if file.is_file()
+        name: [(sentence.words, spans(sentence.tags)) for sentence in read_iob2(files[name, "train"])]
+        for name in names
+        if (name, "train") in files
     }
 
 
 def _counts_table(data: ReportData, training: Mapping[str, Sequence[LabelledSentence]]) -> Table:
     columns = [Column("set"), Column("split"), Column("sentences"), Column("words"), Column("spans")]
-    for entity_type in TYPES:
+    golds = [(name, gold) for name in data.collection.set_names() for gold in data.collection.gold_sets(name)]
+    evaluated = [list(zip(gold.words, gold.spans, strict=True)) for _, gold in golds]
+    types = entity_types(
+        kind for part in (*evaluated, *training.values()) for _, spans in part for kind, _, _ in spans
+    )
+    for entity_type in types:
         columns += [Column(entity_type), Column(f"{entity_type} single-word", percent=True, digits=1)]
     columns += [Column("unit"), Column("units")]
     rows: list[list[Cell]] = []
-    for name in data.collection.set_names():
-        for gold in data.collection.gold_sets(name):
-            sentences = list(zip(gold.words, gold.spans, strict=True))
-            counts = _counts(name, "evaluated", sentences)
-            rows.append([*counts, gold.unit, gold.unit_count, runs_of(data.collection.run_with(gold))])
-    rows += [[*_counts(name, "train", sentences), None, None, None] for name, sentences in training.items()]
+    for (name, gold), sentences in zip(golds, evaluated, strict=True):
+        counts = _counts(name, "evaluated", sentences, types)
+        rows.append([*counts, gold.unit, gold.unit_count, runs_of(data.collection.run_with(gold))])
+    rows += [
+        [*_counts(name, "train", sentences, types), None, None, None] for name, sentences in training.items()
+    ]
     note = (
         "Evaluated: from the predictions of the run in the row's details. Train: from the folder given by --uner. "
         "Unit: what is resampled and swapped as a whole, documents where the set marks texts and sentences elsewhere; "
@@ -66,11 +72,14 @@ def _counts_table(data: ReportData, training: Mapping[str, Sequence[LabelledSent
     return Table("data", "Labelled data", [*columns, RUNS], rows, note)
 
 
-def _counts(name: str, split: str, sentences: Sequence[LabelledSentence]) -> list[Cell]:
+def _counts(name: str, split: str, sentences: Sequence[LabelledSentence], types: Sequence[str]) -> list[Cell]:
     statistics = labelled_statistics(sentences)
     by_type = statistics["spans"]
     cells: list[Cell] = [name, split, statistics["sentences"], statistics["words"], by_type["all"]["count"]]
-    return cells + [by_type[kind][field] for kind in TYPES for field in ("count", "single_word_fraction")]
+    for kind in types:
+        of_type = by_type.get(kind, {"count": 0, "single_word_fraction": None})
+        cells += [of_type["count"], of_type["single_word_fraction"]]
+    return cells
 
 
 def _oov_table(data: ReportData, training: Mapping[str, Sequence[LabelledSentence]]) -> Table:

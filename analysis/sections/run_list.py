@@ -62,5 +62,5 @@ def _finetuning_row(run: FinetuneRun) -> list[Cell]:
     model: list[Cell] = [setting.scale, setting.variant, setting.step, run.objective]
     tuning: list[Cell] = [setting.tuning, setting.source, *run.seeds, result.ner_head]
     totals: list[Cell] = [result.steps, result.epochs, result.dev_f1, result.train_sentences]
-    totals += [result.train_sentences_cut, result.seconds_total]
+    totals += [result.train_sentences_split, result.seconds_total]
     return [run.path.name, str(run.path), *model, *tuning, *totals, *run.provenance, runs_of(run)]

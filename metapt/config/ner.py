@@ -123,7 +123,7 @@ class SetsConfig:
     )
     uner_dir: str | None = key(
         None,
-        "folder with Universal NER as SET/SPLIT.iob2",
+        "folder with Universal NER as SET/SPLIT.iob2, or as published (UNER_English-EWT/en_ewt-ud-train.iob2)",
         absent="download from the Hugging Face hub",
         identity=False,
     )
@@ -134,15 +134,30 @@ class SetsConfig:
     )
     corpora: list[str] = key(
         [],
-        "further labelled sets: presets (ceb_cebuaner, tl_tlunified) or .yaml files, each followed by :FOLDER if its "
-        "files are in a folder of yours",
+        "further labelled sets: presets (such as ceb_cebuaner:FOLDER), .yaml files, and paths of labelled files and "
+        "folders, as they are or with a name (NAME:PATH)",
         identity=False,
     )
     dev_fraction: float = key(
-        0.0,
-        "fraction of the train sentences (of whole documents, where they are marked) held out as dev split where a set has none; 0: such a set cannot be a source",
+        0.1,
+        "fraction of the train split (of its documents, where they are marked) held out as dev split where a set has none; 0: none",
         low=0,
         high=0.5,
+    )
+    test_fraction: float = key(
+        0.1,
+        "fraction of the train split held out as test split where a set has none; 0: none",
+        low=0,
+        high=0.5,
+    )
+    split_seed: int = key(0, "random seed of held-out dev and test splits", low=0)
+    on_bad_input: str = key(
+        "refuse",
+        "what to do with a malformed sentence of a labelled set",
+        choices={
+            "refuse": "stop with an error that names file and line",
+            "skip": "leave it out and count it",
+        },
     )
     documents: str = key(
         "auto",
@@ -155,7 +170,9 @@ class SetsConfig:
 class NerDataConfig(SetsConfig):
     """Labelled sets for training and evaluation."""
 
-    eval_sets: list[str] = key([], "sets to evaluate on; empty: every available set with a test split")
+    eval_sets: list[str] = key(
+        [], "sets, or paths of labelled files, to evaluate on; empty: every available set with a test split"
+    )
     max_train_sentences: int | None = key(
         None,
         "maximum number of training sentences, sampled from those of the source that no test set has",
@@ -192,7 +209,10 @@ class FinetuneConfig:
         "or a finished fine-tuning run, whose tagger is then trained further",
         identity=False,
     )
-    source: str = key(MISSING, "labelled set to fine-tune on; several joined by +, or all")
+    source: str = key(
+        MISSING,
+        "labelled set to fine-tune on, or the path of a labelled file or folder; several joined by +, or all",
+    )
     tuning: str = key("head_only", "parameters that are trained", choices=TUNINGS)
     data: NerDataConfig = field(default_factory=NerDataConfig)
     ner: NerConfig = field(default_factory=NerConfig)
@@ -272,7 +292,9 @@ class EvaluateConfig:
     """Score a finished tagger on test sets. The scores are added to its run folder, for `metapt report`."""
 
     checkpoint: str = key(MISSING, "finished fine-tuning run, or its tagger folder")
-    sets: list[str] = key([], "sets to score on; empty: every available set with a test split")
+    sets: list[str] = key(
+        [], "sets, or paths of labelled files, to score on; empty: every available set with a test split"
+    )
     data: SetsConfig = field(default_factory=SetsConfig)
     precision: str = key("fp32", "precision of the model", choices=TAGGER_PRECISIONS)
     device: str = key("auto", "torch device: cpu, cuda, cuda:N or mps; auto: the first of cuda, mps and cpu")

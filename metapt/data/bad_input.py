@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import dataclass, field
 
 from metapt.errors import UserError, listed
 
 HINT = "; correct it, or skip malformed input with data.on_bad_input=skip"
+# Names of files and folders that are never input.
+DOCUMENTATION = re.compile(
+    r"(readme|licen[cs]es?|copying|notice|citation|authors|changelog|sha256sums)\b", re.IGNORECASE
+)
 LISTED = 5  # places that a summary names
 
 

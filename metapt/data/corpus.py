@@ -27,8 +27,8 @@ from transformers import PreTrainedTokenizerFast
 from metapt import files, randomness
 from metapt.config import CorpusConfig
 from metapt.data import tokenizers
-from metapt.data.shards import SHARD_TOKENS, ShardWriter, TokenStream
 from metapt.data.bad_input import BadInput
+from metapt.data.shards import SHARD_TOKENS, ShardWriter, TokenStream
 from metapt.data.text_files import EMPTY, Document
 from metapt.data.text_sources import CorpusDocument, Source, TokenizedDocument, open_source
 from metapt.data.tokenizers import TokenizerInfo

@@ -14,11 +14,12 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from metapt.config import DOCUMENT_MARKS
+from metapt.data.columns import SEPARATORS, ColumnLayout
 from metapt.data.hub import HUB_SPLITS, HubTable
-from metapt.data.iob2 import SEPARATORS, STANDARD_TYPES, TYPES, ColumnLayout
+from metapt.data.labelled_folders import SPLITS
 from metapt.errors import UserError
 
-SPLITS = ("train", "dev", "test")
+FOLDER_NAME = "{folder}"  # in the name of a set: there is one in each subfolder that has the files
 OPTIONAL_TEXTS = ("language", "reference", "notes")  # information for people; only `language` is used
 KEYS = (
     "name",
@@ -29,12 +30,14 @@ KEYS = (
     "columns",
     "separator",
     "comment",
+    "word_prefix",
+    "labels",
     "types",
     "documents",
     "hub",
 )
 HUB_KEYS = tuple(item.name for item in fields(HubTable) if item.name != "types")
-NAME = re.compile(r"\w[\w.-]*", re.ASCII)
+NAME = re.compile(rf"(\w|{re.escape(FOLDER_NAME)})([\w.-]|{re.escape(FOLDER_NAME)})*", re.ASCII)
 RANGE = re.compile(r"(\d+)-(\d*)")
 
 
@@ -49,15 +52,26 @@ class FileRange:
 
 @dataclass(frozen=True)
 class CorpusSpec:
-    """The content of a YAML file. At least one of `files` and `hub` is given; `layout` is that of the files."""
+    """The content of a YAML file.
+
+    Attributes:
+        name: with FOLDER_NAME in it, the specification describes one set in each subfolder.
+        layout: of column files; None: recognized.
+        files: of each split; empty: recognized by their names.
+        types: maps entity types to others, or to O.
+        labels: tags in the order of their class ids, for JSON whose tags are numbers.
+        documents: marks of documents in the files; None: the key `data.documents`.
+    """
 
     name: str
     licence: str
     language: str  # as the file spells it; may be empty
     folder: Path | None
-    layout: ColumnLayout
+    layout: ColumnLayout | None
     files: Mapping[str, FileRange]
-    documents: str | None  # marks of documents in the files; None: the key `data.documents`
+    types: Mapping[str, str]
+    labels: Sequence[str]
+    documents: str | None
     hub: HubTable | None
 
 
@@ -101,17 +115,16 @@ class _SpecParser:
             )
         types = self.types(values.get("types", {}))
         files = self.files(values)
-        layout = self.layout(values, types) if files else ColumnLayout(("word", "tag"), types=types)
+        layout = self.layout(values, types)
         hub = self.hub(values, types)
-        if not files and hub is None and not {"files", "hub"} & set(values):
-            self.errors.append("`files` or `hub` (or both) is required")
+        labels = self.labels(values.get("labels", []), "labels")
         folder, documents = self.text(values, "folder"), self.text(values, "documents")
         if documents is not None and documents not in DOCUMENT_MARKS:
             self.errors.append(f"documents: {documents!r} must be one of {', '.join(DOCUMENT_MARKS)}")
         if self.errors or name is None or licence is None:
             return None
         path = base / Path(folder).expanduser() if folder else None
-        return CorpusSpec(name, licence, language or "", path, layout, files, documents, hub)
+        return CorpusSpec(name, licence, language or "", path, layout, files, types, labels, documents, hub)
 
     def check_keys(self, values: Mapping[Any, Any], keys: Sequence[str], prefix: str) -> None:
         for key in values:
@@ -142,10 +155,10 @@ class _SpecParser:
         return value
 
     def types(self, value: Any) -> dict[str, str]:
-        types = dict(STANDARD_TYPES)
+        types = {}
         for entity_type, target in (self.mapping(value, "types") if value != {} else {}).items():
-            if not isinstance(entity_type, str) or target not in (*TYPES, "O"):
-                self.errors.append(f"types.{entity_type}: {target!r} must be one of {', '.join(TYPES)}, O")
+            if not isinstance(entity_type, str) or not isinstance(target, str) or not target.strip():
+                self.errors.append(f"types.{entity_type}: {target!r} must be an entity type, or O")
             else:
                 types[entity_type] = target
         return types
@@ -171,8 +184,15 @@ class _SpecParser:
             )
         return FileRange(file or "", first, last)
 
-    def layout(self, values: Mapping[Any, Any], types: Mapping[str, str]) -> ColumnLayout:
-        columns = values.get("columns")
+    def layout(self, values: Mapping[str, Any], types: Mapping[str, str]) -> ColumnLayout | None:
+        """The layout of column files; None without `columns`, which leaves it to be recognized."""
+        texts = {name: self.text(values, name) for name in ("comment", "word_prefix")}
+        if "columns" not in values:
+            for name in ("separator", *texts):
+                if name in values:
+                    self.errors.append(f"{name}: has no effect without `columns`")
+            return None
+        columns = values["columns"]
         if not isinstance(columns, list) or any(columns.count(name) != 1 for name in ("word", "tag")):
             self.errors.append(
                 "columns: must be a list of names with `word` once and `tag` once, such as [word, tag]"
@@ -181,8 +201,20 @@ class _SpecParser:
         separator = values.get("separator", "tab")
         if separator not in SEPARATORS:
             self.errors.append(f"separator: {separator!r} must be one of {', '.join(SEPARATORS)}")
-        comment = self.text(values, "comment")
-        return ColumnLayout(tuple(str(name) for name in columns), str(separator), comment, types)
+        prefix = texts["word_prefix"] or ""
+        try:
+            re.compile(prefix)
+        except re.error as error:
+            self.errors.append(f"word_prefix: {prefix!r} is no regular expression: {error}")
+        names = tuple(str(name) for name in columns)
+        return ColumnLayout(names, str(separator), texts["comment"], types, word_prefix=prefix)
+
+    def labels(self, value: Any, path: str) -> list[str]:
+        """Tags in the order of their class ids."""
+        if isinstance(value, list) and all(isinstance(label, str) for label in value):
+            return value
+        self.errors.append(f"{path}: must be a list of tags, not {value!r}")
+        return []
 
     def hub(self, values: Mapping[Any, Any], types: Mapping[str, str]) -> HubTable | None:
         """The data set on the hub; None without `hub`, or after any error."""
@@ -197,9 +229,7 @@ class _SpecParser:
         splits = self.mapping(entry.get("splits", HUB_SPLITS), "hub.splits", SPLITS)
         for split in splits:
             self.text(splits, split, "hub.splits.")
-        labels = entry.get("labels", [])
-        if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
-            self.errors.append(f"hub.labels: must be a list of tags, not {labels!r}")
+        labels = self.labels(entry.get("labels", []), "hub.labels")
         if self.errors:
             return None
         given = {key: value for key, value in texts.items() if value is not None}

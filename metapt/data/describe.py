@@ -12,8 +12,8 @@ from rich.table import Table
 
 from metapt.config import DescribeConfig, commandline
 from metapt.data import DEMO_NOTICE
-from metapt.data.corpus_spec import SPLITS
-from metapt.data.iob2 import TYPES
+from metapt.data.iob2 import entity_types
+from metapt.data.labelled_folders import SPLITS
 from metapt.data.labelled_sets import open_collection
 from metapt.data.statistics import set_statistics
 from metapt.data.tokenizer_stats import read_tokenizer, subword_statistics
@@ -107,13 +107,19 @@ def sentence_table(statistics: SetStatistics) -> Table:
 
 
 def span_table(statistics: SetStatistics) -> Table:
-    columns = (*TYPES, *(f"% single-\nword {entity_type}" for entity_type in TYPES))
+    types = entity_types(
+        kind
+        for splits in statistics.values()
+        for split in splits.values()
+        for kind in split["spans"]
+        if kind != "all"
+    )
+    columns = (*types, *(f"% single-\nword {entity_type}" for entity_type in types))
 
     def cells(split: Statistics) -> list[str]:
-        spans = [split["spans"][entity_type] for entity_type in TYPES]
-        return [f"{span['count']:,}" for span in spans] + [
-            _percent(span["single_word_fraction"]) for span in spans
-        ]
+        spans = [split["spans"].get(entity_type) for entity_type in types]
+        counts = ["0" if span is None else f"{span['count']:,}" for span in spans]
+        return counts + [_percent(span and span["single_word_fraction"]) for span in spans]
 
     return _table("Spans by type", columns, statistics, cells)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from metapt.data.hub_files import HubFiles, download
-from metapt.data.iob2 import STANDARD_TYPES, Sentence, check_tag, to_iob2, with_unique_ids
+from metapt.data.iob2 import Sentence, tag_problem, to_iob2, with_unique_ids
 from metapt.errors import OperationalError, UserError
 
 HUB_SPLITS = {
@@ -27,7 +27,7 @@ class HubTable:
     splits: maps our names of splits to those on the hub.
     words, tags, id: names of columns; without `id` the sentences are numbered.
     labels: the tags in the order of their class ids, if the data set does not declare them.
-    types: maps the data set's entity types to PER, ORG, LOC or O.
+    types: maps entity types of the data set to others, or to O; types that it lacks keep their names.
     """
 
     name: str
@@ -39,7 +39,7 @@ class HubTable:
     tags: str = "ner_tags"
     id: str | None = None
     labels: Sequence[str] = ()
-    types: Mapping[str, str] = field(default_factory=lambda: STANDARD_TYPES)
+    types: Mapping[str, str] = field(default_factory=dict)
 
     def files(self) -> HubFiles:
         """The files that are downloaded to read it: those of its folder, and the card, which may describe columns."""
@@ -98,7 +98,8 @@ def _sentence(
         if isinstance(tag, int) and not 0 <= tag < len(labels):
             raise UserError(f"{where}: class id {tag}, but {len(labels)} labels are known")
         spelled.append(labels[tag] if isinstance(tag, int) else tag)
-        check_tag(spelled[-1], table.types, where)
+        if problem := tag_problem(spelled[-1]):
+            raise UserError(f"{where}: {problem}")
     return Sentence(identifier, tuple(words), to_iob2(spelled, table.types))
 
 

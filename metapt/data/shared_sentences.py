@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from metapt.data.collection import Collection
 from metapt.data.iob2 import Sentence, spans
-from metapt.data.labelled_sets import Collection
 
 
 def shared_with_sources(

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from metapt.data.iob2 import TYPES, Sentence, spans
+from metapt.data.iob2 import Sentence, entity_types, spans
 from metapt.data.particles import follows_particle
 
 LabelledSentence = tuple[Sequence[str], Sequence[tuple[str, int, int]]]
@@ -34,7 +34,7 @@ def labelled_statistics(sentences: Sequence[LabelledSentence]) -> dict[str, Any]
     all_spans = [(words, span) for words, sentence_spans in sentences for span in sentence_spans]
     lengths = {
         entity_type: [end - start for _, (span_type, start, end) in all_spans if span_type == entity_type]
-        for entity_type in TYPES
+        for entity_type in entity_types(span_type for _, (span_type, _, _) in all_spans)
     }
     lengths["all"] = [length for type_lengths in lengths.values() for length in type_lengths]
     after: dict[str, list[bool]] = {

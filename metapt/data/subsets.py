@@ -17,8 +17,8 @@ import numpy as np
 
 from metapt import randomness
 from metapt.config import NerDataConfig
+from metapt.data.collection import Collection
 from metapt.data.iob2 import Sentence
-from metapt.data.labelled_sets import Collection
 from metapt.data.shared_sentences import folded_words
 from metapt.errors import UserError
 

@@ -17,7 +17,6 @@ import io
 import json
 import lzma
 import os
-import re
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -29,7 +28,7 @@ from typing import Any, BinaryIO, cast
 import pyarrow as pa
 import pyarrow.parquet
 
-from metapt.data.bad_input import BadInput
+from metapt.data.bad_input import DOCUMENTATION, BadInput
 from metapt.errors import UserError, first_line, listed
 
 OPENERS: dict[str, Callable[[str], Any]] = {
@@ -42,9 +41,6 @@ DAMAGE = (OSError, EOFError, zlib.error, lzma.LZMAError)  # what decompression r
 PLAIN_TYPES = (".txt", ".jsonl", ".json")
 PARQUET_ROWS = 1024
 FIELD = "text"
-DOCUMENTATION = re.compile(
-    r"(readme|licen[cs]e|copying|notice|citation|authors|changelog|sha256sums)\b", re.IGNORECASE
-)
 LISTED = 5  # files of other types that an error names
 KNOWN_TYPES = ".txt, .jsonl and .json (also .gz, .zst, .xz, .bz2) and .parquet"
 BOM = b"\xef\xbb\xbf"
@@ -246,7 +242,9 @@ def _is_text(kind: pa.DataType) -> bool:
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
     types = pa.types
     strings = (types.is_string, types.is_large_string, types.is_string_view)
-    return any(test(kind) for test in (*strings, types.is_binary, types.is_large_binary, types.is_binary_view))
+    return any(
+        test(kind) for test in (*strings, types.is_binary, types.is_large_binary, types.is_binary_view)
+    )
 
 
 def _cell(value: pa.Scalar, location: str, bad_input: BadInput) -> Iterator[Document]:

@@ -14,13 +14,12 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from metapt.data.iob2 import TAGS, Sentence, to_iob2
+from metapt.data.iob2 import Sentence, tags_of, to_iob2, types_of
 from metapt.data.particles import RULE_PARTICLES, is_title
-from metapt.evaluation.predictions import SentencePrediction
+from metapt.evaluation.predictions import MIN_PROBABILITY, SentencePrediction
 
 GOAL_PARTICLES = frozenset({"kay", "kang"})
 NEIGHBOURS = (-2, -1, 1, 2)  # offsets of the words whose features a word gets
-MIN_PROBABILITY = 1e-300  # replaces 0, whose logarithm JSON cannot represent
 
 TagWords = Callable[[Sequence[str]], list[str]]
 """Maps the words of a sentence to their tags."""
@@ -105,13 +104,14 @@ def capitalized_runs(words: Sequence[str]) -> list[str]:
 def most_frequent_tag(training: TrainingData) -> PredictSentence:
     """Tag each word form with its most frequent tag in the training set, and unknown words with O.
 
-    An I-X that does not continue an X becomes B-X. Ties go to the first tag in TAGS.
+    An I-X that does not continue an X becomes B-X. Ties go to the first tag of `tags_of`.
     """
     counts: dict[str, Counter[str]] = {}
     for sentence in training.sentences:
         for word, tag in zip(sentence.words, sentence.tags, strict=True):
             counts.setdefault(word, Counter())[tag] += 1
-    best = {word: max(TAGS, key=lambda tag: found[tag]) for word, found in counts.items()}
+    tags = tags_of(types_of(training.sentences))
+    best = {word: max(tags, key=lambda tag: found[tag]) for word, found in counts.items()}
 
     def predict(sentence: Sentence) -> SentencePrediction:
         return SentencePrediction(list(to_iob2([best.get(word, "O") for word in sentence.words])), None)

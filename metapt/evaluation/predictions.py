@@ -13,6 +13,8 @@ from pathlib import Path
 from metapt.data.iob2 import Sentence
 from metapt.files import write_atomically
 
+MIN_PROBABILITY = 1e-300  # replaces 0, whose logarithm JSON cannot represent
+
 
 @dataclass(frozen=True)
 class SentencePrediction:
@@ -20,7 +22,8 @@ class SentencePrediction:
 
     Attributes:
         predicted: a tag per word.
-        gold_logprob: log-probability of each word's gold tag, in nats; None for a tagger without probabilities.
+        gold_logprob: log-probability of each word's gold tag, in nats (that of MIN_PROBABILITY for a tag that the tagger
+            does not have); None for a tagger without probabilities.
     """
 
     predicted: list[str]

@@ -8,8 +8,8 @@ from typing import Any
 
 from metapt.config import BaselineConfig, identity, settings
 from metapt.data import DEMO_NOTICE
+from metapt.data.collection import Collection
 from metapt.data.labelled_sets import (
-    Collection,
     evaluated_sets,
     open_collection,
     source_sets,
@@ -32,7 +32,7 @@ def run_baseline(config: BaselineConfig) -> None:
     Raises:
         UserError: the data or the run folder does not match the configuration.
     """
-    collection = open_collection(config.data)
+    collection = open_collection(config.data, config.source, config.data.eval_sets)
     eval_sets = evaluated_sets(collection, config.data.eval_sets)
     sources = source_sets(collection, config.source) if config.source else []
     parts = [(name, split) for name in sources for split in ("train", "dev")]

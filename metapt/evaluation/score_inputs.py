@@ -1,53 +1,30 @@
 """Gold sentences, and what another program predicted for them, brought to the same words.
 
-Characters are counted without white space ("solid" positions) wherever words and texts meet, so that spaces between
-words, and a text that was joined from words, make no difference.
+Words and texts are compared by their characters without white space (`metapt.data.char_spans`).
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
 from pathlib import Path
 
-from metapt.data.iob2 import (
-    PREFIXES,
-    TYPES,
-    UNER_LAYOUT,
-    UNER_TYPES,
-    Sentence,
-    spans,
-    to_iob2,
-    with_unique_ids,
+from metapt.data.char_spans import (
+    Adjustments,
+    solid,
+    solid_entities,
+    solid_spans,
+    split_words,
+    tags_of_entities,
 )
-from metapt.data.labelled_files import (
-    GOLD_TAGS,
-    PREDICTED_TAGS,
-    Entity,
-    FileSentence,
-    LabelledFile,
-    read_labelled_file,
-)
-from metapt.data.word_splitting import word_offsets
+from metapt.data.columns import UNER_LAYOUT, UNER_TYPES
+from metapt.data.iob2 import TYPES, Sentence, tag_problem, to_iob2, with_unique_ids
+from metapt.data.json_labels import GOLD_TAGS, PREDICTED_TAGS
+from metapt.data.labelled_files import FileSentence, LabelledFile, read_labelled_file
 from metapt.errors import UserError
 
 Renames = Mapping[str, str]
 """entity type of a file to the type that is scored, or to O; other types keep their name."""
-
-
-@dataclass
-class Adjustments:
-    """How many entities of a text were changed because tags of words cannot express them.
-
-    Attributes:
-        extended: entities that began or ended inside a word, and were extended to whole words.
-        dropped: entities that overlapped a longer one, or an earlier one as long, which was kept.
-    """
-
-    extended: int = 0
-    dropped: int = 0
 
 
 @dataclass(frozen=True)
@@ -94,10 +71,11 @@ def read_gold(path: Path, columns: Sequence[str], renames: Renames, documents: s
         if source.text is None:
             words = source.words
             _check_tags(source)
-            tags = to_iob2(source.tags, _targets(source.tags, renames))
+            tags = to_iob2(source.tags, renames)
         else:
-            words = _split(source.text, source.entities)
-            tags = _tags_of(_solid_entities(source, renames), words, adjustments)
+            words = split_words(source.text, source.entities)
+            entities = solid_entities(source.text, source.entities, renames)
+            tags = tags_of_entities(entities, words, adjustments, source.where())
         types.update(tag[2:] for tag in tags if tag != "O")
         sentences.append(Sentence(source.id, words, tags, source.document))
     return Gold(file, file.sentences, with_unique_ids(sentences), frozenset(types), adjustments)
@@ -124,15 +102,14 @@ def read_predictions(path: Path, gold: Gold, columns: Sequence[str], renames: Re
     for number, (source, origin, sentence) in enumerate(triples, 1):
         _check_words(source, origin, sentence, number, counts)
         if source.text is not None:
-            tags.append(_tags_of(_solid_entities(source, renames), sentence.words, adjustments))
+            entities = solid_entities(source.text, source.entities, renames)
+            tags.append(tags_of_entities(entities, sentence.words, adjustments, source.where()))
             continue
-        own = (
-            _renamed(source.tags, renames)
-            if is_iob2
-            else to_iob2(source.tags, _targets(source.tags, renames))
-        )
+        own = _renamed(source.tags, renames) if is_iob2 else to_iob2(source.tags, renames)
         if source.words != sentence.words:  # those of a gold text, which may be split in another way
-            own = _tags_of(_solid_spans(own, source.words), sentence.words, adjustments)
+            own = tags_of_entities(
+                solid_spans(own, source.words), sentence.words, adjustments, source.where()
+            )
         tags.append(own)
     _check_count(file, gold)
     return Predictions(file, tags, adjustments)
@@ -141,10 +118,6 @@ def read_predictions(path: Path, gold: Gold, columns: Sequence[str], renames: Re
 def _file_renames(file: LabelledFile, renames: Renames) -> Renames:
     """The renames of a file: those of Universal NER where it has its layout, which `renames` overrides."""
     return {**(UNER_TYPES if file.layout == UNER_LAYOUT else {}), **renames}
-
-
-def _targets(tags: Iterable[str], renames: Renames) -> dict[str, str]:
-    return {tag[2:]: renames.get(tag[2:], tag[2:]) for tag in tags if tag != "O"}
 
 
 def _renamed(tags: Sequence[str], renames: Renames) -> tuple[str, ...]:
@@ -163,12 +136,8 @@ def _renamed(tags: Sequence[str], renames: Renames) -> tuple[str, ...]:
 def _check_tags(source: FileSentence) -> None:
     """Check that each tag is O, or a prefix and a type."""
     for position, tag in enumerate(source.tags):
-        prefix, _, kind = tag.partition("-")
-        if tag != "O" and (prefix not in PREFIXES or not kind):
-            others = ", ".join(f"{prefix}-" for prefix in PREFIXES[2:])
-            raise UserError(
-                f"{source.where(position)}: unknown tag {tag!r}; allowed are O, and B- or I- (or {others}) with a type"
-            )
+        if problem := tag_problem(tag):
+            raise UserError(f"{source.where(position)}: {problem}")
 
 
 def _check_types(sources: Iterable[FileSentence], types: frozenset[str], renames: Renames) -> None:
@@ -207,8 +176,8 @@ def _check_words(
                 f"{gold.where(length)}{note}"
             )
         return
-    own = _solid(source.words if source.text is None else [source.text])
-    expected = _solid(sentence.words)
+    own = solid(source.words if source.text is None else [source.text])
+    expected = solid(sentence.words)
     if own != expected:
         position = next(
             (index for index, pair in enumerate(zip(own, expected, strict=False)) if pair[0] != pair[1]),
@@ -233,54 +202,3 @@ def _check_count(file: LabelledFile, gold: Gold) -> None:
             f"{file.sentences[expected].where()}: sentence {expected + 1} of {found}, but {gold.file.path} has "
             f"{expected} sentences"
         )
-
-
-def _solid(parts: Iterable[str]) -> str:
-    """The characters without white space."""
-    return "".join("".join(parts).split())
-
-
-def _bounds(words: Iterable[str]) -> list[int]:
-    """The solid position at which each word begins, and the end of the last: [words + 1]."""
-    return [0, *accumulate(len(_solid([word])) for word in words)]
-
-
-def _split(text: str, entities: Sequence[Entity]) -> tuple[str, ...]:
-    """The words of a text, cut where an entity begins or ends."""
-    cuts = {position for start, end, _ in entities for position in (start, end)}
-    words = []
-    for start, end in word_offsets(text):
-        edges = [start, *sorted(cut for cut in cuts if start < cut < end), end]
-        words += [text[left:right] for left, right in pairwise(edges)]
-    return tuple(words)
-
-
-def _solid_entities(source: FileSentence, renames: Renames) -> list[Entity]:
-    """The entities of a text in solid positions, with renamed types; those renamed to O are left out."""
-    text = source.text or ""
-    before = [0, *accumulate(not character.isspace() for character in text)]
-    renamed = ((start, end, renames.get(kind, kind)) for start, end, kind in source.entities)
-    return [(before[start], before[end], kind) for start, end, kind in renamed if kind != "O"]
-
-
-def _solid_spans(tags: Sequence[str], words: Sequence[str]) -> list[Entity]:
-    """The entities of tagged words in solid positions."""
-    bounds = _bounds(words)
-    return [(bounds[start], bounds[end], kind) for kind, start, end in spans(tags)]
-
-
-def _tags_of(entities: Sequence[Entity], words: Sequence[str], adjustments: Adjustments) -> tuple[str, ...]:
-    """IOB2 tags of words with these entities. What tags cannot express is changed and counted in `adjustments`."""
-    bounds = _bounds(words)
-    found = []
-    for start, end, kind in entities:
-        first, last = bisect_right(bounds, start) - 1, bisect_left(bounds, end)
-        adjustments.extended += (bounds[first], bounds[last]) != (start, end)
-        found.append((first, last, kind))
-    tags = ["O"] * len(words)
-    for first, last, kind in sorted(found, key=lambda item: (item[0] - item[1], item[0])):
-        if any(tag != "O" for tag in tags[first:last]):
-            adjustments.dropped += 1
-        else:
-            tags[first:last] = [f"B-{kind}", *[f"I-{kind}"] * (last - first - 1)]
-    return tuple(tags)

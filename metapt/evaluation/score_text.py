@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from metapt.data.iob2 import UNER_LAYOUT
+from metapt.data.char_spans import Adjustments
+from metapt.data.columns import UNER_LAYOUT
 from metapt.data.labelled_files import LabelledFile
 from metapt.evaluation.bootstrap import LEVEL, RESAMPLES
 from metapt.evaluation.f1_text import CI, f1_text
-from metapt.evaluation.score_inputs import Adjustments
 from metapt.evaluation.score_system import Comparison, ScoredSystem
 from metapt.evaluation.span_matching import LENGTHS, OUTCOMES, SPURIOUS
 
@@ -102,13 +102,9 @@ def notices(systems: Sequence[ScoredSystem]) -> Iterator[str]:
 def _reading(file: LabelledFile, adjustments: Adjustments) -> Iterator[str]:
     """How a file was read: recognized columns, and entities that were changed."""
     if file.is_recognized and file.layout is not None and file.layout != UNER_LAYOUT:
-        columns = file.layout.columns
-        word, tag = (columns.index(name) + 1 for name in ("word", "tag"))
-        yield f"{file.path}: word in column {word}, tag in column {tag} of {len(columns)}; columns= changes it"
-    if adjustments.extended:
-        yield f"{file.path}: entities that begin or end inside a word, extended to whole words: {adjustments.extended}"
-    if adjustments.dropped:
-        yield f"{file.path}: entities that overlap a longer or earlier one, left out: {adjustments.dropped}"
+        yield f"{file.path}: {file.layout}; columns= changes it"
+    for notice in adjustments.notices():
+        yield f"{file.path}: {notice}"
 
 
 def _score_row(name: str, scores: dict[str, Any]) -> list[str]:

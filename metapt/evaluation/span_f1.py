@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from metapt.data.documents import resampling_unit, resampling_units
-from metapt.data.iob2 import TYPES, Sentence, spans, to_iob2
+from metapt.data.iob2 import Sentence, entity_types, spans, to_iob2
 from metapt.evaluation.f1_interval import f1_interval
 
 Span = tuple[str, int, int]
@@ -23,7 +23,7 @@ Span = tuple[str, int, int]
 
 def conlleval_spans(tags: Sequence[str]) -> list[Span]:
     """Find entity spans as conlleval does: an I-X after O, or after another type, starts a span."""
-    return spans(to_iob2(tags, {tag[2:]: tag[2:] for tag in tags if tag != "O"}))
+    return spans(to_iob2(tags))
 
 
 def span_counts(predicted: Sequence[Sequence[Span]], gold: Sequence[Sequence[Span]]) -> np.ndarray:
@@ -46,8 +46,8 @@ def span_scores(
     Args:
         gold, predicted: tags of each sentence; both have the same number of tags.
         find_spans: converts tags to spans: `spans` (strict IOB2) or `conlleval_spans`.
-    Returns: gold_spans, predicted_spans, correct_spans, precision, recall, f1; and per_type, which maps each of TYPES
-        and every other type of a gold or predicted span to the same six values.
+    Returns: gold_spans, predicted_spans, correct_spans, precision, recall, f1; and per_type, which maps
+        each type of a gold or predicted span (`entity_types`) to the same six values.
     """
     num_gold: Counter[str] = Counter()
     num_predicted: Counter[str] = Counter()
@@ -59,7 +59,7 @@ def span_scores(
         num_gold.update(kind for kind, _, _ in gold_spans)
         num_predicted.update(kind for kind, _, _ in found)
         num_correct.update(kind for kind, _, _ in gold_spans & found)
-    kinds = dict.fromkeys([*TYPES, *sorted(num_gold | num_predicted)])
+    kinds = entity_types(num_gold | num_predicted)
     per_type = {kind: _scores(num_gold[kind], num_predicted[kind], num_correct[kind]) for kind in kinds}
     return {**_scores(num_gold.total(), num_predicted.total(), num_correct.total()), "per_type": per_type}
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from metapt import randomness
 from metapt.config import FinetuneConfig
-from metapt.data.iob2 import TAGS
 from metapt.errors import UserError
 from metapt.finetuning.lora import with_adapters
 from metapt.models.base_model import load_base_model
@@ -16,19 +16,23 @@ from metapt.tagger.model import Tagger, TagLayer
 from metapt.tagger.serialization import is_tagger_dir, load_tagger
 
 
-def build_tagger(config: FinetuneConfig, model_dir: Path, tokenizer: PreTrainedTokenizerBase) -> Tagger:
+def build_tagger(
+    config: FinetuneConfig, model_dir: Path, tokenizer: PreTrainedTokenizerBase, tags: Sequence[str]
+) -> Tagger:
     """Load the decoder with a new tag layer, or a tagger, and select the parameters to train.
 
+    Args:
+        tags: those of the training data; a new tag layer has exactly these.
     Raises:
         UserError: the model, its tokenizer or the tagger does not fit the configuration.
     """
     ner = config.ner
     if is_tagger_dir(model_dir):
-        decoder, layer = _load_tagger(config, model_dir)
+        decoder, layer = _load_tagger(config, model_dir, tags)
     else:
         decoder = load_base_model(model_dir)
         with randomness.torch_seed(config.train.seed, "tag layer"):
-            layer = TagLayer(decoder.config.hidden_size, TAGS, ner.head, ner.dropout)
+            layer = TagLayer(decoder.config.hidden_size, tags, ner.head, ner.dropout)
     if len(tokenizer) > decoder.config.vocab_size:
         raise UserError(
             f"{model_dir}: the tokenizer has {len(tokenizer)} entries, but the model's vocabulary has "
@@ -46,7 +50,9 @@ def build_tagger(config: FinetuneConfig, model_dir: Path, tokenizer: PreTrainedT
     return Tagger(decoder, layer, ner.subword_pooling)
 
 
-def _load_tagger(config: FinetuneConfig, folder: Path) -> tuple[PreTrainedModel, TagLayer]:
+def _load_tagger(
+    config: FinetuneConfig, folder: Path, tags: Sequence[str]
+) -> tuple[PreTrainedModel, TagLayer]:
     """The decoder and the tag layer of a tagger that is trained further.
 
     Raises:
@@ -63,9 +69,10 @@ def _load_tagger(config: FinetuneConfig, folder: Path) -> tuple[PreTrainedModel,
             raise UserError(
                 f"{folder}: this tagger was trained with {key}={trained_with}; set it to continue"
             )
-    if tagger.layer.tags != tuple(TAGS):
+    if unknown := sorted({tag[2:] for tag in set(tags) - set(tagger.layer.tags)}):
         raise UserError(
-            f"{folder}: this tagger knows the tags {', '.join(tagger.layer.tags)}, not {', '.join(TAGS)}"
+            f"{folder}: this tagger does not know the entity types {', '.join(unknown)} of source={config.source}; rename them, "
+            "or read them as O, with `types` in a description (data.corpora)"
         )
     tagger.layer.dropout.p = ner.dropout
     return tagger.decoder, tagger.layer

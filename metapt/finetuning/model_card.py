@@ -12,7 +12,6 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 
 from metapt.data import DEMO_NOTICE
-from metapt.data.iob2 import TYPES
 from metapt.data.licences import SetFacts, set_facts, shared_licence
 from metapt.evaluation.bootstrap import LEVEL
 
@@ -95,7 +94,7 @@ def model_card(
     parts = [
         f"---\n{_header(result, in_transformers).to_yaml()}\n---\n\n# {_name(result)}",
         *([f"**{DEMO_NOTICE}**"] if result["generated_data"] else []),
-        f"A named entity tagger ({', '.join(TYPES)}). The base model is {_origin(result['origin'])}. "
+        f"A named entity tagger ({', '.join(result['types'])}). The base model is {_origin(result['origin'])}. "
         f"[metapt](https://arxiv.org/abs/2509.02160) fine-tuned it on {_tunings(result)} and `ner.head={ner['head']}`. "
         + _selection(result),
         "## Use",
@@ -219,15 +218,22 @@ def _scores(result: Mapping[str, Any]) -> Iterator[str]:
         "documents where the set marks them, otherwise over sentences (exact binomial limits with the effective number of "
         "spans). The interval reflects the choice of test sentences, not the random seed of training."
     )
-    types = "".join(f" {kind} |" for kind in TYPES)
+    kinds = list(
+        dict.fromkeys(
+            [*result["types"], *(kind for scores in result["sets"].values() for kind in scores["per_type"])]
+        )
+    )
+    types = "".join(f" {kind} |" for kind in kinds)
     lines = [
         f"| set | F1 | {LEVEL:.0%} CI | units | precision | recall | gold spans |{types}",
-        "|---|---|---|---|---|---|---|" + "---|" * len(TYPES),
+        "|---|---|---|---|---|---|---|" + "---|" * len(kinds),
     ]
     for name, scores in result["sets"].items():
         cells = [name, *_score_cells(scores), f"{scores['gold_spans']:,}"]
-        per_type = [scores["per_type"][kind] for kind in TYPES]
-        cells += [f"{of_type['f1']:.3f}" if of_type["gold_spans"] else "-" for of_type in per_type]
+        per_type = [scores["per_type"].get(kind) for kind in kinds]
+        cells += [
+            f"{of_type['f1']:.3f}" if of_type and of_type["gold_spans"] else "-" for of_type in per_type
+        ]
         lines.append(f"| {' | '.join(cells)} |")
     yield "\n".join(lines)
 
@@ -301,7 +307,7 @@ def _text_licence(origin: Mapping[str, Any]) -> str:
 
 def _limitations(result: Mapping[str, Any], ner: Mapping[str, Any], is_causal: bool) -> Iterator[str]:
     sets = result["sets"]
-    yield f"It knows only {', '.join(TYPES)}, and no nested entities."
+    yield f"It knows only {', '.join(result['types'])}, and no nested entities."
     yield "It was not evaluated on languages, domains or kinds of names beyond the table of scores."
     source_languages = {_language(name, result) for name in _tuning_sets(result)}
     if zero_shot := [name for name in sets if _language(name, result) not in source_languages]:
@@ -316,8 +322,11 @@ def _limitations(result: Mapping[str, Any], ner: Mapping[str, Any], is_causal: b
         "The scores assume that text is already split into words. Running text is split by rules made for languages "
         "that separate words by spaces; Chinese is split into characters."
     )
-    if result["train_sentences_cut"]:
-        yield f"{result['train_sentences_cut']:,} training sentences were truncated to {ner['max_len']} subwords."
+    if result["train_sentences_split"]:
+        yield (
+            f"{result['train_sentences_split']:,} training sentences were longer than {ner['max_len']} subwords, and were trained in "
+            "several windows."
+        )
 
 
 def _language(name: str, result: Mapping[str, Any]) -> str:

@@ -19,6 +19,7 @@ from metapt.finetuning.tuner import Tuner
 from metapt.models.pretrained import model_folder, model_origin
 from metapt.runs import Run
 from metapt.tagger.serialization import weights_sha256
+from metapt.training.progress_line import log
 from metapt.training.signals import StopRequest
 
 
@@ -32,7 +33,7 @@ def finetune(config: FinetuneConfig, stop: StopRequest) -> None:
     model_dir = model_folder(config.checkpoint)
     origin = model_origin(model_dir, config.checkpoint)
     earlier = origin.pop(TUNINGS, [])
-    collection = open_collection(config.data)
+    collection = open_collection(config.data, config.source, config.data.eval_sets)
     eval_sets = evaluated_sets(collection, config.data.eval_sets)
     splits = training_splits(config)
     sources = source_sets(collection, config.source, splits)
@@ -51,9 +52,11 @@ def finetune(config: FinetuneConfig, stop: StopRequest) -> None:
         # before run.start, so that a configuration error leaves no config.yaml
         setup = build_setup(config, run, model_dir, collection, stop, fingerprints["weights"], eval_sets)
         if earlier:
-            _require_shots(config, len(setup.train.together.lengths))
+            _require_shots(config, setup.train.together.sentences)
         is_main = setup.processes.is_main_process
         if is_main:
+            for note in collection.notes():
+                log(note)
             run.start(identity(config), fingerprints, asdict(config))
         checkpoints = FinetuneCheckpoints(run, setup.processes, setup.trained, setup.optimizer)
         Tuner(setup, checkpoints).train()
@@ -69,6 +72,7 @@ def finetune(config: FinetuneConfig, stop: StopRequest) -> None:
             "source_sets": sources,
             "generated_data": config.data.name == "demo" or origin.get("generated_data", False),
             "custom_sets": collection.custom_sets,
+            "sentences_left_out": dict(collection.report.bad_input.skipped),
             "shared_sentences": scorer.shared_sentences(list(tuning_sets), eval_sets),
             "sets": scorer.score(eval_sets),
         }
@@ -109,9 +113,9 @@ def training_result(setup: FinetuneSetup, checkpoints: FinetuneCheckpoints) -> d
         "best_step": state.best_step,
         "dev_f1": None if setup.dev is None else state.dev_f1,
         "seconds_total": state.seconds_total,
-        "train_sentences": len(train.lengths),
-        "train_sentences_cut": train.sentences_cut,
+        "types": [tag[2:] for tag in setup.tagger.layer.tags if tag.startswith("B-")],
+        "train_sentences": train.sentences,
+        "train_sentences_split": train.sentences_split,
         "train_words": len(train.tags),
-        "train_words_cut": train.words_cut,
         "pooled_character_fraction": train.pooled_character_fraction,
     }

@@ -21,9 +21,8 @@ def print_summary(run: Run, config: FinetuneConfig, result: dict[str, Any]) -> N
             f"{run.path}: dev F1 {result['dev_f1']:.3f} in epoch {result['best_epoch']} (of {result['epochs']} epochs)"
         )
     print(
-        f"truncated to ner.max_len={config.ner.max_len} in training: {result['train_sentences_cut']} of "
-        f"{result['train_sentences']} sentences; {result['train_words_cut']} words removed, "
-        f"{result['train_words']} kept"
+        f"{result['train_words']:,} training words; {result['train_sentences_split']} of {result['train_sentences']} sentences are "
+        f"longer than a window (ner.max_len={config.ner.max_len}) and were trained in several"
     )
     print(
         f"{result['pooled_character_fraction']:.2%} of the training words are classified at a subword that holds one of "

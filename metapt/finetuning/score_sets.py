@@ -8,8 +8,8 @@ from dataclasses import asdict
 from typing import Any
 
 from metapt import atomic_folders
+from metapt.data.collection import Collection
 from metapt.data.iob2 import Sentence
-from metapt.data.labelled_sets import Collection
 from metapt.data.shared_sentences import shared_with_sources
 from metapt.evaluation.predictions import SentencePrediction, write_predictions
 from metapt.evaluation.span_f1 import set_scores
@@ -73,11 +73,12 @@ class SetScorer:
         setup, ner = self.setup, self.setup.config.ner
         sentences = self.collection.load(name, "test")
         log(f"tagging {name} test, {len(sentences)} sentences")
-        encoded = encode(sentences, setup.word_tokenizer, ner.max_len, truncate=False)
+        tags = setup.tagger.layer.tags
+        encoded = encode(sentences, setup.word_tokenizer, ner.max_len, tags, split=False)
         features = setup.extract_features(encoded)
         predictions = predict(setup.tagger.layer, features, encoded, ner.eval_batch_size)
         write_predictions(setup.run.predictions_dir / f"{name}.jsonl", sentences, predictions)
-        return tagger_scores(name, sentences, predictions, encoded)
+        return tagger_scores(name, sentences, predictions, encoded, tags)
 
 
 def tagger_scores(
@@ -85,11 +86,13 @@ def tagger_scores(
     sentences: Sequence[Sentence],
     predictions: Sequence[SentencePrediction],
     encoded: EncodedSet,
+    tags: Sequence[str],
 ) -> dict[str, Any]:
     """The entry in result.json of a test set that a tagger has tagged. Logs what makes its scores doubtful.
 
     Args:
         encoded: the sentences in subwords.
+        tags: all tags of the tagger.
     """
     scores = set_scores("test", sentences, [prediction.predicted for prediction in predictions])
     scores["pooled_character_fraction"] = encoded.pooled_character_fraction
@@ -97,6 +100,17 @@ def tagger_scores(
         log(
             f"warning: {encoded.words_without_character} of {len(encoded.tags)} words of {name} test have no "
             "subword with one of their characters; the tokenizer does not know their script"
+        )
+    unknown = {
+        kind: of_type["gold_spans"]
+        for kind, of_type in scores["per_type"].items()
+        if of_type["gold_spans"] and f"B-{kind}" not in tags
+    }
+    if unknown:
+        counts = ", ".join(f"{kind} ({count})" for kind, count in unknown.items())
+        log(
+            f"warning: {name} test has spans of types that the tagger does not know, which count as missed: {counts}; "
+            "`types` in a description (data.corpora) renames them or reads them as O"
         )
     if not scores["gold_spans"]:
         log(f"warning: {name} test has no entities, so its F1 is meaningless")

@@ -17,8 +17,9 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from metapt.config import FinetuneConfig, training_splits, tuning_lr
-from metapt.data.iob2 import Sentence
-from metapt.data.labelled_sets import Collection, source_sets
+from metapt.data.collection import Collection
+from metapt.data.iob2 import Sentence, tags_of, types_of
+from metapt.data.labelled_sets import source_sets
 from metapt.data.subsets import scored_words, training_subset
 from metapt.errors import UserError
 from metapt.finetuning.build_tagger import build_tagger
@@ -91,8 +92,15 @@ def build_setup(
     """
     ner, processes = config.ner, Distributed(config.ner.precision, config.device)
     accelerator = processes.accelerator
+    splits = training_splits(config)
+    sets = {
+        split: [collection.load(name, split) for name in source_sets(collection, config.source, splits)]
+        for split in splits
+    }
+    types = types_of(sentence for parts in sets.values() for sentences in parts for sentence in sentences)
     tokenizer = load_tokenizer(model_dir)
-    tagger = build_tagger(config, model_dir, tokenizer).to(accelerator.device)
+    tagger = build_tagger(config, model_dir, tokenizer, tags_of(types)).to(accelerator.device)
+    tags = tagger.layer.tags
     prefix, suffix = ((), ()) if tagger.is_causal else special_tokens(tokenizer)
     encoding = EncodingSettings(ner.prefix_space, ner.max_len, tuple(prefix), tuple(suffix))
     word_tokenizer = encoding.word_tokenizer(tokenizer)
@@ -103,11 +111,6 @@ def build_setup(
         )
     cache = FeatureCache(ner.cache_dir, ner.cache_gb) if head_only and ner.cache_dir else None
     key = decoder_key(model_dir, weights_sha256, ner, accelerator.device)
-    splits = training_splits(config)
-    sets = {
-        split: [collection.load(name, split) for name in source_sets(collection, config.source, splits)]
-        for split in splits
-    }
     trained = tagger.layer if head_only else tagger
     return FinetuneSetup(
         config=config,
@@ -118,8 +121,10 @@ def build_setup(
         encoding=encoding,
         word_tokenizer=word_tokenizer,
         tagger=tagger,
-        train=_encode_training(config, sets["train"], word_tokenizer, scored_words(collection, eval_sets)),
-        dev=_encode(sets["dev"], word_tokenizer, ner.max_len, truncate=False) if "dev" in sets else None,
+        train=_encode_training(
+            config, sets["train"], word_tokenizer, tags, scored_words(collection, eval_sets)
+        ),
+        dev=_encode(sets["dev"], word_tokenizer, ner.max_len, tags, split=False) if "dev" in sets else None,
         extract_features=FeatureExtractor(tagger, ner, accelerator, cache, key),
         trained=trained,
         forward=accelerator.prepare_model(trained),
@@ -131,9 +136,10 @@ def _encode_training(
     config: FinetuneConfig,
     sets: list[list[Sentence]],
     word_tokenizer: WordTokenizer,
+    tags: Sequence[str],
     scored: frozenset[tuple[str, ...]],
 ) -> SourceData:
-    """Sample the training sentences of the source sets, and encode them truncated to ner.max_len."""
+    """Sample the training sentences of the source sets, and encode them in windows of ner.max_len."""
     chosen = training_subset([sentence for sentences in sets for sentence in sentences], config.data, scored)
     starts = np.cumsum([0, *map(len, sets)])
     by_set = np.split(chosen, np.searchsorted(chosen, starts[1:-1]))
@@ -141,14 +147,14 @@ def _encode_training(
         [sentences[number - start] for number in numbers]
         for sentences, start, numbers in zip(sets, starts[:-1], by_set, strict=True)
     ]
-    return _encode(sampled, word_tokenizer, config.ner.max_len, truncate=True)
+    return _encode(sampled, word_tokenizer, config.ner.max_len, tags, split=True)
 
 
 def _encode(
-    sets: list[list[Sentence]], word_tokenizer: WordTokenizer, max_len: int, truncate: bool
+    sets: list[list[Sentence]], word_tokenizer: WordTokenizer, max_len: int, tags: Sequence[str], split: bool
 ) -> SourceData:
     """Encode the sentences of each source set."""
-    parts = [encode(sentences, word_tokenizer, max_len, truncate=truncate) for sentences in sets if sentences]
+    parts = [encode(sentences, word_tokenizer, max_len, tags, split=split) for sentences in sets if sentences]
     return SourceData(parts, EncodedSet.concatenate(parts))
 
 

@@ -90,7 +90,7 @@ class Tuner:
         """Compute the word features of the training and dev sentences; a signal ends this immediately."""
         setup = self.setup
         splits = [setup.train, *([setup.dev] if setup.dev else [])]
-        count = sum(len(data.together.lengths) for data in splits)
+        count = sum(data.together.sentences for data in splits)
         log(f"computing word features of {count} sentences, once for all epochs")
         try:
             with setup.stop.at_once():

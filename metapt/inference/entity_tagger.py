@@ -117,7 +117,7 @@ class EntityTagger:
         if not group:
             return []
         unlabelled = [Sentence("", sentence.words, ("O",) * len(sentence.words)) for sentence in group]
-        encoded = encode(unlabelled, self.word_tokenizer, self.max_len, truncate=False)
+        encoded = encode(unlabelled, self.word_tokenizer, self.max_len, self.tags, split=False)
         features = word_features(self.tagger, encoded, self.batch_size)
         layer, ner_head = self.tagger.layer, self.tagger.layer.ner_head
         tagged: dict[int, TaggedSentence] = {}

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from metapt.config import EvaluateConfig
+from metapt.data.collection import Collection
 from metapt.data.iob2 import Sentence
-from metapt.data.labelled_sets import Collection, open_collection
+from metapt.data.labelled_sets import evaluated_sets, open_collection
 from metapt.data.shared_sentences import shared_with_sources
 from metapt.errors import UserError
 from metapt.evaluation.predictions import write_predictions
@@ -46,8 +47,8 @@ def evaluate_tagger(config: EvaluateConfig) -> EvaluatedSets:
     """
     folder = find_tagger_dir(config.checkpoint)
     run = _run_of(folder)
-    collection = open_collection(config.data)
-    names = config.sets or collection.sets("test")
+    collection = open_collection(config.data, sets=config.sets)
+    names = evaluated_sets(collection, config.sets)
     sentences = {name: collection.load(name, "test") for name in names}
     if run is None:
         return EvaluatedSets(None, _score(config, folder, sentences, None))
@@ -80,12 +81,12 @@ def _score(
     scores = {}
     for name, sentences in sets.items():
         log(f"tagging {name}, {len(sentences)} sentences")
-        encoded = encode(sentences, tagger.word_tokenizer, tagger.max_len, truncate=False)
+        encoded = encode(sentences, tagger.word_tokenizer, tagger.max_len, tagger.tags, split=False)
         features = word_features(tagger.tagger, encoded, config.batch_size)
         predictions = predict(tagger.tagger.layer, features, encoded, config.batch_size)
         if run is not None:
             write_predictions(run.predictions_dir / f"{name}.jsonl", sentences, predictions)
-        scores[name] = tagger_scores(name, sentences, predictions, encoded)
+        scores[name] = tagger_scores(name, sentences, predictions, encoded, tagger.tags)
     return scores
 
 

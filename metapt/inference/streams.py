@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
+from metapt.data.columns import NO_WORD, counts_words
 from metapt.data.documents import DOCUMENT_START
-from metapt.data.iob2 import NO_WORD, counts_words
 from metapt.errors import UserError
 
 CHUNK_BYTES = 1 << 16  # limit of one read; a read returns whatever is available

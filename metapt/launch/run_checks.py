@@ -121,7 +121,7 @@ def _sets_errors(config: FinetuneConfig) -> Iterator[str]:
         return
 
     def open_sets() -> None:
-        collection = open_collection(config.data)
+        collection = open_collection(config.data, config.source, config.data.eval_sets)
         evaluated_sets(collection, config.data.eval_sets)
         splits = training_splits(config)
         check_has_entities(collection, source_sets(collection, config.source, splits), splits)

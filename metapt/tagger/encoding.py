@@ -20,7 +20,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from metapt import randomness
-from metapt.data.iob2 import TAGS, Sentence
+from metapt.data.iob2 import Sentence
 from metapt.data.word_subwords import Offsets, WordSubwords, split_words
 from metapt.errors import UserError, first_line
 from metapt.tagger.model import SubwordBatch, Tagger
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 MAX_CACHED_WORDS = 200_000  # bounds the memory for endless input
 BATCHES_PER_POOL = 64  # batches whose sentences are sorted by length together
-TAG_INDEX = {tag: index for index, tag in enumerate(TAGS)}
+UNKNOWN_TAG = -1
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
@@ -157,7 +157,9 @@ class SubwordWindow:
     lasts: np.ndarray
 
 
-def split_into_windows(words: Sequence[WordSubwords], max_len: int) -> list[SubwordWindow]:
+def split_into_windows(
+    words: Sequence[WordSubwords], max_len: int, tags: Sequence[str] = ()
+) -> list[SubwordWindow]:
     """Split a sentence into windows of at most `max_len` subwords, at word boundaries.
 
     Each word belongs to exactly one window: the earliest that contains it completely. The next window starts at most
@@ -165,6 +167,7 @@ def split_into_windows(words: Sequence[WordSubwords], max_len: int) -> list[Subw
 
     Args:
         words: the words of the sentence, with 1 to max_len // 2 subwords each.
+        tags: of the words; if given, no entity is divided, unless it is longer than a window.
     """
     borders = np.concatenate([[0], np.cumsum([len(word.ids) for word in words])])
     flat = np.fromiter((subword for word in words for subword in word.ids), dtype=np.int64, count=borders[-1])
@@ -172,6 +175,7 @@ def split_into_windows(words: Sequence[WordSubwords], max_len: int) -> list[Subw
     windows, begin, done = [], 0, 0
     while done < len(words):
         stop = int(np.searchsorted(borders, borders[begin] + max_len, side="right")) - 1
+        stop = _before_entity(stop, done, tags)
         firsts, lasts = (
             all_firsts[done:stop] - borders[begin],
             borders[done + 1 : stop + 1] - 1 - borders[begin],
@@ -181,24 +185,34 @@ def split_into_windows(words: Sequence[WordSubwords], max_len: int) -> list[Subw
     return windows
 
 
+def _before_entity(stop: int, done: int, tags: Sequence[str]) -> int:
+    """The first word of the entity that continues at word `stop`; `stop` if there is none, or if that is word `done` or earlier."""
+    begin = stop
+    while done < begin < len(tags) and tags[begin].startswith("I-"):
+        begin -= 1
+    return begin if begin > done else stop
+
+
 @dataclass(frozen=True)
 class EncodedSet:
-    """Labelled sentences as the tagger processes them. Words are packed: the M words of S sentences in one sequence.
+    """Labelled sentences as the tagger processes them. Words are packed: the M words of S units in one sequence.
+
+    A unit is a sentence. In a set that was split for training, each window of a longer sentence is a unit of its own.
 
     Attributes:
-        windows: in the order of their words (one window per sentence if the sentences were truncated).
-        tags: int64 [M], indices into TAGS.
-        lengths: int64 [S], words of each sentence.
-        sentences_cut: number of sentences that were truncated.
-        words_cut: number of words that truncation removed.
+        windows: in the order of their words (one window per unit in a set that was split).
+        tags: int64 [M], indices into the tags of the tagger; UNKNOWN_TAG for a tag that it does not have.
+        lengths: int64 [S], words of each unit.
+        sentences: number of sentences.
+        sentences_split: number of sentences that are longer than a window.
         words_without_character: number of the M words none of whose subwords holds one of their characters.
     """
 
     windows: list[SubwordWindow]
     tags: Tensor
     lengths: Tensor
-    sentences_cut: int
-    words_cut: int
+    sentences: int
+    sentences_split: int
     words_without_character: int
 
     @property
@@ -206,9 +220,9 @@ class EncodedSet:
         """The fraction of the words whose pooled subword holds a character of the word."""
         return 1 - self.words_without_character / max(1, len(self.tags))
 
-    def word_rows(self, sentences: np.ndarray) -> Tensor:
-        """Return the row numbers of all words of some sentences, in their order. int64 [sum of their lengths]."""
-        chosen = torch.from_numpy(sentences)
+    def word_rows(self, units: np.ndarray) -> Tensor:
+        """Return the row numbers of all words of some units, in their order. int64 [sum of their lengths]."""
+        chosen = torch.from_numpy(units)
         lengths = self.lengths[chosen]
         begins = (self.lengths.cumsum(0) - self.lengths)[chosen]
         shift = begins - (lengths.cumsum(0) - lengths)
@@ -229,8 +243,8 @@ class EncodedSet:
             windows=[window for part in parts for window in part.windows],
             tags=torch.cat([part.tags for part in parts]),
             lengths=torch.cat([part.lengths for part in parts]),
-            sentences_cut=sum(part.sentences_cut for part in parts),
-            words_cut=sum(part.words_cut for part in parts),
+            sentences=sum(part.sentences for part in parts),
+            sentences_split=sum(part.sentences_split for part in parts),
             words_without_character=sum(part.words_without_character for part in parts),
         )
 
@@ -257,38 +271,54 @@ class WordFeatures:
 
 
 def encode(
-    sentences: Sequence[Sentence], word_tokenizer: WordTokenizer, max_len: int, *, truncate: bool
+    sentences: Sequence[Sentence],
+    word_tokenizer: WordTokenizer,
+    max_len: int,
+    tags: Sequence[str],
+    *,
+    split: bool,
 ) -> EncodedSet:
     """Encode sentences.
 
     Args:
         max_len: subwords of a window, including special tokens.
-        truncate: keep only the words that fit into one window, instead of splitting into overlapping windows.
+        tags: all tags of the tagger.
+        split: make each window a unit of its own, for training, where the windows of a long text do not fit into memory
+            together. Windows overlap: a word has the left context of its window, also where its unit begins.
     """
     prefix, suffix = word_tokenizer.special_tokens
     room = max_len - len(prefix) - len(suffix)
+    tag_index = {tag: index for index, tag in enumerate(tags)}
     word_tokenizer([word for sentence in sentences for word in sentence.words])  # fills the cache in one call
     windows: list[SubwordWindow] = []
-    tags: list[int] = []
-    lengths = []
-    without_character = 0
+    tag_numbers: list[int] = []
+    lengths: list[int] = []
+    without_character = sentences_split = 0
     for sentence in sentences:
         words = word_tokenizer(sentence.words)
-        own = split_into_windows(words, room)
-        own = own[:1] if truncate else own
+        own = split_into_windows(words, room, sentence.tags if split else ())
         windows += [_with_special_tokens(window, prefix, suffix) for window in own]
-        lengths.append(sum(len(window.firsts) for window in own))
-        tags += [TAG_INDEX[tag] for tag in sentence.tags[: lengths[-1]]]
-        without_character += sum(not word.holds_character for word in words[: lengths[-1]])
-    cut = [len(sentence.words) - length for length, sentence in zip(lengths, sentences, strict=True)]
+        sizes = [len(window.firsts) for window in own] if split else [len(words)]
+        lengths += sizes
+        sentences_split += len(own) > 1
+        for end, size in zip(np.cumsum(sizes), sizes, strict=True):
+            tag_numbers += [
+                tag_index.get(tag, UNKNOWN_TAG) for tag in _as_unit(sentence.tags[end - size : end])
+            ]
+        without_character += sum(not word.holds_character for word in words)
     return EncodedSet(
         windows,
-        torch.tensor(tags),
+        torch.tensor(tag_numbers),
         torch.tensor(lengths),
-        sentences_cut=sum(words > 0 for words in cut),
-        words_cut=sum(cut),
+        sentences=len(sentences),
+        sentences_split=sentences_split,
         words_without_character=without_character,
     )
+
+
+def _as_unit(tags: Sequence[str]) -> Sequence[str]:
+    """The tags of a unit. The rest of an entity that is longer than a window begins an entity, as valid IOB2 must."""
+    return [f"B-{tags[0][2:]}", *tags[1:]] if tags[0].startswith("I-") else tags
 
 
 def _with_special_tokens(
@@ -313,14 +343,14 @@ def collate(windows: Sequence[SubwordWindow]) -> SubwordBatch:
 
 
 def epoch_batches(encoded: EncodedSet, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
-    """Split an epoch into batches of sentences of similar length, as a function of (seed, epoch).
+    """Split an epoch into batches of units of similar length, as a function of (seed, epoch).
 
-    Sentences are shuffled and sorted by length within pools of BATCHES_PER_POOL batches; then the batches are
-    shuffled. Each sentence occurs once.
+    Units are shuffled and sorted by length within pools of BATCHES_PER_POOL batches; then the batches are
+    shuffled. Each unit occurs once.
 
     Args:
-        encoded: truncated sentences, that is one window each.
-    Returns: sentence numbers of each batch.
+        encoded: a set that was split, so that a unit is one window.
+    Returns: unit numbers of each batch.
     """
     rng = randomness.generator(seed, "fine-tuning order", epoch)
     sizes = np.array([len(window.subwords) for window in encoded.windows])

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from metapt.data.iob2 import TAGS
-from metapt.evaluation.predictions import SentencePrediction
+from metapt.evaluation.predictions import MIN_PROBABILITY, SentencePrediction
 from metapt.evaluation.span_f1 import span_scores
-from metapt.tagger.encoding import EncodedSet, WordFeatures
+from metapt.tagger.encoding import UNKNOWN_TAG, EncodedSet, WordFeatures
 from metapt.tagger.model import TagLayer, pad_packed
 
 
@@ -30,9 +30,10 @@ def predict(
     for numbers, emissions, tags, lengths in emission_batches(layer, features, encoded, batch_size):
         paths = layer.ner_head.decode(emissions, lengths)
         marginals = layer.ner_head.log_marginals(emissions, lengths)
-        gold_logprobs = marginals.gather(2, tags[:, :, None]).squeeze(2).tolist()
+        known = marginals.gather(2, tags.clamp(min=0)[:, :, None]).squeeze(2)
+        gold_logprobs = known.masked_fill(tags == UNKNOWN_TAG, math.log(MIN_PROBABILITY)).tolist()
         for number, path, logprobs in zip(numbers, paths, gold_logprobs, strict=True):
-            predictions[number] = SentencePrediction([TAGS[tag] for tag in path], logprobs[: len(path)])
+            predictions[number] = SentencePrediction([layer.tags[tag] for tag in path], logprobs[: len(path)])
     return [predictions[number] for number in range(len(predictions))]
 
 
@@ -42,7 +43,7 @@ def dev_scores(
 ) -> tuple[float, float]:
     """Compute the micro-F1, and the mean over sentences of the negative log-likelihood per word in nats.
 
-    Args: as in `predict`.
+    Args: as in `predict`; every tag of the set is one of the tagger's.
     """
     gold: list[list[str]] = []
     predicted: list[list[str]] = []
@@ -50,8 +51,8 @@ def dev_scores(
     for _, emissions, tags, lengths in emission_batches(layer, features, encoded, batch_size):
         loss -= float((layer.ner_head.log_likelihood(emissions, tags, lengths) / lengths).sum())
         rows = zip(tags.tolist(), lengths.tolist(), strict=True)
-        gold += [[TAGS[tag] for tag in row[:length]] for row, length in rows]
-        predicted += [[TAGS[tag] for tag in path] for path in layer.ner_head.decode(emissions, lengths)]
+        gold += [[layer.tags[tag] for tag in row[:length]] for row, length in rows]
+        predicted += [[layer.tags[tag] for tag in path] for path in layer.ner_head.decode(emissions, lengths)]
     return span_scores(gold, predicted)["f1"], loss / len(encoded.lengths)
 
 
