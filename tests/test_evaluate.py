@@ -78,7 +78,7 @@ def test_further_set_without_the_sources(
     assert capsys.readouterr().out == printed.splitlines()[0] + (
         f"\n{alone} is a tagger without its run folder: scores and predictions are not stored\n"
     )
-    with pytest.raises(UserError, match="has no set 'nowhere'"):
+    with pytest.raises(UserError, match="sets: no test split of nowhere; available are cc_new"):
         evaluate.main([f"checkpoint={alone}", data, "sets=[nowhere]"])
 
 

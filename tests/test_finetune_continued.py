@@ -207,7 +207,14 @@ def test_without_a_dev_split_the_number_of_updates_must_be_fixed(
     world: Path, full_run: Run, target: str, tmp_path: Path
 ) -> None:
     with pytest.raises(UserError, match="'bb_two' has no dev split"):
-        tune(world, tmp_path / "run", f"checkpoint={full_run.path}", target, "source=bb_two")
+        tune(
+            world,
+            tmp_path / "run",
+            f"checkpoint={full_run.path}",
+            target,
+            "source=bb_two",
+            "data.dev_fraction=0",
+        )
 
 
 def test_another_tagger_is_another_run(

@@ -1,6 +1,5 @@
 """Labelled sentences: the IOB2 file format and its corner cases, and collections of sets."""
 
-from itertools import chain
 from pathlib import Path
 
 import datasets
@@ -266,64 +265,6 @@ def test_wrong_source_gives_an_error_that_lists_the_sources(collection, source, 
 def test_wrong_set_or_split(collection, name, split, message):
     with pytest.raises(UserError, match=message):
         collection.load(name, split)
-
-
-def held_out(tmp_path: Path, name: str = "xx_odd", **keys: float) -> dict[str, list[Sentence]]:
-    collection = open_collection(NerDataConfig(name="uner", uner_dir=str(tmp_path), **keys))
-    return {split: collection.load(name, split) for split in collection.splits[name]}
-
-
-def test_missing_splits_are_held_out(tmp_path):
-    sentences = [Sentence(str(number), ("Ana",), ("B-PER",)) for number in range(400)]
-    write_iob2(tmp_path / "xx_odd" / "train.iob2", sentences)
-    write_iob2(tmp_path / "xx_one" / "train.iob2", sentences[:2])
-    write_iob2(tmp_path / "xx_one" / "dev.iob2", sentences[2:4])
-    parts = held_out(tmp_path)
-    assert {split: len(part) for split, part in parts.items()} == {"train": 320, "test": 40, "dev": 40}
-    assert sorted(chain(*parts.values()), key=lambda sentence: int(sentence.id)) == sentences
-    assert parts == held_out(tmp_path) != held_out(tmp_path, split_seed=1)
-    assert len(held_out(tmp_path, dev_fraction=0.25, test_fraction=0)["dev"]) == 100
-    assert held_out(tmp_path, "xx_one", test_fraction=0)["dev"] == sentences[2:4]
-    collection = open_collection(NerDataConfig(name="uner", uner_dir=str(tmp_path), test_fraction=0))
-    assert source_sets(collection, "all") == ["xx_odd", "xx_one"]
-    collection.load("xx_odd", "dev")
-    assert collection.notes() == [
-        "xx_odd: dev 40 sentences held out of its train split by sentence (data.split_seed=0); train 360"
-    ]
-    (tmp_path / "xx_one" / "dev.iob2").unlink()
-    with pytest.raises(
-        UserError, match=r"xx_one: its 2 sentence\(s\) cannot be divided into train, test and dev"
-    ):
-        held_out(tmp_path, "xx_one")
-
-
-@pytest.mark.parametrize("layout", ["single repository", "folder of repositories", "SET/SPLIT.iob2"])
-def test_universal_ner_as_it_is_published(tmp_path, layout):
-    folder, name = {
-        "single repository": (tmp_path, "en_ewt-ud-{}.iob2"),
-        "folder of repositories": (tmp_path / "UNER_English-EWT", "en_ewt-ud-{}.iob2"),
-        "SET/SPLIT.iob2": (tmp_path / "en_ewt", "{}.iob2"),
-    }[layout]
-    for split in ("train", "dev", "test"):
-        write_iob2(folder / name.format(split), [Sentence(split, ("Ana",), ("B-PER",))])
-    (folder / "README.md").write_text("x")
-    (tmp_path / "LICENSES").mkdir()
-    (tmp_path / "scripts").mkdir()
-    collection = open_collection(NerDataConfig(name="uner", uner_dir=str(tmp_path)))
-    assert collection.splits == {"en_ewt": ("dev", "test", "train")}
-    assert [collection.load("en_ewt", split)[0].id for split in ("train", "dev", "test")] == [
-        "train",
-        "dev",
-        "test",
-    ]
-    assert collection.notes() == [f"{tmp_path}: no labelled set in scripts"]
-
-
-def test_a_folder_that_matches_nothing_is_named(tmp_path):
-    (tmp_path / "english").mkdir()
-    (tmp_path / "english" / "train.conll").write_text("Ana\tB-PER\n")
-    with pytest.raises(UserError, match=r"contains neither SET/SPLIT\.iob2 nor .*; it contains english"):
-        open_collection(NerDataConfig(name="uner", uner_dir=str(tmp_path)))
 
 
 @pytest.mark.parametrize("empty", ["train", "dev"])

@@ -159,7 +159,7 @@ def test_scores_licences_and_limitations() -> None:
     assert "| en_ewt | fine-tuning, evaluation | en | cc-by-sa-4.0 | 3 of 40 (2 spans) |" in text
     assert "non-commercial use only: tl_ugnayan." in text
     assert "not fine-tuned on: ceb_gja, tl_ugnayan." in text
-    assert "21 training sentences were truncated to 128 subwords" in text
+    assert "21 training sentences were longer than 128 subwords, and were trained in several windows." in text
     assert "11,282,784 parameters" in text
     assert DEMO_NOTICE not in text
 

@@ -57,7 +57,7 @@ class NerConfig:
     )
     max_len: int = key(
         128,
-        "maximum length of an input window; training sentences are truncated to it, others are read in several windows",
+        "maximum length of an input window; longer sentences are read in several windows, each of which counts as a sentence of a training batch",
         unit="subwords",
         low=4,
     )

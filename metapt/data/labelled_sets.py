@@ -133,9 +133,13 @@ def check_has_entities(
             raise UserError(f"source={'+'.join(names)}: its {split} split contains no entity")
 
 
-def evaluated_sets(collection: Collection, requested: Sequence[str]) -> list[str]:
+def evaluated_sets(
+    collection: Collection, requested: Sequence[str], key: str = "data.eval_sets"
+) -> list[str]:
     """The requested sets with a test split; all of them if none is requested.
 
+    Args:
+        key: that requests them, for error messages.
     Raises:
         UserError: a requested set has no test split.
     """
@@ -144,7 +148,7 @@ def evaluated_sets(collection: Collection, requested: Sequence[str]) -> list[str
     missing = [name for name in requested if name not in known]
     if missing:
         raise UserError(
-            f"data.eval_sets: no test split of {', '.join(missing)}; available are {', '.join(known)}"
+            f"{key}: no test split of {', '.join(missing)}; available are {', '.join(known)}"
         )
     return [name for name in known if name in requested or not requested]
 

@@ -48,7 +48,7 @@ def evaluate_tagger(config: EvaluateConfig) -> EvaluatedSets:
     folder = find_tagger_dir(config.checkpoint)
     run = _run_of(folder)
     collection = open_collection(config.data, sets=config.sets)
-    names = evaluated_sets(collection, config.sets)
+    names = evaluated_sets(collection, config.sets, "sets")
     sentences = {name: collection.load(name, "test") for name in names}
     if run is None:
         return EvaluatedSets(None, _score(config, folder, sentences, None))
