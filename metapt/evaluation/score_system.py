@@ -112,7 +112,7 @@ def compare(first: ScoredSystem, second: ScoredSystem) -> Comparison:
     by_units = [by_unit(counts[None], units) for counts in (one, other)]
     swapped = swapped_differences(by_units[0], by_units[1], first.set_name.name)[0]
     interval = f1_difference_interval(one, other, units)
-    return Comparison(difference, interval, p_value(difference, swapped))
+    return Comparison(difference, interval, float(p_value(difference, swapped)))
 
 
 def write_run(system: ScoredSystem, out: Path) -> Run:
