@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from metapt.config import FinetuneConfig, commandline
 from metapt.errors import run_command
 from metapt.launch.run_checks import check_run
+from metapt.runs import Run
 from metapt.training.experiment_trackers import require_packages
 from metapt.training.progress_line import log
 from metapt.training.signals import StopRequest
@@ -18,7 +19,7 @@ def main(argv: Sequence[str]) -> None:
 
     Raises:
         UserError: an error in the arguments, the model or the data, or the folder holds another run.
-        Interrupted: a signal arrived, and a checkpoint was saved.
+        Interrupted: a signal arrived, and a checkpoint was saved; or a device failed.
     """
     stop = StopRequest().listen()  # before the slow imports, during which a signal would kill the process
     config: FinetuneConfig = commandline.load("finetune", argv)
@@ -32,7 +33,8 @@ def main(argv: Sequence[str]) -> None:
     # imports torch, so only after the arguments are checked
     from metapt.finetuning.run_finetuning import finetune
 
-    finetune(config, stop)
+    with stop.watched(Run(config.run_dir), config.train.hang_timeout_s):
+        finetune(config, stop)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ def main(argv: Sequence[str]) -> None:
 
     Raises:
         UserError: an error in the arguments or the data, or the folder holds another run.
-        Interrupted: a signal arrived. The last update, if there was one, is saved in a checkpoint.
+        Interrupted: a signal arrived, and the last update, if there was one, is saved in a checkpoint; or a device failed.
     """
     stop = StopRequest().listen()
     config: PretrainCommandConfig = commandline.load("pretrain", argv)
@@ -55,7 +55,8 @@ def main(argv: Sequence[str]) -> None:
                 return
             if is_main_rank:
                 print(f"{run.path}: {reason}", file=sys.stderr)
-        pretrain(config, run, stop)
+        with stop.watched(run, config.train.hang_timeout_s):
+            pretrain(config, run, stop)
 
 
 def pretrain(config: PretrainConfig, run: Run, stop: StopRequest) -> None:

@@ -26,6 +26,7 @@ No other module spells out a file name of a run folder. docs/run-folder.md descr
       result.json                       written last: a run is done if it exists (after pretraining: with the last checkpoint)
       error.txt                         the last failure; removed when the run starts again
       requeues.json                     (Slurm) requeues since the last new checkpoint
+      node_failures/                    what ranks have recorded of failed devices and hangs (metapt.node_failures)
       .lock                             exists while a process works in the folder (metapt.leases)
 
 This module imports neither torch nor any training code, so that the report can use it.
@@ -64,6 +65,7 @@ class Run:
         self.result_file = self.path / "result.json"
         self.error_file = self.path / "error.txt"
         self.requeues_file = self.path / "requeues.json"
+        self.node_failures_dir = self.path / "node_failures"
         self.lock_file = self.path / ".lock"
         self.checkpoints_dir = self.path / "checkpoints"
         self.predictions_dir = self.path / "predictions"

@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 import pwd
 import re
+import signal
 import subprocess
+import sys
 import time
+from collections.abc import Sequence
 
 COMMAND_SECONDS = 60  # the longest wait for a command of Slurm
 SETTING_SECONDS = 10
@@ -69,3 +72,50 @@ def _states(listing: str) -> dict[str, str]:
         if states.get(slurm_id, "PENDING") == "PENDING":
             states[slurm_id] = state
     return states
+
+
+def excludable(nodes: Sequence[str]) -> list[str]:
+    """The nodes, if this job's partition has enough others for it; otherwise it would wait for ever, and none is excluded."""
+    partition, needed = (
+        os.environ.get("SLURM_JOB_PARTITION", ""),
+        int(os.environ.get("SLURM_JOB_NUM_NODES", "1")),
+    )
+    if not partition:
+        return list(nodes)
+    command = ["sinfo", "--noheader", "--Node", f"--partition={partition}", "--format=%N"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=SETTING_SECONDS)
+    except (OSError, subprocess.SubprocessError):
+        return list(nodes)
+    if len(set(done.stdout.split()) - set(nodes)) >= needed:
+        return list(nodes)
+    print(
+        f"partition {partition} has no {needed} other node(s) than {','.join(nodes)}",
+        file=sys.stderr,
+        flush=True,
+    )
+    return []
+
+
+def exclude_nodes(slurm_id: str, nodes: Sequence[str]) -> None:
+    """Keep a pending job off some nodes. A refusal by Slurm is printed.
+
+    A job may do this for itself after its requeue, while Slurm ends all of its processes with TERM.
+    """
+    command = ["scontrol", "update", f"JobId={slurm_id}", f"ExcNodeList={','.join(nodes)}"]
+    try:
+        subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=SETTING_SECONDS,
+            preexec_fn=_ignore_term,
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        reason = getattr(error, "stderr", None) or str(error)
+        print(f"failed: {' '.join(command)}: {reason.strip()}", file=sys.stderr, flush=True)
+
+
+def _ignore_term() -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

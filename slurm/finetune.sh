@@ -52,5 +52,12 @@ srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$WORLD_SIZE" --ntasks-per-node="$T
     bash -c 'trap "" USR1; RANK=$SLURM_PROCID LOCAL_RANK=$SLURM_LOCALID exec "$@"' "$MODULE" \
     "${LAUNCH[@]}" "${PYTHON:-python}" -m "$MODULE" "$@"
 code=$?
-[ $code = 75 ] && exec scontrol requeue "$SLURM_JOB_ID"
+[ $code = 0 ] && exit
+# The nodes that the job has to avoid, if a node has failed. Fails if nodes have failed too often.
+avoided=$("${LAUNCH[@]}" "${PYTHON:-python}" -m metapt.launch.requeues after "$MODULE" "$@") || exit
+if [ $code = 75 ] || [ -n "$avoided" ]; then
+    trap '' TERM # of the requeue, until the nodes are excluded
+    scontrol requeue "$SLURM_JOB_ID"
+    [ -z "$avoided" ] || scontrol update JobId="$SLURM_JOB_ID" ExcNodeList="$avoided"
+fi
 exit $code

@@ -1,7 +1,7 @@
 """A fast fake of the programs of a grid, and a submitter for it, for the tests of metapt.launch.
 
 python launch_fakes.py job RUN_DIR KIND BEHAVIOUR     one job: ok, fail, fail-once, slow, killed, silent, stoppable,
-                                                      slow-stop, fruitless
+                                                      slow-stop, fruitless, sick-device, hung
 python launch_fakes.py submit ROOT CLUSTER [JOB=BEHAVIOUR ...] [code=snapshot]
 """
 
@@ -114,8 +114,24 @@ def _behave(run: Run, behaviour: str) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
     elif behaviour == "silent":
         sys.exit(0)
+    elif behaviour in ("sick-device", "hung"):
+        _fail_on_the_first_node(run, behaviour)
     elif behaviour == "fruitless" or (behaviour in SAVING_SECONDS and not (run.path / "saved").exists()):
         _work_until_signalled(run, SAVING_SECONDS.get(behaviour, 0))
+
+
+def _fail_on_the_first_node(run: Run, behaviour: str) -> None:
+    """A device error or a hang at the first start. Writes the node of each start to `nodes`."""
+    from metapt.training.signals import StopRequest
+
+    with (run.path / "nodes").open("a") as log:
+        log.write(f"{os.environ['SLURMD_NODENAME']}\n")
+    if (run.path / "nodes").read_text().count("\n") > 1:
+        return
+    with StopRequest().watched(run, 1.0 if behaviour == "hung" else 0):
+        if behaviour == "hung":
+            time.sleep(600)
+        raise RuntimeError("CUDA error: uncorrectable ECC error encountered")
 
 
 def _work_until_signalled(run: Run, saving_seconds: float) -> None:

@@ -19,7 +19,7 @@ LAYERS = [  # of packages and modules of metapt, and analysis; each imports only
     ["provenance", "atomic_folders"],
     ["leases"],
     ["runs"],
-    ["config"],
+    ["config", "node_failures"],
     ["estimate"],
     ["data"],
     ["evaluation"],

@@ -62,6 +62,19 @@ def fields_by_path(schema: type, prefix: str = "") -> dict[str, Field[Any]]:
     return found
 
 
+def hang_timeout_key() -> int:
+    """The key `train.hang_timeout_s` of pretraining and of fine-tuning."""
+    return key(
+        1200,
+        "time without progress after which a run counts as hung, ends, and can be resumed on another node; must be longer "
+        "than an update and than saving a checkpoint; 0: never",
+        unit="seconds",
+        low=0,
+        high=6000,
+        identity=False,
+    )
+
+
 def identity(config: Any) -> dict[str, Any]:
     """The part of a configuration that decides the outcome of a run, as nested dictionaries.
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from omegaconf import MISSING
 
 from metapt.baseline_names import BASELINE_NAMES
-from metapt.config.keys import key
+from metapt.config.keys import hang_timeout_key, key
 from metapt.config.pretraining import LogConfig
 
 TUNINGS = {
@@ -194,9 +194,10 @@ class NerDataConfig(SetsConfig):
 
 @dataclass
 class FinetuneTrainConfig:
-    """Randomness of fine-tuning."""
+    """Randomness of fine-tuning, and how long it may hang."""
 
     seed: int = key(0, "random seed of head initialization, batch order and dropout", low=0)
+    hang_timeout_s: int = hang_timeout_key()
 
 
 @dataclass

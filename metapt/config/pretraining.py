@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from omegaconf import MISSING
 
-from metapt.config.keys import key
+from metapt.config.keys import hang_timeout_key, key
 from metapt.config.objective_terms import ClassesConfig, EpisodesConfig, MultitaskConfig, TermConfig
 from metapt.config.registry import INITIAL_HEADS, TASKS, choices
 
@@ -257,6 +257,7 @@ class TrainConfig:
         low=1,
         identity=False,
     )
+    hang_timeout_s: int = hang_timeout_key()
     checkpoint_every: int = key(100, "interval between checkpoints", unit="updates", low=1, identity=False)
     keep_checkpoints: int = key(
         0, "number of most recent checkpoints to keep; 0 keeps all", low=0, identity=False

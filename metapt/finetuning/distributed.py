@@ -8,12 +8,13 @@ from typing import TypeVar
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list, gather_object
+from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list, gather_object
 from safetensors import SafetensorError
 from torch import Tensor
 
 from metapt.errors import OperationalError
 from metapt.models.device import torch_device
+from metapt.node_failures import COLLECTIVE_TIMEOUT, require_granted_gpus
 
 T = TypeVar("T")
 
@@ -36,9 +37,12 @@ class Distributed:
     """
 
     def __init__(self, precision: str, device: str = "auto"):
+        if device == "auto":
+            require_granted_gpus(torch.cuda.is_available(), torch.version.cuda)
         self.accelerator = Accelerator(
             cpu=torch_device(device).type == "cpu",
             mixed_precision="bf16" if precision == "bf16" else "no",
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=COLLECTIVE_TIMEOUT)],
         )
         self.rank, self.world_size = self.accelerator.process_index, self.accelerator.num_processes
         self.is_main_process = self.rank == 0

@@ -17,6 +17,7 @@ from metapt.files import write_atomically
 from metapt.launch.grid_dir import GridDir
 from metapt.launch.jobs import Job
 from metapt.launch.run_status import ERROR_BYTES, tail
+from metapt.node_failures import device_error, node_failure, record
 
 GRACE_SECONDS = 300  # time for a stopped process to save and exit before it is killed
 ENVIRONMENT = {
@@ -45,7 +46,7 @@ class JobProcess:
     If this process is killed, its child saves and exits.
 
     Exit code 0 counts as success only if the run is done. After any other code than 75 (interrupted), the end of the
-    process's stderr is written to error.txt in the run folder. For a job that is not a run (prepare, report), this
+    process's stderr is written to error.txt in the run folder. A process that a device error ended was interrupted. For a job that is not a run (prepare, report), this
     class holds the lock of its folder and writes result.json.
     """
 
@@ -126,11 +127,16 @@ class JobProcess:
                 elif not self._run.is_done:
                     code = EXIT_FAILED
             if code not in (0, EXIT_INTERRUPTED) and not self.stopped:
-                self._write_error(code)
+                text = tail(self._error_log, ERROR_BYTES, self._log_start).strip()
+                if line := device_error(
+                    text
+                ):  # from a library that aborts the process, which then leaves no record itself
+                    record(self._run, node_failure(line))
+                    return EXIT_INTERRUPTED
+                self._write_error(code, text)
         return code
 
-    def _write_error(self, code: int) -> None:
-        text = tail(self._error_log, ERROR_BYTES, self._log_start).strip()
+    def _write_error(self, code: int, text: str) -> None:
         if code < 0:
             name = signal.Signals(-code).name
             text += f"\nkilled by {name}" + (" (out of memory?)" if -code == signal.SIGKILL else "")

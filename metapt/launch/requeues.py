@@ -8,9 +8,12 @@ RUN/requeues.json is {"job": SLURM_ID, "start": n, "step": s}. At start n of the
 checkpoint was that of step s (-1: none), and no start since has found a newer one. A first record that is written at
 a later start has "start": 0, because the earlier starts were stopped before they could write one.
 
+A job that ended because a node failed (metapt.node_failures) is requeued without that node, at most twice.
+
 The batch scripts run `python -m metapt.launch.requeues metapt.COMMAND key=value ...` at each start of their job. It
 prints which source the job runs, exits with 2 if the run would refuse its configuration or data, and with 1 if the job
-is abandoned.
+is abandoned. With `after` as the first word, at the end of a start that has failed or was interrupted, it prints the nodes
+that the job has to avoid, and exits with 1 if nodes have failed too often.
 """
 
 from __future__ import annotations
@@ -25,7 +28,11 @@ from metapt.files import write_atomically, write_json
 from metapt.launch.code_snapshot import live_code
 from metapt.launch.process import GRACE_SECONDS
 from metapt.leases import wait_until_free
+from metapt.node_failures import NodeFailure, culprits, recorded
 from metapt.runs import Run
+from metapt.slurm_commands import excludable
+
+MAX_NODE_FAILURES = 2  # requeues of a job because a node failed
 
 
 def check_requeue_limit(run: Run, slurm_id: str, start: int, max_requeues: int, is_lead: bool = True) -> None:
@@ -68,6 +75,32 @@ def _recorded_start(run: Run, slurm_id: str) -> tuple[int, int] | None:
     return (record["start"], record["step"]) if record["job"] == slurm_id else None
 
 
+def nodes_to_avoid(run: Run, slurm_id: str, start: int, is_lead: bool = True) -> list[str] | None:
+    """The nodes that a job has to avoid when it starts again, after this start ended because a node failed.
+
+    Args:
+        slurm_id: SLURM_JOB_ID, as in the records of failures.
+        start: how often the job was requeued before this start.
+    Returns: the nodes that failed at any start, sorted; none if no node is known to be at fault, or if the partition has
+        too few others. None: no node failed.
+    Raises:
+        OperationalError: nodes have failed at more than `MAX_NODE_FAILURES` starts; error.txt of the run has the message.
+    """
+    starts: dict[int, list[NodeFailure]] = {}
+    for failure in recorded(run, slurm_id):
+        starts.setdefault(failure.start, []).append(failure)
+    if start not in starts:
+        return None
+    blamed = [failure for failures in starts.values() for failure in culprits(failures)]
+    if len(starts) > MAX_NODE_FAILURES:
+        known = blamed or starts[start]
+        message = f"nodes have failed at {len(starts)} starts; abandoned\n" + "\n".join(map(str, known))
+        if is_lead:
+            write_atomically(run.error_file, f"{message}\n")
+        raise OperationalError(f"{run.path}: {message}")
+    return excludable(sorted({failure.node for failure in blamed}))
+
+
 def main(argv: Sequence[str]) -> None:
     """Checks a run and its requeue limit by its command line, inside a Slurm job and on one process.
 
@@ -79,16 +112,23 @@ def main(argv: Sequence[str]) -> None:
     from metapt.config import commandline
     from metapt.launch.run_checks import check_run
 
-    print(live_code(), flush=True)
-    command, *words = argv
+    has_ended = argv[0] == "after"
+    command, *words = argv[has_ended:]
     config = commandline.load(command.removeprefix("metapt.").removesuffix("_command"), words)
+    run, job, start = (
+        Run(config.run_dir),
+        os.environ["SLURM_JOB_ID"],
+        int(os.environ.get("SLURM_RESTART_COUNT", "0")),
+    )
+    if has_ended:
+        print(",".join(nodes_to_avoid(run, job, start) or []))
+        return
+    print(live_code(), flush=True)
     check_run(config, ranks=int(os.environ.get("WORLD_SIZE", "1")))
-    run = Run(config.run_dir)
-    start = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
     wait_until_free(
         run.lock_file, GRACE_SECONDS
     )  # the previous start may run on a node that Slurm took for dead
-    check_requeue_limit(run, os.environ["SLURM_JOB_ID"], start, ClusterConfig.max_requeues_without_progress)
+    check_requeue_limit(run, job, start, ClusterConfig.max_requeues_without_progress)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,8 @@ command then resumes from the newest checkpoint in the run folder.
 A program that receives a signal before it has installed its handler dies of TERM; nothing is lost, and this counts as
 interrupted too.
 
+A job that ends because a node has failed (metapt.node_failures) is requeued without that node.
+
 A job is requeued after USR2 (time limit or preemption). TERM is ambiguous. After scancel it means the end of the job;
 at a site that sends no USR2 at preemption (Slurm's default) it means what USR2 would mean; and it always comes at the
 time limit. So squeue is asked. After `scontrol requeue` and after a node failure Slurm requeues the job by itself.
@@ -35,10 +37,13 @@ from metapt.launch.code_snapshot import require_own_code
 from metapt.launch.grid_dir import GridDir
 from metapt.launch.jobs import Job
 from metapt.launch.process import GRACE_SECONDS, JobProcess
-from metapt.launch.requeues import check_requeue_limit
+from metapt.launch.requeues import check_requeue_limit, nodes_to_avoid
 from metapt.leases import wait_until_free
+from metapt.node_failures import MAX_POLL_SECONDS, recorded
 from metapt.runs import Run
+from metapt.slurm_commands import exclude_nodes
 
+RECORD_SECONDS = 3 * MAX_POLL_SECONDS  # time that other ranks have to record the failure of a node
 REQUEUE_SECONDS = 90  # time that the other ranks give rank 0 to requeue the job
 UNLIMITED_TIMEOUTS = 1_000_000  # for submitit, whose own limit ignores progress
 
@@ -80,11 +85,35 @@ class SlurmTask:
         signal.signal(signal.SIGUSR2, lambda *_: process.warn())
         signal.signal(signal.SIGTERM, lambda *_: process.stop())
         code = process.wait()
-        if code in (EXIT_INTERRUPTED, -signal.SIGTERM) and _should_requeue(process, environment):
-            requeue(signal.SIGUSR2)  # does not return on rank 0
+        was_asked = process.warned or process.stopped
+        nodes = self._nodes_to_avoid(run, environment, start) if code and not was_asked else None
+        if nodes is not None or (
+            code in (EXIT_INTERRUPTED, -signal.SIGTERM) and _should_requeue(process, environment)
+        ):
+            with _excluding(environment, nodes or []):
+                requeue(signal.SIGUSR2)  # does not return on rank 0
             time.sleep(REQUEUE_SECONDS)
         if code:
             raise JobFailed(f"{self.job.id}: exit code {code} on rank {rank}")
+
+    def _nodes_to_avoid(self, run: Run, environment: submitit.JobEnvironment, start: int) -> list[str] | None:
+        """As `requeues.nodes_to_avoid`, after waiting for what the other ranks record."""
+        if environment.cluster != "slurm":
+            return None
+        slurm_id, is_lead = os.environ["SLURM_JOB_ID"], environment.global_rank == 0
+        deadline = time.monotonic() + (RECORD_SECONDS if environment.num_tasks > 1 else 0)
+        while True:
+            found = [failure for failure in recorded(run, slurm_id) if failure.start == start]
+            has_cause = (
+                any(failure.queries is None for failure in found) or len(found) == environment.num_tasks
+            )
+            if has_cause or time.monotonic() >= deadline:
+                break
+            time.sleep(1)
+        nodes = nodes_to_avoid(run, slurm_id, start, is_lead)
+        if nodes is not None and is_lead:
+            run.error_file.unlink(missing_ok=True)  # of a rank that lost the connection to the failed one
+        return nodes
 
     def checkpoint(self) -> submitit.helpers.DelayedSubmission:
         """What submitit requeues: the same task, since all progress is in the run folder."""
@@ -100,6 +129,16 @@ def _errors_recorded(run: Run, is_lead: bool) -> Iterator[None]:
         if is_lead:
             write_atomically(run.error_file, f"{type(error).__name__}: {error}\n")
         raise
+
+
+@contextmanager
+def _excluding(environment: submitit.JobEnvironment, nodes: list[str]) -> Iterator[None]:
+    """Keeps the job off nodes after the block has requeued it: Slurm changes this for pending jobs only."""
+    try:
+        yield
+    finally:
+        if nodes and environment.global_rank == 0:
+            exclude_nodes(environment.job_id, nodes)
 
 
 def _should_requeue(process: JobProcess, environment: submitit.JobEnvironment) -> bool:

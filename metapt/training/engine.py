@@ -23,6 +23,7 @@ from torch import distributed as dist
 from metapt.config import PretrainConfig, TrainConfig, deepspeed_settings, uneven_units, zero_stage
 from metapt.errors import UserError
 from metapt.models.meta_lm import MetaLM
+from metapt.node_failures import COLLECTIVE_TIMEOUT, require_granted_gpus
 from metapt.training import zero3
 from metapt.training.sharded_state import StateFiles, fragments_of_rank
 
@@ -190,14 +191,15 @@ def start_process_group() -> None:
     global _cpu_group
     if dist.is_initialized():
         return
+    require_granted_gpus(torch.cuda.is_available(), torch.version.cuda)
     backend = "nccl" if torch.cuda.is_available() else "gloo"
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
     if "RANK" not in os.environ:
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
-    deepspeed.init_distributed(backend, auto_mpi_discovery=False, verbose=False)
+    deepspeed.init_distributed(backend, auto_mpi_discovery=False, verbose=False, timeout=COLLECTIVE_TIMEOUT)
     if dist.get_world_size() > 1:
-        _cpu_group = dist.new_group(backend="gloo")
+        _cpu_group = dist.new_group(backend="gloo", timeout=COLLECTIVE_TIMEOUT)
 
 
 def any_rank(flag: bool) -> bool:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import FrameType
 
 from metapt.errors import STOP_SIGNALS, Interrupted
+from metapt.node_failures import watched
+from metapt.runs import Run
 
 SAVING = b"\nsaving; press Ctrl-C again to stop at once\n"
 
@@ -26,6 +29,9 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.name: str | None = None
+        self.queries = 0
+        """How often the run has asked whether it should stop, which is a sign of life (metapt.node_failures)."""
+        self._queried = time.monotonic()
         self._at_once = False
 
     def listen(self) -> StopRequest:
@@ -49,8 +55,17 @@ class StopRequest:
         try:
             yield
         finally:
-            self._at_once = False
+            self._at_once, self._queried = False, time.monotonic()
         self._raise_if_requested()
+
+    def watched(self, run: Run, hang_seconds: float) -> AbstractContextManager[None]:
+        """The block of a run, whose device errors and hangs count as interruptions (metapt.node_failures.watched)."""
+        return watched(run, self, hang_seconds)
+
+    @property
+    def idle_seconds(self) -> float:
+        """Seconds since the last query; 0 within `at_once`, where there need not be any."""
+        return 0.0 if self._at_once else time.monotonic() - self._queried
 
     def interruption(self, run_dir: str | Path, when: str) -> Interrupted:
         """Create the exception that ends an interrupted run; `when` says where it stopped (`after step 3`)."""
@@ -72,4 +87,5 @@ class StopRequest:
                 raise StopRequested
 
     def __bool__(self) -> bool:
+        self.queries, self._queried = self.queries + 1, time.monotonic()
         return self.name is not None

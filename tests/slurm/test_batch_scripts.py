@@ -27,6 +27,9 @@ FAKE_PYTHON = f"""#!{sys.executable}
 import json, os, pathlib, signal, sys, time
 folder = pathlib.Path(os.environ["FOLDER"])
 start = os.environ.get("SLURM_RESTART_COUNT", "0")
+if sys.argv[3] == "after":
+    print((folder / "avoided").read_text() if (folder / "avoided").exists() else "")
+    sys.exit(0)
 if sys.argv[2] == "metapt.launch.requeues":
     (folder / f"checked{{start}}").write_text(json.dumps(sys.argv[3:]))
     sys.exit(0)
@@ -96,6 +99,20 @@ def test_every_process_has_its_rank_and_is_signalled_and_restarted(
         assert {tuple(line[5:]) for line in seen} == {("of the site", "-m", COMMANDS[name].module, *words)}
     assert len(list(clone.glob("start*"))) == 2 * world
     assert (folder / f"slurm-{number}.out").exists()
+
+
+def test_a_requeued_job_avoids_a_node_that_has_failed(clone: Path) -> None:
+    (clone / "avoided").write_text("node1")
+    number = sbatch(clone / "slurm/finetune.sh", ["--cpus-per-task=1"], ["run_dir=a"], clone)
+    wait_until((clone / "start0.0").exists)
+    subprocess.run(["scancel", "--signal=USR1", number], check=True)
+    wait_until(lambda: "Restarts=1" in shown(number))
+    assert "ExcNodeList=node1" in shown(number)
+    subprocess.run(["scancel", number], check=True)
+
+
+def shown(number: str) -> str:
+    return subprocess.check_output(["scontrol", "show", "job", number], text=True)
 
 
 @pytest.mark.parametrize("name", ["pretrain", "finetune"])

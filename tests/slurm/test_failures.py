@@ -74,6 +74,18 @@ def test_a_program_saves_and_ends_with_its_killed_launcher_and_is_resumed_once(t
     assert starts(tmp_path)[-1] == "report"
 
 
+@pytest.mark.parametrize("behaviour", ["sick-device", "hung"])
+def test_a_job_avoids_the_node_that_failed(behaviour: str, tmp_path: Path) -> None:
+    run_fake(tmp_path, CLUSTER, {"pretrain/a": behaviour})
+    wait_for_empty_queue(tmp_path)
+    assert set(states(tmp_path).values()) == {"done"}
+    first, second = (tmp_path / "pretrain/a/nodes").read_text().split()
+    assert first != second
+    (failure,) = (tmp_path / "pretrain/a/node_failures").iterdir()
+    assert json.loads(failure.read_text())["node"] == first
+    assert starts(tmp_path).count("pretrain/a") == 2
+
+
 def test_a_job_that_fails_before_python_starts_has_failed(tmp_path: Path) -> None:
     """And the one that Slurm then never starts is blocked. A silent one has its exit code."""
     for setup, message in {
