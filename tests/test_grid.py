@@ -209,6 +209,7 @@ def test_baselines_and_other_models_are_jobs_of_the_grid() -> None:
         ("paper", "slurm", {"prepare": 1, "pretrain": 8, "finetune": 160, "baseline": 24, "report": 1}),
         ("seeds", "slurm", {"prepare": 1, "pretrain": 20, "finetune": 80, "baseline": 4, "report": 1}),
         ("ablation", "slurm", {"prepare": 1, "pretrain": 12, "finetune": 24, "baseline": 3, "report": 1}),
+        ("episodes", "local", {"prepare": 1, "pretrain": 25, "finetune": 75, "report": 1}),
         ("study", "local", {"prepare": 1, "pretrain": 12, "finetune": 108, "baseline": 10, "report": 1}),
         ("study_ablations", "local", {"prepare": 1, "pretrain": 6, "finetune": 36, "report": 1}),
         ("checkpoints", "slurm", {"prepare": 1, "pretrain": 2, "finetune": 122, "baseline": 3, "report": 1}),

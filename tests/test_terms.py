@@ -10,6 +10,7 @@ import pytest
 import torch
 from conftest import pretrain_many
 from safetensors.torch import load_file
+from terms import kernels_of
 from test_state_episodes import naive_loss
 from test_world_size import compare_runs, compare_weights
 from torch import Tensor
@@ -257,3 +258,18 @@ def test_two_ranks_equal_one_and_heads_stay_out_of_the_model(nano_arguments: lis
     names = load_file(runs[1]["zero0"].checkpoint(3) / "model" / "model.safetensors")
     assert not [name for name in names if "term" in name or "head" in name.replace("lm_head", "")]
     assert set(runs[1]["zero0"].provenance()["fingerprints"]) == {"corpus", "classes"}
+
+
+def test_more_episodes_launch_no_more_kernels() -> None:
+    """All episodes of a micro-batch are one batched inner loop."""
+    sequences = np.random.default_rng(0).integers(4, VOCABULARY, (8, 41))
+
+    def kernels(episodes: int) -> int:
+        model = Model.of("objective=episodes", f"episodes.per_group={episodes}")
+        return kernels_of(lambda: model.loss(sequences).backward())
+
+    assert (
+        kernels(6)
+        == kernels(2)
+        > kernels_of(lambda: Model.of("objective=vanilla").loss(sequences).backward())
+    )

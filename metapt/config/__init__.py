@@ -12,6 +12,7 @@ from metapt.config.deepspeed import DS_CONFIGS, deepspeed_settings, zero_stage
 from metapt.config.division import ranks_share_episodes, uneven_units
 from metapt.config.grids import ClusterConfig, GridConfig, StatusConfig, SubmitConfig
 from metapt.config.keys import identity, settings
+from metapt.config.meta import MetaConfig
 from metapt.config.ner import (
     DOCUMENT_MARKS,
     TUNINGS,
@@ -31,7 +32,6 @@ from metapt.config.pretraining import (
     CorpusConfig,
     EstimateConfig,
     LogConfig,
-    MetaConfig,
     ModelConfig,
     PrepareConfig,
     PretrainCommandConfig,

@@ -147,9 +147,7 @@ def evaluated_sets(
     requested = [collection.name_of(item) for item in requested]
     missing = [name for name in requested if name not in known]
     if missing:
-        raise UserError(
-            f"{key}: no test split of {', '.join(missing)}; available are {', '.join(known)}"
-        )
+        raise UserError(f"{key}: no test split of {', '.join(missing)}; available are {', '.join(known)}")
     return [name for name in known if name in requested or not requested]
 
 

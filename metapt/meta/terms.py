@@ -141,11 +141,10 @@ class EpisodeTerm:
 
     def _classes(self, episodes: Sequence[BatchEpisode]) -> Tensor:
         """The class of each label, counted over all partitions. int64 [K, N]; 0 where an episode has no such label."""
-        found = torch.zeros(len(episodes), self.term.n_way, dtype=torch.int64)
+        found = np.zeros((len(episodes), self.term.n_way), dtype=np.int64)
         for row, episode in zip(found, episodes, strict=True):
-            first = sum(self.classes.sizes[: episode.partition])
-            row[: episode.ways] = torch.from_numpy(first + episode.classes)
-        return found
+            row[: episode.ways] = sum(self.classes.sizes[: episode.partition]) + episode.classes
+        return torch.from_numpy(found)
 
 
 def adapt_and_score(
