@@ -80,6 +80,8 @@ def job(run_dir: Path, kind: str, behaviour: str) -> None:
         return
     with (root / "starts.log").open("a") as log:
         log.write(f"{run_dir.relative_to(root)}\n")
+    if kind == "report":
+        print("F1 of all runs, and the page")
     if kind not in ("pretrain", "finetune"):
         _behave(run, behaviour)
         return

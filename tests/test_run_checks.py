@@ -15,6 +15,7 @@ from metapt.config import commandline
 from metapt.errors import EXIT_USER, UserError
 from metapt.launch import requeues
 from metapt.launch.submission import submit
+from metapt.models.pretrained import model_folder
 from metapt.runs import Run
 
 REPOSITORY = Path(__file__).parents[1]
@@ -71,7 +72,9 @@ def test_what_fine_tuning_would_refuse(tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
         finetune.main(words)
     model, source = str(caught.value).splitlines()
-    assert model == "nowhere: not a finished run, a checkpoint or a model folder"
+    assert model == (
+        "nowhere: not a finished run, a checkpoint or a model folder; a model of the hub is written hub:nowhere"
+    )
     assert source.startswith("source=xx: 'xx' does not exist")
 
 
@@ -118,3 +121,17 @@ def test_an_unknown_source_is_refused_before_anything_runs(
     assert not (tmp_path / "grid").exists()
     submit(commandline.load("submit", [*words, "dry_run=true"]))
     assert "nope" in capsys.readouterr().out.partition("not ready, would be refused here:")[2]
+
+
+def test_a_wrong_checkpoint_says_what_exists(tmp_path: Path) -> None:
+    run = Run(tmp_path / "runs" / "pretrain")
+    for step in (100, 200):
+        run.checkpoint(step).mkdir(parents=True)
+    with pytest.raises(UserError, match=r"the run has checkpoints at step 100, 200$"):
+        model_folder(run.checkpoint(150))
+    run.result_file.write_text("{}")
+    for path in (tmp_path / "runs", tmp_path / "runs" / "pretrian"):
+        with pytest.raises(UserError, match=f"finished runs there: {run.path}$"):
+            model_folder(path)
+    with pytest.raises(UserError, match=r"is written hub:xlm-roberta/base$"):
+        model_folder("xlm-roberta/base")

@@ -63,7 +63,9 @@ def test_every_job_runs_once_and_after_the_jobs_that_it_needs(
     for name, needs in NEEDS.items():
         assert all(order.index(need) < order.index(name) for need in needs)
     assert set(states(tmp_path).values()) == {"done"}
-    assert "6 of 6 jobs done" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "6 of 6 jobs done" in printed
+    assert printed.endswith("\nF1 of all runs, and the page\n")
 
 
 def test_a_finished_grid_runs_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -115,11 +115,16 @@ def _run_here(
     """Runs jobs on this machine. Raises OperationalError if any of them is not done at the end."""
     started = time.monotonic()
     launcher = executors.launcher(grid_dir, code, config.cluster)
+    report = next((job for job in todo if job.kind == "report"), None)
+    log = grid_dir.log_file(report, "out") if report else None
+    before = log.stat().st_size if log and log.exists() else 0
     schedule = executors.Schedule(grid_plan, todo, grid_dir, launcher, executors.parallelism(config.cluster))
     with progress_view(grid_dir, grid_plan) as view:
         schedule.run(view)
     print(summary(grid_plan, schedule.states, grid_dir, time.monotonic() - started))
-    if any(run_config.data.name == "demo" for run_config in grid_plan.configs.values()):
+    if report and log and schedule.states[report.id] is JobState.DONE:
+        print(f"\n{log.read_bytes()[before:].decode(errors='replace')}", end="")  # F1, verdicts, the page
+    elif any(run_config.data.name == "demo" for run_config in grid_plan.configs.values()):
         print(DEMO_NOTICE)
     unfinished = Counter(state for state in schedule.states.values() if state is not JobState.DONE)
     if unfinished:

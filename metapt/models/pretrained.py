@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 from metapt import atomic_folders
 from metapt.data.hub_files import download, model_files
-from metapt.errors import UserError
+from metapt.errors import UserError, listed
 from metapt.runs import MODEL_DIR, ORIGIN_FILE, Run
 
 HUB_PREFIX = "hub:"
+HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
+HINTED = 5  # names in a hint
 
 
 def model_folder(path: str | Path) -> Path:
@@ -39,7 +42,7 @@ def model_folder(path: str | Path) -> Path:
     if not run.result_file.exists():
         if run.checkpoints():
             raise UserError(f"{path}: this run is not finished; wait for it, or give one of its checkpoints")
-        raise UserError(f"{path}: not a finished run, a checkpoint or a model folder")
+        raise UserError(f"{path}: not a finished run, a checkpoint or a model folder{_what_exists(path)}")
     if problem := run.result_problem(hashed=""):
         raise UserError(
             f"{path}: the result of this run does not count: {problem}; "
@@ -49,6 +52,21 @@ def model_folder(path: str | Path) -> Path:
     if result.get("kind") != "pretrain":
         raise UserError(f"{path}: this run has no tagger and no model")
     return run.checkpoint(result["steps"]) / MODEL_DIR
+
+
+def _what_exists(path: Path) -> str:
+    """A hint for a path at which there is no model: the steps of its run, the runs in its folder, or the hub."""
+    of_run = Run(path.parent.parent)
+    steps = [str(step) for step, _ in of_run.checkpoints()]
+    if path.parent == of_run.checkpoints_dir and steps:
+        return f"; the run has checkpoints at step {listed(steps, HINTED)}"
+    nearby = path if path.is_dir() else path.parent
+    runs = sorted(str(file.parent) for file in nearby.glob(f"*/{Run('').result_file.name}"))
+    if runs:
+        return f"; finished runs there: {listed(runs, HINTED)}"
+    if not path.exists() and HUB_NAME.fullmatch(str(path)):
+        return f"; a model of the hub is written {HUB_PREFIX}{path}"
+    return ""
 
 
 def model_origin(folder: Path, name: str = "") -> dict[str, Any]:
