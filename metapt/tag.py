@@ -17,12 +17,14 @@ from rich.console import Console
 from metapt import load_tagger
 from metapt.config import TagConfig, commandline
 from metapt.errors import UserError, run_command
-from metapt.inference.formatting import as_iob2, as_json, colour_text, with_brackets, with_colours
+from metapt.inference.formatting import as_iob2, as_json, as_jsonl, colour_text, with_brackets, with_colours
 from metapt.inference.streams import (
     COLUMN_SUFFIXES,
+    JSON_SUFFIXES,
     ColumnReader,
     InputSentence,
     available_lines,
+    json_sentences,
     text_sentences,
 )
 
@@ -57,6 +59,8 @@ def main(argv: Sequence[str]) -> None:
             for source, result in zip(batch, tagged, strict=True):
                 if config.format == "json":
                     print(as_json(result))
+                elif config.format == "jsonl":
+                    print(as_jsonl(result, source.values))
                 elif config.format == "iob2":
                     print(as_iob2(result, source.comments), end="")
                 else:
@@ -83,9 +87,12 @@ def _read(config: TagConfig, stream: BinaryIO, name: str) -> Iterator[list[Input
     lines = available_lines(stream, name)
     input_format = config.input_format
     if input_format == "auto":
-        input_format = "iob2" if name.endswith(COLUMN_SUFFIXES) else "text"
+        formats = {"iob2": COLUMN_SUFFIXES, "jsonl": JSON_SUFFIXES}
+        input_format = next((each for each, ends in formats.items() if name.endswith(ends)), "text")
     if input_format == "iob2":
         return ColumnReader(name, config.word_column, partial(print, file=sys.stderr)).read(lines)
+    if input_format == "jsonl":
+        return json_sentences(lines, name)
     return text_sentences(lines)
 
 

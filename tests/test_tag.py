@@ -22,7 +22,9 @@ from torch import Tensor
 import metapt
 from metapt import tag
 from metapt.config import commandline
+from metapt.data.bad_input import refusing
 from metapt.data.iob2 import TAGS, read_iob2
+from metapt.data.labelled_files import FileOptions, read_sentences
 from metapt.data.word_splitting import word_offsets
 from metapt.errors import UserError
 from metapt.finetuning.run_finetuning import finetune
@@ -224,6 +226,44 @@ def test_command_tags_sentences(run_dir: Path, capsys: pytest.CaptureFixture[str
     assert entity == {"type": "PER", "text": "Maria", "start": 0, "end": 5, "start_word": 0, "end_word": 1}
 
 
+def test_json_lines_are_tagged_and_written_back(
+    run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Other entries are kept, gold labels are replaced, and the output is a labelled file."""
+    lines = [
+        {"id": 7, "text": "Maria lives in\nCebu.", "label": [[0, 3, "X"]], "meta": {"by": "me"}},
+        {"tokens": ["Pedro", "met", "Ana", "Lim"], "ner_tags": ["O"] * 4},
+    ]
+    file = tmp_path / "in.jsonl"
+    file.write_text("".join(f"{json.dumps(line)}\n\n" for line in lines))
+    tag.main([f"checkpoint={run_dir}", f"input={file}", "format=jsonl"])
+    printed = capsys.readouterr().out
+    first, second = map(json.loads, printed.splitlines())
+    probabilities = [span.pop("probability") for span in first["spans"]]
+    assert all(0 < value <= 1 for value in probabilities)
+    assert first == {
+        "id": 7,
+        "text": lines[0]["text"],
+        "meta": {"by": "me"},
+        "spans": [{"start": 0, "end": 5, "label": "PER"}, {"start": 15, "end": 19, "label": "LOC"}],
+    }
+    assert second == {"tokens": lines[1]["tokens"], "ner_tags": ["B-PER", "O", "B-PER", "I-PER"]}
+    file.write_text(printed)
+    found = read_sentences(file, FileOptions(), refusing(), print)
+    assert found[0].words == ("Maria", "lives", "in", "Cebu", ".")
+    assert [sentence.tags for sentence in found] == [
+        ("B-PER", "O", "O", "B-LOC", "O"),
+        ("B-PER", "O", "B-PER", "I-PER"),
+    ]
+    for line, message in (
+        ("{", "not a JSON object"),
+        ('{"words": "x"}', "neither a text nor a list of words"),
+    ):
+        file.write_text(f"\n{line}\n")
+        with pytest.raises(UserError, match=rf"in\.jsonl:2: .*{message}"):
+            tag.main([f"checkpoint={run_dir}", f"input={file}"])
+
+
 def test_colours_only_on_terminals_without_no_color(
     run_dir: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -282,7 +322,7 @@ def test_configuration_errors(run_dir: Path, tmp_path: Path, capsys: pytest.Capt
         (["Maria"], "checkpoint is required"),
         ([f"chekpoint={run_dir}"], "did you mean checkpoint"),
         ([f"checkpoint={run_dir}", "x=1 says Maria"], "After --, it is not a key"),
-        ([f"checkpoint={run_dir}", "format=xml"], "text, json, iob2"),
+        ([f"checkpoint={run_dir}", "format=xml"], "text, json, jsonl, iob2"),
         ([f"checkpoint={run_dir}", "input=-", "Maria"], "not both"),
         ([f"checkpoint={run_dir}", "input=/nowhere"], "no such file"),
         ([f"checkpoint={run_dir}", f"input={tmp_path / 'bad.txt'}"], "bad.txt:2: not UTF-8"),

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import Field, fields, is_dataclass
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from metapt.config import (
@@ -33,8 +34,10 @@ def check(config: Any) -> list[str]:
         errors += _check_pretrain(config)
     if isinstance(config, FinetuneConfig | DescribeConfig | EvaluateConfig):
         data = config.data
-        if data.name == "custom" and not data.corpora:
-            errors.append("data.corpora is required with data=custom; give presets or .yaml files")
+        if data.name == "custom" and not data.corpora and not _names_paths(config):
+            errors.append(
+                "data.corpora is required with data=custom; give presets, .yaml files or paths of labelled files"
+            )
     if isinstance(config, FinetuneConfig | BaselineConfig):
         data = config.data
         if data.max_train_sentences is not None and data.entities_per_type is not None:
@@ -52,6 +55,12 @@ def check(config: Any) -> list[str]:
     if isinstance(config, BaselineConfig):
         errors += _check_baseline(config)
     return errors
+
+
+def _names_paths(config: FinetuneConfig | DescribeConfig | EvaluateConfig) -> bool:
+    """Whether a source, or a set to evaluate on, is the path of a labelled file or folder."""
+    named = config.source.split("+") if isinstance(config, FinetuneConfig) else config.sets
+    return any("/" in item or Path(item).is_file() for item in named)
 
 
 def _check_fields(section: Any, prefix: str) -> Iterator[str]:

@@ -260,6 +260,7 @@ class TagConfig:
         choices={
             "text": "the sentence with entities in brackets, or in colour on a terminal",
             "json": "one JSON object per sentence",
+            "jsonl": "JSON lines of annotation tools: {text, spans: [{start, end, label}]}, with the other entries of JSON input",
             "iob2": "one word and its tag per line",
         },
     )
@@ -268,8 +269,9 @@ class TagConfig:
         "auto",
         "input format",
         choices={
-            "auto": "iob2 if the file name ends with .iob2, .conll or .conllu, otherwise text",
+            "auto": "iob2 if the file name ends with .iob2, .conll or .conllu, jsonl if it ends with .jsonl, otherwise text",
             "text": "one sentence per line",
+            "jsonl": "one JSON object per line, with a text or a list of words or tokens",
             "iob2": "one word per line, a blank line after each sentence",
         },
     )
@@ -307,7 +309,7 @@ class DescribeConfig:
     """Print statistics of labelled sets, and of a tokenizer on them."""
 
     data: SetsConfig = field(default_factory=SetsConfig)
-    sets: list[str] = key([], "sets to describe; empty: every available set")
+    sets: list[str] = key([], "sets, or paths of labelled files, to describe; empty: every available set")
     tokenizer: str | None = key(
         None,
         "tokenizer.json, a folder that holds one, or a name on the hub",

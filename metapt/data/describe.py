@@ -73,22 +73,28 @@ def main(argv: Sequence[str]) -> None:
 
 
 def describe(config: DescribeConfig) -> SetStatistics:
-    """Statistics by set and split (metapt/data/statistics.py), with those of subwords if a tokenizer is given."""
-    collection = open_collection(config.data)
-    unknown = [name for name in config.sets if name not in collection.splits]
+    """Statistics by set and split (metapt/data/statistics.py), with those of subwords if a tokenizer is given.
+
+    Prints on stderr how files were read, which splits were held out, and what was left out.
+    """
+    collection = open_collection(config.data, sets=config.sets)
+    requested = [collection.name_of(item) for item in config.sets]
+    unknown = [name for name in requested if name not in collection.splits]
     if unknown:
         raise UserError(
             f"sets: {collection.where} has no set {', '.join(unknown)}; its sets are {', '.join(collection.splits)}"
         )
     tokenizer = read_tokenizer(config.tokenizer) if config.tokenizer else None
     statistics: SetStatistics = {}
-    for name in config.sets or collection.splits:
+    for name in requested or collection.splits:
         statistics[name] = {}
         for split in (split for split in SPLITS if split in collection.splits[name]):
             sentences = collection.load(name, split)
             statistics[name][split] = set_statistics(sentences)
             if tokenizer is not None:
                 statistics[name][split] |= subword_statistics(sentences, tokenizer)
+    for note in collection.notes():
+        print(note, file=sys.stderr)
     return statistics
 
 

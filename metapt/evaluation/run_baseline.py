@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from dataclasses import asdict
 from typing import Any
@@ -44,6 +45,8 @@ def run_baseline(config: BaselineConfig) -> None:
             run.check_identity(identity(config), fingerprints)
             print(f"{run.path}: already done")
             return
+        for note in collection.notes():
+            print(note, file=sys.stderr)
         run.start(identity(config), fingerprints, asdict(config))
         result = _result(config, run, collection, sources, eval_sets) | {"inputs": fingerprints}
         run.finish(result)
@@ -82,6 +85,7 @@ def _result(
         "dev_f1": dev_f1,
         "source_sets": sources,
         "custom_sets": collection.custom_sets,
+        "sentences_left_out": dict(collection.report.bad_input.skipped),
         "shared_sentences": shared_with_sources(collection, sources, eval_sets),
         "generated_data": config.data.name == "demo",
         "seconds_total": time.monotonic() - started,

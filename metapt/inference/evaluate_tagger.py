@@ -50,6 +50,8 @@ def evaluate_tagger(config: EvaluateConfig) -> EvaluatedSets:
     collection = open_collection(config.data, sets=config.sets)
     names = evaluated_sets(collection, config.sets, "sets")
     sentences = {name: collection.load(name, "test") for name in names}
+    for note in collection.notes():
+        log(note)
     if run is None:
         return EvaluatedSets(None, _score(config, folder, sentences, None))
     with run.locked():

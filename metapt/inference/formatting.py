@@ -1,14 +1,16 @@
-"""Tagged sentences as text (with colours or brackets), as JSON, and as IOB2."""
+"""Tagged sentences as text (with colours or brackets), as JSON, as JSON lines of annotation tools, and as IOB2."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from rich.color import ColorSystem
 from rich.style import Style
+
+from metapt.data.json_labels import ENTITIES, GOLD_TAGS
 
 if TYPE_CHECKING:
     from metapt.inference.entity_tagger import TaggedSentence
@@ -31,6 +33,31 @@ def with_brackets(sentence: TaggedSentence) -> str:
 def as_json(sentence: TaggedSentence) -> str:
     """One line of JSON whose keys are the fields of TaggedSentence and Entity."""
     return json.dumps(_round_floats(asdict(sentence)), ensure_ascii=False)
+
+
+def as_jsonl(sentence: TaggedSentence, values: Mapping[str, Any] | None = None) -> str:
+    """One line of JSON as annotation tools read it, which metapt.data.json_labels reads too.
+
+    A text gets `spans` with the characters of its entities; words get `ner_tags`.
+
+    Args:
+        values: the JSON object that the sentence is from; its other entries are kept.
+    """
+    values = dict(values or {})
+    replaced = {*ENTITIES, *GOLD_TAGS}
+    kept = {name: value for name, value in values.items() if name not in replaced}
+    if values and "text" not in values:
+        return json.dumps({**kept, "ner_tags": sentence.tags}, ensure_ascii=False)
+    spans = [
+        {
+            "start": entity.start,
+            "end": entity.end,
+            "label": entity.type,
+            "probability": _round_floats(entity.probability),
+        }
+        for entity in sentence.entities
+    ]
+    return json.dumps({**kept, "text": sentence.text, "spans": spans}, ensure_ascii=False)
 
 
 def as_iob2(sentence: TaggedSentence, comments: Sequence[str] = ()) -> str:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from typing import BinaryIO
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, BinaryIO
 
 from metapt.data.columns import NO_WORD, counts_words
 from metapt.data.documents import DOCUMENT_START
+from metapt.data.json_labels import WORDS
 from metapt.errors import UserError
 
 CHUNK_BYTES = 1 << 16  # limit of one read; a read returns whatever is available
 MAX_LINE_BYTES = 1 << 24
 COLUMN_SUFFIXES = (".iob2", ".conll", ".conllu")
+JSON_SUFFIXES = (".jsonl",)
 Line = tuple[int, str]
 """(line number from 1, text without the line end)."""
 
@@ -22,20 +25,22 @@ class InputSentence:
     """A sentence to be tagged.
 
     Attributes:
-        content: a text, or the words of a block of columns.
+        content: a text, or words.
         comments: comment lines for IOB2 output.
+        values: the JSON object that the sentence is from.
     """
 
     content: str | list[str]
     comments: tuple[str, ...]
+    values: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of_text(cls, text: str) -> InputSentence:
-        return cls(text, (f"# text = {' '.join(text.split())}",))
+    def of_text(cls, text: str, values: Mapping[str, Any] | None = None) -> InputSentence:
+        return cls(text, (f"# text = {' '.join(text.split())}",), values or {})
 
 
 def available_lines(stream: BinaryIO, name: str) -> Iterator[list[Line]]:
-    """Yield numbered lines, in lists of those that were available at the same time. A byte order mark is dropped.
+    """Yield numbered lines, in lists of those that were available at the same time. Byte order marks are dropped.
 
     Raises:
         UserError: a line is not UTF-8, or longer than MAX_LINE_BYTES.
@@ -55,6 +60,33 @@ def text_sentences(chunks: Iterable[list[Line]]) -> Iterator[list[InputSentence]
     """Yield one sentence per line; a blank line is a sentence without words."""
     for chunk in chunks:
         yield [InputSentence.of_text(line) for _, line in chunk]
+
+
+def json_sentences(chunks: Iterable[list[Line]], name: str) -> Iterator[list[InputSentence]]:
+    """Yield a sentence for each line of JSON that has a text, or a list of words or tokens; blank lines are left out.
+
+    Args:
+        name: of the file, for error messages.
+    Raises:
+        UserError: a line is no such object.
+    """
+    for chunk in chunks:
+        yield [_of_json(line, f"{name}:{number}") for number, line in chunk if line.strip()]
+
+
+def _of_json(line: str, where: str) -> InputSentence:
+    try:
+        values = json.loads(line)
+    except (ValueError, RecursionError):
+        values = None
+    if not isinstance(values, dict):
+        raise UserError(f"{where}: not a JSON object; expected one per line")
+    if isinstance(values.get("text"), str):
+        return InputSentence.of_text(values["text"], values)
+    words = next((values[key] for key in WORDS if key in values), None)
+    if not isinstance(words, list) or not all(isinstance(word, str) and word for word in words):
+        raise UserError(f"{where}: has neither a text nor a list of words ({' or '.join(WORDS)})")
+    return InputSentence(words, (), values)
 
 
 class ColumnReader:
@@ -128,6 +160,6 @@ class ColumnReader:
 
 def _decode(raw: bytes, name: str, number: int) -> str:
     try:
-        return raw.removesuffix(b"\r").decode("utf-8-sig" if number == 1 else "utf-8")
+        return raw.removesuffix(b"\r").decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{name}:{number}: not UTF-8 at byte {error.start + 1} of the line") from None

@@ -1,0 +1,75 @@
+"""Taggers of other entity types than PER, ORG and LOC: tags come from the training data."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+from tuned import tune
+
+import metapt
+from metapt import evaluate_command as evaluate
+from metapt.data.iob2 import tags_of
+from metapt.errors import UserError
+from metapt.runs import Run
+
+TYPES = {"PER": "gene", "ORG": "work_of_art", "LOC": "MISC"}
+
+
+@pytest.fixture(scope="module")
+def run(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A tagger that was fine-tuned on a CoNLL file of other types, by its path."""
+    folder = tmp_path_factory.mktemp("labels")
+    rows = (world / "uner/aa_one/train.iob2").read_text().splitlines()
+    lines = [row for row in rows if not row.startswith("#")]
+    cells = [line.split("\t") for line in lines]
+    text = "\n".join(f"{cell[1]} {cell[2]}" if len(cell) > 1 else "" for cell in cells)
+    for kind, other in TYPES.items():
+        text = text.replace(f"-{kind}", f"-{other}")
+    (folder / "bio.conll").write_text(text + "\n")
+    words = [f"source={folder / 'bio.conll'}", "data=custom", "data.uner_dir=null", "data.dev_fraction=0.2"]
+    return tune(world, folder / "run", *words, "tuning=full", "ner.lr=0.005", "ner.max_epochs=12")
+
+
+def test_tags_scores_and_card_have_the_types_of_the_data(run: Run) -> None:
+    result = run.result()
+    assert result["types"] == ["MISC", "gene", "work_of_art"]
+    assert result["source_sets"] == ["bio"]
+    assert result["train_sentences"] + result["sets"]["bio"]["sentences"] < 48  # the rest is the dev split
+    assert result["sets"]["bio"]["f1"] > 0.8
+    assert set(result["sets"]["bio"]["per_type"]) <= set(TYPES.values())
+    card = (run.tagger_dir / "README.md").read_text()
+    assert "A named entity tagger (MISC, gene, work_of_art)." in card
+    assert "It knows only MISC, gene, work_of_art," in card
+    tagger = metapt.load_tagger(run.path)
+    assert tagger.tags == tags_of(result["types"])
+    (tagged,) = tagger.tag([["the", "Red", "Cross", "moved", "to", "Cebu", "."]])
+    assert [(entity.type, entity.text) for entity in tagged.entities] == [
+        ("work_of_art", "Red Cross"),
+        ("MISC", "Cebu"),
+    ]
+
+
+def test_types_that_a_tagger_does_not_know_count_as_missed(
+    run: Run, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evaluate.main([f"checkpoint={run.path}", f"data.uner_dir={world / 'uner'}", "sets=[bb_two]"])
+    assert (
+        "spans of types that the tagger does not know, which count as missed: PER" in capsys.readouterr().err
+    )
+    scores = run.result()["sets"]["bb_two"]
+    assert (scores["correct_spans"], scores["f1"]) == (0, 0)
+    assert scores["per_type"]["PER"]["gold_spans"] > 0
+    lines = (run.predictions_dir / "bb_two.jsonl").read_text().splitlines()
+    for line in map(json.loads, lines):
+        unknown = [value < math.log(1e-299) for value in line["gold_logprob"]]
+        assert unknown == [tag != "O" for tag in line["gold"]]
+
+
+def test_a_tagger_is_not_trained_further_on_types_it_does_not_know(
+    run: Run, world: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match="does not know the entity types LOC, ORG, PER of source=aa_one"):
+        tune(world, tmp_path / "more", f"checkpoint={run.path}", "tuning=full")
