@@ -6,7 +6,7 @@
 # If no GPUs are requested, --ntasks-per-node is the number of processes per node; the default is one.
 # The scripts set no number of CPUs: without --cpus-per-gpu or --cpus-per-task the site decides.
 # Before the time limit Slurm sends USR1 to all processes; the run saves and exits with 75, and this job is requeued.
-# Settings of the site are in slurm/site.env; see slurm/site.env.example.
+# Settings of a site: metapt sbatch cluster=./site.yaml (docs/slurm.md). Without it, python of the environment runs.
 #SBATCH --job-name=metapt-pretrain
 #SBATCH --time=24:00:00
 #SBATCH --signal=USR1@120
@@ -18,16 +18,10 @@ MODULE=metapt.pretrain
 TASKS=${SLURM_GPUS_ON_NODE:-${SLURM_TASKS_PER_NODE%%(*}}
 
 # ---- the same in pretrain.sh and finetune.sh: sbatch copies only one file, so they cannot share a third one --
-LAUNCH=() # command that starts each process, for example a container
-SITE=${METAPT_SITE:-$SLURM_SUBMIT_DIR/slurm/site.env}
-if [ -r "$SITE" ]; then
-    # shellcheck source=/dev/null
-    . "$SITE"
-elif [ -n "${METAPT_SITE:-}" ]; then
-    echo "METAPT_SITE=$METAPT_SITE: no such file" >&2
-    exit 2
-fi
-set -u # not earlier: scripts that load modules and environments often read unset variables
+# the interpreter, a command that starts each process (for example a container), and further options of srun
+PYTHON=python LAUNCH=() SRUN_ARGS=()
+# ---- site: here `metapt sbatch cluster=./site.yaml` inserts the settings of a site
+set -u # not earlier: what loads modules and environments often reads unset variables
 MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 export MASTER_ADDR MASTER_PORT=$((20000 + SLURM_JOB_ID % 12000)) # below the ephemeral ports of common systems
 export WORLD_SIZE=$((SLURM_JOB_NUM_NODES * TASKS)) LOCAL_WORLD_SIZE=$TASKS
@@ -39,21 +33,24 @@ if [ "$SLURM_CPUS_ON_NODE" -lt "$TASKS" ]; then
 fi
 unset SLURM_CPUS_PER_GPU # with it srun requires GPUs even where Slurm has none; --cpus-per-task replaces it
 
+CHECK=() # where srun starts the container, it also starts the check
+[ ${#SRUN_ARGS[@]} = 0 ] || CHECK=(srun --nodes=1 --ntasks=1 --export=ALL "${SRUN_ARGS[@]}")
+
 # Prints which source the job runs: the present one, not that of the time of submission. Ends a job whose run would refuse
 # its configuration or data (exit code 2), and one that was requeued too often without a new checkpoint.
-"${LAUNCH[@]}" "${PYTHON:-python}" -m metapt.launch.requeues "$MODULE" "$@" || exit
+"${CHECK[@]}" "${LAUNCH[@]}" "$PYTHON" -m metapt.launch.requeues "$MODULE" "$@" || exit
 
 # srun and not torchrun, which does not forward the signal. --wait: after one process has died, the others are ended.
 # USR1 is ignored until the program installs its handler: by default it would kill the process.
 # shellcheck disable=SC2016 # RANK and LOCAL_RANK differ between processes
 srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$WORLD_SIZE" --ntasks-per-node="$TASKS" \
-    --cpus-per-task="$OMP_NUM_THREADS" --wait=600 "${OVERCOMMIT[@]}" \
+    --cpus-per-task="$OMP_NUM_THREADS" --wait=600 --export=ALL "${OVERCOMMIT[@]}" "${SRUN_ARGS[@]}" \
     bash -c 'trap "" USR1; RANK=$SLURM_PROCID LOCAL_RANK=$SLURM_LOCALID exec "$@"' "$MODULE" \
-    "${LAUNCH[@]}" "${PYTHON:-python}" -m "$MODULE" "$@"
+    "${LAUNCH[@]}" "$PYTHON" -m "$MODULE" "$@"
 code=$?
 [ $code = 0 ] && exit
 # The nodes that the job has to avoid, if a node has failed. Fails if nodes have failed too often.
-avoided=$("${LAUNCH[@]}" "${PYTHON:-python}" -m metapt.launch.requeues after "$MODULE" "$@") || exit
+avoided=$("${CHECK[@]}" "${LAUNCH[@]}" "$PYTHON" -m metapt.launch.requeues after "$MODULE" "$@") || exit
 if [ $code = 75 ] || [ -n "$avoided" ]; then
     trap '' TERM # of the requeue, until the nodes are excluded
     scontrol requeue "$SLURM_JOB_ID"

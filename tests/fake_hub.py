@@ -9,9 +9,19 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
 
+import datasets
+import huggingface_hub.constants
+import pytest
+from corpus_world import DOCUMENTS
+
+from metapt.data.corpus import Corpus
+from metapt.data.iob2 import TAGS
+
+NOWHERE = "http://127.0.0.1:9"  # nothing listens there
 API = re.compile(r"/api/(models|datasets)/([\w.-]+/[\w.-]+)/(revision|tree|paths-info)/([^/?]+)/?([^?]*)")
 RESOLVE = re.compile(r"/(datasets/)?([\w.-]+/[\w.-]+)/resolve/([^/]+)/([^?]+)")
 
@@ -137,3 +147,42 @@ def serve() -> Iterator[FakeHub]:
     finally:
         server.shutdown()
         server.server_close()
+
+
+def use_hub(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the clients in this process and its children ask the hub at this address."""
+    template = url + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", url)
+    monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    for name, value in {"HF_ENDPOINT": url, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0"}.items():
+        monkeypatch.setenv(name, value)
+
+
+def write_repositories(corpus: Corpus, folder: Path) -> dict[str, dict[str, bytes]]:
+    """A corpus, its tokenizer, labelled sets in Parquet and an encoder, by repository.
+
+    Args:
+        corpus: of the documents of corpus_world.
+        folder: an empty folder.
+    """
+    features = datasets.Features(
+        {
+            "idx": datasets.Value("string"),
+            "tokens": datasets.Sequence(datasets.Value("string")),
+            "ner_tags": datasets.Sequence(datasets.ClassLabel(names=list(TAGS))),
+        }
+    )
+    rows = [{"idx": f"{number}", "tokens": ["si", "Juan"], "ner_tags": [0, 1]} for number in range(4)]
+    datasets.Dataset.from_list(rows, features=features).to_parquet(folder / "0000.parquet")
+    table = (folder / "0000.parquet").read_bytes()
+    splits = {"en_ewt": ("train", "validation", "test"), "tl_trg": ("test",)}
+    sets = {f"{name}/{split}/0000.parquet": table for name in splits for split in splits[name]}
+    tokenizer = (corpus.tokenizer_dir / "tokenizer.json").read_bytes()
+    lines = [json.dumps({"text": text}) for text in DOCUMENTS]
+    return {
+        "datasets/some/corpus": {"train.jsonl": "\n".join(lines).encode()},
+        "models/some/tokenizer": {"tokenizer.json": tokenizer, "onnx/model.json": b"not needed"},
+        "datasets/some/uner": sets,
+        "models/some/encoder": {"config.json": b'{"model_type": "bert"}', "model.safetensors": b"weights"},
+    }

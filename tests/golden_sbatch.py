@@ -32,6 +32,13 @@ CASES = {
         "grid.tunings=[head_only]",
         "cluster.cpus_per_task=2",
     ],
+    # a site with a container and modules, whose nodes have internet
+    "site": [
+        *("grid.objectives=[vanilla]", "grid.sources=[]", "cluster.gpus_per_node=0", "cluster.online=true"),
+        *("cluster.modules=[cuda/12.4]", "cluster.exports={NCCL_SOCKET_IFNAME:ib0}", "cluster.setup=[date]"),
+        *("cluster.python=/opt/python", "cluster.launcher='apptainer exec --nv metapt.sif'"),
+        *("cluster.srun_args=['--mpi=none']", "cluster.exclude='node[13-14]'"),
+    ],
     # every option that a site may need, two nodes for pretraining, arrays with a limit
     "arrays": [
         "cluster.gpus_per_node=4",

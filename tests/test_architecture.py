@@ -39,6 +39,7 @@ LAYERS = [  # of packages and modules of metapt, and analysis; each imports only
         "baseline",
         "score_command",
         "submit",
+        "sbatch",
         "status",
         "prepare",
         "probe",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 import shlex
+import shutil
 import subprocess
 import tomllib
 from collections.abc import Iterator, Sequence
@@ -15,6 +16,7 @@ import pytest
 
 from analysis import report
 from metapt import __main__ as entry
+from metapt import sbatch
 from metapt.config import COMMANDS, commandline
 from metapt.config.help_text import TEXT_ARGUMENTS
 from metapt.launch.grid import plan
@@ -29,9 +31,8 @@ ENVIRONMENT = {"METAPT_TEXT_DIR": "/data/text", "METAPT_UNER_DIR": "/data/uner",
 PLACEHOLDER = re.compile(
     r"\.\.\.|(?:\w+\.)?(\w+)=(?!\1)(?i:\1)"
 )  # words that stand for others: ... and meta.scope=SCOPE
-SKIPPED_PROGRAMS = {"git", "pip", "export", ".", "source", "cd", "cat", "tail", "python3.11"}
+SKIPPED_PROGRAMS = {"cp", "git", "pip", "export", ".", "source", "cd", "cat", "tail", "python3.11"}
 FILE_NAME = re.compile(r"(?<![\w./-])(?:metapt|analysis|docs|tests|slurm|benchmarks|ds_configs)/[\w./-]*\w")
-UNTRACKED = {"slurm/site.env"}  # a file that the user makes
 FORBIDDEN = re.compile(r"\bMETHOD\b|the aims\b|\b(?:LANGUAGE|HOUSE|EPISODES|METHOD)\.md|(?<!\.\./)\bshared/")
 
 
@@ -116,6 +117,7 @@ def _data_folders(monkeypatch: pytest.MonkeyPatch, uner_dir: Path) -> None:
 def test_commands_are_valid(document: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, text in OWN_FILES.findall(document.read_text(encoding="utf-8")):
         (tmp_path / name).write_text(text)
+    shutil.copy(REPO / "slurm/site.yaml.example", tmp_path / "site.yaml")
     monkeypatch.chdir(tmp_path)
     for words in command_lines(document):
         _check_command(words, monkeypatch)
@@ -134,10 +136,7 @@ def _check_command(words: Sequence[str], monkeypatch: pytest.MonkeyPatch) -> Non
     elif program == "metapt":
         _check_metapt(rest, monkeypatch)
     elif program == "sbatch":
-        script = next(word for word in rest if word.endswith(".sh"))
-        module = re.search(r"^MODULE=metapt\.(\w+)$", (REPO / script).read_text(), re.MULTILINE)
-        assert module, script
-        _check_metapt([module[1].removesuffix("_command"), *rest[rest.index(script) + 1 :]], monkeypatch)
+        _check_sbatch(rest, monkeypatch)
     elif program == "make":
         assert set(rest) <= make_targets(), words
     elif program in {"python", ".venv/bin/python"} and rest[0].endswith(".py"):
@@ -156,6 +155,16 @@ def _check_command(words: Sequence[str], monkeypatch: pytest.MonkeyPatch) -> Non
         )
 
 
+def _check_sbatch(words: Sequence[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Check the site and the run of `metapt sbatch ...` or `sbatch ...`."""
+    request = sbatch.read_request(words)
+    if request.settings:
+        commandline.load("submit", ["grid=demo", *request.settings])
+    module = re.search(r"^MODULE=metapt\.(\w+)$", (REPO / request.script).read_text(), re.MULTILINE)
+    assert module, request
+    _check_metapt([module[1].removesuffix("_command"), *request.words], monkeypatch)
+
+
 def _check_metapt(words: Sequence[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Load the words of `metapt COMMAND ...` as the command itself would."""
     if words[0] in {"--help", "--version", "COMMAND"}:
@@ -164,6 +173,10 @@ def _check_metapt(words: Sequence[str], monkeypatch: pytest.MonkeyPatch) -> None
     assert command in entry.COMMANDS, words
     if command == "report":
         return _check_report(arguments, monkeypatch)
+    if command == "sbatch" and arguments:
+        return _check_sbatch(arguments, monkeypatch)
+    if command == "prepare" and any(word.startswith("grid=") for word in arguments):
+        command = "submit"  # whose keys it takes then
     if command in TEXT_ARGUMENTS:
         arguments, _ = commandline.split_settings_and_texts(arguments)
     if set(arguments) & {"--help", "--print-config"} or not arguments:
@@ -312,9 +325,7 @@ def test_named_files_exist() -> None:
         if path.suffix == ".md":
             text = "\n".join(re.findall(r"`([^`\n]+)`", text))
         for name in FILE_NAME.findall(text):
-            if name in UNTRACKED or re.search(
-                r"(?:^|/)[A-Z]+[/.]", name
-            ):  # or a placeholder such as docs/NAME.md
+            if re.search(r"(?:^|/)[A-Z]+[/.]", name):  # a placeholder such as docs/NAME.md
                 continue
             is_file_name = re.search(r"\.(py|md|sh|yaml|json|csv|svg|html|j2|env)$", name)
             if is_file_name and not (REPO / name).exists() and not (path.parent / name).exists():

@@ -10,23 +10,18 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import datasets
-import huggingface_hub.constants
 import pytest
-from corpus_world import DOCUMENTS
-from fake_hub import FakeHub, serve
+from fake_hub import NOWHERE, FakeHub, serve, use_hub, write_repositories
 
 from metapt import prepare
 from metapt.config import ClusterConfig, commandline
 from metapt.data.corpus import Corpus
 from metapt.data.hub_files import HubFiles, cached_commit, fetch, model_files
-from metapt.data.iob2 import TAGS
 from metapt.errors import OperationalError, UserError
 from metapt.launch import hub_inputs
 from metapt.launch.grid import plan
 from metapt.launch.submission import submit
 
-NOWHERE = "http://127.0.0.1:9"  # nothing listens there
 PRETRAIN = [
     "data=hub",
     "data.hub_name=some/corpus",
@@ -59,28 +54,7 @@ GRID = [
 def repositories(
     small_corpus: Corpus, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, dict[str, bytes]]:
-    """A corpus, a tokenizer, labelled sets in Parquet and an encoder, by repository."""
-    tokenizer = (small_corpus.tokenizer_dir / "tokenizer.json").read_bytes()
-    features = datasets.Features(
-        {
-            "idx": datasets.Value("string"),
-            "tokens": datasets.Sequence(datasets.Value("string")),
-            "ner_tags": datasets.Sequence(datasets.ClassLabel(names=list(TAGS))),
-        }
-    )
-    row = {"idx": "1", "tokens": ["si", "Juan"], "ner_tags": [0, 1]}
-    file = tmp_path_factory.mktemp("parquet") / "0000.parquet"
-    datasets.Dataset.from_list([row], features=features).to_parquet(file)
-    splits = {"en_ewt": ("train", "validation", "test"), "tl_trg": ("test",)}
-    sets = {f"{name}/{split}/0000.parquet": file.read_bytes() for name in splits for split in splits[name]}
-    return {
-        "datasets/some/corpus": {
-            "train.jsonl": "".join(json.dumps({"text": text}) + "\n" for text in DOCUMENTS).encode()
-        },
-        "models/some/tokenizer": {"tokenizer.json": tokenizer, "onnx/model.json": b"not needed"},
-        "datasets/some/uner": sets,
-        "models/some/encoder": {"config.json": b'{"model_type": "bert"}', "model.safetensors": b"weights"},
-    }
+    return write_repositories(small_corpus, tmp_path_factory.mktemp("parquet"))
 
 
 @pytest.fixture
@@ -93,15 +67,6 @@ def hub(
             server.push(name, files)
         use_hub(server.url, tmp_path, monkeypatch)
         yield server
-
-
-def use_hub(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    template = url + "/{repo_id}/resolve/{revision}/{filename}"
-    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", url)
-    monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-    for name, value in {"HF_ENDPOINT": url, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0"}.items():
-        monkeypatch.setenv(name, value)
 
 
 OFFLINE_JOB = """
@@ -216,15 +181,15 @@ def test_a_grid_is_prepared_where_there_is_no_slurm(
     hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     prepared = []
-    monkeypatch.setattr(hub_inputs, "_prepare", lambda job, cluster, root: prepared.append(job.id))
+    monkeypatch.setattr(hub_inputs, "_prepare", lambda command, variables: prepared.append(command))
     words = [*GRID, f"root={tmp_path / 'r'}"]
     prepare.main(words)
     assert len(capsys.readouterr().out.splitlines()) == 3
     config = commandline.load("submit", words)
     jobs = plan(config)
-    assert prepared == [jobs.jobs[0].id]
+    assert prepared == [jobs.jobs[0].command]
     assert hub_inputs.missing_inputs(jobs, jobs.jobs, config.cluster, config.root) == [
-        f"corpus of {prepared[0]}"
+        f"corpus of {jobs.jobs[0].id}"
     ]
     for other in ("cluster=local", "cluster.online=true"):
         with pytest.raises(UserError, match="its jobs download what they read"):
@@ -235,9 +200,7 @@ def test_a_corpus_that_cannot_be_prepared_is_refused(tmp_path: Path, hub: FakeHu
     config = commandline.load("submit", [*GRID, f"root={tmp_path / 'r'}"])
     jobs = plan(config)
     failing = replace(jobs.jobs[0], program=("-c", "raise SystemExit(2)"), argv=())
-    with pytest.raises(
-        OperationalError, match=r"prepare/hub-\w+: the corpus could not be prepared .exit code 2"
-    ):
+    with pytest.raises(OperationalError, match=r"could not be prepared \(exit code 2"):
         hub_inputs.fetch_inputs(jobs, [failing], config.cluster, config.root)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +10,7 @@ import pytest
 
 REPOSITORY = Path(__file__).parents[1]
 SLURM = REPOSITORY / "slurm"
-SCRIPTS = [REPOSITORY / ".ci" / "run", SLURM / "site.env.example", *sorted(SLURM.glob("*.sh"))]
+SCRIPTS = [REPOSITORY / ".ci" / "run", *sorted(SLURM.glob("*.sh"))]
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
@@ -29,9 +28,3 @@ def test_the_common_part_of_the_batch_scripts_is_the_same() -> None:
     ]
     assert parts[0][1:] == parts[1][1:]
     assert len(parts[0][2]) > 1000
-
-
-def test_a_missing_site_file_is_an_error() -> None:
-    environment = {**os.environ, "METAPT_SITE": "/no such/site.env"}
-    ended = subprocess.run(["bash", SLURM / "pretrain.sh"], capture_output=True, text=True, env=environment)
-    assert (ended.returncode, ended.stderr) == (2, "METAPT_SITE=/no such/site.env: no such file\n")

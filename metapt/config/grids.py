@@ -258,8 +258,29 @@ class ClusterConfig:
         "further sbatch options, by long name; an option without argument has an empty value: {exclusive: ''} "
         "(cluster=slurm)",
     )
+    exclude: str | None = key(
+        None, "nodes that no job uses, as sbatch expects them: node[1-3],node7 (cluster=slurm)", absent="none"
+    )
+    modules: list[str] = key([], "environment modules that a job loads first (cluster=slurm)")
+    exports: dict[str, str] = key(
+        {}, "environment variables of a job, such as {NCCL_SOCKET_IFNAME: ib0} (cluster=slurm)"
+    )
     setup: list[str] = key(
-        [], "shell lines that run before the job, such as `module load cuda` (cluster=slurm)"
+        [], "shell lines that run before the job; the first that fails ends it (cluster=slurm)"
+    )
+    python: str | None = key(
+        None,
+        "Python interpreter of the jobs, in whose environment metapt is installed (cluster=slurm)",
+        absent="the submitter's",
+    )
+    launcher: str | None = key(
+        None,
+        "command before the interpreter that starts each process, for example a container: "
+        "apptainer exec --nv metapt.sif (cluster=slurm)",
+        absent="none",
+    )
+    srun_args: list[str] = key(
+        [], "further options of srun, such as --container-image=metapt.sqsh for pyxis (cluster=slurm)"
     )
 
 

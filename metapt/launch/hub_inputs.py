@@ -10,10 +10,12 @@ from __future__ import annotations
 import os
 import shlex
 import subprocess
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from metapt.config import ClusterConfig, PretrainConfig, SetsConfig, SubmitConfig
+from metapt.config import ClusterConfig, FinetuneConfig, PretrainConfig, SubmitConfig, commandline
 from metapt.data.hub_files import HubFiles, cached_commit, fetch, model_files, tokenizer_files
 from metapt.errors import OperationalError, UserError
 from metapt.launch.grid import plan
@@ -47,12 +49,18 @@ def prepare_grid(config: SubmitConfig) -> None:
     print("\n".join(lines or [f"{config.root}: its jobs read no file of the hub"]))
 
 
-def shell_lines(cluster: ClusterConfig, root: str | Path) -> list[str]:
-    """The lines of a batch script that let its job read the cache only; none with `cluster.online`."""
+def shell_lines(cluster: ClusterConfig, root: str | Path | None) -> list[str]:
+    """The lines of a batch script that let its job read the cache only; none with `cluster.online`.
+
+    Args:
+        root: the grid folder; None for a run outside of a grid, which reads the user's cache unless there is another.
+    """
     if cluster.online:
         return []
-    settings = [f"{name}={shlex.quote(value)}" for name, value in _variables(cluster, root).items()]
-    return [f"export {' '.join(settings)} {OFFLINE}=1"]
+    folder = cluster.cache or root
+    variables = _variables(cluster, folder) if folder else {}
+    settings = [f"{name}={shlex.quote(value)}" for name, value in variables.items()]
+    return [f"export {' '.join([*settings, f'{OFFLINE}=1'])}"]
 
 
 def fetch_inputs(plan: Plan, jobs: Sequence[Job], cluster: ClusterConfig, root: str | Path) -> list[str]:
@@ -67,11 +75,38 @@ def fetch_inputs(plan: Plan, jobs: Sequence[Job], cluster: ClusterConfig, root: 
     """
     if cluster.online:
         return []
-    hub = Path(_variables(cluster, root)[HUB_CACHE])
+    lines = _fetch(hub_files(plan, jobs), Path(_variables(cluster, root)[HUB_CACHE]))
+    for job in corpora_on_hub(plan, jobs):
+        _prepare(job.command, _variables(cluster, root))
+    return lines
+
+
+def fetch_run_inputs(command: str, words: Sequence[str], cluster: ClusterConfig) -> list[str]:
+    """Does the same for one run, given by the words of `metapt pretrain` or `metapt finetune`.
+
+    Without `cluster.cache` the cache is that of the user.
+
+    Raises:
+        UserError: the words have errors; and see `fetch_inputs`.
+    """
+    if cluster.online:
+        return []
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    config = commandline.load(command, words)
+    variables = _variables(cluster, cluster.cache) if cluster.cache else {}
+    lines = _fetch(list(dict.fromkeys(_files_read(config))), Path(variables.get(HUB_CACHE, HF_HUB_CACHE)))
+    if isinstance(config, PretrainConfig) and config.data.name == "hub":
+        _prepare([sys.executable, "-m", "metapt.prepare", *words], variables)
+    return lines
+
+
+def _fetch(files: Sequence[HubFiles], hub: Path) -> list[str]:
+    """Puts files into a cache. Returns one line for each repository, with its commit."""
     lines, problems = [], []
-    for files in hub_files(plan, jobs):
+    for item in files:
         try:
-            lines.append(f"{files}: commit {fetch(files, hub)}")
+            lines.append(f"{item}: commit {fetch(item, hub)}")
         except (UserError, OperationalError) as error:
             problems.append(error)
     if problems:
@@ -79,11 +114,9 @@ def fetch_inputs(plan: Plan, jobs: Sequence[Job], cluster: ClusterConfig, root: 
         listed = "\n".join(map(str, problems))
         raise kind(
             f"{listed}\nthe jobs need these files in {hub}, and none was submitted. Repeat this command, or "
-            "`metapt prepare` with the same arguments, where the hub can be reached, or set cluster.online=true if the "
-            "compute nodes can reach it"
+            "`metapt prepare` with the arguments of the grid, where the hub can be reached, or set cluster.online=true if "
+            "the compute nodes can reach it"
         )
-    for job in corpora_on_hub(plan, jobs):
-        _prepare(job, cluster, root)
     return lines
 
 
@@ -98,16 +131,8 @@ def missing_inputs(plan: Plan, jobs: Sequence[Job], cluster: ClusterConfig, root
 
 def hub_files(plan: Plan, jobs: Sequence[Job]) -> list[HubFiles]:
     """The models, tokenizers and data sets of the hub that jobs read as files, each one once."""
-    found: dict[HubFiles, None] = {}
-    for job in jobs:
-        config = plan.configs.get(job.id)
-        if isinstance(config, PretrainConfig):
-            found |= dict.fromkeys(_tokenizer(config))
-        elif config is not None:
-            found |= dict.fromkeys(_labelled_sets(config.data))
-        if job.model.startswith(HUB_PREFIX):
-            found[model_files(job.model.removeprefix(HUB_PREFIX))] = None
-    return list(found)
+    configs = (plan.configs[job.id] for job in jobs if job.id in plan.configs)
+    return list(dict.fromkeys(files for config in configs for files in _files_read(config)))
 
 
 def corpora_on_hub(plan: Plan, jobs: Sequence[Job]) -> list[Job]:
@@ -121,27 +146,29 @@ def corpora_on_hub(plan: Plan, jobs: Sequence[Job]) -> list[Job]:
     return [job for job in jobs if job.id in on_hub]
 
 
-def _tokenizer(config: PretrainConfig) -> Iterator[HubFiles]:
-    from metapt.data.tokenizers import is_path  # imports transformers
+def _files_read(config: Any) -> Iterator[HubFiles]:
+    """The files of the hub that a run reads."""
+    if isinstance(config, PretrainConfig):
+        if config.data.tokenizer != "train":
+            from metapt.data.tokenizers import is_path  # imports transformers
 
-    name = config.data.tokenizer
-    if name != "train" and not is_path(name):
-        yield tokenizer_files(name)
-
-
-def _labelled_sets(data: SetsConfig) -> Iterator[HubFiles]:
+            if not is_path(config.data.tokenizer):
+                yield tokenizer_files(config.data.tokenizer)
+        return
     from metapt.data.labelled_sets import hub_tables
 
-    for table in hub_tables(data):
-        yield table.files()
+    yield from (table.files() for table in hub_tables(config.data))
+    if isinstance(config, FinetuneConfig) and config.checkpoint.startswith(HUB_PREFIX):
+        yield model_files(config.checkpoint.removeprefix(HUB_PREFIX))
 
 
-def _prepare(job: Job, cluster: ClusterConfig, root: str | Path) -> None:
-    """Runs a prepare job here, with access to the hub. Its output is shown: this may take hours."""
-    environment = {**os.environ, **_variables(cluster, root)}
-    code = subprocess.run(job.command, env=environment, check=False).returncode
+def _prepare(command: Sequence[str], variables: Mapping[str, str]) -> None:
+    """Runs a command that prepares a corpus, with access to the hub. Its output is shown: this may take hours."""
+    code = subprocess.run(command, env={**os.environ, **variables}, check=False).returncode
     if code:
-        raise OperationalError(f"{job.id}: the corpus could not be prepared (exit code {code}, see above)")
+        raise OperationalError(
+            f"the corpus could not be prepared (exit code {code}, see above): {shlex.join(command)}"
+        )
 
 
 def _variables(cluster: ClusterConfig, root: str | Path) -> dict[str, str]:

@@ -20,13 +20,13 @@ from metapt.config import ClusterConfig
 from metapt.config.commandline import quote_override
 from metapt.errors import Interrupted, OperationalError, UserError, first_line
 from metapt.launch import hub_inputs, slurm_queue
-from metapt.launch.code_snapshot import CodeSnapshot
+from metapt.launch.batch_script import build_executor, script_text
 from metapt.launch.grid_dir import GridDir
 from metapt.launch.interrupts import ignored_ctrl_c, term_as_ctrl_c
 from metapt.launch.job_environment import without_job_environment
 from metapt.launch.job_sources import JobSources
 from metapt.launch.jobs import Job, Plan
-from metapt.launch.resources import minutes_of, partition, with_resources
+from metapt.launch.resources import with_resources
 from metapt.launch.slurm_queue import QueueEntry
 from metapt.launch.submit_limits import REFUSAL, SubmitLimitReached, parts_of, room
 from metapt.slurm_commands import site_setting
@@ -195,7 +195,7 @@ def batch_scripts(
             dependencies = [known for item in dependencies if (known := _without_placeholders(item))]
         name = array[0].id if len(array) == 1 else f"{array[0].id} .. {array[-1].id} ({len(array)} jobs)"
         executor = build_executor(array, dependencies, plan.grid, grid_dir, cluster, code.of(array[0]))
-        scripts.append((name, _script(executor, len(array))))
+        scripts.append((name, script_text(executor, len(array))))
         slurm_id = f"@{len(scripts)}"
         return [slurm_id] if len(array) == 1 else [f"{slurm_id}_{index}" for index in range(len(array))]
 
@@ -290,79 +290,6 @@ def group_into_arrays(
         for group in groups.values()
         for start in range(0, len(group), max_size)
     ]
-
-
-def build_executor(
-    array: Sequence[Job],
-    dependencies: Sequence[str],
-    grid: str,
-    grid_dir: GridDir,
-    cluster: ClusterConfig,
-    code: CodeSnapshot,
-) -> submitit.SlurmExecutor:
-    """submitit's executor for an array of similar jobs, with all sbatch options."""
-    import submitit
-
-    from metapt.launch.slurm_task import UNLIMITED_TIMEOUTS
-
-    class Executor(submitit.SlurmExecutor):
-        @classmethod
-        def affinity(cls) -> int:
-            """The value on a cluster, so that a dry run works anywhere."""
-            return 2
-
-    job, size = array[0], len(array)
-    options: dict[str, Any] = {
-        "job_name": job.id if size == 1 else f"{grid}/{job.kind}",
-        "time": minutes_of(job, cluster),
-        "nodes": job.nodes,
-        "ntasks_per_node": job.tasks_per_node,
-        "cpus_per_task": cluster.cpus_per_task,
-        "mem": f"{job.mem_gb}GB" if job.mem_gb else None,
-        "partition": partition(job, cluster),
-        "account": cluster.account,
-        "qos": cluster.qos,
-        "signal_delay_s": cluster.signal_delay_s,
-        "dependency": ",".join(dependencies) or None,
-        "array_parallelism": min(size, cluster.max_running or size),
-        "setup": [
-            *cluster.setup,
-            *hub_inputs.shell_lines(cluster, grid_dir.path),
-            *code.shell_lines(cluster.visibility_timeout_s),
-        ],
-        # Since Slurm 22.05 srun does not inherit --cpus-per-task from sbatch. --wait: seconds that the other processes
-        # live on after one has died. It is longer than Slurm takes to notice a failed node, whose jobs it requeues.
-        "srun_args": [f"--cpus-per-task={cluster.cpus_per_task}", "--wait=600"],
-        "comment": slurm_queue.job_comment(grid_dir),
-        "additional_parameters": {
-            "kill-on-invalid-dep": "yes",
-            "requeue": True,  # a site may disable requeues for jobs that do not ask for them
-            **_gpu_options(job.gpus_per_node, cluster),
-            **{name: value or True for name, value in cluster.extra.items()},
-        },
-    }
-    executor = Executor(grid_dir.submitit_dir, max_num_timeout=UNLIMITED_TIMEOUTS)
-    given = {name: value for name, value in options.items() if value is not None}
-    # submitit's own wckey would be refused at sites that enforce such keys
-    executor.update_parameters(**given, wckey=None)
-    return executor
-
-
-def _gpu_options(gpus: int, cluster: ClusterConfig) -> dict[str, str]:
-    """The sbatch option that requests a number of GPUs per node at this site."""
-    if not gpus or cluster.gpu_request == "none":
-        return {}
-    if cluster.gpu_request == "constraint":
-        return {"constraint": str(cluster.gpu_type)}
-    typed = f"{cluster.gpu_type}:{gpus}" if cluster.gpu_type else str(gpus)
-    return {"gres": f"gpu:{typed}"} if cluster.gpu_request == "gres" else {"gpus-per-node": typed}
-
-
-def _script(executor: submitit.SlurmExecutor, size: int) -> str:
-    """The text that submitit writes for sbatch, for which it has no public function."""
-    if size > 1:
-        executor.parameters["map_count"] = size
-    return executor._make_submission_file_text(executor._submitit_command_str, "")
 
 
 def _submit_array(

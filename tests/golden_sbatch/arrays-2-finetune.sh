@@ -23,7 +23,11 @@
 #SBATCH --time=480
 
 # setup
+set -e
+trap 'echo "error: the setup of the site failed: $BASH_COMMAND" >&2' EXIT
 module load cuda
+set +e
+trap - EXIT
 export HF_HUB_CACHE='/the root/hub' HF_DATASETS_CACHE='/the root/datasets' HF_HUB_OFFLINE=1
 export METAPT_CODE='/the root/code/HASH' PYTHONSAFEPATH=1
 export PYTHONPATH="$METAPT_CODE${PYTHONPATH:+:$PYTHONPATH}"
@@ -32,4 +36,4 @@ for _ in $(seq 90); do [ -e "$METAPT_CODE/COMMIT" ] && break; sleep 1; done
 
 # command
 export SUBMITIT_EXECUTOR=slurm
-srun --unbuffered --output '/the root/logs/submitit/%A_%a_%t_log.out' --error '/the root/logs/submitit/%A_%a_%t_log.err' --cpus-per-task=4 --wait=600 /bin/python -u -m submitit.core._submit '/the root/logs/submitit'
+srun --unbuffered --output '/the root/logs/submitit/%A_%a_%t_log.out' --error '/the root/logs/submitit/%A_%a_%t_log.err' --export=ALL --cpus-per-task=4 --wait=600 /bin/python -u -m submitit.core._submit '/the root/logs/submitit'

@@ -25,4 +25,4 @@ for _ in $(seq 90); do [ -e "$METAPT_CODE/COMMIT" ] && break; sleep 1; done
 
 # command
 export SUBMITIT_EXECUTOR=slurm
-srun --unbuffered --output '/the root/logs/submitit/%j_%t_log.out' --error '/the root/logs/submitit/%j_%t_log.err' --cpus-per-task=2 --wait=600 /bin/python -u -m submitit.core._submit '/the root/logs/submitit'
+srun --unbuffered --output '/the root/logs/submitit/%j_%t_log.out' --error '/the root/logs/submitit/%j_%t_log.err' --export=ALL --cpus-per-task=2 --wait=600 /bin/python -u -m submitit.core._submit '/the root/logs/submitit'

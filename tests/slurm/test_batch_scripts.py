@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from conftest import run_module
 from real_slurm import MARKS, losses, second_cluster, wait_for_end, wait_until, weights
 
@@ -45,22 +46,46 @@ sys.exit(75 if received else 0)
 """
 
 
-def sbatch(script: Path, options: list[str], words: list[str], folder: Path, **environment: str) -> str:
-    command = ["sbatch", "--parsable", "--time=10", "--mem=1000", *options, str(script), *words]
-    variables = {**os.environ, **environment}
-    return subprocess.check_output(command, text=True, cwd=folder, env=variables).strip()
+def sbatch(
+    site: Path, script: Path, options: list[str], words: list[str], folder: Path, **environment: str
+) -> str:
+    """Submits a script with the settings of a site, without the environment of this process. Returns its Slurm job id."""
+    command = [
+        sys.executable,
+        "-m",
+        "metapt.sbatch",
+        f"cluster={site}",
+        "--parsable",
+        "--time=10",
+        "--mem=1000",
+    ]
+    variables = {**os.environ, "SBATCH_EXPORT": "NONE", "PYTHONPATH": str(REPOSITORY), **environment}
+    output = subprocess.check_output(
+        [*command, *options, str(script), *words], text=True, cwd=folder, env=variables
+    )
+    return output.splitlines()[-1]
 
 
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
-    """A repository in a folder with a space, whose site.env sets a fake interpreter."""
+    """A repository in a folder with a space, whose site.yaml sets a fake interpreter."""
     clone = tmp_path / "a clone"
-    shutil.copytree(REPOSITORY / "slurm", clone / "slurm", ignore=shutil.ignore_patterns("site.env"))
+    shutil.copytree(REPOSITORY / "slurm", clone / "slurm")
     (clone / "slurm/python").write_text(FAKE_PYTHON)
     (clone / "slurm/python").chmod(0o755)
-    lines = [f"PYTHON='{clone}/slurm/python'", "LAUNCH=(env 'MARK=of the site')", f"export FOLDER='{clone}'"]
-    (clone / "slurm/site.env").write_text("\n".join([*lines, "[ -n $UNSET_AT_THIS_SITE ]", ""]))
+    write_site(
+        clone / "site.yaml",
+        python=f"{clone}/slurm/python",
+        launcher="env 'MARK=of the site'",
+        exports={"FOLDER": str(clone)},
+        setup=["[ -n $UNSET_AT_THIS_SITE ]"],
+    )
     return clone
+
+
+def write_site(file: Path, **settings: object) -> Path:
+    file.write_text(yaml.safe_dump({"defaults": ["slurm", "_self_"], "online": True, **settings}))
+    return file
 
 
 CASES = {  # script, options, processes per node, nodes, whether sbatch is called in the clone
@@ -80,11 +105,9 @@ def test_every_process_has_its_rank_and_is_signalled_and_restarted(
     elsewhere.mkdir()
     # as a surrounding job would leave in the environment
     variables = {"SLURM_NTASKS_PER_NODE": "3", "SLURM_NTASKS": "7", "SLURM_GPUS_ON_NODE": "7"}
-    if not in_clone:
-        variables["METAPT_SITE"] = str(clone / "slurm/site.env")
     words = ["model=large", "run_dir=runs/a b"]
     folder = clone if in_clone else elsewhere
-    number = sbatch(clone / f"slurm/{name}.sh", options, words, folder, **variables)
+    number = sbatch(clone / "site.yaml", clone / f"slurm/{name}.sh", options, words, folder, **variables)
     world = per_node * nodes
     wait_until(lambda: len(list(clone.glob("start0.*"))) == world)
     subprocess.run(["scancel", "--signal=USR1", number], check=True)  # as Slurm before the time limit
@@ -103,7 +126,8 @@ def test_every_process_has_its_rank_and_is_signalled_and_restarted(
 
 def test_a_requeued_job_avoids_a_node_that_has_failed(clone: Path) -> None:
     (clone / "avoided").write_text("node1")
-    number = sbatch(clone / "slurm/finetune.sh", ["--cpus-per-task=1"], ["run_dir=a"], clone)
+    script = clone / "slurm/finetune.sh"
+    number = sbatch(clone / "site.yaml", script, ["--cpus-per-task=1"], ["run_dir=a"], clone)
     wait_until((clone / "start0.0").exists)
     subprocess.run(["scancel", "--signal=USR1", number], check=True)
     wait_until(lambda: "Restarts=1" in shown(number))
@@ -124,7 +148,7 @@ def test_a_run_that_would_be_refused_ends_at_once(name: str, tmp_path: Path) -> 
     }
     script = REPOSITORY / f"slurm/{name}.sh"
     options = ["--nodes=2"] if name == "pretrain" else []
-    number = sbatch(script, options, words[name], tmp_path, METAPT_SITE=str(this_site(tmp_path)))
+    number = sbatch(this_site(tmp_path), script, options, words[name], tmp_path)
     wait_for_end(number)
     shown = subprocess.check_output(["scontrol", "show", "job", number], text=True)
     assert "ExitCode=2:0" in shown
@@ -149,7 +173,8 @@ def test_the_scripts_run_on_each_site(site: str, clone: Path, monkeypatch: pytes
     settings, options = SITES[site]
     per_node = 2 if "--gpus-per-node=2" in options else 1
     with second_cluster(settings, monkeypatch):
-        number = sbatch(clone / "slurm/pretrain.sh", ["--nodes=2", *options], ["run_dir=run"], clone)
+        script = clone / "slurm/pretrain.sh"
+        number = sbatch(clone / "site.yaml", script, ["--nodes=2", *options], ["run_dir=run"], clone)
         wait_until(lambda: len(list(clone.glob("start0.*"))) == 2 * per_node)
         subprocess.run(["scancel", "--signal=USR1", number], check=True)
         wait_for_end(number)
@@ -166,11 +191,10 @@ def test_a_job_without_progress_is_abandoned(tmp_path: Path) -> None:
         f'#!/bin/bash\n[ "$2" = metapt.launch.requeues ] && exec "{sys.executable}" "$@"\necho start\nexit 75\n'
     )
     python.chmod(0o755)
-    site = tmp_path / "site.env"
-    site.write_text(f"PYTHON='{python}'\nexport PYTHONPATH='{REPOSITORY}'\n")
+    site = write_site(tmp_path / "site.yaml", python=str(python), exports={"PYTHONPATH": str(REPOSITORY)})
     words = ["model=nano", "objective=maml_paper", "data=demo", "run_dir=run"]
     options = ["--nodes=1", "--ntasks-per-node=1", "--cpus-per-gpu=1"]
-    number = sbatch(REPOSITORY / "slurm/pretrain.sh", options, words, tmp_path, METAPT_SITE=str(site))
+    number = sbatch(site, REPOSITORY / "slurm/pretrain.sh", options, words, tmp_path)
     wait_for_end(number)
     limit = ClusterConfig.max_requeues_without_progress
     log = (tmp_path / f"slurm-{number}.out").read_text()
@@ -181,10 +205,10 @@ def test_a_job_without_progress_is_abandoned(tmp_path: Path) -> None:
 
 
 def this_site(folder: Path) -> Path:
-    """A site.env with which the real programs run."""
-    site = folder / "site.env"
-    site.write_text(f"PYTHON='{sys.executable}'\nexport GLOO_SOCKET_IFNAME=lo PYTHONPATH='{REPOSITORY}'\n")
-    return site
+    """A site file with which the real programs run."""
+    return write_site(
+        folder / "site.yaml", exports={"GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": str(REPOSITORY)}
+    )
 
 
 def test_signalled_training_on_two_nodes_ends_like_an_undisturbed_one(tmp_path: Path) -> None:
@@ -208,7 +232,7 @@ def test_signalled_training_on_two_nodes_ends_like_an_undisturbed_one(tmp_path: 
     signalled, whole = Run(tmp_path / "signalled"), Run(tmp_path / "whole")
 
     def start(run: Run) -> str:
-        return sbatch(script, options, [*words, f"run_dir={run.path.name}"], tmp_path, METAPT_SITE=str(site))
+        return sbatch(site, script, options, [*words, f"run_dir={run.path.name}"], tmp_path)
 
     first = start(signalled)
     wait_until(lambda: any(line["step"] >= 3 for line in signalled.metrics()), seconds=300)
@@ -234,7 +258,7 @@ def test_signalled_fine_tuning_ends_like_one_without_slurm(tmp_path: Path, nano_
     signalled, whole = Run(tmp_path / "signalled"), Run(tmp_path / "whole")
     site = this_site(tmp_path)
     script, options = REPOSITORY / "slurm/finetune.sh", ["--time=30", "--cpus-per-task=1"]
-    number = sbatch(script, options, [*words, "run_dir=signalled"], tmp_path, METAPT_SITE=str(site))
+    number = sbatch(site, script, options, [*words, "run_dir=signalled"], tmp_path)
     wait_until(lambda: any(line["step"] >= 5 for line in signalled.metrics()), seconds=300)
     subprocess.run(["scancel", "--signal=USR1", number], check=True)
     assert run_module("metapt.finetune_command", [*words, f"run_dir={whole.path}"]).returncode == 0
