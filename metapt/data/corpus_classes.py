@@ -39,7 +39,23 @@ def corpus_classes(
     Raises:
         UserError: the corpus is too small for them.
     """
-    settings = ClassSettings(
+    settings, folder = _settings(config), classes_folder(corpus, config)
+    if atomic_folders.problem(folder) is not None:
+        with Lease(folder.with_name(f"{folder.name}.lock")).held(timeout=None):
+            if atomic_folders.problem(folder) is not None:
+                log(f"word classes: counting {min(settings.tokens, len(corpus.train)):,} tokens")
+                save_classes(make_word_classes(corpus.train, corpus_token_texts(corpus), settings), folder)
+    return _load(folder)
+
+
+def classes_folder(corpus: Corpus, config: ClassesConfig) -> Path:
+    """Where the classes of these settings are kept."""
+    entries = json.dumps({"format": FORMAT, **asdict(_settings(config))}, sort_keys=True)
+    return corpus.folder / f"classes_{hashlib.sha256(entries.encode()).hexdigest()[:12]}"
+
+
+def _settings(config: ClassesConfig) -> ClassSettings:
+    return ClassSettings(
         tokens=config.tokens,
         words=config.words,
         contexts=config.contexts,
@@ -47,16 +63,6 @@ def corpus_classes(
         sizes=tuple(config.sizes),
         scales=(config.scale_low, config.scale_high),
     )
-    key = hashlib.sha256(
-        json.dumps({"format": FORMAT, **asdict(settings)}, sort_keys=True).encode()
-    ).hexdigest()
-    folder = corpus.folder / f"classes_{key[:12]}"
-    if atomic_folders.problem(folder) is not None:
-        with Lease(folder.with_name(f"{folder.name}.lock")).held(timeout=None):
-            if atomic_folders.problem(folder) is not None:
-                log(f"word classes: counting {min(settings.tokens, len(corpus.train)):,} tokens")
-                _save(make_word_classes(corpus.train, corpus_token_texts(corpus), settings), folder)
-    return _load(folder)
 
 
 def corpus_token_texts(corpus: Corpus) -> list[str]:
@@ -69,7 +75,8 @@ def corpus_token_kinds(corpus: Corpus) -> np.ndarray:
     return token_kinds(corpus_token_texts(corpus))
 
 
-def _save(classes: WordClasses, folder: Path) -> None:
+def save_classes(classes: WordClasses, folder: Path) -> None:
+    """Write word classes; the folder gets its name only when it is complete."""
     staging = atomic_folders.staging(folder)
     np.savez(staging / "arrays.npz", **{name: getattr(classes, name) for name in ARRAYS})
     files.write_json(staging / "words.json", list(classes.texts))

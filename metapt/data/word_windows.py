@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from filelock import FileLock
 
 from metapt import atomic_folders, randomness
 from metapt.config import MetaConfig, PretrainConfig
@@ -24,6 +23,7 @@ from metapt.data.corpus_words import find_units
 from metapt.data.episodes import Episode, LabelledWindows
 from metapt.data.word_classes import WordClasses, evenly_spread_stretches
 from metapt.errors import UserError
+from metapt.leases import Lease
 
 if TYPE_CHECKING:
     from metapt.data.corpus import Corpus, TokenStream
@@ -87,7 +87,7 @@ def corpus_word_index(corpus: Corpus, classes: WordClasses, meta: MetaConfig) ->
         f"words_{classes.sha256[:12]}_window{meta.window}_tokens{min(meta.index_tokens, len(corpus.train))}"
     )
     folder = corpus.folder / name
-    with FileLock(f"{folder}.lock"):
+    with Lease(folder.with_name(f"{folder.name}.lock")).held(timeout=None):
         if not folder.exists():
             kinds = corpus_token_kinds(corpus)
             WordIndex.build(corpus.train, kinds, classes, meta.window, meta.index_tokens).save(folder)
