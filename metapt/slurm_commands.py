@@ -75,7 +75,13 @@ def _states(listing: str) -> dict[str, str]:
 
 
 def excludable(nodes: Sequence[str]) -> list[str]:
-    """The nodes, if this job's partition has enough others for it; otherwise it would wait for ever, and none is excluded."""
+    """The nodes and those that this job avoids already, as Slurm expects the whole list.
+
+    None, if its partition has too few others for it: it would wait for ever.
+    """
+    if not nodes:
+        return []
+    nodes = sorted({*nodes, *_avoided_nodes()})
     partition, needed = (
         os.environ.get("SLURM_JOB_PARTITION", ""),
         int(os.environ.get("SLURM_JOB_NUM_NODES", "1")),
@@ -95,6 +101,22 @@ def excludable(nodes: Sequence[str]) -> list[str]:
         flush=True,
     )
     return []
+
+
+def _avoided_nodes() -> list[str]:
+    """The nodes that this job was submitted or requeued without."""
+
+    def ask(*words: str) -> str:
+        command = ["scontrol", "show", *words]
+        return subprocess.run(
+            command, capture_output=True, text=True, check=True, timeout=SETTING_SECONDS
+        ).stdout
+
+    try:
+        found = re.search(r"\bExcNodeList=(\S+)", ask("job", os.environ.get("SLURM_JOB_ID", "")))
+        return ask("hostnames", found[1]).split() if found and found[1] != "(null)" else []
+    except (OSError, subprocess.SubprocessError):
+        return []
 
 
 def exclude_nodes(slurm_id: str, nodes: Sequence[str]) -> None:

@@ -194,6 +194,7 @@ def slurm_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "srun": "exit 1",  # submitit checks that it exists
         "scontrol": "true",
         "sinfo": "true",
+        "sacctmgr": "exit 1",  # no accounting
         "scancel": 'echo "$@" >>"$HERE/cancelled"',
     }
     for name, body in scripts.items():

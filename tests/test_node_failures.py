@@ -128,13 +128,26 @@ def test_a_job_that_no_other_node_could_run_excludes_none(
     sinfo = tmp_path / "sinfo"
     sinfo.write_text("#!/bin/bash\n[ \"$3\" = --partition=gpu ] && printf 'node1\\nnode2\\nnode3\\n'\n")
     sinfo.chmod(0o755)
+    scontrol = tmp_path / "scontrol"
+    scontrol.write_text('#!/bin/bash\n[ "$2" = job ] && echo "   ReqNodeList=(null) ExcNodeList=(null)"\n')
+    scontrol.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("SLURM_JOB_PARTITION", "gpu")
+    monkeypatch.delenv("SLURM_JOB_NUM_NODES", raising=False)
+    assert excludable([]) == []
     assert excludable(["node1", "node2"]) == ["node1", "node2"]
     assert excludable(["node1", "node2", "node3"]) == []
     monkeypatch.setenv("SLURM_JOB_NUM_NODES", "2")
     assert excludable(["node1", "node2"]) == []
     assert "partition gpu has no 2 other node(s) than node1,node2" in capsys.readouterr().err
+    monkeypatch.delenv("SLURM_JOB_NUM_NODES")
+    scontrol.write_text(  # the site excludes node2 and node9
+        '#!/bin/bash\ncase "$*" in "show job 7") echo "   ExcNodeList=node[2,9]" ;;\n'
+        '"show hostnames node[2,9]") printf "node2\\nnode9\\n" ;; esac\n'
+    )
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    assert excludable(["node1"]) == ["node1", "node2", "node9"]
+    assert excludable(["node1", "node3"]) == []
 
 
 @pytest.mark.parametrize("failing_starts", [1, MAX_NODE_FAILURES, MAX_NODE_FAILURES + 1])
