@@ -31,7 +31,9 @@ COMMANDS = {
         "finetune",
     ),
     "tag": Command("tag text or CoNLL files with a fine-tuned tagger", "metapt.tag", "tag"),
-    "evaluate": Command("score a fine-tuned tagger on test sets", "metapt.evaluate_command", "finetune"),
+    "evaluate": Command(
+        "score a tagger on test sets, or a language model on text", "metapt.evaluate_command", "finetune"
+    ),
     "baseline": Command(
         "score a rule or a surface-feature CRF on the test sets", "metapt.baseline", "finetune"
     ),

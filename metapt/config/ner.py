@@ -292,9 +292,21 @@ class TagConfig:
 
 @dataclass
 class EvaluateConfig:
-    """Score a finished tagger on test sets. The scores are added to its run folder, for `metapt report`."""
+    """Score a finished tagger on test sets, or a language model on text.
 
-    checkpoint: str = key(MISSING, "finished fine-tuning run, or its tagger folder")
+    The scores of a tagger are added to its run folder, for `metapt report`.
+    """
+
+    checkpoint: str = key(
+        MISSING,
+        "finished fine-tuning run, or its tagger folder; with text=, a pretraining run, a checkpoint, a model folder, or "
+        "hub:NAME",
+    )
+    text: str | None = key(
+        None,
+        "text file, or folder of text files, on which a causal language model is scored, in nats per byte of UTF-8",
+        absent="a tagger is scored on labelled sets",
+    )
     sets: list[str] = key(
         [], "sets, or paths of labelled files, to score on; empty: every available set with a test split"
     )
