@@ -29,7 +29,7 @@ demo: $(INSTALLED)
 	$(BIN)/python analysis/report.py runs/demo
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) -m "not nightly"
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --durations=25 -m "not nightly"
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .
@@ -43,7 +43,7 @@ slurm-test: $(INSTALLED)
 		&& . $(SLURM_DIR)/env.sh && $(BIN)/python -m pytest tests/slurm
 
 nightly: $(INSTALLED)
-	$(BIN)/python -m pytest -m nightly
+	$(BIN)/python -m pytest -m nightly --timeout=7200
 
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/run.py
