@@ -206,6 +206,8 @@ def test_srun_starts_the_check_where_it_starts_the_container() -> None:
         (["cluster=slurm", str(REPOSITORY / "slurm/dev_cluster.sh")], "has no line that begins with '# ---- site'"),
         (["cluster=/nowhere/site.yaml", str(SCRIPT)], "cluster=/nowhere/site.yaml: cannot be read"),
         (["cluster=slurm", "cluster.pyhton=x", str(SCRIPT)], "cluster.pyhton: no such key; did you mean cluster.python"),
+        (["cluster=slurm", "cluster.exports={A-B:x}", str(SCRIPT)], "cluster.exports: 'A-B' is no name of an environment"),
+        (["cluster=slurm", 'cluster.launcher="env A=\'x"', str(SCRIPT)], "is no shell command (No closing quotation)"),
         (["cluster=slurm", str(SCRIPT), "model=nano", "run_dri=x"], "run_dri: no such key"),
     ],
 )  # fmt: skip

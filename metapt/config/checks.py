@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+import shlex
 from collections.abc import Iterator
 from dataclasses import Field, fields, is_dataclass
 from importlib.util import find_spec
@@ -216,6 +218,13 @@ def _check_submit(config: SubmitConfig) -> Iterator[str]:
         yield "cluster.gpu_type is required with cluster.gpu_request=constraint; give the feature of the GPU nodes"
     if cluster.gpu_request == "none" and cluster.gpu_type:
         yield f"cluster.gpu_type={cluster.gpu_type}: cluster.gpu_request=none requests no GPUs; remove one of the two"
+    for name in cluster.exports:
+        if not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII):
+            yield f"cluster.exports: {name!r} is no name of an environment variable"
+    try:
+        shlex.split(cluster.launcher or "")
+    except ValueError as error:
+        yield f"cluster.launcher={cluster.launcher}: is no shell command ({error})"
     if config.dry_run == "test" and cluster.name != "slurm":
         yield "dry_run=test: calls sbatch, which needs cluster=slurm; otherwise use dry_run=true"
     if cluster.name == "slurm" and "%" in config.root:
