@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from metapt import files
 
@@ -25,17 +27,18 @@ def staging(final: Path) -> Path:
     return folder
 
 
-def commit(folder: Path, final: Path) -> None:
+def commit(folder: Path, final: Path, known: Mapping[str, Any] | None = None) -> None:
     """Write the manifest of a staging folder, sync it to disk and rename it to `final`, replacing what is there.
 
     All files get the permissions that the user's umask gives to new ones, as the manifest has: safetensors writes files
     that nobody else can read.
+
+    Args:
+        known: `entry` of files, by their path in the folder; the others are read here.
     """
     content = sorted(path for path in folder.rglob("*") if path.is_file())
-    listing = {
-        str(path.relative_to(folder)): {"bytes": path.stat().st_size, "sha256": files.file_sha256(path)}
-        for path in content
-    }
+    named = {str(path.relative_to(folder)): path for path in content}
+    listing = {name: (known or {}).get(name) or entry(path) for name, path in named.items()}
     files.write_json(folder / MANIFEST, {"files": listing})
     permissions = (folder / MANIFEST).stat().st_mode & 0o777
     for path in content:
@@ -48,6 +51,23 @@ def commit(folder: Path, final: Path) -> None:
     shutil.rmtree(replaced, ignore_errors=True)
 
 
+def entry(file: Path) -> dict[str, Any]:
+    """What a manifest says of a file."""
+    return {"bytes": file.stat().st_size, "sha256": files.file_sha256(file)}
+
+
+def lists(folder: Path, part: str) -> bool:
+    """Whether the manifest of a committed folder lists files of its subfolder `part`."""
+    return any(name.startswith(f"{part}/") for name in _listing(folder))
+
+
+def shrink(folder: Path, part: str) -> None:
+    """Delete the subfolder `part` of a committed folder, which stays complete: its manifest forgets the files first."""
+    kept = {name: item for name, item in _listing(folder).items() if not name.startswith(f"{part}/")}
+    files.write_json(folder / MANIFEST, {"files": kept})
+    shutil.rmtree(folder / part, ignore_errors=True)
+
+
 def problem(folder: Path, hashed: str | None = "") -> str | None:
     """Describe what is wrong with a committed folder; None if every file matches the manifest.
 
@@ -56,8 +76,7 @@ def problem(folder: Path, hashed: str | None = "") -> str | None:
             compared for all.
     """
     try:
-        listing = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
-        expected = [(name, item["bytes"], item["sha256"]) for name, item in listing.items()]
+        expected = [(name, item["bytes"], item["sha256"]) for name, item in _listing(folder).items()]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return f"{folder / MANIFEST} is missing or unreadable"
     for name, size, checksum in expected:
@@ -69,6 +88,11 @@ def problem(folder: Path, hashed: str | None = "") -> str | None:
         if hashed is not None and name.startswith(hashed) and files.file_sha256(path) != checksum:
             return f"{path} does not match its checksum"
     return None
+
+
+def _listing(folder: Path) -> dict[str, Any]:
+    listing: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
+    return listing
 
 
 def remove(folder: Path) -> None:

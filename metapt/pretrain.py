@@ -45,18 +45,35 @@ def main(argv: Sequence[str]) -> None:
             f"pretrain {config.model.name}, objective {config.meta.objective}, data {config.data.name}: {run.path}"
         )
     with run.locked() if is_main_rank else nullcontext():
-        if run.result_file.exists():
+        if not _is_done(config, run, is_main_rank):
+            with stop.watched(run, config.train.hang_timeout_s):
+                pretrain(config, run, stop)
+
+
+def _is_done(config: PretrainConfig, run: Run, is_main_rank: bool) -> bool:
+    """Whether the run is done. Rank 0 looks at the folder, since ranks may see different states of a file system.
+
+    Raises:
+        UserError: on all ranks, if the folder holds another run.
+    """
+    found: bool | UserError = False
+    if is_main_rank and run.result_file.exists():
+        try:
             run.check_identity(identity_in(config, run))
             reason = _reason_to_go_on(run, config)
-            if reason is None:
-                if is_main_rank:
-                    run.repair_metrics()
-                print(f"{run.path}: already done")
-                return
-            if is_main_rank:
-                print(f"{run.path}: {reason}", file=sys.stderr)
-        with stop.watched(run, config.train.hang_timeout_s):
-            pretrain(config, run, stop)
+            found = reason is None
+            print(f"{run.path}: {reason or 'already done'}", file=sys.stderr if reason else sys.stdout)
+            if found:
+                run.repair_metrics()
+        except UserError as error:
+            found = error
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        from metapt.training.engine import from_main_rank
+
+        found = from_main_rank(found)
+    if isinstance(found, UserError):
+        raise found
+    return found
 
 
 def pretrain(config: PretrainConfig, run: Run, stop: StopRequest) -> None:
@@ -76,7 +93,7 @@ def pretrain(config: PretrainConfig, run: Run, stop: StopRequest) -> None:
         if trainer.data.classes is not None:
             fingerprints["classes"] = trainer.data.classes.sha256
         run.start(identity_in(config, run), fingerprints, asdict(config))
-        run.withdraw_result()  # not earlier, since the other ranks look at it
+        run.withdraw_result()
     result = trainer.train()
     if is_main_rank:
         run.finish(result)

@@ -217,13 +217,21 @@ class Run:
         return sorted((int(match[1]), path) for match, path in found if match)
 
     def newest_checkpoint(self, log: Callable[[str], None]) -> tuple[int, Path] | None:
-        """The newest intact checkpoint as (step, folder), or None. Each damaged one is logged."""
-        for step, folder in reversed(self.checkpoints()):
+        """The newest checkpoint to resume from as (step, folder), or None: intact, and with the state of the optimizer.
+
+        Each that is passed over is logged, and from where the run restarts.
+        """
+        found, saved = None, self.checkpoints()
+        for step, folder in reversed(saved):
             problem = atomic_folders.problem(folder)
-            if problem is None:
-                return step, folder
-            log(f"checkpoint of step {step} is damaged and is skipped: {problem}")
-        return None
+            if problem is None and atomic_folders.lists(folder, ENGINE_DIR):
+                found = step, folder
+                break
+            reason = f"is damaged ({problem})" if problem else "has no optimizer state"
+            log(f"checkpoint of step {step} {reason} and is skipped")
+        if saved and (found is None or found[0] < saved[-1][0]):
+            log(f"{self.path}: restarts from step {found[0] if found else 0}")
+        return found
 
     def trim_metrics(self, last_step: int, rewritten_kinds: Collection[str] = ()) -> None:
         """Drop the lines that a resumed run will write again, and damaged ones, which are named on stderr.

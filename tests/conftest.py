@@ -97,6 +97,7 @@ def nano_arguments(corpus_cache: Path) -> list[str]:
         "train.max_steps=8",
         "train.warmup_steps=2",
         "train.checkpoint_every=4",
+        "train.keep_optimizer_states=0",
         "train.eval_every=4",
         "train.eval_sequences=8",
     ]
@@ -121,6 +122,7 @@ def small_arguments(corpus_cache: Path) -> list[str]:
         "warmup_steps": 2,
     }
     train |= {"checkpoint_every": 3, "eval_every": 4, "dynamics_every": 4, "eval_sequences": 6}
+    train["keep_optimizer_states"] = 0
     meta = {"n_way": 4, "inner_steps": 3, "head_hidden": 16, "head_layers": 2}
     sections = {"model": sizes, "train": train, "meta": meta}
     keys = [f"{name}.{key}={value}" for name, values in sections.items() for key, value in values.items()]

@@ -48,6 +48,8 @@ FAULT_POINTS = {
     "rename": "pathlib:Path.rename",
     "removal": "shutil:rmtree",
     "restore": "metapt.training.engine:Engine.load",
+    "newest checkpoint": "metapt.runs:Run.newest_checkpoint",
+    "view": "metapt.training.checkpoints:Checkpoints._difference",
     "corpus": "metapt.data.corpus:prepare_corpus",
     "finish": "metapt.runs:Run.finish",
     "tuning": "metapt.finetuning.tuner:Tuner._step",
@@ -69,7 +71,7 @@ class Fault:
     point: str
     action: str
     """Name of a signal without SIG, which the rank sends to itself; ENOSPC: the disk is full; NAN, at "backward": all
-    gradients become NaN while the loss is finite; WORSE, at "dev score": this rank returns the worst score."""
+    gradients become NaN while the loss is finite; STALE: a network file system shows this rank an older state; WORSE, at "dev score": this rank returns the worst score."""
     call: int = 1
     """Number of the call, from 1."""
     after: bool = False
@@ -277,6 +279,10 @@ def install(fault: Fault) -> None:
         due = calls == fault.call
         if due and fault.action == "WORSE":
             return 0.0, 1e9
+        if due and fault.action == "STALE":  # this rank sees the folder as it was before
+            return (
+                args[0].checkpoints()[0] if fault.point == "newest checkpoint" else "step_000009 is missing"
+            )
         if due and not fault.after:
             trigger(fault.action, args)
         result = function(*args, **kwargs)

@@ -139,6 +139,12 @@ class TrainConfig:
     keep_checkpoints: int = key(
         0, "number of most recent checkpoints to keep; 0 keeps all", low=0, identity=False
     )
+    keep_optimizer_states: int = key(
+        2,
+        "number of most recent intact checkpoints that keep the optimizer state, without which no run resumes; 0: all",
+        low=0,
+        identity=False,
+    )
     eval_every: int = key(100, "interval between evaluations of held-out perplexity", unit="updates", low=1)
     eval_sequences: int = key(
         64,
@@ -198,10 +204,7 @@ class PretrainConfig:
     )
 
     def derived_identity(self) -> dict[str, dict[str, int]]:
-        """What decides the outcome beside single keys: the sequences of an update, whatever micro-batches they are split into.
-
-        The split counts where each micro-batch may be replaced by an episode.
-        """
+        """The sequences of an update, however they are split; and the split, where micro-batches may be episodes."""
         return {"train": split_identity(self.train, self.meta)}
 
     @property

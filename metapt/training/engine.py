@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -39,6 +39,7 @@ from deepspeed.utils import safe_get_full_grad  # noqa: E402
 # Without this, DeepSpeed compiles a shared-memory all-reduce for CPU ranks at start; gloo needs no C++ compiler.
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
+T = TypeVar("T")
 _cpu_group: dist.ProcessGroup | None = None
 """All ranks, over gloo; None with a single rank."""
 
@@ -145,27 +146,40 @@ class Engine:
         """Whether the flag is set on any rank; all ranks must call it."""
         return any_rank(flag)
 
+    def from_main_rank(self, value: T) -> T:
+        """The value of rank 0 on every rank; all ranks must call it."""
+        return from_main_rank(value)
+
+    def from_all_ranks(self, value: T) -> list[T]:
+        """The values of all ranks, on every rank; all ranks must call it."""
+        values = [value] * self.world_size
+        if _cpu_group is not None:
+            dist.all_gather_object(values, value, group=_cpu_group)
+        return values
+
     def barrier(self) -> None:
         dist.barrier()
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path) -> dict[str, Any]:
         """Write weights and optimizer state, readable by any number of ranks; all ranks must call it.
 
+        Returns: sizes and checksums of the files that this rank wrote, by their names.
         Raises:
             OperationalError: this rank could not write its part. Other ranks do not notice.
         """
-        self._state_files.save(folder)
+        return self._state_files.save(folder)
 
     def load(self, folder: Path) -> None:
         """Read what `save` wrote with any number of ranks."""
         self._state_files.load(folder)
 
     def weights(self) -> dict[str, Tensor]:
-        """All parameters by name, fp32, on the CPU; all ranks must call it."""
+        """All parameters by name, fp32, on the CPU of rank 0 alone; all ranks must call it."""
         weights = {}
         for name, value in self.meta_lm.named_parameters():
             with self.meta_lm.gathered({name: value}):
-                weights[name] = value.detach().to("cpu", copy=True)
+                if self.rank == 0:
+                    weights[name] = value.detach().to("cpu", copy=True)
         return weights
 
 
@@ -210,6 +224,16 @@ def any_rank(flag: bool) -> bool:
     value = torch.tensor(int(flag))
     dist.all_reduce(value, op=dist.ReduceOp.MAX, group=_cpu_group)
     return bool(value)
+
+
+def from_main_rank(value: T) -> T:
+    """The value of rank 0 on every rank; all ranks must call it. It runs on the CPU."""
+    start_process_group()
+    if _cpu_group is None:
+        return value
+    values = [value]
+    dist.broadcast_object_list(values, src=0, group=_cpu_group)
+    return values[0]
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch import distributed as dist
 
+from metapt import atomic_folders
 from metapt.errors import OperationalError
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -112,26 +113,35 @@ class StateFiles:
         )
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path) -> dict[str, Any]:
         """Write the files one after another, taking turns among ranks; all ranks must call it.
 
+        Only the rank that writes a file copies its tensors to the CPU, and computes its checksum.
+
+        Returns: the manifest's entries of the files that this rank wrote, by name.
         Raises:
             OperationalError: this rank could not write a file. It has taken part in the rest all the same.
         """
         problem: Exception | None = None
-        updates = self._updates()
+        updates, written = self._updates(), {}
         for number, names in enumerate(self._names_by_file()):
             writer = number % self.world_size
-            state = {key: value for name in names for key, value in self._gather(name, writer)}
+            state = {}
+            for name in names:
+                for key, value in self._gather(name, writer):
+                    if self.rank == writer:
+                        state[key] = value.cpu().contiguous()
             if self.rank == writer:
                 try:
                     folder.mkdir(parents=True, exist_ok=True)
                     path = folder / f"state_{number:03d}.safetensors"
                     save_file(state, path, metadata={UPDATES: str(updates)})
+                    written[path.name] = atomic_folders.entry(path)
                 except (OSError, SafetensorError) as error:
                     problem = problem or error
         if problem:
             raise OperationalError(f"{folder}: {problem}")
+        return written
 
     def load(self, folder: Path) -> None:
         """Read what `save` wrote with any number of ranks."""
@@ -178,7 +188,7 @@ class StateFiles:
         value, fragment = self.parameters[name], self.fragments.get(name)
         if self.replicated:
             assert fragment is not None
-            return read(fragment).detach().cpu().contiguous()
+            return read(fragment).detach()
         shape = getattr(value, "ds_shape", value.shape)
         flat = torch.zeros(shape.numel(), dtype=torch.float32, device=value.device)
         if fragment is not None:
@@ -186,7 +196,7 @@ class StateFiles:
             flat[own] = fragment.select(read(fragment)).to(flat.device)
         if self.world_size > 1:
             dist.reduce(flat, dst=writer)  # every element is non-zero on one rank at most
-        return flat.view(shape).cpu()
+        return flat.view(shape)
 
     def _set_parameter(self, name: str, whole: Tensor) -> None:
         """Set a parameter and the fp32 copy that AdamW updates."""

@@ -54,7 +54,11 @@ class Trainer:
         """Step of the newest checkpoint."""
         self.last_eval: dict[str, float] = {}
         self.checkpoints = Checkpoints(
-            run, self.engine, self.origin(), corpus.tokenizer_dir, train.keep_checkpoints
+            run,
+            self.engine,
+            self.origin(),
+            corpus.tokenizer_dir,
+            (train.keep_checkpoints, train.keep_optimizer_states),
         )
 
     def origin(self) -> dict[str, Any]:
