@@ -70,6 +70,13 @@ def read_jsonl(path: Path, on_damage: Callable[[str], None] | None = None) -> It
             on_damage(problem)
 
 
+def append_line(path: Path, values: Mapping[str, Any]) -> None:
+    """Append an object to a JSON-lines file, on a line of its own also after a line that a kill cut off."""
+    is_cut_off = path.exists() and not path.read_bytes().endswith(b"\n") and path.stat().st_size > 0
+    with path.open("a", encoding="utf-8") as file:
+        file.write(("\n" if is_cut_off else "") + json.dumps(json_safe(values), allow_nan=False) + "\n")
+
+
 def parsed_object(line: bytes) -> dict[str, Any] | None:
     """The JSON object in a line; None if there is none."""
     try:

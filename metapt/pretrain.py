@@ -85,6 +85,7 @@ def pretrain(config: PretrainConfig, run: Run, stop: StopRequest) -> None:
     from metapt.training.trainer import Trainer
 
     trainer = Trainer(config, run, corpus, stop)
+    circumstances = trainer.circumstances()
     is_main_rank = trainer.engine.rank == 0
     if is_main_rank:
         if config.train.precision == "bf16" and slow_in_bf16(trainer.engine.device):
@@ -92,7 +93,7 @@ def pretrain(config: PretrainConfig, run: Run, stop: StopRequest) -> None:
         fingerprints = {"corpus": corpus.fingerprint}
         if trainer.data.classes is not None:
             fingerprints["classes"] = trainer.data.classes.sha256
-        run.start(identity_in(config, run), fingerprints, asdict(config))
+        run.start(identity_in(config, run), fingerprints, asdict(config), circumstances)
         run.withdraw_result()
     result = trainer.train()
     if is_main_rank:

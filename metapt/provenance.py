@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import platform
 import socket
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -37,14 +38,18 @@ def provenance(fingerprints: Mapping[str, str]) -> dict[str, Any]:
     Args:
         fingerprints: hashes of the data, by name.
     """
-    versions = {name: version for name in LIBRARIES if (version := installed_version(name))}
     return {
         **source(),
-        "versions": {"python": platform.python_version(), **versions},
+        "versions": _versions(),
         "host": socket.gethostname(),
         "started": now(),
         "fingerprints": dict(fingerprints),
     }
+
+
+def _versions() -> dict[str, str]:
+    versions = {name: version for name in LIBRARIES if (version := installed_version(name))}
+    return {"python": platform.python_version(), **versions}
 
 
 def now() -> str:
@@ -72,15 +77,43 @@ def source() -> dict[str, str | None]:
     }
 
 
-def sources(recorded: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The sources with which a run was trained, in order, from its recorded provenance.
+def start_record(step: int, reason: str, circumstances: Mapping[str, Any]) -> dict[str, Any]:
+    """What a line of starts.jsonl says of a process that starts or resumes a run now.
 
-    What was recorded before the run started over at step 0 does not count.
+    Args:
+        step: from which it goes on.
+        reason: why it starts.
+        circumstances: further values, such as the GPUs.
     """
-    first = {name: recorded[name] for name in ("git_commit", "source", "code", "started") if name in recorded}
-    used = [first]
-    for entry in recorded.get("resumed", []):
-        used = [entry] if entry["step"] == 0 else [*used, entry]
+    return {
+        "time": now(),
+        "step": step,
+        "reason": reason,
+        "job": os.environ.get("SLURM_JOB_ID"),
+        "nodes": [socket.gethostname()],
+        **circumstances,
+        **source(),
+        "versions": _versions(),
+    }
+
+
+def counting_starts(starts: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The starts that the present state of a run comes from: since it last started at step 0."""
+    first = max((number for number, entry in enumerate(starts) if entry["step"] == 0), default=0)
+    return list(starts[first:])
+
+
+def sources(recorded: Mapping[str, Any], starts: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The sources with which a run was trained, in order, each once for every change.
+
+    Args:
+        recorded: the provenance of the run.
+        starts: the lines of its starts.jsonl.
+    """
+    used: list[Mapping[str, Any]] = []
+    for entry in counting_starts(starts) or [recorded]:
+        if not used or used[-1].get("source") != entry.get("source"):
+            used.append(entry)
     return used
 
 

@@ -12,6 +12,7 @@ No other module spells out a file name of a run folder. docs/run-folder.md descr
 
     RUN/
       config.yaml                       {config, provenance}, written before the first step
+      starts.jsonl                      one line per start: time, reason, job, nodes, GPUs, ranks, source, versions
       metrics.jsonl                     one JSON object per line: step, kind, values with their unit in the name
       tensorboard/  wandb/              copies of the metrics for these tools, if enabled
       checkpoints/step_000100/          has this name only when it is complete
@@ -35,6 +36,7 @@ This module imports neither torch nor any training code, so that the report can 
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -47,7 +49,7 @@ import yaml
 from metapt import atomic_folders, files
 from metapt.errors import OperationalError, UserError, first_line
 from metapt.leases import Lease, LeaseHeld
-from metapt.provenance import now, provenance, source, sources
+from metapt.provenance import counting_starts, provenance, start_record
 
 ENGINE_DIR, MODEL_DIR, STATE_FILE, ORIGIN_FILE = "engine", "model", "state.json", "metapt.json"
 CHECKPOINT_NAME = re.compile(r"^step_(\d{6,})$")
@@ -61,6 +63,7 @@ class Run:
     def __init__(self, path: str | Path):
         self.path = Path(path).expanduser()
         self.config_file = self.path / "config.yaml"
+        self.starts_file = self.path / "starts.jsonl"
         self.metrics_file = self.path / "metrics.jsonl"
         self.result_file = self.path / "result.json"
         self.error_file = self.path / "error.txt"
@@ -112,8 +115,21 @@ class Run:
         return self._recorded()["config"]
 
     def provenance(self) -> dict[str, Any]:
-        """Commit, library versions, host and data fingerprints of the run."""
+        """Commit, library versions, host and data fingerprints of the run, as it first started."""
         return self._recorded()["provenance"]
+
+    def starts(self) -> list[dict[str, Any]]:
+        """The lines of starts.jsonl, in order, without damaged ones."""
+        return list(files.read_jsonl(self.starts_file, lambda problem: None))
+
+    def mixture(self) -> str | None:
+        """How many sources and types of GPU trained the run, as "2 sources, 1 type of GPU"; None if not more than one."""
+        starts = counting_starts(self.starts())
+        used = len({entry.get("source") for entry in starts})
+        gpus = len({name for entry in starts for name in entry.get("gpus", [])})
+        if max(used, gpus) < 2:
+            return None
+        return f"{used} source{'s' * (used > 1)}, {gpus} type{'s' * (gpus != 1)} of GPU"
 
     def max_length(self) -> tuple[int, str] | None:
         """The configured length of the run, as (6000, "step") or (10, "epoch"); None if config.yaml does not exist.
@@ -161,25 +177,29 @@ class Run:
         identity: Mapping[str, Any],
         fingerprints: Mapping[str, str],
         config: Mapping[str, Any] | None = None,
+        circumstances: Mapping[str, Any] | None = None,
     ) -> None:
-        """Write config.yaml; if there is one, check that it describes the same run; remove error.txt.
+        """Write config.yaml; if there is one, check that it describes the same run. Record the start; remove error.txt.
 
-        The provenance is that of the first start. A source that differs from the one that last trained the run is
-        added to it.
+        The provenance in config.yaml is that of the first start; starts.jsonl has them all.
 
         Args:
             identity: the part of the configuration that decides the outcome of the run.
             fingerprints: hashes of the data, by name.
             config: the complete configuration, which is what is written; None: `identity` is all of it.
+            circumstances: what starts.jsonl says beside time, reason, job, source and versions.
         Raises:
             UserError: the folder contains a run with a different configuration or different data.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        if self.config_file.exists():
+        is_new = not self.config_file.exists()
+        if not is_new:
             self.check_identity(identity, fingerprints)
-            self._record_restart(dict(config or identity))
-        else:
-            self._write_config({"config": dict(config or identity), "provenance": provenance(fingerprints)})
+        known = provenance(fingerprints) if is_new else self.provenance()
+        self._write_config({"config": dict(config or identity), "provenance": known})
+        step = max((step for step, _ in self.checkpoints()), default=0)
+        record = start_record(step, self._reason(is_new), circumstances or {})
+        files.append_line(self.starts_file, record)
         self.error_file.unlink(missing_ok=True)
 
     def check_identity(
@@ -260,15 +280,16 @@ class Run:
         for file in self.path.glob(f".*{files.TEMPORARY_SUFFIX}"):
             file.unlink(missing_ok=True)
 
-    def _record_restart(self, config: Mapping[str, Any]) -> None:
-        """Record the present configuration, and the present source if another one trained the run last."""
-        recorded, present = self._recorded(), source()
-        updated = {"config": dict(config), "provenance": recorded["provenance"]}
-        if sources(recorded["provenance"])[-1].get("source") != present["source"]:
-            saved = self.checkpoints()
-            entry = {"step": saved[-1][0] if saved else 0, **present, "started": now()}
-            updated["provenance"].setdefault("resumed", []).append(entry)
-        self._write_config(updated)
+    def _reason(self, is_new: bool) -> str:
+        """Why the run starts."""
+        if is_new:
+            return "new"
+        if self.error_file.exists():
+            return "after a failure"
+        if self.result_file.exists():
+            return "goes on after its end"
+        requeues = os.environ.get("SLURM_RESTART_COUNT", "0")
+        return "resumed" if requeues == "0" else f"requeue {requeues}"
 
     def _write_config(self, content: Mapping[str, Any]) -> None:
         text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)

@@ -120,7 +120,7 @@ TUNED = FinetuneRun(
     (0, 0),
     None,
     "",
-    RunProvenance("", "", "", ""),
+    RunProvenance("", "", "", "", ""),
     FinetuneResult(
         origin=Origin("nano"),
         source="en_ewt",

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import launch_fakes
 import pytest
@@ -17,6 +20,7 @@ from metapt.config import ClusterConfig
 from metapt.launch.code_snapshot import SUBPACKAGES
 from metapt.launch.grid_dir import GridDir
 from metapt.launch.job_sources import JobSources, choose_sources
+from metapt.launch.run_status import run_status
 from metapt.launch.submission import current_statuses
 from metapt.provenance import sources
 from metapt.runs import Run
@@ -67,13 +71,18 @@ def test_interrupted_runs_keep_their_source_and_failed_ones_take_the_present_one
     assert "6 of 6 jobs done" in output
     copies = {path.name for path in (tmp_path / "code").iterdir()}
     assert len(copies) == 2
-    used = {name: sources(Run(tmp_path / name).provenance()) for name in ("pretrain/a", "pretrain/b")}
+    used = {name: used_by(Run(tmp_path / name)) for name in ("pretrain/a", "pretrain/b")}
     (kept,) = used["pretrain/b"]
     assert kept["code"] in copies
     assert [entry["code"] for entry in used["pretrain/a"]] == list(copies - {kept["code"]})  # it started over
     recorded = Run(tmp_path / "pretrain/a").provenance()
-    assert (recorded["code"], recorded["resumed"][0]["step"]) == (kept["code"], 0)
-    assert sources(Run(tmp_path / "finetune/b").provenance())[0]["code"] in copies - {kept["code"]}
+    assert recorded["code"] == kept["code"]
+    assert [entry["step"] for entry in Run(tmp_path / "pretrain/a").starts()] == [0, 0]
+    assert used_by(Run(tmp_path / "finetune/b"))[0]["code"] in copies - {kept["code"]}
+
+
+def used_by(run: Run) -> list[Mapping[str, Any]]:
+    return sources(run.provenance(), run.starts())
 
 
 def choice(root: Path, code: str, *, has_failed: bool) -> JobSources:
@@ -88,6 +97,7 @@ def choice(root: Path, code: str, *, has_failed: bool) -> JobSources:
         for line in text.splitlines()
     ]
     run.config_file.write_text("\n".join(lines) + "\n")
+    run.starts_file.write_text(json.dumps({**run.starts()[0], **changed}) + "\n")
     if has_failed:
         run.error_file.write_text("OSError: no space left\n")
     plan, grid_dir = fake_plan(root), GridDir(root)
@@ -127,11 +137,13 @@ def test_a_run_that_another_source_resumes_records_both(tmp_path: Path) -> None:
     choice(tmp_path, "now", has_failed=False)
     run = Run(tmp_path / "pretrain/a")
     run.start({"train": {"max_steps": 8}}, {})
-    first, second = sources(run.provenance())
+    first, second = used_by(run)
     assert (first["git_commit"], second["step"]) == ("feedfeedfeedfeed", 4)
     assert second["source"] != first["source"]
     run.start({"train": {"max_steps": 8}}, {})
-    assert len(sources(run.provenance())) == 2
+    assert (len(used_by(run)), run.mixture()) == (2, "2 sources, 0 types of GPU")
+    assert [entry["reason"] for entry in run.starts()] == ["new", "resumed", "resumed"]
+    assert run_status(run.path).mixture == run.mixture()
 
 
 def test_jobs_of_different_sources_are_in_different_arrays(tmp_path: Path, slurm_commands: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from launch_fakes import save_checkpoint
 from safetensors.torch import save_file
 
 from metapt import atomic_folders
@@ -73,3 +74,34 @@ def test_committed_files_have_the_permissions_of_the_umask(tmp_path: Path, umask
         os.umask(before)
     modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.rglob("*") if path.is_file()}
     assert modes == dict.fromkeys(("state.safetensors", "state.json", "manifest.json"), 0o666 & ~umask)
+
+
+def test_every_start_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also after a line that a kill cut off; starts before one at step 0 do not count."""
+    run = Run(tmp_path)
+
+    def start(*gpus: str) -> None:
+        run.start({"train": {"max_steps": 9}}, {}, circumstances={"gpus": list(gpus), "ranks": len(gpus)})
+
+    start("T4")
+    run.error_file.write_text("out of memory\n")
+    start("A100", "A100")
+    save_checkpoint(run, 3)
+    with run.starts_file.open("a") as file:
+        file.write('{"time": "2026-')
+    start("A100", "A100")
+    assert run.mixture() is None
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "2")
+    monkeypatch.setenv("SLURM_JOB_ID", "77")
+    start("A100", "H100")
+    starts = run.starts()
+    assert [(entry["step"], entry["reason"]) for entry in starts] == [
+        (0, "new"),
+        (0, "after a failure"),
+        (3, "resumed"),
+        (3, "requeue 2"),
+    ]
+    assert (starts[-1]["job"], starts[-1]["ranks"], starts[0]["job"]) == ("77", 2, None)
+    assert run.mixture() == "1 source, 2 types of GPU"
+    assert run_status(run.path).mixture == run.mixture()
+    assert {"git_commit", "source", "code", "versions", "time", "nodes"} <= starts[0].keys()

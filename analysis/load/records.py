@@ -145,11 +145,12 @@ class Evaluation(msgspec.Struct, frozen=True, eq=False):
 
 
 class RunProvenance(NamedTuple):
-    """The code that a run was started with, and when and where: start of the commit, and names with versions."""
+    """The code that trained a run, when it first started and where it ran: start of the commit, and names with versions."""
 
     commit: str
     started: str
-    host: str
+    nodes: str
+    gpus: str
     versions: str
 
 

@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 import yaml
 
-from metapt.provenance import sources
+from metapt.provenance import counting_starts, sources
 from metapt.runs import Run
 
 from .prediction_reader import complete_lines, evaluate
@@ -36,7 +36,7 @@ from .schema import BaselineResult, Dynamics, FinetuneResult, PretrainResult, de
 RUN = Run(".")
 MARKER_FILES = frozenset({RUN.config_file.name, RUN.metrics_file.name})
 """a folder with one of these is a run folder, wherever it is"""
-FILES = MARKER_FILES | {RUN.result_file.name, RUN.error_file.name}
+FILES = MARKER_FILES | {RUN.starts_file.name, RUN.result_file.name, RUN.error_file.name}
 """what the analysis reads of a run folder, beside predictions"""
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C loader is ten times as fast
 TOTALS = ("step", "tokens_total", "flops_total", "seconds_total")
@@ -108,10 +108,16 @@ def _read_config(run: Run) -> tuple[Mapping[str, Any], RunProvenance]:
     """
     content = yaml.load(run.config_file.read_text(encoding="utf-8"), LOADER)
     provenance = content["provenance"]
-    commits = dict.fromkeys(_shown(entry["git_commit"]) for entry in sources(provenance))
+    used = sources(provenance, run.starts())
+    commits = dict.fromkeys(
+        _shown(entry["git_commit"]) + (f" ({entry['source']})" if len(used) > 1 else "") for entry in used
+    )
+    starts = counting_starts(run.starts())
+    nodes = dict.fromkeys(name for entry in starts for name in entry["nodes"]) or [str(provenance["host"])]
+    gpus = dict.fromkeys(name for entry in starts for name in entry.get("gpus", []))
     versions = ", ".join(f"{name} {version}" for name, version in provenance["versions"].items())
     return content["config"], RunProvenance(
-        ", ".join(commits), str(provenance["started"]), str(provenance["host"]), versions
+        ", ".join(commits), str(provenance["started"]), ", ".join(nodes), ", ".join(gpus), versions
     )
 
 

@@ -101,6 +101,8 @@ def status_view(status: GridStatus, rows: int | None = None) -> RenderableType:
     lines = ["", total + (f" ({hidden} not shown)" if hidden else "")]
     for job in jobs:
         lines += _problem(job)
+    if mixed := [f"{job.job.id} ({job.run.mixture})" for job in status.jobs if job.run.mixture]:
+        lines.append(f"trained by more than one source or type of GPU: {listed(mixed, 5)}")
     if status.others:
         lines.append(_other_runs(status.others))
     if status.unrecorded:

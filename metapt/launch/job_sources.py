@@ -62,7 +62,7 @@ def choose_sources(
         run, has_failed = Run(root / job.run_dir), statuses[job.id].run.state is JobState.FAILED
         if not (job.is_run and run.config_file.exists()):
             continue  # it has not started
-        used = sources(run.provenance())
+        used = sources(run.provenance(), run.starts())
         last = used[0 if code == "first" else -1]
         if last.get("source") == digest:
             continue

@@ -38,6 +38,7 @@ class RunStatus:
     dev_f1: float | None = None
     test_f1: Mapping[str, float] | None = None
     error: str | None = None  # the text of error.txt
+    mixture: str | None = None  # sources and types of GPU, if more than one trained the run
     result_problem: str | None = None  # why the result of an interrupted run does not count
 
     @property
@@ -49,6 +50,12 @@ class RunStatus:
 def run_status(run_dir: str | Path) -> RunStatus:
     """The status of the run in a folder, which need not exist. Reads only the ends of files and takes no lock."""
     run = Run(run_dir)
+    found = _status(run)
+    mixture = run.mixture() if run.starts_file.exists() else None
+    return replace(found, mixture=mixture) if mixture else found
+
+
+def _status(run: Run) -> RunStatus:
     has_result = run.result_file.exists()
     problem = run.result_problem() if has_result else None
     if has_result and problem is None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import torch
 
 from metapt.errors import UserError
@@ -28,3 +31,17 @@ def torch_device(name: str) -> torch.device:
             f"device={name}: torch {torch.__version__} finds no such device on this machine; use device=auto"
         )
     return device
+
+
+def gpu_name(device: torch.device) -> str | None:
+    """The name of a GPU, such as NVIDIA A100-SXM4-40GB; None for a CPU."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else None
+
+
+def nvidia_driver(file: Path = Path("/proc/driver/nvidia/version")) -> str | None:
+    """The version of the NVIDIA driver of this machine, such as 550.54.14; None if there is none."""
+    try:
+        found = re.search(r"\s(\d+\.\d+(\.\d+)?)\s", file.read_text())
+    except OSError:
+        return None
+    return found[1] if found else None

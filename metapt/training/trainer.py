@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import socket
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from metapt.errors import OperationalError
 from metapt.estimate.flops import parameter_count
 from metapt.meta.terms import add_terms
 from metapt.meta.update_plan import UpdatePlan, plan_update
+from metapt.models.device import gpu_name, nvidia_driver
 from metapt.models.meta_lm import build_meta_lm
 from metapt.runs import Run
 from metapt.training.checkpoints import Checkpoints
@@ -78,6 +80,20 @@ class Trainer:
             "generated_data": config.data.name == "demo",
             "corpus_fingerprint": self.corpus.fingerprint,
             "settings": settings(config),
+        }
+
+    def circumstances(self) -> dict[str, Any]:
+        """Where and how the run is trained, for starts.jsonl; all ranks must call it."""
+        places = self.engine.from_all_ranks((socket.gethostname(), gpu_name(self.engine.device)))
+        train = self.config.train
+        return {
+            "nodes": sorted({node for node, _ in places}),
+            "gpus": sorted({gpu for _, gpu in places if gpu}),
+            "driver": nvidia_driver(),
+            "ranks": self.engine.world_size,
+            "ds": self.config.ds,
+            "micro_batch": train.micro_batch,
+            "micro_batches_per_update": train.micro_batches_per_update,
         }
 
     def train(self) -> dict[str, Any]:
