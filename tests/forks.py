@@ -48,6 +48,7 @@ FAULT_POINTS = {
     "rename": "pathlib:Path.rename",
     "removal": "shutil:rmtree",
     "restore": "metapt.training.engine:Engine.load",
+    "all-reduce": "torch.distributed:all_reduce",
     "newest checkpoint": "metapt.runs:Run.newest_checkpoint",
     "view": "metapt.training.checkpoints:Checkpoints._difference",
     "corpus": "metapt.data.corpus:prepare_corpus",

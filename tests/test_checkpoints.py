@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import socket
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -113,3 +114,15 @@ def test_rank_0_decides_from_which_checkpoint_all_resume(
     assert "restarts" not in resumed.stderr[0]
     assert [line["step"] for line in unfinished.metrics()] == [line["step"] for line in finished.metrics()]
     assert_same_weights(unfinished, finished)
+
+
+def test_a_failing_all_reduce_ends_all_ranks_at_the_start(
+    forks: Forks, words: list[str], tmp_path: Path
+) -> None:
+    """The rank whose all-reduce fails is named, with its node."""
+    failing = Fault("all-reduce", "ENOSPC", after=True, rank=1)
+    ended = forks.run([*words, f"run_dir={tmp_path / 'run'}"], ranks=2, faults=[failing])
+    assert ended.codes == [1, 1], ended.stderr
+    for text in ended.stderr:
+        assert f"all-reduce fails at the start; rank 1 on {socket.gethostname()}: " in text
+    assert not (tmp_path / "run" / "config.yaml").exists()

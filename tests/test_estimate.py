@@ -85,10 +85,10 @@ def test_hours_follow_from_expected_flops():
 
 def test_all_errors_are_reported_at_once():
     with pytest.raises(UserError) as caught:
-        commandline.load("estimate", ["model=tny", "gpus=3", "mfu=2", "gpu_memory_gb=0", "gpux=1"])
+        commandline.load("estimate", ["model=tny", "gpus=-3", "mfu=2", "gpu_memory_gb=0", "gpux=1"])
     for part in (
         "model=tny: must be one of",
-        "train.micro_batches_per_update=2: must be a multiple of the number of ranks, 3",
+        "gpus=-3: must be at least 0",
         "mfu=2.0: must be at most 1",
         "gpu_memory_gb=0.0: must be greater than 0",
         "gpux: no such key; did you mean gpus",

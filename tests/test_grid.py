@@ -272,10 +272,6 @@ def test_all_errors_of_a_grid_are_reported_at_once() -> None:
         (["grid.extra_checkpoints={maml:[150]}"], "pretrain/nano-maml-s0 writes no checkpoint at step 150"),
         (["grid.extra_checkpoints={reptile:[100]}"], "reptile: neither an objective nor a variant"),
         (["grid.checkpoints=[0,150]"], "pretrain/nano-vanilla-s0 writes no checkpoint at step 150"),
-        (
-            ["cluster=slurm", "grid.gpus_per_size={nano:3}"],
-            "train.micro_batches_per_update=2 must be a multiple of its 3 tasks",
-        ),
         (["cluster.nodes=2"], "cluster.nodes=2: cluster=local has only one node"),
         (["cluster=slurm", "cluster.gpu_request=constraint"], "cluster.gpu_type is required"),
         (["cluster=slurm", "cluster.gpu_request=none", "cluster.gpu_type=a100"], "requests no GPUs"),
@@ -338,15 +334,6 @@ def test_special_text_survives_the_command_line(text: str) -> None:
         "finetune", ["data=demo", "checkpoint=c", "source=s", commandline.quote_override("run_dir", text)]
     )
     assert config.run_dir == text
-
-
-def test_micro_batches_must_be_a_multiple_of_the_tasks() -> None:
-    words = ["grid=scales", "cluster=slurm", "cluster.gpus_per_node=4", "grid.gpus_per_size={large:12}"]
-    with pytest.raises(
-        UserError,
-        match=r"large-maml_paper-s0: train.micro_batches_per_update=256 must be a multiple of its 12 tasks",
-    ):
-        planning.plan(commandline.load("submit", words))
 
 
 def test_gpus_are_spread_over_nodes() -> None:

@@ -20,10 +20,6 @@ from metapt.runs import Run
 
 REPOSITORY = Path(__file__).parents[1]
 REFUSED = {  # words of metapt pretrain: what the message says
-    "ranks": (
-        ["nodes=2", "gpus=4", "train.micro_batches_per_update=12"],
-        "must be a multiple of the number of ranks, 8",
-    ),
     "no text": (["data=text", "data.text_dir=nowhere"], "data.text_dir=nowhere: no such file or folder"),
     "empty": (["data=text", "data.text_dir=empty"], "data.text_dir=empty: contains no text file"),
     "no tokenizer": (["data.tokenizer=./none.json"], r"data\.tokenizer=\./none\.json: no such file"),
@@ -94,8 +90,8 @@ def test_a_grid_is_checked_before_it_is_submitted(words: list[str], message: str
 
 def test_the_batch_scripts_check_the_ranks_of_their_job(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "8")
-    words = ["metapt.pretrain", "model=nano", "train.micro_batches_per_update=12", "run_dir=r"]
-    with pytest.raises(UserError, match="must be a multiple of the number of ranks, 8"):
+    words = ["metapt.finetune", "tuning=head_only", "checkpoint=c", "source=s", "data=demo", "run_dir=r"]
+    with pytest.raises(UserError, match="runs in a single process, not in 8"):
         requeues.main(words)
 
 

@@ -90,6 +90,17 @@ CASES = {
     "windows-zero-full": [*WINDOWS, "meta.initial_head=zero", "meta.scope=full", "meta.mixing=sum"],
     "windows-persistent": [*WINDOWS, "meta.initial_head=persistent", "meta.inner_steps=0"],
     "three tasks": ["objective=maml_paper", "meta.rho=1", "meta.tasks_per_step=3"],
+    "three of everything": [
+        "objective=maml_paper",
+        "meta.mixing=sum",
+        "meta.rho=1",
+        "meta.scope=full",
+        "meta.n_way=3",
+        "meta.k_shot=1",
+        "meta.q_query=1",
+        "meta.tasks_per_step=3",
+        "train.micro_batches_per_update=3",
+    ],
     "episodes before text": ["objective=maml_paper", "train.seed=6"],
     "text before episodes": ["objective=maml_paper", "train.seed=3"],
     "all": [
@@ -104,7 +115,7 @@ CASES = {
 
 
 def config_of(case: str, ds: str = "zero0") -> PretrainConfig:
-    return commandline.load("pretrain", ["model=nano", "train.seed=2", *CASES[case], *SMALL, f"ds={ds}"])
+    return commandline.load("pretrain", ["model=nano", "train.seed=2", *SMALL, *CASES[case], f"ds={ds}"])
 
 
 def token_kinds(case: str) -> np.ndarray:

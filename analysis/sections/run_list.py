@@ -17,11 +17,7 @@ def section(data: ReportData) -> Section:
         "step, tuning, source, objective) identify its runs here, one for each seed."
     ]
     runs: list[PretrainRun | FinetuneRun] = [*data.collection.pretraining, *data.collection.finetuning]
-    mixed = [
-        run.path.name
-        for run in runs
-        if "," in run.provenance.commit or "," in run.provenance.gpus
-    ]
+    mixed = [run.path.name for run in runs if "," in run.provenance.commit or "," in run.provenance.gpus]
     if mixed:
         text.append(f"Runs that more than one source or type of GPU trained: {', '.join(sorted(mixed))}.")
     tables = [_pretraining_runs(data.collection), _finetuning_runs(data.collection)]

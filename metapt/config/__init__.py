@@ -9,7 +9,7 @@ from __future__ import annotations
 from metapt.baseline_names import BASELINE_NAMES, RULE_BASELINES, TRAINED_BASELINES
 from metapt.config.continuation import identity_in
 from metapt.config.deepspeed import DS_CONFIGS, deepspeed_settings, zero_stage
-from metapt.config.division import ranks_share_episodes, uneven_units
+from metapt.config.division import ranks_share_episodes
 from metapt.config.grids import ClusterConfig, GridConfig, StatusConfig, SubmitConfig
 from metapt.config.keys import identity, settings
 from metapt.config.meta import MetaConfig
@@ -85,7 +85,6 @@ __all__ = [
     "settings",
     "training_splits",
     "tuning_lr",
-    "uneven_units",
     "zero_stage",
 ]
 

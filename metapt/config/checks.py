@@ -15,14 +15,12 @@ from metapt.config import (
     TRAINED_BASELINES,
     BaselineConfig,
     DescribeConfig,
-    EstimateConfig,
     EvaluateConfig,
     FinetuneConfig,
     MetaConfig,
     ModelConfig,
     PretrainConfig,
     SubmitConfig,
-    uneven_units,
     zero_stage,
 )
 from metapt.config.keys import key_of
@@ -46,12 +44,6 @@ def check(config: Any) -> list[str]:
             errors.append(
                 "data.max_train_sentences and data.entities_per_type cannot be combined; give one of them"
             )
-    if isinstance(config, EstimateConfig):
-        ranks = config.nodes * max(1, config.gpus)
-        errors += [
-            f"{unit}: must be a multiple of the number of ranks, {ranks}"
-            for unit in uneven_units(config, ranks)
-        ]
     if isinstance(config, SubmitConfig):
         errors += _check_submit(config)
     if isinstance(config, BaselineConfig):

@@ -82,7 +82,7 @@ def memory_by_phase(config: PretrainConfig, kind: str, ranks: Ranks) -> dict[str
         units = -(-episodes_of_update(config) // ranks.count)
         passes, saved = _episode(config, sharding)
     else:
-        units = config.train.micro_batches_per_update // ranks.count
+        units = -(-config.train.micro_batches_per_update // ranks.count)
         passes, saved = _next_token(config, ranks)
     accumulated = sharding.accumulated_gradients(units)
     persistent = sharding.persistent()

@@ -50,7 +50,7 @@ def plan(config: SubmitConfig) -> Plan:
     cache = cache_folder(cluster, root)
     configs, errors = _load(drafts, root, cache)
     errors += checkpoint_errors(pretrains, finetunes, configs)
-    errors += resource_errors(cluster, pretrains, configs)
+    errors += resource_errors(cluster)
     _require_none(grid, errors)
     runs, configs = _with_hashes(drafts, configs, root)
     jobs = _with_prepares(runs, configs)

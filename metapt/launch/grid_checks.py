@@ -14,7 +14,6 @@ from metapt.config import (
     GridConfig,
     PretrainConfig,
     commandline,
-    uneven_units,
 )
 from metapt.config.composition import group_options
 from metapt.config.option_files import is_file, read_option_file
@@ -188,15 +187,9 @@ def _is_saved(step: int, config: PretrainConfig) -> bool:
     return step == train.max_steps or (0 <= step < train.max_steps and step % train.checkpoint_every == 0)
 
 
-def resource_errors(
-    cluster: ClusterConfig, pretrains: Sequence[Job], configs: Mapping[str, Any]
-) -> list[str]:
-    """Work of an update that cannot be divided evenly over the tasks of a job, and nodes that a machine does not have."""
+def resource_errors(cluster: ClusterConfig) -> list[str]:
+    """Time limits that are none, and nodes that a machine does not have."""
     errors = []
-    for job in pretrains:
-        tasks = job.nodes * job.tasks_per_node
-        uneven = uneven_units(configs[job.id], tasks) if job.id in configs else []
-        errors += [f"{job.id}: {setting} must be a multiple of its {tasks} tasks" for setting in uneven]
     for kind, minutes in cluster.timeout_min_per_kind.items():
         if kind not in PROGRAMS or minutes < 1:
             allowed = f"a positive number for one of {', '.join(PROGRAMS)}"

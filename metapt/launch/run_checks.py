@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from metapt.config import FinetuneConfig, PretrainConfig, identity, identity_in, training_splits, uneven_units
+from metapt.config import FinetuneConfig, PretrainConfig, identity, identity_in, training_splits
 from metapt.data.labelled_sets import check_has_entities, evaluated_sets, open_collection, source_sets
 from metapt.errors import UserError
 from metapt.launch.jobs import Plan
@@ -27,7 +27,7 @@ def check_run(config: PretrainConfig | FinetuneConfig, ranks: int) -> None:
     if isinstance(config, FinetuneConfig):
         errors = [*_finetuning_errors(config, ranks), *_folder_errors(config)]
     else:
-        errors = [*_rank_errors(config, ranks), *_corpus_errors(config), *_folder_errors(config)]
+        errors = [*_corpus_errors(config), *_folder_errors(config)]
     _refuse(errors)
 
 
@@ -70,11 +70,6 @@ def _is_new(known: set[str], value: str) -> bool:
         return False
     known.add(value)
     return True
-
-
-def _rank_errors(config: PretrainConfig, ranks: int) -> Iterator[str]:
-    for unit in uneven_units(config, ranks):
-        yield f"{unit}: must be a multiple of the number of ranks, {ranks}"
 
 
 def _corpus_errors(config: PretrainConfig) -> Iterator[str]:

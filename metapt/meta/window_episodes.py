@@ -264,6 +264,8 @@ class ExampleBatch:
     """int64 [N]: outputs of the episode head that belong to the labels, if it has one for each class of the task."""
     centre: PackedWindows | None = None
     """Support windows on whose mean state the states are centred; None: raw states."""
+    centre_rows: int = 0
+    """Number of support windows on all ranks."""
     hidden: Tensor | None = None
     """Hidden states [n, d] at the prediction positions, if the inner loop does not change them."""
 
@@ -290,7 +292,9 @@ def example_batches(
             torch.from_numpy(array).to(device) for array in (examples.positions, examples.labels)
         )
         centre = (batches[0].windows if batches else windows) if meta.normalize else None
-        batches.append(ExampleBatch(windows, positions, labels, classes, columns, centre))
+        batches.append(
+            ExampleBatch(windows, positions, labels, classes, columns, centre, len(task.support.labels))
+        )
     return batches[0], batches[1]
 
 

@@ -10,18 +10,20 @@ from __future__ import annotations
 import logging
 import math
 import os
+import socket
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Thread
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch import distributed as dist
 
-from metapt.config import PretrainConfig, TrainConfig, deepspeed_settings, uneven_units, zero_stage
-from metapt.errors import UserError
+from metapt.config import PretrainConfig, TrainConfig, deepspeed_settings, zero_stage
+from metapt.errors import OperationalError, first_line, listed
 from metapt.models.meta_lm import MetaLM
 from metapt.node_failures import COLLECTIVE_TIMEOUT, require_granted_gpus
 from metapt.training import zero3
@@ -40,6 +42,8 @@ from deepspeed.utils import safe_get_full_grad  # noqa: E402
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 T = TypeVar("T")
+ALL_REDUCE_S = 120.0
+"""How long the first all-reduce may take, in which NCCL connects all nodes."""
 _cpu_group: dist.ProcessGroup | None = None
 """All ranks, over gloo; None with a single rank."""
 
@@ -50,17 +54,11 @@ class Engine:
     Args:
         meta_lm: in fp32; DeepSpeed moves it to the device.
         config: precision, optimizer, clipping and the DeepSpeed configuration.
-    Raises:
-        UserError: the work of an update cannot be divided evenly among the ranks.
     """
 
     def __init__(self, meta_lm: MetaLM, config: PretrainConfig):
         start_process_group()
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
-        if uneven := uneven_units(config, self.world_size):
-            raise UserError(
-                f"{', '.join(uneven)} must be a multiple of the number of ranks, {self.world_size}"
-            )
         self._adamw = _adamw(meta_lm, config.train)
         with _local_rank_set():
             self._engine, self._optimizer, _, _ = deepspeed.initialize(
@@ -214,6 +212,43 @@ def start_process_group() -> None:
     deepspeed.init_distributed(backend, auto_mpi_discovery=False, verbose=False, timeout=COLLECTIVE_TIMEOUT)
     if dist.get_world_size() > 1:
         _cpu_group = dist.new_group(backend="gloo", timeout=COLLECTIVE_TIMEOUT)
+        _check_all_reduce()
+
+
+def _check_all_reduce() -> None:
+    """Add up a number of each rank on the devices, as every update does with gradients.
+
+    Raises:
+        OperationalError: on all ranks, naming the nodes whose ranks got no answer or a wrong one.
+    """
+    found: list[str] = []
+    # In a thread, since it may hang; threads begin with device 0 as the present one.
+    device = (
+        torch.device("cuda", torch.cuda.current_device())
+        if torch.cuda.is_available()
+        else torch.device("cpu")
+    )
+    thread = Thread(target=lambda: found.append(_all_reduce_problem(device)), daemon=True)
+    thread.start()
+    thread.join(ALL_REDUCE_S)
+    answers: list[tuple[str, str]] = [("", "")] * dist.get_world_size()
+    problem = found[0] if found else f"no answer within {ALL_REDUCE_S:.0f} s"
+    dist.all_gather_object(answers, (socket.gethostname(), problem), group=_cpu_group)
+    failed = [f"rank {rank} on {node}: {text}" for rank, (node, text) in enumerate(answers) if text]
+    if failed:
+        raise OperationalError(f"all-reduce fails at the start; {listed(failed, 4)}")
+
+
+def _all_reduce_problem(device: torch.device) -> str:
+    """What is wrong with the sum of 1 to the number of ranks; empty if nothing is."""
+    size = dist.get_world_size()
+    try:
+        value = torch.tensor(dist.get_rank() + 1.0, device=device)
+        dist.all_reduce(value)
+        expected = size * (size + 1) / 2
+        return "" if value.item() == expected else f"the sum is {value.item()}, not {expected}"
+    except (RuntimeError, OSError) as error:
+        return first_line(error)
 
 
 def any_rank(flag: bool) -> bool:

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,6 +38,7 @@ from metapt.meta.window_episodes import (
 )
 from metapt.models.episode_head import normalized_states
 from metapt.models.meta_lm import MetaLM
+from metapt.models.packed_windows import PackedWindows
 from metapt.training.sharded_state import Fragment
 
 SETTINGS = {
@@ -116,9 +117,6 @@ class Shards:
         self._optimizer._partition_all_parameters()
 
 
-Rows = TypeVar("Rows", np.ndarray, Tensor)
-
-
 class _GatherRows(torch.autograd.Function):
     """Gather the rows of all ranks in rank order, [n / ranks, d] to [n, d]; all ranks compute the same loss."""
 
@@ -131,22 +129,30 @@ class _GatherRows(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         # DeepSpeed averages over ranks, and each rank contributes only its own rows: hence the factor.
-        return _rows_of_rank(grad) * dist.get_world_size()
+        return grad.chunk(dist.get_world_size())[dist.get_rank()] * dist.get_world_size()
 
 
-def _rows_of_rank(rows: Rows) -> Rows:
-    count = len(rows) // dist.get_world_size()
-    return rows[dist.get_rank() * count : (dist.get_rank() + 1) * count]
+def _rows_of_rank(rows: np.ndarray) -> np.ndarray:
+    """The rows that this rank processes, equally many on all ranks: the last ranks repeat the last row if need be."""
+    count = -(-len(rows) // dist.get_world_size())
+    own = np.arange(dist.get_rank() * count, (dist.get_rank() + 1) * count)
+    return rows[own.clip(max=len(rows) - 1)]
+
+
+def _gathered(meta_lm: MetaLM, windows: PackedWindows, count: int) -> Tensor:
+    """Hidden states [count, d] of the rows of all ranks, without those that `_rows_of_rank` repeats."""
+    states: Tensor = _GatherRows.apply(meta_lm.prediction_states(windows))
+    return states[:count]
 
 
 def _states(meta_lm: MetaLM, batch: ExampleBatch) -> Tensor:
     """Hidden states [n, d] of all rows, on every rank, centred and scaled if the batch asks for it."""
-    states = _GatherRows.apply(meta_lm.prediction_states(batch.windows))
+    states = _gathered(meta_lm, batch.windows, len(batch.labels))
     if batch.centre is None:
         return states
     with torch.no_grad():
         is_support = batch.centre is batch.windows
-        support = states if is_support else _GatherRows.apply(meta_lm.prediction_states(batch.centre))
+        support = states if is_support else _gathered(meta_lm, batch.centre, batch.centre_rows)
     return normalized_states(states, support.mean(dim=0).detach())
 
 

@@ -143,7 +143,7 @@ def shown(number: str) -> str:
 def test_a_run_that_would_be_refused_ends_at_once(name: str, tmp_path: Path) -> None:
     """With exit code 2 and one line, on one process, and without a requeue."""
     words = {
-        "pretrain": ["model=nano", "train.micro_batches_per_update=3", "run_dir=run"],
+        "pretrain": ["model=nano", "data=text", "data.text_dir=nowhere", "run_dir=run"],
         "finetune": ["checkpoint=nowhere", "source=en_demo", "data=demo", "run_dir=run"],
     }
     script = REPOSITORY / f"slurm/{name}.sh"
