@@ -7,7 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from launch_fakes import save_checkpoint
 
@@ -106,6 +106,7 @@ def test_the_split_does_not_rename_a_run() -> None:
     assert one["train"]["micro_batch"] == 8
 
 
+@settings(deadline=None)
 @given(
     st.integers(0, 30),
     st.integers(1, 60),

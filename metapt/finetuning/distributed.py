@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from metapt.errors import OperationalError
-from metapt.models.device import torch_device
+from metapt.models.device import gpu_name, nvidia_driver, torch_device
 from metapt.node_failures import COLLECTIVE_TIMEOUT, require_granted_gpus
 
 T = TypeVar("T")
@@ -50,6 +50,11 @@ class Distributed:
     def sum(self, values: Tensor) -> Tensor:
         """Sum over all ranks."""
         return self.accelerator.reduce(values, "sum")
+
+    def places(self) -> dict[str, Any]:
+        """Type of GPU and driver of this process, and number of ranks."""
+        gpu = gpu_name(self.accelerator.device)
+        return {"gpus": [gpu] if gpu else [], "driver": nvidia_driver(), "ranks": self.world_size}
 
     def any(self, flag: bool) -> bool:
         """Whether the flag is set on any rank."""

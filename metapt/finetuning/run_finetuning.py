@@ -16,7 +16,6 @@ from metapt.finetuning.run_summary import print_summary
 from metapt.finetuning.score_sets import TUNINGS, SetScorer, write_tagger
 from metapt.finetuning.setup import FinetuneSetup, build_setup
 from metapt.finetuning.tuner import Tuner
-from metapt.models.device import gpu_name, nvidia_driver
 from metapt.models.pretrained import model_folder, model_origin
 from metapt.runs import Run
 from metapt.tagger.serialization import weights_sha256
@@ -58,13 +57,7 @@ def finetune(config: FinetuneConfig, stop: StopRequest) -> None:
         if is_main:
             for note in collection.notes():
                 log(note)
-            gpu = gpu_name(setup.processes.accelerator.device)
-            ranks = {
-                "gpus": [gpu] if gpu else [],
-                "driver": nvidia_driver(),
-                "ranks": setup.processes.world_size,
-            }
-            run.start(identity(config), fingerprints, asdict(config), ranks)
+            run.start(identity(config), fingerprints, asdict(config), setup.processes.places())
         checkpoints = FinetuneCheckpoints(run, setup.processes, setup.trained, setup.optimizer)
         Tuner(setup, checkpoints).train()
         scorer = SetScorer(setup, collection)

@@ -24,6 +24,7 @@ from torch import distributed as dist
 
 from metapt.config import PretrainConfig, TrainConfig, deepspeed_settings, zero_stage
 from metapt.errors import OperationalError, first_line, listed
+from metapt.models.device import gpu_name, nvidia_driver
 from metapt.models.meta_lm import MetaLM
 from metapt.node_failures import COLLECTIVE_TIMEOUT, require_granted_gpus
 from metapt.training import zero3
@@ -154,6 +155,16 @@ class Engine:
         if _cpu_group is not None:
             dist.all_gather_object(values, value, group=_cpu_group)
         return values
+
+    def places(self) -> dict[str, Any]:
+        """Nodes, types of GPU, driver and number of ranks; all ranks must call it."""
+        places = self.from_all_ranks((socket.gethostname(), gpu_name(self.device)))
+        return {
+            "nodes": sorted({node for node, _ in places}),
+            "gpus": sorted({gpu for _, gpu in places if gpu}),
+            "driver": nvidia_driver(),
+            "ranks": self.world_size,
+        }
 
     def barrier(self) -> None:
         dist.barrier()

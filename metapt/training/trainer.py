@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import socket
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,6 @@ from metapt.errors import OperationalError
 from metapt.estimate.flops import parameter_count
 from metapt.meta.terms import add_terms
 from metapt.meta.update_plan import UpdatePlan, plan_update
-from metapt.models.device import gpu_name, nvidia_driver
 from metapt.models.meta_lm import build_meta_lm
 from metapt.runs import Run
 from metapt.training.checkpoints import Checkpoints
@@ -84,13 +82,9 @@ class Trainer:
 
     def circumstances(self) -> dict[str, Any]:
         """Where and how the run is trained, for starts.jsonl; all ranks must call it."""
-        places = self.engine.from_all_ranks((socket.gethostname(), gpu_name(self.engine.device)))
         train = self.config.train
         return {
-            "nodes": sorted({node for node, _ in places}),
-            "gpus": sorted({gpu for _, gpu in places if gpu}),
-            "driver": nvidia_driver(),
-            "ranks": self.engine.world_size,
+            **self.engine.places(),
             "ds": self.config.ds,
             "micro_batch": train.micro_batch,
             "micro_batches_per_update": train.micro_batches_per_update,
