@@ -90,6 +90,7 @@ def test_a_grid_is_checked_before_it_is_submitted(words: list[str], message: str
 
 def test_the_batch_scripts_check_the_ranks_of_their_job(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "8")
+    monkeypatch.setenv("SLURM_JOB_ID", "1")
     words = ["metapt.finetune", "tuning=head_only", "checkpoint=c", "source=s", "data=demo", "run_dir=r"]
     with pytest.raises(UserError, match="runs in a single process, not in 8"):
         requeues.main(words)
@@ -103,7 +104,7 @@ def test_a_check_imports_no_torch() -> None:
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     output = subprocess.check_output([sys.executable, "-c", script], text=True, env=environment)
     assert output.splitlines()[-1] == "set()"
-    bad = [sys.executable, "-m", "metapt.pretrain", "check=true", "gpus=3"]
+    bad = [sys.executable, "-m", "metapt.pretrain", "check=true", "data=text", "data.text_dir=nowhere"]
     ended = subprocess.run(bad, capture_output=True, text=True, env=environment)
     assert (ended.returncode, ended.stderr.count("\n")) == (EXIT_USER, 1)
 
