@@ -1,4 +1,4 @@
-"""The command `metapt finetune`: one fine-tuning run."""
+"""The command `metapt finetune`: one fine-tuning run, or one for each fold of a cross-validation."""
 
 from __future__ import annotations
 
@@ -31,10 +31,15 @@ def main(argv: Sequence[str]) -> None:
     if os.environ.get("RANK", "0") == "0":
         log(f"finetune {config.checkpoint}, tuning {config.tuning}, source {config.source}: {config.run_dir}")
     # imports torch, so only after the arguments are checked
+    from metapt.finetuning.cross_validation import fold_configs, summarize
     from metapt.finetuning.run_finetuning import finetune
 
-    with stop.watched(Run(config.run_dir), config.train.hang_timeout_s):
-        finetune(config, stop)
+    runs = fold_configs(config)
+    for run in runs:
+        with stop.watched(Run(run.run_dir), run.train.hang_timeout_s):
+            finetune(run, stop)
+    if config.folds and os.environ.get("RANK", "0") == "0":
+        summarize(config, runs)
 
 
 if __name__ == "__main__":

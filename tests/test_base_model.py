@@ -14,8 +14,10 @@ from safetensors.torch import load_file, save_file
 from tuned import tune
 
 from metapt.errors import UserError
+from metapt.files import file_sha256
 from metapt.models.base_model import is_causal, load_base_model
 from metapt.tagger.encoding import load_tokenizer
+from metapt.tagger.serialization import weights_sha256
 
 SIZES = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "vocab_size": 320}
 ATTENTION = {"num_attention_heads": 4, "max_position_embeddings": 256}
@@ -136,3 +138,27 @@ def test_folder_without_tokenizer(decoder: Path, tmp_path: Path) -> None:
         file.unlink()
     with pytest.raises(UserError, match=r"contains no tokenizer\.json"):
         load_tokenizer(folder)
+
+
+def test_pickled_weights_are_read_as_tensors_only(decoder: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(decoder, tmp_path / "bin")
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    torch.save(weights, folder / "pytorch_model.bin")
+    found, expected = (load_base_model(path).state_dict() for path in (folder, decoder))
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert weights_sha256(folder) == file_sha256(folder / "pytorch_model.bin")
+    torch.save({**weights, "code": Opener(tmp_path / "opened")}, folder / "pytorch_model.bin")
+    with pytest.raises(UserError, match="cannot be loaded as a model"):
+        load_base_model(folder)
+    assert not (tmp_path / "opened").exists()
+
+
+class Opener:
+    """An object that creates a file when it is unpickled."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, tuple[str, str]]:
+        return open, (str(self.path), "w")

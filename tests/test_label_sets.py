@@ -7,10 +7,11 @@ import math
 from pathlib import Path
 
 import pytest
-from tuned import tune
+from tuned import arguments, tune
 
 import metapt
 from metapt import evaluate_command as evaluate
+from metapt import finetune_command
 from metapt.data.iob2 import tags_of
 from metapt.errors import UserError
 from metapt.runs import Run
@@ -73,3 +74,21 @@ def test_a_tagger_is_not_trained_further_on_types_it_does_not_know(
 ) -> None:
     with pytest.raises(UserError, match="does not know the entity types LOC, ORG, PER of source=aa_one"):
         tune(world, tmp_path / "more", f"checkpoint={run.path}", "tuning=full")
+
+
+def test_cross_validation_scores_every_sentence_once(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["folds=3", "ner.max_epochs=1", "data.max_train_sentences=24"]
+    finetune_command.main(arguments(world, tmp_path / "cv", *words))
+    found = json.loads((tmp_path / "cv" / "cross_validation.json").read_text())
+    runs = [Run(tmp_path / "cv" / f"fold-{number}") for number in (1, 2, 3)]
+    results = [run.result()["sets"]["aa_one"] for run in runs]
+    pooled = found["sets"]["aa_one"]
+    assert pooled["sentences"] == pooled["units"] == 48  # all of the train split
+    for count in ("gold_spans", "predicted_spans", "correct_spans"):
+        assert pooled[count] == sum(result[count] for result in results)
+    assert found["fold_f1"] == {"aa_one": [result["f1"] for result in results]}
+    low, high = pooled["f1_interval"]
+    assert low < pooled["f1"] < high
+    assert f"aa_one: F1 {pooled['f1']:.3f}, 95 % CI [{low:.3f}, {high:.3f}]" in capsys.readouterr().out

@@ -69,3 +69,24 @@ def test_a_folder_that_matches_nothing_is_named(tmp_path):
     (tmp_path / "english" / "train.conll").write_text("Ana\tB-PER\n")
     with pytest.raises(UserError, match=r"contains neither SET/SPLIT\.iob2 nor .*; it contains english"):
         open_collection(NerDataConfig(name="uner", uner_dir=str(tmp_path)))
+
+
+def test_every_document_is_in_one_fold(tmp_path):
+    documents = [Sentence(f"{n}", ("Ana", f"w{n}"), ("B-PER", "O"), f"d{n // 2}") for n in range(46)]
+    write_iob2(tmp_path / "xx" / "train.iob2", documents)
+    write_iob2(tmp_path / "xx" / "test.iob2", documents[:2])
+    write_iob2(tmp_path / "yy" / "test.iob2", documents[:4])
+    folds = [held_out(tmp_path, "xx", fold=f"{number}/5") for number in range(1, 6)]
+    tests = [{sentence.id for sentence in fold["test"]} for fold in folds]
+    assert sorted(chain(*tests), key=int) == [sentence.id for sentence in documents]
+    assert {len(test) for test in tests} == {8, 10}
+    for fold in folds:
+        parts = [{sentence.document for sentence in fold[split]} for split in ("train", "dev", "test")]
+        assert sum(map(len, parts)) == len(set.union(*parts)) == 23
+    assert (
+        held_out(tmp_path, "xx", fold="1/5") == folds[0] != held_out(tmp_path, "xx", fold="1/5", split_seed=1)
+    )
+    assert held_out(tmp_path, "yy", fold="1/5")["test"] == documents[:4]
+    for wrong in ("0/5", "6/5", "1", "1/1"):
+        with pytest.raises(UserError, match=r"data\.fold=.*must be k/n"):
+            held_out(tmp_path, "xx", fold=wrong)

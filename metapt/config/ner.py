@@ -150,7 +150,12 @@ class SetsConfig:
         low=0,
         high=0.5,
     )
-    split_seed: int = key(0, "random seed of held-out dev and test splits", low=0)
+    fold: str | None = key(
+        None,
+        "fold that is the test split of the sets with a train split, as k/n: the k-th of n parts of the train split; `folds` sets it",
+        absent="test splits are those of the sets",
+    )
+    split_seed: int = key(0, "random seed of held-out splits and of folds", low=0)
     on_bad_input: str = key(
         "refuse",
         "what to do with a malformed sentence of a labelled set",
@@ -219,6 +224,12 @@ class FinetuneConfig:
     ner: NerConfig = field(default_factory=NerConfig)
     train: FinetuneTrainConfig = field(default_factory=FinetuneTrainConfig)
     log: LogConfig = field(default_factory=LogConfig)
+    folds: int | None = key(
+        None,
+        "cross-validation: fine-tune once for each of this number of folds of the train split, and score all of it",
+        absent="one run",
+        low=2,
+    )
     run_dir: str = key(MISSING, "run folder", identity=False)
     device: str = key(
         "auto",

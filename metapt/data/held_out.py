@@ -7,6 +7,7 @@ in two of them.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -18,13 +19,17 @@ from metapt.data.documents import resampling_unit, resampling_units
 from metapt.data.iob2 import Sentence
 from metapt.errors import UserError
 
+FOLD = re.compile(r"(\d+)/(\d+)")
+
 
 def with_held_out_splits(base: Collection, data: SetsConfig) -> Collection:
     """Give the sets with a train split the dev and test splits that they lack.
 
-    Of n documents, the fraction `data.dev_fraction` (`data.test_fraction`) is rounded to a whole number, at least one.
+    With `data.fold`, the test split of these sets is a fold of their train split. Of n documents, the fraction `data.dev_fraction` (`data.test_fraction`) is rounded to a whole number, at least one.
     A fraction of 0 holds nothing out.
     """
+    if data.fold is not None:
+        base = _with_fold(base, *_parsed_fold(data.fold), data.split_seed)
     fractions = {"test": data.test_fraction, "dev": data.dev_fraction}
     lacking = {
         name: [split for split, fraction in fractions.items() if fraction and split not in splits]
@@ -51,6 +56,46 @@ def with_held_out_splits(base: Collection, data: SetsConfig) -> Collection:
         base.paths,
         base.report,
     )
+
+
+def _parsed_fold(fold: str) -> tuple[int, int]:
+    """Number (from 1) and count of the folds that `data.fold` spells as k/n."""
+    match = FOLD.fullmatch(fold)
+    number, count = (int(match[1]), int(match[2])) if match else (0, 0)
+    if not 1 <= number <= count or count < 2:
+        raise UserError(f"data.fold={fold}: must be k/n with 1 <= k <= n and n of at least 2, such as 1/5")
+    return number, count
+
+
+def _with_fold(base: Collection, number: int, count: int, seed: int) -> Collection:
+    """Make a fold of each train split the test split of its set. Every document is in exactly one of the folds."""
+
+    def read(name: str, split: str) -> list[Sentence]:
+        if "train" not in base.splits[name] or split == "dev":
+            return base.load(name, split)
+        sentences = base.load(name, "train")
+        documents = [sentence.document for sentence in sentences]
+        units = resampling_units(documents)
+        total = int(units.max()) + 1
+        if total < count:
+            raise UserError(
+                f"{name}: its {total} {resampling_unit(documents)}(s) cannot be divided into {count} folds"
+            )
+        keys = [randomness.key(seed, f"fold of {name}", unit) for unit in range(total)]
+        folds = np.empty(total, dtype=np.int64)
+        folds[np.argsort(keys, kind="stable")] = np.arange(total) % count
+        is_test = folds[units] == number - 1
+        return [
+            sentence
+            for sentence, in_fold in zip(sentences, is_test, strict=True)
+            if in_fold == (split == "test")
+        ]
+
+    splits = {
+        name: tuple(dict.fromkeys((*own, "test"))) if "train" in own else own
+        for name, own in base.splits.items()
+    }
+    return Collection(base.where, splits, read, base.custom_sets, base.not_in_all, base.paths, base.report)
 
 
 def _divided(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 from safetensors import SafetensorError
@@ -23,6 +24,7 @@ LOADING_ERRORS = (  # what transformers raises for models that it or this packag
     KeyError,
     AttributeError,
     RuntimeError,
+    UnpicklingError,
     ImportError,
     TypeError,
     SafetensorError,
@@ -30,9 +32,9 @@ LOADING_ERRORS = (  # what transformers raises for models that it or this packag
 
 
 def load_base_model(folder: Path, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
-    """Load the decoder or encoder of a model folder, without its output layer, from safetensors.
+    """Load the decoder or encoder of a model folder, without its output layer, from *.safetensors, or else *.bin.
 
-    The attention implementation is the default of transformers for the architecture.
+    Of pickled files (*.bin) only tensors are read. The attention implementation is the default of transformers for the architecture.
 
     Raises:
         UserError: the model cannot be loaded; weights of it are missing in the files (they would be random); it is not
@@ -45,7 +47,7 @@ def load_base_model(folder: Path, dtype: torch.dtype = torch.float32) -> PreTrai
         model, report = AutoModel.from_pretrained(
             folder,
             dtype=dtype,
-            use_safetensors=True,
+            weights_only=True,
             local_files_only=True,
             key_mapping={f"^({'|'.join(map(re.escape, WRAPPER_PREFIXES))})+": ""},
             output_loading_info=True,

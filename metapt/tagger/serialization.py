@@ -87,11 +87,11 @@ def weights_sha256(folder: Path) -> str:
     Those of a CRF are in config.json, which therefore counts in the folder of a tagger.
 
     Raises:
-        UserError: the folder has no *.safetensors file.
+        UserError: the folder has neither *.safetensors nor *.bin files.
     """
-    files = sorted(folder.glob("*.safetensors"))
+    files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
     if not files:
-        raise UserError(f"{folder}: contains no *.safetensors file")
+        raise UserError(f"{folder}: contains neither *.safetensors nor *.bin files")
     if is_tagger_dir(folder):
         files.append(folder / "config.json")
     return "+".join(file_sha256(path) for path in files)
