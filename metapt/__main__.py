@@ -34,6 +34,7 @@ COMMANDS = {
     "evaluate": Command(
         "score a tagger on test sets, or a language model on text", "metapt.evaluate_command", "finetune"
     ),
+    "generate": Command("sample text from a language model", "metapt.generate", "tag"),
     "baseline": Command(
         "score a rule or a surface-feature CRF on the test sets", "metapt.baseline", "finetune"
     ),

@@ -36,6 +36,7 @@ LAYERS = [  # of packages and modules of metapt, and analysis; each imports only
         "finetune_command",
         "tag",
         "evaluate_command",
+        "generate",
         "baseline",
         "score_command",
         "submit",

@@ -99,6 +99,7 @@ NEEDS_EXTRA = [  # words that reach an import of a package of the command's extr
     ["finetune", "checkpoint=x", "source=x", "run_dir=x"],
     ["tag", "--help"],
     ["evaluate", "checkpoint=x"],
+    ["generate", "checkpoint=x"],
     ["baseline", "name=particle", "data=demo", f"run_dir={os.devnull}/x"],
     ["submit", "--help"],
     ["status", "root=GRID"],

@@ -12,10 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
+from metapt import generate
 from metapt.errors import UserError
 from metapt.evaluate_command import main
 from metapt.inference import text_loss as module
-from metapt.inference.text_loss import load_causal_lm, text_loss
+from metapt.inference.text_loss import text_loss
+from metapt.models.causal_lm import load_causal_lm
 
 TEXTS = (
     "Juan Cruz lives in Cebu .",
@@ -96,3 +98,23 @@ def test_what_assigns_no_probability_to_text_is_refused(world: Path, texts: Path
         main([f"checkpoint={world / 'model'}", "text=nowhere"])
     with pytest.raises(UserError, match="text= and sets= cannot be combined"):
         main([f"checkpoint={world / 'model'}", "text=x", "sets=[aa_one]"])
+
+
+def test_sampled_text_is_greedy_at_temperature_0_and_a_function_of_the_seed(
+    world: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def sampled(*words: str) -> list[str]:
+        generate.main([f"checkpoint={world / 'model'}", "device=cpu", "tokens=12", *words])
+        return capsys.readouterr().out.splitlines()
+
+    model, tokenizer = load_causal_lm(world / "model"), AutoTokenizer.from_pretrained(world / "model")
+    ids = [tokenizer.eos_token_id, *tokenizer.encode("Juan Cruz", add_special_tokens=False)]
+    for _ in range(12):
+        with torch.no_grad():
+            ids.append(int(model(torch.tensor([ids])).logits[0, -1].argmax()))
+    expected = tokenizer.decode(ids[1:], skip_special_tokens=True)
+    assert "\n".join(sampled("temperature=0", "Juan Cruz")) == expected
+    texts = [sampled("seed=3", "Juan", "Juan") for _ in range(2)]
+    assert texts[0] == texts[1] != sampled("seed=4", "Juan", "Juan")
+    with pytest.raises(UserError, match=r"the prompt has [0-9]+ tokens, but .* accepts at most 256"):
+        sampled("x y z " * 200)

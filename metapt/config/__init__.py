@@ -10,6 +10,7 @@ from metapt.baseline_names import BASELINE_NAMES, RULE_BASELINES, TRAINED_BASELI
 from metapt.config.continuation import identity_in
 from metapt.config.deepspeed import DS_CONFIGS, deepspeed_settings, zero_stage
 from metapt.config.division import ranks_share_episodes
+from metapt.config.generation import GenerateConfig
 from metapt.config.grids import ClusterConfig, GridConfig, StatusConfig, SubmitConfig
 from metapt.config.keys import identity, settings
 from metapt.config.meta import MetaConfig
@@ -59,6 +60,7 @@ __all__ = [
     "EstimateConfig",
     "EvaluateConfig",
     "FinetuneConfig",
+    "GenerateConfig",
     "GridConfig",
     "LogConfig",
     "MetaConfig",
@@ -96,6 +98,7 @@ COMMANDS: dict[str, type] = {
     "finetune": FinetuneConfig,
     "tag": TagConfig,
     "evaluate": EvaluateConfig,
+    "generate": GenerateConfig,
     "describe": DescribeConfig,
     "baseline": BaselineConfig,
     "score": ScoreConfig,

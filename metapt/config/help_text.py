@@ -26,7 +26,11 @@ COLUMN = 34  # where the text of an entry begins
 GROUPS_TITLE = """\
 configuration groups: GROUP=OPTION sets several of the keys below; KEY=VALUE takes precedence.
 GROUP=FILE.yaml takes an option of your own from a file (docs/configuration.md)"""
-TEXT_ARGUMENTS = {"tag": '["sentence" ...]', "score": "GOLD PREDICTED [B]"}  # what commands take beside keys
+TEXT_ARGUMENTS = {
+    "tag": '["sentence" ...]',
+    "generate": '["prompt" ...]',
+    "score": "GOLD PREDICTED [B]",
+}  # what commands take beside keys
 NOTES = {
     "describe": """\
 `metapt describe classes [key=value ...]` prints the word classes of a corpus instead:
@@ -38,6 +42,12 @@ every word is a sentence.
   metapt tag checkpoint=runs/ner "Pumunta si Maria sa Cebu."
   metapt tag checkpoint=runs/ner format=json -- x=1 "y = 2"
   cat lines.txt | metapt tag checkpoint=runs/ner format=iob2""",
+    "generate": """\
+A word of the command line is a setting if it begins with KEY=, otherwise a prompt. After --,
+every word is a prompt.
+
+  metapt generate checkpoint=runs/tiny "The city of" "Ang lungsod"
+  metapt generate checkpoint=runs/tiny temperature=0 -- "The city of" """,
     "score": """\
 GOLD and PREDICTED are files with the same sentences in the same order:
 

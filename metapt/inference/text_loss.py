@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import logging as transformers_logging
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from metapt.data.bad_input import BadInput
 from metapt.data.text_files import Document
 from metapt.data.text_sources import TextSource
-from metapt.errors import UserError, first_line, listed
-from metapt.models.base_model import LISTED, LOADING_ERRORS, is_causal
+from metapt.errors import UserError
+from metapt.models.causal_lm import load_causal_lm, start_token
 from metapt.models.device import torch_device
 from metapt.models.pretrained import model_folder
 from metapt.tagger.encoding import load_tokenizer
@@ -68,9 +67,7 @@ def text_loss(checkpoint: str | Path, text: str | Path, on_bad_input: str, devic
     """
     folder, place = model_folder(checkpoint), torch_device(device)
     model, tokenizer = load_causal_lm(folder).to(place), load_tokenizer(folder)
-    start = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
-    if start is None:
-        raise UserError(f"{folder}: the tokenizer has neither a beginning-of-text nor an end-of-text token")
+    start = start_token(tokenizer, folder)
     source = TextSource(Path(text).expanduser(), "file", on_bad_input)
     documents = (item for item in source.documents(BadInput(on_bad_input)) if isinstance(item, Document))
     length = min(getattr(model.config, "max_position_embeddings", None) or MAX_WINDOW, MAX_WINDOW)
@@ -88,32 +85,6 @@ def text_loss(checkpoint: str | Path, text: str | Path, on_bad_input: str, devic
     if not tokens:
         raise UserError(f"text={text}: no text to score")
     return TextLoss(nats, tokens, size, count, altered)
-
-
-def load_causal_lm(folder: Path) -> PreTrainedModel:
-    """Load a causal language model with its output layer, fp32, in evaluation mode.
-
-    Raises:
-        UserError: it cannot be loaded, weights are missing, or its states depend on later tokens.
-    """
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    try:
-        model, report = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=torch.float32, local_files_only=True, use_safetensors=True, output_loading_info=True
-        )
-    except LOADING_ERRORS as error:
-        raise UserError(
-            f"{folder}: cannot be loaded as a causal language model ({first_line(error)})"
-        ) from None
-    if report["missing_keys"]:
-        missing = sorted(report["missing_keys"])
-        raise UserError(f"{folder}: no language model: the weights lack {listed(missing, LISTED)}")
-    if not is_causal(model.base_model):
-        raise UserError(
-            f"{folder}: {type(model).__name__} sees later tokens, so it assigns no probability to text"
-        )
-    return model.eval()
 
 
 @torch.no_grad()
