@@ -15,11 +15,13 @@ from ner_world import labelled, write_checkpoint
 from safetensors.torch import load_file
 from tuned import arguments, assert_same, outcome, tune
 
-from metapt.config import NerDataConfig
+from metapt.config import NerDataConfig, commandline
 from metapt.data.labelled_sets import open_collection
 from metapt.data.subsets import scored_words, training_subset
 from metapt.errors import UserError
+from metapt.evaluation.span_f1 import set_scores
 from metapt.finetuning import tuner
+from metapt.finetuning.run_summary import print_summary
 from metapt.finetuning.tuner import Tuner
 from metapt.models.base_model import load_base_model
 from metapt.runs import Run
@@ -243,6 +245,28 @@ def test_training_sentences_are_limited_and_read_in_windows(
         len(json.loads(line)["words"])
         for line in (run.predictions_dir / "aa_one.jsonl").read_text().splitlines()
     )
+
+
+def test_a_tagger_that_predicts_nothing_says_what_to_try(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A learning rate that changes nothing, and tags that are all O: the summary names the rate."""
+    words = arguments(world, tmp_path, "ner.max_epochs=1", "ner.lr=1e-9")
+    config = commandline.load("finetune", words)
+    sets = {
+        "aa_one": set_scores("test", labelled(3, 3), [["O"] * len(item.words) for item in labelled(3, 3)])
+    }
+    result = {
+        "dev_f1": 0.0,
+        "best_epoch": 1,
+        "epochs": 1,
+        "train_words": 9,
+        "train_sentences": 3,
+        "sets": sets,
+    }
+    result |= {"train_sentences_split": 0, "pooled_character_fraction": 1.0, "generated_data": False}
+    print_summary(Run(tmp_path), config, result)
+    assert "predicts no entity in any test set. Try a higher ner.lr (it was 1e-09)" in capsys.readouterr().out
 
 
 def test_evaluation_on_custom_corpora(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from metapt.config import FinetuneConfig
+from metapt.config import FinetuneConfig, tuning_lr
 from metapt.data import DEMO_NOTICE
 from metapt.evaluation.f1_text import set_lines
 from metapt.runs import Run
@@ -32,6 +32,11 @@ def print_summary(run: Run, config: FinetuneConfig, result: dict[str, Any]) -> N
         print("test sets:")
     for line in set_lines(result["sets"]):
         print(f"  {line}")
+    if result["sets"] and not any(scores["predicted_spans"] for scores in result["sets"].values()):
+        print(
+            f"warning: the tagger predicts no entity in any test set. Try a higher ner.lr (it was {tuning_lr(config):g}), more "
+            "epochs (ner.max_epochs), or tuning=full"
+        )
     print(f"scores: {run.result_file}; predictions: {run.predictions_dir}; tagger: {run.tagger_dir}")
     if result["generated_data"]:
         print(DEMO_NOTICE)
