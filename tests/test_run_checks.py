@@ -89,6 +89,7 @@ def test_a_grid_is_checked_before_it_is_submitted(words: list[str], message: str
 
 
 def test_the_batch_scripts_check_the_ranks_of_their_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
     monkeypatch.setenv("WORLD_SIZE", "8")
     monkeypatch.setenv("SLURM_JOB_ID", "1")
     words = ["metapt.finetune", "tuning=head_only", "checkpoint=c", "source=s", "data=demo", "run_dir=r"]
