@@ -226,7 +226,7 @@ class FinetuneConfig:
     log: LogConfig = field(default_factory=LogConfig)
     folds: int | None = key(
         None,
-        "cross-validation: fine-tune once for each of this number of folds of the train split, and score all of it",
+        "cross-validation: fine-tune once for each of this number of folds of the train split, and score all of its sentences",
         absent="one run",
         low=2,
     )
