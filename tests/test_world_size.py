@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,9 @@ KINDS = {
     "maml-zero3-full": ["objective=maml_paper", "ds=zero3", "meta.scope=full"],
 }
 LOGGED = ("lm_loss_nats", "query_loss_nats", "eval_loss_nats", "grad_norm", "mask_position_tokens")
+# Of the first updates: Adam's steps there are pure rounding error for some weights (see compare_weights), which moves the
+# norm of the next gradient by 0.6 % at ZeRO 3. From equal weights the norms of four updates agree to 1e-8.
+FROM_THE_START = dict.fromkeys(LOGGED, 1e-3) | {"grad_norm": 1e-2}
 
 
 def test_two_ranks_equal_one(nano_arguments: list[str], tmp_path: Path):
@@ -35,18 +39,21 @@ def test_two_ranks_equal_one(nano_arguments: list[str], tmp_path: Path):
         )
         assert done.returncode == 0, done.stderr
     for kind in KINDS:
-        compare_runs(runs[1][kind], runs[2][kind])
+        compare_runs(runs[1][kind], runs[2][kind], FROM_THE_START)
         compare_weights(runs[1][kind], runs[2][kind], 3)
 
 
 @pytest.mark.parametrize(
     "ranks",
-    [pytest.param((2, 1, 2), id="2, 1, 2"), pytest.param((2, 4, 1), id="2, 4, 1", marks=pytest.mark.nightly)],
+    [pytest.param((2, 1), id="1, 2, 1"), pytest.param((4, 3), id="1, 4, 3", marks=pytest.mark.nightly)],
 )
 def test_a_run_resumes_on_another_number_of_ranks(
-    nano_arguments: list[str], tmp_path: Path, ranks: tuple[int, int, int]
+    nano_arguments: list[str], tmp_path: Path, ranks: tuple[int, int]
 ):
-    """With two updates on each number of ranks, the losses equal those of one rank."""
+    """With two updates on one rank and on each of these numbers, losses and gradient norms equal those of one rank.
+
+    The first updates are those of one rank, since Adam turns the signs of pure rounding errors into whole steps there.
+    """
     schedule = ["train.max_steps=6", "train.checkpoint_every=2", "train.eval_every=2", "train.lr=1e-3"]
     units = ["train.micro_batches_per_update=4", "meta.tasks_per_step=4"]
     arguments = {kind: [*nano_arguments, *schedule, *units, *own] for kind, own in KINDS.items()}
@@ -59,13 +66,14 @@ def test_a_run_resumes_on_another_number_of_ranks(
     one_rank = {kind: Run(tmp_path / "one" / kind) for kind in KINDS}
     resumed = {kind: Run(tmp_path / "resumed" / kind) for kind in KINDS}
     train(one_rank, 1)
-    train(resumed, ranks[0])
-    for done, count in zip((2, 4), ranks[1:], strict=True):
+    for kind, run in one_rank.items():
+        shutil.copytree(run.path, resumed[kind].path)
+    for done, count in zip((2, 4), ranks, strict=True):
         for run in resumed.values():
             truncate(run, done)
         assert f"now there are {count}: the data and their order stay the same" in train(resumed, count)
     for kind in KINDS:
-        compare_runs(resumed[kind], one_rank[kind])
+        compare_runs(resumed[kind], one_rank[kind], dict.fromkeys(LOGGED, 1e-5))
 
 
 def truncate(run: Run, step: int) -> None:
@@ -77,16 +85,18 @@ def truncate(run: Run, step: int) -> None:
     run.trim_metrics(step)
 
 
-def compare_runs(run: Run, expected: Run) -> None:
-    """Lines of metrics.jsonl are equal up to rounding."""
+def compare_runs(run: Run, expected: Run, bounds: Mapping[str, float]) -> None:
+    """Lines of metrics.jsonl are equal up to rounding, with a bound on the relative error of each value."""
     for line, expected_line in zip(run.metrics(), expected.metrics(), strict=True):
         step, kind = line["step"], line["kind"]
         assert (step, kind) == (expected_line["step"], expected_line["kind"])
         for name in LOGGED:
             if name in line:
-                # Steps that are pure rounding error (see compare_weights) move the norm of small gradients most.
-                bound = 1e-2 if name == "grad_norm" else 1e-3
-                assert line[name] == pytest.approx(expected_line[name], rel=bound), (run.path, step, name)
+                assert line[name] == pytest.approx(expected_line[name], rel=bounds[name]), (
+                    run.path,
+                    step,
+                    name,
+                )
 
 
 def compare_weights(run: Run, expected: Run, step: int) -> None:
