@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import datasets
+import huggingface_hub.constants
 import pytest
 from fake_hub import NOWHERE, FakeHub, serve, use_hub, write_repositories
 
@@ -17,10 +19,12 @@ from metapt import prepare
 from metapt.config import ClusterConfig, commandline
 from metapt.data.corpus import Corpus
 from metapt.data.hub_files import HubFiles, cached_commit, fetch, model_files
+from metapt.data.labelled_sets import hub_tables, open_collection
 from metapt.errors import OperationalError, UserError
 from metapt.launch import hub_inputs
 from metapt.launch.grid import plan
 from metapt.launch.submission import submit
+from metapt.models.pretrained import model_folder
 
 PRETRAIN = [
     "data=hub",
@@ -83,6 +87,25 @@ print((model_folder(config.checkpoint) / "model.safetensors").read_text())
 """
 
 
+def test_what_was_fetched_is_read_offline(
+    hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = commandline.load(
+        "finetune", [*FINETUNE, "checkpoint=hub:some/encoder", "source=en_ewt", "run_dir=r"]
+    )
+    for files in (*(table.files() for table in hub_tables(config.data)), model_files("some/encoder")):
+        fetch(files, tmp_path / "hub")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets")
+    requests = len(hub.requests)
+    sets = open_collection(config.data)
+    assert {sets.load(name, "test")[0].words for name in ("en_ewt", "tl_trg")} == {("si", "Juan")}
+    assert (model_folder(config.checkpoint) / "model.safetensors").read_bytes() == b"weights"
+    assert len(hub.requests) == requests
+
+
+@pytest.mark.nightly
 def test_jobs_without_internet_read_what_the_submitter_fetched(
     hub: FakeHub, tmp_path: Path, slurm_commands: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
