@@ -187,7 +187,7 @@ NIGHTLY: dict[str, Failure] = {
     "warned before the time limit": Failure(WAITS, signalled(warn), cause="stopped by SIGUSR2"),
     "preempted with TERM": Failure(WAITS, signalled(preempt_with_term), cause="stopped by SIGTERM"),
     "requeued by an administrator": Failure(WAITS, signalled(requeue), cause="stopped by SIGTERM"),
-    "requeued, held and released": Failure(WAITS, hold_and_release, cause="stopped by SIGTERM"),
+    "requeued with a hold and released": Failure(WAITS, hold_and_release, cause="stopped by SIGTERM"),
     "killed launcher": Failure(WAITS, kill_launcher, cause="stopped by SIGTERM"),
     "hang": Failure(Fault("unit", "HANG", 12), wait_for_record, cause=r"on node node\d: no progress for 90 s", words=["train.hang_timeout_s=90"]),
     "damaged configuration": Failure(
