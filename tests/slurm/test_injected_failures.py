@@ -144,10 +144,6 @@ def damage_result(run: Run) -> None:
     os.truncate(run.result_file, run.result_file.stat().st_size // 2)
 
 
-def damage_config(run: Run) -> None:
-    run.config_file.write_text("config: {train: [")
-
-
 def change_config(run: Run) -> None:
     text = run.config_file.read_text()
     run.config_file.write_text(re.sub(r"( +lr: ).*", r"\g<1>0.5", text, count=1))
@@ -190,9 +186,7 @@ NIGHTLY: dict[str, Failure] = {
     "requeued with a hold and released": Failure(WAITS, hold_and_release, cause="stopped by SIGTERM"),
     "killed launcher": Failure(WAITS, kill_launcher, cause="stopped by SIGTERM"),
     "hang": Failure(Fault("unit", "HANG", 12), wait_for_record, cause=r"on node node\d: no progress for 90 s", words=["train.hang_timeout_s=90"]),
-    "damaged configuration": Failure(
-        Fault("step", "KILL", 5), damage=damage_config, cause=r"config\.yaml: damaged", is_refused=True
-    ),
+    "killed in a backward pass": Failure(Fault("backward", "KILL", 12)),
 }  # fmt: skip
 LAST = {"failed node": Failure(WAITS, signalled(fail_last_node))}  # disturbs the jobs that share the node
 FAILURES = {**FEW, **NIGHTLY, **LAST}
