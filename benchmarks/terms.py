@@ -1,4 +1,4 @@
-"""What terms on the words of the batch cost beside next-token prediction: `python benchmarks/terms.py` writes benchmarks/terms.md.
+"""What terms on the words of the batch cost beside next-token prediction: `python benchmarks/terms.py [SIZE ...]` writes a table beside it.
 
 An update of one micro-batch of 4 x 2,048 tokens with the terms of an objective, against the same update without them: times in
 turn in one process (ratio of medians), operations that launch a kernel, and peak memory in a process of its own. Text is sampled by
@@ -140,13 +140,13 @@ def in_process(*words: str) -> Any:
     )
 
 
-def table() -> str:
-    """The Markdown table of all cases, measured now."""
+def table(sizes: Sequence[str]) -> str:
+    """The Markdown table of the cases of some sizes, measured now."""
     lines = [
         "| update | objective | time | peak memory | kernels |",
         "|---|---|---:|---:|---:|",
     ]
-    for size in SIZES:
+    for size in sizes:
         for precision in precisions():
             plain_peak = in_process("peak", size, "vanilla", precision)
             for objective in OBJECTIVES:
@@ -190,7 +190,7 @@ def main(argv: Sequence[str]) -> None:
             print(classes_seconds(text_dir, folder))
         case _:
             head = f"# Cost of terms on the words of the batch\n\n{(__doc__ or '').split(chr(10) * 2, 1)[1].strip()}"
-            parts = [head, f"{machine()}; {date.today()}", table()]
+            parts = [head, f"{machine()}; {date.today()}", table(argv or SIZES)]
             if corpus := os.environ.get("METAPT_TEXT_DIR"):
                 with tempfile.TemporaryDirectory() as folder:
                     parts.append(

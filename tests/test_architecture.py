@@ -34,6 +34,7 @@ LAYERS = [  # of packages and modules of metapt, and analysis; each imports only
     [
         "pretrain",
         "finetune_command",
+        "finetune",
         "tag",
         "evaluate_command",
         "generate",

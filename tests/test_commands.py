@@ -102,6 +102,7 @@ NEEDS_EXTRA = [  # words that reach an import of a package of the command's extr
     ["generate", "checkpoint=x"],
     ["baseline", "name=particle", "data=demo", f"run_dir={os.devnull}/x"],
     ["submit", "--help"],
+    ["sbatch", "slurm/pretrain.sh", "model=nano"],
     ["status", "root=GRID"],
     ["prepare"],
     ["probe", "checkpoint=x"],
@@ -127,3 +128,10 @@ def test_every_command_with_an_extra_is_tried_without_it():
     assert [words[0] for words in NEEDS_EXTRA] == [
         name for name, command in COMMANDS.items() if command.extra
     ]
+
+
+@pytest.mark.parametrize("name", ["pretrain", "finetune", "tag", "baseline", "submit", "status", "prepare"])
+def test_a_command_is_a_module_too(name: str):
+    done = run_module(f"metapt.{name}", ["--help"])
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("usage: metapt")
