@@ -42,7 +42,9 @@ COMMANDS = {
         "score the predictions of any program, or compare two", "metapt.score_command", extra=""
     ),
     "submit": Command("run a grid of jobs on this machine or on Slurm", "metapt.submit"),
-    "sbatch": Command("submit slurm/pretrain.sh or finetune.sh with a site's settings", "metapt.sbatch"),
+    "sbatch": Command(
+        "submit slurm/pretrain.sh or finetune.sh with a site's settings", "metapt.sbatch", extra=""
+    ),
     "status": Command("show which jobs of a grid are done, running, queued or failed", "metapt.status"),
     "prepare": Command("tokenize a corpus into shards before the runs that read it", "metapt.prepare"),
     "probe": Command("score a checkpoint on fixed episodes of held-out text and words", "metapt.probe"),
