@@ -128,6 +128,7 @@ class Forks:
     def __exit__(self, *_: object) -> None:
         assert self._process.stdin is not None
         self._process.stdin.close()
+        self._process.kill()  # processes forked since may hold the pipe open, so that the server would wait for its end for ever
         self._process.wait()
 
     def run(self, argv: Sequence[str], **fields: Any) -> Outcome:
@@ -140,6 +141,7 @@ class Forks:
 
 def serve() -> None:
     """Answer the requests on stdin."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell lets background processes ignore
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     import_everything()

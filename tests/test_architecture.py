@@ -34,7 +34,6 @@ LAYERS = [  # of packages and modules of metapt, and analysis; each imports only
     [
         "pretrain",
         "finetune_command",
-        "finetune",
         "tag",
         "evaluate_command",
         "generate",
@@ -47,7 +46,7 @@ LAYERS = [  # of packages and modules of metapt, and analysis; each imports only
         "probe",
         "__main__",
     ],
-    ["api"],
+    ["api", "finetune"],
 ]
 ANALYSIS_LAYERS = [
     ["run_refs", "parallel"],

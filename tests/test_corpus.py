@@ -278,7 +278,8 @@ def test_prepare_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     arguments += ["data.eval_fraction=0.3", "data.on_bad_input=skip"]
     prepare.main(arguments)
     printed, progress = capsys.readouterr()
-    assert progress.startswith("training a byte-level BPE tokenizer with 300 entries")
+    assert progress.startswith("building the corpus of 0.0 MB of text files")
+    assert "\ntraining a byte-level BPE tokenizer with 300 entries" in progress
     (folder,) = (path for path in (tmp_path / "cache").iterdir() if path.is_dir())
     corpus = Corpus.open(folder)
     assert str(folder) in printed

@@ -125,7 +125,7 @@ def test_a_grid_trains_tunes_and_reports_from_its_copy_of_the_source(installed: 
     (copy,) = (installed.folder / "grid" / "code").iterdir()
     jobs = [process for process in installed.imports() if process["job"]]
     commands = {Path(str(process["argv"][0])).name for process in jobs}  # type: ignore[index]
-    assert {"prepare.py", "pretrain.py", "finetune.py", "baseline.py", "__main__.py"} <= commands
+    assert {"prepare.py", "pretrain.py", "finetune_command.py", "baseline.py", "__main__.py"} <= commands
     for process in jobs:
         assert outside(list(process["files"].values()), copy) == []  # type: ignore[attr-defined]
     imported = {name for process in jobs for name in process["files"]}  # type: ignore[attr-defined]

@@ -87,10 +87,10 @@ def test_a_job_avoids_the_node_that_failed(behaviour: str, tmp_path: Path) -> No
 
 
 def test_a_job_that_fails_before_python_starts_has_failed(tmp_path: Path) -> None:
-    """And the one that Slurm then never starts is blocked. A silent one has its exit code."""
+    """And the one that Slurm then never starts is blocked. A silent one is named by its command."""
     for setup, message in {
-        "echo 'module: command not found' >&2; exit 3": "module: command not found",
-        "exit 3": "ended before its program started (exit code 3)",
+        "echo 'module: command not found' >&2; exit 3": "error: the setup of the site failed: exit 3",
+        "exit 3": "error: the setup of the site failed: exit 3",
     }.items():
         root = tmp_path / str(len(setup))
         run_fake(root, replace(CLUSTER, setup=[setup]))
