@@ -157,7 +157,7 @@ FEW: dict[str, Failure] = {
     "killed before a checkpoint has its name": Failure(Fault("commit", "KILL", 3)),
     "full disk in a checkpoint": Failure(Fault("engine file", "ENOSPC", 2), cause=FULL),
     "damaged newest checkpoint": Failure(
-        Fault("step", "KILL", 8), damage=truncate_newest, cause="checkpoint of step 6 is damaged ("
+        Fault("step", "KILL", 8), damage=truncate_newest, cause=r"checkpoint of step 6 is damaged \(.+\) and is skipped"
     ),
     "missing last checkpoint of a finished run": Failure(NEVER, damage=delete_newest),
     "cancelled and submitted again at once": Failure(WAITS, cancel_and_submit, cause="stopped by SIGTERM"),
