@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from metapt.config import commandline
+from metapt.config.registry import TASKS
 from metapt.data.iob2 import Sentence
 from metapt.errors import UserError
 from metapt.evaluation import score_system
@@ -25,7 +26,7 @@ from metapt.runs import Run
 if TYPE_CHECKING:
     import pandas as pd
 
-    from metapt.data.episodes import Episode
+    from metapt.data.episodes import Episode, TaskSampler
     from metapt.inference.entity_tagger import EntityTagger
 
 Settings = Mapping[str, object]
@@ -263,14 +264,9 @@ def sample_episode(step: int = 0, number: int = 0, *, settings: Settings | None 
         UserError: an error in the settings, or the corpus is too small for such episodes.
     """
     from metapt.data.corpus import prepare_corpus
-    from metapt.data.episodes import EpisodeSampler, corpus_index
 
     config = _config("pretrain", {"objective": "maml_paper"}, settings)
-    corpus = prepare_corpus(config.data)
-    index, info = corpus_index(corpus, config.meta), corpus.tokenizer
-    sampler = EpisodeSampler(
-        corpus.train, index, config.meta, config.train.seed, mask_id=info.mask_id, eos_id=info.eos_id
-    )
+    sampler: TaskSampler = TASKS[config.meta.task].load().of(config, prepare_corpus(config.data))
     return sampler.episode(step, number)
 
 

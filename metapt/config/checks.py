@@ -188,7 +188,6 @@ def _check_episodes(meta: MetaConfig, model: ModelConfig, max_steps: int) -> Ite
 def _check_task(config: PretrainConfig) -> Iterator[str]:
     """What does not combine in episodes on windows."""
     meta = config.meta
-    is_made_anew = meta.initial_head not in ("learned", "persistent")
     if meta.task == "word_classes" and len(config.classes.sizes) < 2:
         yield f"classes.sizes={config.classes.sizes}: meta.task=word_classes needs at least two partitions, since the last is never trained on"
     if meta.task == "word_classes" and meta.prediction_position == "end":
@@ -197,7 +196,7 @@ def _check_task(config: PretrainConfig) -> Iterator[str]:
         yield "meta.inner_steps=0: a zero classifier without an inner loop learns nothing; use meta.initial_head=prototypes"
     if not meta.inner_steps and meta.algorithm != "fomaml":
         yield f"meta.inner_steps=0: meta.algorithm={meta.algorithm} learns from inner steps; use meta.algorithm=fomaml"
-    if is_made_anew and meta.algorithm == "meta_sgd":
+    if meta.makes_head_anew and meta.algorithm == "meta_sgd":
         yield (
             f"meta.algorithm=meta_sgd: learns a rate for each weight of the classifier, which meta.initial_head={meta.initial_head} "
             "makes anew in each episode; use meta.initial_head=learned or persistent"

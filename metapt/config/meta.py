@@ -131,3 +131,8 @@ class MetaConfig:
         "number of consecutive sequences of the batch whose words form a group, from which episodes are sampled",
         low=2,
     )
+
+    @property
+    def makes_head_anew(self) -> bool:
+        """Whether each episode on windows makes its classifier from its support set, so that none is trained."""
+        return self.initial_head not in ("learned", "persistent")

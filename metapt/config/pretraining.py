@@ -212,6 +212,13 @@ class PretrainConfig:
         """The loss terms beside next-token prediction, by the name of their section; also those with weight 0."""
         return {"episodes": self.episodes, "multitask": self.multitask}
 
+    @property
+    def episode_head_outputs(self) -> int:
+        """Number of outputs of the head of episodes on windows: of an episode's classes, or of all classes of the task."""
+        if self.meta.initial_head != "persistent":
+            return self.meta.n_way
+        return self.model.vocab_size if self.meta.task == "smlmt" else sum(self.classes.sizes[:-1])
+
 
 @dataclass
 class PretrainCommandConfig(PretrainConfig):

@@ -1,8 +1,8 @@
-"""Episodes of word classes on windows: a window ends with a visible word, and the class of that word is to be told.
+"""Episodes of word classes on windows: a window ends with a visible word, whose class is predicted.
 
 An episode takes one training partition of the corpus' words into classes (metapt/data/word_classes.py) and samples N classes; for each
 class K + Q different word types, and an occurrence of each. A window is `meta.window` tokens of running text that end with the first
-subword of the word; in a fraction of the windows this subword is masked, so that its class is to be told from the context. Word types
+subword of the word; in a fraction of the windows this subword is masked, so that its class is predicted from the context. Word types
 that are held out of training never occur as examples.
 
 An episode is a function of (seed, step, task) alone.

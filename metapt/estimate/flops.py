@@ -106,7 +106,7 @@ def flops_of_episode(config: PretrainConfig, support: Iterable[int], query: Iter
     adapted_fraction = {"head": 0.0, "full": 1.0, "last_n": meta.last_n / config.model.num_layers}[meta.scope]
     inner_steps = 0 if meta.scope == "head" else meta.inner_steps
     passes_over_support = 1 + inner_steps * (1 + BACKWARD * adapted_fraction)
-    if meta.initial_head not in ("learned", "zero", "persistent"):
+    if meta.makes_head_anew and meta.initial_head != "zero":
         passes_over_support += (
             BACKWARD if meta.scope == "head" else 1 + BACKWARD
         )  # the head is made from support states

@@ -330,11 +330,8 @@ def _largest(model: ModelConfig) -> int:
 
 def _head_parameters(config: PretrainConfig) -> int:
     meta = config.meta
-    if not meta.rho:
+    if not meta.rho or meta.makes_head_anew:
         return 0
-    if meta.initial_head not in ("learned", "persistent"):
-        return 0
-    of_task = config.model.vocab_size if meta.task == "smlmt" else sum(config.classes.sizes[:-1])
-    outputs = of_task if meta.initial_head == "persistent" else meta.n_way
-    widths = [config.model.hidden_size, *[meta.head_hidden] * (meta.head_layers - 1), outputs]
+    hidden = [meta.head_hidden] * (meta.head_layers - 1)
+    widths = [config.model.hidden_size, *hidden, config.episode_head_outputs]
     return sum((into + 1) * out for into, out in pairwise(widths))

@@ -6,6 +6,7 @@ Parameters belong to small modules that take and return single tensors, as ZeRO 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
@@ -26,8 +27,8 @@ class HeadShape:
     classes: int
 
 
-class InitialHead(nn.Module):
-    """The classifiers phi_0 of K episodes; a subclass has `start`.
+class InitialHead(nn.Module, ABC):
+    """The classifiers phi_0 of K episodes.
 
     Args:
         shape: of the classifiers.
@@ -37,6 +38,7 @@ class InitialHead(nn.Module):
         super().__init__()
         self.ways = shape.ways
 
+    @abstractmethod
     def start(self, support: StateExamples, classes: Tensor) -> LinearHead:
         """phi_0 of each episode.
 
@@ -44,7 +46,6 @@ class InitialHead(nn.Module):
             support: support states of K episodes.
             classes: int64 [K, N], the class of each label among those of the task; any class where there is no label.
         """
-        raise NotImplementedError
 
 
 class ZeroHead(InitialHead):

@@ -173,16 +173,12 @@ def build_meta_lm(config: PretrainConfig, *, eos_id: int | None = None) -> MetaL
 def build_episode_head(config: PretrainConfig) -> EpisodeHead:
     """The head of the episodes on windows that `meta.initial_head` and `meta.task` describe."""
     model, meta = config.model, config.meta
-    if meta.initial_head not in ("learned", "persistent"):
+    if meta.makes_head_anew:
         return AnewHead(model.hidden_size, meta.n_way)
-    outputs = {
-        "learned": meta.n_way,
-        "persistent": model.vocab_size if meta.task == "smlmt" else sum(config.classes.sizes[:-1]),
-    }
     return EpisodeHead(
         model.hidden_size,
         meta.head_hidden,
-        outputs[meta.initial_head],
+        config.episode_head_outputs,
         meta.head_layers,
         meta.head_dropout,
         config.train.seed,
