@@ -23,7 +23,17 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 REPO = Path(__file__).parents[1]
 
-REAL_DATA = {"uner": "METAPT_UNER_DIR", "text": "METAPT_TEXT_DIR", "tokenizer": "METAPT_TOKENIZER"}
+
+def extra_set(name: str) -> Path:
+    """The folder of a labelled set beside Universal NER: in METAPT_EXTRA_DIR, by default in METAPT_UNER_DIR/../extra.
+
+    Skips the test where it does not exist.
+    """
+    beside = Path(os.environ.get("METAPT_UNER_DIR", os.devnull)).parent / "extra"
+    folder = Path(os.environ.get("METAPT_EXTRA_DIR", beside)) / name
+    if not folder.is_dir():
+        pytest.skip(f"{name} is neither in METAPT_EXTRA_DIR nor in METAPT_UNER_DIR/../extra")
+    return folder
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,7 @@ from analysis_runs import evaluation
 
 from analysis.load.records import GoldSet
 from analysis.sections.particle_recall import person_recall, rule_f1, rule_spans
-from metapt.data.iob2 import spans
+from metapt.data.iob2 import read_iob2, spans
 
 
 def gold_set(*sentences: tuple[str, str]) -> GoldSet:
@@ -59,10 +59,54 @@ def test_person_recall_after_a_particle_and_elsewhere() -> None:
     }
 
 
+UGNAYAN = """\
+# sent_id = made-up-1
+# text = Nasa Lungsod ng Iloilo ang bagong tulay.
+1	Nasa	O	-	ann
+2	Lungsod	B-LOC	-	ann
+3	ng	I-LOC	-	ann
+4	Iloilo	I-LOC	-	ann
+5	ang	O	-	ann
+6	bago	O	-	ann
+7	-ng	O	-	ann
+8	tulay	O	-	ann
+9	.	O	-	ann
+
+# sent_id = made-up-2
+# text = Bumisita kay Tandang Basyo, na taga-Bohol, ang manggagamot.
+1	Bumisita	O	-	ann
+2	kay	O	-	ann
+3	Tandang	O	-	ann
+4	Basyo	B-PER	-	ann
+5	,	O	-	ann
+6	na	O	-	ann
+7	taga	O	-	ann
+8	-	O	-	ann
+9	Bohol	B-LOC	-	ann
+10	,	O	-	ann
+11	ang	O	-	ann
+12	manggagamot	O	-	ann
+13	si	O	-	ann
+14	ya	O	-	ann
+15	.	O	-	ann
+"""
+"""Sentences made up in the format of tl_ugnayan (which is not redistributed): clitics are words, persons follow no particle."""
+
+
+def test_a_set_like_tl_ugnayan(tmp_path: Path) -> None:
+    (tmp_path / "test.iob2").write_text(UGNAYAN, encoding="utf-8")
+    sentences = read_iob2(tmp_path / "test.iob2")
+    assert [sentence.id for sentence in sentences] == ["made-up-1", "made-up-2"]
+    found = gold_set(*((" ".join(sentence.words), " ".join(sentence.tags)) for sentence in sentences))
+    assert found.spans == ((("LOC", 1, 4),), (("PER", 3, 4), ("LOC", 8, 9)))
+    assert list(rule_spans(sentences[1].words)) == [("PER", 13, 14)]
+    assert rule_f1(found) == 0
+    assert person_recall(evaluation(found, [()] * 2)) == {True: (0, 0), False: (0, 1)}
+
+
 @pytest.mark.real_data
 @pytest.mark.parametrize(
-    ("name", "f1", "after", "total"),
-    [("tl_trg", 0.789, 17, 19), ("ceb_gja", 0.809, 37, 42), ("tl_ugnayan", 0.0, 0, 2)],
+    ("name", "f1", "after", "total"), [("tl_trg", 0.789, 17, 19), ("ceb_gja", 0.809, 37, 42)]
 )
 def test_published_results(name: str, f1: float, after: int, total: int) -> None:
     folder = os.environ.get("METAPT_UNER_DIR")

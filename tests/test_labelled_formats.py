@@ -1,4 +1,4 @@
-"""Labelled files as they are published and as annotation tools write them, without a description or with a preset."""
+"""Labelled files as they are published and as annotation tools write them, without a description."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import REPO
 
 from metapt.config import NerDataConfig
 from metapt.data.bad_input import BadInput
@@ -201,6 +202,16 @@ def test_class_ids_need_labels(tmp_path: Path) -> None:
         read(path)
 
 
+def test_a_recorded_file_of_spacy() -> None:
+    """The same texts as columns, which the same pipeline wrote (tests/recorded/README.md)."""
+    pytest.importorskip("spacy")
+    found, report = read(REPO / "tests" / "recorded" / "spacy.spacy")
+    expected, _ = read(REPO / "tests" / "recorded" / "spacy.conll")
+    assert pairs(found) == pairs(expected)
+    assert [sentence.document for sentence in found] == [str(number) for number in range(1, 9)]
+    assert report.remarks == []
+
+
 def test_a_file_of_spacy(tmp_path: Path) -> None:
     spacy = pytest.importorskip("spacy")
     text = spacy.blank("xx")(TEXT)
@@ -208,94 +219,9 @@ def test_a_file_of_spacy(tmp_path: Path) -> None:
     spacy.tokens.DocBin(docs=[text, text]).to_disk(tmp_path / "x.spacy")
     found, _ = read(tmp_path / "x.spacy")
     assert pairs(found) == [(WORDS, TAGS)] * 2
-
-
-# --- presets ----------------------------------------------------------------------------------------------------------
-
-CONLL2003 = "-DOCSTART- -X- -X- O\n\nEU NNP B-NP B-ORG\nrejects VBZ B-VP O\nBritish JJ I-NP B-MISC\n\n"
-GERMEVAL = (
-    "#\thttp://de.wikipedia.org/wiki/X [2010-01-01]\n1\tDeutsche\tB-LOCderiv\tO\n2\tMaria\tB-PER\tO\n\n"
-)
-PUBLISHED: dict[str, tuple[list[str], str, dict[str, tuple[str, ...]]]] = {
-    # preset: its files, their content, and the tags of its sets
-    "masakhaner": (
-        [f"data/{code}/{split}.txt" for code in ("hau", "yor") for split in ("train", "dev", "test")],
-        "Maria B-PER\nyau B-DATE\n. O\n\n",
-        dict.fromkeys(("hau_masakhaner", "yor_masakhaner"), ("B-PER", "B-DATE", "O")),
-    ),
-    "wikiann": (
-        [f"{code}/{split}" for code in ("tl", "ceb") for split in ("train", "dev", "test", "extra")],
-        "tl:Maria\tB-PER\ntl:sa\tO\n\n",
-        dict.fromkeys(("ceb_wikiann", "tl_wikiann"), ("B-PER", "O")),
-    ),
-    "en_conll2003": (
-        ["eng.train", "eng.testa", "eng.testb"],
-        CONLL2003,
-        {"en_conll2003": ("B-ORG", "O", "B-MISC")},
-    ),
-    "en_wnut17": (
-        ["wnut17train.conll", "emerging.dev.conll", "emerging.test.annotated"],
-        "Maria\tB-person\nparty\tB-creative-work\n\t\n",
-        {"en_wnut17": ("B-person", "B-creative-work")},
-    ),
-    "de_germeval14": (
-        ["NER-de-train.tsv", "NER-de-dev.tsv", "NER-de-test.tsv"],
-        GERMEVAL,
-        {"de_germeval14": ("O", "B-PER")},
-    ),
-    "id_nergrit": (
-        ["train_preprocess.txt", "valid_preprocess.txt", "test_preprocess.txt"],
-        "Maria\tB-PERSON\nDepok\tB-PLACE\nPSSI\tB-ORGANISATION\n\n",
-        {"id_nergrit": ("B-PER", "B-LOC", "B-ORG")},
-    ),
-    "id_news2k": (
-        ["train.txt", "dev.txt", "test.txt"],
-        "Berikut PROPN O\r\nDepok PROPN B-LOC\r\n\r\n",
-        {"id_news2k": ("O", "B-LOC")},
-    ),
-    "tl_tlunified": (
-        ["train.iob", "dev.iob", "test.iob"],
-        "-DOCSTART-\tO\n\nSi\tO\nMaria\tB-PER\n\n",
-        {"tl_tlunified": ("O", "B-PER")},
-    ),
-}
-
-
-@pytest.mark.parametrize("preset", PUBLISHED)
-def test_corpora_as_they_are_published(preset: str, tmp_path: Path) -> None:
-    """On excerpts in the layout of the publications."""
-    files, content, expected = PUBLISHED[preset]
-    for file in files:
-        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / file).write_text(content, encoding="utf-8", newline="")
-    corpora = open_custom_corpora([f"{preset}:{tmp_path}"])
-    assert [corpus.name for corpus in corpora] == list(expected)
-    for corpus in corpora:
-        assert corpus.splits == ("train", "dev", "test")
-        for split in corpus.splits:
-            (sentence,) = corpus.read(split)
-            assert sentence.tags == expected[corpus.name]
-            assert not any(":" in word for word in sentence.words)
-
-
-def test_one_language_of_several(tmp_path: Path) -> None:
-    for split in ("train", "dev", "test"):
-        (tmp_path / "hau").mkdir(exist_ok=True)
-        (tmp_path / "hau" / f"{split}.txt").write_text("Maria B-PER\n")
-    (corpus,) = open_custom_corpora([f"masakhaner:{tmp_path / 'hau'}"])
-    assert corpus.name == "hau_masakhaner"
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match=r"no folder in .*empty has train\.txt"):
-        open_custom_corpora([f"masakhaner:{tmp_path / 'empty'}"])
-
-
-@pytest.mark.real_data
-def test_the_whole_of_id_news2k_is_read() -> None:
-    folder = Path("../shared/data/extra/id_news2k")
-    if not folder.is_dir():
-        pytest.skip("no copy of IDNER-News-2k")
-    (corpus,) = open_custom_corpora([f"id_news2k:{folder}"])
-    assert types_of(corpus.read("test")) == ("PER", "ORG", "LOC")
+    (tmp_path / "x.spacy").write_bytes(b"not of spaCy")
+    with pytest.raises(UserError, match=r"x\.spacy: not a file of spaCy"):
+        read(tmp_path / "x.spacy")
 
 
 # --- paths ------------------------------------------------------------------------------------------------------------

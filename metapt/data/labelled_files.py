@@ -176,7 +176,7 @@ def _spacy_sentences(path: Path) -> Iterator[FileSentence]:
         raise UserError(f"{path}: reading {SPACY_SUFFIX} files needs spaCy (pip install spacy)") from None
     try:
         texts = list(DocBin().from_disk(path).get_docs(spacy.blank("xx").vocab))
-    except (ValueError, KeyError, OSError) as error:
+    except (ValueError, KeyError, TypeError, OSError) as error:
         raise UserError(f"{path}: not a file of spaCy ({type(error).__name__})") from None
     for number, text in enumerate(texts, 1):
         for part in text.sents if text.has_annotation("SENT_START") else [text]:
