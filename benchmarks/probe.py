@@ -21,8 +21,9 @@ from metapt.config import commandline
 from metapt.data.corpus import prepare_corpus
 from metapt.data.episodes import EpisodeSampler
 from metapt.errors import UserError, run_command
-from metapt.meta.adaptation import adapt
-from metapt.meta.window_episodes import accuracy, example_batches
+from metapt.meta.adaptation import Copies
+from metapt.meta.window_episodes import accuracy
+from metapt.meta.window_examples import example_batches
 from metapt.models.decoder import load_decoder
 from metapt.models.episode_head import EpisodeHead
 from metapt.models.meta_lm import build_meta_lm
@@ -101,11 +102,14 @@ def inner_loop(states: EpisodeStates, layers: int, rate: float) -> float:
     def support_loss(parameters: Mapping[str, Tensor]) -> Tensor:
         return cross_entropy(head.logits(states.support, parameters), states.support_labels)
 
-    adapted = adapt(support_loss, dict(head.named_parameters()), 10, rate).parameters
-    return float(accuracy(head.logits(states.query, adapted), states.query_labels))
+    copies = Copies(dict(head.named_parameters()), rate)
+    for _ in range(10):
+        copies.step(support_loss)
+    return float(accuracy(head.logits(states.query, copies.detached()), states.query_labels))
 
 
 def mean_and_error(accuracies: list[float]) -> str:
+    """Mean ± standard error."""
     return f"{np.mean(accuracies):.3f} ± {np.std(accuracies, ddof=1) / len(accuracies) ** 0.5:.3f}"
 
 

@@ -11,20 +11,18 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from metapt.config import PretrainConfig, commandline, ranks_share_episodes
+from metapt.config import PretrainConfig, commandline
 from metapt.data.episodes import Episode, EpisodeSampler, WindowIndex
 from metapt.meta.objectives import next_token_objective
 from metapt.meta.window_episodes import episode_objective
 from metapt.models.meta_lm import build_meta_lm
 from metapt.training.engine import Engine
-from metapt.training.zero3 import sharded_episode
 
 STAGES = ["zero0", "zero1", "zero2", "zero2_offload", "zero3"]
 UPDATES, UNITS, LR = 2, 4, 1e-3
@@ -111,12 +109,10 @@ def make_update(
             loss = next_token_objective(engine.meta_lm, batches(update)[unit]).loss
             engine.backward(loss / len(units), last=unit == units[-1])
         return engine.step(LR), []
-    if ranks_share_episodes(config):
-        backward = partial(engine.backward, last=False)
+    if engine.shares_episodes(config.meta):
+        begin = engine.begin_episode(config.meta, weight=1 / UNITS)
         metrics = [
-            sharded_episode(
-                engine.shards, engine.meta_lm, backward, task, config.meta, 0, update, unit, 1 / UNITS
-            )
+            episode_objective(engine.meta_lm, task, config.meta, 0, update, unit, begin=begin).metrics
             for unit, task in enumerate(tasks(config, update))
         ]
         return engine.step(LR), [unit["support_loss_nats"] for unit in metrics]

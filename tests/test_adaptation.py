@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import weakref
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from metapt.data.corpus_words import TokenKind, find_units
 from metapt.data.episodes import Episode, EpisodeSampler, WindowIndex
 from metapt.data.word_classes import WordClasses
 from metapt.data.word_windows import WordIndex, WordWindowSampler
-from metapt.meta.adaptation import adapt, attach_gradients, straight_through
+from metapt.meta.adaptation import Copies, attach_gradients, straight_through
 from metapt.meta.objectives import next_token_objective
 from metapt.meta.terms import add_terms
 from metapt.meta.update_plan import plan_update
@@ -166,10 +167,13 @@ def test_adapted_parameters_equal_plain_sgd():
     for _ in range(5):
         residual = w + b - target.numpy()
         w, b = w - 0.1 * 2 * residual, b - 0.1 * 2 * residual.sum()
-    adapted = adapt(loss, initial, 5, 0.1).parameters
+    copies = Copies(initial, 0.1)
+    for _ in range(5):
+        copies.step(loss)
+    adapted = copies.detached()
     np.testing.assert_allclose(adapted["w"], w, rtol=1e-5)
     np.testing.assert_allclose(adapted["b"], b, rtol=1e-5)
-    assert initial["w"].tolist() == [1.0, -2.0], "adapt changed the originals"
+    assert initial["w"].tolist() == [1.0, -2.0], "the originals have changed"
 
 
 def test_straight_through_passes_the_gradient_to_the_original():
@@ -192,15 +196,30 @@ def test_inner_steps_below_bf16_resolution_are_not_lost(stream_of):
         initial.append(parameters["decoder.model.norm.weight"].detach().clone())
         return torch.func.functional_call(meta_lm, parameters, (windows,)).square().sum()
 
-    adapted = adapt(loss, meta_lm.inner_loop_parameters(config.meta), 1, 1e-5).parameters
-    change = (adapted["decoder.model.norm.weight"] - 1).abs().max()
+    copies = Copies(meta_lm.inner_loop_parameters(config.meta), 1e-5)
+    copies.step(loss)
+    change = (copies.detached()["decoder.model.norm.weight"] - 1).abs().max()
     assert 0 < change < 2**-8
     assert torch.equal(initial[0], torch.ones_like(initial[0]))
 
 
-def test_adapt_rejects_bf16_parameters():
+def test_copies_of_bf16_parameters_are_rejected():
     with pytest.raises(ValueError, match="fp32"):
-        adapt(lambda values: values["x"].sum(), {"x": torch.ones(2, dtype=torch.bfloat16)}, 1, 0.1)
+        Copies({"x": torch.ones(2, dtype=torch.bfloat16)}, 0.1)
+
+
+def test_copies_are_freed_as_soon_as_nothing_names_them():
+    """Copies as large as a model must not wait for the garbage collector."""
+    copies, seen = Copies({"x": torch.ones(2)}, 0.1, {"x": torch.ones(2)}), []
+
+    def loss(values: dict[str, torch.Tensor]) -> torch.Tensor:
+        seen.append(weakref.ref(values["x"]))
+        return values["x"].sum()
+
+    copies.step(loss)
+    assert seen[0]() is not None
+    del copies
+    assert seen[0]() is None
 
 
 @pytest.mark.parametrize("scope", SCOPES)

@@ -17,7 +17,7 @@ from metapt.config import commandline
 from metapt.data.episodes import EpisodeSampler, WindowIndex
 from metapt.errors import UserError
 from metapt.estimate.flops import Cost, parameter_count
-from metapt.meta.adaptation import adapt, adapt_with
+from metapt.meta.adaptation import Copies
 from metapt.meta.objectives import next_token_objective
 from metapt.meta.window_episodes import episode_objective
 from metapt.models import attention, losses
@@ -258,26 +258,21 @@ def test_functional_inner_step_equals_autograd():
     head = EpisodeHead(16, 24, 5, 4, 0.0, seed=0)
     generator = torch.Generator().manual_seed(0)
     hidden, labels = torch.randn(20, 16, generator=generator), torch.arange(5).repeat(4)
-    initial, expected_losses = dict(head.named_parameters()), []
+    initial = dict(head.named_parameters())
 
     def support_loss(parameters):
-        expected_losses.append(cross_entropy(head.logits(hidden, parameters), labels))
-        return expected_losses[-1]
+        return cross_entropy(head.logits(hidden, parameters), labels)
 
-    expected = adapt(support_loss, initial, 3, 0.1).parameters
+    copies = Copies(initial, 0.1)
+    expected_losses = torch.stack([copies.step(support_loss) for _ in range(3)])
     for inner_step in (head.inner_step, torch.compile(head.inner_step, fullgraph=True)):
-        step_losses = []
-
-        def step(parameters, inner_step=inner_step, step_losses=step_losses):
-            updated, loss, logits = inner_step(parameters, hidden, labels, 0.1)
-            step_losses.append(loss)
+        parameters, losses = {name: value.detach() for name, value in initial.items()}, []
+        for _ in range(3):
+            parameters, loss, logits = inner_step(parameters, hidden, labels, 0.1)
+            losses.append(loss)
             torch.testing.assert_close(cross_entropy(logits, labels), loss)
-            return updated
-
-        torch.testing.assert_close(adapt_with(step, initial, 3).parameters, expected, rtol=1e-5, atol=1e-7)
-        torch.testing.assert_close(
-            torch.stack(step_losses), torch.stack(expected_losses).detach(), rtol=1e-6, atol=0
-        )
+        torch.testing.assert_close(parameters, copies.detached(), rtol=1e-5, atol=1e-7)
+        torch.testing.assert_close(torch.stack(losses), expected_losses, rtol=1e-6, atol=0)
 
 
 def test_train_compile_is_rejected_with_zero3():

@@ -41,7 +41,7 @@ RANKS_AND_STAGES = [
     *[pytest.param(ranks, stages, id=f"{ranks} ranks") for ranks, stages in EVERY_RUN.items()],
     *[
         pytest.param(ranks, STAGES, id=f"{ranks} ranks, all stages", marks=pytest.mark.nightly)
-        for ranks in (1, 2, 4)
+        for ranks in (1, 2, 3, 4, 8)
     ],
 ]
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from metapt.baseline_names import BASELINE_NAMES, RULE_BASELINES, TRAINED_BASELINES
 from metapt.config.continuation import identity_in
 from metapt.config.deepspeed import DS_CONFIGS, deepspeed_settings, zero_stage
-from metapt.config.division import ranks_share_episodes
 from metapt.config.generation import GenerateConfig
 from metapt.config.grids import ClusterConfig, GridConfig, StatusConfig, SubmitConfig
 from metapt.config.keys import identity, settings
@@ -83,7 +82,6 @@ __all__ = [
     "identity",
     "identity_in",
     "learning_rate",
-    "ranks_share_episodes",
     "settings",
     "training_splits",
     "tuning_lr",

@@ -20,7 +20,6 @@ ordinary backward pass accumulates that gradient, so that it works under any eng
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -31,80 +30,54 @@ Parameters = dict[str, Tensor]
 """Parameters by name."""
 
 
-@dataclass
-class InnerLoopResult:
-    """The result of an inner loop of T steps."""
-
-    parameters: Parameters
-    """phi_T by name, detached."""
-    gradient_sums: Parameters
-    """sum_t grad L_S(phi_t) by name; empty unless rates are learned."""
-
-
-def adapt(
-    support_loss: Callable[[Parameters], Tensor],
-    initial: Mapping[str, Tensor],
-    steps: int,
-    rate: float,
-    *,
-    multipliers: Mapping[str, Tensor] | None = None,
-    before_step: Callable[[Parameters], None] = lambda parameters: None,
-) -> InnerLoopResult:
-    """Adapt copies of parameters by SGD on the support loss.
+class Copies:
+    """Copies of parameters that are adapted by SGD on a support loss.
 
     Args:
-        support_loss: scalar loss as a function of the adapted parameters.
         initial: the parameters phi by name; they are not changed.
-        steps: number T of inner steps.
         rate: the inner rate alpha.
         multipliers: multipliers m of the rate by name, if rates are learned (Meta-SGD).
-        before_step: called with the copies before each inner step; may raise to leave the loop.
     Raises:
         ValueError: a parameter has less than fp32 precision, in which a step of 1e-3 rounds to nothing.
     """
-    imprecise = [name for name, value in initial.items() if value.dtype not in (torch.float32, torch.float64)]
-    if imprecise:
-        raise ValueError(f"inner steps need fp32 parameters; {imprecise[0]} is {initial[imprecise[0]].dtype}")
-    adapted = {name: value.detach().clone().requires_grad_() for name, value in initial.items()}
-    sums = {} if multipliers is None else {name: torch.zeros_like(value) for name, value in adapted.items()}
 
-    def update(value: Tensor, name: str) -> None:
-        # Runs as soon as a gradient is complete and frees it: an inner step never holds all gradients at once.
-        scales = None if multipliers is None else [multipliers[name].detach()]
-        assert value.grad is not None
-        sgd_step([value], [value.grad], rate, scales, [sums[name]] if sums else [])
-        value.grad = None
+    def __init__(
+        self, initial: Mapping[str, Tensor], rate: float, multipliers: Mapping[str, Tensor] | None = None
+    ):
+        for name, value in initial.items():
+            if value.dtype not in (torch.float32, torch.float64):
+                raise ValueError(f"inner steps need fp32 parameters; {name} is {value.dtype}")
+        self._values = {name: value.detach().clone().requires_grad_() for name, value in initial.items()}
+        self.gradient_sums: Parameters = {name: torch.zeros_like(initial[name]) for name in multipliers or {}}
+        """sum_t grad L_S(phi_t) by name; empty unless rates are learned."""
+        for name, value in self._values.items():
+            rates = ([multipliers[name].detach()], [self.gradient_sums[name]]) if multipliers else (None, [])
+            value.register_post_accumulate_grad_hook(partial(_step_and_free, rate, *rates))
 
-    for name, value in adapted.items():
-        value.register_post_accumulate_grad_hook(partial(update, name=name))
-    values = list(adapted.values())
-    for _ in range(steps):
-        before_step(adapted)
+    def detached(self) -> Parameters:
+        """phi_t by name, detached; they share memory with the copies."""
+        return {name: value.detach() for name, value in self._values.items()}
+
+    def step(self, support_loss: Callable[[Parameters], Tensor]) -> Tensor:
+        """phi_{t+1} = phi_t - alpha * m * grad L_S(phi_t).
+
+        Args:
+            support_loss: scalar loss as a function of the adapted parameters.
+        Returns: L_S(phi_t), detached.
+        """
         with torch.enable_grad():
-            support_loss(adapted).backward(inputs=values)
-    return InnerLoopResult({name: value.detach() for name, value in adapted.items()}, sums)
+            loss = support_loss(self._values)
+            loss.backward(inputs=list(self._values.values()))
+        return loss.detach()
 
 
-def adapt_with(
-    inner_step: Callable[[Parameters], Parameters],
-    initial: Mapping[str, Tensor],
-    steps: int,
-    *,
-    before_step: Callable[[Parameters], None] = lambda parameters: None,
-) -> InnerLoopResult:
-    """Like `adapt`, with a given inner step, such as a compiled one (`EpisodeHead.inner_step`).
-
-    Args:
-        inner_step: phi_{t+1} as a function of phi_t, without learned rates.
-        initial, steps, before_step: as in `adapt`.
-    """
-    torch.compiler.cudagraph_mark_step_begin()
-    parameters = {name: value.detach() for name, value in initial.items()}
-    for _ in range(steps):
-        before_step(parameters)
-        parameters = inner_step(parameters)
-    # A CUDA graph writes its results to the same memory in each run, so that they must be copied.
-    return InnerLoopResult({name: value.clone() for name, value in parameters.items()}, {})
+def _step_and_free(
+    rate: float, multipliers: list[Tensor] | None, gradient_sums: list[Tensor], value: Tensor
+) -> None:
+    """An inner step of one parameter as soon as its gradient is complete, so that not all gradients are held at once."""
+    assert value.grad is not None
+    sgd_step([value], [value.grad], rate, multipliers, gradient_sums)
+    value.grad = None
 
 
 def sgd_step(

@@ -16,21 +16,19 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
-from metapt.config import PretrainConfig, ranks_share_episodes
+from metapt.config import PretrainConfig
 from metapt.data.episodes import Episode, TaskSampler
 from metapt.data.shards import evenly_spread
 from metapt.meta.window_episodes import probe
 from metapt.meta.word_probe import WordProbe
 from metapt.models.meta_lm import MetaLM
 from metapt.training.engine import Engine
-from metapt.training.zero3 import sharded_probe
 
 MATRICES = {
     "q": "self_attn.q_proj",
@@ -94,10 +92,7 @@ class Dynamics:
 
     def _probe(self, task: Episode) -> dict[str, Tensor]:
         engine, meta = self.engine, self.config.meta
-        if engine.shards and ranks_share_episodes(self.config):
-            backward = partial(engine.backward, last=False)
-            return sharded_probe(engine.shards, engine.meta_lm, backward, task, meta, self.check_stop)
-        return probe(engine.meta_lm, task, meta, self.check_stop)
+        return probe(engine.meta_lm, task, meta, self.check_stop, engine.begin_episode(meta))
 
     def _effective_ranks(self) -> dict[str, list[float]]:
         """Effective ranks of each kind of matrix, one per block. Each rank computes every world_size-th matrix."""

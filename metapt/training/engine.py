@@ -14,6 +14,7 @@ import socket
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from threading import Thread
 from typing import Any, TypeVar
@@ -22,8 +23,10 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
-from metapt.config import PretrainConfig, TrainConfig, deepspeed_settings, zero_stage
+from metapt.config import MetaConfig, PretrainConfig, TrainConfig, deepspeed_settings, zero_stage
 from metapt.errors import OperationalError, first_line, listed
+from metapt.meta.adapted_copies import adapted_copies
+from metapt.meta.window_episodes import Begin
 from metapt.models.device import gpu_name, nvidia_driver
 from metapt.models.meta_lm import MetaLM
 from metapt.node_failures import COLLECTIVE_TIMEOUT, require_granted_gpus
@@ -87,6 +90,20 @@ class Engine:
             self.shards.accumulate()
         self._engine.set_gradient_accumulation_boundary(last)
         self._engine.backward(loss)
+
+    def shares_episodes(self, meta: MetaConfig) -> bool:
+        """Whether all ranks work on each episode together (metapt/training/zero3.py) instead of on different episodes."""
+        return self.shards is not None and meta.scope != "head"
+
+    def begin_episode(self, meta: MetaConfig, weight: float = 1.0) -> Begin:
+        """How the parameters of episodes on windows are adapted.
+
+        Args:
+            weight: of an episode's query loss in the update, where ranks share episodes.
+        """
+        if self.shards is None or not self.shares_episodes(meta):
+            return adapted_copies
+        return partial(zero3.sharded_adaptation, self.shards, partial(self.backward, last=False), weight)
 
     def step(self, lr: float, apply: bool = True) -> float:
         """Make one AdamW update with the gradient averaged over ranks.

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from metapt.config import PretrainConfig, ranks_share_episodes
+from metapt.config import PretrainConfig
 from metapt.config.registry import TASKS
 from metapt.data.batches import Batches
 from metapt.data.corpus import Corpus
@@ -19,13 +18,13 @@ from metapt.data.corpus_classes import corpus_classes, corpus_token_kinds
 from metapt.data.episodes import Episode, TaskSampler
 from metapt.data.word_classes import WordClasses
 from metapt.estimate.flops import flops_of_episode, flops_of_step
+from metapt.meta.adapted_copies import adapted_copies
 from metapt.meta.objectives import ObjectiveOutput, next_token_objective
 from metapt.meta.terms import Term, WordGroup, active_weights, word_groups
 from metapt.meta.update_plan import UpdatePlan
-from metapt.meta.window_episodes import episode_objective
+from metapt.meta.window_episodes import Begin, episode_objective
 from metapt.meta.word_probe import WordProbe
 from metapt.training.engine import Engine
-from metapt.training.zero3 import sharded_episode
 
 
 @dataclass(frozen=True)
@@ -80,17 +79,16 @@ class UpdateUnits:
     ):
         self.config, self.data, self.terms = config, data, terms
         self.engine, self.check_stop = engine, check_stop
-        self.shares_episodes = ranks_share_episodes(config)
 
     def accumulate_gradient(self, step: int, plan: UpdatePlan) -> dict[str, Any]:
         """Accumulate the gradient of update number `step`.
 
         Returns: metrics as Python values, averaged over units and ranks; `flops` of all of them.
         """
-        sums = MetricSums()
-        if self.shares_episodes:
-            self._sharded_episodes(step, plan, sums)
-        own = [] if self.shares_episodes else self._rounds(plan.episodes, self._episode, plan.divisors[1])
+        sums, shared = MetricSums(), self.engine.shares_episodes(self.config.meta)
+        if shared:
+            self._shared_episodes(step, plan, sums)
+        own = [] if shared else self._rounds(plan.episodes, self._episode, plan.divisors[1])
         own += self._rounds(plan.micro_batches, self._next_token, plan.divisors[0])
         for work in own:
             self.check_stop()
@@ -146,36 +144,21 @@ class UpdateUnits:
         tokens = torch.from_numpy(sequences).to(self.engine.device)
         return next_token_objective(self.engine.meta_lm, tokens, terms, groups, step)
 
-    def _episode(self, step: int, unit: int) -> ObjectiveOutput:
+    def _episode(self, step: int, unit: int, begin: Begin = adapted_copies) -> ObjectiveOutput:
         assert self.data.sampler is not None
-        meta, seed = self.config.meta, self.config.train.seed
-        task = self.data.sampler.episode(step, unit)
-        output = episode_objective(self.engine.meta_lm, task, meta, seed, step, unit, self.check_stop)
+        task, seed = self.data.sampler.episode(step, unit), self.config.train.seed
+        output = episode_objective(
+            self.engine.meta_lm, task, self.config.meta, seed, step, unit, self.check_stop, begin
+        )
         output.metrics["flops"] = self._episode_flops(task)
         return output
 
-    def _sharded_episodes(self, step: int, plan: UpdatePlan, sums: MetricSums) -> None:
+    def _shared_episodes(self, step: int, plan: UpdatePlan, sums: MetricSums) -> None:
         """Process the episodes of an update, on each of which all ranks work together; every rank has their metrics."""
-        engine, meta, seed = self.engine, self.config.meta, self.config.train.seed
-        assert self.data.sampler is not None
-        assert engine.shards is not None
-        backward = partial(engine.backward, last=False)
+        begin = self.engine.begin_episode(self.config.meta, weight=1 / plan.divisors[1])
         for unit in plan.episodes:
             self.check_stop()
-            task = self.data.sampler.episode(step, unit)
-            metrics = sharded_episode(
-                engine.shards,
-                engine.meta_lm,
-                backward,
-                task,
-                meta,
-                seed,
-                step,
-                unit,
-                1 / plan.divisors[1],
-                self.check_stop,
-            )
-            sums.add(ObjectiveOutput(torch.zeros(()), metrics | {"flops": self._episode_flops(task)}))
+            sums.add(self._episode(step, unit, begin))
 
     def _episode_flops(self, task: Episode) -> Tensor:
         lengths = ((examples.positions + 1).tolist() for examples in (task.support, task.query))

@@ -23,19 +23,11 @@ from torch import Tensor, nn
 from torch import distributed as dist
 from torch.nn.functional import cross_entropy
 
-from metapt import randomness
 from metapt.config import MetaConfig
 from metapt.data.episodes import Episode
 from metapt.meta.adaptation import sgd_step
-from metapt.meta.window_episodes import (
-    SIDES,
-    AdaptationCurve,
-    ExampleBatch,
-    example_batches,
-    initial_head,
-    probe_metrics,
-    without_dropout,
-)
+from metapt.meta.adapted_copies import initial_head
+from metapt.meta.window_examples import ExampleBatch, example_batches
 from metapt.models.episode_head import normalized_states
 from metapt.models.meta_lm import MetaLM
 from metapt.models.packed_windows import PackedWindows
@@ -145,34 +137,32 @@ def _gathered(meta_lm: MetaLM, windows: PackedWindows, count: int) -> Tensor:
     return states[:count]
 
 
-def _states(meta_lm: MetaLM, batch: ExampleBatch) -> Tensor:
-    """Hidden states [n, d] of all rows, on every rank, centred and scaled if the batch asks for it."""
-    states = _gathered(meta_lm, batch.windows, len(batch.labels))
-    if batch.centre is None:
-        return states
-    with torch.no_grad():
-        is_support = batch.centre is batch.windows
-        support = states if is_support else _gathered(meta_lm, batch.centre, batch.centre_rows)
-    return normalized_states(states, support.mean(dim=0).detach())
+class ShardedAdaptation:
+    """`metapt.meta.window_episodes.Adaptation` by shards of the parameters themselves, and a head that is made anew.
 
+    The weights of such a head are whole on every rank, which all compute the same gradient of them. All ranks make the
+    same calls, and see the logits of all rows.
 
-def _logits(meta_lm: MetaLM, batch: ExampleBatch) -> Tensor:
-    """Class logits [n, N] of all rows, on every rank."""
-    assert meta_lm.episode_head is not None
-    return meta_lm.episode_head(_states(meta_lm, batch), columns=batch.columns)
-
-
-class _InnerLoop:
-    """What the inner loop adapts, its steps, and the outer gradient: shards of parameters, and a head that is made anew.
-
-    The weights of such a head are whole on every rank, which all compute the same gradient of them.
+    Args:
+        backward: the engine's backward pass of a loss.
+        weight: of the query loss in the update.
     """
 
-    def __init__(self, shards: Shards, meta_lm: MetaLM, meta: MetaConfig):
-        self.shards, self.meta_lm, self.meta = shards, meta_lm, meta
-        self.rate = meta_lm.inner_rate(meta)
+    def __init__(
+        self,
+        shards: Shards,
+        backward: Callable[[Tensor], None],
+        weight: float,
+        meta_lm: MetaLM,
+        task: Episode,
+        meta: MetaConfig,
+    ):
+        self.shards, self.backward, self.weight = shards, backward, weight
+        self.meta_lm, self.meta, self.rate = meta_lm, meta, meta_lm.inner_rate(meta)
+        self.support, self.query = example_batches(meta_lm, task, meta, _rows_of_rank)
         assert meta_lm.episode_head is not None
         self.made = list(meta_lm.episode_head.weights().values()) if meta_lm.episode_head.is_made_anew else []
+        self.made_gradients: list[Tensor] = []
         parameters = meta_lm.inner_loop_parameters(meta)
         names = [name for name, value in parameters.items() if isinstance(value, nn.Parameter)]
         self.adapted = [shards.by_name[name] for name in names]
@@ -184,23 +174,39 @@ class _InnerLoop:
             self.gradient_sums = [torch.zeros_like(shard.value) for shard in self.adapted]
 
     @contextmanager
-    def running(self, support: ExampleBatch) -> Iterator[None]:
-        """A context that begins at phi_0, in which values may change; at its end parameters are as before."""
+    def running(self) -> Iterator[None]:
+        """A context that begins at phi_0, in which parameters may change; at its end they are as before."""
+        with self.shards.borrowed_gradients():
+            with self._made_head(), self.shards.restored_values(self.adapted):
+                yield
+            if self.made_gradients:
+                self._backward_through_start()
+
+    @contextmanager
+    def _made_head(self) -> Iterator[None]:
+        """A context in which the episode head has the weights that are made from the support set."""
         if self.made:
             with torch.no_grad():
-                head = initial_head(self.meta_lm, _states(self.meta_lm, support), support)
-                for weight, start in zip(self.made, (head.weight[0], head.bias[0]), strict=True):
+                for weight, start in zip(self.made, self._start(), strict=True):
                     weight.copy_(start).requires_grad_()
         try:
-            with self.shards.restored_values(self.adapted):
-                yield
+            yield
         finally:
             for weight in self.made:
                 weight.grad = None
                 weight.requires_grad_(False).zero_()
 
-    def step(self) -> None:
-        """One inner step along the gradient of the last backward pass, which is then set to zero."""
+    def _start(self) -> tuple[Tensor, Tensor]:
+        """Weight [N, d] and bias [N] that are made from the support set."""
+        head = initial_head(self.meta_lm, self._states(self.support), self.support)
+        return head.weight[0], head.bias[0]
+
+    def step(self) -> tuple[Tensor, Tensor]:
+        """See `Adaptation`."""
+        with torch.enable_grad():
+            logits = self._logits(self.support)
+            loss = cross_entropy(logits, self.support.labels)
+            self.backward(loss)
         self.shards.release()
         values = [shard.value for shard in self.adapted]
         gradients = [shard.gradient for shard in self.adapted]
@@ -212,114 +218,76 @@ class _InnerLoop:
                 assert weight.grad is not None
                 weight.sub_(weight.grad, alpha=self.rate)
                 weight.grad = None
+        return loss.detach(), logits.detach()
 
-    def set_reptile_gradient(self, weight: float) -> None:
-        """Reptile: set the gradient to weight * (phi - phi_T) / (alpha * T)."""
-        scale = weight / (self.rate * self.meta.inner_steps)
+    @torch.no_grad()
+    def logits(self, examples: ExampleBatch) -> Tensor:
+        """See `Adaptation`."""
+        return self._logits(examples)
+
+    def query_loss(self) -> tuple[Tensor, Tensor]:
+        """See `Adaptation`; adds the outer gradient times `weight` to the gradient shards."""
+        if self.meta.algorithm == "reptile":
+            logits = self.logits(self.query)
+            loss = cross_entropy(logits, self.query.labels)
+            self._set_reptile_gradient()
+        else:
+            logits = self._logits(self.query)
+            loss = cross_entropy(logits, self.query.labels)
+            self.backward(loss * self.weight)
+            self.made_gradients = [weight.grad.clone() for weight in self.made if weight.grad is not None]
+            self._set_multiplier_gradient()
+        return loss.detach(), logits.detach()
+
+    def _set_reptile_gradient(self) -> None:
+        """Set the gradient to weight * (phi - phi_T) / (alpha * T)."""
+        scale = self.weight / (self.rate * self.meta.inner_steps)
         for shard in self.adapted:
             torch.sub(shard.master, shard.value, out=shard.gradient).mul_(scale)
 
-    def set_multiplier_gradient(self) -> None:
+    def _set_multiplier_gradient(self) -> None:
         """Meta-SGD: set the gradient of the multipliers, given the query gradient of the adapted parameters."""
         if self.multipliers:
             triples = zip(self.multipliers, self.gradient_sums, self.adapted, strict=True)
             for multiplier, gradient_sum, adapted in triples:
                 torch.mul(gradient_sum, adapted.gradient, out=multiplier.gradient).mul_(-self.rate)
 
-    def gradients_of_made(self) -> list[Tensor]:
-        """The query gradient of a head that is made anew; empty without one."""
-        return [weight.grad.clone() for weight in self.made if weight.grad is not None]
+    def _backward_through_start(self) -> None:
+        """Pass the query gradient of a head that is made anew on to what it is made from; parameters are those of phi_0."""
+        parts = [
+            (start * gradient).sum()
+            for start, gradient in zip(self._start(), self.made_gradients, strict=True)
+            if start.requires_grad
+        ]
+        if parts:
+            self.backward(torch.stack(parts).sum())
 
-
-def _backward_through_start(
-    meta_lm: MetaLM, backward: Callable[[Tensor], None], support: ExampleBatch, gradients: Sequence[Tensor]
-) -> None:
-    """Pass the query gradient of a head that is made anew on to what it is made from; parameters are those of phi_0."""
-    head = initial_head(meta_lm, _states(meta_lm, support), support)
-    made = [start[0] for start in (head.weight, head.bias)]
-    parts = [
-        (start * gradient).sum()
-        for start, gradient in zip(made, gradients, strict=True)
-        if start.requires_grad
-    ]
-    if parts:
-        backward(torch.stack(parts).sum())
-
-
-def sharded_episode(
-    shards: Shards,
-    meta_lm: MetaLM,
-    backward: Callable[[Tensor], None],
-    task: Episode,
-    meta: MetaConfig,
-    seed: int,
-    step: int,
-    index: int,
-    weight: float,
-    check_stop: Callable[[], None] = lambda: None,
-) -> dict[str, Tensor]:
-    """`metapt.meta.window_episodes.episode_objective` with scope full or last_n, by all ranks together.
-
-    Adds the outer gradient, times `weight`, to the gradient shards; parameters are unchanged.
-
-    Args:
-        backward: the engine's backward pass of a loss.
-        check_stop: called before each inner step; may raise to leave the episode.
-    Returns: what is logged of the episode, the same on every rank.
-    """
-    support, query = example_batches(meta_lm, task, meta, _rows_of_rank)
-    inner_loop, curve = _InnerLoop(shards, meta_lm, meta), AdaptationCurve()
-    made_gradients: list[Tensor] = []
-    with randomness.torch_seed(seed, "episode dropout", step, index), shards.borrowed_gradients():
-        with inner_loop.running(support):
-            for _ in range(meta.inner_steps):
-                check_stop()
-                backward(curve.record(_logits(meta_lm, support), support.labels))
-                inner_loop.step()
-            with torch.no_grad():
-                curve.record(_logits(meta_lm, support), support.labels)
-            with torch.set_grad_enabled(meta.algorithm != "reptile"):
-                logits = _logits(meta_lm, query)
-                loss = cross_entropy(logits, query.labels)
-            if meta.algorithm == "reptile":
-                inner_loop.set_reptile_gradient(weight)
-            else:
-                backward(loss * weight)
-                made_gradients = inner_loop.gradients_of_made()
-            inner_loop.set_multiplier_gradient()
-        if made_gradients:
-            _backward_through_start(meta_lm, backward, support, made_gradients)
-    return curve.episode_metrics(support, query, loss, logits)
-
-
-def sharded_probe(
-    shards: Shards,
-    meta_lm: MetaLM,
-    backward: Callable[[Tensor], None],
-    task: Episode,
-    meta: MetaConfig,
-    check_stop: Callable[[], None] = lambda: None,
-) -> dict[str, Tensor]:
-    """`metapt.meta.window_episodes.probe` by all ranks together.
-
-    It overwrites the gradient shards, so that it must be called between updates.
-    """
-    assert meta_lm.episode_head is not None
-    batches = dict(zip(SIDES, example_batches(meta_lm, task, meta, _rows_of_rank), strict=True))
-    curves = {name: AdaptationCurve() for name in batches}
-    inner_loop = _InnerLoop(shards, meta_lm, meta)
-
-    def record(name: str) -> Tensor:
-        return curves[name].record(_logits(meta_lm, batches[name]), batches[name].labels)
-
-    with without_dropout(meta_lm.episode_head), inner_loop.running(batches["support"]):
-        for _ in range(meta.inner_steps):
-            check_stop()
-            with torch.no_grad():
-                record("query")
-            backward(record("support"))
-            inner_loop.step()
+    def _states(self, examples: ExampleBatch) -> Tensor:
+        """Hidden states [n, d] of all rows, on every rank, centred and scaled if the examples ask for it."""
+        states = _gathered(self.meta_lm, examples.windows, len(examples.labels))
+        if examples.centre is None:
+            return states
         with torch.no_grad():
-            record("support")
-            record("query")
-    return probe_metrics(curves)
+            is_support = examples.centre is examples.windows
+            support = states if is_support else _gathered(self.meta_lm, examples.centre, examples.centre_rows)
+        return normalized_states(states, support.mean(dim=0).detach())
+
+    def _logits(self, examples: ExampleBatch) -> Tensor:
+        """Class logits [n, N] of all rows, on every rank."""
+        assert self.meta_lm.episode_head is not None
+        return self.meta_lm.episode_head(self._states(examples), columns=examples.columns)
+
+
+@contextmanager
+def sharded_adaptation(
+    shards: Shards,
+    backward: Callable[[Tensor], None],
+    weight: float,
+    meta_lm: MetaLM,
+    task: Episode,
+    meta: MetaConfig,
+) -> Iterator[ShardedAdaptation]:
+    """An episode with scope full or last_n that begins at phi_0, by all ranks together."""
+    adaptation = ShardedAdaptation(shards, backward, weight, meta_lm, task, meta)
+    with adaptation.running():
+        yield adaptation
