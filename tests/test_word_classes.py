@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -110,6 +111,22 @@ def test_planted_classes_are_found(stream_of: Callable) -> None:
     assert classes.counts.sum() == 2 * 12_000
     label = int(classes.partitions[0][words[0]])
     assert classes.texts[words[0]] in classes.members(0, label, 100)
+
+
+def test_shuffled_classes_keep_sizes_and_frequencies_but_no_meaning(stream_of: Callable) -> None:
+    """Every band of like frequency keeps its classes; the partition that nothing trains on is untouched."""
+    tokens, texts = planted(0)
+    plain, mixed = (
+        make_word_classes(stream_of(tokens), texts, replace(SMALL, shuffle_band=band)) for band in (0, 50)
+    )
+    assert mixed.sha256 != plain.sha256
+    assert (mixed.partitions[-1] == plain.partitions[-1]).all()
+    order = np.argsort(-plain.counts, kind="stable")
+    for before, after in zip(plain.partitions[:-1], mixed.partitions[:-1], strict=True):
+        assert abs(adjusted_rand_score(before, after)) < 0.1
+        for start in range(0, len(order), 50):
+            band = order[start : start + 50]
+            assert Counter(before[band].tolist()) == Counter(after[band].tolist())
 
 
 def test_contexts_are_counted_as_by_naive_code(stream_of: Callable) -> None:

@@ -26,6 +26,12 @@ class ClassesConfig:
         low=0,
     )
     scale_high: float = key(1.5, "relative upper bound of the random factors of dimensions", above=0)
+    shuffle_band: int = key(
+        0,
+        "number of words of like frequency that exchange their classes at random, in all partitions that are trained on: the "
+        "control for what classes mean; 0: classes stay as they are",
+        low=0,
+    )
 
 
 @dataclass

@@ -62,6 +62,7 @@ def _settings(config: ClassesConfig) -> ClassSettings:
         dimensions=config.dimensions,
         sizes=tuple(config.sizes),
         scales=(config.scale_low, config.scale_high),
+        shuffle_band=config.shuffle_band,
     )
 
 

@@ -51,7 +51,8 @@ class ClassSettings:
     tokens: tokens of the corpus that are counted, in evenly spread stretches;
     words: number of most frequent word types that get classes; contexts: number of most frequent units that describe them;
     dimensions: of the vectors; sizes: number of classes of each partition, the last of which is held out of training;
-    scales: bounds of the uniform random factors of the dimensions.
+    scales: bounds of the uniform random factors of the dimensions;
+    shuffle_band: number of words of like frequency that exchange their classes at random, 0 for none.
     """
 
     tokens: int = 50_000_000
@@ -60,6 +61,7 @@ class ClassSettings:
     dimensions: int = 50
     sizes: tuple[int, ...] = (64, 256, 512, 64, 256, 512, 256)
     scales: tuple[float, float] = (0.5, 1.5)
+    shuffle_band: int = 0
 
 
 @dataclass(frozen=True)
@@ -155,6 +157,11 @@ def make_word_classes(stream: TokenStream, texts: Sequence[str], settings: Class
     with threadpool_limits(limits=1):
         vectors = _vectors(_ppmi(counts), settings.dimensions)
         partitions = [_partition(vectors, number, settings) for number in range(len(settings.sizes))]
+    if settings.shuffle_band:
+        frequencies, band = units.counts[words], settings.shuffle_band
+        partitions[:-1] = [
+            shuffled(partition, frequencies, band, number) for number, partition in enumerate(partitions[:-1])
+        ]
     shown = tuple(_text(stream, texts, int(units.places[word]), int(units.lengths[word])) for word in words)
     return WordClasses(units.keys[words], units.counts[words], np.stack(partitions), shown)
 
@@ -279,6 +286,22 @@ def _partition(vectors: np.ndarray, number: int, settings: ClassSettings) -> np.
     labels = model.fit_predict(vectors)
     _, dense = np.unique(labels, return_inverse=True)  # classes that lost all their words have no number
     return dense.astype(np.int16)
+
+
+def shuffled(partition: np.ndarray, counts: np.ndarray, band: int, number: int) -> np.ndarray:
+    """The classes of a partition, exchanged at random among words of like frequency, so that sizes stay and meanings go.
+
+    Args:
+        partition: class of each word type, [W].
+        counts: occurrences of each word type, [W]; the `band` most frequent exchange their classes, then the next ones.
+        number: of the partition, which keys the exchange.
+    """
+    draw = randomness.generator(SEED, "word classes: shuffle", number)
+    order, exchanged = np.argsort(-counts, kind="stable"), partition.copy()
+    for start in range(0, len(order), band):
+        members = order[start : start + band]
+        exchanged[members] = partition[draw.permutation(members)]
+    return exchanged
 
 
 def _text(stream: TokenStream, texts: Sequence[str], place: int, length: int) -> str:
