@@ -137,7 +137,7 @@ class Run:
         Searches the text of config.yaml instead of parsing it: parsing takes seconds for hundreds of runs.
         """
         try:
-            found = MAX_LENGTH_LINE.search(self.config_file.read_text(encoding="utf-8"))
+            found = MAX_LENGTH_LINE.search(self.config_file.read_text(encoding="utf-8", errors="replace"))
         except OSError:
             return None
         return (int(found[2]), found[1]) if found else None
@@ -296,10 +296,15 @@ class Run:
         files.write_atomically(self.config_file, text)
 
     def _recorded(self) -> dict[str, Any]:
+        """The content of config.yaml. Raises UserError if the file is cut off or otherwise damaged."""
         try:
-            return yaml.safe_load(self.config_file.read_text(encoding="utf-8"))
+            recorded = yaml.safe_load(self.config_file.read_bytes())
         except yaml.YAMLError as error:
             raise UserError(f"{self.config_file}: damaged ({first_line(error)})") from None
+        known = recorded.get("provenance") if isinstance(recorded, dict) else None
+        if not (isinstance(known, dict) and isinstance(known.get("fingerprints"), dict)):  # its last entry
+            raise UserError(f"{self.config_file}: damaged (its end is missing)")
+        return recorded
 
 
 class MetricsWriter:

@@ -21,6 +21,7 @@ from metapt.runs import MODEL_DIR, MetricsWriter, Run
 
 if TYPE_CHECKING:
     from metapt.config import ClusterConfig
+    from metapt.launch.grid_dir import GridDir
 
 PROGRAM = (str(Path(__file__).resolve()),)
 NEEDS = {  # job id: the jobs that it needs
@@ -49,6 +50,13 @@ def starts(root: Path) -> list[str]:
     """The ids of the jobs that have started, in order."""
     log = root / "starts.log"
     return log.read_text().split() if log.exists() else []
+
+
+def submitted_ids(grid_dir: GridDir) -> dict[str, str]:
+    """The Slurm job id under which each job was last submitted, by job id."""
+    from metapt.launch.slurm_queue import submissions
+
+    return {name: record.slurm_id for name, record in submissions(grid_dir).items()}
 
 
 def wait_for(path: Path) -> None:

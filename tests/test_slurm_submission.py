@@ -9,15 +9,17 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from launch_fakes import fake_plan, run_fake, save_checkpoint
+from launch_fakes import fake_plan, run_fake, save_checkpoint, submitted_ids
 
 from metapt.config import ClusterConfig, commandline
 from metapt.errors import OperationalError
 from metapt.launch import slurm_queue
 from metapt.launch.code_snapshot import live_code
+from metapt.launch.due_jobs import jobs_to_start
 from metapt.launch.grid_dir import GridDir
+from metapt.launch.grid_status import grid_status
 from metapt.launch.job_sources import JobSources
-from metapt.launch.submission import current_statuses, jobs_to_start, submit
+from metapt.launch.submission import current_statuses, submit
 from metapt.runs import Run
 from metapt.slurm_commands import user_name
 
@@ -138,7 +140,7 @@ def test_an_array_is_no_larger_than_the_site_allows(
     ]
     numbers = [100 + number for number in range(1 + len(sizes))]
     assert scripts[-1]["dependency"] == f"afterany:{':'.join(map(str, numbers))}"
-    submitted = slurm_queue.submitted_ids(GridDir(tmp_path / "r"))
+    submitted = submitted_ids(GridDir(tmp_path / "r"))
     assert len(submitted) == len(set(submitted.values())) == 1 + 6 + 1
 
 
@@ -198,7 +200,7 @@ def test_submission_is_all_or_nothing(tmp_path: Path, slurm_commands: Path, is_a
         run_fake(tmp_path / "r", CLUSTER)
     cancelled = (slurm_commands / "cancelled").read_text().split()
     assert sorted(cancelled) == ["100", "101_0", "101_1", "102", *(["103"] if is_accepted else [])]
-    assert not slurm_queue.submitted_ids(GridDir(tmp_path / "r"))
+    assert not submitted_ids(GridDir(tmp_path / "r"))
 
 
 def test_unrecorded_jobs_of_a_killed_submitter_are_cancelled(tmp_path: Path, slurm_commands: Path) -> None:
@@ -244,7 +246,7 @@ def test_a_disk_that_fills_while_the_jobs_are_recorded(
     assert [file.read_text() for file in files] == before
     assert not list(grid_dir.path.glob("*.tmp"))
     run_fake(grid_dir.path, CLUSTER, {"finetune/b": "slow"})
-    assert slurm_queue.submitted_ids(grid_dir)["report"] == "114"
+    assert submitted_ids(grid_dir)["report"] == "114"
     assert '"slow"' in grid_dir.plan_file.read_text()
 
 
@@ -301,6 +303,25 @@ def failed(grid_dir: GridDir, name: str) -> None:
     run.error_file.write_text("OSError: no space left\n")
 
 
+def test_a_damaged_run_is_not_submitted_and_the_others_are(
+    tmp_path: Path, slurm_commands: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    grid_dir = GridDir(tmp_path / "r")
+    Run(grid_dir.path / "prepare/demo").finish({})
+    for name in ("pretrain/a", "pretrain/b"):
+        failed(grid_dir, name)
+    Run(grid_dir.path / "pretrain/a").config_file.write_bytes(b"\0" * 64)
+    with pytest.raises(OperationalError, match=r"1 damaged run\(s\) were not started, see above"):
+        run_fake(grid_dir.path, CLUSTER)
+    assert list(submitted_ids(grid_dir)) == ["pretrain/b", "finetune/b", "report"]
+    assert "pretrain/a: is not started, nor are the jobs that need it" in capsys.readouterr().out
+    report = directives(slurm_commands / "batch_2")
+    assert report["dependency"] == "afterany:100:101"
+    shown = {status.job.id: status for status in grid_status(grid_dir).jobs}
+    assert (shown["pretrain/a"].state, shown["finetune/a"].state) == ("failed", "blocked")
+    assert "config.yaml: damaged" in shown["pretrain/a"].run.last_error_line
+
+
 @pytest.mark.parametrize("reason", ["Dependency", "DependencyNeverSatisfied", None])
 def test_jobs_blocked_by_a_failed_run_are_submitted_with_it(
     tmp_path: Path, slurm_commands: Path, reason: str | None
@@ -311,7 +332,7 @@ def test_jobs_blocked_by_a_failed_run_are_submitted_with_it(
     for name in ("prepare/demo", "pretrain/b", "finetune/b"):
         Run(grid_dir.path / name).finish({})
     failed(grid_dir, "pretrain/a")
-    slurm_ids = slurm_queue.submitted_ids(grid_dir)
+    slurm_ids = submitted_ids(grid_dir)
     waiting = f"{slurm_ids['finetune/a']}|PENDING|{reason}\n" if reason else ""
     (slurm_commands / "queue").write_text(f"{waiting}{slurm_ids['report']}|RUNNING|None\n")
     plan = fake_plan(grid_dir.path)
@@ -333,7 +354,7 @@ def test_a_job_that_slurm_is_ending_is_followed_by_its_new_submission(
     grid_dir = GridDir(tmp_path / "r")
     run_fake(grid_dir.path, CLUSTER)
     Run(grid_dir.path / "prepare/demo").finish({})
-    ending = slurm_queue.submitted_ids(grid_dir)["pretrain/a"]
+    ending = submitted_ids(grid_dir)["pretrain/a"]
     assert ending == "101_0"
     (slurm_commands / "queue").write_text(f"{ending}|COMPLETING|TimeLimit\n")
     plan = fake_plan(grid_dir.path)
@@ -360,7 +381,7 @@ def test_a_job_whose_dependency_is_never_satisfied_is_submitted_again(
 ) -> None:
     grid_dir = GridDir(tmp_path / "r")
     run_fake(grid_dir.path, CLUSTER)
-    slurm_ids = slurm_queue.submitted_ids(grid_dir)
+    slurm_ids = submitted_ids(grid_dir)
     for name in ("prepare/demo", "pretrain/a", "pretrain/b", "finetune/b"):
         Run(grid_dir.path / name).finish({})
     queue = f"{slurm_ids['finetune/a']}|PENDING|DependencyNeverSatisfied\n{pending(slurm_ids['report'])}"

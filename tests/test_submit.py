@@ -20,6 +20,7 @@ from metapt import status
 from metapt.config import ClusterConfig, commandline
 from metapt.errors import EXIT_INTERRUPTED, STOP_SIGNALS, OperationalError
 from metapt.launch.grid_dir import GridDir
+from metapt.launch.grid_status import grid_status
 from metapt.launch.run_status import run_status
 from metapt.launch.submission import current_statuses, submit
 from metapt.leases import is_held
@@ -175,6 +176,35 @@ def test_a_damaged_result_does_not_count(tmp_path: Path, capsys: pytest.CaptureF
     run_fake(tmp_path, INLINE)
     assert "finetune/b/result.json is damaged" in capsys.readouterr().out
     assert set(states(tmp_path).values()) == {"done"}
+
+
+@pytest.mark.parametrize("content", [b"", b"config:\n  train: {}\nprovenance:\n  git_", b"\0" * 9, b"\xff"])
+def test_a_run_with_a_damaged_configuration_is_named_and_the_others_run(
+    content: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    behaviours = {"pretrain/a": "fail-once", "pretrain/b": "fail-once"}
+    with pytest.raises(OperationalError, match="2 failed, 2 blocked"):
+        run_fake(tmp_path, INLINE, behaviours)
+    damaged = tmp_path / "pretrain/a"
+    (damaged / "config.yaml").write_bytes(content)
+    capsys.readouterr()
+    with pytest.raises(OperationalError, match="1 failed, 1 blocked"):
+        run_fake(tmp_path, INLINE, behaviours)
+    printed = capsys.readouterr().out
+    assert (
+        f"pretrain/a: is not started, nor are the jobs that need it, since {damaged}/config.yaml: damaged"
+        in printed
+    )
+    assert "4 of 6 jobs done" in printed
+    assert starts(tmp_path)[-3:] == ["pretrain/b", "finetune/b", "report"]
+    shown = grid_status(GridDir(tmp_path)).jobs
+    assert {status.job.id: status.state for status in shown if status.state != "done"} == {
+        "pretrain/a": "failed",
+        "finetune/a": "blocked",
+    }
+    shutil.rmtree(damaged)
+    run_fake(tmp_path, INLINE)
+    assert "6 of 6 jobs done" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("cluster", ["inline", "local"])

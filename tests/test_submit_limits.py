@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from launch_fakes import fake_plan, run_fake
+from launch_fakes import fake_plan, run_fake, submitted_ids
 
 from metapt.config import ClusterConfig, commandline
 from metapt.errors import OperationalError
-from metapt.launch import slurm_queue
 from metapt.launch.grid import plan
 from metapt.launch.grid_dir import GridDir
 from metapt.launch.grid_status import grid_status
@@ -67,7 +66,7 @@ def test_a_refused_grid_is_submitted_in_parts(
     assert "3 jobs submitted to Slurm in 3 requests; 0 were already in its queue" in printed
     assert "3 jobs are left, because of the site's limit on submitted jobs" in printed
     assert "AssocMaxSubmitJobLimit" in printed
-    first = slurm_queue.submitted_ids(grid_dir)
+    first = submitted_ids(grid_dir)
     assert list(first) == PARTS[0]
     in_queue = {line.split("|")[0] for line in (slurm_commands / "queue").read_text().splitlines()}
     assert in_queue == set(first.values())  # nothing is left of the part that was refused
@@ -75,11 +74,11 @@ def test_a_refused_grid_is_submitted_in_parts(
     assert states == dict.fromkeys(PARTS[0], "queued") | dict.fromkeys(PARTS[1], "waiting")
     with pytest.raises(OperationalError, match="leaves no room for a part of the grid"):
         run_fake(grid_dir.path, CLUSTER)
-    assert slurm_queue.submitted_ids(grid_dir) == first
+    assert submitted_ids(grid_dir) == first
     limited_again = (slurm_commands / "sbatch").read_text().replace("-gt 4", "-gt 6")
     (slurm_commands / "sbatch").write_text(limited_again)
     run_fake(grid_dir.path, CLUSTER)
-    second = slurm_queue.submitted_ids(grid_dir)
+    second = submitted_ids(grid_dir)
     assert list(second) == [*PARTS[0], *PARTS[1]]
     assert {name: second[name] for name in PARTS[0]} == first
     scripts = [path.read_text() for path in slurm_commands.glob("batch_*")]
@@ -110,7 +109,7 @@ def test_a_limit_that_sacctmgr_reports_is_respected(
         "jobs do not fit into the site's limit (MaxSubmitJobs is 5, of which 1 are in the queue)" in printed
     )
     run_fake(tmp_path / "r", CLUSTER)
-    assert list(slurm_queue.submitted_ids(GridDir(tmp_path / "r"))) == PARTS[0]
+    assert list(submitted_ids(GridDir(tmp_path / "r"))) == PARTS[0]
     assert len(list(slurm_commands.glob("batch_*"))) == 3
     sacctmgr(slurm_commands, "\\n")
     assert room(None) is None

@@ -19,7 +19,7 @@ from metapt.launch.grid_dir import GridDir
 from metapt.launch.interrupts import StopCount, counted_stops, ignored_ctrl_c
 from metapt.launch.job_sources import JobSources
 from metapt.launch.job_state import STOPPED, JobState, job_state
-from metapt.launch.jobs import Job, Plan
+from metapt.launch.jobs import Job
 from metapt.launch.process import JobProcess, default_threads
 from metapt.launch.resources import minutes_of
 from metapt.launch.run_status import run_status
@@ -121,13 +121,22 @@ def parallelism(cluster: ClusterConfig) -> int:
 
 
 class Schedule:
-    """The state of every job of a plan while it runs on this machine."""
+    """The state of every job of a plan while it runs on this machine.
+
+    Args:
+        todo: the jobs to run.
+        others: the states of the other jobs of the plan, which do not change.
+    """
 
     def __init__(
-        self, plan: Plan, todo: Collection[Job], grid_dir: GridDir, launcher: Launcher, max_parallel: int
+        self,
+        todo: Collection[Job],
+        others: Mapping[str, JobState],
+        grid_dir: GridDir,
+        launcher: Launcher,
+        max_parallel: int,
     ):
-        self.states = {job.id: JobState.DONE for job in plan.jobs}
-        self.states |= {job.id: JobState.WAITING for job in todo}
+        self.states = {**others, **{job.id: JobState.WAITING for job in todo}}
         self._todo = list(todo)
         self._grid_dir = grid_dir
         self._launcher = launcher
@@ -164,7 +173,7 @@ class Schedule:
     def _start_if_ready(self, job: Job) -> None:
         needed = [self.states[name] for name in job.needs]
         state = job_state(JobState.WAITING, needed=needed, runs_after_failures=job.runs_after_failures)
-        usable = STOPPED if job.runs_after_failures else (JobState.DONE,)
+        usable = (*STOPPED, JobState.UNKNOWN) if job.runs_after_failures else (JobState.DONE,)
         has_room = len(self._handles) < self._max_parallel
         if state is JobState.BLOCKED:
             self.states[job.id] = state

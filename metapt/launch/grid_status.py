@@ -32,6 +32,7 @@ class JobStatus:
     log: Path  # of its standard error; exists once it has started
     entry: QueueEntry | None = None
     submitted_by: str = ""  # of a job in state unknown: the user, and the cluster
+    damage: str = ""  # why its folder cannot be read, if a submitter has found it so (metapt.launch.due_jobs)
 
     @property
     def is_in_queue(self) -> bool:

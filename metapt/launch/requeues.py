@@ -18,13 +18,12 @@ that the job has to avoid, and exits with 1 if nodes have failed too often.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 
 from metapt.config import ClusterConfig
 from metapt.errors import OperationalError, run_command
-from metapt.files import write_atomically, write_json
+from metapt.files import parsed_object, write_atomically, write_json
 from metapt.launch.code_snapshot import live_code
 from metapt.launch.process import GRACE_SECONDS
 from metapt.leases import wait_until_free
@@ -67,12 +66,11 @@ def check_requeue_limit(run: Run, slurm_id: str, start: int, max_requeues: int, 
 
 
 def _recorded_start(run: Run, slurm_id: str) -> tuple[int, int] | None:
-    """The (start, step) that an earlier start of this job, or the lead rank at this one, has recorded."""
-    try:
-        record = json.loads(run.requeues_file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    return (record["start"], record["step"]) if record["job"] == slurm_id else None
+    """The (start, step) that an earlier start of this job, or the lead rank at this one, has recorded; None also if the
+    record is damaged.
+    """
+    record = parsed_object(run.requeues_file.read_bytes()) if run.requeues_file.exists() else None
+    return (record["start"], record["step"]) if record and record["job"] == slurm_id else None
 
 
 def nodes_to_avoid(run: Run, slurm_id: str, start: int, is_lead: bool = True) -> list[str] | None:

@@ -16,7 +16,7 @@ from datetime import datetime
 from pathlib import Path
 
 from metapt.errors import OperationalError
-from metapt.files import write_atomically
+from metapt.files import parsed_object, write_atomically
 from metapt.launch.grid_dir import GridDir
 from metapt.launch.job_state import JobState, queue_state
 from metapt.launch.jobs import Job
@@ -116,11 +116,6 @@ def submissions(grid_dir: GridDir) -> dict[str, Submission]:
     return {record.job: record for record in _records(grid_dir)}
 
 
-def submitted_ids(grid_dir: GridDir) -> dict[str, str]:
-    """The Slurm job id under which each job was last submitted, by job id."""
-    return {name: record.slurm_id for name, record in submissions(grid_dir).items()}
-
-
 def record_submissions(grid_dir: GridDir, submitted: Sequence[tuple[Job, str]]) -> None:
     """Adds (job, Slurm job id) pairs to jobs.jsonl. A full disk leaves the file as it was.
 
@@ -141,31 +136,25 @@ def record_submissions(grid_dir: GridDir, submitted: Sequence[tuple[Job, str]]) 
 
 
 def _records(grid_dir: GridDir) -> list[Submission]:
-    records = map(json.loads, _intact_lines(grid_dir.submitted_file))
     names = [item.name for item in fields(Submission)]
+    records = (json.loads(line) for line in _intact_lines(grid_dir.submitted_file))
     return [Submission(**{name: record[name] for name in names}) for record in records]
 
 
 def _intact_lines(file: Path) -> list[str]:
-    """The lines that are JSON objects. The others, such as one that a full disk has cut off, are named on stderr."""
+    """The lines that record a submission. The others, such as one that a full disk has cut off, are named on stderr."""
     try:
-        lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = file.read_bytes().splitlines()
     except FileNotFoundError:
         return []
+    names = {item.name for item in fields(Submission)}
     intact = []
     for number, line in enumerate(lines, start=1):
-        if _is_object(line):
-            intact.append(line)
+        if names <= (parsed_object(line) or {}).keys():
+            intact.append(line.decode())
         else:
-            print(f"{file}:{number}: damaged line, left out: {line[:60]!r}", file=sys.stderr)
+            print(f"{file}:{number}: damaged line, left out: {str(line[:60])[1:]}", file=sys.stderr)
     return intact
-
-
-def _is_object(line: str) -> bool:
-    try:
-        return isinstance(json.loads(line), dict)
-    except ValueError:
-        return False
 
 
 def exit_code(slurm_id: str) -> str:

@@ -5,13 +5,19 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 from metapt.config import SubmitConfig
 from metapt.data import DEMO_NOTICE
 from metapt.errors import OperationalError, UserError, listed
+from metapt.files import write_atomically
 from metapt.launch import executors, slurm, slurm_queue
 from metapt.launch.display import describe_plan, progress_view, summary
+from metapt.launch.due_jobs import (
+    jobs_to_start,
+    results_to_withdraw,
+    states_of_others,
+    with_checked_folders,
+)
 from metapt.launch.grid import plan
 from metapt.launch.grid_dir import GridDir
 from metapt.launch.grid_status import JobStatus, job_statuses
@@ -55,9 +61,12 @@ def dry_run(grid_plan: Plan, grid_dir: GridDir, config: SubmitConfig) -> None:
     Raises:
         OperationalError: sbatch would refuse some of them.
     """
-    statuses = with_checked_weights(grid_plan, current_statuses(grid_plan, grid_dir), grid_dir)
+    statuses = with_checked_folders(grid_plan, current_statuses(grid_plan, grid_dir), grid_dir)
     todo = jobs_to_start(grid_plan, statuses, grid_dir)
     print(describe_plan(grid_plan, statuses, todo))
+    for status in statuses.values():
+        if status.damage:
+            print(_damage(status))
     for job in results_to_withdraw(todo, statuses):
         print(_withdrawal(statuses[job.id]))
     print("\n".join(["", *requirements(grid_plan, todo, config.cluster)]))
@@ -79,8 +88,13 @@ def dry_run(grid_plan: Plan, grid_dir: GridDir, config: SubmitConfig) -> None:
 
 
 def run_plan(grid_plan: Plan, grid_dir: GridDir, config: SubmitConfig) -> None:
-    """Runs or submits the jobs of a plan that are not done. The caller holds the lock of the grid."""
-    statuses = with_checked_weights(grid_plan, current_statuses(grid_plan, grid_dir), grid_dir)
+    """Runs or submits the jobs of a plan that are not done. The caller holds the lock of the grid.
+
+    Raises:
+        OperationalError: jobs have failed or cannot be submitted. The others have been run or submitted, unless the message says that
+            nothing was.
+    """
+    statuses = with_checked_folders(grid_plan, current_statuses(grid_plan, grid_dir), grid_dir)
     if others := grid_dir.other_runs(grid_plan):
         print(
             f"{grid_dir.path}: {len(others)} run(s) that are not in this plan are kept, such as {others[0]}"
@@ -88,11 +102,28 @@ def run_plan(grid_plan: Plan, grid_dir: GridDir, config: SubmitConfig) -> None:
     todo = jobs_to_start(grid_plan, statuses, grid_dir)
     if left := [status for status in statuses.values() if status.state is JobState.UNKNOWN]:
         print(_left_to_others(left))
-    if not todo:
+    damaged = [status for status in statuses.values() if status.damage]
+    for status in damaged:
+        print(_damage(status))
+        write_atomically(grid_dir.run(status.job).error_file, f"{status.damage}\n")
+    if todo:
+        _start(grid_plan, todo, statuses, grid_dir, config)
+    else:
         if not grid_dir.plan_file.exists():
             grid_dir.write_plan(grid_plan)
         print(_nothing_to_do(grid_dir, statuses))
-        return
+    if damaged:
+        raise OperationalError(f"{grid_dir.path}: {len(damaged)} damaged run(s) were not started, see above")
+
+
+def _start(
+    grid_plan: Plan,
+    todo: list[Job],
+    statuses: Mapping[str, JobStatus],
+    grid_dir: GridDir,
+    config: SubmitConfig,
+) -> None:
+    """Runs or submits jobs."""
     for job in results_to_withdraw(todo, statuses):
         print(_withdrawal(statuses[job.id]))
         grid_dir.run(job).withdraw_result()
@@ -106,19 +137,30 @@ def run_plan(grid_plan: Plan, grid_dir: GridDir, config: SubmitConfig) -> None:
             f"{grid_dir.path}: jobs of this grid are in Slurm's queue; submit with cluster=slurm, or scancel them"
         )
     grid_dir.write_plan(grid_plan)
-    _run_here(grid_plan, todo, grid_dir, config, _write_sources(config, grid_dir, todo, statuses))
+    others = states_of_others(grid_plan, todo, statuses)
+    _run_here(grid_plan, todo, others, grid_dir, config, _write_sources(config, grid_dir, todo, statuses))
 
 
 def _run_here(
-    grid_plan: Plan, todo: list[Job], grid_dir: GridDir, config: SubmitConfig, code: JobSources
+    grid_plan: Plan,
+    todo: list[Job],
+    others: Mapping[str, JobState],
+    grid_dir: GridDir,
+    config: SubmitConfig,
+    code: JobSources,
 ) -> None:
-    """Runs jobs on this machine. Raises OperationalError if any of them is not done at the end."""
+    """Runs jobs on this machine. Raises OperationalError if any job of the plan is not done at the end.
+
+    Args:
+        others: the states of the jobs that are not started.
+    """
     started = time.monotonic()
     launcher = executors.launcher(grid_dir, code, config.cluster)
     report = next((job for job in todo if job.kind == "report"), None)
     log = grid_dir.log_file(report, "out") if report else None
     before = log.stat().st_size if log and log.exists() else 0
-    schedule = executors.Schedule(grid_plan, todo, grid_dir, launcher, executors.parallelism(config.cluster))
+    parallelism = executors.parallelism(config.cluster)
+    schedule = executors.Schedule(todo, others, grid_dir, launcher, parallelism)
     with progress_view(grid_dir, grid_plan) as view:
         schedule.run(view)
     print(summary(grid_plan, schedule.states, grid_dir, time.monotonic() - started))
@@ -164,35 +206,6 @@ def current_statuses(grid_plan: Plan, grid_dir: GridDir) -> dict[str, JobStatus]
     return job_statuses(grid_plan, grid_dir, entries, is_submitter_active=False)
 
 
-def with_checked_weights(
-    grid_plan: Plan, statuses: Mapping[str, JobStatus], grid_dir: GridDir
-) -> dict[str, JobStatus]:
-    """The statuses after the weights that jobs will fine-tune were compared with their checksums.
-
-    A finished pretraining run whose weights are damaged is interrupted. `metapt status` compares sizes only.
-    """
-    needed = {
-        name
-        for job in grid_plan.jobs
-        if job.kind == "finetune" and statuses[job.id].state is not JobState.DONE
-        for name in job.needs
-    }
-    checked = dict(statuses)
-    for name in sorted(needed):
-        status = statuses[name]
-        if status.state is JobState.DONE:
-            problem = grid_dir.run(status.job).weights_problem()
-            if problem:
-                run = replace(status.run, state=JobState.INTERRUPTED, result_problem=problem)
-                checked[name] = replace(status, state=JobState.INTERRUPTED, run=run)
-    return checked
-
-
-def results_to_withdraw(todo: Sequence[Job], statuses: Mapping[str, JobStatus]) -> list[Job]:
-    """The jobs to start that have a result already, which does not count."""
-    return [job for job in todo if statuses[job.id].run.result_problem]
-
-
 def _withdrawal(status: JobStatus) -> str:
     return (
         f"{status.job.id}: its result does not count and is withdrawn, since {status.run.result_problem}; "
@@ -200,34 +213,11 @@ def _withdrawal(status: JobStatus) -> str:
     )
 
 
-def jobs_to_start(grid_plan: Plan, statuses: Mapping[str, JobStatus], grid_dir: GridDir) -> list[Job]:
-    """The jobs to start: runs that are not done, corpora that they need and that are not prepared, and the report.
-
-    The report is left out only if it is up to date. A job that is queued behind a job that has to be started again would
-    never start, so it is started again too. Jobs in state unknown, and jobs that need them, are left to those who have
-    submitted them.
-    """
-    due: set[str] = set()
-    held: set[str] = set()  # left to others
-    for job in grid_plan.jobs:  # each comes after the jobs that it needs
-        status = statuses[job.id]
-        never_starts = status.state is JobState.QUEUED and not due.isdisjoint(job.needs)
-        needs_held = not job.runs_after_failures and not held.isdisjoint(job.needs)
-        if status.state is JobState.UNKNOWN or (needs_held and status.state is not JobState.DONE):
-            held.add(job.id)
-        elif never_starts or not (status.is_in_queue or status.state is JobState.DONE):
-            due.add(job.id)
-    runs = {job.id for job in grid_plan.jobs if job.is_run and job.id in due}
-    corpora = {name for job in grid_plan.jobs if job.id in runs for name in job.needs}
-
-    def is_to_start(job: Job) -> bool:
-        if job.is_run or job.id in held:
-            return job.id in runs
-        if job.kind == "prepare":
-            return job.id in corpora & due
-        return bool(runs) or job.id in due or _is_outdated(job, statuses[job.id], grid_dir)
-
-    return [job for job in grid_plan.jobs if is_to_start(job)]
+def _damage(status: JobStatus) -> str:
+    return (
+        f"{status.job.id}: is not started, nor are the jobs that need it, since {status.damage}; "
+        "restore this file, or delete the folder of the run to start it over"
+    )
 
 
 def _left_to_others(left: Sequence[JobStatus]) -> str:
@@ -236,10 +226,3 @@ def _left_to_others(left: Sequence[JobStatus]) -> str:
         f"{len(left)} job(s) were submitted by {', '.join(users)} and may be in a queue that is not visible here; "
         f"they are not submitted again: {listed(names, 3)}"
     )
-
-
-def _is_outdated(report: Job, status: JobStatus, grid_dir: GridDir) -> bool:
-    """Whether a finished report was made from other results than the present ones."""
-    if status.state is not JobState.DONE:
-        return False
-    return grid_dir.run(report).result().get("inputs") != grid_dir.result_checksums(report.needs)

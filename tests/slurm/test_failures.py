@@ -15,7 +15,7 @@ from pathlib import Path
 
 import launch_fakes
 import pytest
-from launch_fakes import fake_plan, run_fake, starts
+from launch_fakes import fake_plan, run_fake, starts, submitted_ids
 from real_slurm import MARKS, wait_for_empty_queue, wait_until
 from stopping import preempt
 from test_slurm import CLUSTER, ids_in_queue, states
@@ -110,7 +110,7 @@ def test_ctrl_c_during_a_submission_takes_it_back(tmp_path: Path) -> None:
     assert "stopped; nothing was submitted" in output
     assert not comments_in_queue(tmp_path)
     assert not GridDir(tmp_path).plan_file.exists()
-    assert not slurm_queue.submitted_ids(GridDir(tmp_path))
+    assert not submitted_ids(GridDir(tmp_path))
 
 
 def test_what_a_killed_submitter_left_is_shown_and_replaced(tmp_path: Path) -> None:

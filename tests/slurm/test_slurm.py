@@ -14,7 +14,7 @@ from pathlib import Path
 
 import launch_fakes
 import pytest
-from launch_fakes import NEEDS, fake_plan, run_fake, starts
+from launch_fakes import NEEDS, fake_plan, run_fake, starts, submitted_ids
 from real_slurm import MARKS, second_cluster, wait_for_empty_queue, wait_until
 
 from metapt.config import ClusterConfig
@@ -142,7 +142,7 @@ def test_a_rejected_request_cancels_the_earlier_ones(tmp_path: Path) -> None:
         slurm.submit(plan, jobs, grid_dir, CLUSTER, live)
     comments = subprocess.check_output(["squeue", "-h", "-t", "pending,running", "-o", "%k"], text=True)
     assert slurm_queue.job_comment(grid_dir) not in comments
-    assert not slurm_queue.submitted_ids(grid_dir)
+    assert not submitted_ids(grid_dir)
     answers = [
         slurm.check_with_sbatch(script)
         for _, script in slurm.batch_scripts(plan, jobs, grid_dir, CLUSTER, live, is_test=True)

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from launch_fakes import submitted_ids
 from real_slurm import MARKS, wait_until
 from stopping import has_progressed, preempt, requeue
 
@@ -72,7 +73,7 @@ def test_stopped_fine_tuning_jobs_end_like_undisturbed_ones(tmp_path: Path) -> N
     """All tasks of an array are preempted, and then each is requeued by an administrator."""
     submit(tmp_path / "slurm", "slurm", [*FINETUNED, "cluster.partition=low"])
     grid_dir = GridDir(tmp_path / "slurm")
-    slurm_ids = slurm_queue.submitted_ids(grid_dir)
+    slurm_ids = submitted_ids(grid_dir)
     jobs = grid_dir.read_plan().jobs
     finetuned = {slurm_ids[job.id]: grid_dir.run(job) for job in jobs if job.kind == "finetune"}
     assert len(finetuned) == 3
