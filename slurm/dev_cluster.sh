@@ -8,12 +8,13 @@
 #   . DIR/env.sh                        make sbatch, squeue and `metapt submit cluster=slurm` use it
 #
 # Environment: NODES (2), CPUS per node (2), GPUS per node, simulated (2; 0: none), PORT, the first of NODES + 1 ports
-# (16817), MAX_ARRAY_SIZE (1001, Slurm's default).
-# Partitions: main, and low, whose jobs are preempted and requeued for jobs of main. There is no accounting, so no sacct.
+# (16817), MAX_ARRAY_SIZE (1001, Slurm's default), ACCOUNTING (0; 1: with slurmdbd on MariaDB, at port PORT + NODES + 1,
+# so that sacctmgr can set limits of users, and there is sacct).
+# Partitions: main, and low, whose jobs are preempted and requeued for jobs of main.
 set -u
 COMMAND=${1:-} DIR=$(realpath -m "${2:-/tmp/metapt-slurm}")
 NODES=${NODES:-2} CPUS=${CPUS:-2} GPUS=${GPUS:-2} PORT=${PORT:-16817}
-MAX_ARRAY_SIZE=${MAX_ARRAY_SIZE:-1001}
+MAX_ARRAY_SIZE=${MAX_ARRAY_SIZE:-1001} ACCOUNTING=${ACCOUNTING:-0}
 MARK="# metapt slurm in <$DIR>"
 unset "${!SLURM_@}" "${!SBATCH_@}" "${!SRUN_@}" # variables of another cluster or job
 export SLURM_CONF=$DIR/etc/slurm.conf
@@ -55,7 +56,9 @@ wait_until() { # SECONDS WHAT COMMAND...
 # ---- start -------------------------------------------------------------------------------------------------
 install_packages() {
     local need=() pair is_new
-    for pair in munged:munge slurmctld:slurmctld slurmd:slurmd sbatch:slurm-client; do
+    local commands=(munged:munge slurmctld:slurmctld slurmd:slurmd sbatch:slurm-client)
+    [ "$ACCOUNTING" = 1 ] && commands+=(slurmdbd:slurmdbd mariadbd:mariadb-server-core my_print_defaults:mariadb-client-core)
+    for pair in "${commands[@]}"; do
         command -v "${pair%%:*}" >/dev/null || need+=("${pair#*:}")
     done
     [ ${#need[@]} = 0 ] && return
@@ -70,7 +73,13 @@ install_packages() {
     [ $code = 0 ] || { tail -20 "$DIR/log/apt.out" >&2; fail "apt-get failed"; }
 }
 write_configuration() {
-    local host gres='' number; host=$(hostname -s)
+    local host gres='' number accounting=''; host=$(hostname -s)
+    # for connections to slurmdbd "Pass", and not AuthInfo, names the socket of munge
+    [ "$ACCOUNTING" = 1 ] && accounting="AccountingStorageType=accounting_storage/slurmdbd
+AccountingStorageHost=127.0.0.1
+AccountingStoragePort=$((PORT + NODES + 1))
+AccountingStoragePass=$DIR/munge/munge.sock
+AccountingStorageEnforce=limits"
     if [ "$GPUS" -gt 0 ]; then
         for number in $(seq 0 $((GPUS - 1))); do mknod "$DIR/dev/gpu$number" c 1 3 || fail "mknod (try GPUS=0)"; done
         echo "NodeName=node[1-$NODES] Name=gpu File=$DIR/dev/gpu[0-$((GPUS - 1))]" >"$DIR/etc/gres.conf"
@@ -115,6 +124,7 @@ SchedulerParameters=sched_interval=2,bf_interval=2
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 SlurmctldParameters=preempt_send_user_signal
+$accounting
 NodeName=node[1-$NODES] NodeHostname=$host NodeAddr=127.0.0.1 Port=[$((PORT + 1))-$((PORT + NODES))] CPUs=$CPUS RealMemory=4096 $gres
 PartitionName=main Nodes=ALL Default=YES DefaultTime=5 PriorityTier=5 PreemptMode=OFF
 PartitionName=low Nodes=ALL DefaultTime=5 PriorityTier=1 PreemptMode=REQUEUE GraceTime=15
@@ -131,9 +141,39 @@ make_names_resolve() { # MASTER_ADDR is the first node's name. /etc/hosts may be
 }
 refuse_taken_ports() { # the daemons of another cluster would answer instead
     local port
-    for port in $(seq "$PORT" $((PORT + NODES))); do
+    for port in $(seq "$PORT" $((PORT + NODES + ACCOUNTING))); do
         (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null && fail "port $port is in use; set PORT"
     done
+}
+start_accounting() { # root over the socket of the database: no password anywhere
+    local options=(--no-defaults --user=root --datadir="$DIR/db")
+    mkdir "$DIR/db"
+    mariadb-install-db "${options[@]}" --auth-root-authentication-method=socket --auth-root-socket-user=root \
+        --skip-test-db --skip-name-resolve >"$DIR/log/mariadb-install.out" 2>&1 || fail "mariadb-install-db failed"
+    start_daemon mariadbd mariadbd "${options[@]}" --skip-networking --socket="$DIR/run/db.sock" --pid-file="$DIR/run/db.pid" \
+        --innodb-buffer-pool-size=64M --innodb-log-file-size=32M --innodb-lock-wait-timeout=900 \
+        --innodb-flush-log-at-trx-commit=0 --skip-log-bin --performance-schema=off
+    wait_until 60 mariadbd test -S "$DIR/run/db.sock"
+    cat >"$DIR/etc/slurmdbd.conf" <<CONF
+DbdHost=localhost
+DbdAddr=127.0.0.1
+DbdPort=$((PORT + NODES + 1))
+CommunicationParameters=NoInAddrAny
+SlurmUser=root
+AuthType=auth/munge
+AuthInfo=socket=$DIR/munge/munge.sock
+LogFile=$DIR/log/slurmdbd.log
+PidFile=$DIR/run/slurmdbd.pid
+StorageType=accounting_storage/mysql
+StorageHost=localhost
+StorageUser=root
+StorageLoc=slurm_accounting
+CONF
+    chmod 600 "$DIR/etc/slurmdbd.conf" # slurmdbd requires it
+    MYSQL_UNIX_PORT=$DIR/run/db.sock start_daemon slurmdbd slurmdbd -D
+    wait_until 60 slurmdbd sacctmgr --noheader list cluster
+    { sacctmgr -i add cluster metapt && sacctmgr -i add account metapt && sacctmgr -i add user root account=metapt; } \
+        >"$DIR/log/sacctmgr.out" 2>&1 || fail "sacctmgr failed, see $DIR/log/sacctmgr.out"
 }
 nodes_idle() { [ "$(sinfo -h -N -p main -t idle -o %N | wc -l)" = "$NODES" ]; }
 start() {
@@ -142,7 +182,7 @@ start() {
     [ -e "$DIR/slurm.conf.is.here" ] || [ -z "$(ls -A "$DIR" 2>/dev/null)" ] || fail "$DIR is not empty, and not the folder of a development cluster"
     stop
     refuse_taken_ports
-    (cd "$DIR" 2>/dev/null && rm -rf etc log run pids state spool munge dev)
+    (cd "$DIR" 2>/dev/null && rm -rf etc log run pids state spool munge dev db)
     mkdir -p "$DIR"/{etc,log,run,pids,state,spool,munge,dev} && touch "$DIR/slurm.conf.is.here"
     chmod 755 "$DIR" "$DIR/munge" && chmod 700 "$DIR/state"
     install_packages
@@ -152,6 +192,7 @@ start() {
     start_daemon munged munged -F --key-file="$DIR/munge/munge.key" --socket="$DIR/munge/munge.sock" \
         --pid-file="$DIR/munge/munged.pid" --log-file="$DIR/log/munged.log" --seed-file="$DIR/munge/munged.seed"
     wait_until 15 munged munge -n -S "$DIR/munge/munge.sock"
+    [ "$ACCOUNTING" = 0 ] || start_accounting
     start_daemon slurmctld slurmctld -D -c
     wait_until 30 slurmctld scontrol ping
     local number
@@ -180,6 +221,8 @@ stop() {
     runs && end_jobs
     for file in "$DIR"/pids/slurmd-*; do stop_daemon "${file##*/}"; done
     stop_daemon slurmctld
+    stop_daemon slurmdbd
+    stop_daemon mariadbd
     stop_daemon munged
     [ "$(readlink /etc/slurm/slurm.conf)" = "$SLURM_CONF" ] && rm -f /etc/slurm/slurm.conf
     if grep -qF "$MARK" /etc/hosts; then
@@ -196,5 +239,5 @@ case $COMMAND in
     start) start ;;
     stop) stop && echo "dev_cluster: the cluster in $DIR is stopped" ;;
     status) status ;;
-    *) sed -n '2,14s/^# \{0,1\}//p' "$0"; exit 2 ;;
+    *) sed -n '2,15s/^# \{0,1\}//p' "$0"; exit 2 ;;
 esac

@@ -272,7 +272,19 @@ def test_all_errors_of_a_grid_are_reported_at_once() -> None:
         (["grid.extra_checkpoints={maml:[150]}"], "pretrain/nano-maml-s0 writes no checkpoint at step 150"),
         (["grid.extra_checkpoints={reptile:[100]}"], "reptile: neither an objective nor a variant"),
         (["grid.checkpoints=[0,150]"], "pretrain/nano-vanilla-s0 writes no checkpoint at step 150"),
-        (["cluster.nodes=2"], "cluster.nodes=2: cluster=local has only one node"),
+        (["cluster.nodes=2"], "cluster.nodes: has no effect with cluster=local, only with cluster=slurm"),
+        (
+            ["cluster.python=/x", "cluster.setup=[date]", "cluster.exports={A: b}"],
+            "cluster.exports, cluster.setup, cluster.python: have no effect with cluster=local, only with cluster=slurm",
+        ),
+        (
+            ["cluster=inline", "cluster.timeout_min=5"],
+            "no effect with cluster=inline, only with cluster=local or slurm",
+        ),
+        (
+            ["cluster=slurm", "cluster.max_parallel=3"],
+            "cluster.max_parallel: has no effect with cluster=slurm",
+        ),
         (["cluster=slurm", "cluster.gpu_request=constraint"], "cluster.gpu_type is required"),
         (["cluster=slurm", "cluster.gpu_request=none", "cluster.gpu_type=a100"], "requests no GPUs"),
         (["cluster=slurm", "root=/a%b"], "root=/a%b: must not contain %"),

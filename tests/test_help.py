@@ -139,6 +139,15 @@ def test_help_shows_the_values_of_this_command_line(arguments: list[str], path: 
     assert shown in entry(help_text("pretrain", arguments), path)
 
 
+def test_help_says_which_group_is_required_and_where_a_key_has_an_effect() -> None:
+    text = help_text("submit", [])
+    assert entry(text, "grid").startswith("(required; the values below are those of grid=demo) ")
+    assert entry(text, "cluster").startswith("(default: local) ")
+    assert "Slurm partition (cluster=slurm) (default: not specified)" in entry(text, "cluster.partition")
+    assert "(cluster=local or slurm) [seconds] (default: 120)" in entry(text, "cluster.signal_delay_s")
+    assert entry(help_text("submit", ["grid=study"]), "grid").startswith("(given: study) ")
+
+
 def test_help_shows_lists_mappings_and_required_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("METAPT_TEXT_DIR", raising=False)
     text = help_text("submit", ["grid=study"])  # needs this environment variable

@@ -18,10 +18,10 @@ from launch_fakes import fake_plan, run_fake, wait_for
 
 from metapt.config import ClusterConfig
 from metapt.launch.code_snapshot import SUBPACKAGES
+from metapt.launch.due_jobs import current_statuses
 from metapt.launch.grid_dir import GridDir
 from metapt.launch.job_sources import JobSources, choose_sources
 from metapt.launch.run_status import run_status
-from metapt.launch.submission import current_statuses
 from metapt.provenance import sources
 from metapt.runs import Run
 

@@ -23,9 +23,9 @@ from metapt.config import ClusterConfig, CorpusConfig
 from metapt.data.corpus import prepare_corpus
 from metapt.errors import OperationalError
 from metapt.finetuning.feature_cache import FeatureCache
+from metapt.launch.due_jobs import current_statuses
 from metapt.launch.grid_dir import GridDir
 from metapt.launch.run_status import run_status
-from metapt.launch.submission import current_statuses
 from metapt.leases import EXPIRY_SECONDS, Lease, LeaseHeld, Owner, is_held, look
 from metapt.runs import Run
 

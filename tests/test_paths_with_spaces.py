@@ -14,8 +14,8 @@ from launch_fakes import fake_plan, run_fake
 
 from metapt.config import ClusterConfig, commandline
 from metapt.launch.display import describe_plan
+from metapt.launch.due_jobs import current_statuses
 from metapt.launch.grid_dir import GridDir
-from metapt.launch.submission import current_statuses
 
 PATHS = [
     "/a b",

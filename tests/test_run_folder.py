@@ -112,3 +112,24 @@ def test_every_start_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert run.mixture() == "1 source, 2 types of GPU"
     assert run_status(run.path).mixture == run.mixture()
     assert {"git_commit", "source", "code", "versions", "time", "nodes"} <= starts[0].keys()
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(0, 2000), st.sampled_from([b"", b"\0", b"\xff"]))
+def test_a_damaged_configuration_is_refused_by_name(
+    whole: tuple[Run, bytes], length: int, filler: bytes
+) -> None:
+    """A file that was cut off, and one whose end is zeros or no text."""
+    run, _ = whole
+    content = run.config_file.read_bytes()
+    recorded, length = run.provenance(), min(length, len(content))
+    run.config_file.write_bytes(content[:length] + filler * (len(content) - length))
+    try:
+        if run.config_file.read_bytes().strip() == content.strip():
+            assert run.provenance() == recorded
+        else:
+            with pytest.raises(UserError, match=r"config\.yaml: damaged"):
+                run.provenance()
+        assert run_status(run.path).state == "interrupted"
+    finally:
+        run.config_file.write_bytes(content)

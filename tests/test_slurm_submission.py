@@ -15,11 +15,11 @@ from metapt.config import ClusterConfig, commandline
 from metapt.errors import OperationalError
 from metapt.launch import slurm_queue
 from metapt.launch.code_snapshot import live_code
-from metapt.launch.due_jobs import jobs_to_start
+from metapt.launch.due_jobs import current_statuses, jobs_to_start
 from metapt.launch.grid_dir import GridDir
 from metapt.launch.grid_status import grid_status
 from metapt.launch.job_sources import JobSources
-from metapt.launch.submission import current_statuses, submit
+from metapt.launch.submission import submit
 from metapt.runs import Run
 from metapt.slurm_commands import user_name
 

@@ -14,6 +14,7 @@ from typing import Any
 from metapt.config import (
     TRAINED_BASELINES,
     BaselineConfig,
+    ClusterConfig,
     DescribeConfig,
     EvaluateConfig,
     FinetuneConfig,
@@ -23,7 +24,7 @@ from metapt.config import (
     SubmitConfig,
     zero_stage,
 )
-from metapt.config.keys import key_of
+from metapt.config.keys import default_of, key_of
 from metapt.errors import install_hint
 
 
@@ -205,6 +206,9 @@ def _check_task(config: PretrainConfig) -> Iterator[str]:
 
 def _check_submit(config: SubmitConfig) -> Iterator[str]:
     cluster = config.cluster
+    for only, names in _without_effect(cluster).items():
+        has, where = ("have" if len(names) > 1 else "has"), " or ".join(only)
+        yield f"{', '.join(names)}: {has} no effect with cluster={cluster.name}, only with cluster={where}"
     if cluster.gpu_request == "constraint" and not cluster.gpu_type:
         yield "cluster.gpu_type is required with cluster.gpu_request=constraint; give the feature of the GPU nodes"
     if cluster.gpu_request == "none" and cluster.gpu_type:
@@ -220,6 +224,16 @@ def _check_submit(config: SubmitConfig) -> Iterator[str]:
         yield "dry_run=test: calls sbatch, which needs cluster=slurm; otherwise use dry_run=true"
     if cluster.name == "slurm" and "%" in config.root:
         yield f"root={config.root}: must not contain %, which Slurm replaces in paths"
+
+
+def _without_effect(cluster: ClusterConfig) -> dict[tuple[str, ...], list[str]]:
+    """The keys that are set although they have no effect with this kind of executor, by where they have one."""
+    unused: dict[tuple[str, ...], list[str]] = {}
+    for item in fields(cluster):
+        only = key_of(item).only
+        if only and cluster.name not in only and getattr(cluster, item.name) != default_of(item):
+            unused.setdefault(only, []).append(f"cluster.{item.name}")
+    return unused
 
 
 def _check_baseline(config: BaselineConfig) -> Iterator[str]:

@@ -29,6 +29,9 @@ SHARED_CONF = {  # commands that use the YAML files of another command
     "baseline": "finetune",
 }
 
+# Groups of which the command line has to name an option; the help shows the values of the one in config.yaml.
+REQUIRED_GROUPS = {"submit": ("grid",)}
+
 
 def compose(command: str, overrides: Sequence[str]) -> Any:
     """The OmegaConf configuration of a command: its chosen options, then the other overrides in turn.

@@ -10,6 +10,9 @@ from omegaconf import MISSING
 from metapt.baseline_names import BASELINE_NAMES
 from metapt.config.keys import key
 
+# where a key of the cluster has an effect
+LOCAL, SLURM, LOCAL_OR_SLURM = ("local",), ("slurm",), ("local", "slurm")
+
 
 @dataclass
 class ComparisonConfig:
@@ -146,7 +149,7 @@ class ClusterConfig:
         },
         internal=True,
     )
-    max_parallel: int = key(1, "number of jobs that run at the same time (cluster=local)", low=1)
+    max_parallel: int = key(1, "number of jobs that run at the same time", low=1, only=LOCAL)
     threads: int | None = key(
         None, "number of CPU threads of a job", absent="CPU cores / cluster.max_parallel", low=1
     )
@@ -156,17 +159,17 @@ class ClusterConfig:
         unit="minutes",
         absent="cluster.timeout_min_per_kind",
         low=1,
+        only=LOCAL_OR_SLURM,
     )
     timeout_min_per_kind: dict[str, int] = key(
         {},
         "time limits by kind of job; without an entry prepare has 720, pretrain 1440, finetune 480, baseline 120 and "
         "report 60. With cluster=slurm at most the partition's limit",
         unit="minutes",
+        only=LOCAL_OR_SLURM,
     )
     nodes: int = key(
-        1,
-        "number of nodes of a pretraining job without an entry in grid.gpus_per_size (cluster=slurm)",
-        low=1,
+        1, "number of nodes of a pretraining job without an entry in grid.gpus_per_size", low=1, only=SLURM
     )
     gpus_per_node: int = key(0, "number of GPUs per node of a pretraining job, one task each", low=0)
     finetune_gpus: int = key(
@@ -176,52 +179,57 @@ class ClusterConfig:
     )
     gpu_request: str = key(
         "gpus_per_node",
-        "sbatch option that requests GPUs (cluster=slurm)",
+        "sbatch option that requests GPUs",
         choices={
             "gpus_per_node": "--gpus-per-node=[TYPE:]N",
             "gres": "--gres=gpu:[TYPE:]N",
             "constraint": "--constraint=TYPE, for sites that select GPU nodes by a feature",
             "none": "no option",
         },
+        only=SLURM,
     )
-    gpu_type: str | None = key(
-        None, "type of GPU to request, such as a100 (cluster=slurm)", absent="any type"
-    )
+    gpu_type: str | None = key(None, "type of GPU to request, such as a100", absent="any type", only=SLURM)
     max_running: int | None = key(
         None,
-        "number of jobs of one job array that may run at the same time (cluster=slurm)",
+        "number of jobs of one job array that may run at the same time",
         absent="no limit",
         low=1,
+        only=SLURM,
     )
-    cpus_per_task: int = key(4, "number of CPUs per task (cluster=slurm)", low=1)
+    cpus_per_task: int = key(4, "number of CPUs per task", low=1, only=SLURM)
     mem_gb: int | None = key(
         None,
-        "memory per node of every job without an entry in grid.mem_gb_per_size (cluster=slurm)",
+        "memory per node of every job without an entry in grid.mem_gb_per_size",
         unit="GB",
         absent="estimated by kind of job and size of the model",
         low=1,
+        only=SLURM,
     )
-    partition: str | None = key(None, "Slurm partition", absent="not specified")
+    partition: str | None = key(None, "Slurm partition", absent="not specified", only=SLURM)
     cpu_partition: str | None = key(
-        None, "Slurm partition of preparations, baselines and reports", absent="cluster.partition"
+        None, "Slurm partition of preparations, baselines and reports", absent="cluster.partition", only=SLURM
     )
-    account: str | None = key(None, "Slurm account", absent="not specified")
-    qos: str | None = key(None, "Slurm quality of service (QOS)", absent="not specified")
+    account: str | None = key(None, "Slurm account", absent="not specified", only=SLURM)
+    qos: str | None = key(None, "Slurm quality of service (QOS)", absent="not specified", only=SLURM)
     signal_delay_s: int = key(
         120,
-        "time between the signal that makes a job save a checkpoint and its time limit (cluster=slurm)",
+        "time between the signal that makes a job save a checkpoint and its time limit",
         unit="seconds",
         low=1,
+        only=LOCAL_OR_SLURM,
     )
     visibility_timeout_s: int = key(
         90,
-        "longest time that a job waits until results of earlier jobs are visible on its node's file system "
-        "(cluster=slurm)",
+        "longest time that a job waits until results of earlier jobs are visible on its node's file system",
         unit="seconds",
         low=0,
+        only=SLURM,
     )
     max_requeues_without_progress: int = key(
-        5, "number of consecutive requeues without a new checkpoint after which a job is abandoned", low=0
+        5,
+        "number of consecutive requeues without a new checkpoint after which a job is abandoned",
+        low=0,
+        only=LOCAL_OR_SLURM,
     )
     gpu_memory_gb: float | None = key(
         None,
@@ -246,7 +254,8 @@ class ClusterConfig:
     online: bool = key(
         False,
         "whether compute nodes can reach the Hugging Face hub; if not, the submitter downloads what the jobs read "
-        "into cluster.cache (cluster=slurm)",
+        "into cluster.cache",
+        only=SLURM,
     )
     cache: str | None = key(
         None,
@@ -255,32 +264,34 @@ class ClusterConfig:
     )
     extra: dict[str, str] = key(
         {},
-        "further sbatch options, by long name; an option without argument has an empty value: {exclusive: ''} "
-        "(cluster=slurm)",
+        "further sbatch options, by long name; an option without argument has an empty value: {exclusive: ''}",
+        only=SLURM,
     )
     exclude: str | None = key(
-        None, "nodes that no job uses, as sbatch expects them: node[1-3],node7 (cluster=slurm)", absent="none"
+        None, "nodes that no job uses, as sbatch expects them: node[1-3],node7", absent="none", only=SLURM
     )
-    modules: list[str] = key([], "environment modules that a job loads first (cluster=slurm)")
+    modules: list[str] = key([], "environment modules that a job loads first", only=SLURM)
     exports: dict[str, str] = key(
-        {}, "environment variables of a job, such as {NCCL_SOCKET_IFNAME: ib0} (cluster=slurm)"
+        {}, "environment variables of a job, such as {NCCL_SOCKET_IFNAME: ib0}", only=SLURM
     )
     setup: list[str] = key(
-        [], "shell lines that run before the job; the first that fails ends it (cluster=slurm)"
+        [], "shell lines that run before the job; the first that fails ends it", only=SLURM
     )
     python: str | None = key(
         None,
-        "Python interpreter of the jobs, in whose environment metapt is installed (cluster=slurm)",
+        "Python interpreter of the jobs, in whose environment metapt is installed",
         absent="the submitter's",
+        only=SLURM,
     )
     launcher: str | None = key(
         None,
         "command before the interpreter that starts each process, for example a container: "
-        "apptainer exec --nv metapt.sif (cluster=slurm)",
+        "apptainer exec --nv metapt.sif",
         absent="none",
+        only=SLURM,
     )
     srun_args: list[str] = key(
-        [], "further options of srun, such as --container-image=metapt.sqsh for pyxis (cluster=slurm)"
+        [], "further options of srun, such as --container-image=metapt.sqsh for pyxis", only=SLURM
     )
 
 

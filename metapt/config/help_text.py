@@ -13,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from metapt import config as schema
 from metapt.config.composition import (
+    REQUIRED_GROUPS,
     chosen_options,
     compose,
     default_options,
@@ -102,11 +103,14 @@ def _options(command: str) -> Iterator[str]:
 def _group_entries(command: str, chosen: Mapping[str, str]) -> Iterator[str]:
     """One entry for each configuration group of a command."""
     for group, options in group_options(command).items():
-        option = (
-            f"given: {chosen[group]}" if group in chosen else f"default: {default_options(command)[group]}"
-        )
+        default = default_options(command)[group]
+        shown = f"default: {default}"
+        if group in REQUIRED_GROUPS.get(command, ()):
+            shown = f"required; the values below are those of {group}={default}"
+        if group in chosen:
+            shown = f"given: {chosen[group]}"
         meanings = {name: describe_option(command, group, name) for name in options}
-        yield _entry(group, f"({option})", meanings)
+        yield _entry(group, f"({shown})", meanings)
 
 
 def _sections(command_schema: type) -> Iterator[tuple[str, dict[str, Field[Any]]]]:
@@ -169,8 +173,9 @@ def _value_text(value: Any, key: Key | None = None) -> str:
 
 def _key_entry(path: str, item: Field[Any], values: _Values) -> str:
     key = key_of(item)
+    only = f" ({path.partition('.')[0]}={' or '.join(key.only)})" if key.only else ""
     unit = f" [{key.unit}]" if key.unit else ""
-    return _entry(path, f"{key.help}{unit} ({values.describe(path, key)})", key.choices)
+    return _entry(path, f"{key.help}{only}{unit} ({values.describe(path, key)})", key.choices)
 
 
 def _entry(name: str, text: str, choices: Mapping[str, str]) -> str:

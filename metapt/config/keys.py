@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import Field, asdict, dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, Field, asdict, dataclass, field, fields, is_dataclass
 from functools import cache
 from typing import Any
 
@@ -21,6 +21,8 @@ class Key:
         identity: whether the value is part of the identity of a run (see `identity`).
         internal: set by a configuration group (`model=tiny` sets model.name) and not by the user.
         flag: whether `--KEY` on the command line stands for `KEY=true`.
+        only: the options of the configuration group of its section without which it has no effect, such as slurm for
+            cluster.partition; empty: it always has one.
     """
 
     help: str
@@ -33,6 +35,7 @@ class Key:
     identity: bool = True
     internal: bool = False
     flag: bool = False
+    only: tuple[str, ...] = ()
 
 
 def key(default: Any, help: str, **properties: Any) -> Any:
@@ -47,6 +50,11 @@ def key_of(item: Field[Any]) -> Key:
     """The Key that a dataclass field declares."""
     declared: Key = item.metadata["key"]
     return declared
+
+
+def default_of(item: Field[Any]) -> Any:
+    """The default of a configuration key."""
+    return item.default if item.default_factory is MISSING else item.default_factory()
 
 
 @cache

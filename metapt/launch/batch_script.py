@@ -36,8 +36,31 @@ def build_executor(
             return 2
 
     job, size = array[0], len(array)
-    options: dict[str, Any] = {
+    python = site_settings.python_command(cluster)
+    executor = Executor(grid_dir.submitit_dir, max_num_timeout=UNLIMITED_TIMEOUTS, python=python)
+    options = {
         "job_name": job.id if size == 1 else f"{grid}/{job.kind}",
+        **_requested(job, cluster),
+        "dependency": ",".join(dependencies) or None,
+        "array_parallelism": min(size, cluster.max_running or size),
+        "setup": [
+            *site_settings.setup_lines(cluster),
+            *hub_inputs.shell_lines(cluster, grid_dir.path),
+            *code.shell_lines(cluster.visibility_timeout_s),
+            *site_settings.launcher_check(cluster),
+        ],
+        "srun_args": _srun_arguments(cluster),
+        "comment": slurm_queue.job_comment(grid_dir),
+    }
+    given = {name: value for name, value in options.items() if value is not None}
+    # submitit's own wckey would be refused at sites that enforce such keys
+    executor.update_parameters(**given, wckey=None)
+    return executor
+
+
+def _requested(job: Job, cluster: ClusterConfig) -> dict[str, Any]:
+    """What a job requests from Slurm, by submitit's names; None: the site decides."""
+    return {
         "time": minutes_of(job, cluster),
         "nodes": job.nodes,
         "ntasks_per_node": job.tasks_per_node,
@@ -48,22 +71,6 @@ def build_executor(
         "account": cluster.account,
         "qos": cluster.qos,
         "signal_delay_s": cluster.signal_delay_s,
-        "dependency": ",".join(dependencies) or None,
-        "array_parallelism": min(size, cluster.max_running or size),
-        "setup": [
-            *site_settings.setup_lines(cluster),
-            *hub_inputs.shell_lines(cluster, grid_dir.path),
-            *code.shell_lines(cluster.visibility_timeout_s),
-            *site_settings.launcher_check(cluster),
-        ],
-        # --export: after SBATCH_EXPORT=NONE srun would pass no variables on. --cpus-per-task: since Slurm 22.05 srun
-        # does not inherit it from sbatch. --wait: seconds that the other processes live on after one has died. It is
-        # longer than Slurm takes to notice a failed node, whose jobs it requeues.
-        "srun_args": [
-            *("--export=ALL", f"--cpus-per-task={cluster.cpus_per_task}", "--wait=600"),
-            *cluster.srun_args,
-        ],
-        "comment": slurm_queue.job_comment(grid_dir),
         "additional_parameters": {
             "kill-on-invalid-dep": "yes",
             "requeue": True,  # a site may disable requeues for jobs that do not ask for them
@@ -71,15 +78,16 @@ def build_executor(
             **{name: value or True for name, value in cluster.extra.items()},
         },
     }
-    executor = Executor(
-        grid_dir.submitit_dir,
-        max_num_timeout=UNLIMITED_TIMEOUTS,
-        python=site_settings.python_command(cluster),
-    )
-    given = {name: value for name, value in options.items() if value is not None}
-    # submitit's own wckey would be refused at sites that enforce such keys
-    executor.update_parameters(**given, wckey=None)
-    return executor
+
+
+def _srun_arguments(cluster: ClusterConfig) -> list[str]:
+    """The options of srun.
+
+    --export: after SBATCH_EXPORT=NONE srun would pass no variables on. --cpus-per-task: since Slurm 22.05 srun does not
+    inherit it from sbatch. --wait: seconds that the other processes live on after one has died. It is longer than Slurm
+    takes to notice a failed node, whose jobs it requeues.
+    """
+    return ["--export=ALL", f"--cpus-per-task={cluster.cpus_per_task}", "--wait=600", *cluster.srun_args]
 
 
 def script_text(executor: submitit.SlurmExecutor, size: int) -> str:

@@ -6,14 +6,31 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from metapt.errors import UserError
+from metapt.launch import slurm_queue
 from metapt.launch.grid_dir import GridDir
-from metapt.launch.grid_status import JobStatus
+from metapt.launch.grid_status import JobStatus, job_statuses
 from metapt.launch.job_state import JobState
 from metapt.launch.jobs import Job, Plan
 from metapt.launch.run_status import RunStatus
 from metapt.runs import Run
 
-LEFT_ALONE = (JobState.DONE, JobState.RUNNING, JobState.UNKNOWN)
+LEFT_ALONE = (
+    JobState.DONE,
+    JobState.RUNNING,
+    JobState.UNKNOWN,
+)  # states of runs whose configuration is not read
+
+
+def current_statuses(grid_plan: Plan, grid_dir: GridDir) -> dict[str, JobStatus]:
+    """The status of every job of a plan, for the one submitter of its grid.
+
+    Raises:
+        OperationalError: jobs have been submitted, and squeue does not answer.
+    """
+    entries = slurm_queue.queue_entries(
+        grid_dir
+    )  # before the folders: a job that ends meanwhile is then done
+    return job_statuses(grid_plan, grid_dir, entries, is_submitter_active=False)
 
 
 def with_checked_folders(

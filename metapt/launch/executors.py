@@ -91,7 +91,6 @@ class LocalLauncher:
         self._grid_dir, self._code, self._threads = grid_dir, code, threads
         self._executor = submitit.LocalExecutor(grid_dir.submitit_dir, max_num_timeout=UNLIMITED_TIMEOUTS)
         self._cluster = cluster
-        self._setup = cluster.setup
         self._max_requeues = cluster.max_requeues_without_progress
 
     def start(self, job: Job) -> Handle:
@@ -100,7 +99,6 @@ class LocalLauncher:
             signal_delay_s=self._cluster.signal_delay_s,
             tasks_per_node=job.tasks_per_node,
             gpus_per_node=job.gpus_per_node,
-            setup=self._setup,
         )
         task = SlurmTask(self._grid_dir.path, job, self._threads, self._max_requeues)
         with ignored_ctrl_c(), self._code.of(job).active():

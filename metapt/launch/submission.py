@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from metapt.config import SubmitConfig
-from metapt.data import DEMO_NOTICE
 from metapt.errors import OperationalError, UserError, listed
 from metapt.files import write_atomically
-from metapt.launch import executors, slurm, slurm_queue
-from metapt.launch.display import describe_plan, progress_view, summary
+from metapt.launch import slurm
+from metapt.launch.display import describe_plan
 from metapt.launch.due_jobs import (
+    current_statuses,
     jobs_to_start,
     results_to_withdraw,
     states_of_others,
@@ -20,10 +18,11 @@ from metapt.launch.due_jobs import (
 )
 from metapt.launch.grid import plan
 from metapt.launch.grid_dir import GridDir
-from metapt.launch.grid_status import JobStatus, job_statuses
+from metapt.launch.grid_status import JobStatus
 from metapt.launch.job_sources import JobSources, choose_sources
 from metapt.launch.job_state import JobState
 from metapt.launch.jobs import Job, Plan
+from metapt.launch.local_run import run_here
 from metapt.launch.requirements import requirements
 from metapt.launch.run_checks import check_plan
 
@@ -138,40 +137,9 @@ def _start(
         )
     grid_dir.write_plan(grid_plan)
     others = states_of_others(grid_plan, todo, statuses)
-    _run_here(grid_plan, todo, others, grid_dir, config, _write_sources(config, grid_dir, todo, statuses))
-
-
-def _run_here(
-    grid_plan: Plan,
-    todo: list[Job],
-    others: Mapping[str, JobState],
-    grid_dir: GridDir,
-    config: SubmitConfig,
-    code: JobSources,
-) -> None:
-    """Runs jobs on this machine. Raises OperationalError if any job of the plan is not done at the end.
-
-    Args:
-        others: the states of the jobs that are not started.
-    """
-    started = time.monotonic()
-    launcher = executors.launcher(grid_dir, code, config.cluster)
-    report = next((job for job in todo if job.kind == "report"), None)
-    log = grid_dir.log_file(report, "out") if report else None
-    before = log.stat().st_size if log and log.exists() else 0
-    parallelism = executors.parallelism(config.cluster)
-    schedule = executors.Schedule(todo, others, grid_dir, launcher, parallelism)
-    with progress_view(grid_dir, grid_plan) as view:
-        schedule.run(view)
-    print(summary(grid_plan, schedule.states, grid_dir, time.monotonic() - started))
-    if report and log and schedule.states[report.id] is JobState.DONE:
-        print(f"\n{log.read_bytes()[before:].decode(errors='replace')}", end="")  # F1, verdicts, the page
-    elif any(run_config.data.name == "demo" for run_config in grid_plan.configs.values()):
-        print(DEMO_NOTICE)
-    unfinished = Counter(state for state in schedule.states.values() if state is not JobState.DONE)
-    if unfinished:
-        counts = ", ".join(f"{count} {state}" for state, count in unfinished.items())
-        raise OperationalError(f"{grid_dir.path}: {counts}")
+    run_here(
+        grid_plan, todo, others, grid_dir, config.cluster, _write_sources(config, grid_dir, todo, statuses)
+    )
 
 
 def _write_sources(
@@ -192,18 +160,6 @@ def _nothing_to_do(grid_dir: GridDir, statuses: Mapping[str, JobStatus]) -> str:
     in_queue = sum(status.is_in_queue for status in statuses.values())
     queued = f", {in_queue} in Slurm's queue" if in_queue else ""
     return f"{grid_dir.path}: nothing to do: {done} of {len(statuses)} jobs are done{queued}"
-
-
-def current_statuses(grid_plan: Plan, grid_dir: GridDir) -> dict[str, JobStatus]:
-    """The status of every job of a plan, for the one submitter of its grid.
-
-    Raises:
-        OperationalError: jobs have been submitted, and squeue does not answer.
-    """
-    entries = slurm_queue.queue_entries(
-        grid_dir
-    )  # before the folders: a job that ends meanwhile is then done
-    return job_statuses(grid_plan, grid_dir, entries, is_submitter_active=False)
 
 
 def _withdrawal(status: JobStatus) -> str:

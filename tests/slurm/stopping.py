@@ -35,13 +35,18 @@ def requeue(slurm_id: str) -> None:
 def fail_last_node(slurm_id: str) -> None:
     """What Slurm does when a node no longer answers: the job is requeued and starts on other nodes, or when this one is back.
 
-    The node, which does answer here, accepts no jobs until it is empty, as a failed node would be.
+    The node, which does answer here, accepts no jobs until it is empty, as a failed node would be: a job that it is still
+    ending would be held after its requeue ("launch failed requeued held").
     """
-    node, before = last_node(slurm_id), watchers(slurm_id)
+    node = last_node(slurm_id)
     update = ["scontrol", "update", f"nodename={node}", "reason=test"]
-    for state in ("drain", "down"):
-        subprocess.run([*update, f"state={state}"], check=True)
-    wait_until(lambda: not before & watchers(slurm_id))
+    subprocess.run([*update, "state=drain"], check=True)
+    listing = subprocess.check_output(
+        ["squeue", "--noheader", f"--nodelist={node}", "--format=%A"], text=True
+    )
+    before = watchers(*listing.split())
+    subprocess.run([*update, "state=down"], check=True)
+    wait_until(lambda: not before & watchers(*listing.split()))
     subprocess.run([*update, "state=resume"], check=True)
 
 
@@ -50,11 +55,10 @@ def last_node(slurm_id: str) -> str:
     return subprocess.check_output(["scontrol", "show", "hostnames", nodes.strip()], text=True).split()[-1]
 
 
-def watchers(slurm_id: str) -> set[str]:
-    """The slurmstepd processes of a job on all virtual nodes. Until they have ended, their node refuses the job."""
-    found = subprocess.run(
-        ["pgrep", "--full", rf"^slurmstepd: \[{slurm_id}\."], capture_output=True, text=True
-    )
+def watchers(*slurm_ids: str) -> set[str]:
+    """The slurmstepd processes of jobs on all virtual nodes. Until they have ended, their node refuses the job."""
+    pattern = rf"^slurmstepd: \[({'|'.join(slurm_ids)})\."
+    found = subprocess.run(["pgrep", "--full", pattern], capture_output=True, text=True)
     return set(found.stdout.split())
 
 

@@ -158,8 +158,9 @@ def test_a_run_that_would_be_refused_ends_at_once(name: str, tmp_path: Path) -> 
     assert not (tmp_path / "run").exists()
 
 
-SITES = {  # settings of a development cluster, and further options of sbatch
+SITES = {  # settings of a development cluster, and options of sbatch beside --nodes=2
     "no gpus": ({"GPUS": "0", "CPUS": "4"}, ["--cpus-per-task=1"]),
+    "no gpus, plain sbatch": ({"GPUS": "0", "CPUS": "4"}, ["--ntasks-per-node=1", "--cpus-per-task=1"]),
     "two cpus a node": ({"GPUS": "0", "CPUS": "2"}, []),
     "gpus": ({"GPUS": "2", "CPUS": "4"}, ["--gpus-per-node=2", "--cpus-per-gpu=1"]),
     "gpus and the site's cpus": ({"GPUS": "2", "CPUS": "4"}, ["--gpus-per-node=2"]),
@@ -173,8 +174,22 @@ def test_the_scripts_run_on_each_site(site: str, clone: Path, monkeypatch: pytes
     settings, options = SITES[site]
     per_node = 2 if "--gpus-per-node=2" in options else 1
     with second_cluster(settings, monkeypatch):
-        script = clone / "slurm/pretrain.sh"
-        number = sbatch(clone / "site.yaml", script, ["--nodes=2", *options], ["run_dir=run"], clone)
+        script, options = clone / "slurm/pretrain.sh", ["--nodes=2", *options]
+        if "plain sbatch" in site:  # without a site file: the python of the environment runs
+            monkeypatch.setenv("PATH", f"{clone}/slurm{os.pathsep}{os.environ['PATH']}")
+            monkeypatch.setenv("FOLDER", str(clone))
+            command = [
+                "sbatch",
+                "--parsable",
+                "--mem=1000",
+                *options,
+                str(script),
+                "model=nano",
+                "run_dir=run",
+            ]
+            number = subprocess.check_output(command, text=True, cwd=clone).strip()
+        else:
+            number = sbatch(clone / "site.yaml", script, options, ["run_dir=run"], clone)
         wait_until(lambda: len(list(clone.glob("start0.*"))) == 2 * per_node)
         subprocess.run(["scancel", "--signal=USR1", number], check=True)
         wait_for_end(number)

@@ -22,9 +22,9 @@ from test_slurm import CLUSTER, ids_in_queue, states
 
 from metapt import slurm_commands
 from metapt.launch import slurm_queue
+from metapt.launch.due_jobs import current_statuses
 from metapt.launch.grid_dir import GridDir
 from metapt.launch.grid_status import grid_status
-from metapt.launch.submission import current_statuses
 from metapt.leases import is_held, look
 
 REPOSITORY = Path(__file__).parents[2]

@@ -21,11 +21,11 @@ from metapt.config import ClusterConfig
 from metapt.errors import OperationalError
 from metapt.launch import slurm, slurm_queue
 from metapt.launch.code_snapshot import SUBPACKAGES, live_code
+from metapt.launch.due_jobs import current_statuses
 from metapt.launch.grid_dir import GridDir
 from metapt.launch.grid_status import grid_status
 from metapt.launch.job_sources import JobSources
 from metapt.launch.jobs import Plan
-from metapt.launch.submission import current_statuses
 
 REPOSITORY = Path(__file__).parents[2]
 CLUSTER = ClusterConfig(name="slurm", timeout_min=30, cpus_per_task=1, mem_gb=1, visibility_timeout_s=2)
