@@ -121,6 +121,8 @@ def test_every_run_is_planned_once_and_after_the_jobs_that_it_needs(grid: GridCo
         assert set(job.needs) <= seen  # hence no cycle
         seen.add(job.id)
     assert len({job.run_dir for job in plan.jobs}) == len(plan.jobs)
+    blocks = [job.seed for job in plan.jobs if job.kind in ("pretrain", "finetune")]
+    assert blocks == sorted(blocks, key=grid.seeds.index), "all arms of a seed come before the next seed"
     pretrains = len(grid.sizes) * len(grid.objectives) * len(grid.seeds) * max(1, len(grid.variants))
     finetunes = pretrains * len(grid.sources) * len(grid.tunings) * max(1, len(grid.checkpoints))
     assert kinds(plan).get("pretrain") == pretrains

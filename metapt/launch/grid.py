@@ -35,7 +35,7 @@ SHOT_KEYS = {"sentences": "data.max_train_sentences", "entities_per_type": "data
 
 
 def plan(config: SubmitConfig) -> Plan:
-    """The jobs of a grid, in an order in which each comes after the jobs that it needs.
+    """The jobs of a grid, each after the jobs that it needs, and all of a seed before those of the next one.
 
     Raises:
         UserError: lists every error in the grid and in the command lines of its jobs.
@@ -46,7 +46,10 @@ def plan(config: SubmitConfig) -> Plan:
     finetunes = [job for pretrain in pretrains for job in _finetunes(grid, cluster, pretrain)]
     finetunes += _model_finetunes(grid, cluster)
     shots = [job for tagger in finetunes for job in _shots(grid, tagger)]
-    drafts = [*pretrains, *finetunes, *shots, *_baselines(grid)]  # their ids have no hash yet
+    drafts = [
+        *_by_seed([*pretrains, *finetunes, *shots], grid),
+        *_baselines(grid),
+    ]  # their ids have no hash yet
     cache = cache_folder(cluster, root)
     configs, errors = _load(drafts, root, cache)
     errors += checkpoint_errors(pretrains, finetunes, configs)
@@ -65,6 +68,12 @@ def _require_none(grid: GridConfig, errors: Iterable[str]) -> None:
     if lines:
         listed = "".join(f"\n  {line}" for line in lines)
         raise UserError(f"grid {grid.name}: {len(lines)} configuration error(s){listed}")
+
+
+def _by_seed(jobs: Sequence[Job], grid: GridConfig) -> list[Job]:
+    """All arms of one seed before the next seed, so that a grid that is stopped has whole comparisons."""
+    seeds: list[int | None] = list(dict.fromkeys((*grid.seeds, *grid.finetune_seeds)))
+    return sorted(jobs, key=lambda job: seeds.index(job.seed))
 
 
 def _pretrains(grid: GridConfig, cluster: ClusterConfig) -> Iterator[Job]:
