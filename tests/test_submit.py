@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -205,6 +206,19 @@ def test_a_run_with_a_damaged_configuration_is_named_and_the_others_run(
     shutil.rmtree(damaged)
     run_fake(tmp_path, INLINE)
     assert "6 of 6 jobs done" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("slurm_commands")
+def test_jobs_that_are_left_to_another_user_do_not_count_as_done(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = {"job": "finetune/b", "slurm_id": "7", "user": "ana", "cluster": ""}
+    (tmp_path / "jobs.jsonl").write_text(f"{json.dumps(record)}\n")
+    with pytest.raises(OperationalError, match="1 unknown"):
+        run_fake(tmp_path, INLINE)
+    assert "5 of 6 jobs done" in capsys.readouterr().out
+    assert starts(tmp_path)[-1] == "report"
+    assert "finetune/b" not in starts(tmp_path)
 
 
 @pytest.mark.parametrize("cluster", ["inline", "local"])
