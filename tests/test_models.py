@@ -82,10 +82,21 @@ def test_flops_equal_those_of_the_profiler():
     assert measured == pytest.approx(expected, rel=0.02)
 
 
-@given(st.integers(1, 40), st.integers(1, 7), st.integers(2, 30), st.integers(1, 17), st.integers(0, 5))
+FUSED = (None, losses.replace_by_gradient)
+"""The loss in passes, and the arithmetic that is compiled."""
+
+
+@given(
+    st.integers(1, 40),
+    st.integers(1, 7),
+    st.integers(2, 30),
+    st.integers(1, 17),
+    st.integers(0, 5),
+    st.sampled_from(FUSED),
+)
 @settings(max_examples=40, deadline=None)
 def test_chunked_loss_and_gradients_equal_torch(
-    tokens: int, width: int, vocabulary: int, chunk: int, seed: int
+    tokens: int, width: int, vocabulary: int, chunk: int, seed: int, fused: losses.Replace | None
 ):
     generator = torch.Generator().manual_seed(seed)
     hidden = torch.randn(tokens, width, generator=generator, requires_grad=True)
@@ -93,20 +104,21 @@ def test_chunked_loss_and_gradients_equal_torch(
     targets = torch.randint(0, vocabulary, (tokens,), generator=generator)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(losses.CHUNK_TOKENS, "cpu", chunk)
-        loss = losses.linear_cross_entropy(hidden, weight, targets, torch.float32)
+        loss = losses.linear_cross_entropy(hidden, weight, targets, torch.float32, fused)
         gradients = torch.autograd.grad(3 * loss, [hidden, weight])
     expected = cross_entropy(hidden @ weight.T, targets)
     torch.testing.assert_close(loss, expected)
     torch.testing.assert_close(gradients, torch.autograd.grad(3 * expected, [hidden, weight]))
 
 
-def test_chunked_loss_in_bf16_keeps_fp32_gradients():
+@pytest.mark.parametrize("fused", FUSED)
+def test_chunked_loss_in_bf16_keeps_fp32_gradients(fused: losses.Replace | None):
     generator = torch.Generator().manual_seed(0)
     hidden = torch.randn(600, 32, generator=generator, requires_grad=True)
     weight = torch.randn(300, 32, generator=generator, requires_grad=True)
     targets = torch.randint(0, 300, (600,), generator=generator)
     gradients = torch.autograd.grad(
-        losses.linear_cross_entropy(hidden, weight, targets, torch.bfloat16), [hidden, weight]
+        losses.linear_cross_entropy(hidden, weight, targets, torch.bfloat16, fused), [hidden, weight]
     )
     exact = torch.autograd.grad(cross_entropy(hidden @ weight.T, targets), [hidden, weight])
     for gradient, exact_gradient in zip(gradients, exact, strict=True):
@@ -114,14 +126,14 @@ def test_chunked_loss_in_bf16_keeps_fp32_gradients():
         assert (gradient - exact_gradient).norm() < 0.02 * exact_gradient.norm()
 
 
-@given(st.integers(1, 30), st.integers(2, 40))
-@settings(max_examples=10, deadline=None)
-def test_chunked_loss_with_extreme_logits(tokens: int, vocabulary: int):
+@given(st.integers(1, 30), st.integers(2, 40), st.sampled_from(FUSED))
+@settings(max_examples=20, deadline=None)
+def test_chunked_loss_with_extreme_logits(tokens: int, vocabulary: int, fused: losses.Replace | None):
     """The probabilities of the target and of all but one token underflow."""
     hidden = torch.linspace(-3e4, 3e4, tokens)[:, None].clone().requires_grad_()
     weight = torch.linspace(-1, 1, vocabulary)[:, None].clone().requires_grad_()
     targets = torch.arange(tokens) % vocabulary
-    loss = losses.linear_cross_entropy(hidden, weight, targets, torch.float32)
+    loss = losses.linear_cross_entropy(hidden, weight, targets, torch.float32, fused)
     expected = cross_entropy(hidden @ weight.T, targets)
     torch.testing.assert_close(loss, expected)
     torch.testing.assert_close(

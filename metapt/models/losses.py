@@ -2,11 +2,16 @@
 
 At the small scales the output layer takes most of the computation and of the memory. The loss and its gradient are
 computed chunk by chunk. The logits of a chunk are overwritten by their gradient, a few rows at a time while these are
-in the cache. Buffers are allocated once per call, since page faults cost a CPU more than the arithmetic.
+in the cache. Buffers are allocated once per call, since page faults cost a CPU more than the arithmetic. Compiled
+(`OutputLayer.compile_loss`), the logits of a chunk are read twice and written once, without fp32 copies.
+
+torch's own chunked F.linear_cross_entropy moves more bytes, and in bf16 rounds the loss to bf16 and adds up the gradient
+of the weight in bf16 (docs/gpu.md).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,12 +19,22 @@ from torch import Tensor, nn
 
 from metapt.estimate.flops import CHUNK_TOKENS, TILE_TOKENS
 
+Replace = Callable[[Tensor, Tensor], Tensor]
+"""`replace_by_gradient`, compiled."""
+
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
     """`linear_cross_entropy`; the gradients are computed in the forward pass and scaled in the backward pass."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, dtype: torch.dtype) -> Tensor:
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        targets: Tensor,
+        dtype: torch.dtype,
+        compiled: Replace | None,
+    ) -> Tensor:
         hidden_dtype, weight_dtype = hidden.dtype, weight.dtype
         hidden, weight = hidden.to(dtype), weight.to(dtype)
         needs_gradient = any(ctx.needs_input_grad[:2])
@@ -27,7 +42,8 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         chunk_tokens = min(len(hidden), CHUNK_TOKENS[device.type])
         tile_tokens = min(chunk_tokens, TILE_TOKENS[device.type])
         logits = torch.empty((chunk_tokens, len(weight)), dtype=dtype, device=device)
-        tile = torch.empty((tile_tokens, len(weight)), device=device) if dtype is not torch.float32 else None
+        has_buffer = dtype is not torch.float32 and compiled is None
+        buffer = torch.empty((tile_tokens, len(weight)), device=device) if has_buffer else None
         total = torch.zeros((), dtype=torch.float32, device=device)
         if needs_gradient:
             grad_hidden = torch.empty_like(hidden)
@@ -37,9 +53,12 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             chunk = slice(start, start + chunk_tokens)
             rows = logits[: len(hidden[chunk])]
             torch.mm(hidden[chunk], weight.T, out=rows)
-            tiles = zip(rows.split(tile_tokens), targets[chunk, None].split(tile_tokens), strict=True)
-            for tile_logits, tile_targets in tiles:
-                total += _replace_by_gradient(tile_logits, tile_targets, tile)
+            if compiled is not None:
+                total += compiled(rows, targets[chunk, None])
+            else:
+                tiles = zip(rows.split(tile_tokens), targets[chunk, None].split(tile_tokens), strict=True)
+                for tile_logits, tile_targets in tiles:
+                    total += _replace_in_passes(tile_logits, tile_targets, buffer)
             if needs_gradient:
                 torch.mm(rows, weight, out=grad_hidden[chunk])
                 if chunk_grad_weight is None:
@@ -52,18 +71,34 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         return total / len(hidden)
 
     @staticmethod
-    def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         grad_hidden, grad_weight = ctx.saved_tensors
         scale = grad_loss / ctx.tokens
-        return grad_hidden * scale, grad_weight * scale, None, None
+        return grad_hidden * scale, grad_weight * scale, None, None, None
 
 
-def _replace_by_gradient(logits: Tensor, targets: Tensor, buffer: Tensor | None) -> Tensor:
+def replace_by_gradient(logits: Tensor, targets: Tensor) -> Tensor:
     """Overwrite logits by the gradient of their summed loss, softmax - one-hot, and return that loss in nats.
+
+    Meant to be compiled: the compiler fuses it into one pass that reads the logits for log Z, and one that reads them again and
+    writes their gradient.
 
     Args:
         logits: [n, vocabulary].
         targets: [n, 1], token ids.
+    """
+    values = logits.float()
+    log_z = values.logsumexp(dim=-1, keepdim=True)
+    loss = (log_z - values.gather(1, targets)).sum()
+    columns = torch.arange(logits.shape[1], device=logits.device)
+    logits.copy_(torch.where(columns == targets, (values - log_z).exp() - 1.0, (values - log_z).exp()))
+    return loss
+
+
+def _replace_in_passes(logits: Tensor, targets: Tensor, buffer: Tensor | None) -> Tensor:
+    """`replace_by_gradient` without a compiler, in as few operations as possible.
+
+    Args:
         buffer: fp32 [at least n, vocabulary] to compute in, if the logits have lower precision.
     """
     work = logits if buffer is None else buffer[: len(logits)].copy_(logits)
@@ -77,7 +112,9 @@ def _replace_by_gradient(logits: Tensor, targets: Tensor, buffer: Tensor | None)
     return loss
 
 
-def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, dtype: torch.dtype) -> Tensor:
+def linear_cross_entropy(
+    hidden: Tensor, weight: Tensor, targets: Tensor, dtype: torch.dtype, compiled: Replace | None = None
+) -> Tensor:
     """Mean cross-entropy of the logits `hidden @ weight.T`, in nats; differentiable once.
 
     The log-sum-exp and the sum over tokens are computed in fp32 whatever `dtype` is.
@@ -87,9 +124,10 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, dtype:
         weight: [vocabulary, d].
         targets: [tokens], token ids.
         dtype: precision of the matrix products.
+        compiled: `replace_by_gradient`, compiled; None: not compiled.
     Returns: fp32 scalar.
     """
-    return _ChunkedCrossEntropy.apply(hidden, weight, targets, dtype)
+    return _ChunkedCrossEntropy.apply(hidden, weight, targets, dtype, compiled)
 
 
 class OutputLayer(nn.Module):
@@ -101,6 +139,11 @@ class OutputLayer(nn.Module):
     def __init__(self, weight: nn.Parameter):
         super().__init__()
         self.weight = weight
+        self._compiled: Replace | None = None
+
+    def compile_loss(self) -> None:
+        """Compile the part of the loss between the matrix products."""
+        self._compiled = torch.compile(replace_by_gradient, fullgraph=True, dynamic=False)
 
     def forward(
         self, hidden: Tensor, targets: Tensor | None = None, dtype: torch.dtype | None = None
@@ -115,4 +158,4 @@ class OutputLayer(nn.Module):
         """
         if targets is None:
             return nn.functional.linear(hidden, self.weight)
-        return linear_cross_entropy(hidden, self.weight, targets, dtype or hidden.dtype)
+        return linear_cross_entropy(hidden, self.weight, targets, dtype or hidden.dtype, self._compiled)

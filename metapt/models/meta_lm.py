@@ -134,6 +134,7 @@ class MetaLM(nn.Module):
         self.compiled = True
         for block in self.decoder.model.layers:
             block.compile(dynamic=True)
+        self.decoder.lm_head.compile_loss()
         if self.episode_head:
             self.compiled_inner_step = torch.compile(
                 self.episode_head.inner_step, mode="reduce-overhead", fullgraph=True
