@@ -1,6 +1,6 @@
 """Projected cost of the paper's pretraining on GPUs: `python benchmarks/projection.py` writes docs/results/projection.md.
 
-Nothing is measured here. Operations are counted by metapt/estimate/flops.py, hours are those of `metapt estimate`.
+Nothing is measured here. Operations are counted by metapt/estimate/flops.py.
 """
 
 from __future__ import annotations
@@ -10,16 +10,13 @@ from pathlib import Path
 
 from metapt.config import PretrainConfig, commandline
 from metapt.estimate.flops import flops_expected, parameter_count, tokens_of_step
-from metapt.estimate.forecast import TFLOP, Machine, format_number, hours, implied_mfu
-from metapt.estimate.memory import Ranks
+from metapt.estimate.forecast import format_number
+from metapt.estimate.speed import TFLOP
 
 FILE = Path(__file__).parents[1] / "docs" / "results" / "projection.md"
 PUBLISHED_HOURS = {"tiny": 10, "small": 15, "medium": 16, "large": 25}  # Africa et al. 2025, on 4 x A100-80GB
 OBJECTIVES = {"maml_paper": "hybrid", "vanilla": "next-token only"}
-MACHINES = {  # peak dense bf16 throughput
-    "4 x A100": Machine(Ranks(4, "cuda"), tflops=312),
-    "8 x H100": Machine(Ranks(8, "cuda"), tflops=989),
-}
+MACHINES = {"4 x A100": 4 * 312, "8 x H100": 8 * 989}  # peak dense bf16 throughput, TFLOP/s
 UTILISATIONS = (0.2, 0.4)
 
 INTRODUCTION = """# Projected cost of the paper's pretraining on GPUs
@@ -49,6 +46,11 @@ def configuration(size: str, objective: str) -> PretrainConfig:
     return commandline.load("pretrain", [f"model={size}", f"objective={objective}"])
 
 
+def hours_at(config: PretrainConfig, tflops: float, mfu: float) -> float:
+    """Hours of all updates at a fraction of the peak throughput of all GPUs, without evaluation and checkpoints."""
+    return config.train.max_steps * flops_expected(config) / (tflops * TFLOP * mfu) / 3600
+
+
 def rows() -> Iterator[tuple[str, ...]]:
     """The cells of the table, the header first."""
     hours_columns = [f"{name}, {mfu:.0%} MFU: h" for name in MACHINES for mfu in UTILISATIONS]
@@ -60,11 +62,11 @@ def rows() -> Iterator[tuple[str, ...]]:
         for objective, name in OBJECTIVES.items():
             config = configuration(size, objective)
             projected = [
-                format_number(hours(config, Machine(machine.ranks, tflops=machine.tflops, mfu=mfu)) or 0)
-                for machine in MACHINES.values()
+                format_number(hours_at(config, tflops, mfu))
+                for tflops in MACHINES.values()
                 for mfu in UTILISATIONS
             ]
-            implied = implied_mfu(config, MACHINES["4 x A100"], published_hours)
+            implied = hours_at(config, MACHINES["4 x A100"], 1) / published_hours
             flops = flops_expected(config)
             ratio = f"{six_n_d(config) / flops:.2f}" if objective == "vanilla" else ""
             yield (
@@ -88,7 +90,7 @@ def text() -> str:
     header, *body = rows()
     table = [header, ("---", "---", *["---:"] * (len(header) - 2)), *body]
     large = {name: configuration("large", name) for name in OBJECTIVES}
-    mfu = {name: implied_mfu(large[name], MACHINES["4 x A100"], PUBLISHED_HOURS["large"]) for name in large}
+    mfu = {name: hours_at(large[name], MACHINES["4 x A100"], 1) / PUBLISHED_HOURS["large"] for name in large}
     growth = flops_expected(large["maml_paper"]) / flops_expected(configuration("tiny", "maml_paper"))
     tokens = tokens_of_step(large["maml_paper"], True) / tokens_of_step(large["maml_paper"], False)
     conclusion = CONCLUSION.format(

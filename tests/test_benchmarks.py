@@ -24,8 +24,6 @@ from timing import Row
 from metapt.config import commandline
 from metapt.errors import OperationalError
 from metapt.estimate.flops import flops_of_step
-from metapt.estimate.forecast import Machine, hours, implied_mfu
-from metapt.estimate.memory import Ranks
 
 POINTS = st.lists(st.integers(1, 10_000), min_size=3, max_size=8, unique=True)
 
@@ -203,13 +201,10 @@ def test_medians_interleave_runs_after_a_warm_up(monkeypatch):
     assert order == ["a", "b"] * 3
 
 
-def test_implied_mfu_inverts_hours():
+def test_projected_hours_equal_a_count_by_hand():
     config = projection.configuration("large", "maml_paper")
-    machine = Machine(Ranks(4, "cuda"), tflops=312)
-    mfu = implied_mfu(config, machine, 25)
-    assert hours(config, Machine(Ranks(4, "cuda"), tflops=312, mfu=mfu)) == pytest.approx(25)
     flops = 6000 * (flops_of_step(config, False) + flops_of_step(config, True)) / 2
-    assert mfu == pytest.approx(flops / (25 * 3600 * 4 * 312e12))
+    assert projection.hours_at(config, 4 * 312, 0.2) == pytest.approx(flops / (0.2 * 3600 * 4 * 312e12))
 
 
 def test_projection_page_is_up_to_date():

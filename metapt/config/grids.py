@@ -231,25 +231,31 @@ class ClusterConfig:
         low=0,
         only=LOCAL_OR_SLURM,
     )
+    gpu: str | None = key(
+        None,
+        "type of GPU, such as a100-80, h100-sxm or l40s, for the estimate of a dry run",
+        absent="unknown; time is not estimated without the three keys below",
+    )
     gpu_memory_gb: float | None = key(
         None,
         "memory of a GPU, for the estimate of a dry run",
         unit="GB",
-        absent="unknown; the largest micro-batch is not computed",
+        absent="that of cluster.gpu=; if unknown, the largest micro-batch is not computed",
+        above=0,
+    )
+    gpu_bandwidth_gbs: float | None = key(
+        None,
+        "bandwidth of the memory of a GPU, for the estimate of a dry run",
+        unit="GB/s",
+        absent="that of cluster.gpu=",
         above=0,
     )
     gpu_tflops: float | None = key(
         None,
-        "peak throughput of a GPU, for the estimate of a dry run",
+        "peak throughput of dense matrix products of a GPU, for the estimate of a dry run",
         unit="TFLOP/s",
-        absent="unknown; time is not estimated",
+        absent="that of cluster.gpu=",
         above=0,
-    )
-    mfu: float = key(
-        0.3,
-        "model FLOPs utilization: the fraction of the peak throughput that is reached, for the estimate of a dry run",
-        above=0,
-        high=1,
     )
     online: bool = key(
         False,

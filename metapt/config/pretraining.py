@@ -262,11 +262,26 @@ class EstimateConfig(PretrainConfig):
 
     nodes: int = key(1, "number of nodes", low=1)
     gpus: int = key(1, "number of GPUs per node, one rank each; 0: one rank per node on its CPU", low=0)
+    gpu: str | None = key(
+        None,
+        "type of GPU, such as a100-80, h100-sxm or l40s, from which memory, bandwidth and throughput follow",
+        absent="unknown; time is not estimated without the three keys below",
+    )
     gpu_memory_gb: float | None = key(
         None,
         "memory of a GPU, or of a rank if there are no GPUs",
         unit="GB",
-        absent="unknown; the largest micro-batch is not computed",
+        absent="that of gpu=; if unknown, the largest micro-batch is not computed",
+        above=0,
+    )
+    gpu_bandwidth_gbs: float | None = key(
+        None, "bandwidth of the memory of a GPU", unit="GB/s", absent="that of gpu=", above=0
+    )
+    gpu_tflops: float | None = key(
+        None,
+        "peak throughput of dense matrix products of a GPU at train.precision",
+        unit="TFLOP/s",
+        absent="that of gpu=",
         above=0,
     )
     headroom: float = key(
@@ -274,16 +289,6 @@ class EstimateConfig(PretrainConfig):
         "fraction of that memory kept free for the CUDA context, NCCL, libraries and fragmentation",
         low=0,
         high=0.9,
-    )
-    gpu_tflops: float | None = key(
-        None,
-        "peak throughput of a GPU at train.precision",
-        unit="TFLOP/s",
-        absent="unknown; time is not estimated",
-        above=0,
-    )
-    mfu: float = key(
-        0.3, "model FLOPs utilization: the fraction of the peak throughput that is reached", above=0, high=1
     )
 
 

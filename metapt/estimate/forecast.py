@@ -1,19 +1,32 @@
-"""The estimate of a pretraining run as text: memory per rank, the largest micro-batch, FLOPs, hours.
+"""The estimate of a pretraining run as text: memory per rank, the largest micro-batch, FLOPs, time, disk.
 
-metapt/estimate/memory.py and metapt/estimate/flops.py compute the numbers. Imports no torch.
+Other modules of this package compute the numbers. Imports no torch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, replace
 
-from metapt.config import EstimateConfig, PretrainConfig
+from metapt.config import ClusterConfig, EstimateConfig, PretrainConfig, zero_stage
+from metapt.estimate.disk import checkpoint_count, largest_run_bytes, run_bytes
 from metapt.estimate.flops import episode_fraction, flops_expected, flops_of_step, lm_fraction
+from metapt.estimate.gpus import GPUS, gpu_of
+from metapt.estimate.kernels import micro_batch_work
 from metapt.estimate.memory import KINDS, Ranks, all_parameters, peak
+from metapt.estimate.speed import (
+    ASSUMPTIONS,
+    GB,
+    TFLOP,
+    Machine,
+    hours,
+    mfu,
+    update_seconds,
+    with_micro_batch,
+    with_whole_scores,
+)
 
-GIB, GB, TFLOP = 2**30, 10**9, 10**12
+GIB = 2**30
 MAX_MICRO_BATCH = 4096  # of the search for the largest that fits
 UPDATE_NAMES = {"lm": "next-token update", "episode": "episode update"}
 MEMORY_NAMES = {
@@ -25,30 +38,6 @@ MEMORY_NAMES = {
     "temporaries": "temporary buffers",
     "total": "total",
 }
-
-
-@dataclass(frozen=True)
-class Machine:
-    """The machine of a run.
-
-    Attributes:
-        ranks: the ranks and their kind of device.
-        memory_gb: memory of a device, GB; None if unknown.
-        headroom: fraction of it kept free.
-        tflops: peak throughput of a device, TFLOP/s; None if unknown.
-        mfu: fraction of the peak that is reached.
-    """
-
-    ranks: Ranks
-    memory_gb: float | None = None
-    headroom: float = 0.1
-    tflops: float | None = None
-    mfu: float = 0.3
-
-    @property
-    def budget(self) -> float | None:
-        """Bytes that a rank may use, or None if the memory is unknown."""
-        return None if self.memory_gb is None else self.memory_gb * GB * (1 - self.headroom)
 
 
 def update_kinds(config: PretrainConfig) -> list[str]:
@@ -79,46 +68,67 @@ def largest_micro_batch(config: PretrainConfig, machine: Machine) -> int:
     return low
 
 
-def hours(config: PretrainConfig, machine: Machine) -> float | None:
-    """Expected hours of all updates, without evaluation and checkpoints; None if the throughput is unknown."""
-    if machine.tflops is None:
-        return None
-    speed = machine.ranks.count * machine.tflops * TFLOP * machine.mfu
-    return config.train.max_steps * flops_expected(config) / speed / 3600
-
-
-def implied_mfu(config: PretrainConfig, machine: Machine, measured_hours: float) -> float:
-    """The model FLOPs utilization of a run that took this many hours (`machine.mfu` is ignored)."""
-    hours_at_peak = hours(config, replace(machine, mfu=1.0))
-    assert hours_at_peak is not None
-    return hours_at_peak / measured_hours
-
-
 def format_number(value: float) -> str:
     """A number with one decimal, or with two significant digits if it is below 1."""
     return f"{value:,.1f}" if value >= 1 else f"{value:.2g}"
 
 
-def describe(config: EstimateConfig) -> str:
-    """The text that `metapt estimate` prints."""
+def machine_of(config: EstimateConfig) -> Machine:
+    """The machine that the keys of `metapt estimate` describe."""
     ranks = Ranks(config.nodes * max(1, config.gpus), "cuda" if config.gpus else "cpu")
-    machine = Machine(ranks, config.gpu_memory_gb, config.headroom, config.gpu_tflops, config.mfu)
-    devices = f"{_count(config.gpus, 'GPU')} per node" if config.gpus else "CPU only"
+    return with_gpu(config, ranks, config.train.precision, config.headroom)
+
+
+def with_gpu(
+    keys: EstimateConfig | ClusterConfig, ranks: Ranks, precision: str, headroom: float = 0.1
+) -> Machine:
+    """Ranks on the GPU that the keys `gpu`, `gpu_memory_gb`, `gpu_bandwidth_gbs` and `gpu_tflops` describe.
+
+    Raises:
+        UserError: the name of the GPU is not known.
+    """
+    gpu = gpu_of(keys.gpu) if keys.gpu else None
+    return Machine(
+        ranks,
+        keys.gpu_memory_gb or (gpu and gpu.memory_gb),
+        headroom,
+        keys.gpu_tflops or (gpu and gpu.tflops[precision]),
+        keys.gpu_bandwidth_gbs or (gpu and gpu.bandwidth_gbs),
+    )
+
+
+def describe(config: EstimateConfig) -> str:
+    """The text that `metapt estimate` prints; the micro-batch must be a number (metapt/estimate/micro_batch.py)."""
+    machine = machine_of(config)
+    devices = f"{_count(config.gpus, config.gpu or 'GPU')} per node" if config.gpus else "CPU only"
     return "\n".join(
         [
             f"{config.model.name}: {all_parameters(config):,} parameters",
             f"ds={config.ds}, train.precision={config.train.precision}, "
-            f"{_count(ranks.count, 'rank')} ({_count(config.nodes, 'node')}, {devices})",
+            f"{_count(machine.ranks.count, 'rank')} ({_count(config.nodes, 'node')}, {devices})",
+            *_bf16_warning(config),
             "",
-            *_memory_table(config, ranks),
+            *_memory_table(config, machine.ranks),
             "",
             *_micro_batch(config, machine),
             "",
             *_compute(config),
             "",
-            _time(config, machine),
+            *_time(config, machine),
+            "",
+            *_disk(config),
         ]
     )
+
+
+def _bf16_warning(config: EstimateConfig) -> Iterator[str]:
+    """A warning if the GPU has no bf16 products."""
+    if config.gpu and config.train.precision == "bf16" and not gpu_of(config.gpu).has_bf16:
+        major, minor = gpu_of(config.gpu).capability
+        yield (
+            f"warning: {config.gpu} has compute capability {major}.{minor}; bf16 products need 8.0 and are converted to fp32 "
+            "here, so set train.precision=fp32"
+        )
 
 
 def _memory_table(config: PretrainConfig, ranks: Ranks) -> Iterator[str]:
@@ -152,10 +162,8 @@ def _micro_batch(config: EstimateConfig, machine: Machine) -> Iterator[str]:
         return
     verdict = "fits" if train.micro_batch <= largest else "does not fit"
     yield f"train.micro_batch={train.micro_batch} {verdict} into {memory}; the largest that fits is {largest}"
-    sequences, ranks = train.micro_batch * train.micro_batches_per_update, machine.ranks.count
-    divisors = [size for size in range(1, largest + 1) if sequences % (size * ranks) == 0]
-    if divisors:
-        size = divisors[-1]
+    for size in _largest_divisor(config, machine):
+        sequences = train.micro_batch * train.micro_batches_per_update
         yield (
             f"with the same {sequences:,} sequences per update: "
             f"train.micro_batch={size} train.micro_batches_per_update={sequences // size}"
@@ -170,14 +178,64 @@ def _compute(config: PretrainConfig) -> Iterator[str]:
     yield _row("compute", ["10^12 FLOPs"])
     for title, value in rows.items():
         yield _row(f"  {title}", [format_number(value / TFLOP)])
+    yield (
+        "of attention scores the causal half is counted; PaLM and nanochat count all, "
+        f"which is {with_whole_scores(config) - 1:.0%} more for a next-token update"
+    )
 
 
-def _time(config: PretrainConfig, machine: Machine) -> str:
-    time = hours(config, machine)
-    if time is None:
-        return "set gpu_tflops= (peak throughput of a device) for an estimate of the time"
-    throughput = f"{machine.mfu:.0%} of {machine.ranks.count} x {machine.tflops:g} TFLOP/s"
-    return f"{format_number(time)} hours at {throughput}, without evaluation and checkpoints"
+def _time(config: PretrainConfig, machine: Machine) -> Iterator[str]:
+    """Estimated time with and without compiled blocks, for the given micro-batch and for the largest that fits."""
+    if machine.ranks.device == "cpu":
+        yield "time is estimated for GPUs only"
+        return
+    if not machine.is_known:
+        yield (
+            f"set gpu= ({', '.join(GPUS)}) for an estimate of the time, or for another GPU gpu_tflops= (peak at "
+            "train.precision), gpu_bandwidth_gbs= and gpu_memory_gb="
+        )
+        return
+    sizes = dict.fromkeys([config.train.micro_batch, *_largest_divisor(config, machine)])
+    ways = [
+        (f"{size}{', compiled' if compiled else ''}", with_micro_batch(config, size), compiled)
+        for size in sizes
+        for compiled in ([False] if zero_stage(config.ds) == 3 else [False, True])
+    ]
+    yield _row("time, by train.micro_batch", [name for name, _, _ in ways])
+    works = [micro_batch_work(candidate, compiled) for _, candidate, compiled in ways]
+    yield _row("  kernels of a micro-batch", [f"{work.kernels:,.0f}" for work in works])
+    yield _row("  memory traffic, GB", [f"{work.bytes / GB:.1f}" for work in works])
+    for kind in update_kinds(config):
+        seconds = [
+            update_seconds(candidate, machine, kind == "episode", compiled) for _, candidate, compiled in ways
+        ]
+        yield _row(f"  {UPDATE_NAMES[kind]}, s", [format_number(value) for value in seconds])
+    utilizations = [mfu(candidate, machine, compiled) for _, candidate, compiled in ways]
+    yield _row("  MFU", [f"{value:.0%}" for value in utilizations])
+    whole = with_whole_scores(config)
+    yield _row("  MFU, all attention scores", [f"{value * whole:.0%}" for value in utilizations])
+    totals = [hours(candidate, machine, compiled) or 0.0 for _, candidate, compiled in ways]
+    yield _row(f"  hours of {config.train.max_steps:,} updates", [format_number(value) for value in totals])
+    yield f"an estimate, never compared with a GPU; {ASSUMPTIONS}"
+
+
+def _largest_divisor(config: PretrainConfig, machine: Machine) -> list[int]:
+    """The largest micro-batch that fits and splits the sequences of an update evenly among the ranks; empty if unknown."""
+    if machine.budget is None:
+        return []
+    sequences = config.train.micro_batch * config.train.micro_batches_per_update
+    largest = largest_micro_batch(config, machine)
+    return [size for size in range(1, largest + 1) if sequences % (size * machine.ranks.count) == 0][-1:]
+
+
+def _disk(config: PretrainConfig) -> Iterator[str]:
+    """Bytes of the checkpoints."""
+    kept = config.train.keep_optimizer_states
+    states = f"the newest {kept} with optimizer state" if kept else "all with optimizer state"
+    yield (
+        f"disk: {format_number(run_bytes(config) / GB)} GB for {checkpoint_count(config)} checkpoints, {states}; "
+        f"{format_number(largest_run_bytes(config) / GB)} GB while the last one is written"
+    )
 
 
 def _count(number: int, noun: str) -> str:

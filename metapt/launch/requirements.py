@@ -5,30 +5,34 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from metapt.config import ClusterConfig, PretrainConfig
+from metapt.estimate.disk import model_bytes, run_bytes
 from metapt.estimate.flops import flops_expected
-from metapt.estimate.forecast import (
-    GIB,
-    TFLOP,
-    Machine,
-    format_number,
-    hours,
-    largest_micro_batch,
-    largest_peak,
-)
+from metapt.estimate.forecast import GIB, format_number, largest_micro_batch, largest_peak, with_gpu
+from metapt.estimate.gpus import GPUS
 from metapt.estimate.memory import Ranks
+from metapt.estimate.speed import GB, TFLOP, Machine, hours
 from metapt.launch.detectability import detectable_effects
 from metapt.launch.jobs import Job, Plan
 from metapt.launch.resources import minutes_of, with_resources
 from metapt.launch.submit_limits import room
 
-HEADER = ("pretraining run", "seeds", "ranks", "GiB/rank", "largest batch", "TFLOP/update", "hours")
+HEADER = (
+    "pretraining run",
+    "seeds",
+    "ranks",
+    "GiB/rank",
+    "largest batch",
+    "TFLOP/update",
+    "hours",
+    "disk GB",
+)
 
 
 def requirements(plan: Plan, todo: Sequence[Job], cluster: ClusterConfig) -> list[str]:
     """The lines of a table, one row per size, objective and variant (all seeds need the same), total node-hours, and what comparisons can show.
 
     The column "largest batch" is the largest train.micro_batch that fits the memory; it needs cluster.gpu_memory_gb.
-    Hours need cluster.gpu_tflops. The totals are an estimate for all pretraining of the plan, and the sum of the time
+    Hours need cluster.gpu. The totals are an estimate for all pretraining of the plan, and the sum of the time
     limits of the jobs to do.
     """
     runs: dict[tuple[str, str, str], list[Job]] = {}
@@ -48,8 +52,8 @@ def requirements(plan: Plan, todo: Sequence[Job], cluster: ClusterConfig) -> lis
 
 def _row(config: PretrainConfig, jobs: list[Job], cluster: ClusterConfig) -> tuple[str, ...]:
     job = jobs[0]
-    machine = _machine(job, cluster)
-    time = hours(config, machine)
+    machine = _machine(job, config, cluster)
+    time = hours(config, machine, compiled=config.train.compile)
     return (
         "-".join(filter(None, (job.size, job.objective, job.variant))),
         str(len(jobs)),
@@ -58,18 +62,32 @@ def _row(config: PretrainConfig, jobs: list[Job], cluster: ClusterConfig) -> tup
         "" if machine.memory_gb is None else str(largest_micro_batch(config, machine)),
         format_number(flops_expected(config) / TFLOP),
         "" if time is None else format_number(time),
+        format_number(run_bytes(config) / GB),
     )
 
 
 def _estimated_total(plan: Plan, cluster: ClusterConfig) -> Iterator[str]:
-    if cluster.gpu_tflops is None:
-        yield "hours: no estimate; set cluster.gpu_tflops= (peak of a GPU) and cluster.mfu="
-        return
     pretrains = [job for job in plan.jobs if job.kind == "pretrain"]
-    times = [hours(plan.configs[job.id], _machine(job, cluster)) or 0.0 for job in pretrains]
-    total = sum(time * job.nodes for time, job in zip(times, pretrains, strict=True))
-    speed = f"{cluster.mfu:.0%} of the peak"
-    yield f"pretraining at {speed}: {format_number(total)} node-hours, fine-tuning not included"
+    checkpoints = sum(run_bytes(plan.configs[job.id]) for job in pretrains)
+    sizes = {job.id: model_bytes(plan.configs[job.id]) for job in pretrains}
+    taggers = 0
+    for job in plan.jobs:  # in order, so that a tagger that is trained further comes first
+        if job.kind == "finetune":
+            sizes[job.id] = max((sizes[need] for need in job.needs if need in sizes), default=0)
+            taggers += sizes[job.id]
+    yield (
+        f"disk: {format_number(checkpoints / GB)} GB of checkpoints and {format_number(taggers / GB)} GB of taggers, without corpora and "
+        "cached features"
+    )
+    times = []
+    for job in pretrains:
+        config = plan.configs[job.id]
+        times.append(hours(config, _machine(job, config, cluster), compiled=config.train.compile))
+    known = [time * job.nodes for time, job in zip(times, pretrains, strict=True) if time is not None]
+    if len(known) < len(times):
+        yield f"hours: no estimate; set cluster.gpu= ({', '.join(GPUS)}), or cluster.gpu_tflops= and cluster.gpu_bandwidth_gbs="
+        return
+    yield f"pretraining: an estimated {format_number(sum(known))} node-hours, fine-tuning not included"
 
 
 def _limit_total(plan: Plan, todo: Sequence[Job], cluster: ClusterConfig) -> Iterator[str]:
@@ -84,6 +102,6 @@ def _limit_total(plan: Plan, todo: Sequence[Job], cluster: ClusterConfig) -> Ite
     yield f"time limits of the {len(todo)} jobs to do: at most {total} node-hours without requeues"
 
 
-def _machine(job: Job, cluster: ClusterConfig) -> Machine:
+def _machine(job: Job, config: PretrainConfig, cluster: ClusterConfig) -> Machine:
     ranks = Ranks(job.nodes * job.tasks_per_node, "cuda" if job.gpus_per_node else "cpu")
-    return Machine(ranks, cluster.gpu_memory_gb, tflops=cluster.gpu_tflops, mfu=cluster.mfu)
+    return with_gpu(cluster, ranks, config.train.precision)

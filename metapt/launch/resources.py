@@ -18,8 +18,9 @@ from typing import Any
 
 from metapt.config import ClusterConfig, PretrainConfig
 from metapt.estimate.flops import parameter_count
-from metapt.estimate.forecast import GB, largest_peak
+from metapt.estimate.forecast import largest_peak
 from metapt.estimate.memory import Ranks
+from metapt.estimate.speed import GB
 from metapt.launch.jobs import Job, Plan
 
 MINUTES = {"prepare": 720, "pretrain": 1440, "finetune": 480, "baseline": 120, "report": 60}  # time limits
