@@ -89,7 +89,14 @@ class NerConfig:
         low=1,
     )
     grad_clip: float = key(1.0, "maximum gradient norm; 0 disables gradient clipping", low=0)
-    precision: str = key("fp32", "precision of the model", choices=TAGGER_PRECISIONS)
+    precision: str = key(
+        "auto",
+        "precision of the model",
+        choices={
+            "auto": "bf16 on a GPU that has it (compute capability 8.0), otherwise fp32",
+            **TAGGER_PRECISIONS,
+        },
+    )
     dropout: float = key(0.1, "dropout probability before the NER head", low=0, high=0.99)
     eval_batch_size: int = key(64, "evaluation batch size", unit="sentences", low=1)
     cache_dir: str | None = key(

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from metapt.errors import OperationalError
 from metapt.models.device import gpu_name, nvidia_driver, torch_device
+from metapt.models.precision import fix_fp32_products, resolved_precision
 from metapt.node_failures import COLLECTIVE_TIMEOUT, require_granted_gpus
 
 T = TypeVar("T")
@@ -30,7 +31,7 @@ class Distributed:
     Every method is a collective operation: all processes must call it.
 
     Args:
-        precision: `bf16` for mixed precision, else `fp32`.
+        precision: as in `resolved_precision`; bf16 is mixed precision.
         device: as in `torch_device`.
     Raises:
         UserError: there is no such device.
@@ -39,9 +40,12 @@ class Distributed:
     def __init__(self, precision: str, device: str = "auto"):
         if device == "auto":
             require_granted_gpus(torch.cuda.is_available(), torch.version.cuda)
+        chosen = torch_device(device)
+        self.precision = resolved_precision(precision, chosen)
+        self._fp32_products = fix_fp32_products()
         self.accelerator = Accelerator(
-            cpu=torch_device(device).type == "cpu",
-            mixed_precision="bf16" if precision == "bf16" else "no",
+            cpu=chosen.type == "cpu",
+            mixed_precision="bf16" if self.precision == "bf16" else "no",
             kwargs_handlers=[InitProcessGroupKwargs(timeout=COLLECTIVE_TIMEOUT)],
         )
         self.rank, self.world_size = self.accelerator.process_index, self.accelerator.num_processes
@@ -52,9 +56,15 @@ class Distributed:
         return self.accelerator.reduce(values, "sum")
 
     def places(self) -> dict[str, Any]:
-        """Type of GPU and driver of this process, and number of ranks."""
+        """Type of GPU and driver of this process, number of ranks, and precision."""
         gpu = gpu_name(self.accelerator.device)
-        return {"gpus": [gpu] if gpu else [], "driver": nvidia_driver(), "ranks": self.world_size}
+        return {
+            "gpus": [gpu] if gpu else [],
+            "driver": nvidia_driver(),
+            "ranks": self.world_size,
+            "precision": self.precision,
+            "fp32_products": self._fp32_products,
+        }
 
     def any(self, flag: bool) -> bool:
         """Whether the flag is set on any rank."""

@@ -48,7 +48,9 @@ class FeatureExtractor:
         return self._cache.get({**self._decoder_key, "set": encoded.sha256()}, compute)
 
 
-def decoder_key(model_dir: Path, weights_sha256: str, ner: NerConfig, device: torch.device) -> dict[str, Any]:
+def decoder_key(
+    model_dir: Path, weights_sha256: str, ner: NerConfig, precision: str, device: torch.device
+) -> dict[str, Any]:
     """Collect everything that word features depend on besides the encoded set.
 
     Batch size, device and library versions are included because they change the rounding.
@@ -57,7 +59,7 @@ def decoder_key(model_dir: Path, weights_sha256: str, ner: NerConfig, device: to
         "weights": weights_sha256,
         "config": file_sha256(model_dir / "config.json"),
         "subword_pooling": ner.subword_pooling,
-        "precision": ner.precision,
+        "precision": precision,
         "batch_size": ner.eval_batch_size,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "libraries": [torch.__version__, transformers.__version__],

@@ -26,7 +26,7 @@ def finetune_header(setup: FinetuneSetup, steps_per_epoch: int, state: TrainingS
     length = config.ner.max_steps or f"at most {config.ner.max_epochs} epochs of {steps_per_epoch}"
     return "\n".join(
         [
-            f"device     {device_name(processes.accelerator.device)}, {ranks} process{'es' if ranks > 1 else ''}, {config.ner.precision}",
+            f"device     {device_name(processes.accelerator.device)}, {ranks} process{'es' if ranks > 1 else ''}, {processes.precision}",
             f"model      {config.checkpoint}: {quantity(total)} parameters, {quantity(trained)} of them trained",
             f"source     {config.source}: {len(train.lengths)} sentences, {len(train.tags)} words{dev}",
             f"training   {length} updates at learning rate {tuning_lr(config):g}",

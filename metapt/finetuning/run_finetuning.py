@@ -57,6 +57,7 @@ def finetune(config: FinetuneConfig, stop: StopRequest) -> None:
         if is_main:
             for note in collection.notes():
                 log(note)
+            _require_precision(run, setup.processes.precision)
             run.start(identity(config), fingerprints, asdict(config), setup.processes.places())
         checkpoints = FinetuneCheckpoints(run, setup.processes, setup.trained, setup.optimizer)
         Tuner(setup, checkpoints).train()
@@ -83,6 +84,20 @@ def finetune(config: FinetuneConfig, stop: StopRequest) -> None:
                 atomic_folders.remove(checkpoint)
     if is_main:
         print_summary(run, config, result)
+
+
+def _require_precision(run: Run, precision: str) -> None:
+    """Refuse to go on in another precision than that of the checkpoints: ner.precision=auto means another one on another device.
+
+    Raises:
+        UserError: the run was trained in another precision so far.
+    """
+    earlier = [entry["precision"] for entry in run.starts() if "precision" in entry]
+    if run.checkpoints() and earlier and earlier[-1] != precision:
+        raise UserError(
+            f"{run.path}: trained in {earlier[-1]} so far, but ner.precision=auto means {precision} on this device; resume it on the "
+            "device where it began, or start another run"
+        )
 
 
 def _require_shots(config: FinetuneConfig, sampled: int) -> None:

@@ -110,7 +110,7 @@ def build_setup(
             "tuning=head_only runs in a single process, because the tag layer is small; start one run per GPU instead"
         )
     cache = FeatureCache(ner.cache_dir, ner.cache_gb) if head_only and ner.cache_dir else None
-    key = decoder_key(model_dir, weights_sha256, ner, accelerator.device)
+    key = decoder_key(model_dir, weights_sha256, ner, processes.precision, accelerator.device)
     trained = tagger.layer if head_only else tagger
     return FinetuneSetup(
         config=config,

@@ -29,6 +29,7 @@ from metapt.meta.adapted_copies import adapted_copies
 from metapt.meta.window_episodes import Begin
 from metapt.models.device import gpu_name, nvidia_driver
 from metapt.models.meta_lm import MetaLM
+from metapt.models.precision import fix_fp32_products
 from metapt.node_failures import COLLECTIVE_TIMEOUT, require_granted_gpus
 from metapt.training import zero3
 from metapt.training.sharded_state import StateFiles, fragments_of_rank
@@ -62,6 +63,7 @@ class Engine:
 
     def __init__(self, meta_lm: MetaLM, config: PretrainConfig):
         start_process_group()
+        fix_fp32_products()
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
         self._adamw = _adamw(meta_lm, config.train)
         with _local_rank_set():
@@ -181,6 +183,7 @@ class Engine:
             "gpus": sorted({gpu for _, gpu in places if gpu}),
             "driver": nvidia_driver(),
             "ranks": self.world_size,
+            "fp32_products": torch.get_float32_matmul_precision(),
         }
 
     def barrier(self) -> None:
