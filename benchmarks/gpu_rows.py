@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-SETTINGS: dict[str, str] = json.loads(sys.argv[2]) if len(sys.argv) > 2 else {}
+SETTINGS: dict[str, str] = json.loads(sys.argv[2]) if __name__ == "__main__" else {}
 sys.path[:0] = SETTINGS.get("path", "").split(":")
 OK, FAILED, SKIPPED = "ok", "FAILED", "skipped"
 Outcome = tuple[str, str]
@@ -246,9 +246,11 @@ def episode(size: str) -> Outcome:
     from metapt.meta.window_episodes import episode_objective
     from metapt.models.meta_lm import build_meta_lm
 
-    small = ["meta.n_way=4", "meta.window=32", "meta.min_context=4"] if SETTINGS["reduced"] == "True" else []
+    is_reduced = SETTINGS["reduced"] == "True"
+    small = ["meta.n_way=4", "meta.window=32", "meta.min_context=4"] if is_reduced else []
     config = configuration(size, "meta.max_window_fraction=1", *small)
-    task, meta_lm = random_task(config), build_meta_lm(config).to(SETTINGS["device"])
+    task = random_task(config, 50_000 if is_reduced else 2_000_000)
+    meta_lm = build_meta_lm(config).to(SETTINGS["device"])
 
     def step() -> None:
         episode_objective(meta_lm, task, config.meta, 0, 0, 0).loss.backward()

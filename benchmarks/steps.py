@@ -69,8 +69,9 @@ def random_sequences(config: PretrainConfig) -> torch.Tensor:
     return torch.randint(0, config.model.vocab_size, shape, generator=generator)
 
 
-def random_task(config: PretrainConfig) -> Episode:
-    tokens = np.random.default_rng(0).integers(2, 1000, 2_000_000)
+def random_task(config: PretrainConfig, count: int = 2_000_000) -> Episode:
+    """An episode of a stream of `count` random tokens."""
+    tokens = np.random.default_rng(0).integers(2, 1000, count)
     index = WindowIndex.build(tokens, 1024, config.meta.window, config.meta.min_context)
     return EpisodeSampler(Tokens(tokens), index, config.meta, 0, 1, 0).episode(0, 0)  # type: ignore[arg-type]
 

@@ -33,7 +33,9 @@ def test_fp32_products_do_not_use_tf32():
 
 
 def test_precision_of_a_start_is_recorded():
-    config: FinetuneConfig = commandline.load("finetune", ["checkpoint=x", "source=en_demo", "data=demo"])
+    config: FinetuneConfig = commandline.load(
+        "finetune", ["checkpoint=x", "source=en_demo", "data=demo", "run_dir=x"]
+    )
     assert config.ner.precision == "auto"
     places = Distributed(config.ner.precision, "cpu").places()
     assert (places["precision"], places["fp32_products"]) == ("fp32", "highest")

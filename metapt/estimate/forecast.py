@@ -90,10 +90,10 @@ def with_gpu(
     gpu = gpu_of(keys.gpu) if keys.gpu else None
     return Machine(
         ranks,
-        keys.gpu_memory_gb or (gpu and gpu.memory_gb),
+        keys.gpu_memory_gb or (gpu.memory_gb if gpu else None),
         headroom,
-        keys.gpu_tflops or (gpu and gpu.tflops[precision]),
-        keys.gpu_bandwidth_gbs or (gpu and gpu.bandwidth_gbs),
+        keys.gpu_tflops or (gpu.tflops[precision] if gpu else None),
+        keys.gpu_bandwidth_gbs or (gpu.bandwidth_gbs if gpu else None),
     )
 
 
