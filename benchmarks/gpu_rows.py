@@ -156,7 +156,7 @@ def micro_batch_step(config: Any, compile_parts: bool = False) -> Callable[[], N
     return step
 
 
-def seconds_of(step: Callable[[], None]) -> float:
+def seconds_of(step: Callable[[], object]) -> float:
     """Median seconds of a call after a warm-up."""
     import statistics
 
