@@ -17,7 +17,8 @@ from metapt.config.help_text import WIDTH, help_text
 from metapt.config.keys import fields_by_path, key_of
 from metapt.errors import UserError
 
-UNITS = {  # last part of a key's path, or its end: its unit
+UNITS = {
+    "_gbs": "GB/s",  # last part of a key's path, or its end: its unit
     "_s": "seconds",
     "_min": "minutes",
     "_gb": "GB",
