@@ -13,11 +13,13 @@ from ner_world import write_checkpoint, write_encoder
 from safetensors.torch import load_file, save_file
 from tuned import tune
 
+from metapt.data.iob2 import TAGS
 from metapt.errors import UserError
 from metapt.files import file_sha256
 from metapt.models.base_model import is_causal, load_base_model
-from metapt.tagger.encoding import load_tokenizer
-from metapt.tagger.serialization import weights_sha256
+from metapt.tagger.encoding import EncodingSettings, load_tokenizer
+from metapt.tagger.model import Tagger, TagLayer
+from metapt.tagger.serialization import load_tagger, save_tagger, weights_sha256
 
 SIZES = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "vocab_size": 320}
 ATTENTION = {"num_attention_heads": 4, "max_position_embeddings": 256}
@@ -102,11 +104,66 @@ def test_attention_implementation_is_that_of_transformers(
     assert torch.equal(*states)
 
 
-def test_other_architectures_are_refused_in_one_line(decoder: Path, tmp_path: Path) -> None:
-    t5 = tf.T5Config(d_model=32, d_kv=8, d_ff=64, num_layers=1, num_heads=4, vocab_size=320)
-    tf.T5Model(t5).save_pretrained(tmp_path / "t5")
+def t5() -> tf.PreTrainedModel:
+    sizes = {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4, "vocab_size": 320}
+    return tf.T5ForConditionalGeneration(tf.T5Config(**sizes))
+
+
+def gemma3() -> tf.PreTrainedModel:
+    """A decoder with a vision encoder."""
     text = tf.Gemma3TextConfig(**SIZES, **ATTENTION, num_key_value_heads=2, head_dim=8, pad_token_id=0)
-    tf.Gemma3Config(text_config=text).save_pretrained(tmp_path / "gemma3")
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    vision = tf.SiglipVisionConfig(**sizes, image_size=28, patch_size=14)
+    tokens = {"mm_tokens_per_image": 4, "image_token_index": 5, "boi_token_index": 6, "eoi_token_index": 7}
+    return tf.Gemma3ForConditionalGeneration(
+        tf.Gemma3Config(text_config=text, vision_config=vision, **tokens)
+    )
+
+
+@pytest.mark.parametrize(
+    ("build", "part", "layer", "causal"),
+    [
+        (t5, lambda whole: whole.get_encoder(), "encoder.block.1.", False),
+        (gemma3, lambda whole: whole.model.language_model, "language_model.model.layers.1.", True),
+    ],
+    ids=["encoder of T5", "text part of Gemma 3"],
+)
+def test_the_part_that_reads_text_is_used(
+    decoder: Path, tmp_path: Path, build, part, layer: str, causal: bool
+) -> None:
+    torch.manual_seed(0)
+    whole = build().eval()
+    whole.save_pretrained(tmp_path / "whole")
+    model = load_base_model(tmp_path / "whole").eval()
+    assert is_causal(model) == causal
+    subwords = torch.tensor([[5, 6, 7, 8]])
+    with torch.no_grad():
+        expected = part(whole)(input_ids=subwords).last_hidden_state
+        assert torch.equal(model(input_ids=subwords).last_hidden_state, expected)
+    tagger = Tagger(model, TagLayer(32, TAGS, "crf", 0.0), "first").eval()
+    (tmp_path / "tagger").mkdir()
+    save_tagger(tmp_path / "tagger", tagger, load_tokenizer(decoder), EncodingSettings(True, 64))
+    again, _, _ = load_tagger(tmp_path / "tagger")
+    with torch.no_grad():
+        assert torch.equal(again.decoder(input_ids=subwords).last_hidden_state, expected)
+    names = load_file(tmp_path / "whole" / "model.safetensors")
+    assert any(name.startswith(layer) for name in names)
+    cut = rewritten(
+        tmp_path / "whole", tmp_path / "cut", lambda name: None if name.startswith(layer) else name
+    )
+    with pytest.raises(UserError, match=r"the weights lack \S+\.1\.\S+, .* would be random"):
+        load_base_model(cut)
+    others = ("decoder.", "vision_tower.", "model.vision_tower.")
+    load_base_model(
+        rewritten(
+            tmp_path / "whole", tmp_path / "rest", lambda name: None if name.startswith(others) else name
+        )
+    )
+
+
+def test_other_architectures_are_refused_in_one_line(decoder: Path, tmp_path: Path) -> None:
+    bart = tf.BartConfig(d_model=32, encoder_layers=1, decoder_layers=1, vocab_size=320)
+    bart.save_pretrained(tmp_path / "bart")
     quantized = shutil.copytree(decoder, tmp_path / "quantized")
     config = json.loads((quantized / "config.json").read_text(encoding="utf-8"))
     config["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_4bit": True}
@@ -114,8 +171,7 @@ def test_other_architectures_are_refused_in_one_line(decoder: Path, tmp_path: Pa
     unknown = shutil.copytree(decoder, tmp_path / "unknown")
     (unknown / "config.json").write_text('{"model_type": "other"}', encoding="utf-8")
     for name, message in (
-        ("t5", "T5 is an encoder-decoder"),
-        ("gemma3", "Gemma3 has parts for other inputs"),
+        ("bart", "Bart is an encoder-decoder"),
         ("quantized", "cannot be loaded as a model"),
         ("unknown", "cannot be loaded as a model"),
     ):

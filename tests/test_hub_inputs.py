@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -159,6 +160,57 @@ def test_a_missing_piece_is_refused_before_sbatch(
 def test_an_unknown_repository_is_refused(hub: FakeHub, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"model some/none \(main\): cannot be downloaded"):
         fetch(model_files("some/none"), tmp_path)
+
+
+def test_weights_of_models_are_safetensors_or_else_bin(hub: FakeHub, tmp_path: Path) -> None:
+    config = {"config.json": b"{}"}
+    hub.push("models/some/both", {**config, "model.safetensors": b"1", "pytorch_model.bin": b"2"})
+    hub.push("models/some/older", {**config, "pytorch_model.bin": b"2", "training_args.bin": b"3"})
+    hub.push("models/some/flax", {**config, "flax_model.msgpack": b"4"})
+    expected = {"both": "model.safetensors", "older": "pytorch_model.bin"}
+    for name, weights in expected.items():
+        commit = fetch(model_files(f"some/{name}"), tmp_path)
+        assert cached_commit(model_files(f"some/{name}"), tmp_path) == commit
+        folder = tmp_path / f"models--some--{name}" / "snapshots" / commit
+        assert {path.name for path in folder.iterdir()} == {"config.json", weights}
+        (folder / weights).unlink()
+        assert cached_commit(model_files(f"some/{name}"), tmp_path) is None
+    with pytest.raises(UserError, match=r"contains neither \*\.safetensors nor pytorch_model\*\.bin"):
+        fetch(model_files("some/flax"), tmp_path)
+
+
+def test_an_incomplete_download_is_refused_with_the_command_that_completes_it(
+    hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shards = {f"model-0000{number}-of-00002.safetensors": b"weights" for number in (1, 2)}
+    index = {"weight_map": dict(zip("ab", shards, strict=True))}
+    files = {"config.json": b"{}", "model.safetensors.index.json": json.dumps(index).encode(), **shards}
+    commit = hub.push("models/some/large", files)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    folder = model_folder("hub:some/large")
+    (folder / "model-00002-of-00002.safetensors").unlink()
+    command = (
+        f"hf download some/large model-00002-of-00002.safetensors --repo-type model --revision {commit} "
+        f"--cache-dir {tmp_path / 'hub'}"
+    )
+    expected = (
+        f"{folder}: lacks model-00002-of-00002.safetensors; download where the hub can be reached: {command}"
+    )
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(OperationalError) as by_name:
+        model_folder("hub:some/large")
+    with pytest.raises(UserError) as by_path:
+        model_folder(folder)
+    assert str(by_name.value) == str(by_path.value) == expected
+    shutil.copytree(tmp_path / "hub", tmp_path / "old", symlinks=True)
+    shutil.rmtree(tmp_path / "old" / "models--some--large" / "trees")  # as before huggingface_hub 2
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "old"))
+    with pytest.raises(UserError) as without_list:
+        model_folder("hub:some/large")
+    assert str(without_list.value) == expected.replace(str(tmp_path / "hub"), str(tmp_path / "old"))
+    (folder / "model-00002-of-00002.safetensors").symlink_to(tmp_path / "gone")
+    with pytest.raises(UserError, match=r"lacks model-00002-of-00002\.safetensors; "):
+        model_folder(folder)
 
 
 def test_a_branch_keeps_the_commit_that_was_fetched_first(hub: FakeHub, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ defaults: [slurm, _self_]
 partition: gpu
 account: nlp
 exclude: node[13-14]
-extra: {constraint: nvlink, exclusive: ''}
+extra: {constraint: nvlink, exclusive: '', contiguous: true}
 exports: {MARK: of the site}
 setup: ['[ -z $UNSET_AT_THIS_SITE ]', 'export LOADED="$MARK, loaded"']
 online: true
@@ -101,8 +101,9 @@ def test_a_grid_uses_the_site_file(site: Path, tmp_path: Path, slurm_commands: P
     assert len(scripts) == 3
     for script in scripts:
         options = dict(re.findall(r"^#SBATCH --([\w-]+)=?(.*)$", script, re.MULTILINE))
-        wanted = {"partition": "gpu", "account": "other", "exclude": "node[13-14]", "exclusive": ""}
+        wanted = {"partition": "gpu", "account": "other", "exclude": "node[13-14]", "constraint": "nvlink"}
         assert {name: options.get(name, "").strip("'") for name in wanted} == wanted
+        assert {"#SBATCH --exclusive", "#SBATCH --contiguous"} <= set(script.splitlines())
         assert "exit 1" in script
     (line,) = [line for line in scripts[0].splitlines() if line.startswith("srun ")]
     assert " --export=ALL " in line
@@ -153,7 +154,7 @@ def test_a_batch_script_gets_the_same_settings(name: str, site: Path, sbatch_cal
     arguments = (sbatch_calls / "arguments").read_text().splitlines()
     number = next(number for number, word in enumerate(arguments) if word.endswith(f"/{name}.sh"))
     of_the_site = ["--partition=gpu", "--account=nlp", "--qos=long", "--exclude=node[13-14]"]
-    of_the_site += ["--constraint=nvlink", "--exclusive"]
+    of_the_site += ["--constraint=nvlink", "--exclusive", "--contiguous"]
     assert arguments[:number] == [*of_the_site, "--nodes=2", "--exclude=node1"]
     assert arguments[number + 1 :] == words[name]
 

@@ -270,7 +270,7 @@ class ClusterConfig:
     )
     extra: dict[str, str] = key(
         {},
-        "further sbatch options, by long name; an option without argument has an empty value: {exclusive: ''}",
+        "further sbatch options, by long name; an option without argument has the value true: {exclusive: true}",
         only=SLURM,
     )
     exclude: str | None = key(

@@ -6,15 +6,20 @@ first downloaded. With HF_HUB_OFFLINE=1 only the cache is read, at that commit.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from metapt.errors import OperationalError, UserError, first_line
+from metapt.errors import OperationalError, UserError, first_line, listed
 
+CACHED_REPOSITORY = re.compile(r"(?P<kind>model|dataset)s--(?P<name>.+)")  # its folder in the cache
+LISTED = 3  # files that an error names
 NOT_IN_FOLDERS = ("*/*",)
-MODEL_PATTERNS = ("*.safetensors", "*.json", "*.txt", "*.model")
 TOKENIZER_PATTERNS = ("*.json", "*.txt", "*.model")
+WEIGHTS_PATTERNS = ("*.safetensors", "pytorch_model*.bin")
 
 
 @dataclass(frozen=True)
@@ -25,6 +30,7 @@ class HubFiles:
         kind: model or dataset.
         revision: branch, tag or commit.
         patterns, excluded: of paths in the repository; `*` also matches /.
+        alternatives: further patterns, of which the first that matches a file is read, and the others are not.
     """
 
     kind: str
@@ -32,6 +38,7 @@ class HubFiles:
     revision: str = "main"
     patterns: tuple[str, ...] = ("*",)
     excluded: tuple[str, ...] = ()
+    alternatives: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         kind = "data set" if self.kind == "dataset" else self.kind
@@ -40,7 +47,13 @@ class HubFiles:
 
 def model_files(name: str) -> HubFiles:
     """Weights, configuration and tokenizer of a model."""
-    return HubFiles("model", name, patterns=MODEL_PATTERNS, excluded=NOT_IN_FOLDERS)
+    return HubFiles(
+        "model",
+        name,
+        patterns=TOKENIZER_PATTERNS,
+        excluded=NOT_IN_FOLDERS,
+        alternatives=WEIGHTS_PATTERNS,
+    )
 
 
 def tokenizer_files(name: str) -> HubFiles:
@@ -97,11 +110,22 @@ def current_commit(files: HubFiles) -> str:
 
 
 def _snapshot(files: HubFiles, **options: Any) -> Path:
+    """Download files. Of a repository that has none of the alternatives, UserError is raised."""
     from huggingface_hub import snapshot_download
 
-    selected = {"allow_patterns": list(files.patterns), "ignore_patterns": list(files.excluded)}
-    arguments = {"repo_type": files.kind, "revision": files.revision, **selected, **options}
-    return Path(_asked(files, snapshot_download, files.name, **arguments))
+    for alternative in files.alternatives or ("",):
+        selected = replace(files, patterns=(*files.patterns, *filter(None, [alternative])))
+        arguments = {
+            "repo_type": files.kind,
+            "revision": files.revision,
+            "allow_patterns": list(selected.patterns),
+            "ignore_patterns": list(files.excluded),
+            **options,
+        }
+        folder = Path(_asked(selected, snapshot_download, files.name, **arguments))
+        if not alternative or any(folder.glob(alternative)):
+            return folder
+    raise UserError(f"{files}: contains neither {' nor '.join(files.alternatives)}")
 
 
 def _asked(files: HubFiles, request: Any, *arguments: Any, **options: Any) -> Any:
@@ -113,12 +137,43 @@ def _asked(files: HubFiles, request: Any, *arguments: Any, **options: Any) -> An
         return request(*arguments, **options)
     except unknown as error:
         raise UserError(_problem(files, error)) from None
+    except errors.IncompleteSnapshotError as error:
+        raise OperationalError(_incomplete(files, Path(error.snapshot_path))) from None
     except (errors.HTTPError, OSError) as error:
         raise OperationalError(_problem(files, error)) from None
 
 
 def _problem(files: HubFiles, error: Exception) -> str:
     return f"{files}: cannot be downloaded ({type(error).__name__}: {first_line(error)})"
+
+
+def _incomplete(files: HubFiles, folder: Path) -> str:
+    """Name the files that the cached folder of a commit lacks, by the cached list of its files."""
+    from huggingface_hub import get_cached_repo_tree
+    from huggingface_hub.utils import filter_repo_objects
+
+    tree = get_cached_repo_tree(
+        files.name, repo_type=files.kind, revision=folder.name, cache_dir=folder.parents[2]
+    )
+    patterns = {"allow_patterns": list(files.patterns), "ignore_patterns": list(files.excluded)}
+    wanted = filter_repo_objects([entry.path for entry in tree], **patterns)
+    return lacking_files(folder, [path for path in wanted if not (folder / path).is_file()])
+
+
+def lacking_files(folder: Path, missing: Sequence[str]) -> str:
+    """Say which files a folder lacks, and the command that downloads them if it belongs to the cache of the client.
+
+    Args:
+        missing: paths in the folder, at least one.
+    """
+    text = f"{folder}: lacks {listed(missing, LISTED)}"
+    repository = CACHED_REPOSITORY.fullmatch(folder.parent.parent.name)
+    if folder.parent.name != "snapshots" or repository is None:
+        return text
+    name = repository["name"].replace("--", "/")
+    options = ["--repo-type", repository["kind"], "--revision", folder.name, "--cache-dir", folder.parents[2]]
+    command = shlex.join(map(str, ["hf", "download", name, *missing, *options]))
+    return f"{text}; download where the hub can be reached: {command}"
 
 
 def _pinned_commit(files: HubFiles, cache: Path) -> str | None:

@@ -75,7 +75,7 @@ def _requested(job: Job, cluster: ClusterConfig) -> dict[str, Any]:
             "kill-on-invalid-dep": "yes",
             "requeue": True,  # a site may disable requeues for jobs that do not ask for them
             **site_settings.gpu_options(job.gpus_per_node, cluster),
-            **{name: value or True for name, value in cluster.extra.items()},
+            **site_settings.extra_options(cluster),
         },
     }
 

@@ -50,7 +50,12 @@ def sbatch_options(cluster: ClusterConfig) -> dict[str, str | bool]:
     """The options of sbatch that a site sets for every job, by long name; True: without argument."""
     named = {name: getattr(cluster, name) for name in ("partition", "account", "qos", "exclude")}
     given: dict[str, str | bool] = {name: value for name, value in named.items() if value}
-    return given | {name: value or True for name, value in cluster.extra.items()}
+    return given | extra_options(cluster)
+
+
+def extra_options(cluster: ClusterConfig) -> dict[str, str | bool]:
+    """The options of `cluster.extra`; True: without argument, which is written as an empty value or as true."""
+    return {name: value.lower() in ("", "true") or value for name, value in cluster.extra.items()}
 
 
 def gpu_options(gpus: int, cluster: ClusterConfig) -> dict[str, str]:

@@ -6,10 +6,9 @@ from pathlib import Path
 
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import logging as transformers_logging
 
 from metapt.errors import UserError, first_line, listed
-from metapt.models.base_model import LISTED, LOADING_ERRORS, is_causal
+from metapt.models.base_model import LISTED, LOADING_ERRORS, is_causal, load_weights
 
 
 def load_causal_lm(folder: Path) -> PreTrainedModel:
@@ -18,18 +17,13 @@ def load_causal_lm(folder: Path) -> PreTrainedModel:
     Raises:
         UserError: it cannot be loaded, weights are missing, or its states depend on later tokens.
     """
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
     try:
-        model, report = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=torch.float32, local_files_only=True, use_safetensors=True, output_loading_info=True
-        )
+        model, missing = load_weights(AutoModelForCausalLM, folder, torch.float32)
     except LOADING_ERRORS as error:
         raise UserError(
             f"{folder}: cannot be loaded as a causal language model ({first_line(error)})"
         ) from None
-    if report["missing_keys"]:
-        missing = sorted(report["missing_keys"])
+    if missing:
         raise UserError(f"{folder}: no language model: the weights lack {listed(missing, LISTED)}")
     if not is_causal(model.base_model):
         raise UserError(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from metapt import atomic_folders
-from metapt.data.hub_files import download, model_files
+from metapt.data.hub_files import WEIGHTS_PATTERNS, download, lacking_files, model_files
 from metapt.errors import UserError, listed
 from metapt.runs import MODEL_DIR, ORIGIN_FILE, Run
 
@@ -28,7 +28,9 @@ def model_folder(path: str | Path) -> Path:
         OperationalError: the hub is not available.
     """
     if str(path).startswith(HUB_PREFIX):
-        return download(model_files(str(path).removeprefix(HUB_PREFIX)))
+        folder = download(model_files(str(path).removeprefix(HUB_PREFIX)))
+        _require_weights(folder)
+        return folder
     path = Path(path).expanduser()
     run = Run(path)
     for folder in (path, path / MODEL_DIR, *([run.tagger_dir] if run.is_done else [])):
@@ -38,6 +40,7 @@ def model_folder(path: str | Path) -> Path:
                     problem := atomic_folders.problem(committed)
                 ):
                     raise UserError(problem)
+            _require_weights(folder)
             return folder
     if not run.result_file.exists():
         if run.checkpoints():
@@ -52,6 +55,26 @@ def model_folder(path: str | Path) -> Path:
     if result.get("kind") != "pretrain":
         raise UserError(f"{path}: this run has no tagger and no model")
     return run.checkpoint(result["steps"]) / MODEL_DIR
+
+
+def _require_weights(folder: Path) -> None:
+    """Check that a folder has all the files of its weights: those that an index lists, and no links to nothing.
+
+    Raises:
+        UserError: one is missing, as after a download that was interrupted.
+    """
+    missing = [path.name for path in sorted(folder.iterdir()) if path.is_symlink() and not path.exists()]
+    for pattern in WEIGHTS_PATTERNS:
+        for index in sorted(folder.glob(f"{pattern}.index.json")):
+            try:
+                names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                raise UserError(f"{index}: not an index of weights ({type(error).__name__})") from None
+            missing += [name for name in names if not (folder / name).is_file()]
+        if missing:
+            raise UserError(lacking_files(folder, list(dict.fromkeys(missing))))
+        if any(folder.glob(pattern)):
+            return
 
 
 def _what_exists(path: Path) -> str:

@@ -116,7 +116,12 @@ def save_tagger(
     config.architectures = [architecture]
     config.save_pretrained(folder)
     # not decoder.save_pretrained, which imports deepspeed to see whether the model is wrapped in it
-    weights = {f"{decoder.base_model_prefix}.{name}": value for name, value in decoder.state_dict().items()}
+    tied = set(decoder.all_tied_weights_keys)  # stored once, and tied again by transformers
+    weights = {
+        f"{decoder.base_model_prefix}.{name}": value
+        for name, value in decoder.state_dict().items()
+        if name not in tied
+    }
     weights |= {f"{linear}.{name}": value for name, value in layer.linear.state_dict().items()}
     save_file(weights, folder / SAFE_WEIGHTS_NAME, metadata={"format": "pt"})
     tokenizer.save_pretrained(folder)
