@@ -10,6 +10,8 @@ from conftest import REPO, run_module
 
 from metapt.config import DS_CONFIGS, commandline, deepspeed_settings, identity, tuning_lr
 from metapt.errors import UserError
+from metapt.launch.grid import plan
+from metapt.launch.run_checks import check_plan
 
 SIZES = ("nano", "laptop", "tiny", "small", "medium", "large")
 REQUIRED = {
@@ -142,6 +144,50 @@ def test_all_errors_are_reported_at_once():
         strict=True,
     ):
         assert part in error
+
+
+TUNE = ["checkpoint=x", "source=aa", "run_dir=r"]
+
+
+@pytest.mark.parametrize(
+    ("command", "words", "key", "advice"),
+    [
+        ("pretrain", [], "data.text_dir=/tmp", "data=demo, only with data=text"),
+        ("prepare", [], "data.text_dir=/tmp", "data=demo, only with data=text"),
+        ("pretrain", ["data=hub"], "data.txt_document=block", "data=hub, only with data=text"),
+        ("pretrain", ["data=demo"], "data.hub_name=a/b", "data=demo, only with data=hub"),
+        ("finetune", [*TUNE, "data=demo"], "data.uner_dir=/tmp", "data=demo, only with data=uner"),
+        (
+            "finetune",
+            [*TUNE, "data.uner_dir=u"],
+            "data.hub_name=a/b",
+            "data.uner_dir=u, only with data.uner_dir=null",
+        ),
+        ("describe", ["data=demo"], "data.uner_dir=/tmp", "data=demo, only with data=uner"),
+        ("finetune", [*TUNE, "tuning=full"], "ner.lora_rank=4", "tuning=full, only with tuning=lora"),
+    ],
+)
+def test_a_key_without_effect_is_refused(command: str, words: list[str], key: str, advice: str):
+    name = key.partition("=")[0]
+    with pytest.raises(UserError) as caught:
+        commandline.load(command, [*words, key])
+    assert str(caught.value).splitlines()[1:] == [f"  {name}: has no effect with {advice}"]
+    commandline.load(command, words)
+    commandline.load(command, [*words, "data.on_bad_input=refuse"])
+
+
+def test_keys_in_files_of_the_user_and_in_grids_need_an_effect_too(tmp_path: Path):
+    (tmp_path / "mine.yaml").write_text("defaults: [demo, _self_]\ntext_dir: /tmp\n")
+    with pytest.raises(UserError, match=r"data\.text_dir: has no effect with data=demo"):
+        commandline.load("pretrain", [f"data={tmp_path}/mine.yaml"])
+    (tmp_path / "mine.yaml").write_text("defaults: [text, _self_]\ntext_dir: /tmp\n")
+    assert commandline.load("pretrain", [f"data={tmp_path}/mine.yaml"]).data.text_dir == "/tmp"
+    with pytest.raises(UserError, match=r"data\.text_dir: has no effect with data=demo"):
+        check_plan(
+            plan(
+                commandline.load("submit", ["grid=demo", 'grid.pretrain=["data=demo","data.text_dir=/tmp"]'])
+            )
+        )
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ def default() -> dict[str, Job]:
         ('grid.pretrain=["data=demo","train.lr=1e-2"]', ("vanilla", "vanilla tuned", "maml", "maml tuned")),
         ('grid.per_objective={maml:["meta.inner_steps=2"]}', ("maml", "maml tuned")),
         ('grid.finetune=["data=demo","ner.dropout=0.2"]', ("vanilla tuned", "maml tuned")),
-        ('grid.finetune=["data=demo","data.uner_dir=/other"]', ("vanilla tuned", "maml tuned", "baseline")),
+        ('grid.finetune=["data=uner","data.uner_dir=/other"]', ("vanilla tuned", "maml tuned", "baseline")),
         ('grid.pretrain=["data=demo","data.tokenizer=/t.json"]', ORDER),
         ('grid.pretrain=["data=text","data.text_dir=/t"]', ORDER),
         ("grid.checkpoints=[100]", ("vanilla tuned", "maml tuned")),

@@ -8,13 +8,13 @@ import shlex
 from collections.abc import Iterator
 from dataclasses import Field, fields, is_dataclass
 from importlib.util import find_spec
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 from metapt.config import (
     TRAINED_BASELINES,
     BaselineConfig,
-    ClusterConfig,
     DescribeConfig,
     EvaluateConfig,
     FinetuneConfig,
@@ -24,13 +24,13 @@ from metapt.config import (
     SubmitConfig,
     zero_stage,
 )
-from metapt.config.keys import default_of, key_of
+from metapt.config.keys import default_of, fields_by_path, key_of
 from metapt.errors import install_hint
 
 
 def check(config: Any) -> list[str]:
     """Every error in a configuration, each beginning with the dotted path of the key."""
-    errors = list(_check_fields(config, ""))
+    errors = [*_check_fields(config, ""), *_without_effect(config)]
     if isinstance(config, PretrainConfig):
         errors += _check_pretrain(config)
     if isinstance(config, FinetuneConfig | DescribeConfig | EvaluateConfig):
@@ -50,6 +50,26 @@ def check(config: Any) -> list[str]:
     if isinstance(config, BaselineConfig):
         errors += _check_baseline(config)
     return errors
+
+
+def _without_effect(config: Any) -> Iterator[str]:
+    """The keys that are set although they have no effect beside the others."""
+    unused: dict[tuple[str, tuple[Any, ...]], list[str]] = {}
+    for path, item in fields_by_path(type(config)).items():
+        key = key_of(item)
+        group = {f"{path.rpartition('.')[0]}.name": key.only} if key.only else {}
+        needed = {**group, **key.only_with}
+        if not needed or attrgetter(path)(config) == default_of(item):
+            continue
+        for other, values in needed.items():
+            if attrgetter(other)(config) not in values:
+                unused.setdefault((other, values), []).append(path)
+    for (other, values), names in unused.items():
+        found, *wanted = (
+            "null" if value is None else str(value) for value in (attrgetter(other)(config), *values)
+        )
+        has, option = ("have" if len(names) > 1 else "has"), other.removesuffix(".name")
+        yield f"{', '.join(names)}: {has} no effect with {option}={found}, only with {option}={' or '.join(wanted)}"
 
 
 def _names_paths(config: FinetuneConfig | DescribeConfig | EvaluateConfig) -> bool:
@@ -206,9 +226,6 @@ def _check_task(config: PretrainConfig) -> Iterator[str]:
 
 def _check_submit(config: SubmitConfig) -> Iterator[str]:
     cluster = config.cluster
-    for only, names in _without_effect(cluster).items():
-        has, where = ("have" if len(names) > 1 else "has"), " or ".join(only)
-        yield f"{', '.join(names)}: {has} no effect with cluster={cluster.name}, only with cluster={where}"
     if cluster.gpu_request == "constraint" and not cluster.gpu_type:
         yield "cluster.gpu_type is required with cluster.gpu_request=constraint; give the feature of the GPU nodes"
     if cluster.gpu_request == "none" and cluster.gpu_type:
@@ -224,16 +241,6 @@ def _check_submit(config: SubmitConfig) -> Iterator[str]:
         yield "dry_run=test: calls sbatch, which needs cluster=slurm; otherwise use dry_run=true"
     if cluster.name == "slurm" and "%" in config.root:
         yield f"root={config.root}: must not contain %, which Slurm replaces in paths"
-
-
-def _without_effect(cluster: ClusterConfig) -> dict[tuple[str, ...], list[str]]:
-    """The keys that are set although they have no effect with this kind of executor, by where they have one."""
-    unused: dict[tuple[str, ...], list[str]] = {}
-    for item in fields(cluster):
-        only = key_of(item).only
-        if only and cluster.name not in only and getattr(cluster, item.name) != default_of(item):
-            unused.setdefault(only, []).append(f"cluster.{item.name}")
-    return unused
 
 
 def _check_baseline(config: BaselineConfig) -> Iterator[str]:

@@ -23,6 +23,7 @@ class Key:
         flag: whether `--KEY` on the command line stands for `KEY=true`.
         only: the options of the configuration group of its section without which it has no effect, such as slurm for
             cluster.partition; empty: it always has one.
+        only_with: the same for other keys, by dotted path: those of their values with which it has an effect.
     """
 
     help: str
@@ -36,6 +37,7 @@ class Key:
     internal: bool = False
     flag: bool = False
     only: tuple[str, ...] = ()
+    only_with: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
 
 
 def key(default: Any, help: str, **properties: Any) -> Any:

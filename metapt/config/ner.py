@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from omegaconf import MISSING
@@ -31,6 +32,8 @@ DOCUMENT_MARKS = {
     "docstart": "-DOCSTART- lines",
     "sentence": "none: each sentence is a unit",
 }
+WITHOUT_FOLDER: Mapping[str, tuple[None]] = {"data.uner_dir": (None,)}
+LORA: Mapping[str, tuple[str, ...]] = {"tuning": ("lora",)}
 
 
 @dataclass
@@ -70,9 +73,12 @@ class NerConfig:
     head_lr: float | None = key(
         None, "AdamW learning rate of the NER head", absent="the learning rate of the model, ner.lr", above=0
     )
-    lora_rank: int = key(8, "rank of the LoRA adapters of tuning=lora", low=1)
+    lora_rank: int = key(8, "rank of the LoRA adapters of tuning=lora", low=1, only_with=LORA)
     lora_alpha: float = key(
-        16.0, "LoRA alpha: the adapters of tuning=lora are scaled by ner.lora_alpha / ner.lora_rank", above=0
+        16.0,
+        "LoRA alpha: the adapters of tuning=lora are scaled by ner.lora_alpha / ner.lora_rank",
+        above=0,
+        only_with=LORA,
     )
     weight_decay: float = key(0.01, "AdamW weight decay", low=0)
     batch_size: int = key(16, "training batch size", unit="sentences", low=1)
@@ -133,11 +139,19 @@ class SetsConfig:
         "folder with Universal NER as SET/SPLIT.iob2, or as published (UNER_English-EWT/en_ewt-ud-train.iob2)",
         absent="download from the Hugging Face hub",
         identity=False,
+        only=("uner",),
     )
-    hub_name: str = key("universalner/universal_ner", "name of the Universal NER data set on the hub")
+    hub_name: str = key(
+        "universalner/universal_ner",
+        "name of the Universal NER data set on the hub",
+        only=("uner",),
+        only_with=WITHOUT_FOLDER,
+    )
     hub_revision: str = key(
         "refs/convert/parquet",
         "revision of the hub data set that holds Parquet files: the hub's conversion, or main for a copy in Parquet",
+        only=("uner",),
+        only_with=WITHOUT_FOLDER,
     )
     corpora: list[str] = key(
         [],

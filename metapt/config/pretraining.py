@@ -42,20 +42,26 @@ class CorpusConfig:
     text_dir: str | None = key(
         None,
         "folder (or file) with text in .txt, .jsonl or .parquet, also compressed as .gz or .zst",
-        absent="none; required with data=text",
+        absent="none",
         identity=False,
+        only=("text",),
     )
     txt_document: str = key(
         "file",
         "what counts as a document in a .txt file",
         choices={"file": "the whole file", "block": "each block of lines between blank lines"},
+        only=("text",),
     )
-    hub_name: str = key("pico-lm/pretokenized-dolma", "name of the data set on the hub, for data=hub")
+    hub_name: str = key("pico-lm/pretokenized-dolma", "name of the data set on the hub", only=("hub",))
     hub_revision: str = key(
-        "main", "commit, tag or branch of the hub data set; only a commit is guaranteed not to change"
+        "main",
+        "commit, tag or branch of the hub data set; only a commit is guaranteed not to change",
+        only=("hub",),
     )
-    hub_split: str = key("train", "split of the hub data set")
-    hub_column: str = key("input_ids", "column of the hub data set that holds token ids or text")
+    hub_split: str = key("train", "split of the hub data set", only=("hub",))
+    hub_column: str = key(
+        "input_ids", "column of the hub data set that holds token ids or text", only=("hub",)
+    )
     max_tokens: int | None = key(
         None, "number of tokens after which no more of the corpus is read", absent="no limit", low=1
     )
@@ -65,7 +71,9 @@ class CorpusConfig:
         identity=False,
     )
     vocab_size: int = key(
-        "${model.vocab_size}", "number of entries of the tokenizer that data.tokenizer=train trains", low=260
+        "${model.vocab_size}",
+        "number of entries of the tokenizer that data.tokenizer=train trains",
+        low=260,
     )
     eval_fraction: float = key(
         0.01, "fraction of the documents held out to measure perplexity", above=0, high=0.5

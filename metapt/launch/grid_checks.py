@@ -31,6 +31,7 @@ SET_BY_THE_GRID = {  # keys that users cannot override, by command
     "pretrain": {"model", "objective", "train.seed", "variant", "data.cache_dir", "run_dir"},
     "finetune": {"checkpoint", "source", "tuning", "train.seed", "run_dir"},
 }
+NO_FOLDS = "makes several runs of one and is for `metapt finetune folds=5` outside of a grid"
 SET_BY_SHOTS = {"data.max_train_sentences", "data.entities_per_type", "data.subset_seed", "ner.max_steps"}
 
 
@@ -92,6 +93,8 @@ def _axis_errors(grid: GridConfig) -> Iterator[str]:
         if path in SET_BY_THE_GRID["finetune"]:
             use = "; use grid.finetune_seeds" if path == "train.seed" else ""
             yield f"{name}: {path} is set by the grid and cannot be overridden{use}"
+        if path == "folds":
+            yield f"{name}: folds {NO_FOLDS}"
         if not values:
             yield f"{name} is empty: the grid has no fine-tuning runs"
         texts = [commandline.value_text(value) for value in values]
@@ -155,6 +158,8 @@ def _override_errors(grid: GridConfig) -> Iterator[str]:
         for word in overrides:
             if (key := override_key(word)) in SET_BY_THE_GRID[command]:
                 yield f"{path}: {key} is set by the grid and cannot be overridden"
+            if key == "folds":
+                yield f"{path}: folds {NO_FOLDS}"
 
 
 def checkpoint_errors(
