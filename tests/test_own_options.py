@@ -24,7 +24,7 @@ intermediate_size: 64
 SECTIONS = """\
 model: {hidden_size: 32, intermediate_size: 64, num_layers: 2, num_heads: 4, vocab_size: 4096}
 train: {seq_len: 64, lr: 1e-3, micro_batch: 8}
-data: {text_dir: "my texts, all=of them"}
+data: {cache_dir: "my texts, all=of them"}
 """
 
 
@@ -51,7 +51,7 @@ def test_a_file_may_hold_whole_sections(tmp_path: Path) -> None:
     config = commandline.load("pretrain", [f"model={file}", "train.micro_batch=4", "meta.rho=0"])
     assert (config.model.name, config.model.hidden_size, config.train.seq_len) == ("wide", 32, 64)
     assert (config.train.lr, config.train.micro_batch) == (1e-3, 4)
-    assert config.data.text_dir == "my texts, all=of them"
+    assert config.data.cache_dir == "my texts, all=of them"
     with_header = "# @package _global_\n" + SECTIONS
     file.write_text(with_header)
     assert commandline.load("pretrain", [f"model={file}", "train.micro_batch=4"]) == config
