@@ -269,8 +269,6 @@ def test_all_errors_of_a_grid_are_reported_at_once() -> None:
         (["grid.seeds=[0,1,0]"], "grid.seeds: duplicate value 0"),
         (["grid.sizes=[]"], "grid.sizes is empty"),
         (['grid.pretrain=["train.seed=3"]'], "grid.pretrain: train.seed is set by the grid"),
-        (['grid.finetune=["folds=5"]'], "grid.finetune: folds makes several runs of one"),
-        (["grid.finetune_axes={folds:[3,5]}"], "grid.finetune_axes.folds: folds makes several runs of one"),
         (["grid.per_size={nanno:[]}"], "grid.per_size.nanno: must be one of"),
         (["grid.variants={a-b:[]}"], "'a-b' becomes part of a folder's name"),
         (["grid.extra_checkpoints={maml:[150]}"], "pretrain/nano-maml-s0 writes no checkpoint at step 150"),

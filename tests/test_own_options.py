@@ -151,6 +151,8 @@ def test_errors_in_a_file(size: Path, text: str, message: str) -> None:
         (["grid.sizes=[/nowhere/mine.yaml]"], "/nowhere/mine.yaml: cannot be read (No such file"),
         (["grid.sizes=[nano,{tmp}/nano.yaml]"], "there is another size nano; rename the file"),
         (["grid.sizes=[{tmp}/my-size.yaml]"], "'my-size' becomes part of a folder's name"),
+        (['grid.finetune=["folds=5"]'], "grid.finetune: folds makes several runs of one"),
+        (["grid.finetune_axes={folds:[3,5]}"], "grid.finetune_axes.folds: folds makes several runs of one"),
         (["grid.finetune_axes={train.seed:[1]}"], "set by the grid and cannot be overridden; use grid.finetune_seeds"),
         (["grid.finetune_axes={ner.lrr:[1]}"], "ner.lrr: no such key; did you mean ner.lr"),
         (["grid.finetune_axes={ner.lr:[]}"], "grid.finetune_axes.ner.lr is empty"),

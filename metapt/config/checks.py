@@ -55,7 +55,8 @@ def check(config: Any) -> list[str]:
 def _without_effect(config: Any) -> Iterator[str]:
     """The keys that are set although they have no effect beside the others."""
     unused: dict[tuple[str, tuple[Any, ...]], list[str]] = {}
-    for path, item in fields_by_path(type(config)).items():
+    schema: type = type(config)
+    for path, item in fields_by_path(schema).items():
         key = key_of(item)
         group = {f"{path.rpartition('.')[0]}.name": key.only} if key.only else {}
         needed = {**group, **key.only_with}

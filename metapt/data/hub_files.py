@@ -155,8 +155,11 @@ def _incomplete(files: HubFiles, folder: Path) -> str:
     tree = get_cached_repo_tree(
         files.name, repo_type=files.kind, revision=folder.name, cache_dir=folder.parents[2]
     )
-    patterns = {"allow_patterns": list(files.patterns), "ignore_patterns": list(files.excluded)}
-    wanted = filter_repo_objects([entry.path for entry in tree], **patterns)
+    wanted = filter_repo_objects(
+        [entry.path for entry in tree],
+        allow_patterns=list(files.patterns),
+        ignore_patterns=list(files.excluded),
+    )
     return lacking_files(folder, [path for path in wanted if not (folder / path).is_file()])
 
 
