@@ -258,6 +258,51 @@ def test_a_killed_builder_leaves_no_incomplete_corpus(small_corpus: Corpus, tmp_
     assert not list((tmp_path / "cache").glob(".*"))
 
 
+class Interrupted(Exception):
+    """A stop that is no error of the user: TERM, a time limit, a full disk."""
+
+
+@pytest.mark.parametrize("interval", [1, 2, 5])
+@pytest.mark.parametrize("shard_tokens", [50, 10**6])
+def test_an_interrupted_build_goes_on(
+    interval: int, shard_tokens: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Progress is saved every few documents, and the build is interrupted after each document in turn."""
+    source = write(tmp_path / "all.jsonl", jsonl())
+    expected = prepare_corpus(config(tmp_path / "whole", source), shard_tokens=shard_tokens)
+    builder = corpus_module._CorpusBuilder
+    save, encoded, begun = builder._save, builder._encoded, []
+
+    def save_some(self: Any, building: Path, writers: Any, document: int) -> None:
+        if document % interval == 0:
+            save(self, building, writers, document)
+
+    def encode_some(self: Any, tokenizer: Any, info: Any, first: int) -> Any:
+        begun.append(first)
+        for count, item in enumerate(encoded(self, tokenizer, info, first)):
+            if count > interval:
+                raise Interrupted
+            yield item
+
+    monkeypatch.setattr(corpus_module, "SAVE_SECONDS", 0)
+    monkeypatch.setattr(builder, "_save", save_some)
+    monkeypatch.setattr(builder, "_encoded", encode_some)
+    data = config(tmp_path / "parts", source)
+    for _ in range(len(DOCUMENTS)):
+        try:
+            corpus = prepare_corpus(data, shard_tokens=shard_tokens)
+            break
+        except Interrupted:
+            continue
+    assert begun == sorted(begun)
+    assert begun[-1] > 0
+    assert corpus.fingerprint == expected.fingerprint
+    assert corpus.manifest["splits"] == expected.manifest["splits"]
+    assert {path.name for path in corpus.folder.iterdir()} == {
+        path.name for path in expected.folder.iterdir()
+    }
+
+
 def test_a_failed_build_leaves_no_files(tmp_path: Path) -> None:
     with pytest.raises(UserError):
         prepare_corpus(config(tmp_path, write(tmp_path / "a.jsonl", jsonl() + b"{}\n")))

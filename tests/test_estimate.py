@@ -16,6 +16,7 @@ from metapt.estimate.flops import (
     flops_expected,
     flops_of_step,
     parameter_count,
+    passes_over,
     tokens_of_step,
 )
 from metapt.estimate.forecast import describe, largest_micro_batch, largest_peak, machine_of, update_kinds
@@ -209,6 +210,31 @@ def test_disk_of_the_grid_of_all_scales():
     for config in configs:
         config.train.keep_optimizer_states = 0
     assert sum(map(run_bytes, configs)) == pytest.approx(1.6e12, rel=0.03)
+
+
+def test_hub_runs_read_what_their_updates_need_and_arms_share_it():
+    """6,000 updates of 1,024 or 2,048 sequences of 2,048 tokens; no arm sees a token twice."""
+    for size, sequences in zip(SCALES, (1024, 2048, 2048, 2048), strict=True):
+        configs = [
+            commandline.load("pretrain", [f"model={size}", "data=hub", f"objective={name}"])
+            for name in ("vanilla", "maml_paper")
+        ]
+        first, second = (config.data.max_tokens for config in configs)
+        assert first == second
+        assert 6000 * sequences * 2048 / 0.99 < first < 1.05 * 6000 * sequences * 2048 / 0.99
+        assert [0.95 < passes_over(config, round(0.99 * first)) < 1 for config in configs] == [True, False]
+    assert commandline.load("pretrain", ["data=hub", "data.max_tokens=5000"]).data.max_tokens == 5000
+    assert commandline.load("pretrain", ["data=demo"]).data.max_tokens is None
+
+
+def test_unequal_repetition_is_warned_of():
+    for words, expected in (([], 0), (["grid.pretrain=['data=hub','data.max_tokens=2000000000']"], 4)):
+        grid_plan = plan(commandline.load("submit", ["grid=scales", *words]))
+        lines = requirements(grid_plan, (), ClusterConfig(name="slurm"))
+        warnings = [line for line in lines if line.startswith("warning: passes over")]
+        assert len(warnings) == expected
+    assert "tiny (vanilla 6.4, maml_paper 3.2)" in warnings[0]
+    assert "small (vanilla 12.7, maml_paper 6.4)" in warnings[1]
 
 
 def test_disk_of_a_run_equals_what_it_writes():

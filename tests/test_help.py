@@ -131,7 +131,7 @@ def test_every_option_of_a_configuration_group_is_explained(texts: dict[str, str
         (["model=tiny", "objective=maml"], "run_dir", "(default: runs/pretrain/tiny-maml-s0)"),
         (["model.vocab_size=512"], "data.vocab_size", "(default: 512)"),
         (["objective=maml_paper"], "meta.rho", "(default: 0.5)"),
-        ([], "data.max_tokens", "(default: no limit)"),
+        ([], "data.max_tokens", "(default: with data=hub what the updates need"),
         ([], "variant", "(default: empty)"),
         ([], "train.compile", "(default: false)"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from copy import deepcopy
 from functools import cache
@@ -19,6 +20,7 @@ from metapt.config.keys import fields_by_path
 from metapt.config.option_files import is_file, read_option_file
 
 CONF = Path(__file__).parent / "conf"
+ROUNDED_TOKENS = 10**8  # data.max_tokens of a hub data set is a multiple of it
 OWN = "own"  # what Hydra calls an option that is in a file of the user
 SHARED_CONF = {  # commands that use the YAML files of another command
     "prepare": "pretrain",
@@ -56,7 +58,24 @@ def compose(command: str, overrides: Sequence[str]) -> Any:
             is_mapping = name.startswith(mapping_keys(command))
             value = _value(command, override)
             OmegaConf.update(config, name, value, merge=not is_mapping, force_add=is_mapping)
+    _limit_hub_tokens(config)
     return config
+
+
+def _limit_hub_tokens(config: Any) -> None:
+    """Read no more of a hub data set than updates need that are all next-token prediction, unless data.max_tokens is given.
+
+    The number is the same for all objectives, so that they share a corpus; 2 % more make up for the random number of held-out
+    tokens.
+    """
+    data = config.get("data")
+    if data is None or data.get("name") != "hub" or "max_tokens" not in data or data.max_tokens is not None:
+        return
+    train = config.train
+    sequences = train.get("sequences_per_update") or train.micro_batch * train.micro_batches_per_update
+    kept = max(0.5, 1 - data.eval_fraction)  # data.eval_fraction is checked later
+    needed = train.max_steps * sequences * train.seq_len * 1.02 / kept
+    data.max_tokens = max(1, math.ceil(needed / ROUNDED_TOKENS)) * ROUNDED_TOKENS
 
 
 def chosen_options(command: str, overrides: Sequence[Override]) -> dict[str, str]:

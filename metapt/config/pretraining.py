@@ -63,7 +63,10 @@ class CorpusConfig:
         "input_ids", "column of the hub data set that holds token ids or text", only=("hub",)
     )
     max_tokens: int | None = key(
-        None, "number of tokens after which no more of the corpus is read", absent="no limit", low=1
+        None,
+        "number of tokens after which no more of the corpus is read",
+        absent="with data=hub what the updates need if all are next-token prediction, otherwise no limit",
+        low=1,
     )
     tokenizer: str = key(
         "train",

@@ -16,8 +16,9 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,8 @@ MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer"
 BPE_TRAINING_BYTES = 100_000_000
 BATCH_DOCUMENTS, BATCH_BYTES = 1000, 8_000_000
-PROGRESS_SECONDS = 5.0
+PROGRESS_SECONDS, SAVE_SECONDS = 5.0, 60.0
+TRAINED, PROGRESS = ".tokenizer_done", ".progress.json"
 
 Progress = Callable[[str], None]
 
@@ -142,19 +144,23 @@ class _CorpusBuilder:
     def __init__(self, data: CorpusConfig, source: Source, seed: int, shard_tokens: int, progress: Progress):
         self._data, self._source, self._seed, self._shard_tokens = data, source, seed, shard_tokens
         self._progress = progress
-        self._bad_input = BadInput(data.on_bad_input)
+        self._bad_input, self._bad_ids = BadInput(data.on_bad_input), BadInput(data.on_bad_input)
 
     def build(self, folder: Path, key: str, spec: dict[str, Any]) -> None:
-        """Build `folder`. Whatever happens, it is either complete or does not exist."""
+        """Build `folder`. Whatever happens, it is either complete or does not exist.
+
+        A builder that is interrupted leaves a folder beside it, where the next one goes on (`_restore`): this process holds
+        the lock, and the name of the folder says that it has the same content. After an error nothing is left.
+        """
         building = folder.with_name(f".{folder.name}.building")
-        shutil.rmtree(building, ignore_errors=True)  # a killed builder left it: this process holds the lock
-        building.mkdir()
+        building.mkdir(exist_ok=True)
         size = sum(entry.get("bytes", 0) for entry in spec["sources"])
         of_size = f" of {size / 1e6:,.1f} MB of text files" if size else ""
         self._progress(f"building the corpus{of_size} in {folder}")
         try:
-            tokenizer = self._tokenizer()
+            tokenizer = self._tokenizer(building)
             info = tokenizers.save_tokenizer(tokenizer, building / TOKENIZER, self._tokenizer_name())
+            (building / TRAINED).touch()
             dtype = np.dtype(np.uint16 if info.size <= 2**16 else np.uint32)
             splits = self._write(building, tokenizer, info, dtype)
             content = {split: splits[split]["sha256"] for split in SPLITS}
@@ -164,19 +170,24 @@ class _CorpusBuilder:
                 "dtype": dtype.name,
                 "splits": splits,
                 "tokenizer": asdict(info),
-                "skipped": dict(sorted(self._bad_input.skipped.items())),
+                "skipped": dict(sorted((self._bad_input.skipped + self._bad_ids.skipped).items())),
                 "sources": spec["sources"],
                 **({"hub_commit": self._source.commit} if self._source.commit else {}),
                 "settings": {name: value for name, value in spec.items() if name != "sources"},
             }
             files.write_json(building / MANIFEST, manifest)
+            for name in (TRAINED, PROGRESS):
+                (building / name).unlink(missing_ok=True)
             building.rename(folder)
-        finally:
+        except UserError:
             shutil.rmtree(building, ignore_errors=True)
+            raise
 
-    def _tokenizer(self) -> PreTrainedTokenizerFast:
+    def _tokenizer(self, building: Path) -> PreTrainedTokenizerFast:
         if self._data.tokenizer != "train":
             return tokenizers.read_tokenizer(self._data.tokenizer)
+        if (building / TRAINED).exists():
+            return tokenizers.load_tokenizer(building / TOKENIZER)
         self._progress(f"training a byte-level BPE tokenizer with {self._data.vocab_size} entries")
         return tokenizers.train_tokenizer(self._training_texts(), int(self._data.vocab_size))
 
@@ -210,11 +221,15 @@ class _CorpusBuilder:
         """Write the shards of both splits; return their manifest entries."""
         writers = {split: ShardWriter(building, split, dtype, self._shard_tokens) for split in SPLITS}
         limit = self._data.max_tokens
-        started = reported = time.monotonic()
-        total = 0
-        for index, ids, size in self._encoded(tokenizer, info):
+        started = reported = saved = time.monotonic()
+        first = self._restore(building, writers)
+        total = begun = sum(writer.tokens for writer in writers.values())
+        for index, ids, size in self._encoded(tokenizer, info, first):
             if limit is not None and total >= limit:
                 break
+            if time.monotonic() - saved >= SAVE_SECONDS:
+                self._save(building, writers, index)
+                saved = time.monotonic()
             writers["eval" if self._is_eval(index) else "train"].add(ids, size)
             total += len(ids)
             if (now := time.monotonic()) - reported >= PROGRESS_SECONDS:
@@ -222,14 +237,39 @@ class _CorpusBuilder:
                 text = sum(writer.bytes for writer in writers.values())
                 self._progress(
                     f"{index + 1:,} documents, {text / 1e6:,.1f} MB, {total:,} tokens, "
-                    f"{total / (now - started):,.0f} tokens/s"
+                    f"{(total - begun) / (now - started):,.0f} tokens/s"
                 )
         self._check_counts(writers["train"].documents, writers["eval"].documents)
         return {split: writer.finish() for split, writer in writers.items()}
 
+    def _save(self, building: Path, writers: Mapping[str, ShardWriter], document: int) -> None:
+        """Record that all documents before a number have been written."""
+        positions = {split: writer.position() for split, writer in writers.items()}
+        skipped = dict(self._bad_ids.skipped)
+        files.write_json(building / PROGRESS, {"document": document, "splits": positions, "skipped": skipped})
+
+    def _restore(self, building: Path, writers: Mapping[str, ShardWriter]) -> int:
+        """Let the writers go on where an interrupted builder was; return the number of the next document."""
+        try:
+            progress = json.loads((building / PROGRESS).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            for path in building.glob("*.bin"):
+                path.unlink()
+            return 0
+        written = {shard["file"] for position in progress["splits"].values() for shard in position["shards"]}
+        for path in building.glob("*.bin"):
+            if path.name not in written:
+                path.unlink()
+        for split, writer in writers.items():
+            writer.restore(progress["splits"][split])
+        self._bad_ids.skipped.update(progress["skipped"])
+        self._progress(f"going on after {progress['document']:,} documents of an interrupted preparation")
+        return int(progress["document"])
+
     def _check_counts(self, train: int, held_out: int) -> None:
         if not train + held_out:
-            skipped = f" ({sum(self._bad_input.skipped.values())} skipped)" if self._bad_input.skipped else ""
+            left_out = (self._bad_input.skipped + self._bad_ids.skipped).total()
+            skipped = f" ({left_out} skipped)" if left_out else ""
             raise UserError(f"data={self._data.name}: the corpus is empty{skipped}")
         if not (train and held_out):
             raise UserError(
@@ -239,31 +279,32 @@ class _CorpusBuilder:
             )
 
     def _encoded(
-        self, tokenizer: PreTrainedTokenizerFast, info: TokenizerInfo
+        self, tokenizer: PreTrainedTokenizerFast, info: TokenizerInfo, first: int
     ) -> Iterator[tuple[int, np.ndarray, int]]:
-        """Yield the number of each document, its token ids, and its size as text in bytes (0 if it is already tokenized).
+        """From document `first` on, yield the number of each document, its token ids, and its size as text in bytes (0 if it is already tokenized).
 
         Documents that the tokenizer does not fit are left out but counted, so that the choice of held-out documents
         is the same for every tokenizer, and for the texts that a tokenizer is trained on. An end-of-text token is appended to text. Tokenized rows are used unchanged: they are chunks of packed documents,
         which contain their own end-of-text tokens.
         """
-        number = -1
-        for batch in self._batches():
+        number = first - 1
+        for batch in self._batches(first):
             for document, ids in zip(batch, _ids(batch, tokenizer), strict=True):
                 number += 1
                 if len(ids) == 0:
-                    self._bad_input.report(document.location, EMPTY)
+                    self._bad_ids.report(document.location, EMPTY)
                 elif ids.min() < 0 or ids.max() >= info.size or (ids == info.mask_id).any():
-                    self._bad_input.report(document.location, f"token id outside of {info.name}")
+                    self._bad_ids.report(document.location, f"token id outside of {info.name}")
                 elif isinstance(document, TokenizedDocument):
                     yield number, ids, 0
                 else:
                     yield number, np.append(ids, info.eos_id), document.bytes
 
-    def _batches(self) -> Iterator[list[CorpusDocument]]:
+    def _batches(self, first: int) -> Iterator[list[CorpusDocument]]:
+        """Documents from number `first` on; the source reads those before it again, and counts what it leaves out."""
         batch: list[CorpusDocument] = []
         size = 0
-        for document in self._source.documents(self._bad_input):
+        for document in islice(self._source.documents(self._bad_input), first, None):
             batch.append(document)
             size += document.bytes if isinstance(document, Document) else 0
             if len(batch) == BATCH_DOCUMENTS or size >= BATCH_BYTES:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
 SHARD_TOKENS = 2**28
+READ_BYTES = 2**24
 
 
 class ShardWriter:
@@ -36,6 +37,30 @@ class ShardWriter:
         self.bytes += text_bytes
         while len(ids):
             ids = ids[self._write(ids) :]
+
+    def position(self) -> dict[str, Any]:
+        """What `restore` needs, after everything so far has been written to disk."""
+        if self._file is not None:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        counts = {"tokens": self.tokens, "documents": self.documents, "bytes": self.bytes}
+        return {**counts, "shards": [dict(shard) for shard in self.shards]}
+
+    def restore(self, position: Mapping[str, Any]) -> None:
+        """Go on from a position of an earlier writer; what that wrote after it is cut off."""
+        self.tokens, self.documents, self.bytes = (
+            position[name] for name in ("tokens", "documents", "bytes")
+        )
+        self.shards = [dict(shard) for shard in position["shards"]]
+        for shard in self.shards:
+            path = self._folder / str(shard["file"])
+            size = int(shard["tokens"]) * self._dtype.itemsize
+            os.truncate(path, size)
+            with path.open("rb") as file:
+                while content := file.read(READ_BYTES):
+                    self._hash.update(content)
+        if self.shards and int(self.shards[-1]["tokens"]) < self._shard_tokens:
+            self._file = (self._folder / str(self.shards[-1]["file"])).open("ab")
 
     def finish(self) -> dict[str, object]:
         """Flush everything to disk; return the manifest entry of the split."""

@@ -67,6 +67,11 @@ def tokens_of_step(config: PretrainConfig, is_episode: bool) -> int:
     return tokens_of_units(config, config.train.micro_batches_per_update, 0)
 
 
+def passes_over(config: PretrainConfig, tokens: int) -> float:
+    """Expected passes of next-token prediction over a training split of this number of tokens."""
+    return tokens_of_step(config, False) * config.train.max_steps * lm_fraction(config) / tokens
+
+
 def flops_of_step(config: PretrainConfig, is_episode: bool) -> int:
     """FLOPs of all micro-batches, or of all episodes of an update, over all ranks.
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from metapt.config import ClusterConfig, PretrainConfig
 from metapt.estimate.disk import model_bytes, run_bytes
-from metapt.estimate.flops import flops_expected
+from metapt.estimate.flops import flops_expected, passes_over
 from metapt.estimate.forecast import GIB, format_number, largest_micro_batch, largest_peak, with_gpu
 from metapt.estimate.gpus import GPUS
 from metapt.estimate.memory import Ranks
@@ -47,7 +47,13 @@ def requirements(plan: Plan, todo: Sequence[Job], cluster: ClusterConfig) -> lis
     lines = [
         "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows
     ]
-    return [*lines, *_estimated_total(plan, cluster), *limits, *detectable_effects(plan)]
+    return [
+        *lines,
+        *_unequal_passes(plan),
+        *_estimated_total(plan, cluster),
+        *limits,
+        *detectable_effects(plan),
+    ]
 
 
 def _row(config: PretrainConfig, jobs: list[Job], cluster: ClusterConfig) -> tuple[str, ...]:
@@ -64,6 +70,21 @@ def _row(config: PretrainConfig, jobs: list[Job], cluster: ClusterConfig) -> tup
         "" if time is None else format_number(time),
         format_number(run_bytes(config) / GB),
     )
+
+
+def _unequal_passes(plan: Plan) -> Iterator[str]:
+    """A warning for each size whose arms repeat a corpus of known length unequally."""
+    passes: dict[str, dict[str, float]] = {}
+    for job in plan.jobs:
+        config = plan.configs.get(job.id)
+        if job.kind == "pretrain" and isinstance(config, PretrainConfig) and config.data.max_tokens:
+            tokens = round(config.data.max_tokens * (1 - config.data.eval_fraction))
+            arm = "-".join(filter(None, (job.objective, job.variant)))
+            passes.setdefault(job.size, {})[arm] = passes_over(config, tokens)
+    for size, by_arm in passes.items():
+        if max(by_arm.values()) > max(1.05, 1.05 * min(by_arm.values())):
+            counts = ", ".join(f"{arm} {value:.1f}" for arm, value in by_arm.items())
+            yield f"warning: passes over data.max_tokens differ at {size} ({counts}), so that arms repeat text unequally"
 
 
 def _estimated_total(plan: Plan, cluster: ClusterConfig) -> Iterator[str]:

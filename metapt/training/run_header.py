@@ -6,7 +6,7 @@ import torch
 
 from metapt.config import PretrainConfig
 from metapt.data.corpus import Corpus
-from metapt.estimate.flops import lm_fraction, parameter_count, tokens_of_step
+from metapt.estimate.flops import parameter_count, passes_over
 from metapt.runs import Run
 from metapt.training.progress_line import device_name, quantity, resumption
 
@@ -20,15 +20,15 @@ def run_header(
         updates_done: updates of the checkpoint from which the run resumes; 0 for a new run.
     """
     train = config.train
-    tokens = round(tokens_of_step(config, False) * train.max_steps * lm_fraction(config))
-    seen, available = quantity(tokens), quantity(len(corpus.train))
+    passes = passes_over(config, len(corpus.train))
+    seen, available = quantity(round(passes * len(corpus.train))), quantity(len(corpus.train))
     return "\n".join(
         [
             f"device     {device_name(device)}, {ranks} rank{'s' if ranks > 1 else ''}, {train.precision}",
             f"model      {config.model.name}: {quantity(parameter_count(config.model))} parameters, objective {config.meta.objective}",
             f"corpus     {available} tokens, {quantity(len(corpus.eval))} held out; tokenizer {corpus.tokenizer.name}",
             f"training   {train.max_steps} updates, next-token prediction on {seen} tokens: "
-            f"{tokens / len(corpus.train):.2g} passes over the corpus",
+            f"{passes:.2g} passes over the corpus",
             f"run        {run.path}{resumption('update', updates_done)}",
         ]
     )
