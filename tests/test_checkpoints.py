@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from metapt import atomic_folders
 from metapt.runs import ENGINE_DIR, Run
 from metapt.training.checkpoints import Checkpoints
+from metapt.training.sharded_state import save_file
 
 pytestmark = pytest.mark.commands
 
@@ -61,6 +62,17 @@ def assert_same_weights(run: Run, expected: Run) -> None:
             load_file(each.checkpoint(step) / "model" / "model.safetensors") for each in (run, expected)
         )
         assert all(torch.equal(ours[name], theirs[name]) for name in theirs), step
+
+
+def test_checksum_of_an_optimizer_state_is_computed_without_reading_it_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tensors = {"a": torch.arange(6.0).view(2, 3), "b": torch.ones(1)}
+    with monkeypatch.context() as patch:
+        patch.setattr("metapt.files.file_sha256", lambda path: pytest.fail("read back"))
+        entry = save_file(tensors, tmp_path / "state.safetensors", {"updates": "3"})
+    assert entry == atomic_folders.entry(tmp_path / "state.safetensors")
+    torch.testing.assert_close(load_file(tmp_path / "state.safetensors"), tensors)
 
 
 def test_only_the_newest_checkpoints_keep_the_optimizer_state(finished: Run) -> None:

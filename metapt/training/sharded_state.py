@@ -7,6 +7,7 @@ ranks can resume from them. The format is safetensors: nothing is unpickled.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -15,18 +16,17 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 from torch import distributed as dist
 
-from metapt import atomic_folders
 from metapt.errors import OperationalError
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 UPDATES = "updates"
 """Metadata key: AdamW's step count, for its bias correction."""
-FILE_BYTES = 2**28
-"""Bytes of parameters after which a new file begins; a rank holds one file in memory to write it."""
+FILE_BYTES = 2**27
+"""Bytes of parameters after which a new file begins; a rank holds its content in memory twice to write it."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +88,13 @@ def _stage_3_fragments(optimizer: Any, rank: int) -> Iterator[tuple[int, Fragmen
             offset += padded_numel
 
 
+def save_file(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str]) -> dict[str, Any]:
+    """Write a safetensors file; its entry in the manifest (`atomic_folders.entry`) follows from the content in memory."""
+    content = save(dict(tensors), metadata)
+    path.write_bytes(content)
+    return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+
+
 class StateFiles:
     """Writes and reads weights and moments.
 
@@ -135,8 +142,7 @@ class StateFiles:
                 try:
                     folder.mkdir(parents=True, exist_ok=True)
                     path = folder / f"state_{number:03d}.safetensors"
-                    save_file(state, path, metadata={UPDATES: str(updates)})
-                    written[path.name] = atomic_folders.entry(path)
+                    written[path.name] = save_file(state, path, {UPDATES: str(updates)})
                 except (OSError, SafetensorError) as error:
                     problem = problem or error
         if problem:
