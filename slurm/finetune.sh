@@ -27,6 +27,14 @@ MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 export MASTER_ADDR MASTER_PORT=$((20000 + SLURM_JOB_ID % 12000)) # below the ephemeral ports of common systems
 export WORLD_SIZE=$((SLURM_JOB_NUM_NODES * TASKS)) LOCAL_WORLD_SIZE=$TASKS
 export OMP_NUM_THREADS=$((SLURM_CPUS_ON_NODE < TASKS ? 1 : SLURM_CPUS_ON_NODE / TASKS))
+# What follows leaves the user's own settings alone; metapt.launch.process sets the same for the jobs of grids.
+[ -n "${PYTORCH_CUDA_ALLOC_CONF:-}" ] || export PYTORCH_ALLOC_CONF=${PYTORCH_ALLOC_CONF:-expandable_segments:True} # GPU memory does not fragment
+export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive} # threads that spin while they wait slow down others
+export GLIBC_TUNABLES=${GLIBC_TUNABLES:-glibc.malloc.mmap_threshold=34359738368:glibc.malloc.trim_threshold=34359738368:glibc.malloc.mmap_max=0}
+NODE_TMP=${TMPDIR:-/tmp} # for compiled code: on the node, and kept when the job is requeued, so not in a folder of the job
+case $NODE_TMP in *"$SLURM_JOB_ID"*) NODE_TMP=/tmp ;; esac
+export TORCHINDUCTOR_CACHE_DIR=${TORCHINDUCTOR_CACHE_DIR:-$NODE_TMP/metapt-$(id -un)/inductor}
+export TRITON_CACHE_DIR=${TRITON_CACHE_DIR:-$NODE_TMP/metapt-$(id -un)/triton}
 OVERCOMMIT=() # more processes than CPUs, which srun refuses otherwise
 if [ "$SLURM_CPUS_ON_NODE" -lt "$TASKS" ]; then
     OVERCOMMIT=(--overcommit)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+import getpass
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -21,6 +23,7 @@ from metapt.node_failures import device_error, node_failure, record
 
 GRACE_SECONDS = 300  # time for a stopped process to save and exit before it is killed
 ENVIRONMENT = {
+    "PYTORCH_ALLOC_CONF": "expandable_segments:True",  # GPU memory does not fragment
     "OMP_WAIT_POLICY": "passive",  # threads that spin while they wait slow down the other jobs of the machine
     # keep large blocks in the heap: returning them to the system at every step costs up to half of the run time
     "GLIBC_TUNABLES": ":".join(
@@ -30,8 +33,24 @@ ENVIRONMENT = {
             "glibc.malloc.mmap_max=0",
         ]
     ),
-    "PYTHONUNBUFFERED": "1",
 }
+"""What a job sets unless the user has; slurm/pretrain.sh and finetune.sh set the same."""
+
+
+def process_environment(environment: Mapping[str, str], threads: int) -> dict[str, str]:
+    """The variables of a job's process, of which the user's own ones stay as they are.
+
+    Compiled code is cached on the node, where a job that is requeued finds it again: not in a folder of the job alone.
+    """
+    folder = environment.get("TMPDIR") or "/tmp"
+    job = environment.get("SLURM_JOB_ID")
+    cache = Path("/tmp" if job and job in folder else folder) / f"metapt-{getpass.getuser()}"
+    caches = {"TORCHINDUCTOR_CACHE_DIR": f"{cache}/inductor", "TRITON_CACHE_DIR": f"{cache}/triton"}
+    given = {name: value for name, value in environment.items() if value or name not in ENVIRONMENT | caches}
+    defaults = ENVIRONMENT | caches
+    if environment.get("PYTORCH_CUDA_ALLOC_CONF"):  # the older name of PYTORCH_ALLOC_CONF
+        del defaults["PYTORCH_ALLOC_CONF"]
+    return {**defaults, **given, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": str(threads)}
 
 
 PR_SET_PDEATHSIG = 1
@@ -71,7 +90,7 @@ class JobProcess:
 
     def _start(self, output_log: Path, threads: int) -> subprocess.Popen[bytes]:
         output_log.parent.mkdir(parents=True, exist_ok=True)
-        environment = {**os.environ, **ENVIRONMENT, "OMP_NUM_THREADS": str(threads)}
+        environment = process_environment(os.environ, threads)
         with output_log.open("ab") as output, self._error_log.open("ab") as errors:
             self._log_start = errors.tell()
             return subprocess.Popen(
