@@ -129,19 +129,25 @@ def adapted_parameters(config: PretrainConfig) -> int:
     return head + meta.last_n * block + model.hidden_size
 
 
-def saved_activations(model: ModelConfig, windows: int, length: int, precision: str) -> int:
+def saved_activations(
+    model: ModelConfig, windows: int, length: int, precision: str, device: str = "cpu"
+) -> int:
     """Bytes that autograd saves for the backward pass of the decoder without its output layer.
 
     For each block and token: the inputs and root mean squares of both norms, the normalised inputs of the matrix
     products (in bf16 a cast for each product), queries, keys, values, output and log-sum-exp of the attention, and four
-    tensors of the feed-forward layer. In bf16 also a cast of each matrix.
+    tensors of the feed-forward layer. In bf16 also a cast of each matrix. On a GPU, fp32 has a fused attention only for
+    keys and values that are repeated for all query heads (metapt/models/attention.py).
 
     Args:
         windows: number of sequences.
         length: tokens per sequence.
         precision: `bf16` or `fp32`.
+        device: `cpu` or `cuda`.
     """
     d, f, kv = model.hidden_size, model.intermediate_size, _kv_width(model)
+    if device == "cuda" and precision == "fp32":
+        kv = d
     size = FP32 if precision == "fp32" else 2
     norm = 2 * FP32 * d + FP32
     casts = 2 * FP32 * d if precision == "fp32" else 5 * size * d
@@ -155,7 +161,7 @@ def saved_activations(model: ModelConfig, windows: int, length: int, precision: 
 def _next_token(config: PretrainConfig, ranks: Ranks) -> tuple[dict[str, Memory], int]:
     """Memory by phase of a next-token forward pass, and bytes saved for the backward pass."""
     model, train = config.model, config.train
-    saved = saved_activations(model, train.micro_batch, train.seq_len, train.precision)
+    saved = saved_activations(model, train.micro_batch, train.seq_len, train.precision, ranks.device)
     tokens = train.micro_batch * train.seq_len
     size = FP32 if train.precision == "fp32" else 2
     output = model.vocab_size * model.hidden_size
@@ -174,7 +180,7 @@ def _episode(config: PretrainConfig, sharding: _Sharding) -> tuple[dict[str, Mem
     """Memory by phase of an episode's inner loop and query pass, and bytes saved for the backward pass."""
     model, meta, precision = config.model, config.meta, config.train.precision
     support, query = (
-        saved_activations(model, meta.n_way * shots, meta.window, precision)
+        saved_activations(model, meta.n_way * shots, meta.window, precision, sharding.ranks.device)
         for shots in (meta.k_shot, meta.q_query)
     )
     copy = FP32 * adapted_parameters(config)

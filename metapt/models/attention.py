@@ -10,10 +10,12 @@ eager attention. The full score matrix is never stored; the backward pass recomp
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
@@ -88,8 +90,9 @@ def attention_forward(
 ) -> tuple[Tensor, None]:
     """The attention function registered with transformers.
 
-    It is tiled where that is faster, on a CPU under bf16 autocast, and torch's own attention elsewhere. A compiled
-    block uses torch's own attention, since the tiles cannot be traced.
+    It is tiled where that is faster, on a CPU under bf16 autocast, and torch's own attention elsewhere, on a GPU with
+    repeated key and value heads if that avoids stored scores (`needs_repeated_heads`). A compiled block uses torch's own
+    attention, since the tiles cannot be traced.
 
     Args:
         groups: (number of windows, length) of packed windows (metapt/models/packed_windows.py); if empty, each
@@ -103,11 +106,57 @@ def attention_forward(
         ]
         return torch.cat(outputs)[None], None
     device = query.device.type
-    if device != "cpu" or not torch.is_autocast_enabled(device) or torch.compiler.is_compiling():
+    is_cast = torch.is_autocast_enabled(device)
+    dtype = torch.get_autocast_dtype(device) if is_cast else query.dtype
+    if _repeats_heads(device, dtype, tuple(query.shape[1:]), key.shape[1]):
+        repeats = query.shape[1] // key.shape[1]
+        keys, values = (tensor.repeat_interleave(repeats, dim=1) for tensor in (key, value))
+        is_causal = query.shape[2] > 1
+        out = scaled_dot_product_attention(query, keys, values, is_causal=is_causal, scale=options["scaling"])
+        return out.transpose(1, 2).contiguous(), None
+    if device != "cpu" or not is_cast or torch.compiler.is_compiling():
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
-    query, key, value = (tensor.to(torch.get_autocast_dtype(device)) for tensor in (query, key, value))
+    query, key, value = (tensor.to(dtype) for tensor in (query, key, value))
     with torch.autocast(device, enabled=False):
         return causal_attention(query, key, value, options["scaling"]).transpose(1, 2), None
+
+
+@torch.compiler.assume_constant_result
+def _repeats_heads(device: str, dtype: torch.dtype, shape: tuple[int, ...], kv_heads: int) -> bool:
+    """`needs_repeated_heads` for query [heads, T, head_dim] on a GPU, whose kernels torch knows; False on a CPU."""
+    heads, length, head_dim = shape
+    if device != "cuda" or heads == kv_heads:
+        return False
+    return needs_repeated_heads(device, dtype, heads, kv_heads, length, head_dim)
+
+
+@cache
+def needs_repeated_heads(
+    device: str, dtype: torch.dtype, heads: int, kv_heads: int, length: int, head_dim: int
+) -> bool:
+    """Whether causal attention has a fused kernel only if keys and values are repeated for all query heads.
+
+    Flash attention takes fewer key heads than query heads, but neither fp32 nor old GPUs; memory-efficient attention takes
+    both, but needs as many key heads. Without a fused kernel torch repeats the heads all the same, and keeps the scores
+    [n, heads, T, T] for the backward pass.
+    """
+    kernels = torch.backends.cuda
+
+    def is_fused(number: int, *, grouped: bool) -> bool:
+        query, key = (
+            torch.empty(1, count, length, head_dim, device=device, dtype=dtype) for count in (heads, number)
+        )
+        params = kernels.SDPAParams(query, key, key, None, 0.0, True, grouped)
+        return any(
+            can_use(params)
+            for can_use in (
+                kernels.can_use_flash_attention,
+                kernels.can_use_efficient_attention,
+                kernels.can_use_cudnn_attention,
+            )
+        )
+
+    return not is_fused(kv_heads, grouped=True) and is_fused(heads, grouped=False)
 
 
 # transformers passes no mask to an implementation without a registered mask function. None is needed: no padding.
