@@ -143,7 +143,7 @@ def micro_batch_step(config: Any, compile_parts: bool = False) -> Callable[[], N
     device = SETTINGS["device"]
     meta_lm = build_meta_lm(config).to(device)
     if compile_parts:
-        meta_lm.compile_parts()
+        meta_lm.compile_parts((config.train.micro_batch, config.train.seq_len))
     optimizer = torch.optim.AdamW(meta_lm.parameters(), fused=True)
     shape = (config.train.micro_batch, config.train.seq_len + 1)
     sequences = torch.randint(0, config.model.vocab_size, shape, device=device)

@@ -20,7 +20,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import timedelta
-from pathlib import Path
 from threading import Event, Thread
 from typing import Protocol
 
@@ -29,7 +28,7 @@ from metapt.files import write_json
 from metapt.runs import Run
 
 CAUSED_BY_PROGRAMS = (
-    "out of memory|device-side assert|no kernel image|invalid (argument|configuration|resource handle)"
+    "out of memory|CUBLAS_STATUS_ALLOC_FAILED|device-side assert|no kernel image|invalid (argument|configuration|resource handle)"
     "|too many resources|operation not permitted"
 )
 DEVICE_ERRORS = re.compile(
@@ -40,7 +39,6 @@ DEVICE_ERRORS = re.compile(
 COLLECTIVE_TIMEOUT = timedelta(hours=2)
 """Timeout of collective operations. It is longer than `train.hang_timeout_s` may be: of a hang, it would not show which rank
 is at fault."""
-NVIDIA_DRIVER = Path("/proc/driver/nvidia")
 MAX_POLL_SECONDS = 5.0  # how often a hang is looked for
 
 
@@ -166,24 +164,12 @@ def _watch(run: Run, stop: SignOfLife, hang_seconds: float, done: Event) -> None
             os._exit(EXIT_INTERRUPTED)  # the main thread hangs, so it cannot raise an exception
 
 
-def require_granted_gpus(is_available: bool, cuda_version: str | None) -> None:
-    """Check that torch sees GPUs if Slurm has granted some: on a broken one the run would go on on the CPU, far slower.
-
-    Args:
-        is_available, cuda_version: `torch.cuda.is_available()` and `torch.version.cuda`.
-    Raises:
-        RuntimeError: it sees none, on a node with an NVIDIA driver.
-    """
-    granted = os.environ.get("SLURM_GPUS_ON_NODE", "0") != "0"
-    if granted and cuda_version and not is_available and NVIDIA_DRIVER.exists():
-        raise RuntimeError("No CUDA GPUs are available, although Slurm has granted some")
-
-
 def _device() -> str:
     """The device of this process, without a call that a broken device might not answer."""
     visible, torch = os.environ.get("CUDA_VISIBLE_DEVICES"), sys.modules.get("torch")
     if not (torch.cuda.is_initialized() if torch else visible):
         return "cpu"
-    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" + (
-        f" of CUDA_VISIBLE_DEVICES={visible}" if visible else ""
-    )
+    index = int(os.environ.get("LOCAL_RANK", "0"))
+    if visible:  # as metapt.models.device.local_device
+        return f"cuda:{index % len(visible.split(','))} of CUDA_VISIBLE_DEVICES={visible}"
+    return f"cuda:{index}"

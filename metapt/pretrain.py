@@ -6,7 +6,6 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from metapt.config import PretrainCommandConfig, PretrainConfig, commandline, identity_in
@@ -44,10 +43,11 @@ def main(argv: Sequence[str]) -> None:
         log(
             f"pretrain {config.model.name}, objective {config.meta.objective}, data {config.data.name}: {run.path}"
         )
-    with run.locked() if is_main_rank else nullcontext():
+    if config.device == "cpu":  # before the first use of CUDA
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    with run.locked() if is_main_rank else nullcontext(), stop.watched(run, config.train.hang_timeout_s):
         if not _is_done(config, run, is_main_rank):
-            with stop.watched(run, config.train.hang_timeout_s):
-                pretrain(config, run, stop)
+            pretrain(config, run, stop)
 
 
 def _is_done(config: PretrainConfig, run: Run, is_main_rank: bool) -> bool:
@@ -78,25 +78,15 @@ def _is_done(config: PretrainConfig, run: Run, is_main_rank: bool) -> bool:
 
 def pretrain(config: PretrainConfig, run: Run, stop: StopRequest) -> None:
     """Train a run to its end on this rank. Raises as `main`."""
+    from metapt.models.device import training_device
+
+    training_device(config.device)  # refuses a CPU before the corpus is prepared
     corpus = prepare(config, stop)
     if error := vocabulary_error(config, corpus.tokenizer.size):
         raise UserError(error)
-    from metapt.models.meta_lm import SLOW_BF16, slow_in_bf16
-    from metapt.training.trainer import Trainer
+    from metapt.training.run_training import train_run
 
-    trainer = Trainer(config, run, corpus, stop)
-    circumstances = trainer.circumstances()
-    is_main_rank = trainer.engine.rank == 0
-    if is_main_rank:
-        if config.train.precision == "bf16" and slow_in_bf16(trainer.engine.device):
-            print(SLOW_BF16, file=sys.stderr, flush=True)
-        fingerprints = {"corpus": corpus.fingerprint}
-        if trainer.data.classes is not None:
-            fingerprints["classes"] = trainer.data.classes.sha256
-        run.start(identity_in(config, run), fingerprints, asdict(config), circumstances)
-        run.withdraw_result()
-    result = trainer.train()
-    if is_main_rank:
+    if result := train_run(config, run, corpus, stop):
         run.finish(result)
         perplexity = f"{result['eval_perplexity']:.1f}"
         print(f"{run.path}: held-out perplexity {perplexity} after {result['steps']} updates")

@@ -42,6 +42,8 @@ def probe(config: ProbeConfig) -> dict[str, float | list[float]]:
     from metapt.data.batches import eval_sequences
     from metapt.data.corpus import prepare_corpus
     from metapt.data.corpus_classes import corpus_classes, corpus_token_kinds
+    from metapt.estimate.memory import Ranks
+    from metapt.estimate.update_split import with_numbers
     from metapt.meta.word_probe import WordProbe
     from metapt.models.decoder import load_decoder
     from metapt.models.meta_lm import MetaLM
@@ -52,7 +54,8 @@ def probe(config: ProbeConfig) -> dict[str, float | list[float]]:
     _check_tokenizer(folder, corpus.tokenizer_dir)
     rows = eval_sequences(corpus.eval, train.seq_len, train.eval_sequences)
     classes = corpus_classes(corpus, config.classes, log)
-    episodes = WordProbe(rows, corpus_token_kinds(corpus), classes, train.micro_batch)
+    chunk = with_numbers(config, Ranks(1, "cpu"), None).train.micro_batch
+    episodes = WordProbe(rows, corpus_token_kinds(corpus), classes, chunk)
     return episodes.measure(MetaLM(load_decoder(folder), None, train.precision).eval())
 
 

@@ -41,6 +41,7 @@ FAULT_POINTS = {
     "engine": "metapt.training.engine:Engine.__init__",
     "engine file": "metapt.training.sharded_state:save_file",
     "loss": "metapt.models.meta_lm:MetaLM.lm_loss",
+    "compilation": "torch._inductor.compile_fx:compile_fx",
     "export": "metapt.training.checkpoints:Checkpoints._export",
     "atomic write": "metapt.files:write_atomically",
     "sync": "metapt.files:sync",
@@ -71,7 +72,7 @@ class Fault:
 
     point: str
     action: str
-    """Name of a signal without SIG, which the rank sends to itself; ENOSPC: the disk is full; NAN, at "backward": all
+    """Name of a signal without SIG, which the rank sends to itself; ENOSPC: the disk is full; MEMORY: that of the device is exhausted; NAN, at "backward": all
     gradients become NaN while the loss is finite; STALE: a network file system shows this rank an older state; WORSE, at "dev score": this rank returns the worst score."""
     call: int = 1
     """Number of the call, from 1."""
@@ -299,8 +300,12 @@ def install(fault: Fault) -> None:
 
 def trigger(action: str, args: Sequence[Any]) -> None:
     """Carry out the action of a fault at a call with these arguments."""
+    import torch
+
     if action == "ENOSPC":
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    if action == "MEMORY":
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total ...")
     if action == "NAN":
         args[1].register_hook(lambda gradient: gradient * float("nan"))
     else:

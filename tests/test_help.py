@@ -86,7 +86,7 @@ def test_every_key_is_explained(texts: dict[str, str], command: str, path: str, 
 @pytest.mark.parametrize(("command", "path", "item"), KEYS)
 def test_every_number_has_its_unit(texts: dict[str, str], command: str, path: str, item: Field[Any]):
     key = key_of(item)
-    if not re.search(r"\b(int|float)\b", str(item.type)):
+    if not re.search(r"\b(int|float|NumberOrAuto)\b", str(item.type)):
         assert not key.unit
         return
     expected = next((unit for end, unit in UNITS.items() if path.endswith(end)), "")
@@ -133,7 +133,7 @@ def test_every_option_of_a_configuration_group_is_explained(texts: dict[str, str
         (["objective=maml_paper"], "meta.rho", "(default: 0.5)"),
         ([], "data.max_tokens", "(default: with data=hub what the updates need"),
         ([], "variant", "(default: empty)"),
-        ([], "train.compile", "(default: false)"),
+        ([], "train.compile", "(default: auto)"),
     ],
 )
 def test_help_shows_the_values_of_this_command_line(arguments: list[str], path: str, shown: str):

@@ -243,10 +243,11 @@ def results_of_objectives(stream_of, scope: str, precision: str, compile: str) -
         "meta.inner_steps=2",
         f"meta.scope={scope}",
         f"train.precision={precision}",
-        f"train.compile={compile}",
     ]
     config = commandline.load("pretrain", arguments)
     meta_lm = build_meta_lm(config)
+    if compile == "true":
+        meta_lm.compile_parts((2, 32))
     index = WindowIndex.build(tokens, 64, config.meta.window, config.meta.min_context)
     sampler = EpisodeSampler(stream_of(tokens), index, config.meta, 0, 1, 0)
     outputs = [next_token_objective(meta_lm, torch.from_numpy(tokens[: 2 * 33].reshape(2, 33)))]

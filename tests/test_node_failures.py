@@ -192,16 +192,3 @@ def test_an_error_that_aborts_the_process_is_found_in_its_output(tmp_path: Path)
     assert not (tmp_path / JOB.run_dir / "error.txt").exists()
     (failure,) = recorded(Run(tmp_path / JOB.run_dir), "no_job")
     assert failure.error == "NCCL error: unhandled cuda error"
-
-
-def test_a_node_without_its_gpus_is_a_failed_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On the CPU the run would go on far slower, and unnoticed."""
-    monkeypatch.setattr(node_failures, "NVIDIA_DRIVER", tmp_path)
-    monkeypatch.setenv("SLURM_GPUS_ON_NODE", "4")
-    with pytest.raises(RuntimeError) as raised:
-        node_failures.require_granted_gpus(is_available=False, cuda_version="12.9")
-    assert device_error(str(raised.value))
-    node_failures.require_granted_gpus(is_available=True, cuda_version="12.9")
-    node_failures.require_granted_gpus(is_available=False, cuda_version=None)  # a build for CPUs
-    monkeypatch.delenv("SLURM_GPUS_ON_NODE")
-    node_failures.require_granted_gpus(is_available=False, cuda_version="12.9")

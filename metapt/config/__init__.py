@@ -7,6 +7,7 @@ option (`model=tiny`, `objective=maml`) changes. commandline.py turns a command 
 from __future__ import annotations
 
 from metapt.baseline_names import BASELINE_NAMES, RULE_BASELINES, TRAINED_BASELINES
+from metapt.config.compilation_choice import is_compiled
 from metapt.config.continuation import identity_in
 from metapt.config.deepspeed import DS_CONFIGS, deepspeed_settings, zero_stage
 from metapt.config.generation import GenerateConfig
@@ -29,6 +30,7 @@ from metapt.config.ner import (
 )
 from metapt.config.objective_terms import ClassesConfig, EpisodesConfig, MultitaskConfig, TermConfig
 from metapt.config.pretraining import (
+    AUTO,
     CorpusConfig,
     EstimateConfig,
     LogConfig,
@@ -43,6 +45,7 @@ from metapt.config.schedule import learning_rate
 from metapt.config.scoring import SYSTEMS_DIR, ScoreConfig
 
 __all__ = [
+    "AUTO",
     "BASELINE_NAMES",
     "DOCUMENT_MARKS",
     "DS_CONFIGS",
@@ -81,6 +84,7 @@ __all__ = [
     "deepspeed_settings",
     "identity",
     "identity_in",
+    "is_compiled",
     "learning_rate",
     "settings",
     "training_splits",

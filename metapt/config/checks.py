@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from metapt.config import (
+    AUTO,
     TRAINED_BASELINES,
     BaselineConfig,
     DescribeConfig,
@@ -22,6 +23,7 @@ from metapt.config import (
     ModelConfig,
     PretrainConfig,
     SubmitConfig,
+    TrainConfig,
     zero_stage,
 )
 from metapt.config.keys import default_of, fields_by_path, key_of
@@ -95,6 +97,8 @@ def _value_error(path: str, value: Any, item: Field[Any]) -> str | None:
         return f"{path} must not be empty ({key.help})"
     if key.choices and value not in key.choices:
         return f"{path}={value}: must be one of {', '.join(key.choices)}"
+    if key.words and isinstance(value, str):
+        return None if value in key.words else f"{path}={value}: must be a number or {' or '.join(key.words)}"
     if isinstance(value, float) and not math.isfinite(value):
         return f"{path}={value}: must be a finite number"
     if key.low is not None and value < key.low:
@@ -121,6 +125,7 @@ def _check_pretrain(config: PretrainConfig) -> Iterator[str]:
         yield from _check_episodes(meta, model, train.max_steps)
         yield from _check_task(config)
     yield from _check_terms(config)
+    yield from _check_split(train, meta)
     if train.warmup_steps > train.max_steps:
         yield f"train.warmup_steps={train.warmup_steps}: must be at most train.max_steps={train.max_steps}"
     if train.schedule_steps is not None:
@@ -136,8 +141,22 @@ def _check_pretrain(config: PretrainConfig) -> Iterator[str]:
     except ValueError as error:
         yield f"ds={config.ds}: {error}"
         return
-    if train.compile and stage == 3:
+    if train.compile == "true" and stage == 3:
         yield f"train.compile=true: not supported with ds={config.ds}, because ZeRO stage 3 gathers parameters module by module"
+
+
+def _check_split(train: TrainConfig, meta: MetaConfig) -> Iterator[str]:
+    """What does not combine in the split of an update into micro-batches."""
+    if train.micro_batch != AUTO:
+        if train.sequences_per_update is not None:
+            yield (
+                f"train.sequences_per_update={train.sequences_per_update}: only train.micro_batch=auto splits it; "
+                "train.micro_batches_per_update is the number of micro-batches of a given size"
+            )
+    elif meta.mixing == "per_micro_batch" and meta.rho > 0:
+        yield "train.micro_batch=auto: with meta.mixing=per_micro_batch the split decides how many episodes there are; give a number"
+    elif train.sequences_per_update is None:
+        yield "train.micro_batch=auto: needs train.sequences_per_update, the number of sequences that are split"
 
 
 def _check_terms(config: PretrainConfig) -> Iterator[str]:
@@ -160,9 +179,10 @@ def _check_terms(config: PretrainConfig) -> Iterator[str]:
         yield f"classes.sizes={config.classes.sizes}: needs at least two partitions, since the last is never trained on"
     if any(size < 2 for size in config.classes.sizes):
         yield f"classes.sizes={config.classes.sizes}: a partition needs at least 2 classes"
-    if active and config.train.micro_batch % config.meta.batch_sequences:
+    name = "sequences_per_update" if config.train.micro_batch == AUTO else "micro_batch"
+    if active and (getattr(config.train, name) or 0) % config.meta.batch_sequences:
         yield (
-            f"train.micro_batch={config.train.micro_batch}: must be a multiple of "
+            f"train.{name}={getattr(config.train, name)}: must be a multiple of "
             f"meta.batch_sequences={config.meta.batch_sequences}"
         )
     if objective == "twin" and config.episodes.inner_steps:

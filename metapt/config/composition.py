@@ -20,6 +20,7 @@ from metapt.config.keys import fields_by_path
 from metapt.config.option_files import is_file, read_option_file
 
 CONF = Path(__file__).parent / "conf"
+MICRO_BATCH = "train.micro_batch"
 ROUNDED_TOKENS = 10**8  # data.max_tokens of a hub data set is a multiple of it
 OWN = "own"  # what Hydra calls an option that is in a file of the user
 SHARED_CONF = {  # commands that use the YAML files of another command
@@ -48,18 +49,28 @@ def compose(command: str, overrides: Sequence[str]) -> Any:
     }
     named = {group: OWN if group in files else option for group, option in chosen.items()}
     texts = tuple((group, file.text) for group, file in files.items())
-    config = deepcopy(_compose_options(command, tuple(named.items()), texts))
+    config, replaced = deepcopy(_compose_options(command, tuple(named.items()), texts)), None
     for group, file in files.items():
         if (name := f"{group}.name") in file.values:
             OmegaConf.update(config, name, file.values[name])
     for override in parsed:
         name = override.key_or_group
+        if name == MICRO_BATCH and override.value() == schema.AUTO:
+            replaced = config.train.micro_batch
         if name not in group_options(command):
             is_mapping = name.startswith(mapping_keys(command))
             value = _value(command, override)
             OmegaConf.update(config, name, value, merge=not is_mapping, force_add=is_mapping)
+    if replaced is not None:
+        _keep_sequences(config.train, replaced)
     _limit_hub_tokens(config)
     return config
+
+
+def _keep_sequences(train: DictConfig, replaced: int | str) -> None:
+    """Keep the number of sequences in an update where train.micro_batch=auto has replaced a number."""
+    if schema.AUTO == train.micro_batch != replaced and train.sequences_per_update is None:
+        train.sequences_per_update = replaced * train.micro_batches_per_update
 
 
 def _limit_hub_tokens(config: Any) -> None:
@@ -72,7 +83,11 @@ def _limit_hub_tokens(config: Any) -> None:
     if data is None or data.get("name") != "hub" or "max_tokens" not in data or data.max_tokens is not None:
         return
     train = config.train
-    sequences = train.get("sequences_per_update") or train.micro_batch * train.micro_batches_per_update
+    sequences = train.sequences_per_update
+    if sequences is None:
+        if train.micro_batch == schema.AUTO:
+            return  # an error, which is reported later
+        sequences = train.micro_batch * train.micro_batches_per_update
     kept = max(0.5, 1 - data.eval_fraction)  # data.eval_fraction is checked later
     needed = train.max_steps * sequences * train.seq_len * 1.02 / kept
     data.max_tokens = max(1, math.ceil(needed / ROUNDED_TOKENS)) * ROUNDED_TOKENS

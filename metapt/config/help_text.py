@@ -175,7 +175,8 @@ def _key_entry(path: str, item: Field[Any], values: _Values) -> str:
     key = key_of(item)
     only = f" ({path.partition('.')[0]}={' or '.join(key.only)})" if key.only else ""
     unit = f" [{key.unit}]" if key.unit else ""
-    return _entry(path, f"{key.help}{only}{unit} ({values.describe(path, key)})", key.choices)
+    shown = {**key.choices, **key.words}
+    return _entry(path, f"{key.help}{only}{unit} ({values.describe(path, key)})", shown)
 
 
 def _entry(name: str, text: str, choices: Mapping[str, str]) -> str:

@@ -17,6 +17,7 @@ class Key:
         unit: unit of a number, such as "tokens"; empty for pure numbers.
         absent: what `null` means, for a key that may be null.
         choices: allowed values, each with a clause that says what it does.
+        words: words that a key allows beside numbers, each with a clause that says what it does.
         low, above, high: bounds of a number: at least, greater than, at most.
         identity: whether the value is part of the identity of a run (see `identity`).
         internal: set by a configuration group (`model=tiny` sets model.name) and not by the user.
@@ -30,6 +31,7 @@ class Key:
     unit: str = ""
     absent: str = ""
     choices: Mapping[str, str] = field(default_factory=dict)
+    words: Mapping[str, str] = field(default_factory=dict)
     low: float | None = None
     above: float | None = None
     high: float | None = None

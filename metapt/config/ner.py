@@ -256,7 +256,7 @@ class FinetuneConfig:
         "auto",
         "device of the model",
         choices={
-            "auto": "the first of cuda, mps and cpu that there is",
+            "auto": "the first of cuda, mps and cpu that there is; refused if the job was given GPUs that torch cannot use",
             "cpu": "the processor",
             "cuda": "a GPU; with torchrun or srun, one for each process",
             "mps": "the GPU of a Mac (not tested)",

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from omegaconf import MISSING
 
 from metapt.config.keys import hang_timeout_key, key
 from metapt.config.meta import MetaConfig
 from metapt.config.objective_terms import ClassesConfig, EpisodesConfig, MultitaskConfig, TermConfig
+
+AUTO = "auto"
+if TYPE_CHECKING:
+    NumberOrAuto = int  # a number before anything computes with it (metapt/estimate/update_split.py)
+else:
+    NumberOrAuto = int | str
 
 
 @dataclass
@@ -95,11 +102,25 @@ class TrainConfig:
 
     seed: int = key(0, "random seed", low=0)
     max_steps: int = key(6000, "number of optimizer updates", low=1)
-    micro_batch: int = key(
-        4, "size of a micro-batch (one forward pass)", unit="sequences", low=1, identity=False
+    micro_batch: NumberOrAuto = key(
+        4,
+        "size of a micro-batch (one forward pass)",
+        unit="sequences",
+        low=1,
+        words={
+            AUTO: "the largest that fits the memory of a GPU, with 10 % left free; on a CPU, about 8,192 tokens"
+        },
+        identity=False,
     )
     micro_batches_per_update: int = key(
         256, "number of micro-batches in one update, over all ranks", low=1, identity=False
+    )
+    sequences_per_update: int | None = key(
+        None,
+        "number of sequences in one update, for train.micro_batch=auto",
+        absent="those of the micro-batches of the model",
+        low=1,
+        identity=False,
     )
     seq_len: int = key(2048, "length of a training sequence", unit="tokens", low=2)
     precision: str = key(
@@ -110,10 +131,20 @@ class TrainConfig:
             "fp32": "single precision",
         },
     )
-    compile: bool = key(
+    compile: str = key(
+        "auto",
+        "compile the decoder blocks for micro-batches with torch.compile, which takes minutes at the first start; on a GPU, "
+        "inner steps with meta.scope=head become CUDA graphs",
+        choices={
+            "auto": "on a GPU, below ZeRO stage 3, where the compiler works",
+            "true": "also on a CPU",
+            "false": "never",
+        },
+        identity=False,
+    )
+    deterministic: bool = key(
         False,
-        "compile the decoder blocks with torch.compile, which takes minutes at the start; on a GPU, inner steps "
-        "with meta.scope=head become CUDA graphs",
+        "use only algorithms that give the same bits in every run on the same type of GPU, which are slower",
         identity=False,
     )
     lr: float = key(3e-4, "peak AdamW learning rate", above=0)
@@ -170,6 +201,14 @@ class TrainConfig:
         identity=False,
     )
 
+    @property
+    def sequences(self) -> int:
+        """Number of sequences in one update, over all ranks."""
+        if self.micro_batch == AUTO:
+            assert self.sequences_per_update is not None
+            return self.sequences_per_update
+        return self.micro_batch * self.micro_batches_per_update
+
 
 @dataclass
 class LogConfig:
@@ -208,6 +247,16 @@ class PretrainConfig:
         "zero0",
         "DeepSpeed configuration: zero0, zero1, zero2 or zero3 (ZeRO stage), zero2_offload (stage 2 with optimizer state "
         "in host memory), or the path of a .json file",
+        identity=False,
+    )
+    device: str = key(
+        "auto",
+        "device on which the run computes",
+        choices={
+            "auto": "a GPU for each rank, or the processor if there is none; refused if the job was given GPUs that torch cannot use",
+            "cuda": "a GPU for each rank",
+            "cpu": "the processor",
+        },
         identity=False,
     )
     run_dir: str = key(
@@ -310,4 +359,4 @@ def split_identity(train: TrainConfig, meta: MetaConfig) -> dict[str, int]:
             "micro_batch": train.micro_batch,
             "micro_batches_per_update": train.micro_batches_per_update,
         }
-    return {"sequences_per_update": train.micro_batch * train.micro_batches_per_update}
+    return {"sequences_per_update": train.sequences}

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from metapt.config import commandline
-from metapt.estimate.forecast import describe
+from metapt.estimate.forecast import describe, machine_of
+from metapt.estimate.update_split import with_numbers
 
 
 def main(argv: Sequence[str]) -> None:
@@ -14,4 +15,6 @@ def main(argv: Sequence[str]) -> None:
     Raises:
         UserError: an error in the arguments.
     """
-    print(describe(commandline.load("estimate", argv)))
+    config = commandline.load("estimate", argv)
+    machine = machine_of(config)
+    print(describe(with_numbers(config, machine.ranks, machine.budget)))

@@ -51,7 +51,8 @@ def tokens_of_units(config: PretrainConfig, micro_batches: int, episodes: int) -
     """Tokens of the sequences of micro-batches and of the windows of episodes."""
     train, meta = config.train, config.meta
     windows = meta.n_way * (meta.k_shot + meta.q_query)
-    return micro_batches * train.micro_batch * train.seq_len + episodes * windows * meta.window
+    sequences = micro_batches * train.micro_batch if micro_batches else 0
+    return sequences * train.seq_len + episodes * windows * meta.window
 
 
 def episodes_of_update(config: PretrainConfig) -> int:
@@ -64,7 +65,7 @@ def tokens_of_step(config: PretrainConfig, is_episode: bool) -> int:
     """Tokens of all micro-batches, or of all episodes of an update, over all ranks."""
     if is_episode:
         return tokens_of_units(config, 0, episodes_of_update(config))
-    return tokens_of_units(config, config.train.micro_batches_per_update, 0)
+    return config.train.sequences * config.train.seq_len
 
 
 def passes_over(config: PretrainConfig, tokens: int) -> float:

@@ -98,7 +98,7 @@ def with_gpu(
 
 
 def describe(config: EstimateConfig) -> str:
-    """The text that `metapt estimate` prints."""
+    """The text that `metapt estimate` prints; the micro-batch must be a number (metapt/estimate/update_split.py)."""
     machine = machine_of(config)
     devices = f"{_count(config.gpus, config.gpu or 'GPU')} per node" if config.gpus else "CPU only"
     return "\n".join(

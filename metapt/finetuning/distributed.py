@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -12,10 +13,11 @@ from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list, gath
 from safetensors import SafetensorError
 from torch import Tensor
 
+from metapt.config import FinetuneConfig
 from metapt.errors import OperationalError
-from metapt.models.device import gpu_name, nvidia_driver, torch_device
+from metapt.models.device import gpu_name, memory_errors, nvidia_driver, training_device
 from metapt.models.precision import fix_fp32_products, resolved_precision
-from metapt.node_failures import COLLECTIVE_TIMEOUT, require_granted_gpus
+from metapt.node_failures import COLLECTIVE_TIMEOUT
 
 T = TypeVar("T")
 
@@ -25,6 +27,19 @@ def is_main_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+@contextmanager
+def on_its_device(config: FinetuneConfig) -> Iterator[None]:
+    """The block of a run, which ends at once without its device, and with one line if the memory of that is exhausted.
+
+    Raises:
+        UserError: see `training_device` and `memory_errors`; what exhausts memory here is an evaluation.
+    """
+    training_device(config.device)
+    advice = f"set ner.eval_batch_size={max(1, config.ner.eval_batch_size // 2)}"
+    with memory_errors(config.run_dir, lambda: advice):
+        yield
+
+
 class Distributed:
     """The processes started by torchrun or srun, one per GPU, or a single process.
 
@@ -32,15 +47,11 @@ class Distributed:
 
     Args:
         precision: as in `resolved_precision`; bf16 is mixed precision.
-        device: as in `torch_device`.
-    Raises:
-        UserError: there is no such device.
+        device: as in `training_device`, and with its errors.
     """
 
     def __init__(self, precision: str, device: str = "auto"):
-        if device == "auto":
-            require_granted_gpus(torch.cuda.is_available(), torch.version.cuda)
-        chosen = torch_device(device)
+        chosen = training_device(device)
         self.precision = resolved_precision(precision, chosen)
         self._fp32_products = fix_fp32_products()
         self.accelerator = Accelerator(

@@ -10,7 +10,7 @@ from metapt import atomic_folders
 from metapt.config import FinetuneConfig, identity, settings, training_splits
 from metapt.data.labelled_sets import check_has_entities, evaluated_sets, open_collection, source_sets
 from metapt.errors import UserError
-from metapt.finetuning.distributed import is_main_process
+from metapt.finetuning.distributed import is_main_process, on_its_device
 from metapt.finetuning.resume import FinetuneCheckpoints
 from metapt.finetuning.run_summary import print_summary
 from metapt.finetuning.score_sets import TUNINGS, SetScorer, write_tagger
@@ -30,6 +30,11 @@ def finetune(config: FinetuneConfig, stop: StopRequest) -> None:
         UserError: the checkpoint, the data or the run folder does not match the configuration.
         Interrupted: a signal arrived, and a checkpoint has been saved.
     """
+    with on_its_device(config):
+        _finetune(config, stop)
+
+
+def _finetune(config: FinetuneConfig, stop: StopRequest) -> None:
     model_dir = model_folder(config.checkpoint)
     origin = model_origin(model_dir, config.checkpoint)
     earlier = origin.pop(TUNINGS, [])

@@ -20,6 +20,7 @@ from metapt.finetuning.lora import merged
 from metapt.finetuning.progress import FinetuneLog, finetune_header
 from metapt.finetuning.resume import FinetuneCheckpoints, TrainingState
 from metapt.finetuning.setup import FinetuneSetup
+from metapt.models.device import memory_errors
 from metapt.tagger.encoding import EncodedSet, WordFeatures, collate, epoch_batches
 from metapt.tagger.model import SubwordBatch
 from metapt.tagger.predict import dev_scores
@@ -110,7 +111,8 @@ class Tuner:
         setup.forward.train()
         end = None if self.ner.max_steps is None else self.ner.max_steps - state.epoch * len(batches)
         for batch in batches[first - state.epoch * len(batches) : end]:
-            loss, stop_requested = self._step(batch)
+            with memory_errors(str(setup.run.path), self._memory_advice):
+                loss, stop_requested = self._step(batch)
             state.seconds_total = time.monotonic() - started
             if metrics:
                 metrics.train_step(state, loss, rate)
@@ -172,6 +174,15 @@ class Tuner:
         self._update(loss * processes.world_size)  # because gradients are averaged over the ranks
         state.step += 1
         return value, bool(stop_requests)
+
+    def _memory_advice(self) -> str:
+        """Which keys to set if a training batch does not fit into the memory."""
+        size = max(1, self.ner.batch_size // 2)
+        adapters = ", or tuning=lora" if self.setup.config.tuning == "full" else ""
+        more = (
+            "" if self.setup.config.tuning == "head_only" else "use more processes, which divide a batch, or "
+        )
+        return f"{more}set ner.batch_size={size}{adapters} (another run: the results differ)"
 
     def _update(self, loss: Tensor) -> None:
         setup, accelerator = self.setup, self.setup.processes.accelerator

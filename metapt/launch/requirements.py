@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from metapt.config import ClusterConfig, PretrainConfig
+from metapt.config import ClusterConfig, PretrainConfig, is_compiled
 from metapt.estimate.disk import model_bytes, run_bytes
 from metapt.estimate.flops import flops_expected, passes_over
 from metapt.estimate.forecast import GIB, format_number, largest_micro_batch, largest_peak, with_gpu
 from metapt.estimate.gpus import GPUS
 from metapt.estimate.memory import Ranks
 from metapt.estimate.speed import GB, TFLOP, Machine, hours
+from metapt.estimate.update_split import with_numbers
 from metapt.launch.detectability import detectable_effects
 from metapt.launch.jobs import Job, Plan
 from metapt.launch.resources import minutes_of, with_resources
@@ -59,7 +60,8 @@ def requirements(plan: Plan, todo: Sequence[Job], cluster: ClusterConfig) -> lis
 def _row(config: PretrainConfig, jobs: list[Job], cluster: ClusterConfig) -> tuple[str, ...]:
     job = jobs[0]
     machine = _machine(job, config, cluster)
-    time = hours(config, machine, compiled=config.train.compile)
+    config = with_numbers(config, machine.ranks, machine.budget)
+    time = hours(config, machine, compiled=is_compiled(config, machine.ranks.device))
     return (
         "-".join(filter(None, (job.size, job.objective, job.variant))),
         str(len(jobs)),
@@ -102,8 +104,9 @@ def _estimated_total(plan: Plan, cluster: ClusterConfig) -> Iterator[str]:
     )
     times = []
     for job in pretrains:
-        config = plan.configs[job.id]
-        times.append(hours(config, _machine(job, config, cluster), compiled=config.train.compile))
+        machine = _machine(job, plan.configs[job.id], cluster)
+        config = with_numbers(plan.configs[job.id], machine.ranks, machine.budget)
+        times.append(hours(config, machine, compiled=is_compiled(config, machine.ranks.device)))
     known = [time * job.nodes for time, job in zip(times, pretrains, strict=True) if time is not None]
     if len(known) < len(times):
         yield f"hours: no estimate; set cluster.gpu= ({', '.join(GPUS)}), or cluster.gpu_tflops= and cluster.gpu_bandwidth_gbs="

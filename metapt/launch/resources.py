@@ -21,6 +21,7 @@ from metapt.estimate.flops import parameter_count
 from metapt.estimate.forecast import largest_peak
 from metapt.estimate.memory import Ranks
 from metapt.estimate.speed import GB
+from metapt.estimate.update_split import with_numbers
 from metapt.launch.jobs import Job, Plan
 
 MINUTES = {"prepare": 720, "pretrain": 1440, "finetune": 480, "baseline": 120, "report": 60}  # time limits
@@ -101,7 +102,8 @@ def _memory(plan: Plan, job: Job, cluster: ClusterConfig) -> int | None:
     elif device == "cuda":
         model_bytes = STATE_BYTES * parameters
     else:
-        model_bytes = largest_peak(config, Ranks(job.nodes * job.tasks_per_node, "cpu"))
+        ranks = Ranks(job.nodes * job.tasks_per_node, "cpu")
+        model_bytes = largest_peak(with_numbers(config, ranks, None), ranks)
     return job.tasks_per_node * ceil(PROCESS_GB[device] + MARGIN * model_bytes / GB)
 
 

@@ -141,12 +141,16 @@ class OutputLayer(nn.Module):
         self.weight = weight
         self._compiled: Replace | None = None
 
-    def compile_loss(self) -> None:
-        """Compile the part of the loss between the matrix products."""
-        self._compiled = torch.compile(replace_by_gradient, fullgraph=True, dynamic=False)
+    def compile_loss(self, backend: str = "inductor") -> None:
+        """Compile the part of the loss between the matrix products, by a backend of torch.compile."""
+        self._compiled = torch.compile(replace_by_gradient, fullgraph=True, dynamic=False, backend=backend)
 
     def forward(
-        self, hidden: Tensor, targets: Tensor | None = None, dtype: torch.dtype | None = None
+        self,
+        hidden: Tensor,
+        targets: Tensor | None = None,
+        dtype: torch.dtype | None = None,
+        is_compiled: bool = True,
     ) -> Tensor:
         """Logits, or the mean loss.
 
@@ -154,8 +158,10 @@ class OutputLayer(nn.Module):
             hidden: [..., d]; [tokens, d] with targets.
             targets: [tokens], token ids.
             dtype: precision of the matrix products of the loss, by default that of `hidden`.
+            is_compiled: whether to use the compiled loss, if there is one (`compile_loss`).
         Returns: logits [..., vocabulary] without targets, else the mean loss in nats.
         """
         if targets is None:
             return nn.functional.linear(hidden, self.weight)
-        return linear_cross_entropy(hidden, self.weight, targets, dtype or hidden.dtype, self._compiled)
+        compiled = self._compiled if is_compiled else None
+        return linear_cross_entropy(hidden, self.weight, targets, dtype or hidden.dtype, compiled)

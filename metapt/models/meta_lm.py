@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from transformers import LlamaForCausalLM
 
 from metapt.config import MetaConfig, PretrainConfig
+from metapt.errors import first_line
 from metapt.models.decoder import build_decoder
 from metapt.models.episode_head import AnewHead, EpisodeHead, normalized_states
 from metapt.models.inner_rates import InnerRates
@@ -20,6 +22,10 @@ HEAD = "episode_head."
 """Prefix of the names of the episode head's weights in a MetaLM."""
 WINDOWS = "windows"
 """Name of the initial head of episodes on windows among `MetaLM.term_heads`."""
+COMPILER_FAILED = (
+    "warning: torch.compile fails ({}); the run is not compiled, with the same results up to rounding"
+)
+T = TypeVar("T")
 SLOW_BF16 = "warning: this CPU emulates bf16 products in fp32, at a third of the speed or less; train.precision=fp32 is faster"
 
 
@@ -57,8 +63,10 @@ class MetaLM(nn.Module):
         self.term_heads = nn.ModuleDict()
         """What the weighted terms and the initial head of episodes on windows learn beside the decoder (metapt/meta/terms.py)."""
         self.dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
-        self.compiled = False
+        self.compiled_shape: tuple[int, int] | None = None
+        """Shape [n, T] of the tokens whose decoder blocks run compiled; blocks run eagerly on all others."""
         self.compiled_inner_step: Callable[..., tuple[dict[str, Tensor], Tensor, Tensor]] | None = None
+        self._is_compiled = False
         self._gather: Callable[[Sequence[Tensor]], AbstractContextManager[Any]] | None = None
 
     def hidden_states(self, tokens: Tensor, **options: Any) -> Tensor:
@@ -68,8 +76,15 @@ class MetaLM(nn.Module):
             tokens: int64 [n, T].
             options: passed to the decoder.
         """
-        with torch.autocast(tokens.device.type, torch.bfloat16, enabled=self.dtype is torch.bfloat16):
-            return self.decoder.model(input_ids=tokens, use_cache=False, **options).last_hidden_state
+
+        def run(context: AbstractContextManager[Any]) -> Tensor:
+            with context, torch.autocast(tokens.device.type, torch.bfloat16, enabled=is_bf16):
+                return self.decoder.model(input_ids=tokens, use_cache=False, **options).last_hidden_state
+
+        is_bf16 = self.dtype is torch.bfloat16
+        if options or tokens.shape != self.compiled_shape:
+            return run(self.run_eagerly())
+        return self._compiled_or_eager(lambda: run(nullcontext()), lambda: run(self.run_eagerly()))
 
     def lm_loss(self, sequences: Tensor) -> Tensor:
         """Mean next-token cross-entropy in nats of sequences [n, T + 1]; all tokens but the first are targets."""
@@ -77,7 +92,13 @@ class MetaLM(nn.Module):
 
     def lm_loss_of(self, hidden: Tensor, targets: Tensor) -> Tensor:
         """Mean next-token cross-entropy in nats of hidden states [n, T, d] and targets [n, T]."""
-        return self.decoder.lm_head(hidden.flatten(0, 1), targets.flatten(), self.dtype)
+
+        def run(is_compiled: bool) -> Tensor:
+            return self.decoder.lm_head(hidden.flatten(0, 1), targets.flatten(), self.dtype, is_compiled)
+
+        if targets.shape != self.compiled_shape:
+            return run(False)
+        return self._compiled_or_eager(lambda: run(True), lambda: run(False))
 
     def prediction_states(self, windows: PackedWindows) -> Tensor:
         """Hidden states at the prediction positions of n windows, fp32 [n, d]."""
@@ -125,20 +146,48 @@ class MetaLM(nn.Module):
             return meta.inner_lr
         return meta.rate_scale * meta.n_way / (max(1, meta.inner_steps) * self.decoder.config.hidden_size)
 
-    def compile_parts(self) -> None:
+    def compile_parts(self, shape: tuple[int, int], backend: str = "inductor") -> None:
         """Compile each decoder block in place, so that blocks share one compilation and keep their names.
 
-        The inner step of scope head is compiled as well. On a GPU it becomes a CUDA graph, since launching its
-        kernels takes longer than running them.
+        Compiled code is for micro-batches alone, which all have the same shape: windows of episodes have many lengths, and
+        a graph for each would be compiled. The inner step of scope head is compiled as well. On a GPU it becomes a CUDA
+        graph, since launching its kernels takes longer than running them.
+
+        Args:
+            shape: [n, T] of a micro-batch.
+            backend: of torch.compile.
         """
-        self.compiled = True
+        self._is_compiled, self.compiled_shape = True, shape
+        # Compile the backward pass with the forward pass, so that a failure can be answered by running both eagerly.
+        torch._functorch.config.force_non_lazy_backward_lowering = True
         for block in self.decoder.model.layers:
-            block.compile(dynamic=True)
-        self.decoder.lm_head.compile_loss()
+            block.compile(fullgraph=True, dynamic=False, backend=backend)
+        self.decoder.lm_head.compile_loss(backend)
         if self.episode_head:
-            self.compiled_inner_step = torch.compile(
-                self.episode_head.inner_step, mode="reduce-overhead", fullgraph=True
+            inner_step = self.episode_head.inner_step
+            options: dict[str, Any] = {"mode": "reduce-overhead"} if backend == "inductor" else {}
+            compiled = torch.compile(inner_step, fullgraph=True, backend=backend, **options)
+            self.compiled_inner_step = lambda *inputs: self._compiled_or_eager(
+                lambda: compiled(*inputs), lambda: inner_step(*inputs)
             )
+
+    def run_eagerly(self) -> AbstractContextManager[Any]:
+        """A context in which no compiled code runs, so that hooks of modules within blocks are called."""
+        return torch.compiler.set_stance("force_eager") if self._is_compiled else nullcontext()
+
+    def _compiled_or_eager(self, compiled: Callable[[], T], eager: Callable[[], T]) -> T:
+        """The result of compiled code, or of the same code run eagerly once the compiler has failed.
+
+        A signal that stops a run may also end the compiler, a process of its own.
+        """
+        if self.compiled_shape is None:
+            return eager()
+        try:
+            return compiled()
+        except torch._dynamo.exc.TorchDynamoException as error:
+            self.compiled_shape = None
+            print(COMPILER_FAILED.format(first_line(error)), file=sys.stderr, flush=True)
+            return eager()
 
     @property
     def is_partitioned(self) -> bool:
@@ -164,8 +213,6 @@ def build_meta_lm(config: PretrainConfig, *, eos_id: int | None = None) -> MetaL
     model, meta, seed = config.model, config.meta, config.train.seed
     episode_head = build_episode_head(config) if meta.rho > 0 else None
     meta_lm = MetaLM(build_decoder(model, seed, eos_id=eos_id), episode_head, config.train.precision)
-    if config.train.compile:
-        meta_lm.compile_parts()
     if meta.rho > 0 and meta.algorithm == "meta_sgd":
         meta_lm.inner_rates = InnerRates(meta_lm.inner_loop_parameters(meta))
     return meta_lm

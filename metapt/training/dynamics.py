@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -218,7 +218,7 @@ def _observed_attention(meta_lm: MetaLM) -> Iterator[Sequence[_ObservedAttention
     layers = [_ObservedAttention(layer.self_attn) for layer in meta_lm.decoder.model.layers]
     try:
         # Compiled blocks would not run the hooks.
-        with torch.compiler.set_stance("force_eager") if meta_lm.compiled else nullcontext():
+        with meta_lm.run_eagerly():
             yield layers
     finally:
         for layer in layers:

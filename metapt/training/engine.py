@@ -27,10 +27,10 @@ from metapt.config import MetaConfig, PretrainConfig, TrainConfig, deepspeed_set
 from metapt.errors import OperationalError, first_line, listed
 from metapt.meta.adapted_copies import adapted_copies
 from metapt.meta.window_episodes import Begin
-from metapt.models.device import gpu_name, nvidia_driver
+from metapt.models.device import gpu_name, local_device, nvidia_driver, training_device
 from metapt.models.meta_lm import MetaLM
 from metapt.models.precision import fix_fp32_products
-from metapt.node_failures import COLLECTIVE_TIMEOUT, require_granted_gpus
+from metapt.node_failures import COLLECTIVE_TIMEOUT
 from metapt.training import zero3
 from metapt.training.sharded_state import StateFiles, fragments_of_rank
 
@@ -170,10 +170,7 @@ class Engine:
 
     def from_all_ranks(self, value: T) -> list[T]:
         """The values of all ranks, on every rank; all ranks must call it."""
-        values = [value] * self.world_size
-        if _cpu_group is not None:
-            dist.all_gather_object(values, value, group=_cpu_group)
-        return values
+        return from_all_ranks(value)
 
     def places(self) -> dict[str, Any]:
         """Nodes, types of GPU, driver and number of ranks; all ranks must call it."""
@@ -234,10 +231,10 @@ def start_process_group() -> None:
     global _cpu_group
     if dist.is_initialized():
         return
-    require_granted_gpus(torch.cuda.is_available(), torch.version.cuda)
-    backend = "nccl" if torch.cuda.is_available() else "gloo"
-    if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
+    device = training_device("auto")  # device=cpu has hidden the GPUs
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    backend = "nccl" if device.type == "cuda" else "gloo"
     if "RANK" not in os.environ:
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
     deepspeed.init_distributed(backend, auto_mpi_discovery=False, verbose=False, timeout=COLLECTIVE_TIMEOUT)
@@ -302,16 +299,26 @@ def from_main_rank(value: T) -> T:
     return values[0]
 
 
+def from_all_ranks(value: T) -> list[T]:
+    """The values of all ranks, on every rank; all ranks must call it. It runs on the CPU."""
+    start_process_group()
+    values = [value] * dist.get_world_size()
+    if _cpu_group is not None:
+        dist.all_gather_object(values, value, group=_cpu_group)
+    return values
+
+
 @contextmanager
 def _local_rank_set() -> Iterator[None]:
-    """A context with LOCAL_RANK set, which DeepSpeed requires. Child processes must not inherit it."""
-    is_unset = "LOCAL_RANK" not in os.environ
-    os.environ.setdefault("LOCAL_RANK", "0")
+    """A context with LOCAL_RANK set to the index of the device, for DeepSpeed. Child processes must not inherit it."""
+    before = os.environ.get("LOCAL_RANK")
+    os.environ["LOCAL_RANK"] = str(local_device(torch.cuda.device_count()))
     try:
         yield
     finally:
-        if is_unset:
-            del os.environ["LOCAL_RANK"]
+        del os.environ["LOCAL_RANK"]
+        if before is not None:
+            os.environ["LOCAL_RANK"] = before
 
 
 class _AdamW(torch.optim.AdamW):

@@ -19,7 +19,7 @@ from metapt.models.meta_lm import build_meta_lm
 from metapt.runs import Run
 from metapt.training.checkpoints import Checkpoints
 from metapt.training.dynamics import Dynamics, parameter_groups
-from metapt.training.engine import Engine
+from metapt.training.engine_setup import build_engine
 from metapt.training.metrics import MetricsLogger, RunTotals
 from metapt.training.signals import StopRequest, StopRequested
 from metapt.training.units import TrainingData, UpdateUnits
@@ -33,13 +33,15 @@ class Trainer:
     """
 
     def __init__(self, config: PretrainConfig, run: Run, corpus: Corpus, stop: StopRequest):
-        self.config, self.run, self.corpus, self.stop = config, run, corpus, stop
-        train, tokenizer = config.train, corpus.tokenizer
-        self.eval_rows = eval_sequences(corpus.eval, train.seq_len, train.eval_sequences)
+        self.run, self.corpus, self.stop = run, corpus, stop
+        tokenizer = corpus.tokenizer
         self.data = TrainingData.load(config, corpus)
         meta_lm = build_meta_lm(config, eos_id=tokenizer.eos_id)
         terms = add_terms(meta_lm, config, self.data.classes)
-        self.engine = Engine(meta_lm, config)
+        self.engine, config = build_engine(meta_lm, config)
+        self.config = config
+        train = config.train
+        self.eval_rows = eval_sequences(corpus.eval, train.seq_len, train.eval_sequences)
         self.units = UpdateUnits(config, self.data, terms, self.engine, self.check_stop)
         self.dynamics = Dynamics(
             self.engine,
@@ -86,6 +88,8 @@ class Trainer:
         return {
             **self.engine.places(),
             "ds": self.config.ds,
+            "deterministic": train.deterministic,
+            "compiled": self.engine.meta_lm.compiled_shape is not None,
             "micro_batch": train.micro_batch,
             "micro_batches_per_update": train.micro_batches_per_update,
         }

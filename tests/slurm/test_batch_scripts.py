@@ -229,7 +229,14 @@ def this_site(folder: Path) -> Path:
 def test_signalled_training_on_two_nodes_ends_like_an_undisturbed_one(tmp_path: Path) -> None:
     """ZeRO-2 on 2 nodes x 2 processes: the signalled job saves, is requeued, and ends with bit-identical results."""
     site = this_site(tmp_path)
-    words = ["model=nano", "objective=maml_paper", "data=demo", "ds=zero2", "data.cache_dir=corpus"]
+    words = [
+        "model=nano",
+        "device=cpu",
+        "objective=maml_paper",
+        "data=demo",
+        "ds=zero2",
+        "data.cache_dir=corpus",
+    ]
     words += [
         "train.max_steps=30",
         "train.micro_batches_per_update=4",

@@ -106,7 +106,7 @@ def submit(
 ) -> tuple[Run, str]:
     """Submits a plan of one pretraining job with one rank per node. Returns its run and its Slurm job id."""
     job_id = "pretrain/a"
-    argv = (*words, f"run_dir={grid_dir.path / job_id}")
+    argv = (*words, "device=cpu", f"run_dir={grid_dir.path / job_id}")
     program = ("-m", "metapt.pretrain")
     job = Job(job_id, "pretrain", nodes=nodes, gpus_per_node=1, program=program, argv=argv)
     code = take_snapshot(grid_dir.path)
