@@ -126,6 +126,23 @@ def test_chunked_loss_in_bf16_keeps_fp32_gradients(fused: losses.Replace | None)
         assert (gradient - exact_gradient).norm() < 0.02 * exact_gradient.norm()
 
 
+@pytest.mark.nightly
+def test_compiled_loss_equals_that_in_passes():
+    """Two chunks of different length."""
+    generator = torch.Generator().manual_seed(0)
+    hidden, weight = (torch.randn(rows, 8, generator=generator) for rows in (300, 100))
+    targets = torch.randint(0, 100, (300,), generator=generator)
+    found = []
+    for is_compiled in (False, True):
+        layer = losses.OutputLayer(torch.nn.Parameter(weight.clone()))
+        if is_compiled:
+            layer.compile_loss()
+        states = hidden.clone().requires_grad_()
+        loss = layer(states, targets, torch.float32)
+        found.append((loss, *torch.autograd.grad(loss, [states, layer.weight])))
+    torch.testing.assert_close(found[0], found[1])
+
+
 @given(st.integers(1, 30), st.integers(2, 40), st.sampled_from(FUSED))
 @settings(max_examples=20, deadline=None)
 def test_chunked_loss_with_extreme_logits(tokens: int, vocabulary: int, fused: losses.Replace | None):
