@@ -112,6 +112,18 @@ def test_keys_and_seeds_of_fine_tuning_are_axes() -> None:
     assert kinds(plan)["pretrain"] == 1
 
 
+def test_what_the_user_writes_for_fine_tuning_wins_over_the_grid() -> None:
+    words = ["grid=demo", 'grid.finetune=["data=demo","ner.lr=2e-5"]']
+    own = 'grid.finetune_per_tuning={full:["ner.lr=3e-5"],head_only:[]}'
+
+    def rates(*more: str) -> set[tuple[str, float, int]]:
+        configs = [config for config in planned(*words, *more).configs.values() if "tuning" in vars(config)]
+        return {(config.tuning, config.ner.lr, config.ner.max_epochs) for config in configs}
+
+    assert rates() == {("head_only", 2e-5, 8), ("full", 2e-5, 4)}
+    assert {(tuning, rate) for tuning, rate, _ in rates(own)} == {("head_only", 2e-5), ("full", 3e-5)}
+
+
 def test_a_grid_of_existing_models_pretrains_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

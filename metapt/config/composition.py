@@ -63,6 +63,9 @@ def compose(command: str, overrides: Sequence[str]) -> Any:
             OmegaConf.update(config, name, value, merge=not is_mapping, force_add=is_mapping)
     if replaced is not None:
         _keep_sequences(config.train, replaced)
+    written = {override.key_or_group for override in parsed}
+    if "grid.finetune" in written and "grid.finetune_per_tuning" not in written:
+        _prefer_written_finetune(config.grid)
     _limit_hub_tokens(config)
     return config
 
@@ -71,6 +74,16 @@ def _keep_sequences(train: DictConfig, replaced: int | str) -> None:
     """Keep the number of sequences in an update where train.micro_batch=auto has replaced a number."""
     if schema.AUTO == train.micro_batch != replaced and train.sequences_per_update is None:
         train.sequences_per_update = replaced * train.micro_batches_per_update
+
+
+def _prefer_written_finetune(grid: DictConfig) -> None:
+    """Remove the keys of grid.finetune, which the user wrote, from the values by tuning of the grid, which would win."""
+    values = OmegaConf.to_container(grid, resolve=False)
+    keys = {word.partition("=")[0] for word in values["finetune"]}
+    grid.finetune_per_tuning = {
+        tuning: [word for word in words if word.partition("=")[0] not in keys]
+        for tuning, words in values["finetune_per_tuning"].items()
+    }
 
 
 def _limit_hub_tokens(config: Any) -> None:
