@@ -78,7 +78,7 @@ def _keep_sequences(train: DictConfig, replaced: int | str) -> None:
 
 def _prefer_written_finetune(grid: DictConfig) -> None:
     """Remove the keys of grid.finetune, which the user wrote, from the values by tuning of the grid, which would win."""
-    values = OmegaConf.to_container(grid, resolve=False)
+    values: Any = OmegaConf.to_container(grid, resolve=False)
     keys = {word.partition("=")[0] for word in values["finetune"]}
     grid.finetune_per_tuning = {
         tuning: [word for word in words if word.partition("=")[0] not in keys]
