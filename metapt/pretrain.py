@@ -59,7 +59,7 @@ def _is_done(config: PretrainConfig, run: Run, is_main_rank: bool) -> bool:
     found: bool | UserError = False
     if is_main_rank and run.result_file.exists():
         try:
-            run.check_identity(identity_in(config, run))
+            run.check_identity(identity_in(config, run), config=asdict(config))
             reason = _reason_to_go_on(run, config)
             found = reason is None
             print(f"{run.path}: {reason or 'already done'}", file=sys.stderr if reason else sys.stdout)

@@ -56,6 +56,14 @@ CHECKPOINT_NAME = re.compile(r"^step_(\d{6,})$")
 # The line of config.yaml that limits a run: max_steps, or max_epochs of fine-tuning if the former is null.
 MAX_LENGTH_LINE = re.compile(r"^ +max_(step|epoch)s: (\d+)$", re.MULTILINE)
 
+HASHED_INPUTS = {  # keys of the inputs, by the name of their hash in config.yaml
+    "corpus": ("data.name", "data.text_dir", "data.tokenizer"),
+    "classes": ("classes.sizes",),
+    "init_sha256": ("init",),
+    "weights": ("checkpoint",),
+    "sentences": ("data.uner_dir", "data.corpora"),
+}
+
 
 class Run:
     """One run folder. Creating the object does not touch the disk."""
@@ -194,7 +202,7 @@ class Run:
         self.path.mkdir(parents=True, exist_ok=True)
         is_new = not self.config_file.exists()
         if not is_new:
-            self.check_identity(identity, fingerprints)
+            self.check_identity(identity, fingerprints, config)
         known = provenance(fingerprints) if is_new else self.provenance()
         self._write_config({"config": dict(config or identity), "provenance": known})
         step = max((step for step, _ in self.checkpoints()), default=0)
@@ -203,20 +211,26 @@ class Run:
         self.error_file.unlink(missing_ok=True)
 
     def check_identity(
-        self, identity: Mapping[str, Any], fingerprints: Mapping[str, str] | None = None
+        self,
+        identity: Mapping[str, Any],
+        fingerprints: Mapping[str, str] | None = None,
+        config: Mapping[str, Any] | None = None,
     ) -> None:
         """Check that the recorded run has this identity and, if they are given, these data fingerprints.
 
+        Args:
+            config: the complete configuration, with the paths that an error names in place of hashes.
         Raises:
             UserError: something differs, or there is no config.yaml.
         """
         if not self.config_file.exists():
             raise UserError(f"{self.path} has no {self.config_file.name}; choose another run_dir")
-        differing = _differences(_restricted(self.config(), identity), identity)
+        recorded = self.config()
+        differing = _differences(_restricted(recorded, identity), identity)
         if fingerprints is not None:
             differing += _differences(self.provenance()["fingerprints"], fingerprints)
         if differing:
-            lines = "\n".join(f"  {line}" for line in differing)
+            lines = "\n".join(f"  {_without_hashes(line, recorded, config or {})}" for line in differing)
             raise UserError(
                 f"{self.path} contains a run with a different configuration:\n{lines}\n"
                 "choose another run_dir, or delete this folder"
@@ -337,6 +351,32 @@ def _differences(recorded: Mapping[str, Any], requested: Mapping[str, Any], pref
         elif old != new:
             lines.append(f"{path}: recorded {old!r}, requested {new!r}")
     return lines
+
+
+def _without_hashes(line: str, recorded: Mapping[str, Any], requested: Mapping[str, Any]) -> str:
+    """A line of `_differences`; if it is that of a hash, what the inputs that it is the hash of were and are.
+
+    Args:
+        recorded, requested: complete configurations.
+    """
+    name = line.partition(":")[0]
+    if name not in HASHED_INPUTS:
+        return line
+    old, new = (
+        {key: _value_at(config, key) for key in HASHED_INPUTS[name]} for config in (recorded, requested)
+    )
+    changes = [f"{key}: recorded {old[key]!r}, requested {new[key]!r}" for key in old if old[key] != new[key]]
+    given = [f"{key}={value}" for key, value in old.items() if value]
+    inputs = "; ".join(changes) or f"{' or '.join(given)}: the content has changed since the run began"
+    return f"{inputs} (hash of {name} differs)"
+
+
+def _value_at(config: Mapping[str, Any], key: str) -> Any:
+    """The value of a dotted key in nested dictionaries; None if there is none."""
+    node: Any = config
+    for part in key.split("."):
+        node = node.get(part) if isinstance(node, Mapping) else None
+    return node
 
 
 def _restricted(values: Mapping[str, Any], keys: Mapping[str, Any]) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from metapt import config as schema
 from metapt.config.checks import check
 from metapt.config.composition import compose, group_options, mapping_keys
 from metapt.config.help_text import TEXT_ARGUMENTS, flags, help_text
+from metapt.config.initial_keys import fill_from_initial_model, with_option
 from metapt.config.keys import fields_by_path, key_of
 from metapt.config.option_files import flat_values, is_file, read_option_file
 from metapt.errors import UserError, first_line
@@ -45,7 +46,7 @@ def load(command: str, arguments: Sequence[str]) -> Any:
     """
     replaced = {f"--{path}": f"{path}=true" for path in flags(command)}
     words = [replaced.get(word, word) for word in arguments if word not in {*HELP, PRINT_CONFIG}]
-    settings = [_with_quoted_text(command, word) for word in words]
+    settings = with_option(command, [_readable(command, word) for word in words])
     problems = {word: list(_examine(command, word)) for word in settings}
     valid = [word for word in settings if not problems[word]]
     errors = list(chain.from_iterable(problems.values()))
@@ -55,6 +56,8 @@ def load(command: str, arguments: Sequence[str]) -> Any:
         raise SystemExit(0)
     try:
         composed = compose(command, valid)
+        if problems_of_init := list(fill_from_initial_model(composed, valid)):
+            _refuse(command, [*errors, *problems_of_init])
         errors += _fill_missing(command, composed)
         if OmegaConf.missing_keys(composed):
             _refuse(command, errors)
@@ -125,10 +128,12 @@ def value_text(value: Any) -> str:
     return "null" if value is None else str(value).lower()
 
 
-def _with_quoted_text(command: str, word: str) -> str:
-    """A word whose value is a text that Hydra cannot read, such as a path with spaces, with that value in quotes."""
+def _readable(command: str, word: str) -> str:
+    """A word as Hydra reads it: a text that it cannot read, such as a path with spaces, in quotes; `auto` as null."""
     name, _, value = word.partition("=")
     item = fields_by_path(schema.COMMANDS[command]).get(name)
+    if value == "auto" and item is not None and key_of(item).absent.startswith("auto: "):
+        return f"{name}=null"
     if item is None or item.type not in ("str", "str | None"):
         return word
     try:

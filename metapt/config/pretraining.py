@@ -34,6 +34,8 @@ class ModelConfig:
     max_positions: int = key(2048, "longest sequence that the model accepts", unit="tokens", low=2)
     rope_theta: float = key(10000.0, "base of the rotary position embedding (RoPE)", above=0)
     rms_norm_eps: float = key(1e-6, "epsilon of RMSNorm", above=0)
+    tied_embeddings: bool = key(False, "use one matrix as token embedding and as output layer")
+    biases: int = key(0, "number of bias parameters of the model that init names", internal=True)
 
 
 @dataclass
@@ -227,7 +229,12 @@ class LogConfig:
         },
         identity=False,
     )
-    wandb_project: str = key("metapt", "name of the Weights & Biases project", identity=False)
+    trackio: bool = key(
+        False,
+        "log to trackio's database on this machine (pip install trackio; `trackio show` displays it)",
+        identity=False,
+    )
+    project: str = key("metapt", "name of the project in Weights & Biases and in trackio", identity=False)
 
 
 @dataclass
@@ -242,6 +249,16 @@ class PretrainConfig:
     data: CorpusConfig = field(default_factory=CorpusConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     log: LogConfig = field(default_factory=LogConfig)
+    init: str | None = key(
+        None,
+        "model to continue pretraining, with its own shape and tokenizer: a run, one of its checkpoints, a model folder or "
+        "hub:NAME, of LLaMA, Mistral or Qwen2",
+        absent="random weights of the shape that model.* gives",
+        identity=False,
+    )
+    init_sha256: str = key(
+        "", "SHA-256 of weights, configuration and tokenizer of the model that init names", internal=True
+    )
     variant: str = key("", "name of a variant of the run, shown in the report", identity=False)
     ds: str = key(
         "zero0",

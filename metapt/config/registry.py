@@ -47,6 +47,9 @@ INITIAL_HEADS = {
 }
 """Classifiers that an inner loop starts from: `metapt.meta.initial_heads.InitialHead`."""
 
+INITIAL_MODEL = Entry("shape and tokenizer of a model", "metapt.models.initial_model:read_initial_model")
+"""What `init=MODEL` sets in a configuration."""
+
 
 def choices(entries: dict[str, Entry]) -> dict[str, str]:
     """The names and help clauses of a registry."""

@@ -23,8 +23,9 @@ def block_matrices(model: ModelConfig) -> int:
 
 def parameter_count(model: ModelConfig) -> int:
     """Number of parameters of the decoder."""
-    d = model.hidden_size
-    return 2 * model.vocab_size * d + model.num_layers * (block_matrices(model) + 2 * d) + d
+    d, vocabulary_matrices = model.hidden_size, 1 if model.tied_embeddings else 2
+    blocks = model.num_layers * (block_matrices(model) + 2 * d)
+    return vocabulary_matrices * model.vocab_size * d + blocks + d + model.biases
 
 
 @dataclass(frozen=True)

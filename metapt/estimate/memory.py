@@ -124,7 +124,8 @@ def adapted_parameters(config: PretrainConfig) -> int:
     if meta.scope == "head":
         return head
     if meta.scope == "full":
-        return head + parameter_count(model) - model.vocab_size * model.hidden_size
+        output = 0 if model.tied_embeddings else model.vocab_size * model.hidden_size
+        return head + parameter_count(model) - output
     block = block_matrices(model) + 2 * model.hidden_size
     return head + meta.last_n * block + model.hidden_size
 

@@ -42,7 +42,7 @@ def run_baseline(config: BaselineConfig) -> None:
     fingerprints = {"sentences": collection.fingerprint(parts)}
     with run.locked():
         if run.is_done:
-            run.check_identity(identity(config), fingerprints)
+            run.check_identity(identity(config), fingerprints, asdict(config))
             print(f"{run.path}: already done")
             return
         for note in collection.notes():

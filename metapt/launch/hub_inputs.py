@@ -149,6 +149,8 @@ def corpora_on_hub(plan: Plan, jobs: Sequence[Job]) -> list[Job]:
 def _files_read(config: Any) -> Iterator[HubFiles]:
     """The files of the hub that a run reads."""
     if isinstance(config, PretrainConfig):
+        if config.init and config.init.startswith(HUB_PREFIX):
+            yield model_files(config.init.removeprefix(HUB_PREFIX))
         if config.data.tokenizer != "train":
             from metapt.data.tokenizers import is_path  # imports transformers
 

@@ -6,7 +6,7 @@ Nothing here imports torch, tokenizes text or reaches the hub.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +129,7 @@ def _folder_errors(config: PretrainConfig | FinetuneConfig) -> Iterator[str]:
     run = Run(config.run_dir)
     if run.config_file.exists():
         wanted = identity_in(config, run) if isinstance(config, PretrainConfig) else identity(config)
-        yield from _raised(lambda: run.check_identity(wanted))
+        yield from _raised(lambda: run.check_identity(wanted, config=asdict(config)))
 
 
 def _raised(check: Callable[[], object]) -> Iterator[str]:

@@ -39,11 +39,15 @@ LOADING_ERRORS = (  # what transformers raises for models that it or this packag
 )
 
 
-def load_weights(auto_class: Any, folder: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, list[str]]:
+def load_weights(
+    auto_class: Any, folder: Path, dtype: torch.dtype, attention: str | None = None
+) -> tuple[PreTrainedModel, list[str]]:
     """Load a model with one of the Auto classes of transformers, from *.safetensors, or else *.bin.
 
     Of pickled files (*.bin) only tensors are read. The names of wrappers before those of the weights are removed.
 
+    Args:
+        attention: name of the attention implementation; None: the default of transformers.
     Returns: the model, and the names of its weights that the files lack, in alphabetical order.
     Raises:
         LOADING_ERRORS: it cannot be loaded.
@@ -53,6 +57,7 @@ def load_weights(auto_class: Any, folder: Path, dtype: torch.dtype) -> tuple[Pre
     model, report = auto_class.from_pretrained(
         folder,
         dtype=dtype,
+        attn_implementation=attention,
         weights_only=True,
         local_files_only=True,
         key_mapping={f"^({'|'.join(map(re.escape, WRAPPER_PREFIXES))})+": ""},

@@ -11,14 +11,17 @@ from metapt.errors import UserError, first_line, listed
 from metapt.models.base_model import LISTED, LOADING_ERRORS, is_causal, load_weights
 
 
-def load_causal_lm(folder: Path) -> PreTrainedModel:
+def load_causal_lm(folder: Path, attention: str | None = None) -> PreTrainedModel:
     """Load a causal language model with its output layer, fp32, in evaluation mode.
+
+    Args:
+        attention: name of the attention implementation; None: the default of transformers.
 
     Raises:
         UserError: it cannot be loaded, weights are missing, or its states depend on later tokens.
     """
     try:
-        model, missing = load_weights(AutoModelForCausalLM, folder, torch.float32)
+        model, missing = load_weights(AutoModelForCausalLM, folder, torch.float32, attention)
     except LOADING_ERRORS as error:
         raise UserError(
             f"{folder}: cannot be loaded as a causal language model ({first_line(error)})"

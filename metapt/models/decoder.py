@@ -14,7 +14,7 @@ from metapt.models.losses import OutputLayer
 
 
 def llama_config(model: ModelConfig, *, eos_id: int | None = None) -> LlamaConfig:
-    """The transformers configuration: RMSNorm, grouped-query attention, RoPE, SwiGLU, untied embeddings."""
+    """The transformers configuration: RMSNorm, grouped-query attention, RoPE, SwiGLU."""
     return LlamaConfig(
         vocab_size=model.vocab_size,
         hidden_size=model.hidden_size,
@@ -25,7 +25,7 @@ def llama_config(model: ModelConfig, *, eos_id: int | None = None) -> LlamaConfi
         max_position_embeddings=model.max_positions,
         rms_norm_eps=model.rms_norm_eps,
         rope_parameters={"rope_type": "default", "rope_theta": model.rope_theta},
-        tie_word_embeddings=False,
+        tie_word_embeddings=model.tied_embeddings,
         use_cache=False,
         bos_token_id=eos_id,
         eos_token_id=eos_id,

@@ -9,12 +9,13 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from transformers import LlamaForCausalLM
+from transformers import PreTrainedModel
 
 from metapt.config import MetaConfig, PretrainConfig
 from metapt.errors import first_line
 from metapt.models.decoder import build_decoder
 from metapt.models.episode_head import AnewHead, EpisodeHead, normalized_states
+from metapt.models.initial_model import load_initial_decoder
 from metapt.models.inner_rates import InnerRates
 from metapt.models.packed_windows import PackedWindows
 
@@ -55,7 +56,7 @@ class MetaLM(nn.Module):
         precision: of the decoder's matrix products, fp32 or bf16.
     """
 
-    def __init__(self, decoder: LlamaForCausalLM, episode_head: EpisodeHead | None, precision: str):
+    def __init__(self, decoder: PreTrainedModel, episode_head: EpisodeHead | None, precision: str):
         super().__init__()
         self.decoder = decoder
         self.episode_head = episode_head
@@ -209,10 +210,14 @@ class MetaLM(nn.Module):
 
 
 def build_meta_lm(config: PretrainConfig, *, eos_id: int | None = None) -> MetaLM:
-    """A randomly initialised MetaLM, without an episode head if meta.rho is 0."""
+    """A MetaLM with the weights that `init` names or else random ones, without an episode head if meta.rho is 0."""
     model, meta, seed = config.model, config.meta, config.train.seed
     episode_head = build_episode_head(config) if meta.rho > 0 else None
-    meta_lm = MetaLM(build_decoder(model, seed, eos_id=eos_id), episode_head, config.train.precision)
+    if config.init:
+        decoder = load_initial_decoder(config.init, model.vocab_size)
+    else:
+        decoder = build_decoder(model, seed, eos_id=eos_id)
+    meta_lm = MetaLM(decoder, episode_head, config.train.precision)
     if meta.rho > 0 and meta.algorithm == "meta_sgd":
         meta_lm.inner_rates = InnerRates(meta_lm.inner_loop_parameters(meta))
     return meta_lm

@@ -28,6 +28,7 @@ from metapt.errors import OperationalError, first_line, listed
 from metapt.meta.adapted_copies import adapted_copies
 from metapt.meta.window_episodes import Begin
 from metapt.models.device import gpu_name, local_device, nvidia_driver, training_device
+from metapt.models.initial_model import is_tied
 from metapt.models.meta_lm import MetaLM
 from metapt.models.precision import fix_fp32_products
 from metapt.node_failures import COLLECTIVE_TIMEOUT
@@ -344,7 +345,7 @@ def _adamw(meta_lm: MetaLM, train: TrainConfig) -> _AdamW:
     parts = [
         decoder.model.embed_tokens,
         *decoder.model.layers,
-        decoder.lm_head,
+        None if is_tied(decoder) else decoder.lm_head,
         meta_lm.episode_head,
         meta_lm.term_heads,
     ]

@@ -26,6 +26,7 @@ def run_header(
         [
             f"device     {device_name(device)}, {ranks} rank{'s' if ranks > 1 else ''}, {train.precision}",
             f"model      {config.model.name}: {quantity(parameter_count(config.model))} parameters, objective {config.meta.objective}",
+            *([f"init       {config.init}"] if config.init else []),
             f"corpus     {available} tokens, {quantity(len(corpus.eval))} held out; tokenizer {corpus.tokenizer.name}",
             f"training   {train.max_steps} updates, next-token prediction on {seen} tokens: "
             f"{passes:.2g} passes over the corpus",

@@ -80,6 +80,7 @@ class Trainer:
             "generated_data": config.data.name == "demo",
             "corpus_fingerprint": self.corpus.fingerprint,
             "settings": settings(config),
+            **({"init": {"model": config.init, "sha256": config.init_sha256}} if config.init else {}),
         }
 
     def circumstances(self) -> dict[str, Any]:
