@@ -75,9 +75,11 @@ def test_a_finished_grid_runs_nothing(tmp_path: Path, capsys: pytest.CaptureFixt
     run_fake(tmp_path, INLINE)
     before = starts(tmp_path)
     capsys.readouterr()
+    page = tmp_path / "report" / "index.html"
+    page.touch()
     run_fake(tmp_path, INLINE)
     assert starts(tmp_path) == before
-    assert "nothing to do: 6 of 6 jobs are done" in capsys.readouterr().out
+    assert f"nothing to do: 6 of 6 jobs are done; report: {page}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("cluster", [INLINE, LOCAL], ids=["inline", "local"])

@@ -171,7 +171,7 @@ def _tunings(grid: GridConfig, cluster: ClusterConfig, name: str) -> Iterator[Jo
     ]
     points = list(product(*axes))
     for source, tuning, point in product(grid.sources, grid.tunings, points):
-        values = [f"{key.rpartition('.')[2]}_{value}" for key, value in point]
+        values = [f"{key.rpartition('.')[2]}_{value.replace('/', 'of')}" for key, value in point]
         overrides = merged(
             grid.finetune,
             grid.finetune_per_tuning.get(tuning, []),

@@ -31,7 +31,11 @@ SET_BY_THE_GRID = {  # keys that users cannot override, by command
     "pretrain": {"model", "objective", "train.seed", "variant", "data.cache_dir", "run_dir"},
     "finetune": {"checkpoint", "source", "tuning", "train.seed", "run_dir"},
 }
-NO_FOLDS = "makes several runs of one and is for `metapt finetune folds=5` outside of a grid"
+NO_FOLDS = (
+    "makes several runs of one and is for `metapt finetune folds=5` outside of a grid; jobs of single folds are "
+    "grid.finetune_axes={data.fold:[1/5,2/5,3/5,4/5,5/5]}"
+)
+FOLD = r"\d+/\d+"
 SET_BY_SHOTS = {"data.max_train_sentences", "data.entities_per_type", "data.subset_seed", "ner.max_steps"}
 
 
@@ -90,6 +94,8 @@ def _size_names(grid: GridConfig) -> Generator[str, None, list[str]]:
 def _axis_errors(grid: GridConfig) -> Iterator[str]:
     for path, values in grid.finetune_axes.items():
         name = f"grid.finetune_axes.{path}"
+        if path == "folds":
+            yield f"{name}: folds {NO_FOLDS}"
         if path in SET_BY_THE_GRID["finetune"]:
             use = "; use grid.finetune_seeds" if path == "train.seed" else ""
             yield f"{name}: {path} is set by the grid and cannot be overridden{use}"
@@ -101,7 +107,7 @@ def _axis_errors(grid: GridConfig) -> Iterator[str]:
         if len(set(texts)) < len(texts):
             yield f"{name}: duplicate value"
         for value in texts:
-            if not re.fullmatch(r"[\w.+-]+", value, re.ASCII):
+            if not re.fullmatch(FOLD if path == "data.fold" else r"[\w.+-]+", value, re.ASCII):
                 yield f"{name}: {value!r} {ALLOWED}"
 
 

@@ -159,7 +159,9 @@ def _nothing_to_do(grid_dir: GridDir, statuses: Mapping[str, JobStatus]) -> str:
     done = sum(status.state is JobState.DONE for status in statuses.values())
     in_queue = sum(status.is_in_queue for status in statuses.values())
     queued = f", {in_queue} in Slurm's queue" if in_queue else ""
-    return f"{grid_dir.path}: nothing to do: {done} of {len(statuses)} jobs are done{queued}"
+    page = grid_dir.path / "report" / "index.html"
+    report = f"; report: {page.absolute()}" if page.exists() else ""
+    return f"{grid_dir.path}: nothing to do: {done} of {len(statuses)} jobs are done{queued}{report}"
 
 
 def _withdrawal(status: JobStatus) -> str:
