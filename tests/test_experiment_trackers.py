@@ -6,10 +6,13 @@ import json
 import math
 import signal
 import struct
+import sys
 import time
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -123,8 +126,15 @@ def test_pretraining_copies_every_line(nano_arguments: list[str], tmp_path: Path
     words = ["objective=maml_paper", "log.tensorboard=true", "log.wandb=offline", f"run_dir={run.path}"]
     main([*nano_arguments, *words])
     expected = expected_points(run)
-    assert {name.split("/")[0] for name in expected} == {"lm", "episode", "eval", "dynamics"}
-    assert {"episode/support_loss_nats/10", "dynamics/effective_rank/q/2"} <= expected.keys()
+    groups = sorted({name.split("/")[0] for name in expected})
+    assert groups == ["1_loss", "episode", "eval", "lm", "training_dynamics"]
+    losses = {name for name in expected if name.startswith("1_loss/")}
+    assert losses == {
+        "1_loss/lm/lm_loss_nats",
+        "1_loss/eval/eval_loss_nats",
+        "1_loss/episode/query_loss_nats",
+    }
+    assert {"episode/support_loss_nats/10", "training_dynamics/effective_rank/q/2"} <= expected.keys()
     assert_tensorboard_shows_all_metrics(run)
     (sent,) = wandb_points(run)
     assert sent == expected
@@ -168,11 +178,11 @@ def test_fine_tuning_copies_every_line_once(
     wait_for_new_file_names()
     run = tune(world, tmp_path / "run", *options)
     expected = expected_points(run)
-    assert {name.split("/")[0] for name in expected} == {"train", "dev"}
+    assert sorted({name.split("/")[0] for name in expected}) == ["1_loss", "dev", "train"]
     assert [point for point, _ in expected["dev/f1"]] == [6, 12, 18]
     assert_tensorboard_shows_all_metrics(run)
     before, after = wandb_points(run)
-    assert [point for point, _ in before["train/loss_nats"]] == list(range(1, step + 1))
+    assert [point for point, _ in before["1_loss/train/loss_nats"]] == list(range(1, step + 1))
     assert after["dev/f1"] == expected["dev/f1"][step // 6 :]
 
 
@@ -227,6 +237,34 @@ def test_new_run_in_the_same_folder_has_another_id(tmp_path: Path, monkeypatch: 
     assert experiment_trackers.run_id(run) != first
 
 
+def test_trackio_gets_every_line_of_fine_tuning(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its interface is replaced, since it cannot be installed beside the pinned versions (docs/log.md)."""
+    starts: list[dict[str, Any]] = []
+    points: dict[str, list[tuple[int, float]]] = {}
+
+    class TrackioRun:
+        def log(self, values: dict[str, float], step: int) -> None:
+            for name, value in values.items():
+                points.setdefault(name, []).append((step, value))
+
+        def finish(self) -> None:
+            starts[-1]["is finished"] = True
+
+    def init(**arguments: Any) -> TrackioRun:
+        starts.append(arguments)
+        return TrackioRun()
+
+    monkeypatch.setitem(sys.modules, "trackio", SimpleNamespace(init=init))
+    run = tune(world, tmp_path / "run", "ner.max_epochs=1", "log.trackio=true", "log.project=names")
+    assert points == expected_points(run)
+    (start,) = starts
+    assert (start["project"], start["group"], start["name"]) == ("names", "run", "run from step 0")
+    assert start["config"]["ner"]["max_epochs"] == 1
+    assert start["is finished"]
+
+
 class FailingTracker:
     """A tracker that fails on its second use."""
 
@@ -274,7 +312,12 @@ def test_failing_tracker_is_switched_off_with_one_warning(capsys: pytest.Capture
 
 
 @pytest.mark.parametrize(
-    ("word", "package"), [("log.tensorboard=true", "tensorboard"), ("log.wandb=offline", "wandb")]
+    ("word", "package"),
+    [
+        ("log.tensorboard=true", "tensorboard"),
+        ("log.wandb=offline", "wandb"),
+        ("log.trackio=true", "trackio"),
+    ],
 )
 def test_missing_package_is_reported_before_the_run_starts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, word: str, package: str

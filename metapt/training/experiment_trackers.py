@@ -1,6 +1,6 @@
-"""Metrics of a run: metrics.jsonl, and optional copies of it in TensorBoard and Weights & Biases (log.*).
+"""Metrics of a run: metrics.jsonl, and optional copies of it in TensorBoard, Weights & Biases and trackio (log.*).
 
-metrics.jsonl is the record; nothing reads the copies back. Both packages are optional and imported only if requested. A
+metrics.jsonl is the record; nothing reads the copies back. The packages are optional and imported only if requested. A
 tracker that fails is switched off with a warning and never ends a run.
 """
 
@@ -10,7 +10,7 @@ import hashlib
 import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from importlib import metadata
 from typing import Any, Protocol, cast
 
@@ -33,14 +33,17 @@ def require_packages(config: LogConfig) -> None:
     Raises:
         UserError: a package is missing.
     """
-    for name, requested in (("tensorboard", config.tensorboard), ("wandb", config.wandb != "off")):
+    loggers = install_hint("loggers")
+    for name, requested, hint in (
+        ("tensorboard", config.tensorboard, loggers),
+        ("wandb", config.wandb != "off", loggers),
+        ("trackio", config.trackio, "pip install trackio"),  # in no extra: it conflicts with constraints.txt
+    ):
         if requested:
             try:
                 metadata.version(name)
             except metadata.PackageNotFoundError:
-                raise UserError(
-                    f"log.{name} needs a package that is not installed. {install_hint('loggers')}"
-                ) from None
+                raise UserError(f"log.{name} needs a package that is not installed. {hint}") from None
 
 
 class TrackedMetricsWriter:
@@ -75,6 +78,8 @@ def open_trackers(
         factories["tensorboard"] = lambda: TensorBoard(run, last_step)
     if config.wandb != "off":
         factories["wandb"] = lambda: WeightsAndBiases(run, config, settings)
+    if config.trackio:
+        factories["trackio"] = lambda: Trackio(run, config, settings, last_step)
     return ExperimentTrackers(factories)
 
 
@@ -112,14 +117,25 @@ class ExperimentTrackers:
             )
 
 
-def scalars(name: str, value: Any) -> Iterator[tuple[str, float]]:
-    """Yield the finite numbers in nested mappings and lists, named by their path: `episode/support_loss_nats/0`."""
+def scalars(kind: str, values: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    """Yield the finite numbers of a line of metrics.jsonl, named by their path: `episode/support_loss_nats/0`.
+
+    Trackers group by the part before the first slash and sort by name, hence other groups for losses and for dynamics:
+    `1_loss/lm/lm_loss_nats` is shown first, and `training_dynamics/...` last.
+    """
+    group = "training_dynamics" if kind == "dynamics" else kind
+    for name, value in _numbers(group, values):
+        yield f"1_loss/{name}" if name.endswith("loss_nats") and group == kind else name, value
+
+
+def _numbers(name: str, value: Any) -> Iterator[tuple[str, float]]:
+    """Yield the finite numbers in nested mappings and lists, named by their path."""
     if isinstance(value, Mapping):
         for key, item in value.items():
-            yield from scalars(f"{name}/{key}", item)
+            yield from _numbers(f"{name}/{key}", item)
     elif isinstance(value, Sequence) and not isinstance(value, str):
         for index, item in enumerate(value):
-            yield from scalars(f"{name}/{index}", item)
+            yield from _numbers(f"{name}/{index}", item)
     elif isinstance(value, int | float) and math.isfinite(value):
         yield name, float(value)
 
@@ -160,7 +176,7 @@ class WeightsAndBiases:
         import wandb
 
         self._run = wandb.init(
-            project=config.wandb_project,
+            project=config.project,
             id=run_id(run),
             name=run.path.name,
             dir=str(run.path),
@@ -175,6 +191,34 @@ class WeightsAndBiases:
 
     def close(self) -> None:
         self._run.finish()
+
+
+class Trackio:
+    """A run of trackio for each start of a run, in the group of its folder; the points are in a database in TRACKIO_DIR.
+
+    Each start has a name of its own because trackio would show the points of repeated steps twice.
+    """
+
+    def __init__(self, run: Run, config: LogConfig, settings: Mapping[str, Any], last_step: int):
+        import trackio
+
+        with redirect_stdout(sys.stderr):
+            self._run = trackio.init(
+                project=config.project,
+                name=f"{run.path.name} from step {last_step}",
+                group=run.path.name,
+                config=dict(settings),
+                embed=False,
+                auto_log_gpu=False,
+                auto_log_cpu=False,
+            )
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        self._run.log(dict(values), step=step)
+
+    def close(self) -> None:
+        with redirect_stdout(sys.stderr):
+            self._run.finish()
 
 
 def run_id(run: Run) -> str:
