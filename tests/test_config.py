@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 from conftest import REPO, run_module
+from hypothesis import given
+from hypothesis import strategies as st
 
-from metapt.config import DS_CONFIGS, commandline, deepspeed_settings, identity, tuning_lr
+from metapt.config import DS_CONFIGS, TUNINGS, commandline, deepspeed_settings, identity, tuning_lr
+from metapt.config.learning_rates import RATES, auto_lr
 from metapt.errors import UserError
 from metapt.launch.grid import plan
 from metapt.launch.run_checks import check_plan
@@ -47,15 +50,25 @@ def test_shipped_deepspeed_files_set_clipping_and_stage(file: Path):
 @pytest.mark.parametrize(
     ("words", "lr"),
     [
-        (["tuning=head_only"], 3e-3),
-        (["tuning=full"], 3e-5),
-        (["tuning=lora"], 3e-5),
         (["tuning=head_only", "ner.lr=3e-5"], 3e-5),
         (["tuning=full", "ner.lr=1e-3"], 1e-3),
+        (["tuning=full", "ner.lr=1e-3", "ner.lr=auto"], None),
+        (["tuning=full"], None),
+        (["tuning=lora"], None),
     ],
 )
-def test_default_learning_rate_depends_on_the_tuning(words: list[str], lr: float):
-    assert tuning_lr(commandline.load("finetune", [*REQUIRED["finetune"], "data=demo", *words])) == lr
+def test_the_learning_rate_is_that_of_the_table_unless_it_is_given(words: list[str], lr: float | None):
+    config = commandline.load("finetune", [*REQUIRED["finetune"], "data=demo", *words])
+    for width in (96, 500):
+        assert tuning_lr(config, width) == (lr or auto_lr(config.tuning, width))
+
+
+@given(st.sampled_from(sorted(TUNINGS)), st.integers(1, 10_000), st.integers(1, 10_000))
+def test_the_default_learning_rate_never_rises_with_the_width(tuning: str, width: int, more: int):
+    rates = RATES[tuning]
+    assert auto_lr(tuning, width) >= auto_lr(tuning, width + more)
+    assert min(rates.values()) <= auto_lr(tuning, width) <= max(rates.values())
+    assert all(auto_lr(tuning, known) == rate for known, rate in rates.items())
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -133,7 +146,7 @@ def test_all_errors_are_reported_at_once():
     assert heading == "metapt pretrain: 6 configuration errors"
     for part, error in zip(
         (
-            "model=tny: must be one of laptop, large, medium, nano, small, tiny",
+            "model=tny: must be one of laptop, large, medium, nano, pretrained, small, tiny",
             "train.sed: no such key; did you mean train.seed",
             "train.lr=fast: Value 'fast'",
             "'word': not of the form key=value",

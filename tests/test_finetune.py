@@ -6,6 +6,7 @@ import json
 import shutil
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from metapt.config import NerDataConfig, commandline
 from metapt.data.labelled_sets import open_collection
 from metapt.data.subsets import scored_words, training_subset
 from metapt.errors import UserError
+from metapt.evaluation.run_baseline import run_baseline
 from metapt.evaluation.span_f1 import set_scores
 from metapt.finetuning import tuner
 from metapt.finetuning.run_summary import print_summary
@@ -212,8 +214,14 @@ def test_run_folder_of_another_configuration_is_rejected(world: Path, head_run: 
     changes = {"ner.lr": "ner.lr=0.01", "weights": f"checkpoint={tmp_path / 'model'}"}
     changes["sentences"] = f"data.uner_dir={tmp_path / 'uner'}"
     for named, change in changes.items():
-        with pytest.raises(UserError, match=named):
+        with pytest.raises(UserError) as refused:
             tune(world, head_run.path, "ner.max_epochs=6", change)
+        key, _, value = change.partition("=")
+        recorded = {"ner.lr": "0.02", "checkpoint": world / "model", "data.uner_dir": world / "uner"}[key]
+        line = f"{key}: recorded {recorded}, requested {value}" + f" (hash of {named} differs)" * (
+            named != key
+        )
+        assert line in str(refused.value).replace("'", "")
 
 
 def test_training_sentences_are_limited_and_read_in_windows(
@@ -233,7 +241,9 @@ def test_training_sentences_are_limited_and_read_in_windows(
     for name, scores in result["sets"].items():
         low, high = scores["f1_interval"]
         line = f"{name}: F1 {scores['f1']:.3f}, 95 % CI [{low:.3f}, {high:.3f}], {scores['gold_spans']} gold spans"
-        assert line in printed
+        baseline, f1 = max(result["baselines"]["sets"][name].items(), key=lambda item: item[1])
+        assert f"{line}; best baseline: {baseline} {f1:.3f}" in printed
+    assert_baselines_are_those_of_the_command(world, tmp_path / "crf", result)
     assert (
         f"scores: {run.result_file}; predictions: {run.predictions_dir}; tagger: {run.tagger_dir}" in printed
     )
@@ -245,6 +255,18 @@ def test_training_sentences_are_limited_and_read_in_windows(
         len(json.loads(line)["words"])
         for line in (run.predictions_dir / "aa_one.jsonl").read_text().splitlines()
     )
+
+
+def assert_baselines_are_those_of_the_command(world: Path, run_dir: Path, result: dict[str, Any]) -> None:
+    """Of `metapt baseline` on the same 20 sentences."""
+    words = ["name=crf", "source=aa_one", f"data.uner_dir={world / 'uner'}", "data.max_train_sentences=20"]
+    run_baseline(commandline.load("baseline", [*words, f"run_dir={run_dir}"]))
+    crf = Run(run_dir).result()
+    assert result["baselines"]["train_words"] == result["train_words"]
+    assert result["baselines"]["dev_f1"] == crf["dev_f1"]
+    assert {name: scores["crf"] for name, scores in result["baselines"]["sets"].items()} == {
+        name: scores["f1"] for name, scores in crf["sets"].items()
+    }
 
 
 def test_a_tagger_that_predicts_nothing_says_what_to_try(
@@ -265,8 +287,15 @@ def test_a_tagger_that_predicts_nothing_says_what_to_try(
         "sets": sets,
     }
     result |= {"train_sentences_split": 0, "pooled_character_fraction": 1.0, "generated_data": False}
+    result |= {"lr": 1e-9, "baselines": {"train_words": 9, "dev_f1": 0.25, "sets": {"aa_one": {"crf": 0.5}}}}
     print_summary(Run(tmp_path), config, result)
-    assert "predicts no entity in any test set. Try a higher ner.lr (it was 1e-09)" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "predicts no entity in any test set. Try another ner.lr (it was 1e-09)" in printed
+    assert "dev F1 0.000 is below the 0.250 of a CRF on the forms of the words (baseline crf)" in printed
+    assert "gold spans; best baseline: crf 0.500" in printed
+    result["baselines"]["dev_f1"], result["dev_f1"] = 0.25, 0.25
+    print_summary(Run(tmp_path), config, result)
+    assert "baseline crf)" not in capsys.readouterr().out
 
 
 def test_evaluation_on_custom_corpora(

@@ -71,6 +71,7 @@ def test_own_text_labels_size_and_grid(
     printed = capsys.readouterr()
     assert "model      narrow: " in printed.err
     assert "training   4 updates" in printed.err
+    assert "gold spans; best baseline: " in printed.out
     runs = {run.path.name.rpartition("-")[0]: run for run in map(Run, Path("runs/mine/finetune").iterdir())}
     assert set(runs) == {f"narrow-vanilla-s0-aa_news-full-lr_{rate}" for rate in ("0.01", "1e-09")}
     learned = runs["narrow-vanilla-s0-aa_news-full-lr_0.01"]

@@ -66,5 +66,5 @@ def test_merged_adapters_give_the_same_states(world: Path) -> None:
 
 def test_missing_peft_is_a_user_error(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("metapt.finetuning.lora.find_spec", lambda _: None)
-    with pytest.raises(UserError, match="peft"):
+    with pytest.raises(UserError, match=r"needs peft\. In a clone of the repository: .* '\.\[lora\]'$"):
         tune(world, tmp_path / "run", *LORA)

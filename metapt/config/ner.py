@@ -9,6 +9,7 @@ from omegaconf import MISSING
 
 from metapt.baseline_names import BASELINE_NAMES
 from metapt.config.keys import hang_timeout_key, key
+from metapt.config.learning_rates import auto_lr
 from metapt.config.pretraining import LogConfig
 
 TUNINGS = {
@@ -16,10 +17,6 @@ TUNINGS = {
     "full": "train all parameters",
     "lora": "train the NER head and low-rank adapters of the model (extra [lora])",
 }
-PAPER_LR = 3e-5
-HEAD_ONLY_LR = (
-    3e-3  # at PAPER_LR the head of a small frozen decoder learns almost nothing (docs/results/study.md)
-)
 TAGGER_PRECISIONS = {
     "fp32": "single precision",
     "bf16": "bfloat16; the CRF stays in fp32",
@@ -67,7 +64,7 @@ class NerConfig:
     lr: float | None = key(
         None,
         "AdamW learning rate",
-        absent=f"{HEAD_ONLY_LR:g} with tuning=head_only, otherwise {PAPER_LR:g} as in arXiv 2509.02160",
+        absent="auto: by the width of the model and tuning, as measured (docs/results/learning_rates.md)",
         above=0,
     )
     head_lr: float | None = key(
@@ -276,9 +273,9 @@ def training_splits(config: FinetuneConfig) -> tuple[str, ...]:
     return ("train", "dev") if config.ner.max_steps is None else ("train",)
 
 
-def tuning_lr(config: FinetuneConfig) -> float:
-    """The AdamW learning rate: `ner.lr`, or the default of the tuning."""
-    return config.ner.lr or (HEAD_ONLY_LR if config.tuning == "head_only" else PAPER_LR)
+def tuning_lr(config: FinetuneConfig, width: int) -> float:
+    """The AdamW learning rate: `ner.lr`, or the default for a model with hidden states of `width` dimensions."""
+    return config.ner.lr or auto_lr(config.tuning, width)
 
 
 @dataclass

@@ -23,11 +23,18 @@ def f1_text(scores: Mapping[str, Any]) -> str:
     return f"F1 {scores['f1']:.3f}, {CI} [{low:.3f}, {high:.3f}]"
 
 
-def set_lines(sets: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
-    """One line for each set: its name, F1 with interval, and the number of gold spans.
+def set_lines(
+    sets: Mapping[str, Mapping[str, Any]], baselines: Mapping[str, Mapping[str, float]] | None = None
+) -> Iterator[str]:
+    """One line for each set: its name, F1 with interval, the number of gold spans, and the best baseline if there are any.
 
     Args:
         sets: the entry `sets` of result.json.
+        baselines: F1 by set and baseline.
     """
     for name, scores in sets.items():
-        yield f"{name}: {f1_text(scores)}, {scores['gold_spans']:,} gold spans"
+        best = ""
+        if baselines and scores["gold_spans"]:
+            baseline, f1 = max(baselines[name].items(), key=lambda item: item[1])
+            best = f"; best baseline: {baseline} {f1:.3f}"
+        yield f"{name}: {f1_text(scores)}, {scores['gold_spans']:,} gold spans{best}"

@@ -29,7 +29,7 @@ def finetune_header(setup: FinetuneSetup, steps_per_epoch: int, state: TrainingS
             f"device     {device_name(processes.accelerator.device)}, {ranks} process{'es' if ranks > 1 else ''}, {processes.precision}",
             f"model      {config.checkpoint}: {quantity(total)} parameters, {quantity(trained)} of them trained",
             f"source     {config.source}: {len(train.lengths)} sentences, {len(train.tags)} words{dev}",
-            f"training   {length} updates at learning rate {tuning_lr(config):g}",
+            f"training   {length} updates at learning rate {tuning_lr(config, setup.tagger.width):g}",
             f"run        {setup.run.path}{resumption('update', state.step)}",
         ]
     )

@@ -9,12 +9,12 @@ from typing import Any
 from metapt import atomic_folders
 from metapt.config import FinetuneConfig, identity, settings, training_splits
 from metapt.data.labelled_sets import check_has_entities, evaluated_sets, open_collection, source_sets
-from metapt.errors import UserError
+from metapt.finetuning.baseline_scores import baseline_scores
 from metapt.finetuning.distributed import is_main_process, on_its_device
 from metapt.finetuning.resume import FinetuneCheckpoints
 from metapt.finetuning.run_summary import print_summary
 from metapt.finetuning.score_sets import TUNINGS, SetScorer, write_tagger
-from metapt.finetuning.setup import FinetuneSetup, build_setup
+from metapt.finetuning.setup import FinetuneSetup, build_setup, require_precision, require_shots
 from metapt.finetuning.tuner import Tuner
 from metapt.models.pretrained import model_folder, model_origin
 from metapt.runs import Run
@@ -49,7 +49,7 @@ def _finetune(config: FinetuneConfig, stop: StopRequest) -> None:
     fingerprints = {"weights": weights_sha256(model_dir), "sentences": collection.fingerprint(parts)}
     with run.locked() if is_main_process() else nullcontext():
         if run.is_done:
-            run.check_identity(identity(config), fingerprints)
+            run.check_identity(identity(config), fingerprints, asdict(config))
             if is_main_process():
                 run.repair_metrics()
             print(f"{run.path}: already done")
@@ -57,12 +57,12 @@ def _finetune(config: FinetuneConfig, stop: StopRequest) -> None:
         # before run.start, so that a configuration error leaves no config.yaml
         setup = build_setup(config, run, model_dir, collection, stop, fingerprints["weights"], eval_sets)
         if earlier:
-            _require_shots(config, setup.train.together.sentences)
+            require_shots(config, setup.train.together.sentences)
         is_main = setup.processes.is_main_process
         if is_main:
             for note in collection.notes():
                 log(note)
-            _require_precision(run, setup.processes.precision)
+            require_precision(run, setup.processes.precision)
             run.start(identity(config), fingerprints, asdict(config), setup.processes.places())
         checkpoints = FinetuneCheckpoints(run, setup.processes, setup.trained, setup.optimizer)
         Tuner(setup, checkpoints).train()
@@ -81,6 +81,9 @@ def _finetune(config: FinetuneConfig, stop: StopRequest) -> None:
             "sentences_left_out": dict(collection.report.bad_input.skipped),
             "shared_sentences": scorer.shared_sentences(list(tuning_sets), eval_sets),
             "sets": scorer.score(eval_sets),
+            "baselines": baseline_scores(config, collection, sources, eval_sets)
+            if is_main and not earlier
+            else None,
         }
         write_tagger(setup, result)
         if is_main:
@@ -89,33 +92,6 @@ def _finetune(config: FinetuneConfig, stop: StopRequest) -> None:
                 atomic_folders.remove(checkpoint)
     if is_main:
         print_summary(run, config, result)
-
-
-def _require_precision(run: Run, precision: str) -> None:
-    """Refuse to go on in another precision than that of the checkpoints: ner.precision=auto means another one on another device.
-
-    Raises:
-        UserError: the run was trained in another precision so far.
-    """
-    earlier = [entry["precision"] for entry in run.starts() if "precision" in entry]
-    if run.checkpoints() and earlier and earlier[-1] != precision:
-        raise UserError(
-            f"{run.path}: trained in {earlier[-1]} so far, but ner.precision=auto means {precision} on this device; resume it on the "
-            "device where it began, or start another run"
-        )
-
-
-def _require_shots(config: FinetuneConfig, sampled: int) -> None:
-    """Refuse to continue a tagger on fewer sentences than requested, as a curve over k would count them as k.
-
-    Raises:
-        UserError: there are fewer training sentences that no test set has.
-    """
-    requested = config.data.max_train_sentences
-    if requested is not None and sampled < requested:
-        raise UserError(
-            f"data.max_train_sentences={requested}: {config.source} has only {sampled} training sentences that are in no test set"
-        )
 
 
 def training_result(setup: FinetuneSetup, checkpoints: FinetuneCheckpoints) -> dict[str, Any]:
@@ -133,6 +109,7 @@ def training_result(setup: FinetuneSetup, checkpoints: FinetuneCheckpoints) -> d
         "best_step": state.best_step,
         "dev_f1": None if setup.dev is None else state.dev_f1,
         "seconds_total": state.seconds_total,
+        "lr": setup.optimizer.param_groups[-1]["lr"],
         "types": [tag[2:] for tag in setup.tagger.layer.tags if tag.startswith("B-")],
         "train_sentences": train.sentences,
         "train_sentences_split": train.sentences_split,

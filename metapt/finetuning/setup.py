@@ -160,9 +160,36 @@ def _encode(
 
 def _optimizer(config: FinetuneConfig, tagger: Tagger) -> torch.optim.Optimizer:
     """AdamW with one parameter group for the tag layer and one for the trained parameters of the decoder, if any."""
-    rate = tuning_lr(config)
+    rate = tuning_lr(config, tagger.width)
     groups = [{"params": list(tagger.layer.parameters()), "lr": config.ner.head_lr or rate}]
     decoder_parameters = [value for value in tagger.decoder.parameters() if value.requires_grad]
     if decoder_parameters:
         groups.append({"params": decoder_parameters, "lr": rate})
     return torch.optim.AdamW(groups, weight_decay=config.ner.weight_decay, fused=True)
+
+
+def require_shots(config: FinetuneConfig, sampled: int) -> None:
+    """Refuse to continue a tagger on fewer sentences than requested, as a curve over k would count them as k.
+
+    Raises:
+        UserError: there are fewer training sentences that no test set has.
+    """
+    requested = config.data.max_train_sentences
+    if requested is not None and sampled < requested:
+        raise UserError(
+            f"data.max_train_sentences={requested}: {config.source} has only {sampled} training sentences that are in no test set"
+        )
+
+
+def require_precision(run: Run, precision: str) -> None:
+    """Refuse to go on in another precision than that of the checkpoints: ner.precision=auto means another one on another device.
+
+    Raises:
+        UserError: the run was trained in another precision so far.
+    """
+    earlier = [entry["precision"] for entry in run.starts() if "precision" in entry]
+    if run.checkpoints() and earlier and earlier[-1] != precision:
+        raise UserError(
+            f"{run.path}: trained in {earlier[-1]} so far, but ner.precision=auto means {precision} on this device; resume it on the "
+            "device where it began, or start another run"
+        )

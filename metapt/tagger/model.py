@@ -101,6 +101,11 @@ class Tagger(nn.Module):
         self.subword_pooling = subword_pooling
         self.is_causal = is_causal(decoder)
 
+    @property
+    def width(self) -> int:
+        """Dimensions of a hidden state."""
+        return self.layer.linear.in_features
+
     def word_features(self, batch: SubwordBatch) -> Tensor:
         """Pool the last hidden states of the decoder over the subwords of each word. fp32 [M, d]."""
         if self.is_causal:  # nothing to the right of a subword, padding included, changes its hidden state
