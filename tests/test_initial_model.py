@@ -202,7 +202,7 @@ def test_a_model_of_the_hub(models: dict[str, Path], monkeypatch: pytest.MonkeyP
 
 def test_a_grid_of_continued_runs(models: dict[str, Path]) -> None:
     folder = models["llama"]
-    words = ["grid.sizes=[pretrained]", f"grid.pretrain=[data=demo,init={folder},train.seq_len=32]"]
+    words = ["grid.sizes=[pretrained]", f"grid.pretrain=['data=demo','init={folder}','train.seq_len=32']"]
     plan = planned("grid=demo", *words, "grid.objectives=[vanilla,multitask]")
     runs = [config for config in plan.configs.values() if isinstance(config, PretrainConfig)]
     assert [(run.init, run.model.hidden_size, run.meta.objective) for run in runs] == [

@@ -178,7 +178,7 @@ def test_errors_in_a_file(size: Path, text: str, message: str) -> None:
         (["grid.finetune_axes={ner.lr:[]}"], "grid.finetune_axes.ner.lr is empty"),
         (["grid.finetune_axes={ner.lr:[1,1]}"], "grid.finetune_axes.ner.lr: duplicate value"),
         (["grid.finetune_axes={folds:[5]}"], "grid.finetune_axes.folds: folds makes several runs"),
-        (["grid.finetune=[folds=5]"], "jobs of single folds are grid.finetune_axes={data.fold:[1/5,2/5,3/5,4/5,5/5]}"),
+        (["grid.finetune=['folds=5']"], "jobs of single folds are grid.finetune_axes={data.fold:[1/5,2/5,3/5,4/5,5/5]}"),
         (["grid.sources=[]", "grid.models=[hub:a/b]"], "grid.models: give the labelled sets"),
         (["grid.sizes=tiny,small"], "a list is written in brackets: 'grid.sizes=[tiny,small]'"),
         (["grid=demo,first"], "'grid=demo,first': only key=value with one value is supported; give one value"),

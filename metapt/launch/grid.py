@@ -171,7 +171,7 @@ def _tunings(grid: GridConfig, cluster: ClusterConfig, name: str) -> Iterator[Jo
     ]
     points = list(product(*axes))
     for source, tuning, point in product(grid.sources, grid.tunings, points):
-        values = [f"{key.rpartition('.')[2]}_{value.replace('/', 'of')}" for key, value in point]
+        values = [_axis_name(key, value) for key, value in point]
         overrides = merged(
             grid.finetune,
             grid.finetune_per_tuning.get(tuning, []),
@@ -185,6 +185,11 @@ def _tunings(grid: GridConfig, cluster: ClusterConfig, name: str) -> Iterator[Jo
             overrides=commandline.without_files("finetune", overrides),
             gpus_per_node=min(1 if tuning == "head_only" else cluster.finetune_gpus, cluster.gpus_per_node),
         )
+
+
+def _axis_name(key: str, value: str) -> str:
+    """A value of an axis as part of a job's name; of data.fold='1/5', fold_1of5."""
+    return f"{key.rpartition('.')[2]}_{value}".replace("'", "").replace("/", "of")
 
 
 def _shots(grid: GridConfig, tagger: Job) -> Iterator[Job]:

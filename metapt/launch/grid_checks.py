@@ -35,7 +35,7 @@ NO_FOLDS = (
     "makes several runs of one and is for `metapt finetune folds=5` outside of a grid; jobs of single folds are "
     "grid.finetune_axes={data.fold:[1/5,2/5,3/5,4/5,5/5]}"
 )
-FOLD = r"\d+/\d+"
+FOLD = r"'\d+/\d+'"  # as `value_text` quotes it
 SET_BY_SHOTS = {"data.max_train_sentences", "data.entities_per_type", "data.subset_seed", "ner.max_steps"}
 
 
