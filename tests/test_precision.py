@@ -10,7 +10,7 @@ import torch
 from metapt.config import FinetuneConfig, commandline
 from metapt.errors import UserError
 from metapt.finetuning.distributed import Distributed
-from metapt.finetuning.run_finetuning import _require_precision
+from metapt.finetuning.setup import require_precision
 from metapt.models.precision import fix_fp32_products, resolved_precision
 from metapt.runs import Run
 
@@ -44,8 +44,8 @@ def test_precision_of_a_start_is_recorded():
 def test_a_run_does_not_go_on_in_another_precision(tmp_path: Path):
     run = Run(tmp_path / "run")
     run.start({"seed": 0}, {}, circumstances={"precision": "bf16"})
-    _require_precision(run, "fp32")  # nothing was trained
+    require_precision(run, "fp32")  # nothing was trained
     run.checkpoint(5).mkdir(parents=True)
-    _require_precision(run, "bf16")
+    require_precision(run, "bf16")
     with pytest.raises(UserError, match="trained in bf16 so far"):
-        _require_precision(run, "fp32")
+        require_precision(run, "fp32")
