@@ -32,11 +32,12 @@ def shipped_options() -> list[tuple[str, str, str]]:
 
 @pytest.mark.parametrize(("command", "group", "option"), shipped_options())
 def test_every_shipped_configuration_loads(
-    command: str, group: str, option: str, monkeypatch: pytest.MonkeyPatch
+    command: str, group: str, option: str, world: Path, monkeypatch: pytest.MonkeyPatch
 ):
     for variable in ("METAPT_TEXT_DIR", "METAPT_UNER_DIR", "METAPT_TOKENIZER"):
         monkeypatch.setenv(variable, "/somewhere")
     extra = {"text": ["data.text_dir=/somewhere"], "custom": ["data.corpora=[tl_tlunified]"]}
+    extra["pretrained"] = [f"init={world / 'model'}", "train.seq_len=128"]
     commandline.load(command, [*REQUIRED[command], f"{group}={option}", *extra.get(option, [])])
 
 
