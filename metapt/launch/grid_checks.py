@@ -94,8 +94,6 @@ def _size_names(grid: GridConfig) -> Generator[str, None, list[str]]:
 def _axis_errors(grid: GridConfig) -> Iterator[str]:
     for path, values in grid.finetune_axes.items():
         name = f"grid.finetune_axes.{path}"
-        if path == "folds":
-            yield f"{name}: folds {NO_FOLDS}"
         if path in SET_BY_THE_GRID["finetune"]:
             use = "; use grid.finetune_seeds" if path == "train.seed" else ""
             yield f"{name}: {path} is set by the grid and cannot be overridden{use}"
