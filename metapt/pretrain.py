@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from metapt.config import PretrainCommandConfig, PretrainConfig, commandline, identity_in
