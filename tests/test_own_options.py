@@ -122,6 +122,8 @@ def test_what_the_user_writes_for_fine_tuning_wins_over_the_grid() -> None:
 
     assert rates() == {("head_only", 2e-5, 8), ("full", 2e-5, 4)}
     assert {(tuning, rate) for tuning, rate, _ in rates(own)} == {("head_only", 2e-5), ("full", 3e-5)}
+
+
 def test_folds_are_an_axis() -> None:
     """Each fold is a job that tests on its part of the train split, as `metapt finetune folds=3` does one after the other."""
     words = ["grid.sources=[en_demo]", "grid.objectives=[vanilla]", "grid.tunings=[full]"]
@@ -177,7 +179,6 @@ def test_errors_in_a_file(size: Path, text: str, message: str) -> None:
         (["grid.finetune_axes={ner.lrr:[1]}"], "ner.lrr: no such key; did you mean ner.lr"),
         (["grid.finetune_axes={ner.lr:[]}"], "grid.finetune_axes.ner.lr is empty"),
         (["grid.finetune_axes={ner.lr:[1,1]}"], "grid.finetune_axes.ner.lr: duplicate value"),
-        (["grid.finetune_axes={folds:[5]}"], "grid.finetune_axes.folds: folds makes several runs"),
         (["grid.finetune=['folds=5']"], "jobs of single folds are grid.finetune_axes={data.fold:[1/5,2/5,3/5,4/5,5/5]}"),
         (["grid.sources=[]", "grid.models=[hub:a/b]"], "grid.models: give the labelled sets"),
         (["grid.sizes=tiny,small"], "a list is written in brackets: 'grid.sizes=[tiny,small]'"),
