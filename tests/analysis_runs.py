@@ -144,6 +144,7 @@ def write_pretraining(
     }
     result |= {
         "seconds_total": steps * 0.5,
+        "corpus_passes": steps / 40,
         **eval_values(level(steps, seed)),
     }
     write_run(

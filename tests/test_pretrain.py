@@ -16,7 +16,8 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from metapt import atomic_folders
-from metapt.config import TrainConfig, learning_rate
+from metapt.config import TrainConfig, commandline, learning_rate
+from metapt.data.corpus import prepare_corpus
 from metapt.errors import UserError
 from metapt.models.meta_lm import SLOW_BF16, slow_in_bf16
 from metapt.models.pretrained import model_folder
@@ -68,6 +69,14 @@ def test_training_lowers_the_eval_loss(finished: Run):
     first, *_, last = (line["eval_loss_nats"] for line in finished.metrics() if line["kind"] == "eval")
     assert first == pytest.approx(np.log(2048), abs=0.1)  # untrained: uniform over the vocabulary
     assert last < first - 0.1
+
+
+def test_passes_over_the_corpus_are_those_of_next_token_updates(finished: Run, nano_arguments: list[str]):
+    config = commandline.load("pretrain", [*nano_arguments, "objective=maml_paper"])
+    sequences = config.train.micro_batch * config.train.micro_batches_per_update
+    seen = 8 * (1 - config.meta.rho) * sequences * config.train.seq_len
+    tokens = len(prepare_corpus(config.data).train)
+    assert finished.result()["corpus_passes"] == pytest.approx(seen / tokens)
 
 
 def test_result_and_provenance(finished: Run):

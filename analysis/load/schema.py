@@ -54,6 +54,7 @@ class PretrainResult(msgspec.Struct, frozen=True, tag_field="kind", tag="pretrai
     flops_total: float
     seconds_total: float
     eval_perplexity: float | None
+    corpus_passes: float | None = None
     generated_data: bool = False
 
 

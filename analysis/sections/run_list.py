@@ -38,6 +38,7 @@ def excluded_section(data: ReportData) -> Section:
 def _pretraining_runs(collection: Collection) -> Table:
     heads = ("run", "folder", "scale", "variant", "objective", "seed", "parameters", "corpus", "updates")
     columns = [*map(Column, heads), Column("skipped updates"), Column("tokens")]
+    columns.append(Column("passes over the corpus", digits=2))
     columns += [Column("FLOPs", digits=3, significant=True), Column("seconds", digits=0)]
     columns += [Column("held-out perplexity", digits=2), *PROVENANCE]
     rows = [_pretraining_row(run) for run in collection.pretraining]
@@ -48,7 +49,7 @@ def _pretraining_row(run: PretrainRun) -> list[Cell]:
     result = run.result
     model: list[Cell] = [run.scale, run.variant, run.objective, run.seed, run.parameters, result.data]
     totals: list[Cell] = [result.steps, len(run.skipped["step"]), result.tokens_total]
-    totals += [result.flops_total, result.seconds_total, result.eval_perplexity]
+    totals += [result.corpus_passes, result.flops_total, result.seconds_total, result.eval_perplexity]
     return [run.path.name, str(run.path), *model, *totals, *run.provenance, runs_of(run)]
 
 

@@ -12,7 +12,7 @@ from metapt.config import PretrainConfig, learning_rate, settings
 from metapt.data.batches import eval_sequences
 from metapt.data.corpus import Corpus
 from metapt.errors import OperationalError
-from metapt.estimate.flops import parameter_count
+from metapt.estimate.flops import parameter_count, passes_over
 from metapt.meta.terms import add_terms
 from metapt.meta.update_plan import UpdatePlan, plan_update
 from metapt.models.meta_lm import build_meta_lm
@@ -128,6 +128,7 @@ class Trainer:
             "steps": train.max_steps,
             **vars(totals),
             **self.last_eval,
+            "corpus_passes": passes_over(self.config, len(self.corpus.train)),
             "data": self.config.data.name,
             "generated_data": self.config.data.name == "demo",
         }
