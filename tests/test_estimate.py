@@ -19,9 +19,9 @@ from metapt.estimate.flops import (
     passes_over,
     tokens_of_step,
 )
-from metapt.estimate.forecast import describe, largest_micro_batch, largest_peak, machine_of, update_kinds
+from metapt.estimate.forecast import describe, largest_micro_batch, machine_of
 from metapt.estimate.kernels import Work, episode_work, micro_batch_work, step_work
-from metapt.estimate.memory import Ranks
+from metapt.estimate.memory import Ranks, largest_peak, update_kinds
 from metapt.estimate.speed import PEAK_REACHED, Machine, hours, mfu, with_micro_batch, with_whole_scores
 from metapt.launch.grid import plan
 from metapt.launch.requirements import requirements

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from metapt.config import PretrainConfig, commandline, identity
 from metapt.errors import UserError
-from metapt.estimate.forecast import GB, largest_micro_batch, largest_peak
-from metapt.estimate.memory import Ranks
+from metapt.estimate.forecast import largest_micro_batch
+from metapt.estimate.memory import Ranks, largest_peak
+from metapt.estimate.speed import GB
 from metapt.estimate.update_split import CPU_TOKENS, memory_advice, with_numbers
 from metapt.runs import Run
 

@@ -9,11 +9,12 @@ from collections.abc import Iterator, Sequence
 from copy import deepcopy
 
 from metapt.config import ClusterConfig, EstimateConfig, PretrainConfig, zero_stage
+from metapt.errors import UserError
 from metapt.estimate.disk import checkpoint_count, largest_run_bytes, run_bytes
-from metapt.estimate.flops import episode_fraction, flops_expected, flops_of_step, lm_fraction
+from metapt.estimate.flops import flops_expected, flops_of_step
 from metapt.estimate.gpus import GPUS, gpu_of
 from metapt.estimate.kernels import micro_batch_work
-from metapt.estimate.memory import KINDS, Ranks, all_parameters, peak
+from metapt.estimate.memory import Ranks, all_parameters, largest_peak, peak, update_kinds
 from metapt.estimate.speed import (
     ASSUMPTIONS,
     GB,
@@ -25,6 +26,7 @@ from metapt.estimate.speed import (
     with_micro_batch,
     with_whole_scores,
 )
+from metapt.estimate.update_split import best_split
 
 GIB = 2**30
 MAX_MICRO_BATCH = 4096  # of the search for the largest that fits
@@ -38,17 +40,6 @@ MEMORY_NAMES = {
     "temporaries": "temporary buffers",
     "total": "total",
 }
-
-
-def update_kinds(config: PretrainConfig) -> list[str]:
-    """The kinds of update that the run has, of KINDS."""
-    fractions = {"lm": lm_fraction(config), "episode": episode_fraction(config)}
-    return [kind for kind in KINDS if fractions[kind] > 0]
-
-
-def largest_peak(config: PretrainConfig, ranks: Ranks) -> int:
-    """Peak memory of the run on a rank, bytes."""
-    return max(peak(config, kind, ranks)[1].total for kind in update_kinds(config))
 
 
 def largest_micro_batch(config: PretrainConfig, machine: Machine) -> int:
@@ -162,7 +153,7 @@ def _micro_batch(config: EstimateConfig, machine: Machine) -> Iterator[str]:
         return
     verdict = "fits" if train.micro_batch <= largest else "does not fit"
     yield f"train.micro_batch={train.micro_batch} {verdict} into {memory}; the largest that fits is {largest}"
-    for size in _largest_divisor(config, machine):
+    for size in _auto_micro_batch(config, machine):
         sequences = train.micro_batch * train.micro_batches_per_update
         yield (
             f"with the same {sequences:,} sequences per update: "
@@ -195,7 +186,7 @@ def _time(config: PretrainConfig, machine: Machine) -> Iterator[str]:
             "train.precision), gpu_bandwidth_gbs= and gpu_memory_gb="
         )
         return
-    sizes = dict.fromkeys([config.train.micro_batch, *_largest_divisor(config, machine)])
+    sizes = dict.fromkeys([config.train.micro_batch, *_auto_micro_batch(config, machine)])
     ways = [
         (f"{size}{', compiled' if compiled else ''}", with_micro_batch(config, size), compiled)
         for size in sizes
@@ -219,13 +210,14 @@ def _time(config: PretrainConfig, machine: Machine) -> Iterator[str]:
     yield f"an estimate, never compared with a GPU; {ASSUMPTIONS}"
 
 
-def _largest_divisor(config: PretrainConfig, machine: Machine) -> list[int]:
-    """The largest micro-batch that fits and splits the sequences of an update evenly among the ranks; empty if unknown."""
+def _auto_micro_batch(config: PretrainConfig, machine: Machine) -> list[int]:
+    """What train.micro_batch=auto would choose for the same sequences of an update; empty if nothing fits or is known."""
     if machine.budget is None:
         return []
-    sequences = config.train.micro_batch * config.train.micro_batches_per_update
-    largest = largest_micro_batch(config, machine)
-    return [size for size in range(1, largest + 1) if sequences % (size * machine.ranks.count) == 0][-1:]
+    try:
+        return [best_split(config, machine.ranks, machine.budget).train.micro_batch]
+    except UserError:
+        return []
 
 
 def _disk(config: PretrainConfig) -> Iterator[str]:

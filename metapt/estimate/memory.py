@@ -19,7 +19,9 @@ from metapt.estimate.flops import (
     CHUNK_TOKENS,
     TILE_TOKENS,
     block_matrices,
+    episode_fraction,
     episodes_of_update,
+    lm_fraction,
     parameter_count,
 )
 
@@ -67,6 +69,17 @@ def peak(config: PretrainConfig, kind: str, ranks: Ranks) -> tuple[str, Memory]:
     """The phase in which an update of this kind needs the most memory on a rank, and that memory."""
     phases = memory_by_phase(config, kind, ranks)
     return max(phases.items(), key=lambda item: item[1].total)
+
+
+def update_kinds(config: PretrainConfig) -> list[str]:
+    """The kinds of update that the run has, of KINDS."""
+    fractions = {"lm": lm_fraction(config), "episode": episode_fraction(config)}
+    return [kind for kind in KINDS if fractions[kind] > 0]
+
+
+def largest_peak(config: PretrainConfig, ranks: Ranks) -> int:
+    """Peak memory of the run on a rank, bytes."""
+    return max(peak(config, kind, ranks)[1].total for kind in update_kinds(config))
 
 
 def memory_by_phase(config: PretrainConfig, kind: str, ranks: Ranks) -> dict[str, Memory]:

@@ -11,7 +11,9 @@ it was compared with a GPU.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import TypeVar
 
 from metapt.config import PretrainConfig
 from metapt.estimate.flops import (
@@ -26,6 +28,7 @@ from metapt.estimate.kernels import Work, episode_work, micro_batch_work, step_w
 from metapt.estimate.memory import Ranks
 
 GB, TFLOP = 10**9, 10**12
+T = TypeVar("T", bound=PretrainConfig)
 LAUNCH_S = 7e-6
 """Seconds in which Python launches a kernel."""
 BANDWIDTH_REACHED, PEAK_REACHED = 0.8, 0.75
@@ -112,8 +115,9 @@ def with_whole_scores(config: PretrainConfig) -> float:
     return 1 + further / flops_of_step(config, False)
 
 
-def with_micro_batch(config: PretrainConfig, size: int) -> PretrainConfig:
+def with_micro_batch(config: T, size: int) -> T:
     """The same sequences of an update in micro-batches of another size, a divisor of them."""
-    sequences = config.train.micro_batch * config.train.micro_batches_per_update
-    train = replace(config.train, micro_batch=size, micro_batches_per_update=sequences // size)
-    return replace(config, train=train)
+    result = deepcopy(config)
+    result.train.micro_batch, result.train.sequences_per_update = size, None
+    result.train.micro_batches_per_update = config.train.sequences // size
+    return result

@@ -8,8 +8,8 @@ from typing import TypeVar
 
 from metapt.config import AUTO, PretrainConfig, zero_stage
 from metapt.errors import UserError
-from metapt.estimate.forecast import GB, largest_peak
-from metapt.estimate.memory import Ranks
+from metapt.estimate.memory import Ranks, largest_peak
+from metapt.estimate.speed import GB, with_micro_batch
 
 CPU_TOKENS = 8192
 """Tokens of a micro-batch on a CPU, at most: those of the shipped models. More only need more memory there, since a
@@ -18,7 +18,12 @@ T = TypeVar("T", bound=PretrainConfig)
 
 
 def with_numbers(config: T, ranks: Ranks, budget: float | None, largest: int | None = None) -> T:
-    """A configuration with numbers in place of `train.micro_batch=auto`; given numbers stay as they are.
+    """A configuration with numbers in place of `train.micro_batch=auto` (`best_split`); given numbers stay as they are."""
+    return best_split(config, ranks, budget, largest) if config.train.micro_batch == AUTO else config
+
+
+def best_split(config: T, ranks: Ranks, budget: float | None, largest: int | None = None) -> T:
+    """A configuration with the micro-batch that fits and takes the least time.
 
     The sequences of an update stay the same, so all micro-batches have the same size, a divisor of them. Of those that
     fit, the choice is the one with which the slowest rank processes the fewest sequences, and the largest among these.
@@ -30,17 +35,15 @@ def with_numbers(config: T, ranks: Ranks, budget: float | None, largest: int | N
     Raises:
         UserError: no micro-batch fits the budget, or none is so small.
     """
-    if config.train.micro_batch != AUTO:
-        return config
     sizes = list(_sizes(config, ranks.count))
     if ranks.device == "cpu" or budget is None:
         at_most = max(min(sizes), CPU_TOKENS // config.train.seq_len)
-        return _split(config, next(size for size in sizes if size <= at_most))
+        return with_micro_batch(config, next(size for size in sizes if size <= at_most))
     for size in sizes:
-        candidate = _split(config, size)
+        candidate = with_micro_batch(config, size)
         if (largest is None or size <= largest) and largest_peak(candidate, ranks) <= budget:
             return candidate
-    smallest = _split(config, min(sizes))
+    smallest = with_micro_batch(config, min(sizes))
     raise UserError(
         f"train.micro_batch=auto: no micro-batch fits; {smallest.train.micro_batch} x {config.train.seq_len} tokens need "
         f"about {largest_peak(smallest, ranks) / GB:.1f} GB on a rank; {memory_advice(smallest, ranks)}"
@@ -57,7 +60,7 @@ def memory_advice(config: PretrainConfig, ranks: Ranks) -> str:
     if config.meta.mixing != "per_micro_batch" or not config.meta.rho:
         sizes = [size for size in _sizes(config, ranks.count) if size < config.train.micro_batch]
         for size in sorted(sizes, reverse=True):
-            smaller = _split(config, size)
+            smaller = with_micro_batch(config, size)
             if largest_peak(smaller, ranks) < before:
                 split = f"train.micro_batch={size} train.micro_batches_per_update={smaller.train.micro_batches_per_update}"
                 return f"set {split} (the same {config.train.sequences:,} sequences an update), or train.micro_batch=auto"
@@ -80,11 +83,3 @@ def _sizes(config: PretrainConfig, ranks: int) -> Iterator[int]:
 
     divisors = (size for size in range(1, sequences + 1) if sequences % size == 0)
     yield from sorted((size for size in divisors if size % multiple == 0), key=cost)
-
-
-def _split(config: T, size: int) -> T:
-    """A copy of a configuration whose updates consist of micro-batches of one size."""
-    result = deepcopy(config)
-    result.train.micro_batch, result.train.sequences_per_update = size, None
-    result.train.micro_batches_per_update = config.train.sequences // size
-    return result

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from metapt.config import ClusterConfig, PretrainConfig, is_compiled
 from metapt.estimate.disk import model_bytes, run_bytes
 from metapt.estimate.flops import flops_expected, passes_over
-from metapt.estimate.forecast import GIB, format_number, largest_micro_batch, largest_peak, with_gpu
+from metapt.estimate.forecast import GIB, format_number, largest_micro_batch, with_gpu
 from metapt.estimate.gpus import GPUS
-from metapt.estimate.memory import Ranks
+from metapt.estimate.memory import Ranks, largest_peak
 from metapt.estimate.speed import GB, TFLOP, Machine, hours
 from metapt.estimate.update_split import with_numbers
 from metapt.launch.detectability import detectable_effects

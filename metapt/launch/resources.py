@@ -18,8 +18,7 @@ from typing import Any
 
 from metapt.config import ClusterConfig, PretrainConfig
 from metapt.estimate.flops import parameter_count
-from metapt.estimate.forecast import largest_peak
-from metapt.estimate.memory import Ranks
+from metapt.estimate.memory import Ranks, largest_peak
 from metapt.estimate.speed import GB
 from metapt.estimate.update_split import with_numbers
 from metapt.launch.jobs import Job, Plan
