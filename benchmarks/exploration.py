@@ -45,6 +45,11 @@ CONFIGURATIONS = {
     "episodes, 128 ways": [*EPISODES, SIX, "episodes.n_way=128"],
     "episodes, zero head": [*EPISODES, SIX, "episodes.initial_head=zero"],
     "both": ["objective=both", "episodes.start_step=100", SIX],
+    "both, weight 1, 10 steps": [
+        *["objective=both", "episodes.start_step=100", SIX],
+        *["multitask.weight=1", "episodes.inner_steps=10"],
+    ],
+    "multitask, weight 1, 24 partitions": [*MULTITASK, TWENTY_FOUR, "multitask.weight=1"],
 }
 
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import math
 import signal
+import sqlite3
 import struct
-import sys
 import time
+from contextlib import closing
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -240,29 +239,19 @@ def test_new_run_in_the_same_folder_has_another_id(tmp_path: Path, monkeypatch: 
 def test_trackio_gets_every_line_of_fine_tuning(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its interface is replaced, since it cannot be installed beside the pinned versions (docs/log.md)."""
-    starts: list[dict[str, Any]] = []
-    points: dict[str, list[tuple[int, float]]] = {}
-
-    class TrackioRun:
-        def log(self, values: dict[str, float], step: int) -> None:
-            for name, value in values.items():
-                points.setdefault(name, []).append((step, value))
-
-        def finish(self) -> None:
-            starts[-1]["is finished"] = True
-
-    def init(**arguments: Any) -> TrackioRun:
-        starts.append(arguments)
-        return TrackioRun()
-
-    monkeypatch.setitem(sys.modules, "trackio", SimpleNamespace(init=init))
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))  # read when trackio is imported, here first
     run = tune(world, tmp_path / "run", "ner.max_epochs=1", "log.trackio=true", "log.project=names")
+    with closing(sqlite3.connect(tmp_path / "trackio" / "names.db")) as database:
+        rows = database.execute("SELECT run_name, step, metrics FROM metrics ORDER BY id").fetchall()
+        ((config,),) = database.execute("SELECT config FROM configs").fetchall()
+    points: dict[str, list[tuple[int, float]]] = {}
+    for _, step, values in rows:
+        for name, value in json.loads(values).items():
+            points.setdefault(name, []).append((step, value))
     assert points == expected_points(run)
-    (start,) = starts
-    assert (start["project"], start["group"], start["name"]) == ("names", "run", "run from step 0")
-    assert start["config"]["ner"]["max_epochs"] == 1
-    assert start["is finished"]
+    assert {name for name, _, _ in rows} == {"run from step 0"}
+    assert json.loads(config)["_Group"] == "run"
+    assert json.loads(config)["ner"]["max_epochs"] == 1
 
 
 class FailingTracker:

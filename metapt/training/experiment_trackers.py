@@ -33,17 +33,18 @@ def require_packages(config: LogConfig) -> None:
     Raises:
         UserError: a package is missing.
     """
-    loggers = install_hint("loggers")
-    for name, requested, hint in (
-        ("tensorboard", config.tensorboard, loggers),
-        ("wandb", config.wandb != "off", loggers),
-        ("trackio", config.trackio, "pip install trackio"),  # in no extra: it conflicts with constraints.txt
+    for name, requested in (
+        ("tensorboard", config.tensorboard),
+        ("wandb", config.wandb != "off"),
+        ("trackio", config.trackio),
     ):
         if requested:
             try:
                 metadata.version(name)
             except metadata.PackageNotFoundError:
-                raise UserError(f"log.{name} needs a package that is not installed. {hint}") from None
+                raise UserError(
+                    f"log.{name} needs a package that is not installed. {install_hint('loggers')}"
+                ) from None
 
 
 class TrackedMetricsWriter:
