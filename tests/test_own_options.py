@@ -124,6 +124,24 @@ def test_what_the_user_writes_for_fine_tuning_wins_over_the_grid() -> None:
     assert {(tuning, rate) for tuning, rate, _ in rates(own)} == {("head_only", 2e-5), ("full", 3e-5)}
 
 
+def test_what_the_user_writes_for_pretraining_wins_over_the_grid(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(
+        "sizes: [nano]\nobjectives: [vanilla, multitask]\nper_size: {nano: [train.lr=1e-3, train.max_steps=9]}\n"
+        "per_objective: {multitask: [train.lr=2e-3]}\npretrain: [train.warmup_steps=1]\n"
+    )
+
+    def runs(*words: str) -> set[tuple[str, float, int]]:
+        configs = planned(f"grid={file}", *words).configs.values()
+        return {(config.meta.objective, config.train.lr, config.train.max_steps) for config in configs}
+
+    assert runs() == {("vanilla", 1e-3, 9), ("multitask", 2e-3, 9)}
+    written = 'grid.pretrain=["train.lr=5e-4","train.warmup_steps=1"]'
+    assert runs(written) == {("vanilla", 5e-4, 9), ("multitask", 5e-4, 9)}
+    own = 'grid.per_objective={multitask:["train.lr=3e-3"]}'
+    assert runs(written, own) == {("vanilla", 5e-4, 9), ("multitask", 3e-3, 9)}
+
+
 def test_folds_are_an_axis() -> None:
     """Each fold is a job that tests on its part of the train split, as `metapt finetune folds=3` does one after the other."""
     words = ["grid.sources=[en_demo]", "grid.objectives=[vanilla]", "grid.tunings=[full]"]

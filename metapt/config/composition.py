@@ -34,6 +34,11 @@ SHARED_CONF = {  # commands that use the YAML files of another command
 
 # Groups of which the command line has to name an option; the help shows the values of the one in config.yaml.
 REQUIRED_GROUPS = {"submit": ("grid",)}
+SPECIFIC_OVERRIDES = {
+    "grid.finetune": ["grid.finetune_per_tuning"],
+    "grid.pretrain": ["grid.per_size", "grid.per_objective"],
+}
+"""Overrides of a grid, and more specific ones that come after them."""
 
 
 def compose(command: str, overrides: Sequence[str]) -> Any:
@@ -64,8 +69,9 @@ def compose(command: str, overrides: Sequence[str]) -> Any:
     if replaced is not None:
         _keep_sequences(config.train, replaced)
     written = {override.key_or_group for override in parsed}
-    if "grid.finetune" in written and "grid.finetune_per_tuning" not in written:
-        _prefer_written_finetune(config.grid)
+    for general, specific in SPECIFIC_OVERRIDES.items():
+        if general in written:
+            _prefer_written(config, general, [name for name in specific if name not in written])
     _limit_hub_tokens(config)
     return config
 
@@ -76,14 +82,16 @@ def _keep_sequences(train: DictConfig, replaced: int | str) -> None:
         train.sequences_per_update = replaced * train.micro_batches_per_update
 
 
-def _prefer_written_finetune(grid: DictConfig) -> None:
-    """Remove the keys of grid.finetune, which the user wrote, from the values by tuning of the grid, which would win."""
-    values: Any = OmegaConf.to_container(grid, resolve=False)
-    keys = {word.partition("=")[0] for word in values["finetune"]}
-    grid.finetune_per_tuning = {
-        tuning: [word for word in words if word.partition("=")[0] not in keys]
-        for tuning, words in values["finetune_per_tuning"].items()
-    }
+def _prefer_written(config: DictConfig, general: str, specific: Sequence[str]) -> None:
+    """Remove the keys of overrides that the user wrote from more specific overrides of the grid, which would win."""
+    keys = {word.partition("=")[0] for word in OmegaConf.select(config, general)}
+    for name in specific:
+        values: Any = OmegaConf.to_container(OmegaConf.select(config, name), resolve=False)
+        kept = {
+            case: [word for word in words if word.partition("=")[0] not in keys]
+            for case, words in values.items()
+        }
+        OmegaConf.update(config, name, kept, merge=False, force_add=True)
 
 
 def _limit_hub_tokens(config: Any) -> None:
