@@ -109,11 +109,10 @@ def test_a_compiler_that_fails_during_a_run_leaves_it_eager(capsys: pytest.Captu
     assert broken.compiled_shape is None
 
 
+@torch._inductor.config.patch({"cpp.cxx": ("/no/such/compiler",), "force_disable_caches": True})
 def test_a_node_without_a_compiler_gets_one_warning_and_an_eager_run(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", ("/no/such/compiler",))
-    monkeypatch.setattr(torch._inductor.config, "force_disable_caches", True)
     config = commandline.load("pretrain", ["train.compile=true", "objective=vanilla"])
     meta_lm = build_meta_lm(config)
     compile_where_possible(meta_lm, config, torch.device("cpu"))

@@ -168,12 +168,12 @@ def test_an_exhausted_memory_ends_a_run_with_one_line(
     assert "set train.micro_batch=1 train.micro_batches_per_update=8 (the same 8 sequences" in done.stderr[0]
 
 
+@torch._inductor.config.patch(deterministic=False)
 def test_deterministic_algorithms_are_all_switched_on(monkeypatch: pytest.MonkeyPatch) -> None:
     from torch._inductor import config as inductor_config
 
     before = torch.backends.cuda.cudnn_sdp_enabled()
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
-    monkeypatch.setattr(inductor_config, "deterministic", False)
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
     try:
         use_deterministic_algorithms()

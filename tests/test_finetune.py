@@ -83,6 +83,8 @@ def test_result_and_metrics_have_the_documented_keys(head_run: Run) -> None:
         "sentences_left_out",
         "pooled_character_fraction",
         "generated_data",
+        "lr",
+        "baselines",
         "source_sets",
         "custom_sets",
         "shared_sentences",

@@ -207,9 +207,9 @@ def test_baselines_and_other_models_are_jobs_of_the_grid() -> None:
         ("demo", "local", {"prepare": 1, "pretrain": 2, "finetune": 8, "baseline": 4, "report": 1}),
         ("demo", "slurm", {"prepare": 1, "pretrain": 2, "finetune": 8, "baseline": 4, "report": 1}),
         ("first", "slurm", {"prepare": 2, "pretrain": 4, "finetune": 16, "baseline": 8, "report": 1}),
-        ("scales", "local", {"prepare": 1, "pretrain": 8, "finetune": 160, "baseline": 24, "report": 1}),
-        ("paper", "slurm", {"prepare": 1, "pretrain": 8, "finetune": 160, "baseline": 24, "report": 1}),
-        ("seeds", "slurm", {"prepare": 1, "pretrain": 20, "finetune": 80, "baseline": 4, "report": 1}),
+        ("scales", "local", {"prepare": 2, "pretrain": 8, "finetune": 160, "baseline": 24, "report": 1}),
+        ("paper", "slurm", {"prepare": 2, "pretrain": 8, "finetune": 160, "baseline": 24, "report": 1}),
+        ("seeds", "slurm", {"prepare": 2, "pretrain": 20, "finetune": 80, "baseline": 4, "report": 1}),
         ("ablation", "slurm", {"prepare": 1, "pretrain": 12, "finetune": 24, "baseline": 3, "report": 1}),
         ("episodes", "local", {"prepare": 1, "pretrain": 25, "finetune": 75, "report": 1}),
         ("study", "local", {"prepare": 1, "pretrain": 12, "finetune": 108, "baseline": 10, "report": 1}),
@@ -255,7 +255,7 @@ def test_all_errors_of_a_grid_are_reported_at_once() -> None:
         )
     message = str(raised.value)
     assert (
-        "model=tinny: must be one of laptop, large, medium, nano, small, tiny, or a file of yours that ends in .yaml "
+        "model=tinny: must be one of laptop, large, medium, nano, pretrained, small, tiny, or a file of yours that ends in .yaml "
         "(in pretrain/tinny-vanilla-s0 and 1 more)" in message
     )
     assert "train.lrr: no such key" in message
