@@ -137,7 +137,12 @@ def test_a_hundred_compiled_updates_have_the_losses_of_eager_ones(
         assert "torch.compile fails" not in done.stderr[0]
     assert [run.starts()[0]["compiled"] for run in runs.values()] == [False, True]
     eager, compiled = (
-        [line[name] for line in run.metrics() for name in ("loss_nats", "eval_loss_nats") if name in line]
+        [
+            line[name]
+            for line in run.metrics()
+            for name in ("lm_loss_nats", "query_loss_nats", "eval_loss_nats")
+            if name in line
+        ]
         for run in runs.values()
     )
     assert len(eager) > 100
