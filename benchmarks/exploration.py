@@ -80,6 +80,8 @@ class Exploration:
             for seed, name in product(rung.seeds, names):
                 self._pretrain(name, seed, rung.updates)
                 for source, sentences in product(SOURCES, TRAIN_SENTENCES):
+                    if (self._tuning(name, seed, rung.updates, source, sentences) / "result.json").exists():
+                        continue
                     self._finetune(name, seed, rung.updates, source, sentences)
                 print(json.dumps(self.result(name, seed, rung.updates)), flush=True)
 
@@ -133,6 +135,9 @@ class Exploration:
     def _pretraining(self, name: str, seed: int) -> Path:
         return self.root / "pretrain" / f"{_slug(name)}-s{seed}"
 
+    def _checkpoint(self, name: str, seed: int, updates: int) -> Path:
+        return self._pretraining(name, seed) / "checkpoints" / f"step_{updates:06d}"
+
     def _tuning(self, name: str, seed: int, updates: int, source: str, sentences: int) -> Path:
         return self.root / "finetune" / f"{_slug(name)}-s{seed}-{updates}-{source}-{sentences}"
 
@@ -166,6 +171,8 @@ class Exploration:
 
     def _pretrain(self, name: str, seed: int, updates: int) -> None:
         run_dir = self._pretraining(name, seed)
+        if self._checkpoint(name, seed, updates).exists():  # the run may have gone on to the next rung
+            return
         _run(
             "pretrain",
             [
@@ -184,10 +191,14 @@ class Exploration:
         )
 
     def _finetune(self, name: str, seed: int, updates: int, source: str, sentences: int) -> None:
-        checkpoint = self._pretraining(name, seed) / "checkpoints" / f"step_{updates:06d}"
         _run(
             "finetune",
-            [f"checkpoint='{checkpoint}'", f"source={source}", "tuning=head_only", f"train.seed={seed}"],
+            [
+                f"checkpoint='{self._checkpoint(name, seed, updates)}'",
+                f"source={source}",
+                "tuning=head_only",
+                f"train.seed={seed}",
+            ],
             ["data=uner", f"data.uner_dir='{self.root / 'sets'}'", f"data.eval_sets=[{','.join(SOURCES)}]"],
             [f"data.max_train_sentences={sentences}", "ner.lr=3e-3", "ner.max_epochs=10"],
             [f"run_dir='{self._tuning(name, seed, updates, source, sentences)}'"],
