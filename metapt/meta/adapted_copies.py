@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -124,17 +125,11 @@ class AdaptedCopies:
 class CompiledCopies(AdaptedCopies):
     """Adapts the episode head alone, by a compiled inner step without learned rates (`EpisodeHead.inner_step`)."""
 
-    def __init__(
-        self,
-        meta_lm: MetaLM,
-        meta: MetaConfig,
-        support: ExampleBatch,
-        query: ExampleBatch,
-        initial: Parameters,
-    ):
-        super().__init__(meta_lm, meta, support, query, initial)
+    @cached_property
+    def _present(self) -> Parameters:
+        """phi_t as the compiled step left it; phi_0 before the first one."""
         torch.compiler.cudagraph_mark_step_begin()
-        self._present = super().parameters()
+        return super().parameters()
 
     def parameters(self) -> Parameters:
         """phi_t by name. A CUDA graph writes its results to the same memory in each run, so that they are copied."""
