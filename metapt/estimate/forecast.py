@@ -154,7 +154,7 @@ def _micro_batch(config: EstimateConfig, machine: Machine) -> Iterator[str]:
     verdict = "fits" if train.micro_batch <= largest else "does not fit"
     yield f"train.micro_batch={train.micro_batch} {verdict} into {memory}; the largest that fits is {largest}"
     for size in _auto_micro_batch(config, machine):
-        sequences = train.micro_batch * train.micro_batches_per_update
+        sequences = train.sequences
         yield (
             f"with the same {sequences:,} sequences per update: "
             f"train.micro_batch={size} train.micro_batches_per_update={sequences // size}"

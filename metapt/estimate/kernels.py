@@ -19,10 +19,10 @@ from metapt.estimate.flops import (
     flops_of_step,
     parameter_count,
 )
+from metapt.estimate.memory import FP32
 
 WINDOW_GROUPS, GROUP_WINDOWS = 8, 8  # of packed windows (metapt/models/packed_windows.py)
 ACCUMULATIONS = 9  # parameters of a block, whose gradients are added up
-FP32 = 4
 
 
 @dataclass(frozen=True)
