@@ -124,6 +124,7 @@ def table(results: dict[Case, float]) -> str:
 
 
 def main(uner: Path, pretrained: Path, out: Path) -> None:
+    """Make the runs that are missing, and print the table."""
     out.mkdir(parents=True, exist_ok=True)
     file = out / "learning_rates.jsonl"
     sets = excerpt(uner, out / "uner")

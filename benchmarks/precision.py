@@ -58,6 +58,7 @@ def scores(folder: Path, tuning: str, precision: str, seed: int) -> dict[str, fl
 
 
 def main(argv: Sequence[str]) -> None:
+    """Tune in both precisions what is missing, and write the table."""
     decoder, folder = argv[0], Path(argv[1])
     if len(argv) > 2:
         finetune_all(decoder, folder, argv[2])
