@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -140,23 +140,20 @@ def in_process(*words: str) -> Any:
     )
 
 
-def table(sizes: Sequence[str]) -> str:
-    """The Markdown table of the cases of some sizes, measured now."""
-    lines = [
-        "| update | objective | time | peak memory | kernels |",
-        "|---|---|---:|---:|---:|",
-    ]
+def table(sizes: Sequence[str]) -> Iterator[str]:
+    """The lines of the Markdown table of the cases of some sizes, each as soon as it is measured."""
+    yield "| update | objective | time | peak memory | kernels |"
+    yield "|---|---|---:|---:|---:|"
     for size in sizes:
         for precision in precisions():
             plain_peak = in_process("peak", size, "vanilla", precision)
             for objective in OBJECTIVES:
                 found = in_process("time", size, objective, precision)
                 memory = in_process("peak", size, objective, precision) / plain_peak
-                lines.append(
+                yield (
                     f"| {size} {precision} {SEQUENCES} x {LENGTH:,} | {objective} | {found['time']:.2f} | {memory:.2f} "
                     f"| {found['kernels']:,} ({found['plain kernels']:,} without) |"
                 )
-    return "\n".join(lines)
 
 
 def classes_seconds(text_dir: str, folder: str) -> float:
@@ -190,13 +187,15 @@ def main(argv: Sequence[str]) -> None:
             print(classes_seconds(text_dir, folder))
         case _:
             head = f"# Cost of terms on the words of the batch\n\n{(__doc__ or '').split(chr(10) * 2, 1)[1].strip()}"
-            parts = [head, f"{machine()}; {date.today()}", table(argv or SIZES)]
+            text = f"{head}\n\n{machine()}; {date.today()}\n\n"
+            for line in table(argv or SIZES):  # written line by line: the table takes an hour
+                text += line + "\n"
+                FILE.write_text(text, encoding="utf-8")
             if corpus := os.environ.get("METAPT_TEXT_DIR"):
                 with tempfile.TemporaryDirectory() as folder:
-                    parts.append(
-                        f"24 training partitions of METAPT_TEXT_DIR: {in_process('classes', corpus, folder):.0f} s of one core."
-                    )
-            FILE.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+                    seconds = in_process("classes", corpus, folder)
+                sentence = f"24 training partitions of METAPT_TEXT_DIR: {seconds:.0f} s of one core."
+                FILE.write_text(f"{text}\n{sentence}\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
