@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
+
+from metapt.evaluation.seed_inference import MIN_SEEDS
 
 from ..figures import curves
 from ..load.collect import Collection
-from ..load.records import PretrainRun
 from ..load.schema import ATTENTION, FEED_FORWARD
-from ..run_refs import runs_of
-from ..stats.budgets import BUDGETS, EDGE_FRACTION, eval_losses, pretraining_pairs, start_and_end
+from ..run_refs import counted, runs_of
+from ..stats.budgets import BUDGETS, EDGE_FRACTION, pretraining_pairs, start_and_end
+from ..stats.pretraining_means import PretrainingPairs, losses_at_common_budget, pretraining_means
 from ..tables import RUNS, Cell, Column, Table
 from .base import ReportData, Section
-
-RESAMPLES = 2000  # of the episodes on held-out words
 
 DEFINITION = (
     "Pretraining: the next-token loss is that of next-token updates only; losses of episodes are never included. Held-out perplexity "
@@ -25,7 +27,7 @@ DEFINITION = (
 
 def section(data: ReportData) -> Section:
     collection = data.collection
-    tables = [perplexity_table(collection), episodes_table(collection), dynamics_table(collection)]
+    tables = [table(collection) for table in (means_table, perplexity_table, episodes_table, dynamics_table)]
     figures = [
         *curves.pretraining(collection),
         *curves.episodes(collection),
@@ -41,34 +43,47 @@ def section(data: ReportData) -> Section:
 
 
 def learned_episodes(collection: Collection) -> list[str]:
-    """Whether the classes of held-out words are learned, one sentence for each pair of runs that measured them on the same episodes."""
-    sentences = []
-    pairs = [pair for contrast in collection.contrasts for pair in pretraining_pairs(collection, contrast)]
-    for first, second in pairs:
-        lines = [run.dynamics[-1] if run.dynamics else None for run in (first, second)]
-        found = [
-            np.array(line.held_out_words_prototype_accuracy or (), float) if line else None for line in lines
-        ]
-        if found[0] is None or found[1] is None or len(found[0]) < 2 or len(found[0]) != len(found[1]):
-            continue
-        low, high = _interval(found[0] - found[1])
-        verdict = "learned" if low > 0 else "not learned" if high < 0 else "inconclusive"
-        assert lines[0] is not None
-        chance = lines[0].held_out_words_chance
-        sentences.append(
-            f"Episodes of {first.path.name}: {verdict}. On word classes that no training sees, prototypes of its states reach a "
-            f"class-balanced accuracy of {found[0].mean():.3f} ({second.path.name} {found[1].mean():.3f}, chance {chance:.3f}) over the same "
-            f"{len(found[0])} episodes; the difference is {found[0].mean() - found[1].mean():+.3f}, "
-            f"95 % CI over episodes [{low:+.3f}, {high:+.3f}]."
-        )
-    return sentences
+    """Whether the classes of held-out words are learned, one sentence for each comparison that measured them on the same episodes."""
+    return [
+        _sentence(pairs)
+        for pairs in pretraining_means(collection)
+        if not math.isnan(pairs.accuracy_gain.value)
+    ]
 
 
-def _interval(differences: np.ndarray) -> tuple[float, float]:
-    """Percentile bootstrap interval, 95 %, of a mean."""
-    chosen = np.random.default_rng(0).integers(0, len(differences), (RESAMPLES, len(differences)))
-    low, high = np.percentile(differences[chosen].mean(axis=1), [2.5, 97.5])
-    return float(low), float(high)
+def _sentence(pairs: PretrainingPairs) -> str:
+    gain, accuracies = pairs.accuracy_gain, pairs.accuracies
+    low, high = gain.interval
+    verdict = "learned" if low > 0 else "not learned" if high < 0 else "inconclusive"
+    name = " ".join(filter(None, (f"{pairs.contrast}, {pairs.scale}", pairs.variant)))
+    return (
+        f"Held-out words, {name}: {verdict}. On word classes that no training sees, prototypes of the hidden states reach a "
+        f"class-balanced accuracy of {accuracies[0]:.3f} (second arm {accuracies[1]:.3f}, chance {pairs.chance:.3f}); the "
+        f"difference is {gain.value:+.3f}, 95 % CI [{low:+.3f}, {high:+.3f}] ({counted(gain.seeds, 'seed')})."
+    )
+
+
+def means_table(collection: Collection) -> Table:
+    """Perplexity and accuracy on held-out words of every comparison, as means over seeds with intervals."""
+    columns = [*map(Column, ("comparison", "scale", "variant", "seeds"))]
+    columns += [Column("perplexity, first / second"), Column("95 % CI ratio", interval=True)]
+    columns += [Column("held-out words, first"), Column("held-out words, second"), Column("chance")]
+    columns += [Column("Δ", signed=True), Column("95 % CI Δ", signed=True, interval=True), RUNS]
+    rows: list[list[Cell]] = []
+    for pairs in pretraining_means(collection):
+        ratio, gain = pairs.log_perplexity, pairs.accuracy_gain
+        cells: list[Cell] = [pairs.contrast, pairs.scale, pairs.variant, len(pairs.pairs)]
+        low, high = ratio.interval if ratio.degrees_of_freedom else (math.nan, math.nan)
+        cells += [math.exp(ratio.value), (math.exp(low), math.exp(high))]
+        cells += [*pairs.accuracies, pairs.chance, gain.value, gain.interval]
+        rows.append([*cells, runs_of(*pairs.pairs)])
+    note = (
+        "Perplexity on held-out text at the largest number of next-token tokens that both runs of a pair reached: geometric mean over seeds, "
+        f"t-interval with at least {MIN_SEEDS} seeds. Held-out words: class-balanced accuracy of prototypes on word classes "
+        "that no training sees; intervals over seeds and episodes, with fewer seeds over episodes only."
+    )
+    table = Table("pretraining_means", "Perplexity and held-out words, means over seeds", columns, rows, note)
+    return table.without_constant("variant")
 
 
 def _skipped_updates(collection: Collection) -> str:
@@ -88,7 +103,7 @@ def perplexity_table(collection: Collection) -> Table:
             if not (len(first.eval["step"]) and len(second.eval["step"])):
                 continue
             for budget in BUDGETS:
-                value, losses = _losses_at_common_budget(first, second, budget)
+                value, losses = losses_at_common_budget(first, second, budget)
                 cells: list[Cell] = [str(contrast), first.scale, first.variant, first.seed, budget, value]
                 cells += [*map(float, np.exp([*losses, losses[0] - losses[1]]))]
                 rows.append([*cells, runs_of(first, second)])
@@ -96,16 +111,6 @@ def perplexity_table(collection: Collection) -> Table:
     title = "Held-out perplexity at matched budgets"
     table = Table("perplexity_at_matched_budgets", title, columns, rows, note)
     return table.without_constant("variant", "seed")
-
-
-def _losses_at_common_budget(
-    first: PretrainRun, second: PretrainRun, budget: str
-) -> tuple[float, tuple[float, float]]:
-    """The largest value of a budget that both runs reached, and their losses in nats at it."""
-    curves = [(spent[budget], losses) for spent, losses in (eval_losses(first), eval_losses(second))]
-    value = min(float(spent[-1]) for spent, _ in curves)
-    first_loss, second_loss = (float(np.interp(value, *curve)) for curve in curves)
-    return value, (first_loss, second_loss)
 
 
 def episodes_table(collection: Collection) -> Table:
