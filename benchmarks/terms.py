@@ -88,7 +88,7 @@ def update_of(size: str, objective: str, precision: str) -> Callable[[], None]:
     """An update with the engine, from the sampling of its words to the optimizer."""
     config = configuration(size, objective, precision)
     tokens, kinds = text(config.model.vocab_size)
-    classes = word_classes(kinds, config.classes.sizes) if config.classes.sizes else None
+    classes = word_classes(kinds, config.classes.partitions) if config.classes.sizes else None
     meta_lm = build_meta_lm(config)
     terms = add_terms(meta_lm, config, classes)
     engine, sequences = Engine(meta_lm, config), torch.from_numpy(tokens)
@@ -162,12 +162,10 @@ def classes_seconds(text_dir: str, folder: str) -> float:
     from metapt.data.corpus_classes import corpus_classes
 
     torch.set_num_threads(1)
-    sizes = [64, 256, 512] * 8 + [64]
     data = [
         "data=text",
         f"data.text_dir='{text_dir}'",
         f"data.cache_dir='{folder}'",
-        f"classes.sizes={sizes}",
     ]
     config = commandline.load("pretrain", ["model=laptop", "objective=multitask", *data])
     corpus = prepare_corpus(config.data)

@@ -58,7 +58,7 @@ MAX_LENGTH_LINE = re.compile(r"^ +max_(step|epoch)s: (\d+)$", re.MULTILINE)
 
 HASHED_INPUTS = {  # keys of the inputs, by the name of their hash in config.yaml
     "corpus": ("data.name", "data.text_dir", "data.tokenizer"),
-    "classes": ("classes.sizes",),
+    "classes": ("classes.sizes", "classes.repeats"),
     "init_sha256": ("init",),
     "weights": ("checkpoint",),
     "sentences": ("data.uner_dir", "data.corpora"),

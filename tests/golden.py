@@ -31,7 +31,10 @@ DEMO_CLASSES = "classes.sizes=[16,32,16,32,16]"
 OBJECTIVES = {
     "vanilla": [],
     "maml_paper": [],
-    "both": [DEMO_CLASSES, "episodes.n_way=8", "episodes.inner_steps=3"],
+    "both": [
+        *[DEMO_CLASSES, "classes.repeats=1", "multitask.weight=0.3"],
+        *["episodes.n_way=8", "episodes.inner_steps=3", "episodes.start_step=0"],
+    ],
 }
 """Objectives, with what they set beside their own keys."""
 STEPS = 50

@@ -26,7 +26,7 @@ REQUIRED = {
 
 
 def shipped_options() -> list[tuple[str, str, str]]:
-    files = (REPO / "metapt" / "config" / "conf").glob("*/*/*.yaml")
+    files = (REPO / "metapt" / "config" / "conf").glob("*/*/[!_]*.yaml")
     return sorted((path.parts[-3], path.parts[-2], path.stem) for path in files)
 
 

@@ -244,7 +244,7 @@ def test_a_run_resumes_and_can_be_continued(
     name: str, models: dict[str, Path], forks: Forks, corpus_cache: Path, tmp_path: Path
 ) -> None:
     """Of untied and of tied embeddings; with the terms on word classes."""
-    words = ["objective=both", "classes.sizes=[4,8]", "train.schedule=constant"]
+    words = ["objective=both", "classes.sizes=[4,8]", "episodes.start_step=0", "train.schedule=constant"]
     whole = run(forks, corpus_cache, tmp_path / "whole", models[name], *words, "train.max_steps=4")
     short = run(forks, corpus_cache, tmp_path / "short", models[name], *words, "train.max_steps=2")
     resumed = run(forks, corpus_cache, short.path, models[name], *words, "train.max_steps=4")

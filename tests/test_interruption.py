@@ -17,6 +17,7 @@ import pytest
 import torch
 from forks import Fault, Forks, Outcome
 from safetensors.torch import load_file
+from test_word_class_runs import WORD_TERMS
 
 from metapt import atomic_folders
 from metapt.errors import EXIT_CTRL_C, EXIT_FAILED, EXIT_INTERRUPTED
@@ -126,17 +127,14 @@ def scenario(
     ) -> Scenario:
         key = (ds, str(ranks), objective, precision)
         if key not in scenarios:
-            arguments = [
-                *small_arguments,
-                f"ds={ds}",
-                f"objective={objective}",
-                f"train.precision={precision}",
-            ]
+            arguments = [f"ds={ds}", f"objective={objective}", f"train.precision={precision}"]
             if ds == "zero3" and objective == "maml_paper":
                 arguments.append("meta.scope=full")  # which adapts shards in place
             if objective == "both":
-                arguments += ["classes.sizes=[8,16,8]", "meta.batch_sequences=2", "episodes.n_way=4"]
-            scenarios[key] = Scenario(forks, arguments, ranks, tmp_path_factory.mktemp("-".join(key)))
+                arguments += WORD_TERMS
+            scenarios[key] = Scenario(
+                forks, [*small_arguments, *arguments], ranks, tmp_path_factory.mktemp("-".join(key))
+            )
         return scenarios[key]
 
     return make

@@ -40,6 +40,8 @@ SMALL = [
     "meta.batch_sequences=4",
     "episodes.n_way=3",
     "episodes.max_examples=64",
+    "episodes.start_step=0",
+    "classes.repeats=1",
 ]
 SIZES = "classes.sizes=[4,6,3]"
 
@@ -201,12 +203,12 @@ def test_weights_start_and_rise_as_configured():
 
 
 def test_flops_of_the_terms_are_counted():
-    words = ["model=laptop", "classes.sizes=[64,256,64]"]
+    words = ["model=laptop", "classes.sizes=[64,256,64]", "classes.repeats=2"]
     vanilla, multitask, episodes = (
         flops_of_step(commandline.load("pretrain", [f"objective={name}", *words]), False)
         for name in ("vanilla", "multitask", "episodes")
     )
-    assert multitask - vanilla == round(3 * 2 * 96 * (64 + 256) * 0.6 * 8192)
+    assert multitask - vanilla == round(3 * 2 * 96 * 2 * (64 + 256) * 0.6 * 8192)
     assert episodes - vanilla == 4 * (3 + 2 * 10 + 2) * 2 * 96 * 32 * 1024
 
 
@@ -219,6 +221,7 @@ def test_flops_of_the_terms_are_counted():
         (["objective=episodes", "train.micro_batch=6"], "must be a multiple of meta.batch_sequences"),
         (["objective=episodes", "episodes.inner_steps=0", "episodes.initial_head=zero"], "learns nothing"),
         (["objective=episodes", "episodes.weight=0"], "needs episodes.weight or multitask.weight"),
+        (["objective=maml", "train.max_steps=100"], "start_step=100: must be less than train.max_steps=100"),
     ],
 )
 def test_what_does_not_combine_is_refused(words: list[str], message: str):
@@ -238,6 +241,8 @@ def test_two_ranks_equal_one_and_heads_stay_out_of_the_model(nano_arguments: lis
     ]
     fixed += [
         "classes.sizes=[8,16,8]",
+        "classes.repeats=1",
+        "episodes.start_step=0",
         "episodes.n_way=4",
         "meta.batch_sequences=4",
         "episodes.inner_steps=3",

@@ -21,13 +21,17 @@ from metapt.probe import probe, table
 from metapt.runs import Run
 
 pytestmark = pytest.mark.commands
+WORD_TERMS = [
+    *["classes.sizes=[8,16,8]", "classes.repeats=1", "meta.batch_sequences=2"],
+    *["episodes.n_way=4", "episodes.start_step=0"],
+]
+"""Settings of terms that the synthetic corpus and small updates allow."""
 TIMES = ("seconds", "tokens_per_second", "seconds_total")
 
 
 @pytest.fixture(scope="module")
 def arguments(small_arguments: list[str]) -> list[str]:
-    classes = ["classes.sizes=[8,16,8]", "meta.batch_sequences=2", "episodes.n_way=4"]
-    return [*small_arguments, "objective=both", *classes, "multitask.start_step=2"]
+    return [*small_arguments, "objective=both", *WORD_TERMS, "multitask.start_step=2"]
 
 
 @pytest.fixture(scope="module")

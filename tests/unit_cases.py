@@ -44,6 +44,8 @@ SMALL = [
     "meta.head_dropout=0",
     "episodes.n_way=3",
     "episodes.max_examples=64",
+    "episodes.start_step=0",
+    "classes.repeats=1",
 ]
 CLASSES = f"classes.sizes=[{','.join(map(str, SIZES))}]"
 WINDOWS = [

@@ -179,6 +179,12 @@ def _check_terms(config: PretrainConfig) -> Iterator[str]:
         yield f"classes.sizes={config.classes.sizes}: needs at least two partitions, since the last is never trained on"
     if any(size < 2 for size in config.classes.sizes):
         yield f"classes.sizes={config.classes.sizes}: a partition needs at least 2 classes"
+    for name in active:
+        if config.terms[name].start_step >= config.train.max_steps:
+            yield (
+                f"{name}.start_step={config.terms[name].start_step}: must be less than train.max_steps={config.train.max_steps}, "
+                "or the term never takes part"
+            )
     name = "sequences_per_update" if config.train.micro_batch == AUTO else "micro_batch"
     if active and (getattr(config.train, name) or 0) % config.meta.batch_sequences:
         yield (

@@ -122,9 +122,9 @@ def chosen_options(command: str, overrides: Sequence[Override]) -> dict[str, str
 
 @cache
 def group_options(command: str) -> dict[str, list[str]]:
-    """The configuration groups of a command (such as `model`) and their options."""
+    """The configuration groups of a command (such as `model`) and their options; files named _* are parts of options."""
     folders = sorted(path for path in _folder(command).glob("*") if path.is_dir())
-    return {folder.name: sorted(path.stem for path in folder.glob("*.yaml")) for folder in folders}
+    return {folder.name: sorted(path.stem for path in folder.glob("[!_]*.yaml")) for folder in folders}
 
 
 def default_options(command: str) -> dict[str, str]:

@@ -16,6 +16,9 @@ class ClassesConfig:
         [],
         "number of classes of each partition of the words; the last partition is never trained on. Empty: no word classes",
     )
+    repeats: int = key(
+        1, "number of times that the sizes of partitions to train on, all but the last, are repeated", low=1
+    )
     tokens: int = key(50_000_000, "number of corpus tokens counted, in evenly spread stretches", low=1)
     words: int = key(20_000, "number of most frequent word types that get classes", low=1)
     contexts: int = key(2_000, "number of most frequent units that describe a word", low=1)
@@ -32,6 +35,11 @@ class ClassesConfig:
         "control for what classes mean; 0: classes stay as they are",
         low=0,
     )
+
+    @property
+    def partitions(self) -> list[int]:
+        """Number of classes of each partition; the last one is never trained on."""
+        return [*self.sizes[:-1] * self.repeats, *self.sizes[-1:]]
 
 
 @dataclass

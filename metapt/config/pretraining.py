@@ -294,7 +294,7 @@ class PretrainConfig:
         """Number of outputs of the head of episodes on windows: of an episode's classes, or of all classes of the task."""
         if self.meta.initial_head != "persistent":
             return self.meta.n_way
-        return self.model.vocab_size if self.meta.task == "smlmt" else sum(self.classes.sizes[:-1])
+        return self.model.vocab_size if self.meta.task == "smlmt" else sum(self.classes.partitions[:-1])
 
 
 @dataclass

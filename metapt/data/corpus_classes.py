@@ -60,7 +60,7 @@ def _settings(config: ClassesConfig) -> ClassSettings:
         words=config.words,
         contexts=config.contexts,
         dimensions=config.dimensions,
-        sizes=tuple(config.sizes),
+        sizes=tuple(config.partitions),
         scales=(config.scale_low, config.scale_high),
         shuffle_band=config.shuffle_band,
     )

@@ -92,7 +92,7 @@ def flops_of_terms(config: PretrainConfig) -> int:
     """FLOPs of the weighted terms of a next-token update (metapt/meta/terms.py), over all ranks; an upper bound for episodes."""
     d, tokens, flops = config.model.hidden_size, tokens_of_step(config, False), 0.0
     if config.multitask.weight > 0:
-        classes = sum(config.classes.sizes[:-1])
+        classes = sum(config.classes.partitions[:-1])
         flops += (1 + BACKWARD) * 2 * d * classes * LABELLED_FRACTION * tokens
     if config.episodes.weight > 0:
         term, groups = config.episodes, tokens / (config.train.seq_len * config.meta.batch_sequences)

@@ -121,7 +121,7 @@ def all_parameters(config: PretrainConfig) -> int:
     persistent = (config.multitask.weight > 0) + (
         config.episodes.weight > 0 and config.episodes.initial_head == "persistent"
     )
-    rows = persistent * sum(config.classes.sizes[:-1])
+    rows = persistent * sum(config.classes.partitions[:-1])
     return (
         parameter_count(config.model)
         + _head_parameters(config)
