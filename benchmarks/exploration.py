@@ -2,6 +2,7 @@
 
     python benchmarks/exploration.py ROOT            train and score what is missing, then write ROOT/results.jsonl
     python benchmarks/exploration.py ROOT results    print the table of what is there
+    python benchmarks/exploration.py ROOT rates      compare learning rates of fine-tuning on the arms of the studies
 
 METAPT_TEXT_DIR and METAPT_UNER_DIR name the corpus and Universal NER. A configuration is tuned on one source and scored
 on the dev sets of the other two (frozen decoder, six pairs); it sees no test set, since the folder of labelled sets that
@@ -23,33 +24,33 @@ from statistics import mean
 from typing import Any
 
 SOURCES = ("en_ewt", "sk_snk", "hr_set")
+RATE = "3e-3"
+RATES = ("1e-3", RATE, "1e-2", "3e-2")
 TRAIN_SENTENCES = (2000, 200)  # the first decides, the second is a second judge
 BASELINE = "vanilla"
-SIX, TWENTY_FOUR = (
-    "classes.sizes=[" + ",".join(map(str, [64, 256, 512] * repeats + [64])) + "]" for repeats in (2, 8)
-)
-EPISODES = ["objective=episodes", "episodes.start_step=100"]
-TWIN = [*EPISODES, "episodes.inner_steps=0"]
-MULTITASK = ["objective=multitask"]
-CONFIGURATIONS = {
-    BASELINE: ["objective=vanilla", SIX],
-    "multitask": [*MULTITASK, SIX],
-    "multitask, weight 1": [*MULTITASK, SIX, "multitask.weight=1"],
-    "multitask, weight 0.1": [*MULTITASK, SIX, "multitask.weight=0.1"],
-    "multitask, 24 partitions": [*MULTITASK, TWENTY_FOUR],
-    "twin": [*TWIN, SIX],
-    "twin, 24 partitions": [*TWIN, TWENTY_FOUR],
-    "episodes": [*EPISODES, SIX],
-    "episodes, 24 partitions": [*EPISODES, TWENTY_FOUR],
-    "episodes, c = 1": [*EPISODES, SIX, "episodes.rate_scale=1"],
-    "episodes, 128 ways": [*EPISODES, SIX, "episodes.n_way=128"],
-    "episodes, zero head": [*EPISODES, SIX, "episodes.initial_head=zero"],
-    "both": ["objective=both", "episodes.start_step=100", SIX],
-    "both, weight 1, 10 steps": [
-        *["objective=both", "episodes.start_step=100", SIX],
-        *["multitask.weight=1", "episodes.inner_steps=10"],
-    ],
-    "multitask, weight 1, 24 partitions": [*MULTITASK, TWENTY_FOUR, "multitask.weight=1"],
+SIX, TWENTY_FOUR = (["classes.sizes=[64,256,512,64]", f"classes.repeats={repeats}"] for repeats in (2, 8))
+EPISODES = [
+    *["objective=episodes", "episodes.weight=0.3"],
+    *["episodes.inner_steps=10", "episodes.start_step=100"],
+]
+MULTITASK = ["objective=multitask", "multitask.weight=0.3"]
+BOTH = ["objective=both", "episodes.weight=0.1", "episodes.start_step=100"]
+CONFIGURATIONS = {  # independent of the weights, steps and classes of the presets, which follow from the results
+    BASELINE: ["objective=vanilla", *SIX],
+    "multitask": [*MULTITASK, *SIX],
+    "multitask, weight 1": [*MULTITASK, *SIX, "multitask.weight=1"],
+    "multitask, weight 0.1": [*MULTITASK, *SIX, "multitask.weight=0.1"],
+    "multitask, 24 partitions": [*MULTITASK, *TWENTY_FOUR],
+    "twin": [*EPISODES, *SIX, "episodes.inner_steps=0"],
+    "twin, 24 partitions": [*EPISODES, *TWENTY_FOUR, "episodes.inner_steps=0"],
+    "episodes": [*EPISODES, *SIX],
+    "episodes, 24 partitions": [*EPISODES, *TWENTY_FOUR],
+    "episodes, c = 1": [*EPISODES, *SIX, "episodes.rate_scale=1"],
+    "episodes, 128 ways": [*EPISODES, *SIX, "episodes.n_way=128"],
+    "episodes, zero head": [*EPISODES, *SIX, "episodes.initial_head=zero"],
+    "both": [*BOTH, *SIX, "episodes.inner_steps=0", "multitask.weight=0.3"],
+    "both, weight 1, 10 steps": [*BOTH, *SIX, "episodes.inner_steps=10", "multitask.weight=1"],
+    "multitask, weight 1, 24 partitions": [*MULTITASK, *TWENTY_FOUR, "multitask.weight=1"],
 }
 
 
@@ -62,6 +63,7 @@ class Rung:
     keep: int
 
 
+RATE_ARMS = (BASELINE, "multitask, weight 1, 24 partitions", "episodes, 24 partitions")
 RUNGS = (Rung(300, (100,), len(CONFIGURATIONS)), Rung(600, (100,), 4), Rung(600, (100, 101, 102), 2))
 
 
@@ -84,6 +86,25 @@ class Exploration:
                         continue
                     self._finetune(name, seed, rung.updates, source, sentences)
                 print(json.dumps(self.result(name, seed, rung.updates)), flush=True)
+
+    def rates(self) -> str:
+        """F1 on the dev set of the source, and mean F1 on those of the others, by arm and rate, as Markdown."""
+        seed, updates = RUNGS[0].seeds[0], RUNGS[-1].updates
+        lines = [
+            "| rate | configuration | F1, dev of the source | F1, dev of the others |",
+            "|---|---|---:|---:|",
+        ]
+        for rate, name in product(RATES, RATE_ARMS):
+            found: dict[bool, list[float]] = {True: [], False: []}
+            for source in SOURCES:
+                run = self._tuning(name, seed, updates, source, TRAIN_SENTENCES[0], rate)
+                if not (run / "result.json").exists():
+                    self._finetune(name, seed, updates, source, TRAIN_SENTENCES[0], rate)
+                sets = json.loads((run / "result.json").read_text())["sets"]
+                for target in SOURCES:
+                    found[target == source].append(100 * sets[target]["f1"])
+            lines.append(f"| {rate} | {name} | {mean(found[True]):.1f} | {mean(found[False]):.1f} |")
+        return "\n".join(lines)
 
     def best(self, names: list[str]) -> list[str]:
         """Configurations but the baseline, the best mean F1 of the last length that all of them have first."""
@@ -138,8 +159,11 @@ class Exploration:
     def _checkpoint(self, name: str, seed: int, updates: int) -> Path:
         return self._pretraining(name, seed) / "checkpoints" / f"step_{updates:06d}"
 
-    def _tuning(self, name: str, seed: int, updates: int, source: str, sentences: int) -> Path:
-        return self.root / "finetune" / f"{_slug(name)}-s{seed}-{updates}-{source}-{sentences}"
+    def _tuning(
+        self, name: str, seed: int, updates: int, source: str, sentences: int, rate: str = RATE
+    ) -> Path:
+        suffix = "" if rate == RATE else f"-{rate}"
+        return self.root / "finetune" / f"{_slug(name)}-s{seed}-{updates}-{source}-{sentences}{suffix}"
 
     def _scored(self, name: str, seed: int, updates: int) -> bool:
         pairs = product(SOURCES, TRAIN_SENTENCES)
@@ -190,7 +214,9 @@ class Exploration:
             ],
         )
 
-    def _finetune(self, name: str, seed: int, updates: int, source: str, sentences: int) -> None:
+    def _finetune(
+        self, name: str, seed: int, updates: int, source: str, sentences: int, rate: str = RATE
+    ) -> None:
         _run(
             "finetune",
             [
@@ -200,8 +226,8 @@ class Exploration:
                 f"train.seed={seed}",
             ],
             ["data=uner", f"data.uner_dir='{self.root / 'sets'}'", f"data.eval_sets=[{','.join(SOURCES)}]"],
-            [f"data.max_train_sentences={sentences}", "ner.lr=3e-3", "ner.max_epochs=10"],
-            [f"run_dir='{self._tuning(name, seed, updates, source, sentences)}'"],
+            [f"data.max_train_sentences={sentences}", f"ner.lr={rate}", "ner.max_epochs=10"],
+            [f"run_dir='{self._tuning(name, seed, updates, source, sentences, rate)}'"],
         )
 
 
@@ -220,9 +246,14 @@ def _run(command: str, *arguments: list[str]) -> None:
 def main() -> None:
     """See the module's docstring."""
     exploration = Exploration(Path(sys.argv[1]).absolute())
-    if sys.argv[2:] != ["results"]:
-        exploration.run()
-    print(exploration.table())
+    match sys.argv[2:]:
+        case ["rates"]:
+            print(exploration.rates())
+        case []:
+            exploration.run()
+            print(exploration.table())
+        case _:
+            print(exploration.table())
 
 
 if __name__ == "__main__":
