@@ -51,6 +51,29 @@ def _same_environment(request: pytest.FixtureRequest) -> Iterator[None]:
         os.environ.update(before)
 
 
+@pytest.fixture(autouse=True)
+def _same_torch() -> Iterator[None]:
+    """Restore after each test what runs set in torch and accelerate for the rest of a process, which is theirs alone."""
+    yield
+    if "torch" in sys.modules:
+        import torch
+
+        torch.nn.functional.linear = torch._C._nn.linear  # DeepSpeed replaces it at ZeRO stage 3
+        torch.use_deterministic_algorithms(False)
+        torch.utils.deterministic.fill_uninitialized_memory = True
+        torch.backends.cudnn.benchmark = False
+        torch.backends.cuda.enable_cudnn_sdp(True)
+        torch.set_float32_matmul_precision("highest")
+    if "torch._inductor.config" in sys.modules:
+        from torch._inductor import config
+
+        config.deterministic = False
+    if "accelerate.state" in sys.modules:
+        from accelerate.state import AcceleratorState
+
+        AcceleratorState._reset_state(reset_partial_state=True)  # else it keeps the first precision
+
+
 @pytest.fixture
 def stream_of(tmp_path: Path) -> Callable[[np.ndarray], object]:
     """A function that builds a TokenStream of given tokens, in shards of 1,000 tokens."""
@@ -181,16 +204,6 @@ def full_run(world: Path) -> Run:
     from tuned import tune
 
     return tune(world, world / "full", "tuning=full", "ner.lr=0.005", "ner.max_epochs=6")
-
-
-@pytest.fixture
-def fresh_accelerate() -> Iterator[None]:
-    """Reset accelerate, which keeps the precision of the first Accelerator of a process for all later ones."""
-    from accelerate.state import AcceleratorState
-
-    AcceleratorState._reset_state(reset_partial_state=True)
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture

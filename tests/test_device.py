@@ -168,27 +168,18 @@ def test_an_exhausted_memory_ends_a_run_with_one_line(
     assert "set train.micro_batch=1 train.micro_batches_per_update=8 (the same 8 sequences" in done.stderr[0]
 
 
-@torch._inductor.config.patch(deterministic=False)
 def test_deterministic_algorithms_are_all_switched_on(monkeypatch: pytest.MonkeyPatch) -> None:
     from torch._inductor import config as inductor_config
 
-    before = torch.backends.cuda.cudnn_sdp_enabled()
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
-    monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
-    try:
-        use_deterministic_algorithms()
-        assert torch.are_deterministic_algorithms_enabled()
-        assert (
-            not torch.is_deterministic_algorithms_warn_only_enabled()
-        )  # an operation without one is an error
-        assert not torch.backends.cuda.cudnn_sdp_enabled()
-        assert not torch.backends.cudnn.benchmark
-        assert inductor_config.deterministic
-        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
-    finally:
-        torch.use_deterministic_algorithms(False)
-        torch.utils.deterministic.fill_uninitialized_memory = True
-        torch.backends.cuda.enable_cudnn_sdp(before)
+    torch.backends.cudnn.benchmark = True
+    use_deterministic_algorithms()
+    assert torch.are_deterministic_algorithms_enabled()
+    assert not torch.is_deterministic_algorithms_warn_only_enabled()  # an operation without one is an error
+    assert not torch.backends.cuda.cudnn_sdp_enabled()
+    assert not torch.backends.cudnn.benchmark
+    assert inductor_config.deterministic
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
 
 
 @pytest.mark.parametrize("objective", ["vanilla", "maml_paper"])

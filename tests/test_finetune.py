@@ -326,7 +326,6 @@ def test_evaluation_on_custom_corpora(
         tune(world, tmp_path / "wrong", "data.corpora=[cebuano]")
 
 
-@pytest.mark.usefixtures("fresh_accelerate")
 def test_bf16_trains(world: Path, tmp_path: Path) -> None:
     run = tune(
         world, tmp_path / "run", "tuning=full", "ner.precision=bf16", "ner.lr=0.005", "ner.max_epochs=4"

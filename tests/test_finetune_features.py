@@ -71,7 +71,6 @@ def test_combined_sources_share_the_features_of_their_sets(
     assert_same(again, mixed)
 
 
-@pytest.mark.usefixtures("fresh_accelerate")
 def test_cached_features_are_never_stale(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -48,7 +48,6 @@ def write_conll(file: Path, sentences: Sequence[Sentence]) -> None:
 
 
 @pytest.mark.commands
-@pytest.mark.usefixtures("fresh_accelerate")
 def test_own_text_labels_size_and_grid(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -30,7 +30,6 @@ def form(text: str) -> str:
 
 
 @pytest.mark.commands
-@pytest.mark.usefixtures("fresh_accelerate")
 def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
