@@ -58,10 +58,20 @@ def now() -> str:
 
 
 def source() -> dict[str, str | None]:
-    """The source code of this process: its commit, a hash of its content, and its copy in the grid folder, if it is one.
+    """The source code of this process: its commit, a hash of its content, and its copy in the grid folder, if it is one."""
+    folder = Path(__file__).parents[1]
+    is_copy = (folder / COMMIT_FILE).exists()
+    return {
+        "git_commit": git_commit(),
+        "source": source_hash(),
+        "code": folder.name if is_copy else None,
+    }
 
-    The hash distinguishes uncommitted changes. It covers the package, but neither the report nor the DeepSpeed files, which
-    lie in another place in a copy.
+
+def source_hash() -> str:
+    """A hash of the content of the source code, which distinguishes uncommitted changes.
+
+    It covers the package, but neither the report nor the DeepSpeed files, which lie in another place in a copy.
     """
     package = Path(__file__).parent
     digest = hashlib.sha256()
@@ -69,12 +79,7 @@ def source() -> dict[str, str | None]:
         name = path.relative_to(package).as_posix()
         if path.suffix in (".py", ".yaml") and not name.startswith(BESIDE_THE_PACKAGE):
             digest.update(f"{name} ".encode() + path.read_bytes())
-    is_copy = (package.parent / COMMIT_FILE).exists()
-    return {
-        "git_commit": git_commit(),
-        "source": digest.hexdigest()[:12],
-        "code": package.parent.name if is_copy else None,
-    }
+    return digest.hexdigest()[:12]
 
 
 def start_record(step: int, reason: str, circumstances: Mapping[str, Any]) -> dict[str, Any]:

@@ -104,13 +104,13 @@ class NerConfig:
     eval_batch_size: int = key(64, "evaluation batch size", unit="sentences", low=1)
     cache_dir: str | None = key(
         None,
-        "folder in which word features of a frozen model are cached for other runs",
-        absent="features are not cached",
+        "folder in which word features of a frozen model and scores of the baselines are cached for other runs",
+        absent="neither is cached",
         identity=False,
     )
     cache_gb: float = key(
         50.0,
-        "maximum size of the feature cache; the least recently used entries are deleted",
+        "maximum size of the cached features; the least recently used entries are deleted",
         unit="GB",
         above=0,
         identity=False,

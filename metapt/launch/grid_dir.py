@@ -7,7 +7,7 @@ GRID/
   logs/submitit/                    files of submitit
   code/HASH/                        the source that jobs run (metapt/launch/code_snapshot.py)
   .submit.lock                      exists while a submitter works, and names it (metapt.leases)
-  corpus/ , features/               token shards and word features, shared by the runs
+  corpus/ , features/               token shards; word features and scores of the baselines: shared by the runs
   hub/ , datasets/                  (Slurm) downloads of the Hugging Face hub, for nodes without internet
   prepare/ , pretrain/ , finetune/ , baseline/ , report/
 """
