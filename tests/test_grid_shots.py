@@ -62,6 +62,16 @@ def test_identities_of_few_shot_runs_follow_their_tagger_and_nothing_else() -> N
     assert {(each.max_train_sentences, each.entities_per_type) for each in data} == {(None, 5), (None, 30)}
 
 
+def test_only_taggers_of_some_tunings_are_trained_further() -> None:
+    def shots(*words: str) -> set[str]:
+        return {job.id for job in planned(*SHOTS, *words).jobs if "-subset" in job.id}
+
+    frozen = {job_id for job_id in shots() if "-head_only-" in job_id}
+    assert len(frozen) == len(shots()) / 2
+    assert shots("grid.shot_tunings=[head_only]") == frozen
+    assert shots("grid.shot_tunings=[full,head_only]") == shots()
+
+
 def test_a_target_needs_no_dev_split(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     uner = write_collection(tmp_path / "uner")
     words = [
@@ -100,6 +110,9 @@ def test_a_target_needs_no_dev_split(tmp_path: Path, capsys: pytest.CaptureFixtu
         ([*SHOTS[1:], "grid.shots=[5,5]"], "grid.shots: duplicate value 5"),
         ([*SHOTS[1:], "grid.subset_seeds=[]"], "no k-shot runs without grid.sources and grid.subset_seeds"),
         ([*SHOTS[1:], "grid.sources=[all]"], "grid.shots: name the sets of grid.sources=[all]"),
+        ([*SHOTS[1:], "grid.shot_tunings=[lora]"], "grid.shot_tunings: 'lora' is not one of grid.tunings (head"),
+        ([*SHOTS[1:], "grid.shot_tunings=[full,full]"], "grid.shot_tunings: duplicate value full"),
+        (["grid.shot_tunings=[full]"], "grid.shot_tunings: has no effect without grid.shots"),
         ([*SHOTS[1:], "grid.shot_targets=[a-b]"], "'a-b' becomes part of a folder's name"),
         (
             [*SHOTS[1:], "grid.finetune_shots=['ner.max_steps=3']"],

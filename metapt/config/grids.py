@@ -91,6 +91,9 @@ class GridConfig:
         [],
         "labelled sets with a train split from which grid.shots are sampled; the sources of a tagger are left out",
     )
+    shot_tunings: list[str] = key(
+        [], "ways of fine-tuning (of grid.tunings) whose taggers are trained further; empty: all"
+    )
     shot_updates: int = key(
         100, "number of updates on each sample, fixed in advance; no dev set is used", low=1
     )

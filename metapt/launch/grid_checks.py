@@ -23,7 +23,7 @@ from metapt.launch.jobs import Job
 
 LISTS = (
     *("sizes", "objectives", "seeds", "sources", "tunings", "checkpoints", "baselines", "models"),
-    *("shots", "shot_targets", "subset_seeds", "finetune_seeds"),
+    *("shots", "shot_targets", "shot_tunings", "subset_seeds", "finetune_seeds"),
 )
 PART_OF_A_NAME = re.compile(r"[\w.+]+", re.ASCII)
 ALLOWED = "becomes part of a folder's name: only letters, digits, _ . and + are allowed"
@@ -113,6 +113,10 @@ def _shot_errors(grid: GridConfig) -> Iterator[str]:
     """What is missing for the k-shot runs of a grid, or contradicts them."""
     if bool(grid.shots) != bool(grid.shot_targets):
         yield "grid.shots and grid.shot_targets: give both or neither"
+    for tuning in set(grid.shot_tunings) - set(grid.tunings):
+        yield f"grid.shot_tunings: {tuning!r} is not one of grid.tunings ({', '.join(grid.tunings)})"
+    if grid.shot_tunings and not grid.shots:
+        yield "grid.shot_tunings: has no effect without grid.shots"
     if not grid.shots:
         return
     if not (grid.sources and grid.subset_seeds):
