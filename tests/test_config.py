@@ -16,7 +16,7 @@ from metapt.errors import UserError
 from metapt.launch.grid import plan
 from metapt.launch.run_checks import check_plan
 
-SIZES = ("nano", "laptop", "tiny", "small", "medium", "large")
+SIZES = ("nano", "laptop", "laptop_48", "laptop_192", "tiny", "small", "medium", "large")
 REQUIRED = {
     "finetune": ["checkpoint=x", "source=en_ewt", "run_dir=y"],
     "pretrain": [],
@@ -34,7 +34,7 @@ def shipped_options() -> list[tuple[str, str, str]]:
 def test_every_shipped_configuration_loads(
     command: str, group: str, option: str, world: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    for variable in ("METAPT_TEXT_DIR", "METAPT_UNER_DIR", "METAPT_TOKENIZER"):
+    for variable in ("METAPT_TEXT_DIR", "METAPT_UNER_DIR", "METAPT_EXTRA_DIR", "METAPT_TOKENIZER"):
         monkeypatch.setenv(variable, "/somewhere")
     extra = {"text": ["data.text_dir=/somewhere"], "custom": ["data.corpora=[tl_tlunified]"]}
     extra["pretrained"] = [f"init={world / 'model'}", "train.seq_len=128"]
@@ -147,7 +147,7 @@ def test_all_errors_are_reported_at_once():
     assert heading == "metapt pretrain: 6 configuration errors"
     for part, error in zip(
         (
-            "model=tny: must be one of laptop, large, medium, nano, pretrained, small, tiny",
+            "model=tny: must be one of laptop, laptop_192, laptop_48, large, medium, nano, pretrained, small, tiny",
             "train.sed: no such key; did you mean train.seed",
             "train.lr=fast: Value 'fast'",
             "'word': not of the form key=value",

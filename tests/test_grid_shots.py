@@ -70,6 +70,7 @@ def test_only_taggers_of_some_tunings_are_trained_further() -> None:
     assert len(frozen) == len(shots()) / 2
     assert shots("grid.shot_tunings=[head_only]") == frozen
     assert shots("grid.shot_tunings=[full,head_only]") == shots()
+    assert shots("grid.extra_checkpoints={maml:[100]}") == shots()
 
 
 def test_a_target_needs_no_dev_split(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -57,7 +57,7 @@ class GridConfig:
     )
     extra_checkpoints: dict[str, list[int]] = key(
         {},
-        "further checkpoints to fine-tune, by objective or variant, such as the one at equal FLOPs",
+        "further checkpoints to fine-tune, by objective or variant, such as the one at equal FLOPs; without k-shot runs",
         unit="updates",
     )
     pretrain: list[str] = key([], "overrides of every pretraining run")

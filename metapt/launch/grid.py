@@ -194,7 +194,8 @@ def _axis_name(key: str, value: str) -> str:
 
 def _shots(grid: GridConfig, tagger: Job) -> Iterator[Job]:
     """The jobs that train a fine-tuned tagger further, on samples of the targets that are not among its sources."""
-    if grid.shot_tunings and tagger.tuning not in grid.shot_tunings:
+    is_extra = tagger.checkpoint_step is not None and tagger.checkpoint_step not in grid.checkpoints
+    if is_extra or (grid.shot_tunings and tagger.tuning not in grid.shot_tunings):
         return
     targets = [target for target in grid.shot_targets if target not in tagger.source.split("+")]
     for target, shots, seed in product(targets, grid.shots, grid.subset_seeds):
