@@ -14,6 +14,7 @@ import pytest
 from analysis_runs import write_finetuning, write_pretraining
 
 from analysis.load.collect import Collection, collect
+from analysis.load.contrasts import Contrast
 from analysis.sections.base import views
 from analysis.sections.k_shot import NEEDED, section
 from analysis.stats.budgets import UPDATES
@@ -110,6 +111,13 @@ def test_no_other_section_sees_runs_of_k_shot_learning(grid: tuple[Path, F1s]) -
     collection = collect([grid[0]])
     assert {run.setting.source for run in collection.finetuning} == {"en_ewt"}
     assert not collection.excluded
+
+
+def test_comparisons_of_the_same_arms_with_other_tunings_are_apart(grid: tuple[Path, F1s]) -> None:
+    contrasts = [Contrast("maml", "vanilla", tunings=(name,)) for name in ("full", "head_only")]
+    collection = collect([grid[0]], contrasts=contrasts)
+    rows = rows_of(tables_of(collection)["k_shot_differences"])
+    assert {row["comparison"] for row in rows} == {"maml minus vanilla (full)"}  # there are no other taggers
 
 
 def test_tables(grid: tuple[Path, F1s]) -> None:

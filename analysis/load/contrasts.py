@@ -40,7 +40,8 @@ class Contrast(msgspec.Struct, frozen=True):
     may_differ: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        return f"{self.first} minus {self.second}"
+        tunings = f" ({', '.join(self.tunings)})" if self.tunings else ""
+        return f"{self.first} minus {self.second}{tunings}"
 
 
 def default_contrasts(runs: Iterable[PretrainRun | FinetuneRun]) -> list[Contrast]:

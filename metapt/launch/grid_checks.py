@@ -56,6 +56,10 @@ def grid_errors(grid: GridConfig) -> Iterator[str]:
     for name in grid.baselines:
         if name not in BASELINE_NAMES:
             yield f"grid.baselines: {name!r} must be one of {', '.join(BASELINE_NAMES)}"
+    pairs = Counter((each.first, each.second, *sorted(each.tunings)) for each in grid.comparisons)
+    for first, second, *tunings in (pair for pair, count in pairs.items() if count > 1):
+        of_tunings = f" of {', '.join(tunings)}" if tunings else ""
+        yield f"grid.comparisons: duplicate comparison{of_tunings}, {first} minus {second}"
     yield from _shot_errors(grid)
     yield from _axis_errors(grid)
     yield from _mapping_errors(grid, names)
