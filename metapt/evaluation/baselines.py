@@ -44,6 +44,9 @@ class TrainingData:
     max_iterations: int = 100
 
 
+WordFeatureNames = Callable[[Sequence[str]], list[list[str]]]
+"""Maps the words of a sentence to the names of the features of each word."""
+
 FitBaseline = Callable[[TrainingData], PredictSentence]
 """Creates the function that tags a sentence; a rule ignores the training data."""
 
@@ -119,13 +122,19 @@ def most_frequent_tag(training: TrainingData) -> PredictSentence:
     return predict
 
 
-def surface_crf(training: TrainingData) -> PredictSentence:
-    """Train a linear-chain CRF on `surface_features` with CRFsuite (L-BFGS, elastic net)."""
+def surface_crf(training: TrainingData, features: WordFeatureNames | None = None) -> PredictSentence:
+    """Train a linear-chain CRF with CRFsuite (L-BFGS, elastic net).
+
+    Args:
+        features: of the words; None: `surface_features`.
+    """
     import pycrfsuite
+
+    features = features or surface_features
 
     trainer = pycrfsuite.Trainer(verbose=False)
     for sentence in training.sentences:
-        trainer.append(surface_features(sentence.words), sentence.tags)
+        trainer.append(features(sentence.words), sentence.tags)
     settings = {"c1": training.c1, "c2": training.c2, "max_iterations": training.max_iterations}
     trainer.set_params({**settings, "feature.possible_transitions": True})
     trainer.train(str(training.model_file))
@@ -134,7 +143,7 @@ def surface_crf(training: TrainingData) -> PredictSentence:
     known = set(tagger.labels())
 
     def predict(sentence: Sentence) -> SentencePrediction:
-        predicted = tagger.tag(surface_features(sentence.words))
+        predicted = tagger.tag(features(sentence.words))
         gold_probabilities = [
             tagger.marginal(tag, index) if tag in known else 0.0 for index, tag in enumerate(sentence.tags)
         ]
