@@ -268,10 +268,6 @@ def test_all_errors_of_a_grid_are_reported_at_once() -> None:
     [
         (["grid.seeds=[0,1,0]"], "grid.seeds: duplicate value 0"),
         (["grid.sizes=[]"], "grid.sizes is empty"),
-        (
-            ["grid.comparisons=[{first: maml, second: vanilla},{first: maml, second: vanilla, primary: false}]"],
-            "grid.comparisons: duplicate comparison, maml minus vanilla",
-        ),
         (['grid.pretrain=["train.seed=3"]'], "grid.pretrain: train.seed is set by the grid"),
         (["grid.per_size={nanno:[]}"], "grid.per_size.nanno: must be one of"),
         (["grid.variants={a-b:[]}"], "'a-b' becomes part of a folder's name"),

@@ -111,7 +111,10 @@ def test_a_target_needs_no_dev_split(tmp_path: Path, capsys: pytest.CaptureFixtu
         ([*SHOTS[1:], "grid.shots=[5,5]"], "grid.shots: duplicate value 5"),
         ([*SHOTS[1:], "grid.subset_seeds=[]"], "no k-shot runs without grid.sources and grid.subset_seeds"),
         ([*SHOTS[1:], "grid.sources=[all]"], "grid.shots: name the sets of grid.sources=[all]"),
-        ([*SHOTS[1:], "grid.shot_tunings=[lora]"], "grid.shot_tunings: 'lora' is not one of grid.tunings (head"),
+        (
+            [*SHOTS[1:], "grid.shot_tunings=[lora]"],
+            "grid.shot_tunings: 'lora' is not one of grid.tunings (head",
+        ),
         ([*SHOTS[1:], "grid.shot_tunings=[full,full]"], "grid.shot_tunings: duplicate value full"),
         (["grid.shot_tunings=[full]"], "grid.shot_tunings: has no effect without grid.shots"),
         ([*SHOTS[1:], "grid.shot_targets=[a-b]"], "'a-b' becomes part of a folder's name"),

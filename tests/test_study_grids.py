@@ -11,6 +11,7 @@ import pytest
 from test_grid import kinds, planned
 
 from metapt.config import identity
+from metapt.errors import UserError
 from metapt.estimate.flops import flops_expected
 from metapt.launch.jobs import Plan
 from metapt.runs import Run
@@ -72,6 +73,12 @@ def test_the_main_grid_has_k_shot_runs_of_frozen_taggers_scored_on_their_target(
         ("maml/base", "multitask/base", ["head_only"]),
         ("maml/base", "twin/base", ["head_only"]),
     ]
+
+
+def test_the_same_comparison_twice_is_refused() -> None:
+    pair = "{first: maml, second: vanilla, tunings: [full]}"
+    with pytest.raises(UserError, match="duplicate comparison of full, maml minus vanilla"):
+        planned("grid=demo", f"grid.comparisons=[{pair},{pair}]")
 
 
 def test_arms_differ_in_the_objective_alone() -> None:

@@ -1,7 +1,7 @@
 """Execution of a plan on this machine: jobs start in dependency order, a limited number at once.
 
-Two launchers start a job: `InlineLauncher` as a child of this process, and `LocalLauncher` through submitit's local
-executor, which adds the time limit and the restart after it. The run folders tell how a job ended.
+Two launchers start a job: `InlineLauncher` as a child of this process (fine-tuning runs as forks of a child that has imported what
+they need, metapt/launch/warm_process.py), and `LocalLauncher` through submitit's local executor, which adds the time limit and the restart after it. The run folders tell how a job ended.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import os
 import signal
 import time
 from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import Any, Protocol
 
 from metapt.config import ClusterConfig
@@ -20,10 +21,11 @@ from metapt.launch.interrupts import StopCount, counted_stops, ignored_ctrl_c
 from metapt.launch.job_sources import JobSources
 from metapt.launch.job_state import STOPPED, JobState, job_state
 from metapt.launch.jobs import Job
-from metapt.launch.process import JobProcess, default_threads
+from metapt.launch.process import JobProcess, default_threads, process_environment
 from metapt.launch.resources import minutes_of
 from metapt.launch.run_status import run_status
 from metapt.launch.slurm_task import UNLIMITED_TIMEOUTS, SlurmTask
+from metapt.launch.warm_process import ForkedProcess, WarmProcess
 
 POLL_SECONDS = 0.2
 
@@ -39,6 +41,9 @@ class Handle(Protocol):
 
 class Launcher(Protocol):
     def start(self, job: Job) -> Handle: ...
+
+    def close(self) -> None:
+        """Ends what the launcher has started beside jobs."""
 
 
 class ProgressView(Protocol):
@@ -63,10 +68,25 @@ class InlineLauncher:
 
     def __init__(self, grid_dir: GridDir, code: JobSources, threads: int):
         self._grid_dir, self._code, self._threads = grid_dir, code, threads
+        self._warm: WarmProcess | None = None
 
     def start(self, job: Job) -> Handle:
         with self._code.of(job).active():
-            return _InlineHandle(JobProcess(self._grid_dir, job, self._threads))
+            return _InlineHandle(JobProcess(self._grid_dir, job, self._threads, start=self._start_warm))
+
+    def _start_warm(self, job: Job, output_log: Path, error_log: Path) -> ForkedProcess | None:
+        """Starts a fine-tuning run on CPUs in the warm process, if it runs the present source."""
+        flag, *module = job.program
+        is_fit = job.kind == "finetune" and not job.gpus_per_node and flag == "-m"
+        if not is_fit or self._code.of(job) is not self._code.present:
+            return None
+        if self._warm is None:
+            self._warm = WarmProcess(process_environment(os.environ, self._threads))
+        return self._warm.start(module[0], job.argv, output_log, error_log)
+
+    def close(self) -> None:
+        if self._warm is not None:
+            self._warm.close()
 
 
 class _LocalHandle:
@@ -103,6 +123,9 @@ class LocalLauncher:
         task = SlurmTask(self._grid_dir.path, job, self._threads, self._max_requeues)
         with ignored_ctrl_c(), self._code.of(job).active():
             return _LocalHandle(self._executor.submit(task))
+
+    def close(self) -> None:
+        pass
 
 
 def launcher(grid_dir: GridDir, code: JobSources, cluster: ClusterConfig) -> Launcher:

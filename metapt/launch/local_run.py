@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 
 from metapt.config import ClusterConfig
 from metapt.data import DEMO_NOTICE
@@ -37,7 +38,7 @@ def run_here(
     before = log.stat().st_size if log and log.exists() else 0
     parallelism = executors.parallelism(cluster)
     schedule = executors.Schedule(todo, others, grid_dir, launcher, parallelism)
-    with progress_view(grid_dir, grid_plan) as view:
+    with closing(launcher), progress_view(grid_dir, grid_plan) as view:
         schedule.run(view)
     print(summary(grid_plan, schedule.states, grid_dir, time.monotonic() - started))
     if report and log and schedule.states[report.id] is JobState.DONE:

@@ -9,10 +9,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 from metapt.errors import EXIT_FAILED, EXIT_INTERRUPTED
 from metapt.files import write_atomically
@@ -59,6 +60,18 @@ LIBC = (
 )  # loaded here: between fork and exec it might deadlock
 
 
+class Running(Protocol):
+    """A process that was started, as subprocess.Popen has it."""
+
+    def poll(self) -> int | None: ...
+    def send_signal(self, sig: int, /) -> None: ...
+    def kill(self) -> None: ...
+
+
+StartProcess = Callable[[Job, Path, Path], Running | None]
+"""Starts the program of a job with its output and error log, or leaves that to the caller."""
+
+
 class JobProcess:
     """The process of one task of a job, in a session of its own, so that Ctrl-C in the terminal does not reach it.
 
@@ -67,9 +80,19 @@ class JobProcess:
     Exit code 0 counts as success only if the run is done. After any other code than 75 (interrupted), the end of the
     process's stderr is written to error.txt in the run folder. A process that a device error ended was interrupted. For a job that is not a run (prepare, report), this
     class holds the lock of its folder and writes result.json.
+
+    Args:
+        start: what starts the program, if anything else than a new process.
     """
 
-    def __init__(self, grid_dir: GridDir, job: Job, threads: int, rank: int = 0):
+    def __init__(
+        self,
+        grid_dir: GridDir,
+        job: Job,
+        threads: int,
+        rank: int = 0,
+        start: StartProcess = lambda *_: None,
+    ):
         self.job = job
         self.warned = self.stopped = False
         self._run = grid_dir.run(job)
@@ -85,14 +108,16 @@ class JobProcess:
                 self._run.result_file.unlink(missing_ok=True)
             if rank == 0:
                 self._run.error_file.unlink(missing_ok=True)
-            self._process = self._start(grid_dir.log_file(job, "out", rank), threads)
+            self._process = self._start(grid_dir.log_file(job, "out", rank), threads, start)
             self._locks = locks.pop_all()
 
-    def _start(self, output_log: Path, threads: int) -> subprocess.Popen[bytes]:
+    def _start(self, output_log: Path, threads: int, start: StartProcess) -> Running:
         output_log.parent.mkdir(parents=True, exist_ok=True)
         environment = process_environment(os.environ, threads)
         with output_log.open("ab") as output, self._error_log.open("ab") as errors:
             self._log_start = errors.tell()
+            if started := start(self.job, output_log, self._error_log):
+                return started
             return subprocess.Popen(
                 self.job.command,
                 env=environment,
@@ -100,7 +125,7 @@ class JobProcess:
                 stdout=output,
                 stderr=errors,
                 start_new_session=True,
-                preexec_fn=partial(_prepare_child, os.getpid()),
+                preexec_fn=partial(prepare_child, os.getpid()),
             )
 
     def poll(self) -> int | None:
@@ -164,7 +189,7 @@ class JobProcess:
         write_atomically(self._run.error_file, text.strip() + "\n")
 
 
-def _prepare_child(parent: int) -> None:
+def prepare_child(parent: int) -> None:
     """Runs in the child before its program starts.
 
     The child is asked to save and exit when its parent is killed: otherwise it would work on, and lock its run against
