@@ -113,6 +113,16 @@ def uner_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def idner_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in the layout of IDNER-News-2k with one sentence in each split."""
+    folder = tmp_path_factory.mktemp("extra") / "id_news2k"
+    folder.mkdir()
+    for split in ("train", "dev", "test"):
+        (folder / f"{split}.txt").write_text("Anna\tB-PER\n\n", encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def corpus_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache of token shards that all tests of a session share."""
     return tmp_path_factory.mktemp("corpus")

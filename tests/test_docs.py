@@ -107,10 +107,11 @@ OWN_FILES = re.compile(r"^```yaml\n# ([\w.]+\.yaml): .*\n((?:.*\n)*?)```$", re.M
 
 
 @pytest.fixture(autouse=True)
-def _data_folders(monkeypatch: pytest.MonkeyPatch, uner_dir: Path) -> None:
+def _data_folders(monkeypatch: pytest.MonkeyPatch, uner_dir: Path, idner_dir: Path) -> None:
     for name, value in ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("METAPT_UNER_DIR", str(uner_dir))
+    monkeypatch.setenv("METAPT_EXTRA_DIR", str(idner_dir.parent))
 
 
 @pytest.mark.parametrize("document", WITH_COMMANDS, ids=lambda path: str(path.relative_to(REPO)))

@@ -223,6 +223,7 @@ def test_dry_run_of_every_shipped_grid(
     counts: dict[str, int],
     tmp_path: Path,
     uner_dir: Path,
+    idner_dir: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -230,6 +231,7 @@ def test_dry_run_of_every_shipped_grid(
     monkeypatch.setenv("METAPT_TEXT_DIR", "/data/the text, all=of it")
     monkeypatch.setenv("METAPT_TOKENIZER", "/data/tokenizer.json")
     monkeypatch.setenv("METAPT_UNER_DIR", str(uner_dir))
+    monkeypatch.setenv("METAPT_EXTRA_DIR", str(idner_dir.parent))
     submit(commandline.load("submit", [f"grid={name}", f"cluster={cluster}", "dry_run=true"]))
     total = ", ".join(f"{count} {kind}" for kind, count in counts.items())
     assert f"grid {name}: {sum(counts.values())} jobs ({total})" in capsys.readouterr().out

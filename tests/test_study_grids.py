@@ -119,7 +119,7 @@ def test_runs_of_the_episodes_grid_are_the_first_updates_of_the_study() -> None:
         else pretraining(one_seed())
         for name in ("study2", "episodes")
     )
-    for objective in ("vanilla", "multitask", "twin"):
+    for objective in STUDY:
         long, first = identity(arms[f"{objective}/base"]), identity(short[f"{objective}/"])
         assert (long["train"].pop("max_steps"), first["train"].pop("max_steps")) == (1200, 600)
         assert long["train"]["schedule"] == "constant"
