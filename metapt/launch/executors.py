@@ -187,6 +187,8 @@ class Schedule:
                 del self._handles[job.id]
                 self.states[job.id] = self._outcome(job)
         for job in self._todo:
+            if len(self._handles) == self._max_parallel:
+                break  # thousands of waiting jobs take 2 % of a core to look at
             if self.states[job.id] is JobState.WAITING:
                 self._start_if_ready(job)
         return not {JobState.RUNNING, JobState.WAITING}.isdisjoint(self.states.values())
