@@ -68,6 +68,14 @@ def _parser() -> argparse.ArgumentParser:
         prog="metapt report",
         description="Write a report (page, tables and figures) from the run folders of one or more grids.",
     )
+    _add_paths(parser)
+    _add_analyses(parser)
+    _add_output(parser)
+    return parser
+
+
+def _add_paths(parser: argparse.ArgumentParser) -> None:
+    """Options for what is read and written."""
     parser.add_argument(
         "roots",
         nargs="*",
@@ -89,6 +97,10 @@ def _parser() -> argparse.ArgumentParser:
         help="Universal NER folder with SET/train.iob2, which adds statistics of the training data and "
         "out-of-vocabulary rates (default: the environment variable METAPT_UNER_DIR).",
     )
+
+
+def _add_analyses(parser: argparse.ArgumentParser) -> None:
+    """Options for what is compared."""
     parser.add_argument(
         "--budget",
         choices=[name.lower().replace(" ", "-") for name in BUDGETS],
@@ -119,6 +131,10 @@ def _parser() -> argparse.ArgumentParser:
         help="Largest difference of F1 without practical importance, in points (default: that of the grids, "
         f"otherwise {MARGIN:g}).",
     )
+
+
+def _add_output(parser: argparse.ArgumentParser) -> None:
+    """Options for the form of the report."""
     parser.add_argument(
         "--no-sentences",
         action="store_true",
@@ -136,7 +152,6 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="Write every figure as PDF too, for a paper, which takes as long as the rest (default: SVG only).",
     )
-    return parser
 
 
 def _print(report: Report, out: Path) -> None:

@@ -201,40 +201,47 @@ def write_finetuning(
         "train_sentences": 480,
         "train_sentences_split": 2,
         "generated_data": origin.get("generated_data", False),
-        "sets": {},
+        "sets": {name: write_predictions(folder, name, skill, seed, words) for name in sets},
     }
-    for name in sets:
-        draw = generator(seed, folder.name + name)
-        rows = [(tokens, gold, predictions(gold, skill, draw)) for tokens, gold in sentences(name, words)]
-        result["sets"][name] = score([row[1] for row in rows], [row[2] for row in rows])
-        text = "".join(
-            json.dumps(
-                {
-                    "id": f"{name}-{index}",
-                    "words": tokens,
-                    "gold": gold,
-                    "predicted": predicted,
-                    "gold_logprob": [-0.1] * len(gold),
-                }
-            )
-            + "\n"
-            for index, (tokens, gold, predicted) in enumerate(rows)
-        )
-        (folder / "predictions").mkdir(parents=True, exist_ok=True)
-        (folder / "predictions" / f"{name}.jsonl").write_text(text)
-    noise = generator(seed, f"loss/{folder.name}").normal(0, 0.05, steps)
-    speed = 20 if origin.get("objective") == "maml" else 25
-    losses = 0.2 + 1.5 * np.exp(-np.arange(steps) / speed) + noise
+    lines = finetuning_lines(folder.name, seed, steps, speed=20 if origin.get("objective") == "maml" else 25)
+    write_run(folder, {"source": source, "tuning": tuning}, lines, result)
+    return folder
+
+
+def write_predictions(
+    folder: Path, name: str, skill: float, seed: int, words: Sequence[str]
+) -> dict[str, Any]:
+    """Write the predictions of a run on a set; return their scores."""
+    draw = generator(seed, folder.name + name)
+    rows = [(tokens, gold, predictions(gold, skill, draw)) for tokens, gold in sentences(name, words)]
     lines = [
+        {
+            "id": f"{name}-{index}",
+            "words": tokens,
+            "gold": gold,
+            "predicted": predicted,
+            "gold_logprob": [-0.1] * len(gold),
+        }
+        for index, (tokens, gold, predicted) in enumerate(rows)
+    ]
+    (folder / "predictions").mkdir(parents=True, exist_ok=True)
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (folder / "predictions" / f"{name}.jsonl").write_text(text)
+    return score([row[1] for row in rows], [row[2] for row in rows])
+
+
+def finetuning_lines(run: str, seed: int, steps: int, speed: float) -> list[dict[str, Any]]:
+    """Metrics of a run whose loss falls by a factor e in `speed` steps, with four epochs."""
+    noise = generator(seed, f"loss/{run}").normal(0, 0.05, steps)
+    losses = 0.2 + 1.5 * np.exp(-np.arange(steps) / speed) + noise
+    lines: list[dict[str, Any]] = [
         {"step": step, "kind": "train", "loss_nats": loss, "lr": 1e-4, "seconds_total": step * 0.1}
         for step, loss in enumerate(losses, 1)
     ]
-    lines += [
+    return lines + [
         {"step": steps // 4 * epoch, "kind": "dev", "epoch": epoch, "f1": 0.1 * epoch}
         for epoch in range(1, 5)
     ]
-    write_run(folder, {"source": source, "tuning": tuning}, lines, result)
-    return folder
 
 
 def write_baseline(root: Path, name: str, source: str = "", skill: float = 0.4) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,12 +17,13 @@ Seed = int | None
 """a training seed; None for a mean of runs that have no seed in common"""
 
 
-class _Inferred:
+class _Inferred(ABC):
     """The properties of a score or difference that follow from its seed values and its variance over units."""
 
     @property
+    @abstractmethod
     def inference(self) -> SeedMean:
-        raise NotImplementedError
+        """The mean of the seed values, with their variance and that over units."""
 
     @property
     def value(self) -> float:
