@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import stat
 import subprocess
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 REPO = Path(__file__).parents[1]
+SMALL_EPISODES = ("meta.n_way=8", "meta.k_shot=2")  # an eighth of the windows of objective=maml_paper
 
 
 def extra_set(name: str) -> Path:
@@ -130,7 +130,7 @@ def corpus_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def nano_arguments(corpus_cache: Path) -> list[str]:
-    """Arguments of a pretraining run that takes seconds: nano on the synthetic corpus."""
+    """Arguments of a pretraining run that takes seconds: nano on the synthetic corpus, with small episodes."""
     return [
         "model=nano",
         "data=demo",
@@ -143,6 +143,7 @@ def nano_arguments(corpus_cache: Path) -> list[str]:
         "train.keep_optimizer_states=0",
         "train.eval_every=4",
         "train.eval_sequences=8",
+        *SMALL_EPISODES,
     ]
 
 
@@ -174,19 +175,7 @@ def small_arguments(corpus_cache: Path) -> list[str]:
 
 def run_module(module: str, arguments: Sequence[str], **kwargs: object) -> subprocess.CompletedProcess:
     """Run `python -m module arguments` with stdout and stderr captured."""
-    return _run(["-m", module, *arguments], **kwargs)
-
-
-def pretrain_many(runs: Sequence[Sequence[str]], ranks: int = 1) -> subprocess.CompletedProcess:
-    """Run `metapt.pretrain` for each list of arguments, in one process or under torchrun in several."""
-    launcher = (
-        ["-m", "torch.distributed.run", f"--nproc-per-node={ranks}", "--standalone"] if ranks > 1 else []
-    )
-    return _run([*launcher, str(REPO / "tests" / "pretrain_many.py"), json.dumps(runs)])
-
-
-def _run(arguments: Sequence[str], **kwargs: object) -> subprocess.CompletedProcess:
-    command = [sys.executable, *arguments]
+    command = [sys.executable, "-m", module, *arguments]
     return subprocess.run(
         command, cwd=REPO, capture_output=True, text=True, timeout=600, check=False, **kwargs
     )

@@ -1,6 +1,6 @@
 """Make two updates of each case under DeepSpeed and save their results.
 
-usage: [torchrun ...] python tests/engine_cases.py OUT STAGE,... CASE,...
+arguments: OUT STAGE,... CASE,...
 
 Weights and AdamW's moments (Engine.save) and results.json are written to OUT/CASE-STAGE. test_engine.py compares them
 with the same updates on one rank without DeepSpeed.
@@ -9,7 +9,7 @@ with the same updates on one rank without DeepSpeed.
 from __future__ import annotations
 
 import json
-import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,6 +47,8 @@ class Case:
             f"meta.tasks_per_step={UNITS}",
             f"meta.algorithm={self.algorithm}",
             f"meta.scope={self.scope or 'head'}",
+            "meta.n_way=8",
+            "meta.k_shot=2",
             "meta.inner_steps=4",
             "meta.head_dropout=0",
             "meta.max_window_fraction=1",
@@ -140,8 +142,8 @@ def run(case: Case, ds: str, folder: Path) -> None:
     engine.barrier()
 
 
-if __name__ == "__main__":
-    out, stages, cases = sys.argv[1:]
+def main(argv: Sequence[str]) -> None:
+    out, stages, cases = argv
     for ds in stages.split(","):
         for name in cases.split(","):
             run(CASES[name], ds, Path(out) / f"{name}-{ds}")

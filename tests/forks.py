@@ -1,4 +1,4 @@
-"""Run `metapt pretrain` and `metapt finetune` in forks of one process, with faults injected at named points.
+"""Run commands of metapt, and programs of tests/, in forks of one process, with faults injected at named points.
 
 Starting Python with torch and DeepSpeed takes seconds, a fork of such a process takes none, so that hundreds of runs
 can be killed. `Forks` starts this file as a server process and sends it a `Request` as a line of JSON for each run; the
@@ -83,10 +83,11 @@ class Fault:
 
 @dataclass
 class Request:
-    """A run of `metapt.PROGRAM`."""
+    """A run of a program on some ranks."""
 
     argv: Sequence[str]
     program: str = "pretrain"
+    """A command of metapt, or a module of tests/ with a function `main(argv)`."""
     ranks: int = 1
     faults: Sequence[Fault] = ()
     seconds: float | None = None
@@ -96,6 +97,8 @@ class Request:
     """Ranks that receive `signal`; if empty, all do."""
     grace: float = 0.0
     """Seconds after which the other ranks are killed once a rank was killed."""
+    timeout: float = TIMEOUT
+    """Seconds after which all ranks are killed."""
 
 
 @dataclass
@@ -107,7 +110,7 @@ class Outcome:
     stdout: list[str] = field(default_factory=list)
     stderr: list[str] = field(default_factory=list)
     hung: bool = False
-    """Whether it was killed after TIMEOUT."""
+    """Whether it was killed after its timeout."""
     seconds: float = 0.0
 
     @property
@@ -138,6 +141,16 @@ class Forks:
         assert self._process.stdout is not None
         print(json.dumps(asdict(Request(argv, **fields))), file=self._process.stdin, flush=True)
         return Outcome(**json.loads(self._process.stdout.readline()))
+
+    def succeed(self, program: str, argv: Sequence[str], ranks: int = 1) -> list[str]:
+        """Run a program that takes up to 15 minutes and must succeed; return what each rank wrote to stderr."""
+        done = self.run(argv, program=program, ranks=ranks, timeout=900)
+        assert done.codes == [0] * ranks, done.stderr
+        return done.stderr
+
+    def pretrain_many(self, runs: Sequence[Sequence[str]], ranks: int = 1) -> list[str]:
+        """Run `metapt pretrain` for each list of arguments, one after the other; return the stderr of each rank."""
+        return self.succeed("pretrain_many", [json.dumps(runs)], ranks)
 
 
 def serve() -> None:
@@ -194,7 +207,7 @@ def supervise(request: Request, running: dict[int, int]) -> Outcome:
     """Wait for the ranks, given by process id, and kill those that hang or that outlive a killed rank."""
     outcome = Outcome(codes=[0] * request.ranks)
     started = time.monotonic()
-    kill_at = started + TIMEOUT
+    kill_at = started + request.timeout
     signal_at = None if request.seconds is None else started + request.seconds
     while running:
         pid, status = os.waitpid(-1, os.WNOHANG)
@@ -205,7 +218,7 @@ def supervise(request: Request, running: dict[int, int]) -> Outcome:
             if code == -signal.SIGKILL:
                 kill_at = min(kill_at, now + request.grace)
         elif now >= kill_at:
-            outcome.hung = now >= started + TIMEOUT
+            outcome.hung = now >= started + request.timeout
             send("KILL", running)
             kill_at = float("inf")
         elif signal_at is not None and now >= signal_at:
@@ -255,7 +268,8 @@ def run_program(request: Request, rank: int) -> int:
     from metapt.__main__ import COMMANDS
     from metapt.errors import run_command
 
-    program = importlib.import_module(COMMANDS[request.program].module)
+    command = COMMANDS.get(request.program)
+    program = importlib.import_module(command.module if command else request.program)
     for fault in request.faults:
         if fault.rank == rank:
             install(fault)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import reference
 import torch
-from conftest import pretrain_many
+from forks import Forks
 from safetensors.torch import load_file
 from torch.nn.functional import cross_entropy
 
@@ -204,7 +204,7 @@ KINDS = {
 
 
 @pytest.fixture(scope="module")
-def runs(nano_arguments: list[str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
+def runs(forks: Forks, nano_arguments: list[str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
     """Three updates at every ZeRO stage on one and two ranks with a measurement after each, and without any."""
     root = tmp_path_factory.mktemp("runs")
     fixed = [*nano_arguments, "objective=maml_paper", "train.max_steps=3", "train.checkpoint_every=3"]
@@ -216,8 +216,7 @@ def runs(nano_arguments: list[str], tmp_path_factory: pytest.TempPathFactory) ->
         ]
 
     for ranks, argument_lists in ((1, commands(1, 1) + commands(1, 0)), (2, commands(2, 1))):
-        done = pretrain_many(argument_lists, ranks)
-        assert done.returncode == 0, done.stderr
+        forks.pretrain_many(argument_lists, ranks)
     return {path.name: Run(path) for path in root.iterdir()}
 
 

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from functools import cache
 from pathlib import Path
 
@@ -16,8 +14,8 @@ import engine_cases
 import pytest
 import reference
 import torch
-from conftest import REPO
 from engine_cases import CASES, LR, STAGES, UNITS, UPDATES, Case
+from forks import Forks
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -79,22 +77,11 @@ def relative_error(values: dict[str, Tensor], reference: dict[str, Tensor]) -> f
 
 
 @pytest.mark.parametrize(("ranks", "cases", "stages"), RANKS_CASES_AND_STAGES)
-def test_updates_equal_the_reference(tmp_path: Path, ranks: int, cases: list[str], stages: list[str]):
+def test_updates_equal_the_reference(
+    forks: Forks, tmp_path: Path, ranks: int, cases: list[str], stages: list[str]
+):
     """Two updates of four units cover accumulation, averaging over ranks, outer gradient, clipping and moments."""
-    script = [str(REPO / "tests" / "engine_cases.py"), str(tmp_path), ",".join(stages), ",".join(cases)]
-    torchrun = (
-        ["-m", "torch.distributed.run", f"--nproc-per-node={ranks}", "--standalone"] if ranks > 1 else []
-    )
-    environment = {**os.environ, "PYTHONPATH": str(REPO)}
-    done = subprocess.run(
-        [sys.executable, *torchrun, *script],
-        cwd=REPO,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    forks.succeed("engine_cases", [str(tmp_path), ",".join(stages), ",".join(cases)], ranks)
     problems = [
         problem
         for name in cases

@@ -6,9 +6,6 @@ The reference is written here: a loop over micro-batches, words and episodes wit
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,7 +16,7 @@ import pytest
 import reference
 import torch
 import unit_cases
-from conftest import REPO
+from forks import Forks
 from test_engine import relative_error, saved
 from test_state_episodes import naive_loss
 from torch import Tensor
@@ -162,23 +159,9 @@ def expected(case: str) -> tuple[dict[str, Tensor], dict[str, Tensor], list[floa
 
 @pytest.mark.commands
 @pytest.mark.parametrize(("ranks", "stages"), RANKS_AND_STAGES)
-def test_updates_equal_the_reference(tmp_path: Path, ranks: int, stages: list[str]):
+def test_updates_equal_the_reference(forks: Forks, tmp_path: Path, ranks: int, stages: list[str]):
     """Rounds in which a rank has no unit of its own, groups without words, and all ways to mix are among the cases."""
-    script = [str(REPO / "tests" / "unit_cases.py"), str(tmp_path), ",".join(stages), ",".join(CASES)]
-    torchrun = (
-        ["-m", "torch.distributed.run", f"--nproc-per-node={ranks}", "--standalone"] if ranks > 1 else []
-    )
-    environment = {**os.environ, "PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, *torchrun, *script],
-        cwd=REPO,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=900,
-    )
-    assert done.returncode == 0, done.stderr
+    forks.succeed("unit_cases", [str(tmp_path), ",".join(stages), ",".join(CASES)], ranks)
     problems = [
         found for case in CASES for ds in stages for found in problems_of(tmp_path / f"{case}-{ds}", case)
     ]

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from conftest import pretrain_many
+from forks import Forks
 from safetensors.torch import load_file
 
 from metapt.runs import Run
@@ -29,15 +29,14 @@ LOGGED = ("lm_loss_nats", "query_loss_nats", "eval_loss_nats", "grad_norm", "mas
 FROM_THE_START = dict.fromkeys(LOGGED, 1e-3) | {"grad_norm": 1e-2}
 
 
-def test_two_ranks_equal_one(nano_arguments: list[str], tmp_path: Path):
+def test_two_ranks_equal_one(forks: Forks, nano_arguments: list[str], tmp_path: Path):
     """Batches and episodes are the same on any number of ranks and at every ZeRO stage; weights agree up to rounding."""
     fixed = [*nano_arguments, "train.max_steps=3", "train.lr=1e-3", "train.checkpoint_every=3"]
     runs = {ranks: {kind: Run(tmp_path / f"{kind}-{ranks}") for kind in KINDS} for ranks in (1, 2)}
     for ranks, by_kind in runs.items():
-        done = pretrain_many(
+        forks.pretrain_many(
             [[*fixed, *KINDS[kind], f"run_dir={run.path}"] for kind, run in by_kind.items()], ranks
         )
-        assert done.returncode == 0, done.stderr
     for kind in KINDS:
         compare_runs(runs[1][kind], runs[2][kind], FROM_THE_START)
         compare_weights(runs[1][kind], runs[2][kind], 3)
@@ -48,7 +47,7 @@ def test_two_ranks_equal_one(nano_arguments: list[str], tmp_path: Path):
     [pytest.param((2, 1), id="1, 2, 1"), pytest.param((4, 3), id="1, 4, 3", marks=pytest.mark.nightly)],
 )
 def test_a_run_resumes_on_another_number_of_ranks(
-    nano_arguments: list[str], tmp_path: Path, ranks: tuple[int, int]
+    forks: Forks, nano_arguments: list[str], tmp_path: Path, ranks: tuple[int, int]
 ):
     """With two updates on one rank and on each of these numbers, losses and gradient norms equal those of one rank.
 
@@ -59,9 +58,8 @@ def test_a_run_resumes_on_another_number_of_ranks(
     arguments = {kind: [*nano_arguments, *schedule, *units, *own] for kind, own in KINDS.items()}
 
     def train(runs: dict[str, Run], count: int) -> str:
-        done = pretrain_many([[*arguments[kind], f"run_dir={run.path}"] for kind, run in runs.items()], count)
-        assert done.returncode == 0, done.stderr
-        return done.stderr
+        words = [[*arguments[kind], f"run_dir={run.path}"] for kind, run in runs.items()]
+        return forks.pretrain_many(words, count)[0]
 
     one_rank = {kind: Run(tmp_path / "one" / kind) for kind in KINDS}
     resumed = {kind: Run(tmp_path / "resumed" / kind) for kind in KINDS}

@@ -1,6 +1,6 @@
 """Make two updates of each kind of objective as the trainer does, under DeepSpeed, and save their results.
 
-usage: [torchrun ...] python tests/unit_cases.py OUT STAGE,... CASE,...
+arguments: OUT STAGE,... CASE,...
 
 Weights and AdamW's moments (Engine.save) and results.json are written to OUT/CASE-STAGE. test_units.py compares them with plain
 PyTorch.
@@ -9,7 +9,7 @@ PyTorch.
 from __future__ import annotations
 
 import json
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -181,8 +181,8 @@ def run(case: str, ds: str, folder: Path) -> None:
     engine.barrier()
 
 
-if __name__ == "__main__":
-    out, stages, cases = sys.argv[1:]
+def main(argv: Sequence[str]) -> None:
+    out, stages, cases = argv
     for ds in stages.split(","):
         for name in cases.split(","):
             run(name, ds, Path(out) / f"{name}-{ds}")

@@ -15,7 +15,8 @@ from pathlib import Path
 from statistics import fmean
 
 import pytest
-from conftest import pretrain_many
+from conftest import SMALL_EPISODES
+from forks import Forks
 from real_slurm import MARKS, losses, wait_until, weights
 from stopping import INTERRUPTIONS, fail_last_node, has_progressed, last_node, processes, requeue, restarts
 
@@ -37,13 +38,10 @@ WORDS += [
     "train.micro_batches_per_update=8",
     "meta.tasks_per_step=4",
 ]
+WORDS += SMALL_EPISODES
 WORDS += ["train.checkpoint_every=1000", "train.eval_every=1000", "train.dynamics_every=0"]
-
-MIN_UPDATES, MAX_UPDATES, SECONDS = (
-    100,
-    400,
-    40,
-)  # length of a run: the updates in these seconds, within bounds
+WAITING = Path(__file__).with_name("waiting_training.py")
+UPDATES = 8  # of a run that waits where it is stopped
 
 pytestmark = MARKS
 
@@ -55,14 +53,16 @@ def _jobs_find_metapt(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def updates_in(tmp_path_factory: pytest.TempPathFactory, corpus_cache: Path) -> Callable[[int, float], int]:
+def updates_in(
+    forks: Forks, tmp_path_factory: pytest.TempPathFactory, corpus_cache: Path
+) -> Callable[[int, float], int]:
     """A function of ranks and seconds: how many updates the machine makes, busy as it is now."""
     pace: dict[int, float] = {}
 
     def count(ranks: int, seconds: float) -> int:
         if ranks not in pace:
             run = Run(tmp_path_factory.mktemp("pace") / "run")
-            train(run, [*WORDS, f"data.cache_dir={corpus_cache}", "train.max_steps=40"], ranks)
+            train(forks, run, [*WORDS, f"data.cache_dir={corpus_cache}", "train.max_steps=40"], ranks)
             pace[ranks] = fmean(line["seconds"] for line in run.metrics() if "seconds" in line)
         return round(seconds / pace[ranks])
 
@@ -79,35 +79,41 @@ class Undisturbed:
 
 @pytest.fixture(scope="module")
 def undisturbed(
-    tmp_path_factory: pytest.TempPathFactory, corpus_cache: Path, updates_in: Callable[[int, float], int]
-) -> Callable[[int], Undisturbed]:
-    """A function from the number of ranks to the undisturbed run on them."""
-    runs: dict[int, Undisturbed] = {}
+    forks: Forks, tmp_path_factory: pytest.TempPathFactory, corpus_cache: Path
+) -> Callable[..., Undisturbed]:
+    """A function from the numbers of ranks and updates to the undisturbed run."""
+    runs: dict[tuple[int, int], Undisturbed] = {}
 
-    def run(ranks: int) -> Undisturbed:
-        if ranks not in runs:
-            steps = min(MAX_UPDATES, max(MIN_UPDATES, updates_in(ranks, SECONDS)))
-            words = [*WORDS, f"data.cache_dir={corpus_cache}", f"train.max_steps={steps}"]
-            runs[ranks] = Undisturbed(words, Run(tmp_path_factory.mktemp("undisturbed") / "run"))
-            train(runs[ranks].run, words, ranks)
-        return runs[ranks]
+    def run(ranks: int, updates: int = UPDATES) -> Undisturbed:
+        if (ranks, updates) not in runs:
+            words = [*WORDS, f"data.cache_dir={corpus_cache}", f"train.max_steps={updates}"]
+            whole = Undisturbed(words, Run(tmp_path_factory.mktemp("undisturbed") / "run"))
+            train(forks, whole.run, words, ranks)
+            runs[ranks, updates] = whole
+        return runs[ranks, updates]
 
     return run
 
 
-def train(run: Run, words: list[str], ranks: int) -> None:
+def train(forks: Forks, run: Run, words: list[str], ranks: int) -> None:
     """Trains a run without Slurm."""
-    done = pretrain_many([[*words, f"run_dir={run.path}"]], ranks)
-    assert done.returncode == 0, done.stderr
+    forks.succeed("pretrain", [*words, f"run_dir={run.path}"], ranks)
 
 
 def submit(
-    grid_dir: GridDir, words: list[str], nodes: int, cluster: ClusterConfig = CLUSTER
+    grid_dir: GridDir, words: list[str], nodes: int, cluster: ClusterConfig = CLUSTER, waits: int = 0
 ) -> tuple[Run, str]:
-    """Submits a plan of one pretraining job with one rank per node. Returns its run and its Slurm job id."""
+    """Submits a plan of one pretraining job with one rank per node. Returns its run and its Slurm job id.
+
+    Args:
+        waits: in how many starts the job waits to be stopped, as waiting_training.py does.
+    """
     job_id = "pretrain/a"
     argv = (*words, "device=cpu", f"run_dir={grid_dir.path / job_id}")
-    program = ("-m", "metapt.pretrain")
+    program: tuple[str, ...] = ("-m", "metapt.pretrain")
+    if waits:
+        waiting_dir(grid_dir).mkdir()
+        program = (str(WAITING), str(waiting_dir(grid_dir)), str(waits))
     job = Job(job_id, "pretrain", nodes=nodes, gpus_per_node=1, program=program, argv=argv)
     code = take_snapshot(grid_dir.path)
     code.write()
@@ -115,12 +121,19 @@ def submit(
     return grid_dir.run(job), slurm_queue.queue_entries(grid_dir)[job.id].slurm_id
 
 
-def disturb(grid_dir: GridDir, run: Run, slurm_id: str, kinds: list[str]) -> None:
-    """Interrupts a job in the given ways, each after some more updates, and waits for its end."""
-    for count, kind in enumerate(kinds):
-        wait_until(has_progressed(run, slurm_id, count), seconds=300)
+def waiting_dir(grid_dir: GridDir) -> Path:
+    return grid_dir.path / "waiting"
+
+
+def run_disturbed(grid_dir: GridDir, words: list[str], nodes: int, kinds: list[str]) -> Run:
+    """A run that is stopped in the given ways, each after two more updates, to its end."""
+    run, slurm_id = submit(grid_dir, words, nodes, waits=len(kinds))
+    for start, kind in enumerate(kinds):
+        reached = [waiting_dir(grid_dir) / f"{start}.{rank}" for rank in range(nodes)]
+        wait_until(lambda reached=reached: all(file.exists() for file in reached), seconds=300)
         INTERRUPTIONS[kind](slurm_id)
     wait_until(lambda: not slurm_queue.queue_entries(grid_dir), seconds=400)
+    return run
 
 
 def check(run: Run, whole: Run, grid_dir: GridDir, kinds: list[str]) -> None:
@@ -136,11 +149,10 @@ def check(run: Run, whole: Run, grid_dir: GridDir, kinds: list[str]) -> None:
 
 
 def test_a_stopped_job_on_two_nodes_ends_like_an_undisturbed_one(
-    tmp_path: Path, undisturbed: Callable[[int], Undisturbed]
+    tmp_path: Path, undisturbed: Callable[..., Undisturbed]
 ) -> None:
     grid_dir, kinds, whole = GridDir(tmp_path), ["preemption", "failed node"], undisturbed(2)
-    run, slurm_id = submit(grid_dir, whole.words, nodes=2)
-    disturb(grid_dir, run, slurm_id, kinds)
+    run = run_disturbed(grid_dir, whole.words, 2, kinds)
     check(run, whole.run, grid_dir, kinds)
 
 
@@ -148,18 +160,17 @@ def test_a_stopped_job_on_two_nodes_ends_like_an_undisturbed_one(
 @pytest.mark.parametrize("nodes", [1, 2])
 @pytest.mark.parametrize("kind", INTERRUPTIONS)
 def test_each_way_of_stopping(
-    kind: str, nodes: int, tmp_path: Path, undisturbed: Callable[[int], Undisturbed]
+    kind: str, nodes: int, tmp_path: Path, undisturbed: Callable[..., Undisturbed]
 ) -> None:
     grid_dir, whole = GridDir(tmp_path), undisturbed(nodes)
-    run, slurm_id = submit(grid_dir, whole.words, nodes)
-    disturb(grid_dir, run, slurm_id, [kind])
+    run = run_disturbed(grid_dir, whole.words, nodes, [kind])
     check(run, whole.run, grid_dir, [kind])
 
 
 @pytest.mark.nightly
 @pytest.mark.parametrize("nodes", [1, 2])
 def test_a_run_longer_than_its_time_limit(
-    nodes: int, tmp_path: Path, corpus_cache: Path, updates_in: Callable[[int, float], int]
+    forks: Forks, nodes: int, tmp_path: Path, corpus_cache: Path, updates_in: Callable[[int, float], int]
 ) -> None:
     """The limit is a minute, Slurm's shortest, in which a busy machine may only get through the start."""
     grid_dir, whole = GridDir(tmp_path), Run(tmp_path / "undisturbed")
@@ -170,17 +181,17 @@ def test_a_run_longer_than_its_time_limit(
     log = (grid_dir.path / "logs/pretrain/a.err").read_text()
     assert run_status(run.path).state == "done", log
     assert log.count("interrupted: ") >= json.loads(run.requeues_file.read_text())["start"] > 0, log
-    train(whole, words, nodes)
+    train(forks, whole, words, nodes)
     assert losses(run) == losses(whole)
     assert weights(run) == weights(whole)
 
 
 @pytest.mark.nightly
 def test_a_job_survives_a_node_that_dies_without_a_signal(
-    tmp_path: Path, undisturbed: Callable[[int], Undisturbed]
+    tmp_path: Path, undisturbed: Callable[..., Undisturbed], updates_in: Callable[[int, float], int]
 ) -> None:
     """The other rank fails long before Slurm notices; the job still exists and is requeued."""
-    grid_dir, whole = GridDir(tmp_path), undisturbed(2)
+    grid_dir, whole = GridDir(tmp_path), undisturbed(2, min(400, max(100, updates_in(2, 40))))
     run, slurm_id = submit(grid_dir, [*whole.words, "train.checkpoint_every=3"], nodes=2)
     wait_until(has_progressed(run, slurm_id, 0, updates=5), seconds=300)
     for process in processes(slurm_id, last_node(slurm_id)):
