@@ -1,4 +1,4 @@
-"""29 failures in jobs that train on a real Slurm, eight of them not nightly.
+"""29 failures in jobs that train on a real Slurm, six of them not nightly.
 
 Each job ends bit-identical to an undisturbed one, by itself or after the same submission was repeated, or its run is refused
 with the cause. All jobs are in one grid, so that they also disturb one another.
@@ -154,8 +154,6 @@ WAITS = Fault("unit", "WAIT", 12)
 FULL = "No space left on device"
 FEW: dict[str, Failure] = {
     "killed in the optimizer": Failure(Fault("step", "KILL", 5)),
-    "killed before a checkpoint has its name": Failure(Fault("commit", "KILL", 3)),
-    "full disk in a checkpoint": Failure(Fault("engine file", "ENOSPC", 2), cause=FULL),
     "damaged newest checkpoint": Failure(
         Fault("step", "KILL", 8), damage=truncate_newest, cause=r"checkpoint of step 6 is damaged \(.+\) and is skipped"
     ),
@@ -167,6 +165,8 @@ FEW: dict[str, Failure] = {
     ),
 }  # fmt: skip
 NIGHTLY: dict[str, Failure] = {
+    "killed before a checkpoint has its name": Failure(Fault("commit", "KILL", 3)),
+    "full disk in a checkpoint": Failure(Fault("engine file", "ENOSPC", 2), cause=FULL),
     "killed before the corpus": Failure(Fault("corpus", "KILL")),
     "killed before the engine": Failure(Fault("engine", "KILL")),
     "killed in an inner loop": Failure(Fault("inner loss", "KILL", 3)),
