@@ -11,6 +11,7 @@ import pytest
 import torch
 from ner_world import make_tokenizer, write_checkpoint
 
+from analysis.load.schema import decode_result
 from metapt.config import commandline
 from metapt.data.corpus_words import find_units, token_kinds, token_texts
 from metapt.data.iob2 import Sentence, write_iob2
@@ -119,6 +120,8 @@ def test_classes_find_persons_that_no_training_sentence_has(
     crf = commandline.load("baseline", [*sets, "data=uner", "name=crf", f"run_dir={tmp_path / 'crf'}"])
     class_features.train_crf(crf, table, make_tokenizer())
     assert Run(tmp_path / "crf").result()["sets"]["xx_one"]["f1"] > 0.95
+    results = [decode_result((tmp_path / name / "result.json").read_bytes()) for name in ("a", "crf")]
+    assert [type(each).__name__ for each in results] == ["FinetuneResult", "BaselineResult"]
 
 
 def test_table_of_a_grid(tmp_path: Path) -> None:
