@@ -238,15 +238,6 @@ def test_dry_run_of_every_shipped_grid(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("absent", ["METAPT_TEXT_DIR", "METAPT_TOKENIZER", "METAPT_UNER_DIR"])
-def test_a_missing_environment_variable_is_named(absent: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("METAPT_TEXT_DIR", "METAPT_TOKENIZER", "METAPT_UNER_DIR"):
-        monkeypatch.setenv(name, "/data")
-    monkeypatch.delenv(absent)
-    with pytest.raises(UserError, match=absent):
-        planned("grid=first")
-
-
 def test_all_errors_of_a_grid_are_reported_at_once() -> None:
     with pytest.raises(UserError) as raised:
         planned(

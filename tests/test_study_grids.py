@@ -1,4 +1,4 @@
-"""The grids of the second study: what their runs have in common, and what they compare."""
+"""The grids of the second study: what their runs have in common, what they compare, and the environment variables of grids."""
 
 from __future__ import annotations
 
@@ -24,6 +24,15 @@ TOLERANCE = 0.05  # of FLOPs, as in the report (matched budgets)
 def folders(monkeypatch: pytest.MonkeyPatch) -> None:
     for variable in ("METAPT_TEXT_DIR", "METAPT_UNER_DIR", "METAPT_EXTRA_DIR"):
         monkeypatch.setenv(variable, f"/data/{variable}")
+
+
+@pytest.mark.parametrize("absent", ["METAPT_TEXT_DIR", "METAPT_TOKENIZER", "METAPT_UNER_DIR"])
+def test_a_missing_environment_variable_is_named(absent: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("METAPT_TEXT_DIR", "METAPT_TOKENIZER", "METAPT_UNER_DIR"):
+        monkeypatch.setenv(name, "/data")
+    monkeypatch.delenv(absent)
+    with pytest.raises(UserError, match=absent):
+        planned("grid=first")
 
 
 @cache
