@@ -6,11 +6,12 @@ import hashlib
 import json
 import math
 import os
+import secrets
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-TEMPORARY_SUFFIX = ".tmp"  # a temporary file is called .NAME.PID.tmp
+TEMPORARY_SUFFIX = ".tmp"
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -21,7 +22,7 @@ def write_atomically(path: Path, text: str) -> None:
 def write_bytes_atomically(path: Path, content: bytes, synced: bool = False) -> None:
     """Write a binary file atomically. `synced=False` is for files that can be regenerated after a power failure."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY_SUFFIX}")
+    temporary = temporary_path(path)
     try:
         temporary.write_bytes(content)
         if synced:
@@ -29,6 +30,11 @@ def write_bytes_atomically(path: Path, content: bytes, synced: bool = False) -> 
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def temporary_path(path: Path) -> Path:
+    """A path beside `path` that no other process uses, on any node: .NAME.RANDOM.tmp. Process ids recur on other nodes."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(6)}{TEMPORARY_SUFFIX}")
 
 
 def write_json(path: Path, value: Any) -> None:

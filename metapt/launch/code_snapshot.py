@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from metapt import files
 from metapt.errors import OperationalError, UserError
 from metapt.provenance import COMMIT_FILE, git_commit
 
@@ -46,8 +47,7 @@ class CodeSnapshot:
         """Writes the copy unless it exists. It gets its name when it is complete, also with two writers at once."""
         if not self.content or (self.folder / COMMIT_FILE).exists():
             return
-        staging = self.folder.with_name(f".{self.folder.name}.{os.getpid()}.tmp")
-        shutil.rmtree(staging, ignore_errors=True)
+        staging = files.temporary_path(self.folder)
         for name, content in self.content.items():
             (staging / name).parent.mkdir(parents=True, exist_ok=True)
             (staging / name).write_bytes(content)
