@@ -19,12 +19,13 @@ from metapt.launch.grid_dir import GridDir
 from metapt.runs import Run
 
 REPOSITORY = Path(__file__).parents[2]
+PRETRAIN = 'grid.pretrain=["data=demo","train.max_steps=20","train.warmup_steps=2","train.eval_every=10","episodes.start_step=5"]'
 SHORTENED = [
+    PRETRAIN,
     "grid.sources=[en_demo]",
     'grid.finetune_per_tuning={head_only:["ner.max_epochs=2"]}',
     "grid.tunings=[head_only]",
 ]
-SHORTENED += ['grid.pretrain=["data=demo","train.max_steps=20","train.warmup_steps=2","train.eval_every=10"]']
 FINETUNED = [
     "grid.objectives=[maml]",
     "grid.sources=[en_demo]",
@@ -32,7 +33,7 @@ FINETUNED = [
     "grid.tunings=[head_only,full,lora]",
 ]
 FINETUNED += [
-    'grid.pretrain=["data=demo","train.max_steps=20","train.warmup_steps=2","train.eval_every=10"]',
+    PRETRAIN,
     'grid.finetune=["data=demo","ner.max_epochs=8","ner.patience=8"]',
     'grid.finetune_per_tuning={head_only:["ner.lr=1e-2","ner.batch_size=2"],full:["ner.lr=1e-3"],lora:["ner.lr=1e-3"]}',
 ]
