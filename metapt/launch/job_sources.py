@@ -21,7 +21,7 @@ from metapt.launch.code_snapshot import (
 from metapt.launch.grid_status import JobStatus
 from metapt.launch.job_state import JobState
 from metapt.launch.jobs import Job
-from metapt.provenance import source, sources
+from metapt.provenance import source_hash, sources
 from metapt.runs import Run
 
 SHOWN = 3  # names of runs in a note
@@ -55,7 +55,7 @@ def choose_sources(
         root: the grid folder.
     """
     present = live_code() if code == "live" else take_snapshot(root)
-    digest = source()["source"]
+    digest = source_hash()
     kept: dict[str, CodeSnapshot] = {}
     notes: dict[str, list[str]] = {}
     for job in todo:
