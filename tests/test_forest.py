@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import math
 import re
+from xml.etree import ElementTree
 
+import matplotlib
 import pytest
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 
 from analysis.figures.forest import ForestRow, forest
-from analysis.figures.rendering import QUIET, to_svg
+from analysis.figures.rendering import PAGE_FONTS, QUIET, STYLE, compact, to_svg
 from analysis.figures.style import ARM_COLOURS, FIRST, SECOND
 from analysis.sections.lead import Lead, _at_most, lead_section
 
@@ -54,6 +58,35 @@ def test_texts() -> None:
         texts
     )
     assert ROWS[2].full_label == "mean of 2 sets:\neffect"
+
+
+def test_compact_figures_have_the_same_elements() -> None:
+    """Compares with what matplotlib writes: tags, texts, styles and coordinates, to a hundredth of a point."""
+    canvas, file = forest(ROWS, "MAML", "vanilla"), io.StringIO()
+    with matplotlib.rc_context({**STYLE, "svg.hashsalt": "forest"}):
+        FigureCanvasSVG(canvas).print_svg(file)
+    original = re.sub("<metadata>.*</metadata>", "", file.getvalue(), flags=re.DOTALL)
+    small = compact(original)
+    assert len(small) < 0.7 * len(original)
+    before, after = (list(ElementTree.fromstring(svg).iter()) for svg in (original, small))
+    assert after[0].attrib["font-family"] == PAGE_FONTS
+    ids = {element.attrib.get("id") for element in after}
+    for old, new in zip(before, after, strict=True):
+        assert (old.tag, (old.text or "").strip()) == (new.tag, (new.text or "").strip())
+        style = old.attrib.get("style", "").replace(" font-family: 'DejaVu Sans';", "")
+        assert new.attrib.get("style", "") == style
+        for key in ("d", "x", "y", "width", "height", "viewBox", "transform"):
+            values = [re.split("[ \\n()]+", element.attrib.get(key, "").strip()) for element in (old, new)]
+            if values[0][0] == "rotate" and float(values[0][1]) == 0:
+                assert key not in new.attrib
+                continue
+            for first, second in zip(*values, strict=True):
+                if re.fullmatch(r"-?[\d.]+", first):
+                    assert float(second) == pytest.approx(float(first), abs=0.0051)
+                else:
+                    assert first == second
+        for value in new.attrib.values():
+            assert set(re.findall(r"(?:url\(|^)#(\w+)", value)) <= ids
 
 
 def test_groups_are_shown_whole_as_long_as_all_means_fit() -> None:

@@ -54,6 +54,10 @@ STYLE: dict[Any, Any] = {
 }
 
 
+COORDINATES = re.compile(r'(?<= )(d|x|y)="([^"]*)"')
+NUMBER = re.compile(r"-?\d+\.\d+")
+
+
 def submit(name: str, draw: Callable[..., Canvas], *data: Any) -> Future[str]:
     """Let another process draw `draw(*data)`; the result will be its SVG, whose ids depend on the name."""
     return pool().submit(_svg, name, draw, *data)
@@ -80,7 +84,26 @@ def to_svg(canvas: Canvas, name: str) -> str:
     text = file.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    return text.replace(f"'{FONT}'", PAGE_FONTS).strip()
+    return compact(text).strip()
+
+
+def compact(svg: str) -> str:
+    """Return an SVG of matplotlib in about two thirds of its size, which looks the same.
+
+    Coordinates are hundredths of a point, the font is named once, and what has no effect is left out: indentation, rotations
+    by 0, and ids that nothing refers to.
+    """
+    svg = COORDINATES.sub(_shortened, svg)
+    svg = svg.replace("<svg ", f'<svg font-family="{PAGE_FONTS}" ', 1).replace(f" font-family: '{FONT}';", "")
+    svg = re.sub(r' transform="rotate\(-?0 [^"]*\)"', "", svg)
+    referenced = set(re.findall(r"#(\w+)", svg))
+    svg = re.sub(r' id="([^"]*)"', lambda found: found[0] if found[1] in referenced else "", svg)
+    return re.sub(r"\n *(?=<)", "\n", svg)
+
+
+def _shortened(attribute: re.Match[str]) -> str:
+    value = NUMBER.sub(lambda number: f"{float(number[0]):.2f}".rstrip("0").rstrip("."), attribute[2])
+    return f'{attribute[1]}="{" ".join(value.split())}"'
 
 
 def to_pdf(canvas: Canvas) -> bytes:
