@@ -100,6 +100,32 @@ def test_claims_are_means_over_sets_with_corrected_p(shown: Views, data: ReportD
         assert row["comparisons"] == 2
 
 
+def test_claims_by_set(shown: Views, data: ReportData) -> None:
+    """Differences of means over the runs of a set; over sets their mean is that of the claim."""
+    table = [row for row in rows(shown, "claims_by_set") if row["comparison"] == "maml minus vanilla"]
+    assert len(table) == 2 * 2 * 2  # variants, tunings, sets
+    for row in table:
+        first, second = (
+            np.mean(
+                [
+                    data.scores.value(run, row["set"])
+                    for run in data.collection.finetuning
+                    if (run.setting.variant, run.setting.tuning) == (variant, row["tuning"])
+                    and run.objective == objective
+                ]
+            )
+            for objective, variant in (("maml", row["variant"]), ("vanilla", "base"))
+        )
+        assert (row["first"], row["second"]) == pytest.approx((first, second), abs=1e-6)
+        assert row["difference"] == pytest.approx(first - second, abs=1e-6)
+        low, high = row["95 % CI"]
+        assert low <= row["difference"] <= high
+        assert row["gold spans"] > 0
+    for claimed in rows(shown, "claims")[:4]:
+        parts = [row for row in table if all(row[key] == claimed[key] for key in ("variant", "tuning"))]
+        assert np.mean([row["difference"] for row in parts]) == pytest.approx(claimed["difference"], abs=1e-6)
+
+
 def test_variants_are_compared_with_base_without_a_verdict(shown: Views) -> None:
     claimed = rows(shown, "claims")
     table = [row for row in claimed if row["comparison"] == "maml/fast minus maml/base"]

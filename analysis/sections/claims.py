@@ -10,7 +10,15 @@ from metapt.evaluation.bootstrap import holm
 from ..load.collect import Collection
 from ..load.records import Setting
 from ..stats.budgets import BUDGETS
-from ..stats.comparison import DIFFERENCE_COLUMNS, Average, Comparison, averages, difference_cells, last_steps
+from ..stats.comparison import (
+    DIFFERENCE_COLUMNS,
+    Average,
+    Comparison,
+    averages,
+    by_set,
+    difference_cells,
+    last_steps,
+)
 from ..stats.verdicts import EFFECT, definition, verdict
 from ..tables import RUNS, Cell, Column, Table
 from .base import ReportData, Section, Views
@@ -38,7 +46,7 @@ class Claim:
 def section(views: Views) -> Section:
     families = claims_at(views, views.budget)
     needed = "Needed: two runs that differ in the objective only, with identical fine-tuning."
-    tables = [_claims_table(families), _other_budgets_table(views)]
+    tables = [_claims_table(families), _by_set_table(families), _other_budgets_table(views)]
     return Section("claims", "Claims", [] if any(families.values()) else [needed], tables=tables)
 
 
@@ -84,6 +92,20 @@ def _claims_table(families: dict[str, list[Claim]]) -> Table:
     note = "Shaded rows: an effect. p values of primary comparisons are corrected within each group."
     title = "Differences by contrast and tuning"
     return Table("claims", title, columns, rows, note, shaded).without_constant("scale", "variant")
+
+
+def _by_set_table(families: dict[str, list[Claim]]) -> Table:
+    heads = ("comparison", "group", "scale", "variant", "tuning", "set", "gold spans", "first", "second")
+    columns = [*map(Column, heads), *DIFFERENCE_COLUMNS, Column("sources"), RUNS]
+    rows: list[list[Cell]] = []
+    for group, family in families.items():
+        for item in (part for claim in family for part in by_set(claim.average)):
+            cells: list[Cell] = [str(item.contrast), group, *item.key, item.comparisons[0].gold_spans]
+            cells += [item.first.value, item.second.value, *difference_cells(item.difference)]
+            rows.append([*cells, len(item.comparisons), item.runs])
+    note = "Means over sources. Descriptive: p values are not corrected, and there are no verdicts."
+    table = Table("claims_by_set", "The same differences by set", columns, rows, note)
+    return table.without_constant("scale", "variant")
 
 
 def _other_budgets_table(views: Views) -> Table:

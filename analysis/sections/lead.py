@@ -10,8 +10,7 @@ from ..figures.forest import ForestRow, forest
 from ..figures.style import figure
 from ..run_refs import Runs, counted, runs_of
 from ..stats.budgets import BUDGETS
-from ..stats.comparison import Average, Comparison, arms
-from ..stats.significance import average_difference
+from ..stats.comparison import Average, arms, by_set
 from ..tables import RUNS, Cell, Column, Table
 from .base import ReportData, Section, Views
 from .claims import EFFECT, Claim, claims_at
@@ -106,17 +105,11 @@ def _title(group: str, claim: Claim, found: Sequence[tuple[str, Claim]]) -> str:
 
 def _forest_rows(title: str, claim: Claim) -> list[ForestRow]:
     """The difference on each set, mean over sources, and the mean of all."""
-    by_set: list[tuple[str, list[Comparison]]] = [
-        (name, list(items))
-        for name, items in groupby(
-            sorted(claim.average.comparisons, key=lambda item: item.set_name), lambda item: item.set_name
-        )
-    ]
     rows = []
-    for name, items in by_set:
-        difference = average_difference(item.difference for item in items)
-        label = f"{name} ({items[0].gold_spans:,})"
-        is_effect = claim.verdict == EFFECT and difference.excludes_zero
+    for part in by_set(claim.average):
+        label = f"{part.key[-1]} ({part.comparisons[0].gold_spans:,})"
+        is_effect = claim.verdict == EFFECT and part.difference.excludes_zero
+        difference = part.difference
         rows.append(ForestRow(label, title, difference.value, *difference.interval, is_effect=is_effect))
     mean = claim.average.difference
     label = f"mean of {counted(len(rows), 'set')}"

@@ -208,6 +208,19 @@ def averages(items: Sequence[Comparison], key: Callable[[Setting], tuple[Cell, .
     ]
 
 
+def by_set(mean: Average) -> list[Average]:
+    """Return the parts of a mean over sources and sets: for each set, by name, the mean over sources. Keys end with the set."""
+    members: dict[str, list[Comparison]] = {}
+    for item in sorted(mean.comparisons, key=lambda item: item.set_name):
+        members.setdefault(item.set_name, []).append(item)
+    return [
+        Average(
+            mean.contrast, (*mean.key, name), items, average_difference(item.difference for item in items)
+        )
+        for name, items in members.items()
+    ]
+
+
 DIFFERENCE_COLUMNS = (
     Column("difference", signed=True),
     Column("95 % CI", signed=True, interval=True),
