@@ -16,10 +16,10 @@ from pathlib import Path
 
 import numpy as np
 from f1_populations import Population, recorded
+from metapt.analysis.stats.significance import LEAST_SPANS  # type: ignore[import-not-found]
+from metapt.analysis.stats.verdicts import EFFECT, verdict  # type: ignore[import-not-found]
 from scipy.special import stdtrit
 
-from analysis.stats.significance import LEAST_SPANS
-from analysis.stats.verdicts import EFFECT, verdict
 from metapt.evaluation.bootstrap import f1_samples, holm, micro_f1, unit_weights
 from metapt.evaluation.seed_inference import LEVEL, SeedMean, Z, bootstrap_variance
 from metapt.files import write_atomically

@@ -81,8 +81,8 @@ def section(curve: Curve) -> list[str]:
 
 def figure(curves: Sequence[Curve], columns: int = 4) -> str:
     """An SVG with a panel for each curve: times with the fitted line, operations dashed, logarithmic axes."""
-    from analysis.figures.rendering import to_svg
-    from analysis.figures.style import ARM_COLOURS, QUIET, SECOND, drawing
+    from metapt.analysis.figures.rendering import to_svg  # type: ignore[import-not-found]
+    from metapt.analysis.figures.style import ARM_COLOURS, QUIET, SECOND, drawing  # type: ignore[import-not-found]
 
     rows = math.ceil(len(curves) / columns)
     with drawing(rows, columns, 2.4 * rows) as (canvas, axes):

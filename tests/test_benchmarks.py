@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import fitting
@@ -24,6 +26,18 @@ from timing import Row
 from metapt.config import commandline
 from metapt.errors import OperationalError
 from metapt.estimate.flops import flops_of_step
+
+FOLDER = Path(fitting.__file__).parent
+
+
+def test_scripts_import_the_analysis_as_a_part_of_metapt():
+    """`python benchmarks/NAME.py` has benchmarks/ in its path, and not the folder of the repository."""
+    scripts = sorted(FOLDER.glob("*.py"))
+    assert len(scripts) > 20
+    assert not [
+        path.name for path in scripts if re.search(r"^ *(from|import) analysis\b", path.read_text(), re.M)
+    ]
+
 
 POINTS = st.lists(st.integers(1, 10_000), min_size=3, max_size=8, unique=True)
 
