@@ -1,6 +1,6 @@
 """The command `metapt probe`: score a checkpoint on fixed episodes of word classes, whatever it was pretrained with.
 
-The episodes are those that pretraining runs with word classes measure as learning dynamics, on the same held-out text.
+By default the episodes are those that pretraining runs with word classes measure as learning dynamics, on the same held-out text.
 """
 
 from __future__ import annotations
@@ -55,7 +55,8 @@ def probe(config: ProbeConfig) -> dict[str, float | list[float]]:
     rows = eval_sequences(corpus.eval, train.seq_len, train.eval_sequences)
     classes = corpus_classes(corpus, config.classes, log)
     chunk = with_numbers(config, Ranks(1, "cpu"), None).train.micro_batch
-    episodes = WordProbe(rows, corpus_token_kinds(corpus), classes, chunk)
+    kinds = corpus_token_kinds(corpus)
+    episodes = WordProbe(rows, kinds, classes, chunk, config.probe_episodes, config.probe_tokens)
     return episodes.measure(MetaLM(load_decoder(folder), None, train.precision).eval())
 
 

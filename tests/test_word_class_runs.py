@@ -80,6 +80,17 @@ def test_the_probe_gives_what_the_run_measured(finished: Run, arguments: list[st
     assert "words and partitions of training" in table(scores)
 
 
+def test_more_episodes_begin_with_those_of_the_run(finished: Run, arguments: list[str]):
+    words = [*arguments, f"checkpoint={finished.path}"]
+    few, more = (probe(commandline.load("probe", [*words, *count])) for count in ([], ["probe_episodes=24"]))
+    for name, values in few.items():
+        if name.endswith("prototype_accuracy"):
+            assert len(more[name]) > len(values)  # those with two classes or more
+            assert more[name][: len(values)] == pytest.approx(values, abs=1e-6)
+    one_sequence = probe(commandline.load("probe", [*words, "probe_tokens=1"]))
+    assert one_sequence != few
+
+
 def test_describe_classes_prints_sizes_and_frequent_words(
     arguments: list[str], capsys: pytest.CaptureFixture[str]
 ):

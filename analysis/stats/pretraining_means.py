@@ -49,9 +49,7 @@ class PretrainingPairs:
         values = self._accuracies()
         if not values.size:
             return SeedMean(np.array([np.nan]), 0.0, 0.0)
-        differences = values[:, 0] - values[:, 1]
-        variance = float(differences.mean(axis=0).var(ddof=1)) / differences.shape[1]
-        return SeedMean(differences.mean(axis=1), variance, variance)
+        return mean_gain(values)
 
     @property
     def chance(self) -> float:
@@ -70,6 +68,17 @@ class PretrainingPairs:
         episodes = len(found[0][0])
         same = [of_pair for of_pair in found if all(len(of_run) == episodes for of_run in of_pair)]
         return np.array(same if episodes > 1 else [], float)
+
+
+def mean_gain(accuracies: np.ndarray) -> SeedMean:
+    """The mean difference of accuracies in the same episodes, which are the units.
+
+    Args:
+        accuracies: fp64 [seeds, (first, second), episodes], at least two episodes.
+    """
+    differences = accuracies[:, 0] - accuracies[:, 1]
+    variance = float(differences.mean(axis=0).var(ddof=1)) / differences.shape[1]
+    return SeedMean(differences.mean(axis=1), variance, variance)
 
 
 def pretraining_means(collection: Collection) -> Iterator[PretrainingPairs]:

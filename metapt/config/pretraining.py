@@ -331,6 +331,14 @@ class ProbeConfig(PretrainConfig):
     checkpoint: str = key(
         MISSING, "pretrained model: a finished run, one of its checkpoints or a model folder"
     )
+    probe_episodes: int = key(
+        16, "number of episodes of each kind of words; pretraining runs measure 16", low=1
+    )
+    probe_tokens: int = key(
+        32_768,
+        "number of held-out tokens (of train.eval_sequences sequences) whose words are used; pretraining runs use 32,768",
+        low=1,
+    )
 
 
 @dataclass

@@ -23,8 +23,9 @@ from metapt.meta.terms import adapt_and_score
 from metapt.models.meta_lm import MetaLM
 
 EPISODES = 16
+"""Number of episodes of each kind of words that pretraining runs measure."""
 TOKENS = 32_768
-"""Number of held-out tokens whose words are used."""
+"""Number of held-out tokens whose words these episodes have."""
 SETTINGS = EpisodesConfig(weight=1.0, n_way=16, inner_steps=10, balance=0.5, max_examples=512)
 SEED = 0
 
@@ -40,10 +41,20 @@ class WordProbe:
         sequences: tokens [n, T + 1] of the held-out split.
         kinds: `corpus_words.token_kinds` of the vocabulary.
         chunk: number of sequences that the decoder processes at a time.
+        episodes: number of episodes of each kind of words.
+        tokens: number of held-out tokens whose words are used.
     """
 
-    def __init__(self, sequences: np.ndarray, kinds: np.ndarray, classes: WordClasses, chunk: int):
-        self.inputs = sequences[: max(1, TOKENS // (sequences.shape[1] - 1)), :-1]
+    def __init__(
+        self,
+        sequences: np.ndarray,
+        kinds: np.ndarray,
+        classes: WordClasses,
+        chunk: int,
+        episodes: int = EPISODES,
+        tokens: int = TOKENS,
+    ):
+        self.inputs = sequences[: max(1, tokens // (sequences.shape[1] - 1)), :-1]
         self.chunk = chunk
         words, shape = label_words(self.inputs, kinds, classes), self.inputs.shape
         self.episodes = {}
@@ -51,7 +62,7 @@ class WordProbe:
             sampler = BatchEpisodeSampler(
                 classes, SETTINGS.n_way, SETTINGS.max_examples, SETTINGS.balance, SEED, held_out=held_out
             )
-            found = (sampler.episode(words, (shape[0], shape[1]), 0, 0, task) for task in range(EPISODES))
+            found = (sampler.episode(words, (shape[0], shape[1]), 0, 0, task) for task in range(episodes))
             self.episodes[name] = [episode for episode in found if episode.ways >= 2]
 
     @torch.no_grad()
