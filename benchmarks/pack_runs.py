@@ -33,7 +33,6 @@ from metapt.errors import UserError
 from metapt.evaluation.predictions import SentencePrediction, write_predictions
 from metapt.files import write_atomically, write_bytes_atomically
 from metapt.launch.grid_dir import GridDir
-from metapt.launch.jobs import RUN_KINDS
 from metapt.runs import Run
 
 PLACES = ("METAPT_TEXT_DIR", "METAPT_UNER_DIR", "METAPT_EXTRA_DIR")
@@ -85,7 +84,7 @@ def packed_run(run: Run, places: Places) -> dict[str, Any]:
 def finished_runs(grid: GridDir) -> Iterator[Run]:
     """The finished runs of a grid's plan, in its order."""
     for job in grid.read_plan().jobs:
-        if job.kind in RUN_KINDS and (run := grid.run(job)).result_file.exists():
+        if job.is_run and (run := grid.run(job)).result_file.exists():
             yield run
 
 
