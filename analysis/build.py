@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 
@@ -35,7 +35,7 @@ from .sections import (
 from .sections.base import ReportData, Section, Views, views
 from .sections.summary import missing_pairs, run_counts
 from .stats import comparison, convergence, matched_budget, pairing, shots, significance
-from .stats.budgets import BUDGETS, UPDATES
+from .stats.budgets import UPDATES
 from .tables import DAGGER, Table
 
 SectionBuilder = Callable[[ReportData], Section]
@@ -53,8 +53,8 @@ class Report:
         budget: the matched budget that is shown first.
         contrast: the contrast that is shown first.
         contrasts: all contrasts that can be shown.
-        leads: by contrast and budget, what is shown first: the answer in a sentence, its figure, its table, and its limits.
-        sections: all others, in order; the sections that compare two arms occur once for each contrast and budget.
+        leads: what is shown first, for each contrast and its budgets: the answer in a sentence, its figure, its table, and its limits.
+        sections: all others, in order; the sections that compare two arms occur once for each contrast and its budgets.
         f1: the table that is printed on the terminal.
     """
 
@@ -64,28 +64,35 @@ class Report:
     budget: str
     contrast: str
     contrasts: Sequence[str]
-    leads: Mapping[tuple[str, str], Section]
+    leads: Sequence[Section]
     sections: Sequence[Section]
     f1: Table
 
     @property
     def tables(self) -> list[Table]:
-        return [table for section in (*self.leads.values(), *self.sections) for table in section.tables]
+        return [table for section in (*self.leads, *self.sections) for table in section.tables]
 
     @property
     def figures(self) -> list[Figure]:
-        return [figure for section in (*self.leads.values(), *self.sections) for figure in section.figures]
+        return [figure for section in (*self.leads, *self.sections) for figure in section.figures]
 
     @property
     def chapters(self) -> list[list[Section]]:
-        """Consecutive sections of the same name: one chapter has a section for each contrast and budget."""
+        """Consecutive sections of the same name: one chapter has a section for each contrast and its budgets."""
         return [list(group) for _, group in groupby(self.sections, key=lambda section: section.name)]
+
+    @property
+    def default_lead(self) -> Section:
+        """The lead of the contrast and budget that are shown first."""
+        return next(lead for lead in self.leads if self._is_default(lead))
 
     @property
     def default_sections(self) -> list[Section]:
         """The sections of the contrast and budget that are shown first, and those that compare nothing."""
-        shown = {("", ""), (self.contrast, self.budget)}
-        return [section for section in self.sections if (section.contrast, section.budget) in shown]
+        return [section for section in self.sections if not section.budgets or self._is_default(section)]
+
+    def _is_default(self, section: Section) -> bool:
+        return section.contrast == self.contrast and self.budget in section.budgets
 
 
 def build(
@@ -111,8 +118,8 @@ def build(
         run_counts=run_counts(collection),
         budget=budget,
         contrast=str(shown.first.contrast),
-        contrasts=[str(by_budget[UPDATES].contrast) for by_budget in shown.primary],
-        leads={(section.contrast, section.budget): section for section in lead.sections(shown)},
+        contrasts=[str(groups[0].contrast) for groups in shown.primary],
+        leads=lead.sections(shown),
         sections=[section for section in sections if not section.is_empty],
         f1=f1.f1_table(collection, shown.first.scores),
     )
@@ -137,35 +144,27 @@ def once(builder: SectionBuilder) -> Part:
 
 
 def compared(builder: SectionBuilder) -> Part:
-    """A section that is built once for each primary contrast and matched budget."""
+    """A section that is built once for each primary contrast and its budgets.
+
+    Without a pair of runs at a budget other than updates, it only says which runs are needed.
+    """
 
     def build_part(shown: Views) -> list[Section]:
         sections = []
-        for by_budget in shown.primary:
-            built = _build_per_budget(builder, by_budget)
-            sections += [built[name].for_view(by_budget[name], shown) for name in BUDGETS]
+        for groups in shown.primary:
+            built = builder(groups[0]).without_empty_tables()
+            needed = Section(built.name, built.title)
+            sections.append(built.for_view(groups[0], shown))
+            for data in groups[1:]:
+                section = (
+                    builder(data).without_empty_tables()
+                    if data.has_comparisons
+                    else replace(needed, paragraphs=[missing_pairs(data)])
+                )
+                sections.append(section.for_view(data, shown))
         return sections
 
     return build_part
-
-
-def _build_per_budget(builder: SectionBuilder, by_budget: Mapping[str, ReportData]) -> dict[str, Section]:
-    """Build the section of one contrast at each budget; without a pair of runs it only says which runs are needed.
-
-    Budgets that match exactly the same runs, as updates and tokens often do, share their figures.
-    """
-    same_runs: dict[frozenset[Path], list[ReportData]] = {}
-    for data in by_budget.values():
-        runs = frozenset(run.path for found in data.pairs.values() for pair in found for run in pair)
-        same_runs.setdefault(runs, []).append(data)
-    sections = {}
-    for group in same_runs.values():
-        built = builder(group[0]).without_empty_tables()
-        for data in group:
-            missing = data.budget != UPDATES and not data.has_comparisons
-            text = [missing_pairs(data)] if missing else []
-            sections[data.budget] = Section(built.name, built.title, text) if missing else built
-    return sections
 
 
 def _definitions(_: ReportData) -> Section:

@@ -38,7 +38,7 @@ from .load.contrasts import Contrast
 from .load.records import TARGETS
 from .sections.base import Section
 from .stats.budgets import BUDGETS, UPDATES
-from .tables import FlatCell, Table, unbroken
+from .tables import FlatCell, Table, enumerated, unbroken
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
 OUTPUT_SUFFIXES = {".csv", ".tex", ".parquet", ".svg", ".pdf"}  # of tables and figures
@@ -161,7 +161,7 @@ def _print(report: Report, out: Path) -> None:
         print(f"{report.f1.title}. {report.f1.full_note}\n{report.f1.to_text()}\n")
     else:
         print("No finished fine-tuning run.\n")
-    print(report.run_counts, *report.leads[report.contrast, report.budget].paragraphs, sep="\n")
+    print(report.run_counts, *report.default_lead.paragraphs, sep="\n")
     print(f"\nreport: {(out / 'index.html').absolute()}")
 
 
@@ -223,10 +223,10 @@ def to_json(report: Report, out: Path) -> bytes:
         "notice": report.notice,
         "run_counts": report.run_counts,
         "summary": [
-            {"comparison": contrast, "budget": budget, "paragraphs": list(section.paragraphs)}
-            for (contrast, budget), section in report.leads.items()
+            {"comparison": lead.contrast, "budgets": lead.budgets, "paragraphs": list(lead.paragraphs)}
+            for lead in report.leads
         ],
-        "sections": [_section_json(section, out) for section in (*report.leads.values(), *report.sections)],
+        "sections": [_section_json(section, out) for section in (*report.leads, *report.sections)],
         "tables": {table.name: _table_json(table, out) for table in report.tables},
     }
     options = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE | orjson.OPT_SERIALIZE_NUMPY
@@ -237,7 +237,7 @@ def _section_json(section: Section, out: Path) -> dict[str, object]:
     return {
         "name": section.name,
         "title": section.title,
-        "budget": section.budget or None,
+        "budgets": section.budgets,
         "comparison": section.contrast or None,
         "paragraphs": list(section.paragraphs),
         "figures": [
@@ -266,7 +266,7 @@ def to_html(report: Report, out: Path, links: bool = True) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"code": _code, "text": unbroken}
+    environment.filters |= {"code": _code, "text": unbroken, "enumerated": enumerated}
     base = out if links else None
     return environment.get_template("report.html.j2").render(
         report=report, budgets=list(BUDGETS), base=base, markup=Markup, table_html=html_table.to_html
@@ -282,11 +282,10 @@ def to_markdown(report: Report) -> str:
     """Format the page as Markdown at the budget that is shown first; figures are links to their SVG files."""
     parts = [f"# {report.title}"]
     parts += [f"> **{report.notice}**"] if report.notice else []
-    shown = report.leads[report.contrast, report.budget]
-    sentence, *notes = shown.paragraphs
-    parts += [sentence, *_markdown_content(shown), *notes, report.run_counts]
+    sentence, *notes = report.default_lead.paragraphs
+    parts += [sentence, *_markdown_content(report.default_lead), *notes, report.run_counts]
     for section in report.default_sections:
-        view = f" ({section.contrast}, matched {section.budget})" if section.budget else ""
+        view = f" ({section.contrast}, matched {enumerated(section.budgets)})" if section.budgets else ""
         parts += [f"## {section.title}{view}", *section.paragraphs, *_markdown_content(section)]
     return "\n\n".join(parts) + "\n"
 

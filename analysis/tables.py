@@ -308,6 +308,12 @@ def unbroken(text: str) -> str:
     return re.sub(r"(?<=\d)[ \u00a0]?(?=%)", "\u202f", text)
 
 
+def enumerated(names: Sequence[str]) -> str:
+    """Join names as in a sentence: "a, b and c"."""
+    *others, last = names
+    return f"{', '.join(others)} and {last}" if others else last
+
+
 def _mean(cells: Sequence[Cell]) -> float | None:
     """The mean of numbers; None if one is missing."""
     numbers = [float(cell) for cell in cells if isinstance(cell, int | float) and not math.isnan(cell)]

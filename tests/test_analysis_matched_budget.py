@@ -171,33 +171,36 @@ def test_the_matched_pair_is_the_largest_of_equal_budget(
 
 
 def test_a_report_for_each_budget(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Updates, tokens and seconds have the same pair; FLOPs have none, and so neither tables nor figures."""
+    """Updates, tokens and seconds have the same pair and are shown together; FLOPs have none, and so neither tables nor figures."""
     root = write(tmp_path / "grid", {"vanilla": (60,), "maml": (60,)})
     program.main([str(root), "--budget", "flops"])
     assert "maml and vanilla cannot be compared at matched FLOPs" in capsys.readouterr().out
     content = json.loads((root / "report" / "report.json").read_text())
-    summaries = {entry["budget"]: entry["paragraphs"] for entry in content["summary"]}
-    assert set(summaries) == set(BUDGETS)
-    assert "vanilla at update 36 (any of 35 to 37)" in summaries["FLOPs"][0]
+    groups = (("updates", "tokens", "seconds"), ("next-token tokens",), ("FLOPs",))
+    summaries = {tuple(entry["budgets"]): entry["paragraphs"] for entry in content["summary"]}
+    assert set(summaries) == set(groups)
+    assert "vanilla at update 36 (any of 35 to 37)" in summaries["FLOPs",][0]
     sections = {
-        budget: [section for section in content["sections"] if section["budget"] == budget]
-        for budget in BUDGETS
+        budgets: [section for section in content["sections"] if section["budgets"] == list(budgets)]
+        for budgets in groups
     }
     assert len({tuple(section["name"] for section in group) for group in sections.values()}) == 1
-    for section in sections["FLOPs"]:
+    for section in sections["FLOPs",]:
         assert (section["figures"], section["tables"]) == ([], [])
         assert "vanilla at update 36" in section["paragraphs"][0]
-    for section in (*sections["updates"], *sections["tokens"]):
-        label = f"Maml minus vanilla, matched {section['budget']}."
+    label = "Maml minus vanilla, matched updates, tokens and seconds."
+    for section in sections[groups[0]]:
         assert all(figure["caption"].endswith(label) for figure in section["figures"])
         assert all(label in content["tables"][name]["note"] for name in section["tables"])
-    names = {figure["name"] for section in sections["updates"] for figure in section["figures"]}
+    names = {figure["name"] for section in sections[groups[0]] for figure in section["figures"]}
     files = {file.name for file in (root / "report" / "figures").iterdir()}
     assert names
     assert {f"{name}.svg" for name in names} <= files
-    assert content["tables"]["differences"]["rows"] == content["tables"]["differences-tokens"]["rows"]
-    assert "differences-flops" not in content["tables"]
+    assert content["tables"]["differences"]["rows"]
+    assert not {"differences-tokens", "differences-flops"} & set(content["tables"])
     page = (root / "report" / "index.html").read_text()
+    shown = [f"budget-{BUDGETS.index(budget)}" for budget in groups[0]]
+    assert f'<div class="compared contrast-0 {" ".join(shown)}">' in page
     assert page.count('type="radio"') == len(BUDGETS)
     assert f'id="budget-{BUDGETS.index("FLOPs")}" checked' in page
     assert "## Scale (maml minus vanilla, matched FLOPs)" in (root / "report" / "report.md").read_text()
@@ -231,13 +234,13 @@ def test_variants_without_vanilla_runs_share_the_only_ones(tmp_path: Path) -> No
         origin = write_pretraining(tmp_path, objective=objective, label=label)
         write_finetuning(tmp_path, origin, sets=("tl_trg",))
     collection = collect([tmp_path])
-    found = ReportData(collection, Scores(10), None, CONTRAST, "updates").comparisons
+    found = ReportData(collection, Scores(10), None, CONTRAST, ["updates"]).comparisons
     assert [item.setting.variant for item in found] == ["base", "full"]
     assert found[0].pairs[0][1].path == found[1].pairs[0][1].path
     assert found[0].pairs[0][0].path != found[1].pairs[0][0].path
     assert [match.model.variant for match in matches(collection, CONTRAST, "updates")] == ["base", "full"]
     write_pretraining(tmp_path, objective="vanilla", label="other")  # now there are two
-    ambiguous = ReportData(collect([tmp_path]), Scores(10), None, CONTRAST, "updates")
+    ambiguous = ReportData(collect([tmp_path]), Scores(10), None, CONTRAST, ["updates"])
     assert [item.setting.variant for item in ambiguous.comparisons] == ["base"]
     assert [entry.reason for entry in ambiguous.pairing.unmatched] == [
         "2 counterparts fit equally: base, other"

@@ -138,7 +138,7 @@ def test_a_section_without_data_says_what_is_needed(tmp_path: Path, objectives: 
             "pretraining",
         } <= names
         compared = {
-            figure.name for section in report.sections if section.budget for figure in section.figures
+            figure.name for section in report.sections if section.budgets for figure in section.figures
         }
         assert compared == set()
 
@@ -160,7 +160,7 @@ def test_curves_over_checkpoints_are_means_over_the_same_seeds(tmp_path: Path) -
     assert len(alone) == 6
     assert complete_block([run for run in runs if run.setting.step != 40]) == complete_block([]) == []
     collection = collect([tmp_path])
-    found = steps_section(ReportData(collection, Scores(10), None, CONTRAST, "updates"))
+    found = steps_section(ReportData(collection, Scores(10), None, CONTRAST, ["updates"]))
     assert "7 runs are in no curve" in " ".join(found.paragraphs)
     fan = next(figure for figure in found.figures if figure.name.startswith("fan"))
     assert "3 checkpoints" in fan.caption
@@ -171,7 +171,7 @@ def test_averages_along_an_axis_have_complete_rows_only(tmp_path: Path) -> None:
     for scale, sources in (("nano", ("en_ewt", "sk_snk")), ("tiny", ("en_ewt",))):
         write_grid(tmp_path, (scale,), sources=sources, tunings=("head_only",))
     collection = collect([tmp_path])
-    found = ReportData(collection, Scores(10), None, CONTRAST, "updates").comparisons
+    found = ReportData(collection, Scores(10), None, CONTRAST, ["updates"]).comparisons
     by_scale = balanced(found, "scale")
     assert {(item.setting.scale, item.setting.source) for item in by_scale} == {
         ("nano", "en_ewt"),

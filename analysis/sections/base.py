@@ -1,14 +1,14 @@
 """The input of every section of the report, and the type of a section.
 
-A section module has a function `section(data: ReportData) -> Section`, which is listed in SECTIONS of build.py. Nothing
-else is needed to add one. A section says what it shows and how many runs it is computed from; where data are missing, it
-says which runs are needed. A section that compares the two arms of a contrast is also listed in COMPARING of build.py: it is
-then built once for each primary contrast and matched budget.
+A section module has a function `section(data: ReportData) -> Section`, which is listed in PARTS of build.py. Nothing else
+is needed to add one. A section says what it shows and how many runs it is computed from; where data are missing, it says
+which runs are needed. A section that compares the two arms of a contrast is built once for each primary contrast and each
+group of matched budgets that compare the same runs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -25,7 +25,7 @@ from ..stats.comparison import Comparison, comparable_by_set, comparisons, last_
 from ..stats.matched_budget import Match
 from ..stats.pairing import Pairing, pairing
 from ..stats.significance import Scores
-from ..tables import Table
+from ..tables import Table, enumerated
 
 
 @dataclass
@@ -36,7 +36,7 @@ class Section:
         name: identifier, used as the anchor on the page.
         title: heading.
         blocks: extra HTML, shown on the page only.
-        budget: the matched budget at which two arms are compared; empty if the section compares nothing.
+        budgets: the matched budgets at which two arms are compared; empty if the section compares nothing.
         contrast: which arms they are.
     """
 
@@ -46,7 +46,7 @@ class Section:
     figures: Sequence[Figure] = ()
     tables: Sequence[Table] = ()
     blocks: Sequence[Markup] = ()
-    budget: str = ""
+    budgets: Sequence[str] = ()
     contrast: str = ""
 
     @property
@@ -57,13 +57,13 @@ class Section:
         return replace(self, tables=[table for table in self.tables if table.rows])
 
     def for_view(self, data: ReportData, views: Views) -> Section:
-        """The section labelled with what it compares and at which matched budget, in captions, notes and file names.
+        """The section labelled with what it compares and at which matched budgets, in captions, notes and file names.
 
-        File names do not mention the contrast that the page shows first.
+        File names mention the first of these budgets unless it is updates, and no contrast if the page shows it first.
         """
-        suffix = "" if data.budget == UPDATES else f"-{slug(data.budget.lower())}"
+        suffix = "" if data.budgets[0] == UPDATES else f"-{slug(data.budgets[0].lower())}"
         suffix += "" if data.contrast == views.first.contrast else f"-{slug(str(data.contrast))}"
-        label = f"{str(data.contrast).capitalize()}, matched {data.budget}."
+        label = f"{str(data.contrast).capitalize()}, matched {enumerated(data.budgets)}."
         figures = [
             replace(figure, name=figure.name + suffix, caption=f"{figure.caption} {label}")
             for figure in self.figures
@@ -72,18 +72,20 @@ class Section:
             replace(table, name=table.name + suffix, note=f"{table.note} {label}".strip())
             for table in self.tables
         ]
-        return replace(self, figures=figures, tables=tables, budget=data.budget, contrast=str(data.contrast))
+        return replace(
+            self, figures=figures, tables=tables, budgets=data.budgets, contrast=str(data.contrast)
+        )
 
 
 class ReportData:
-    """Runs, their scores, and the comparisons of one contrast at one matched budget.
+    """Runs, their scores, and the comparisons of one contrast at matched budgets that compare the same runs.
 
     Args:
         collection: all runs.
         scores: F1 scores and bootstrap resamples of all runs.
         uner: folder with SET/train.iob2 for statistics of the training data, or None.
         contrast: the two arms that are compared.
-        budget: the matched budget.
+        budgets: the matched budgets, at least one.
         sentences: whether to quote sentences of the evaluation sets.
     """
 
@@ -93,20 +95,20 @@ class ReportData:
         scores: Scores,
         uner: Path | None,
         contrast: Contrast,
-        budget: str,
+        budgets: Sequence[str],
         sentences: bool = True,
     ) -> None:
         self.collection = collection
         self.scores = scores
         self.uner = uner
         self.contrast = contrast
-        self.budget = budget
+        self.budgets = budgets
         self.sentences = sentences
 
     @cached_property
     def matches(self) -> list[Match]:
-        """The matched checkpoints of the models of the contrast."""
-        return matched_budget.matches(self.collection, self.contrast, self.budget)
+        """The matched checkpoints of the models of the contrast, at the first of the budgets."""
+        return matched_budget.matches(self.collection, self.contrast, self.budgets[0])
 
     @cached_property
     def pairing(self) -> Pairing:
@@ -116,7 +118,15 @@ class ReportData:
     @cached_property
     def pairs(self) -> Mapping[Setting, Sequence[tuple[FinetuneRun, FinetuneRun]]]:
         """The runs that are compared, (first arm, second arm), by setting."""
-        return self.pairing.pairs if self.budget == UPDATES else matched_budget.matched_pairs(self.matches)
+        if UPDATES in self.budgets:
+            return self.pairing.pairs
+        return matched_budget.matched_pairs(self.matches)
+
+    @property
+    def compared(self) -> frozenset[tuple[Path, Path]]:
+        """The folders of the pairs."""
+        found = (pair for pairs in self.pairs.values() for pair in pairs)
+        return frozenset((first.path, second.path) for first, second in found)
 
     @property
     def has_comparisons(self) -> bool:
@@ -152,38 +162,51 @@ def needed_pair(data: ReportData) -> str:
 
 @dataclass(frozen=True)
 class Views:
-    """The input of the sections for each contrast, primary ones first, and for each of BUDGETS.
+    """The input of the sections: for each contrast, primary ones first, the groups of budgets that compare the same runs.
 
     Attributes:
         budget: the matched budget that the page shows first, at which contrasts get verdicts.
     """
 
-    by_contrast: Sequence[Mapping[str, ReportData]]
+    by_contrast: Sequence[Sequence[ReportData]]
     budget: str
 
     @property
     def first(self) -> ReportData:
         """The first contrast at matched updates, for sections that compare nothing."""
-        return self.by_contrast[0][UPDATES]
+        return self.by_contrast[0][0]
 
     @property
-    def primary(self) -> list[Mapping[str, ReportData]]:
+    def primary(self) -> list[Sequence[ReportData]]:
         """The primary contrasts; without any, the first contrast."""
-        return [data for data in self.by_contrast if data[UPDATES].contrast.primary] or [self.by_contrast[0]]
+        return [groups for groups in self.by_contrast if groups[0].contrast.primary] or [self.by_contrast[0]]
 
     def at(self, budget: str) -> list[ReportData]:
         """Every contrast at one budget."""
-        return [data[budget] for data in self.by_contrast]
+        return [data for groups in self.by_contrast for data in groups if budget in data.budgets]
 
 
 def views(
     collection: Collection, resamples: int, uner: Path | None, budget: str, sentences: bool = True
 ) -> Views:
-    """Build the input of the sections for each contrast and matched budget."""
+    """Build the input of the sections for each contrast and its matched budgets."""
     scores = Scores(resamples)
+
+    def data(contrast: Contrast, budgets: Sequence[str]) -> ReportData:
+        return ReportData(collection, scores, uner, contrast, budgets, sentences)
+
     contrasts = sorted(collection.contrasts, key=lambda contrast: not contrast.primary)
-    by_contrast = [
-        {name: ReportData(collection, scores, uner, contrast, name, sentences) for name in BUDGETS}
-        for contrast in contrasts
-    ]
-    return Views(by_contrast, budget)
+    return Views([_by_compared_runs(contrast, data) for contrast in contrasts], budget)
+
+
+def _by_compared_runs(
+    contrast: Contrast, make: Callable[[Contrast, Sequence[str]], ReportData]
+) -> list[ReportData]:
+    """The data of a contrast; budgets that compare the same runs, as updates and tokens often do, stand together.
+
+    Budgets without any pair stand alone, since each needs other runs.
+    """
+    groups: dict[Hashable, list[str]] = {}
+    for budget in BUDGETS:
+        groups.setdefault(make(contrast, [budget]).compared or budget, []).append(budget)
+    return [make(contrast, budgets) for budgets in groups.values()]

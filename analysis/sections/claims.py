@@ -9,7 +9,6 @@ from metapt.evaluation.bootstrap import holm
 
 from ..load.collect import Collection
 from ..load.records import Setting
-from ..stats.budgets import BUDGETS
 from ..stats.comparison import (
     DIFFERENCE_COLUMNS,
     Average,
@@ -20,7 +19,7 @@ from ..stats.comparison import (
     last_steps,
 )
 from ..stats.verdicts import EFFECT, definition, verdict
-from ..tables import RUNS, Cell, Column, Table
+from ..tables import RUNS, Cell, Column, Table, enumerated
 from .base import ReportData, Section, Views
 
 DESCRIPTIVE = "descriptive"
@@ -111,10 +110,15 @@ def _by_set_table(families: dict[str, list[Claim]]) -> Table:
 def _other_budgets_table(views: Views) -> Table:
     columns = [Column("matched budget"), *_columns(), RUNS]
     rows: list[list[Cell]] = []
-    for budget in BUDGETS:
-        for group, family in claims_at(views, budget).items() if budget != views.budget else ():
-            rows += [[budget, *_cells(group, claim.average), claim.average.runs] for claim in family]
-    note = "Descriptive: p values are not corrected, and there are no verdicts."
+    others = [data for groups in views.by_contrast for data in groups if views.budget not in data.budgets]
+    for data in others:
+        for group, names in set_groups(data.collection).items():
+            means = _means(data, names)
+            rows += [[enumerated(data.budgets), *_cells(group, mean), mean.runs] for mean in means]
+    note = (
+        "At the budgets that compare other runs than those above. Descriptive: p values are not corrected, and "
+        "there are no verdicts."
+    )
     title = "The same differences at the other matched budgets"
     return Table("claims_by_budget", title, columns, rows, note).without_constant("scale", "variant")
 

@@ -17,8 +17,13 @@ def matches_section(views: Views) -> Section:
         "Arms are compared at matched updates, next-token tokens, tokens, FLOPs and seconds. The switch at the top of the page "
         "selects the budget."
     ]
-    budgets = {budget: [match for data in views.at(budget) for match in data.matches] for budget in BUDGETS}
-    table = matched_budget.matches_table(budgets)
+    found = [
+        match
+        for budget in BUDGETS
+        for data in views.at(budget)
+        for match in matched_budget.matches(data.collection, data.contrast, budget)
+    ]
+    table = matched_budget.matches_table(found)
     if not table.rows:
         text.append(
             "Needed: pretraining runs of both arms at one scale and seed, and fine-tuning runs of both."

@@ -9,7 +9,6 @@ from itertools import groupby
 from ..figures.forest import ForestRow, forest
 from ..figures.style import figure
 from ..run_refs import Runs, counted, runs_of
-from ..stats.budgets import BUDGETS
 from ..stats.comparison import Average, arms, by_set
 from ..tables import RUNS, Cell, Column, Table
 from .base import ReportData, Section, Views
@@ -41,13 +40,12 @@ class Lead:
 
 
 def sections(views: Views) -> list[Section]:
-    """The lead of each primary contrast at each matched budget."""
+    """The lead of each primary contrast at its matched budgets."""
     found = []
-    for budget in BUDGETS:
-        families = claims_at(views, budget)
-        for by_budget in views.primary:
-            data = by_budget[budget]
-            found.append(lead_section(lead(data, families)).without_empty_tables().for_view(data, views))
+    for data in (data for groups in views.primary for data in groups):
+        budget = views.budget if views.budget in data.budgets else data.budgets[0]
+        content = lead(data, claims_at(views, budget))
+        found.append(lead_section(content).without_empty_tables().for_view(data, views))
     return found
 
 
@@ -80,7 +78,7 @@ def lead(data: ReportData, families: Mapping[str, Sequence[Claim]]) -> Lead:
     """The claims about the contrast of `data`.
 
     Args:
-        families: the claims about all contrasts at the budget of `data`, by group of sets.
+        families: the claims about all contrasts at a budget of `data`, by group of sets.
     """
     found = [
         (group, claim)

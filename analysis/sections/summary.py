@@ -15,7 +15,7 @@ from ..stats.budgets import UPDATES
 from ..stats.comparison import Comparison, averages, balanced
 from ..stats.significance import Difference, average_difference
 from ..stats.verdicts import NO_VERDICT
-from ..tables import points
+from ..tables import enumerated, points
 from .base import ReportData
 from .claims import DESCRIPTIVE
 
@@ -53,7 +53,7 @@ def summary(data: ReportData, verdicts: Sequence[str]) -> list[str]:
 
 def missing_pairs(data: ReportData) -> str:
     """Why nothing can be compared at this budget, and which runs are needed."""
-    if data.budget == UPDATES:
+    if UPDATES in data.budgets:
         return (
             f"{_arms(data)} cannot be compared: no run of one is otherwise identical to a run of the other."
         )
@@ -62,7 +62,7 @@ def missing_pairs(data: ReportData) -> str:
         or f"pretraining runs of {data.contrast.first} and {data.contrast.second} at the same scale, and fine-tuning runs of both"
     )
     return (
-        f"{_arms(data)} cannot be compared at matched {data.budget}: no two fine-tuned checkpoints have the same "
+        f"{_arms(data)} cannot be compared at matched {enumerated(data.budgets)}: no two fine-tuned checkpoints have the same "
         f"budget. Needed: {needed}."
     )
 
@@ -73,7 +73,7 @@ def _main_result(data: ReportData, verdicts: Sequence[str]) -> str:
     names = sorted({item.set_name for item in comparisons})
     difference = average_difference(item.difference for item in comparisons)
     return (
-        f"At matched {data.budget}, the mean difference in micro-F1 ({data.contrast}) on {', '.join(names)} is "
+        f"At matched {enumerated(data.budgets)}, the mean difference in micro-F1 ({data.contrast}) on {', '.join(names)} is "
         f"{_estimate(difference)}. {_verdicts(verdicts)}"
     )
 

@@ -7,7 +7,7 @@ fitting pair of checkpoints there is no comparison.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -195,7 +195,7 @@ def _model(match: Match) -> str:
     return ", ".join(part for part in parts if part)
 
 
-def matches_table(items: Mapping[str, Sequence[Match]]) -> Table:
+def matches_table(items: Sequence[Match]) -> Table:
     """Show the checkpoints that are compared at each budget."""
     columns = [*map(Column, ("comparison", "matched budget", "scale", "variant", "seed"))]
     for name in ("first", "second"):
@@ -207,7 +207,7 @@ def matches_table(items: Mapping[str, Sequence[Match]]) -> Table:
         RUNS,
     ]
     rows: list[list[Cell]] = []
-    for match in (match for of_budget in items.values() for match in of_budget):
+    for match in items:
         cells: list[Cell] = [str(match.contrast), match.budget, *_model_cells(match.model)]
         for index in (0, 1):
             cells += [match.steps[index], match.spent[index]] if match.steps else [None, None]
