@@ -21,7 +21,8 @@ def to_html(table: Table, base: Path | None = None) -> Markup:
     """Format the first MAX_ROWS rows as a `table` element; every text is escaped.
 
     Args:
-        base: folder of the page, to which links to run folders are relative; None for a page without links.
+        base: folder of the page, to which links to run folders are relative; None for a page without links, whose rows
+            say how many runs of which objectives and seeds they are computed from.
     """
     columns = table.columns_without_runs()
     (_, *lines), numeric = table.lines(columns, MAX_ROWS)
@@ -61,16 +62,19 @@ def _span(table: Table, group: str) -> str:
 
 
 def _row_head(table: Table, text: str, runs: Runs | None, base: Path | None) -> str:
-    """The first cell of a row, which opens to the folders of its runs."""
+    """The first cell of a row, which opens to its runs."""
     if not runs:
         return escape(text)
-    folders = runs.folders(base or Path())
-    items = [_item(folder, base is not None) for folder in folders[:MAX_LINKS]]
+    found = str(runs) if base is None else _links(table, runs.folders(base))
+    return f"<details><summary>{escape(text or MISSING)}</summary><div>{found}</div></details>"
+
+
+def _links(table: Table, folders: Sequence[str]) -> str:
+    """The number of runs, and links to their folders."""
+    items = [_item(folder) for folder in folders[:MAX_LINKS]]
     if more := len(folders) - len(items):
         items.append(f"<li>{more:,} more: tables/{escape(table.name)}.csv</li>")
-    shown = f"<summary>{escape(text or MISSING)}</summary>"
-    listed = f"<div>{counted(len(folders), 'run')}:<ul>{''.join(items)}</ul></div>"
-    return f"<details>{shown}{listed}</details>"
+    return f"{counted(len(folders), 'run')}:<ul>{''.join(items)}</ul>"
 
 
 def _cell(text: str, is_numeric: bool) -> str:
@@ -86,7 +90,7 @@ def _html_class(is_numeric: bool) -> str:
 
 
 @lru_cache(maxsize=100_000)
-def _item(folder: str, is_link: bool) -> str:
-    """A run in the details of a row: its kind and name, as a link to its folder where readers have it."""
+def _item(folder: str) -> str:
+    """A run in the details of a row: its kind and name, as a link to its folder."""
     name = escape("/".join(folder.split("/")[-2:]))
-    return f'<li><a href="{escape(quote(folder))}">{name}</a></li>' if is_link else f"<li>{name}</li>"
+    return f'<li><a href="{escape(quote(folder))}">{name}</a></li>'
