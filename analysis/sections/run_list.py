@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from ..load.collect import Collection
 from ..load.records import FinetuneRun, PretrainRun, RunProvenance
 from ..run_refs import runs_of
@@ -26,7 +28,7 @@ def section(data: ReportData) -> Section:
 
 def excluded_section(data: ReportData) -> Section:
     rows: list[list[Cell]] = [
-        [item.path.name, str(item.path), item.path.parent.name, item.state, item.reason]
+        [item.path.name, _folder(item.path), item.path.parent.name, item.state, item.reason]
         for item in data.collection.excluded
     ]
     columns = [Column(head) for head in ("run", "folder", "kind", "state", "details")]
@@ -50,7 +52,7 @@ def _pretraining_row(run: PretrainRun) -> list[Cell]:
     model: list[Cell] = [run.scale, run.variant, run.objective, run.seed, run.parameters, result.data]
     totals: list[Cell] = [result.steps, len(run.skipped["step"]), result.tokens_total]
     totals += [result.corpus_passes, result.flops_total, result.seconds_total, result.eval_perplexity]
-    return [run.path.name, str(run.path), *model, *totals, *run.provenance, runs_of(run)]
+    return [run.path.name, _folder(run.path), *model, *totals, *run.provenance, runs_of(run)]
 
 
 def _finetuning_runs(collection: Collection) -> Table:
@@ -68,4 +70,9 @@ def _finetuning_row(run: FinetuneRun) -> list[Cell]:
     tuning: list[Cell] = [setting.tuning, setting.source, *run.seeds, result.ner_head]
     totals: list[Cell] = [result.steps, result.epochs, result.dev_f1, result.train_sentences]
     totals += [result.train_sentences_split, result.seconds_total]
-    return [run.path.name, str(run.path), *model, *tuning, *totals, *run.provenance, runs_of(run)]
+    return [run.path.name, _folder(run.path), *model, *tuning, *totals, *run.provenance, runs_of(run)]
+
+
+def _folder(path: Path) -> str:
+    """Grid folder, kind and name of a run: a page that is published names no other folder of the machine."""
+    return "/".join(path.resolve().parts[-3:])
