@@ -6,7 +6,7 @@
 
 A line of SEED.jsonl.xz is a run: its folder, what the report reads of it, and of its predictions the tags alone. Words and gold tags
 are read from the labelled sets when it is unpacked, and what is unpacked is as it was except for the log-probabilities
-of gold tags, which are null. grid.jsonl.xz has the plan and the runs of baselines, which have no seed.
+of gold tags, which are null. grid.jsonl.xz has the plan, if there is one, and the runs of baselines, which have no seed.
 
 Folders of the machine are replaced by the names of the variables in PLACES, which must be set for both directions as for the grid itself.
 """
@@ -82,18 +82,21 @@ def packed_run(run: Run, places: Places) -> dict[str, Any]:
 
 
 def finished_runs(grid: GridDir) -> Iterator[Run]:
-    """The finished runs of a grid's plan, in its order."""
-    for job in grid.read_plan().jobs:
-        if job.is_run and (run := grid.run(job)).result_file.exists():
-            yield run
+    """The finished runs of a grid's plan, in its order; of a folder without a plan, all, by their names."""
+    if grid.plan_file.exists():
+        runs = [grid.run(job) for job in grid.read_plan().jobs if job.is_run]
+    else:
+        runs = [Run(path.parent) for path in sorted(grid.path.glob("*/*/result.json"))]
+    yield from (run for run in runs if run.result_file.exists())
 
 
 def pack(root: Path, out: Path, seeds: Sequence[str]) -> None:
     """Write the finished runs of a grid into files by the seed of pretraining."""
     places, grid = Places(root), GridDir(root)
     blocks: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    plan = places.leave(grid.plan_file.read_text(encoding="utf-8"))
-    blocks[GRID].append({"run": "", "files": {grid.plan_file.name: plan}})
+    if grid.plan_file.exists():
+        plan = places.leave(grid.plan_file.read_text(encoding="utf-8"))
+        blocks[GRID].append({"run": "", "files": {grid.plan_file.name: plan}})
     for run in finished_runs(grid):
         seed = str(run.result()["origin"].get("seed", GRID))
         if not seeds or seed in (GRID, *seeds):

@@ -92,6 +92,18 @@ def test_packed_files_have_no_text_of_sets_and_no_folder_of_the_machine(
         assert not {word for word in words if f'"{word}"' in text or f" {word} " in text}
 
 
+def test_a_folder_without_a_plan_has_all_its_finished_runs(grid: Path, tmp_path: Path) -> None:
+    """As benchmarks/class_features.py writes it."""
+    (grid / "plan.json").unlink()
+    pack_runs.pack(grid, tmp_path / "packed", [])
+    pack_runs.unpack(tmp_path / "packed", tmp_path / "again")
+    results = {path.relative_to(grid) for path in grid.glob("*/*/result.json")}
+    assert len(results) > 5
+    assert {
+        path.relative_to(tmp_path / "again") for path in (tmp_path / "again").rglob("result.json")
+    } == results
+
+
 def test_other_sentences_are_refused(grid: Path, tmp_path: Path) -> None:
     pack_runs.pack(grid, tmp_path / "packed", [])
     path = tmp_path / "packed" / "0.jsonl.xz"
