@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
@@ -17,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from analysis import report as program
+from analysis.figures.curves import pretraining
 from analysis.load.collect import Collection, collect
 from analysis.load.contrasts import Contrast
 from analysis.load.records import FinetuneRun, RunProvenance, Setting
@@ -24,7 +26,7 @@ from analysis.load.schema import FinetuneResult, Origin
 from analysis.sections.base import ReportData
 from analysis.sections.learning_dynamics import perplexity_table
 from analysis.stats import matched_budget
-from analysis.stats.budgets import BUDGETS, FIELDS, eval_losses, lm_losses
+from analysis.stats.budgets import BUDGETS, FIELDS, eval_losses, lm_losses, per_update
 from analysis.stats.comparison import comparisons
 from analysis.stats.matched_budget import Match, matched_pairs, matches
 from analysis.stats.significance import Scores
@@ -204,6 +206,23 @@ def test_a_report_for_each_budget(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert page.count('type="radio"') == len(BUDGETS)
     assert f'id="budget-{BUDGETS.index("FLOPs")}" checked' in page
     assert "## Scale (maml minus vanilla, matched FLOPs)" in (root / "report" / "report.md").read_text()
+
+
+def test_budgets_of_which_every_update_spends_the_same_share_an_axis(tmp_path: Path) -> None:
+    runs = collect([write(tmp_path / "grid", {"vanilla": (60,), "maml": (60,)})]).pretraining
+    vanilla = [run for run in runs if run.objective == "vanilla"]
+    constant = {"updates": 1, "next-token tokens": 2048, "tokens": 2048, "FLOPs": 4e12, "seconds": 0.5}
+    assert per_update(vanilla) == pytest.approx(constant)
+    shared = {
+        "updates": 1,
+        "tokens": 2048,
+        "seconds": 0.5,
+    }  # half of the updates with MAML predict no next token
+    assert per_update(runs) == pytest.approx(shared)
+    (drawn,) = pretraining(SimpleNamespace(pretraining=runs))  # type: ignore[arg-type]
+    texts = re.findall(r"<text[^>]*>(.*?)</text>", drawn.to_svg())
+    assert {"updates", "1 = 2,048 tokens", "1 = 0.5 seconds", "FLOPs", "next-token tokens"} <= set(texts)
+    assert not {"tokens", "seconds"} & set(texts)
 
 
 def test_language_model_losses_exclude_the_losses_of_episodes(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from ..load.contrasts import Contrast
 from ..load.records import FinetuneRun, PretrainRun, Setting
 from ..load.schema import ATTENTION, FEED_FORWARD, Dynamics
 from ..run_refs import distinct
-from ..stats.budgets import BUDGETS, eval_losses, lm_losses, spent_at, start_and_end
+from ..stats.budgets import BUDGETS, UPDATES, eval_losses, lm_losses, per_update, spent_at, start_and_end
 from ..stats.convergence import measure_start, smoothed
 from .style import (
     ARM_COLOURS,
@@ -52,7 +52,7 @@ DYNAMICS: dict[str, Callable[[Dynamics], float | None]] = {
 
 @dataclass(frozen=True)
 class PretrainingCurves:
-    """The curves of a run by budget: training loss, held-out perplexity, and the positions of skipped updates."""
+    """The curves of a run, by label of the axis: training loss, held-out perplexity, and the positions of skipped updates."""
 
     objective: str
     losses: Mapping[str, Curve]
@@ -93,36 +93,52 @@ def pretraining(collection: Collection) -> list[Figure]:
         skipped = sum(len(run.skipped["step"]) for run in runs)
         caption = (
             f"Pretraining of {title(scale, variant)}: loss of the language-model updates (smoothed) and held-out perplexity "
-            "(logarithmic axis), by budget. The losses of episodes are not included. One line per run. "
+            "(logarithmic axis), by budget; budgets of which every update spends the same share an axis. The losses of episodes are "
+            "not included. One line per run. "
             f"Crosses on the axis: {skipped} skipped update(s)."
         )
         name = slug("pretraining", scale, variant)
-        curves = [_pretraining_curves(run) for run in runs]
+        labels = _axis_labels(runs)
+        curves = [_pretraining_curves(run, labels) for run in runs]
         figures.append(figure(name, caption, runs, draw_pretraining, curves))
     return figures
 
 
-def _pretraining_curves(run: PretrainRun) -> PretrainingCurves:
+def _axis_labels(runs: Sequence[PretrainRun]) -> dict[str, str]:
+    """The label of the axis of each budget; the budgets of which every update spends the same share that of updates."""
+    same = per_update(runs)
+    amounts = [f"1 = {_amount(value)} {budget}" for budget, value in same.items() if budget != UPDATES]
+    others = {budget: budget for budget in BUDGETS if budget not in same}
+    return {UPDATES: "\n".join([UPDATES, *amounts])} | others
+
+
+def _amount(value: float) -> str:
+    return f"{value:,.0f}" if 100 <= value < 1e9 else f"{value:.3g}"
+
+
+def _pretraining_curves(run: PretrainRun, labels: Mapping[str, str]) -> PretrainingCurves:
     loss_axes, losses = lm_losses(run)
     eval_axes, held_out_losses = eval_losses(run)
+    skipped = spent_at(run, run.skipped)
     return PretrainingCurves(
         run.objective,
-        {budget: thinned(spent, smoothed(losses)) for budget, spent in loss_axes.items()},
-        {budget: thinned(spent, np.exp(held_out_losses)) for budget, spent in eval_axes.items()},
-        spent_at(run, run.skipped),
+        {label: thinned(loss_axes[budget], smoothed(losses)) for budget, label in labels.items()},
+        {label: thinned(eval_axes[budget], np.exp(held_out_losses)) for budget, label in labels.items()},
+        {label: skipped[budget] for budget, label in labels.items()},
     )
 
 
 def draw_pretraining(runs: Sequence[PretrainingCurves]) -> Canvas:
-    """Draw a column for each budget: loss above, perplexity below."""
-    with drawing(2, len(BUDGETS), 4.6, sharey="row") as (canvas, axes):
+    """Draw a column for each axis: loss above, perplexity below."""
+    labels = list(runs[0].losses)
+    with drawing(2, len(labels), 4.6, sharey="row") as (canvas, axes):
         for run in runs:
-            for (loss_axis, perplexity_axis), budget in zip(axes.T, BUDGETS, strict=True):
-                lines(loss_axis, [run.losses[budget]], run.objective)
-                lines(perplexity_axis, [run.perplexities[budget]], run.objective)
-                _mark_skipped(loss_axis, run.skipped[budget], run.objective)
-        for axis, budget in zip(axes[1], BUDGETS, strict=True):
-            axis.set_xlabel(budget)
+            for (loss_axis, perplexity_axis), label in zip(axes.T, labels, strict=True):
+                lines(loss_axis, [run.losses[label]], run.objective)
+                lines(perplexity_axis, [run.perplexities[label]], run.objective)
+                _mark_skipped(loss_axis, run.skipped[label], run.objective)
+        for axis, label in zip(axes[1], labels, strict=True):
+            axis.set_xlabel(label)
             axis.set_yscale("log")
             axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=7))
             axis.yaxis.set_minor_locator(NullLocator())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from ..load.collect import Collection
@@ -33,6 +35,20 @@ def spent_after_updates(run: PretrainRun) -> dict[str, np.ndarray]:
     tokens = np.diff(spent["tokens"], prepend=0.0)
     spent[NEXT_TOKEN] = np.cumsum(np.where(predicts, tokens, 0.0))
     return {budget: spent[budget] for budget in BUDGETS}
+
+
+def per_update(runs: Sequence[PretrainRun]) -> dict[str, float]:
+    """The budgets of which every update of all runs spends the same amount, and this amount.
+
+    Curves over them differ from curves over updates in the unit of the axis only.
+    """
+    spent = [spent_after_updates(run) for run in runs]
+    constant = {}
+    for budget in BUDGETS:
+        amounts = np.concatenate([amounts[budget][1:] / amounts[UPDATES][1:] for amounts in spent])
+        if len(amounts) and amounts[0] > 0 and np.allclose(amounts, amounts[0], rtol=1e-9, atol=0):
+            constant[budget] = float(amounts[0])
+    return constant
 
 
 def spent_at(run: PretrainRun, lines: Columns) -> dict[str, np.ndarray]:
