@@ -65,7 +65,7 @@ def _row_head(table: Table, text: str, runs: Runs | None, base: Path | None) -> 
     """The first cell of a row, which opens to its runs."""
     if not runs:
         return escape(text)
-    found = str(runs) if base is None else _links(table, runs.folders(base))
+    found = escape(str(runs)) if base is None else _links(table, runs.folders(base))
     return f"<details><summary>{escape(text or MISSING)}</summary><div>{found}</div></details>"
 
 

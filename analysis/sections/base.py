@@ -8,7 +8,7 @@ group of matched budgets that compare the same runs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -189,24 +189,19 @@ class Views:
 def views(
     collection: Collection, resamples: int, uner: Path | None, budget: str, sentences: bool = True
 ) -> Views:
-    """Build the input of the sections for each contrast and its matched budgets."""
-    scores = Scores(resamples)
+    """Build the input of the sections for each contrast and its matched budgets.
 
-    def data(contrast: Contrast, budgets: Sequence[str]) -> ReportData:
-        return ReportData(collection, scores, uner, contrast, budgets, sentences)
-
-    contrasts = sorted(collection.contrasts, key=lambda contrast: not contrast.primary)
-    return Views([_by_compared_runs(contrast, data) for contrast in contrasts], budget)
-
-
-def _by_compared_runs(
-    contrast: Contrast, make: Callable[[Contrast, Sequence[str]], ReportData]
-) -> list[ReportData]:
-    """The data of a contrast; budgets that compare the same runs, as updates and tokens often do, stand together.
-
-    Budgets without any pair stand alone, since each needs other runs.
+    Budgets that compare the same runs, as updates and tokens often do, stand together. Those without any pair stand alone,
+    since each needs other runs.
     """
-    groups: dict[Hashable, list[str]] = {}
-    for budget in BUDGETS:
-        groups.setdefault(make(contrast, [budget]).compared or budget, []).append(budget)
-    return [make(contrast, budgets) for budgets in groups.values()]
+    scores = Scores(resamples)
+    by_contrast = []
+    for contrast in sorted(collection.contrasts, key=lambda contrast: not contrast.primary):
+        groups: dict[Hashable, ReportData] = {}
+        for name in BUDGETS:
+            data = ReportData(collection, scores, uner, contrast, [name], sentences)
+            first = groups.setdefault(data.compared or name, data)
+            if first is not data:
+                first.budgets = [*first.budgets, name]
+        by_contrast.append(list(groups.values()))
+    return Views(by_contrast, budget)
