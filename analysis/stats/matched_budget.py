@@ -1,8 +1,8 @@
 """Matched budgets: the checkpoints of two arms that spent equal updates, tokens, FLOPs or seconds.
 
 An update with episodes costs more than one of next-token prediction, so that equal updates are not equal tokens, FLOPs or
-seconds. The report therefore repeats every comparison for each budget, with the checkpoints that are chosen here. Without a
-fitting pair of checkpoints there is no comparison.
+seconds. The report therefore compares at each budget, with the checkpoints that are chosen here; budgets that choose the same
+ones share a comparison. Without a fitting pair of checkpoints there is none.
 """
 
 from __future__ import annotations
