@@ -17,14 +17,12 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from pathlib import Path
 from statistics import mean
-from typing import Any
 
 import numpy as np
 import torch
@@ -33,18 +31,14 @@ from transformers import PreTrainedTokenizerFast
 
 from metapt import atomic_folders, randomness
 from metapt.config import BaselineConfig, FinetuneConfig, commandline, identity, settings
-from metapt.data.collection import Collection
 from metapt.data.corpus import prepare_corpus
 from metapt.data.corpus_classes import corpus_classes, corpus_token_kinds
 from metapt.data.corpus_words import TokenKind, find_units
 from metapt.data.iob2 import Sentence
-from metapt.data.labelled_sets import evaluated_sets, open_collection, source_sets, training_sentences
-from metapt.data.shared_sentences import shared_with_sources
-from metapt.data.subsets import scored_words, training_subset
+from metapt.data.labelled_sets import evaluated_sets, open_collection, source_sets
 from metapt.data.word_classes import WordClasses
-from metapt.evaluation.baselines import NEIGHBOURS, TrainingData, surface_crf, surface_features
-from metapt.evaluation.predictions import write_predictions
-from metapt.evaluation.span_f1 import set_scores
+from metapt.evaluation.baselines import NEIGHBOURS, surface_crf, surface_features
+from metapt.evaluation.run_baseline import run_baseline
 from metapt.finetuning.features import FeatureExtractor
 from metapt.finetuning.resume import FinetuneCheckpoints
 from metapt.finetuning.run_finetuning import training_result
@@ -60,6 +54,7 @@ from metapt.tagger.serialization import weights_sha256
 from metapt.training.signals import StopRequest
 
 VARIANT = "class_features"
+CRF = "crf_classes"
 COVERED = "words_with_classes"  # entry of a set in result.json: the fraction of its words that have classes
 MAX_SUBWORDS = 64  # of a word whose classes are looked up; words of classes have at most 8
 
@@ -215,48 +210,9 @@ class CrfFeatures:
 
 def train_crf(config: BaselineConfig, table: ClassTable, tokenizer: PreTrainedTokenizerFast) -> None:
     """Train and score the surface CRF with classes as further features, unless that is done."""
-    assert config.source is not None
-    collection = open_collection(config.data, config.source, config.data.eval_sets)
-    eval_sets, sources = (
-        evaluated_sets(collection, config.data.eval_sets),
-        source_sets(collection, config.source),
-    )
     words = EncodingSettings(prefix_space=True, max_len=2 * MAX_SUBWORDS).word_tokenizer(tokenizer)
-    run, started = Run(config.run_dir), time.monotonic()
-    with run.locked():
-        if run.is_done:
-            return
-        run.start(identity(config), {}, asdict(config))
-        every = training_sentences(collection, config.source, "train")
-        chosen = training_subset(every, config.data, scored_words(collection, eval_sets))
-        training = TrainingData(
-            [every[number] for number in chosen], run.crf_file, config.c1, config.c2, config.max_iterations
-        )
-        predict = surface_crf(training, CrfFeatures(table, words))
-        run.finish(
-            {
-                "kind": "baseline",
-                "origin": {"model": "crf_classes", "objective": "baseline"},
-                "source": config.source,
-                "tuning": "",
-                "seed": 0,
-                "settings": settings(config),
-                "train_sentences": len(chosen),
-                "source_sets": sources,
-                "custom_sets": collection.custom_sets,
-                "shared_sentences": shared_with_sources(collection, sources, eval_sets),
-                "seconds_total": time.monotonic() - started,
-                "sets": {name: _crf_scores(name, collection, predict, run) for name in eval_sets},
-            }
-        )
-
-
-def _crf_scores(name: str, collection: Collection, predict: Any, run: Run) -> dict[str, Any]:
-    """Tag a test set, write its predictions, and return its scores."""
-    sentences = collection.load(name, "test")
-    predictions = [predict(sentence) for sentence in sentences]
-    write_predictions(run.predictions_dir / f"{name}.jsonl", sentences, predictions)
-    return set_scores("test", sentences, [prediction.predicted for prediction in predictions])
+    features = CrfFeatures(table, words)
+    run_baseline(replace(config, name=CRF), lambda training: surface_crf(training, features))
 
 
 @dataclass(frozen=True)

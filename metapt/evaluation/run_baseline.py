@@ -18,17 +18,20 @@ from metapt.data.labelled_sets import (
 )
 from metapt.data.shared_sentences import shared_with_sources
 from metapt.data.subsets import scored_words, training_subset
-from metapt.evaluation.baselines import BASELINES, PredictSentence, TrainingData
+from metapt.evaluation.baselines import BASELINES, FitBaseline, PredictSentence, TrainingData
 from metapt.evaluation.f1_text import set_lines
 from metapt.evaluation.predictions import write_predictions
 from metapt.evaluation.span_f1 import set_scores, span_scores
 from metapt.runs import Run
 
 
-def run_baseline(config: BaselineConfig) -> None:
+def run_baseline(config: BaselineConfig, fit: FitBaseline | None = None) -> None:
     """Train a baseline if it learns, tag the test sets, and write predictions and result.json.
 
     A finished run is left unchanged.
+
+    Args:
+        fit: the baseline; None: the one of this name.
 
     Raises:
         UserError: the data or the run folder does not match the configuration.
@@ -48,7 +51,8 @@ def run_baseline(config: BaselineConfig) -> None:
         for note in collection.notes():
             print(note, file=sys.stderr)
         run.start(identity(config), fingerprints, asdict(config))
-        result = _result(config, run, collection, sources, eval_sets) | {"inputs": fingerprints}
+        fit = fit or BASELINES[config.name]
+        result = _result(config, fit, run, collection, sources, eval_sets) | {"inputs": fingerprints}
         run.finish(result)
     for line in set_lines(result["sets"]):
         print(line)
@@ -57,7 +61,12 @@ def run_baseline(config: BaselineConfig) -> None:
 
 
 def _result(
-    config: BaselineConfig, run: Run, collection: Collection, sources: list[str], eval_sets: list[str]
+    config: BaselineConfig,
+    fit: FitBaseline,
+    run: Run,
+    collection: Collection,
+    sources: list[str],
+    eval_sets: list[str],
 ) -> dict[str, Any]:
     """Train, predict, and return the content of result.json."""
     started = time.monotonic()
@@ -68,7 +77,7 @@ def _result(
     chosen = training_subset(train, config.data, scored_words(collection, eval_sets))
     train = [train[number] for number in chosen]
     training = TrainingData(train, run.crf_file, config.c1, config.c2, config.max_iterations)
-    predict = BASELINES[config.name](training)
+    predict = fit(training)
     dev_f1 = None
     if dev:
         dev_tags = [predict(sentence).predicted for sentence in dev]
