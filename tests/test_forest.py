@@ -8,12 +8,13 @@ import re
 from xml.etree import ElementTree
 
 import matplotlib
+import numpy as np
 import pytest
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 
 from analysis.figures.forest import ForestRow, forest
 from analysis.figures.rendering import PAGE_FONTS, QUIET, STYLE, compact, to_svg
-from analysis.figures.style import ARM_COLOURS, FIRST, SECOND
+from analysis.figures.style import ARM_COLOURS, FIRST, SECOND, drawing, lines
 from analysis.sections.lead import Lead, _at_most, lead_section
 
 ROWS = [
@@ -87,6 +88,27 @@ def test_compact_figures_have_the_same_elements() -> None:
                     assert first == second
         for value in new.attrib.values():
             assert set(re.findall(r"(?:url\(|^)#(\w+)", value)) <= ids
+
+
+def test_curves_lose_only_vertices_that_nobody_sees() -> None:
+    """No point of a curve is farther than half a line's width, 0.75 points, from the line that is drawn."""
+    x, y = np.arange(240), 5 * np.exp(-np.arange(240) / 40) + 0.02 * np.random.default_rng(0).normal(size=240)
+    with drawing(1, 1, 3) as (canvas, axes):
+        lines(axes[0, 0], [(x, y)], "maml")
+        svg = to_svg(canvas, "curve")
+        points = axes[0, 0].transData.transform(np.column_stack([x, y]))
+    height = float(re.search(r'viewBox="0 0 \S+ (\S+)"', svg)[1])  # type: ignore[index]
+    longest = max(re.findall(r' d="([^"]*)"', svg), key=len)
+    drawn = np.array(re.findall(r"[ML] (\S+) (\S+)", longest), dtype=float)
+    assert 10 < len(drawn) < 200
+    scale = 72 / canvas.dpi
+    points = points * scale * [1, -1] + [0, height]
+    steps = np.diff(drawn, axis=0)
+    moves = steps.any(axis=1)  # the last point is written twice
+    starts, steps = drawn[:-1][moves], steps[moves]
+    along = ((points[:, None] - starts) * steps).sum(2) / (steps**2).sum(1)
+    nearest = starts + np.clip(along, 0, 1)[..., None] * steps
+    assert np.linalg.norm(points[:, None] - nearest, axis=2).min(axis=1).max() < 0.75
 
 
 def test_groups_are_shown_whole_as_long_as_all_means_fit() -> None:

@@ -43,6 +43,7 @@ STYLE: dict[Any, Any] = {
     "legend.fontsize": 9,
     "legend.frameon": False,
     "lines.linewidth": 1.5,
+    "path.simplify_threshold": 0.3,  # points: a vertex nearer to the line through the others is left out
     "pdf.fonttype": 42,  # embedded TrueType: publishers reject Type 3
     "svg.fonttype": "none",
     "text.color": INK,
