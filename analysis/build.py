@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
@@ -151,16 +151,14 @@ def compared(builder: SectionBuilder) -> Part:
 
     def build_part(shown: Views) -> list[Section]:
         sections = []
-        for groups in shown.primary:
-            built = builder(groups[0]).without_empty_tables()
-            needed = Section(built.name, built.title)
-            sections.append(built.for_view(groups[0], shown))
-            for data in groups[1:]:
-                section = (
-                    builder(data).without_empty_tables()
-                    if data.has_comparisons
-                    else replace(needed, paragraphs=[missing_pairs(data)])
-                )
+        for first, *others in shown.primary:
+            built = builder(first)
+            sections.append(built.for_view(first, shown))
+            for data in others:
+                if data.has_comparisons:
+                    section = builder(data)
+                else:
+                    section = Section(built.name, built.title, [missing_pairs(data)])
                 sections.append(section.for_view(data, shown))
         return sections
 
