@@ -192,6 +192,24 @@ def test_a_job_that_slurm_is_ending(
     assert states(grid_dir)["pretrain/a"] == "done"
 
 
+@pytest.mark.parametrize(
+    ("times", "state"),
+    {
+        "0:00 2026-11-30T06:12:08 2026-11-30T06:17:08": "queued",
+        "0:00 N/A N/A": "queued",
+        "0:00 2026-11-30T06:12:19 2026-11-30T06:12:19": "ending",  # cancelled in its first second
+        "0:01 2026-11-30T06:12:19 2026-11-30T06:12:20": "ending",
+        "1-00:00:00 2026-11-29T06:12:19 2026-11-30T06:12:19": "ending",
+    }.items(),
+)
+def test_a_requeued_job_is_queued_while_its_last_process_ends(
+    times: str, state: str, grid_dir: GridDir, squeue: Path
+) -> None:
+    started(grid_dir, "pretrain/a")
+    (squeue / "queue").write_text(f"{SLURM_IDS['pretrain/a']}|COMPLETING {times}|None\n")
+    assert states(grid_dir)["pretrain/a"] == state
+
+
 def test_a_job_whose_dependency_is_never_satisfied_is_blocked(grid_dir: GridDir, squeue: Path) -> None:
     (squeue / "queue").write_text(f"{SLURM_IDS['finetune/a']}|PENDING|DependencyNeverSatisfied\n")
     assert states(grid_dir)["finetune/a"] == "blocked"

@@ -29,7 +29,7 @@ class QueueEntry:
     """A job in the output of squeue."""
 
     slurm_id: str
-    state: str  # PENDING, RUNNING, COMPLETING, ...
+    state: str  # PENDING, RUNNING, COMPLETING, ...; REQUEUED if Slurm will start it again after its end
     reason: str  # why it is pending: Dependency, Priority, Resources, ...
 
     @property
@@ -192,7 +192,7 @@ def cancel(slurm_ids: Collection[str]) -> None:
 
 def _squeue(grid_dir: GridDir, selection: Sequence[str]) -> list[tuple[QueueEntry, str]]:
     """The jobs that squeue lists for a selection, each with its comment."""
-    command = ["squeue", *selection, "--noheader", "--array", "--format=%i|%T|%r|%k"]
+    command = ["squeue", *selection, "--noheader", "--array", "--format=%i|%T %M %S %e|%r|%k"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=COMMAND_SECONDS)
     except (OSError, subprocess.SubprocessError) as error:
@@ -205,8 +205,21 @@ def _squeue(grid_dir: GridDir, selection: Sequence[str]) -> list[tuple[QueueEntr
     for line in done.stdout.splitlines():
         if line.count("|") >= 2:
             slurm_id, state, reason, *comment = line.strip().split("|", 3)
-            found.append((QueueEntry(slurm_id, state, reason), "".join(comment)))
+            found.append((QueueEntry(slurm_id, _squeue_state(state), reason), "".join(comment)))
     return found
+
+
+def _squeue_state(text: str) -> str:
+    """The state of a job from squeue's state, time used, start and end.
+
+    A requeued job is COMPLETING too while its last process ends. What tells it from a job that has ended: as for a pending
+    job, its time is not counted yet, and its end is an expected one.
+    """
+    state, *times = text.split()
+    match state, times:
+        case "COMPLETING", ["0:00", start, end] if start != end or end == "N/A":
+            return "REQUEUED"
+    return state
 
 
 def _error_text(error: Exception) -> str:

@@ -236,6 +236,21 @@ def test_a_job_that_slurm_is_ending_is_followed_by_its_new_submission(tmp_path: 
     assert starts(tmp_path).count("pretrain/a") == 2
 
 
+def test_a_requeued_job_that_is_still_saving_is_not_submitted_again(tmp_path: Path) -> None:
+    run_fake(tmp_path, CLUSTER, {"pretrain/a": "slow-stop"})
+    wait_until((tmp_path / "pretrain/a/started").exists)
+    slurm_id = ids_in_queue(tmp_path)["pretrain/a"]
+    subprocess.run(["scontrol", "requeue", slurm_id], check=True)
+    listed = subprocess.check_output(["squeue", "-h", f"--jobs={slurm_id}", "--format=%T"], text=True)
+    assert listed.strip() == "COMPLETING"
+    assert states(tmp_path)["pretrain/a"] == "queued"
+    run_fake(tmp_path, CLUSTER, {"pretrain/a": "slow-stop"})
+    assert ids_in_queue(tmp_path)["pretrain/a"] == slurm_id
+    wait_for_empty_queue(tmp_path)
+    assert set(states(tmp_path).values()) == {"done"}
+    assert starts(tmp_path).count("pretrain/a") == 2
+
+
 def test_status_shows_queued_jobs(tmp_path: Path) -> None:
     run_fake(tmp_path, CLUSTER, {"prepare/demo": "slow"})
     command = [sys.executable, "-m", "metapt.status", f"root={tmp_path}"]
