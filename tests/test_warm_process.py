@@ -12,7 +12,7 @@ import pytest
 
 from metapt.errors import EXIT_INTERRUPTED
 from metapt.launch.code_snapshot import live_code
-from metapt.launch.executors import InlineLauncher
+from metapt.launch.executors import Handle, InlineLauncher
 from metapt.launch.grid_dir import GridDir
 from metapt.launch.job_sources import JobSources
 from metapt.launch.jobs import Job
@@ -121,7 +121,40 @@ def test_fine_tuning_jobs_are_forks(
     while not handle.is_over():
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    assert (launcher._warm is not None) is is_warm
+    assert len(launcher._warm) == is_warm
     launcher.close()
     assert "a warning" in (tmp_path / "grid" / kind / "a" / "error.txt").read_text()
     assert "['4'] 1 True __main__" in (tmp_path / "grid" / "logs" / kind / "a.out").read_text()
+
+
+def test_runs_at_the_same_time_have_a_warm_process_each(
+    environment: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", environment["PYTHONPATH"])
+    monkeypatch.setattr(WarmProcess.__init__, "__defaults__", ((),))
+    launcher = InlineLauncher(GridDir(tmp_path), JobSources(live_code()), 1)
+
+    def start(name: str, *argv: str) -> Handle:
+        (tmp_path / "finetune" / name).mkdir(parents=True)
+        return launcher.start(Job(f"finetune/{name}", "finetune", program=("-m", "program"), argv=argv))
+
+    def wait_until(handle: Handle) -> None:
+        deadline = time.monotonic() + 120
+        while not handle.is_over():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+    long, short = start("long", "wait"), start("short", "3")
+    wait_until(short)
+    wait_until(start("next", "4"))
+    assert not long.is_over()
+    assert len(launcher._warm) == 2
+    long.stop()
+    wait_until(long)
+    launcher.close()
+    logs = {name: (tmp_path / f"logs/finetune/{name}.out").read_text() for name in ("long", "short", "next")}
+    assert logs == {
+        "long": "['wait'] 1 True __main__\nwaiting\n",
+        "short": "['3'] 1 True __main__\n",
+        "next": "['4'] 1 True __main__\n",
+    }

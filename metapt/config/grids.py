@@ -11,7 +11,7 @@ from metapt.baseline_names import BASELINE_NAMES
 from metapt.config.keys import key
 
 # where a key of the cluster has an effect
-LOCAL, SLURM, LOCAL_OR_SLURM = ("local",), ("slurm",), ("local", "slurm")
+HERE, SLURM, LOCAL_OR_SLURM = ("inline", "local"), ("slurm",), ("local", "slurm")
 
 
 @dataclass
@@ -146,13 +146,13 @@ class ClusterConfig:
         MISSING,
         "kind of executor",
         choices={
-            "local": "processes on this machine",
+            "local": "processes on this machine, with time limits",
             "slurm": "batch jobs of Slurm",
-            "inline": "one after the other, in this process",
+            "inline": "children of the command, without time limits",
         },
         internal=True,
     )
-    max_parallel: int = key(1, "number of jobs that run at the same time", low=1, only=LOCAL)
+    max_parallel: int = key(1, "number of jobs that run at the same time", low=1, only=HERE)
     threads: int | None = key(
         None, "number of CPU threads of a job", absent="CPU cores / cluster.max_parallel", low=1
     )

@@ -1,6 +1,6 @@
 """Execution of a plan on this machine: jobs start in dependency order, a limited number at once.
 
-Two launchers start a job: `InlineLauncher` as a child of this process (fine-tuning runs as forks of a child that has imported what
+Two launchers start a job: `InlineLauncher` as a child of this process (fine-tuning runs as forks of children that have imported what
 they need, metapt/launch/warm_process.py), and `LocalLauncher` through submitit's local executor, which adds the time limit and the restart after it. The run folders tell how a job ended.
 """
 
@@ -68,25 +68,27 @@ class InlineLauncher:
 
     def __init__(self, grid_dir: GridDir, code: JobSources, threads: int):
         self._grid_dir, self._code, self._threads = grid_dir, code, threads
-        self._warm: WarmProcess | None = None
+        self._warm: list[WarmProcess] = []  # at most one for each job that runs at once
 
     def start(self, job: Job) -> Handle:
         with self._code.of(job).active():
             return _InlineHandle(JobProcess(self._grid_dir, job, self._threads, start=self._start_warm))
 
     def _start_warm(self, job: Job, output_log: Path, error_log: Path) -> ForkedProcess | None:
-        """Starts a fine-tuning run on CPUs in the warm process, if it runs the present source."""
+        """Starts a fine-tuning run on CPUs in an idle warm process, if it runs the present source."""
         flag, *module = job.program
         is_fit = job.kind == "finetune" and not job.gpus_per_node and flag == "-m"
         if not is_fit or self._code.of(job) is not self._code.present:
             return None
-        if self._warm is None:
-            self._warm = WarmProcess(process_environment(os.environ, self._threads))
-        return self._warm.start(module[0], job.argv, output_log, error_log)
+        warm = next((warm for warm in self._warm if warm.is_idle), None)
+        if warm is None:
+            warm = WarmProcess(process_environment(os.environ, self._threads))
+            self._warm.append(warm)
+        return warm.start(module[0], job.argv, output_log, error_log)
 
     def close(self) -> None:
-        if self._warm is not None:
-            self._warm.close()
+        for warm in self._warm:
+            warm.close()
 
 
 class _LocalHandle:
@@ -130,15 +132,10 @@ class LocalLauncher:
 
 def launcher(grid_dir: GridDir, code: JobSources, cluster: ClusterConfig) -> Launcher:
     """The launcher for `cluster=inline` or `cluster=local`."""
-    threads = cluster.threads or default_threads(parallelism(cluster))
+    threads = cluster.threads or default_threads(cluster.max_parallel)
     if cluster.name == "inline":
         return InlineLauncher(grid_dir, code, threads)
     return LocalLauncher(grid_dir, code, cluster, threads)
-
-
-def parallelism(cluster: ClusterConfig) -> int:
-    """The number of jobs that run at once."""
-    return 1 if cluster.name == "inline" else cluster.max_parallel
 
 
 class Schedule:

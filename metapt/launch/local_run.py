@@ -36,8 +36,7 @@ def run_here(
     report = next((job for job in todo if job.kind == "report"), None)
     log = grid_dir.log_file(report, "out") if report else None
     before = log.stat().st_size if log and log.exists() else 0
-    parallelism = executors.parallelism(cluster)
-    schedule = executors.Schedule(todo, others, grid_dir, launcher, parallelism)
+    schedule = executors.Schedule(todo, others, grid_dir, launcher, cluster.max_parallel)
     with closing(launcher), progress_view(grid_dir, grid_plan) as view:
         schedule.run(view)
     print(summary(grid_plan, schedule.states, grid_dir, time.monotonic() - started))

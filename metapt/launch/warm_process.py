@@ -56,11 +56,19 @@ class WarmProcess:
             preexec_fn=partial(prepare_child, os.getpid()),
         )
         self._received = b""
+        self._run: ForkedProcess | None = None
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it has no run at present."""
+        return self._run is None or self._run.poll() is not None
 
     def start(
         self, module: str, argv: Sequence[str], output_log: Path, error_log: Path
     ) -> ForkedProcess | None:
         """Start a run, once the imports are done. None: the warm process is gone, and the run needs a process of its own.
+
+        The last run has ended (`is_idle`).
 
         Args:
             module: that runs as `python -m` runs it.
@@ -72,7 +80,8 @@ class WarmProcess:
             self._process.stdin.write(f"{json.dumps(request)}\n".encode())
             self._process.stdin.flush()
         answer = self.receive(timeout=None)
-        return None if answer is None else ForkedProcess(self, answer["pid"])
+        self._run = None if answer is None else ForkedProcess(self, answer["pid"])
+        return self._run
 
     def receive(self, timeout: float | None) -> dict[str, Any] | None:
         """The next line of the warm process; {} if there is none within `timeout` seconds, None if there will be none."""
