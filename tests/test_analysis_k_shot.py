@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from analysis_runs import write_finetuning, write_pretraining
 
+from analysis.figures.shot_curves import Panel, draw_k_shot
 from analysis.load.collect import Collection, collect
 from analysis.load.contrasts import Contrast
 from analysis.sections.base import views
@@ -194,6 +195,19 @@ def test_other_tasks_are_other_curves_and_other_taggers_are_not_mixed_in(
 def test_what_is_needed_is_said(tmp_path: Path) -> None:
     write_finetuning(tmp_path / "grid", {"model": "nano", "objective": "vanilla", "seed": 0})
     assert section(views(collect([tmp_path / "grid"]), 10, None, UPDATES)).paragraphs == [NEEDED]
+
+
+def test_all_points_of_panels_that_share_an_axis_are_within_it() -> None:
+    values = [0.2, 0.6, 0.1, 0.3]
+    panels = [
+        Panel("", {"maml": {0: (0.1, 0.0, 0.2), 30: (value, value - 0.1, value + 0.1)}}) for value in values
+    ]
+    canvas = draw_k_shot(panels)
+    for axis, value in zip(canvas.axes, values, strict=False):
+        low, high = axis.get_ylim()
+        assert low == 0
+        assert value + 0.1 < high
+    assert [axis.get_visible() for axis in canvas.axes] == [True] * 4 + [False] * 2
 
 
 def test_the_figure_is_drawn(grid: tuple[Path, F1s]) -> None:

@@ -77,10 +77,9 @@ def draw_k_shot(panels: Sequence[Panel]) -> Canvas:
             axis.xaxis.set_minor_locator(NullLocator())
             axis.set_title(panel.heading, fontsize="medium")
             axis.set_xlabel("k")
-            axis.set_ylim(bottom=0)
         for axis in axes.flat[len(panels) :]:
             axis.set_visible(False)
-        for axis in axes[:, 0]:
-            axis.set_ylabel("F1")
+        for axis in axes[:, 0]:  # of each row, which shares its limits
+            axis.set(ylabel="F1", ylim=(0, None))
         figure_legend(canvas, axes[0, 0])
         return canvas
