@@ -19,6 +19,7 @@ from html_page import Page
 
 from analysis import report as program
 from analysis.build import DEMO_NOTICE, build, particle_recall
+from analysis.figures import curves
 from analysis.load.collect import collect, newest_grid
 from analysis.tables import DAGGER
 from metapt.errors import UserError
@@ -313,6 +314,14 @@ def test_perplexity_is_interpolated_to_the_shorter_run(tmp_path: Path) -> None:
         more = budget == "next-token tokens"  # of which 40 updates with maml have as many as 20 of vanilla
         assert float(row["perplexity of the first"]) == pytest.approx(at_40)
         assert float(row["perplexity of the second"]) == pytest.approx(at_20 if more else at_40)
+
+
+def test_the_figure_of_learning_dynamics_has_no_empty_panel(tmp_path: Path) -> None:
+    for objective, has_probe in (("vanilla", False), ("maml", True)):
+        write_pretraining(tmp_path / objective, objective=objective, seed=0)
+        (figure,) = curves.dynamics(collect([tmp_path / objective]))
+        assert ("probe accuracy" in figure.svg) is has_probe
+        assert "attention entropy" in figure.svg
 
 
 def test_learning_dynamics_at_the_first_and_the_last_measurement(tmp_path: Path) -> None:

@@ -216,6 +216,7 @@ def dynamics(collection: Collection) -> list[Figure]:
     figures = []
     for (scale, variant), runs in _by_model(measured).items():
         curves = {head: [(run.objective, _dynamics_curve(run, head)) for run in runs] for head in DYNAMICS}
+        curves = {head: found for head, found in curves.items() if any(len(x) for _, (x, _) in found)}
         caption = (
             f"Learning dynamics of {title(scale, variant)}, one line per run: proportional effective rank of attention and "
             "feed-forward matrices and attention entropy (fraction of uniform), means over blocks; query accuracy of the "
