@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from html import escape
 from typing import Any, Literal
+from zlib import crc32
 
 import matplotlib
 import numpy as np
@@ -86,13 +87,12 @@ class Figure:
 
     @property
     def themed(self) -> str:
-        """The SVG in the colours of the page, with ids that are unique there."""
+        """The SVG in the colours of the page, with ids and classes that are unique there."""
         text = self.svg
         for colour, variable in THEME.items():
             text = re.sub(colour, f"var(--{variable})", text, flags=re.IGNORECASE)
-        text = re.sub(r'\bid="', f'id="{self.name}-', text)
-        text = re.sub(r'href="#', f'href="#{self.name}-', text)
-        return re.sub(r"url\(#", f"url(#{self.name}-", text)
+        own = f"f{crc32(self.name.encode()):x}"
+        return re.sub(r'( id="| class="|href="#|url\(#|[>}]\.)(?=[is]\d)', rf"\g<1>{own}", text)
 
     def to_svg(self) -> str:
         """Return the content of the SVG file; the caption is its description, for readers who cannot see it."""
