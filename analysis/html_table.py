@@ -18,21 +18,22 @@ MAX_LINKS = 12  # runs in the details of a row; the files of the report have all
 
 
 def to_html(table: Table, base: Path | None = None) -> Markup:
-    """Format the first MAX_ROWS rows as a `table` element; every text is escaped.
+    """Format the first MAX_ROWS rows as a `table` element; every text is escaped. End tags that HTML does not need are left out.
 
     Args:
         base: folder of the page, to which links to run folders are relative; None for a page without links, whose rows
-            say how many runs of which objectives and seeds they are computed from.
+            say how many runs of which objectives and seeds they are computed from, if no column does.
     """
     columns = table.columns_without_runs()
+    shows_runs = base is not None or not any(column.head in ("seed", "seeds") for column in table.columns)
     (_, *lines), numeric = table.lines(columns, MAX_ROWS)
     rows = []
     for index, (texts, cells) in enumerate(zip(lines, table.rows, strict=False)):
         shaded = ' class="shaded"' if index in table.shaded else ""
-        runs = next((cell for cell in cells if isinstance(cell, Runs)), None)
-        first = f'<th scope="row">{_row_head(table, texts[0], runs, base)}</th>'
+        runs = next((cell for cell in cells if isinstance(cell, Runs)), None) if shows_runs else None
+        first = f'<th scope="row">{_row_head(table, texts[0], runs, base)}'
         others = (_cell(text, right) for text, right in zip(texts[1:], numeric[1:], strict=True))
-        rows.append(f"<tr{shaded}>{first}{''.join(others)}</tr>\n")
+        rows.append(f"<tr{shaded}>{first}{''.join(others)}\n")
     return Markup(
         f'<table aria-label="{escape(table.title)}">\n<thead>{_head(table, columns)}</thead>\n'
         f"<tbody>\n{''.join(rows)}</tbody>\n</table>"
@@ -80,13 +81,13 @@ def _links(table: Table, folders: Sequence[str]) -> str:
 def _cell(text: str, is_numeric: bool) -> str:
     if len(text) > FOLDED_TEXT and not is_numeric:
         start = text[:LONG_TEXT].rstrip(" ,")
-        return f'<td class="long"><details><summary>{escape(start)} …</summary><div>{escape(text)}</div></details></td>'
+        return f'<td class="long"><details><summary>{escape(start)} …</summary><div>{escape(text)}</div></details>'
     html_class = ' class="long"' if len(text) > LONG_TEXT and not is_numeric else _html_class(is_numeric)
-    return f"<td{html_class}>{escape(text)}</td>"
+    return f"<td{html_class}>{escape(text)}"
 
 
 def _html_class(is_numeric: bool) -> str:
-    return ' class="n"' if is_numeric else ""
+    return " class=n" if is_numeric else ""
 
 
 @lru_cache(maxsize=100_000)

@@ -34,7 +34,7 @@ MISSING = "–"
 DAGGER = "†"
 NOTICE = "notice"
 """the last column of CSV, JSON and Parquet in a table with synthetic data"""
-MAX_ROWS = 300  # in a table on the page and in report.md; CSV, LaTeX, JSON and Parquet have all rows
+MAX_ROWS = 200  # in a table on the page and in report.md; CSV, LaTeX, JSON and Parquet have all rows
 WIDE = 8  # evaluation sets above which a table gets means, and a button to show or hide each group of sets
 MEANS = "means"
 """the group of the columns that `Table.with_means` adds"""

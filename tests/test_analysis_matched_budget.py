@@ -28,7 +28,7 @@ from analysis.sections.learning_dynamics import perplexity_table
 from analysis.stats import matched_budget
 from analysis.stats.budgets import BUDGETS, FIELDS, eval_losses, lm_losses, per_update
 from analysis.stats.comparison import comparisons
-from analysis.stats.matched_budget import Match, matched_pairs, matches
+from analysis.stats.matched_budget import Match, matched_pairs, matches, matches_table
 from analysis.stats.significance import Scores
 
 CONTRAST = Contrast("maml", "vanilla")
@@ -101,6 +101,23 @@ def test_each_seed_has_its_own_checkpoints(tmp_path: Path) -> None:
     assert [match.steps[1] for match in found] == [36, 37]
     (item,) = comparisons(CONTRAST, matched_pairs(found), ["tl_trg"], Scores(10))
     assert item.seeds == 2
+
+
+def test_seeds_with_the_same_checkpoints_share_a_row(tmp_path: Path) -> None:
+    for seed, vanilla in enumerate([(36, 60), (36, 60), (37, 60)]):
+        write(tmp_path, {"vanilla": vanilla, "maml": (60,)}, seed=seed)
+    collection = collect([tmp_path])
+    found = [match for budget in ("updates", "FLOPs") for match in matches(collection, CONTRAST, budget)]
+    table = matches_table(found)
+    heads = [column.head for column in table.columns]
+    shown = [dict(zip(heads, row, strict=True)) for row in table.rows]
+    keys = ("matched budget", "seeds", "update of the second", "pairs")
+    assert [tuple(row[key] for key in keys) for row in shown] == [
+        ("updates", "0, 1, 2", 60, 3),
+        ("FLOPs", "0, 1", 36, 2),
+        ("FLOPs", "2", 37, 1),
+    ]
+    assert [len(row["runs"]) for row in shown] == [12, 8, 4]  # type: ignore[arg-type]
 
 
 def test_budgets_are_unknown_without_the_pretraining_run(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ ones share a comparison. Without a fitting pair of checkpoints there is none.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -196,8 +196,8 @@ def _model(match: Match) -> str:
 
 
 def matches_table(items: Sequence[Match]) -> Table:
-    """Show the checkpoints that are compared at each budget."""
-    columns = [*map(Column, ("comparison", "matched budget", "scale", "variant", "seed"))]
+    """Show the checkpoints that are compared at each budget; seeds with the same checkpoints share a row."""
+    columns = [*map(Column, ("comparison", "matched budget", "scale", "variant", "seeds"))]
     for name in ("first", "second"):
         columns += [Column(f"update of the {name}"), Column(f"spent by the {name}", 4, significant=True)]
     columns += [
@@ -206,24 +206,33 @@ def matches_table(items: Sequence[Match]) -> Table:
         Column("needed"),
         RUNS,
     ]
-    rows: list[list[Cell]] = []
+    groups: dict[Hashable, list[Match]] = {}
     for match in items:
-        cells: list[Cell] = [str(match.contrast), match.budget, *_model_cells(match.model)]
-        for index in (0, 1):
-            cells += [match.steps[index], match.spent[index]] if match.steps else [None, None]
-        cells += [
-            match.spent[0] / match.spent[1] - 1 if match.steps else None,
-            len(match.pairs),
-            match.needed,
-        ]
-        rows.append([*cells, runs_of(match.pretraining, *match.pairs)])
+        model, amounts = match.model._replace(seed=None), (*match.steps, *match.spent)
+        groups.setdefault((str(match.contrast), match.budget, model, amounts, match.needed), []).append(match)
+    rows = [_row(group) for group in groups.values()]
     title = "Checkpoints that are compared, by budget"
     note = (
         "First and second: the arms of the comparison. Spent: in the unit of the budget. Needed: what to fine-tune for a pair at the "
         f"largest budget that both arms reached, within {TOLERANCE:.0%}."
     )
-    return Table("matched_budgets", title, columns, rows, note).without_constant("variant", "seed")
+    return Table("matched_budgets", title, columns, rows, note).without_constant("variant")
 
 
-def _model_cells(model: Model) -> list[Cell]:
-    return [model.scale, model.variant, model.seed]
+def _row(group: Sequence[Match]) -> list[Cell]:
+    """The row of matches that differ in the seed alone."""
+    match = group[0]
+    seeds = ", ".join(map(str, sorted({one.model.seed for one in group} - {None})))  # type: ignore[type-var]
+    cells: list[Cell] = [
+        str(match.contrast),
+        match.budget,
+        match.model.scale,
+        match.model.variant,
+        seeds or None,
+    ]
+    for index in (0, 1):
+        cells += [match.steps[index], match.spent[index]] if match.steps else [None, None]
+    cells.append(match.spent[0] / match.spent[1] - 1 if match.steps else None)
+    pairs = [pair for one in group for pair in one.pairs]
+    pretraining = [run for one in group for run in one.pretraining]
+    return [*cells, len(pairs), match.needed, runs_of(pretraining, *pairs)]
