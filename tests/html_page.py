@@ -9,6 +9,8 @@ from urllib.parse import unquote
 
 VOID = {"meta", "br", "hr", "img", "input", "link", "path", "use", "rect", "circle", "line"}
 HEADINGS = ("h1", "h2", "h3", "h4")
+ENDED_BY = {"td": ("td", "th"), "th": ("td", "th"), "tr": ("td", "th", "tr")}
+"""the open elements that the start of another one ends (HTML 13.1.2.4)"""
 
 
 class Page(HTMLParser):
@@ -35,6 +37,8 @@ class Page(HTMLParser):
         assert self.open == []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        while self.open and self.open[-1] in ENDED_BY.get(tag, ()):
+            self.open.pop()
         if tag not in VOID:
             self.open.append(tag)
         self._look(tag, attrs)
@@ -43,6 +47,8 @@ class Page(HTMLParser):
         self._look(tag, attrs)
 
     def handle_endtag(self, tag: str) -> None:
+        while tag in ("tbody", "table") and self.open[-1] in ENDED_BY:
+            self.open.pop()
         if tag not in VOID:
             assert self.open.pop() == tag
 
