@@ -98,6 +98,21 @@ def test_filter_groups_and_sorting(tmp_path: Path) -> None:
     assert found["down"]["first"] == [f"name{index}" for index in reversed(order)]
 
 
+def test_a_last_column_of_intervals_is_sorted_by_value(tmp_path: Path) -> None:
+    lows = [5.0, -0.03, 12.0, 0.1]
+    rows: list[list[Cell]] = [[f"name{index}", (low, low + 1)] for index, low in enumerate(lows)]
+    table = to_html(Table("t", "A table", [Column("name"), Column("CI", interval=True)], rows))
+    use = """
+    document.querySelectorAll("thead button")[1].click();
+    document.title = JSON.stringify([...document.querySelectorAll("tbody th")].map((head) => head.textContent));
+    """
+    script = (program.TEMPLATES / "report.js").read_text() + use
+    (tmp_path / "page.html").write_text(
+        f"<!doctype html><title>{{}}</title>{SHELL.format(table=table, script=script)}"
+    )
+    assert title_of(tmp_path / "page.html") == ["name1", "name3", "name0", "name2"]
+
+
 @pytest.mark.parametrize("width", [390, 1280])
 def test_the_page_is_as_wide_as_the_window_and_the_answer_is_on_its_first_screen(
     tmp_path: Path, width: int

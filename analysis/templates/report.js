@@ -18,7 +18,7 @@ const element = (name, properties, ...children) => {
   return made;
 };
 // The text of a cell; that of a row head without its list of runs.
-const text = (cell) => (cell.querySelector(cell.tagName === "TH" ? "summary" : "details div") || cell).textContent;
+const text = (cell) => (cell.querySelector(cell.tagName === "TH" ? "summary" : "details div") || cell).textContent.trim();
 // The heads by column, and the groups of columns: {head, columns}.
 const layout = (table) => {
   const [above, below] = table.tHead.rows;
