@@ -60,6 +60,7 @@ STYLE: dict[Any, Any] = {
 COORDINATES = re.compile(r'(?<= )(d|x|y)="([^"]*)"')
 DECIMALS = re.compile(r"-?\d+\.\d+")
 STYLE_ATTRIBUTE = re.compile(r' style="([^"]*)"')
+REFERENCE = re.compile(r'(href="#|url\(#)(\w+)')
 SUBPATH = re.compile(r"M([^Mz]*)(z?)")  # of a path of straight lines
 
 
@@ -102,12 +103,11 @@ def compact(svg: str) -> str:
     svg = COORDINATES.sub(_shortened, svg)
     svg = svg.replace("<svg ", f'<svg font-family="{PAGE_FONTS}" ', 1).replace(f" font-family: '{FONT}';", "")
     svg = re.sub(r' transform="rotate\(-?0 [^"]*\)"', "", svg)
-    referenced = set(re.findall(r"#(\w+)", svg))
-    svg = re.sub(r' id="([^"]*)"', lambda found: found[0] if found[1] in referenced else "", svg)
     return re.sub(r"\n *(?=<)", "\n", _with_short_ids(_with_classes(svg)))
 
 
 def _shortened(attribute: re.Match[str]) -> str:
+    """An attribute with shorter coordinates."""
     name, value = attribute.groups()
     if name == "d" and re.fullmatch(r"[MLz\d\s.-]*", value):
         return f'd="{"".join(_relative(*part) for part in SUBPATH.findall(value))}"'
@@ -142,8 +142,10 @@ def _with_classes(svg: str) -> str:
 
 
 def _with_short_ids(svg: str) -> str:
-    ids = {name: f"i{number}" for number, name in enumerate(re.findall(r' id="([^"]*)"', svg))}
-    return re.sub(r'( id="|href="#|url\(#)(\w+)', lambda found: found[1] + ids[found[2]], svg)
+    """Number the ids that something refers to, and leave out the others."""
+    ids = {name: f"i{number}" for number, (_, name) in enumerate(REFERENCE.findall(svg))}
+    svg = re.sub(r' id="([^"]*)"', lambda found: f' id="{ids[found[1]]}"' if found[1] in ids else "", svg)
+    return REFERENCE.sub(lambda found: found[1] + ids[found[2]], svg)
 
 
 def to_pdf(canvas: Canvas) -> bytes:

@@ -222,7 +222,8 @@ def matches_table(items: Sequence[Match]) -> Table:
 def _row(group: Sequence[Match]) -> list[Cell]:
     """The row of matches that differ in the seed alone."""
     match = group[0]
-    seeds = ", ".join(map(str, sorted({one.model.seed for one in group} - {None})))  # type: ignore[type-var]
+    known = sorted({one.model.seed for one in group if one.model.seed is not None})
+    seeds = ", ".join(map(str, known))
     cells: list[Cell] = [
         str(match.contrast),
         match.budget,
