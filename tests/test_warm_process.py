@@ -107,6 +107,13 @@ def test_a_run_is_asked_to_save_when_the_warm_process_is_killed(warm: WarmProces
         time.sleep(0.01)
 
 
+def wait_until_over(handle: Handle) -> None:
+    deadline = time.monotonic() + 120
+    while not handle.is_over():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 @pytest.mark.parametrize(("kind", "is_warm"), [("finetune", True), ("pretrain", False)])
 def test_fine_tuning_jobs_are_forks(
     kind: str, is_warm: bool, environment: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -116,11 +123,7 @@ def test_fine_tuning_jobs_are_forks(
     launcher = InlineLauncher(GridDir(tmp_path / "grid"), JobSources(live_code()), 1)
     job = Job(f"{kind}/a", kind, program=("-m", "program"), argv=("4",))
     (tmp_path / "grid" / kind / "a").mkdir(parents=True)
-    handle = launcher.start(job)
-    deadline = time.monotonic() + 120
-    while not handle.is_over():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until_over(launcher.start(job))
     assert len(launcher._warm) == is_warm
     launcher.close()
     assert "a warning" in (tmp_path / "grid" / kind / "a" / "error.txt").read_text()
@@ -138,19 +141,13 @@ def test_runs_at_the_same_time_have_a_warm_process_each(
         (tmp_path / "finetune" / name).mkdir(parents=True)
         return launcher.start(Job(f"finetune/{name}", "finetune", program=("-m", "program"), argv=argv))
 
-    def wait_until(handle: Handle) -> None:
-        deadline = time.monotonic() + 120
-        while not handle.is_over():
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-
     long, short = start("long", "wait"), start("short", "3")
-    wait_until(short)
-    wait_until(start("next", "4"))
+    wait_until_over(short)
+    wait_until_over(start("next", "4"))
     assert not long.is_over()
     assert len(launcher._warm) == 2
     long.stop()
-    wait_until(long)
+    wait_until_over(long)
     launcher.close()
     logs = {name: (tmp_path / f"logs/finetune/{name}.out").read_text() for name in ("long", "short", "next")}
     assert logs == {
