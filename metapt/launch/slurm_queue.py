@@ -212,8 +212,8 @@ def _squeue(grid_dir: GridDir, selection: Sequence[str]) -> list[tuple[QueueEntr
 def _squeue_state(text: str) -> str:
     """The state of a job from squeue's state, time used, start and end.
 
-    A requeued job is COMPLETING too while its last process ends. What tells it from a job that has ended: as for a pending
-    job, its time is not counted yet, and its end is an expected one.
+    While its last process ends, a requeued job is COMPLETING, as a job is that has ended. But as for a pending job, Slurm
+    reports no time used, and an expected end instead of a past one.
     """
     state, *times = text.split()
     match state, times:
