@@ -28,7 +28,7 @@ from analysis.sections.learning_dynamics import perplexity_table
 from analysis.stats import matched_budget
 from analysis.stats.budgets import BUDGETS, FIELDS, eval_losses, lm_losses, per_update
 from analysis.stats.comparison import comparisons
-from analysis.stats.matched_budget import Match, matched_pairs, matches, matches_table
+from analysis.stats.matched_budget import Match, MatchedRuns, matched_pairs, matches, matches_table
 from analysis.stats.significance import Scores
 
 CONTRAST = Contrast("maml", "vanilla")
@@ -270,14 +270,17 @@ def test_variants_without_vanilla_runs_share_the_only_ones(tmp_path: Path) -> No
         origin = write_pretraining(tmp_path, objective=objective, label=label)
         write_finetuning(tmp_path, origin, sets=("tl_trg",))
     collection = collect([tmp_path])
-    found = ReportData(collection, Scores(10), None, CONTRAST, ["updates"]).comparisons
+    found = ReportData(
+        collection, Scores(10), None, MatchedRuns(collection, CONTRAST), ["updates"]
+    ).comparisons
     assert [item.setting.variant for item in found] == ["base", "full"]
     assert found[0].pairs[0][1].path == found[1].pairs[0][1].path
     assert found[0].pairs[0][0].path != found[1].pairs[0][0].path
     assert [match.model.variant for match in matches(collection, CONTRAST, "updates")] == ["base", "full"]
     write_pretraining(tmp_path, objective="vanilla", label="other")  # now there are two
-    ambiguous = ReportData(collect([tmp_path]), Scores(10), None, CONTRAST, ["updates"])
+    collection = collect([tmp_path])
+    ambiguous = ReportData(collection, Scores(10), None, MatchedRuns(collection, CONTRAST), ["updates"])
     assert [item.setting.variant for item in ambiguous.comparisons] == ["base"]
-    assert [entry.reason for entry in ambiguous.pairing.unmatched] == [
+    assert [entry.reason for entry in ambiguous.matched.pairing.unmatched] == [
         "2 counterparts fit equally: base, other"
     ]

@@ -26,6 +26,7 @@ from analysis.sections.confidence import frequent_words
 from analysis.sections.learning_curves import complete_block
 from analysis.sections.learning_curves import section as steps_section
 from analysis.stats.comparison import balanced, unbalanced
+from analysis.stats.matched_budget import MatchedRuns
 from analysis.stats.significance import Scores
 
 CONTRAST = Contrast("maml", "vanilla")
@@ -160,7 +161,9 @@ def test_curves_over_checkpoints_are_means_over_the_same_seeds(tmp_path: Path) -
     assert len(alone) == 6
     assert complete_block([run for run in runs if run.setting.step != 40]) == complete_block([]) == []
     collection = collect([tmp_path])
-    found = steps_section(ReportData(collection, Scores(10), None, CONTRAST, ["updates"]))
+    found = steps_section(
+        ReportData(collection, Scores(10), None, MatchedRuns(collection, CONTRAST), ["updates"])
+    )
     assert "7 runs are in no curve" in " ".join(found.paragraphs)
     fan = next(figure for figure in found.figures if figure.name.startswith("fan"))
     assert "3 checkpoints" in fan.caption
@@ -171,7 +174,9 @@ def test_averages_along_an_axis_have_complete_rows_only(tmp_path: Path) -> None:
     for scale, sources in (("nano", ("en_ewt", "sk_snk")), ("tiny", ("en_ewt",))):
         write_grid(tmp_path, (scale,), sources=sources, tunings=("head_only",))
     collection = collect([tmp_path])
-    found = ReportData(collection, Scores(10), None, CONTRAST, ["updates"]).comparisons
+    found = ReportData(
+        collection, Scores(10), None, MatchedRuns(collection, CONTRAST), ["updates"]
+    ).comparisons
     by_scale = balanced(found, "scale")
     assert {(item.setting.scale, item.setting.source) for item in by_scale} == {
         ("nano", "en_ewt"),

@@ -8,7 +8,7 @@ group of matched budgets that compare the same runs.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,12 +18,10 @@ from markupsafe import Markup
 from ..figures.style import Figure, slug
 from ..load.collect import Collection
 from ..load.contrasts import Contrast
-from ..load.records import FinetuneRun, Setting
-from ..stats import matched_budget
-from ..stats.budgets import BUDGETS, UPDATES
+from ..load.records import Setting
+from ..stats.budgets import UPDATES
 from ..stats.comparison import Comparison, comparable_by_set, comparisons, last_steps
-from ..stats.matched_budget import Match
-from ..stats.pairing import Pairing, pairing
+from ..stats.matched_budget import MatchedRuns, Pair
 from ..stats.significance import Scores
 from ..tables import Table, enumerated
 
@@ -84,7 +82,7 @@ class ReportData:
         collection: all runs.
         scores: F1 scores and bootstrap resamples of all runs.
         uner: folder with SET/train.iob2 for statistics of the training data, or None.
-        contrast: the two arms that are compared.
+        matched: the runs of the two arms of a contrast at each matched budget.
         budgets: the matched budgets, at least one.
         sentences: whether to quote sentences of the evaluation sets.
     """
@@ -94,39 +92,26 @@ class ReportData:
         collection: Collection,
         scores: Scores,
         uner: Path | None,
-        contrast: Contrast,
+        matched: MatchedRuns,
         budgets: Sequence[str],
         sentences: bool = True,
     ) -> None:
         self.collection = collection
         self.scores = scores
         self.uner = uner
-        self.contrast = contrast
+        self.matched = matched
         self.budgets = budgets
         self.sentences = sentences
 
-    @cached_property
-    def matches(self) -> list[Match]:
-        """The matched checkpoints of the models of the contrast, at the first of the budgets."""
-        return matched_budget.matches(self.collection, self.contrast, self.budgets[0])
-
-    @cached_property
-    def pairing(self) -> Pairing:
-        """The runs that are compared at matched updates."""
-        return pairing(self.collection, self.contrast)
-
-    @cached_property
-    def pairs(self) -> Mapping[Setting, Sequence[tuple[FinetuneRun, FinetuneRun]]]:
-        """The runs that are compared, (first arm, second arm), by setting."""
-        if UPDATES in self.budgets:
-            return self.pairing.pairs
-        return matched_budget.matched_pairs(self.matches)
-
     @property
-    def compared(self) -> frozenset[tuple[Path, Path]]:
-        """The folders of the pairs."""
-        found = (pair for pairs in self.pairs.values() for pair in pairs)
-        return frozenset((first.path, second.path) for first, second in found)
+    def contrast(self) -> Contrast:
+        """The two arms that are compared."""
+        return self.matched.contrast
+
+    @cached_property
+    def pairs(self) -> Mapping[Setting, Sequence[Pair]]:
+        """The runs that are compared, (first arm, second arm), by setting."""
+        return self.matched.pairs(self.budgets[0])
 
     @property
     def has_comparisons(self) -> bool:
@@ -189,19 +174,15 @@ class Views:
 def views(
     collection: Collection, resamples: int, uner: Path | None, budget: str, sentences: bool = True
 ) -> Views:
-    """Build the input of the sections for each contrast and its matched budgets.
-
-    Budgets that compare the same runs, as updates and tokens often do, stand together. Those without any pair stand alone,
-    since each needs other runs.
-    """
+    """Build the input of the sections for each contrast and its groups of matched budgets."""
     scores = Scores(resamples)
     by_contrast = []
     for contrast in sorted(collection.contrasts, key=lambda contrast: not contrast.primary):
-        groups: dict[Hashable, ReportData] = {}
-        for name in BUDGETS:
-            data = ReportData(collection, scores, uner, contrast, [name], sentences)
-            first = groups.setdefault(data.compared or name, data)
-            if first is not data:
-                first.budgets = [*first.budgets, name]
-        by_contrast.append(list(groups.values()))
+        matched = MatchedRuns(collection, contrast)
+        by_contrast.append(
+            [
+                ReportData(collection, scores, uner, matched, budgets, sentences)
+                for budgets in matched.groups()
+            ]
+        )
     return Views(by_contrast, budget)

@@ -18,10 +18,7 @@ def matches_section(views: Views) -> Section:
         "selects the budget."
     ]
     found = [
-        match
-        for budget in BUDGETS
-        for data in views.at(budget)
-        for match in matched_budget.matches(data.collection, data.contrast, budget)
+        match for budget in BUDGETS for data in views.at(budget) for match in data.matched.matches[budget]
     ]
     table = matched_budget.matches_table(found)
     if not table.rows:
@@ -34,7 +31,7 @@ def matches_section(views: Views) -> Section:
 def _unmatched_table(views: Views) -> Table:
     rows: list[list[Cell]] = []
     for data in views.at(UPDATES):
-        for run, reason in data.pairing.unmatched:
+        for run, reason in data.matched.pairing.unmatched:
             rows.append([str(data.contrast), run.path.name, reason, runs_of(run)])
     columns = [*map(Column, ("comparison", "run", "reason")), RUNS]
     note = "Each of these runs has a counterpart in the other arm that differs in a setting that should be equal: (first, second)."

@@ -58,7 +58,7 @@ def missing_pairs(data: ReportData) -> str:
             f"{_arms(data)} cannot be compared: no run of one is otherwise identical to a run of the other."
         )
     needed = (
-        matched_budget.needed_checkpoints(data.matches)
+        matched_budget.needed_checkpoints(data.matched.matches[data.budgets[0]])
         or f"pretraining runs of {data.contrast.first} and {data.contrast.second} at the same scale, and fine-tuning runs of both"
     )
     return (

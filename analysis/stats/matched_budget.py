@@ -7,8 +7,9 @@ ones share a comparison. Without a fitting pair of checkpoints there is none.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
@@ -17,12 +18,14 @@ from ..load.contrasts import Contrast
 from ..load.records import FinetuneRun, PretrainRun, Setting
 from ..run_refs import counted, runs_of
 from ..tables import RUNS, Cell, Column, Table
-from .budgets import UPDATES, spent_after_updates
+from .budgets import BUDGETS, UPDATES, spent_after_updates
 from .pairing import (
     Model,
+    Pairing,
     counterparts,
     model_of,
     models,
+    pairing,
     tuned_counterpart,
     tuned_design,
     tuning_is_compared,
@@ -84,6 +87,40 @@ class Match:
     pairs: Sequence[Pair]
     pretraining: Sequence[PretrainRun]
     needed: str
+
+
+class MatchedRuns:
+    """The runs of the two arms of a contrast that are compared at each matched budget."""
+
+    def __init__(self, collection: Collection, contrast: Contrast) -> None:
+        self.collection = collection
+        self.contrast = contrast
+
+    @cached_property
+    def pairing(self) -> Pairing:
+        """The runs that are compared at matched updates."""
+        return pairing(self.collection, self.contrast)
+
+    @cached_property
+    def matches(self) -> Mapping[str, Sequence[Match]]:
+        """The matched checkpoints of the models, by budget."""
+        return {budget: matches(self.collection, self.contrast, budget) for budget in BUDGETS}
+
+    def pairs(self, budget: str) -> Mapping[Setting, Sequence[Pair]]:
+        """The runs that are compared at a budget, (first arm, second arm), by setting."""
+        return self.pairing.pairs if budget == UPDATES else matched_pairs(self.matches[budget])
+
+    def groups(self) -> list[list[str]]:
+        """Group the budgets that compare the same runs, as updates and tokens often do.
+
+        Budgets without any pair stand alone, since each needs other runs.
+        """
+        groups: dict[Hashable, list[str]] = {}
+        for budget in BUDGETS:
+            pairs = [pair for pairs in self.pairs(budget).values() for pair in pairs]
+            compared = frozenset((first.path, second.path) for first, second in pairs)
+            groups.setdefault(compared or budget, []).append(budget)
+        return list(groups.values())
 
 
 def matches(collection: Collection, contrast: Contrast, budget: str) -> list[Match]:
