@@ -149,6 +149,33 @@ def test_differences_of_arms_on_the_same_seeds_and_samples(grid: tuple[Path, F1s
     assert {row["seeds"] for row in rows.values()} == {3}
 
 
+def test_means_over_sources_have_every_source_once(grid: tuple[Path, F1s], tmp_path: Path) -> None:
+    """A second source with better taggers and fewer samples counts as much as the first."""
+    root, f1 = tmp_path / "grid", grid[1]
+    shutil.copytree(grid[0], root)
+    other: dict[tuple[str, int, int], float] = {}
+    for objective, seed in product(OBJECTIVES, SEEDS):
+        first = root / "finetune" / f"nano-{objective}-60-en_ewt-full-s{seed}" / "result.json"
+        folder = write_finetuning(root, json.loads(first.read_text())["origin"], "sk_snk", "full", 0.5)
+        inputs = {"weights": f"model of {objective} {seed}", "sentences": "sk_snk"}
+        tagger = amend(folder, settings={"ner.head": "crf"}, inputs=inputs, source_sets=["sk_snk"])
+        other[objective, seed, 0] = tagger["sets"]["tl_trg"]["f1"]
+        for k in SHOTS:
+            other[objective, seed, k] = write_shots(root, tagger, k, 7, "data.max_train_sentences")[1]
+    rows = {row["k"]: row for row in rows_of(tables_of(collect([root]))["k_shot_means"])}
+    means = {
+        (objective, k): fmean([mean_f1(f1, objective, k), fmean(other[objective, seed, k] for seed in SEEDS)])
+        for objective, k in product(OBJECTIVES, (0, *SHOTS))
+    }
+    differences = {k: means["maml", k] - means["vanilla", k] for k in (0, *SHOTS)}
+    for k, expected in differences.items():
+        assert rows[str(k)]["first"] == pytest.approx(means["maml", k])
+        assert rows[str(k)]["difference"] == pytest.approx(expected)
+    assert rows["area"]["difference"] == pytest.approx(fmean(differences[k] for k in SHOTS))
+    assert {(row["sources"], row["targets"]) for row in rows.values()} == {("en_ewt and sk_snk", "tl_news")}
+    assert {row["seeds"] for row in rows.values()} == {3}
+
+
 def test_a_sample_without_a_counterpart_at_another_k_is_left_out(
     grid: tuple[Path, F1s], tmp_path: Path
 ) -> None:

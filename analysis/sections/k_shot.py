@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from ..figures import shot_curves
-from ..run_refs import counted, runs_of
+from ..run_refs import counted, distinct, runs_of
 from ..stats.budgets import UPDATES
 from ..stats.comparison import DIFFERENCE_COLUMNS, difference_cells, setting_cells
-from ..stats.shots import Curve, CurveDifference, Task, curve_differences, curves, samples
-from ..tables import RUNS, Cell, Column, Table
+from ..stats.shots import (
+    Curve,
+    CurveDifference,
+    MeanCurveDifference,
+    Task,
+    curve_differences,
+    curves,
+    mean_differences,
+    samples,
+)
+from ..stats.significance import Difference
+from ..tables import RUNS, Cell, Column, Table, enumerated
 from .base import ReportData, Section, Views
 
 SETTING = ("scale", "variant", "step", "tuning", "source", "target", "unit of k", "updates", "set")
 OPTIONAL = ("variant", "step", "unit of k", "updates")
+POINT = ("k", "seeds", "first", "second")
 AREA = "area"
+NOTE = "The same seeds and samples on both sides. Shaded rows: the area, the mean F1 over the k above 0."
 NO_INTERVAL = (float("nan"), float("nan"))
 NEEDED = (
     "Needed: taggers that were trained further on samples of a target language (`grid.shots` and `grid.shot_targets`), and "
@@ -31,7 +43,12 @@ def section(views: Views) -> Section:
         str(one.contrast): curve_differences(one.collection, one.pairs, one.scores)
         for one in views.at(UPDATES)
     }
-    tables = [areas_table(found), differences_table(differences), points_table(found)]
+    tables = [
+        means_table(differences),
+        areas_table(found),
+        differences_table(differences),
+        points_table(found),
+    ]
     return Section("k_shot", "k-shot learning", _remarks(data, found), shot_curves.k_shot(found), tables)
 
 
@@ -84,27 +101,47 @@ def areas_table(found: Sequence[Curve]) -> Table:
     return Table("k_shot_area", title, columns, rows, note).without_constant(*OPTIONAL)
 
 
+def means_table(found: Mapping[str, Sequence[CurveDifference]]) -> Table:
+    """The mean differences over sources and targets, for each contrast."""
+    heads = ("comparison", "scale", "variant", "step", "tuning", "unit of k", "updates", "sources", "targets")
+    columns = [*map(Column, (*heads, *POINT)), *DIFFERENCE_COLUMNS, RUNS]
+    rows: list[list[Cell]] = []
+    shaded = set()
+    for contrast, differences in found.items():
+        for mean in mean_differences(differences):
+            setting, task = mean.curves[0].setting, mean.curves[0].task
+            sources = enumerated(distinct(curve.setting.source for curve in mean.curves))
+            targets = enumerated(distinct(curve.task.target for curve in mean.curves))
+            cells: list[Cell] = [contrast, *setting_cells(setting)[:-1], task.unit, task.updates]
+            for point in _points(mean):
+                if point[0] == AREA:
+                    shaded.add(len(rows))
+                rows.append([*cells, sources, targets, *point, mean.all_runs])
+    title = "Differences at each k, and in the area under the curve: means over sources and targets"
+    return Table("k_shot_means", title, columns, rows, NOTE, shaded).without_constant(*OPTIONAL)
+
+
 def differences_table(found: Mapping[str, Sequence[CurveDifference]]) -> Table:
-    """The difference of two arms at each k, and of the areas under their curves, for each contrast."""
-    columns = [
-        *map(Column, ("comparison", *SETTING, "k", "seeds", "first", "second")),
-        *DIFFERENCE_COLUMNS,
-        RUNS,
-    ]
+    """The difference of two arms at each k, and of the areas under their curves, for each contrast, source and target."""
+    columns = [*map(Column, ("comparison", *SETTING, *POINT)), *DIFFERENCE_COLUMNS, RUNS]
     rows: list[list[Cell]] = []
     shaded = set()
     for contrast, one in ((name, one) for name, differences in found.items() for one in differences):
-        points = {str(k): difference for k, difference in one.points.items()}
-        for k, difference in (points | {AREA: one.area}).items():
-            if k == AREA:
+        for point in _points(one):
+            if point[0] == AREA:
                 shaded.add(len(rows))
             cells: list[Cell] = [contrast, *setting_cells(one.setting), *_task(one.task), one.set_name]
-            cells += [k, difference.seeds]
-            cells += [difference.first.value, difference.second.value, *difference_cells(difference)]
-            rows.append([*cells, one.all_runs])
-    title = "Differences at each k, and in the area under the curve"
-    note = "The same seeds and samples on both sides. Shaded rows: the area, the mean F1 over the k above 0."
-    return Table("k_shot_differences", title, columns, rows, note, shaded).without_constant(*OPTIONAL)
+            rows.append([*cells, *point, one.all_runs])
+    title = "The same differences by source and target"
+    table = Table("k_shot_differences", title, columns, rows, NOTE, shaded, on_page=False)
+    return table.without_constant(*OPTIONAL)
+
+
+def _points(curve: CurveDifference | MeanCurveDifference) -> Iterator[list[Cell]]:
+    """The cells under POINT and DIFFERENCE_COLUMNS, for each k and for the area."""
+    points: dict[str, Difference] = {str(k): point for k, point in curve.points.items()}
+    for k, point in (points | {AREA: curve.area}).items():
+        yield [k, point.seeds, point.first.value, point.second.value, *difference_cells(point)]
 
 
 def _setting(curve: Curve) -> list[Cell]:

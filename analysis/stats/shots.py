@@ -6,7 +6,7 @@ at every k of the curve, so that all its points average the same taggers and see
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -159,6 +159,43 @@ class CurveDifference:
     def area(self) -> Difference:
         """The difference of the areas under the two curves."""
         return average_difference(point for k, point in self.points.items() if k)
+
+
+@dataclass(frozen=True, eq=False)
+class MeanCurveDifference:
+    """The mean of the differences of curves over sources and sets.
+
+    Attributes:
+        curves: one or more with the same k; they differ in the source, the target and the set only.
+    """
+
+    curves: Sequence[CurveDifference]
+
+    @property
+    def all_runs(self) -> Runs:
+        return runs_of(*(curve.all_runs for curve in self.curves))
+
+    @cached_property
+    def points(self) -> dict[int, Difference]:
+        """The mean difference in F1 at each k."""
+        return {
+            k: average_difference(curve.points[k] for curve in self.curves) for k in self.curves[0].points
+        }
+
+    @property
+    def area(self) -> Difference:
+        """The mean difference of the areas under the curves."""
+        return average_difference(point for k, point in self.points.items() if k)
+
+
+def mean_differences(found: Iterable[CurveDifference]) -> list[MeanCurveDifference]:
+    """Average the differences of curves that differ in the source, the target and the set only."""
+    groups: dict[Hashable, list[CurveDifference]] = {}
+    for curve in found:
+        setting, task = curve.setting, curve.task
+        model = (setting.scale, setting.variant, setting.step, setting.tuning)
+        groups.setdefault((model, task.unit, task.updates, *curve.pairs), []).append(curve)
+    return [MeanCurveDifference(members) for members in groups.values()]
 
 
 def curve_differences(
