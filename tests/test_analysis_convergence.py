@@ -108,7 +108,8 @@ def test_the_table_has_intervals_from_three_seeds_on(tmp_path: Path, seeds: int)
     root = write_grid(
         tmp_path / "grid", sources=("en_ewt", "sk_snk"), tunings=("head_only",), seeds=range(seeds)
     )
-    table = means_table(CONTRAST, pairing(collect([root]), CONTRAST).pairs)
+    pairs = pairing(collect([root]), CONTRAST).pairs
+    table = means_table([(CONTRAST, "updates", pairs)])
     (row,) = table.rows
     cells = dict(zip([column.head for column in table.columns], row, strict=True))
     low, high = cells["95 % CI Δ area"]
@@ -119,3 +120,26 @@ def test_the_table_has_intervals_from_three_seeds_on(tmp_path: Path, seeds: int)
         assert low < cells["Δ area"] < high
     else:
         assert np.isnan([low, high]).all()
+
+
+def test_every_contrast_has_its_rows(tmp_path: Path) -> None:
+    root = write_grid(
+        tmp_path / "grid", sources=("en_ewt", "sk_snk"), tunings=("head_only", "full"), seeds=range(3)
+    )
+    collection = collect([root])
+    contrasts = [CONTRAST, Contrast("vanilla", "maml")]
+    table = means_table((contrast, "updates", pairing(collection, contrast).pairs) for contrast in contrasts)
+    heads = [column.head for column in table.columns]
+    assert "matched budget" not in heads  # there is only one
+    there, back = (
+        {row[heads.index("tuning")]: row for row in table.rows if row[0] == str(contrast)}
+        for contrast in contrasts
+    )
+    assert there.keys() == back.keys() == {"head_only", "full"}
+    for name in ("Δ t90 (steps)", "Δ area", "Δ slope"):
+        index = heads.index(name)
+        for tuning, row in there.items():
+            assert row[index] == pytest.approx(-back[tuning][index])
+            assert row[index + 1] == pytest.approx(
+                tuple(-limit for limit in reversed(back[tuning][index + 1]))
+            )

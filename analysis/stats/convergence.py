@@ -8,7 +8,7 @@ steps. Smoothing leaves a straight line unchanged except within half a window of
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cache, lru_cache
 from statistics import fmean
@@ -165,10 +165,25 @@ def pairs_table(contrast: Contrast, by_setting: PairsBySetting) -> Table:
     return table.without_constant(*Group.OPTIONAL)
 
 
-def means_table(contrast: Contrast, by_setting: PairsBySetting) -> Table:
-    """Show first arm minus second by scale and tuning: mean over sources, then over seeds, with intervals over seeds."""
-    columns = [*map(Column, ("scale", "variant", "step", "tuning", "sources", "pairs", "seeds"))]
-    columns += [
+def means_table(compared: Iterable[tuple[Contrast, str, PairsBySetting]]) -> Table:
+    """Show first arm minus second by contrast, scale and tuning: mean over sources, then over seeds, with intervals over seeds.
+
+    Args:
+        compared: contrasts with the name of a matched budget and the pairs at it.
+    """
+    heads = (
+        "comparison",
+        "matched budget",
+        "scale",
+        "variant",
+        "step",
+        "tuning",
+        "sources",
+        "pairs",
+        "seeds",
+    )
+    columns = [
+        *map(Column, heads),
         Column("Δ t90 (steps)", digits=1, signed=True),
         Column("95 % CI Δ t90", digits=1, signed=True, interval=True),
         Column("Δ t90 relative", digits=1, signed=True, percent=True),
@@ -179,13 +194,17 @@ def means_table(contrast: Contrast, by_setting: PairsBySetting) -> Table:
         RUNS,
     ]
     settings_by_model: dict[tuple[Cell, ...], list[Pairs]] = {}
-    for setting, setting_pairs in by_setting.items():
-        *model, _ = setting_cells(setting)  # all but the source, of which each setting here has another one
-        settings_by_model.setdefault(tuple(model), []).append(setting_pairs)
+    for contrast, budget, by_setting in compared:
+        for setting, setting_pairs in by_setting.items():
+            *model, _ = setting_cells(
+                setting
+            )  # all but the source, of which each setting here has another one
+            settings_by_model.setdefault((str(contrast), budget, *model), []).append(setting_pairs)
     rows = [_means_row(model, by_source) for model, by_source in settings_by_model.items()]
-    title = f"Fine-tuning speed: {contrast}, mean over sources"
+    title = "Fine-tuning speed: first arm minus second, mean over sources"
     note = f"Intervals need at least {MIN_SEEDS} seeds with all sources. Without an interval there is no verdict."
-    return Table("convergence_means", title, columns, rows, note).without_constant("variant", "step")
+    table = Table("convergence_means", title, columns, rows, note)
+    return table.without_constant("matched budget", "variant", "step")
 
 
 def _means_row(model: Sequence[Cell], by_source: Sequence[Pairs]) -> list[Cell]:
