@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,10 +13,10 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 from ..load.collect import Collection
 from ..load.contrasts import Contrast
 from ..load.records import FinetuneRun, PretrainRun, Setting
-from ..load.schema import ATTENTION, FEED_FORWARD, Dynamics
 from ..run_refs import distinct
 from ..stats.budgets import BUDGETS, UPDATES, eval_losses, lm_losses, per_update, spent_at, start_and_end
 from ..stats.convergence import measure_start, smoothed
+from ..stats.dynamics import MEASURES
 from .style import (
     ARM_COLOURS,
     ARM_MARKERS,
@@ -41,13 +41,6 @@ from .style import (
 
 LINE_STYLES = {"start": ":", "end": "-"}
 """by part of training"""
-DYNAMICS: dict[str, Callable[[Dynamics], float | None]] = {
-    "effective rank, attention": lambda item: item.rank(ATTENTION),
-    "effective rank, feed-forward": lambda item: item.rank(FEED_FORWARD),
-    "attention entropy": lambda item: item.entropy,
-    "probe accuracy": lambda item: item.adapted("query"),
-}
-"""title of a panel to what it shows"""
 
 
 @dataclass(frozen=True)
@@ -215,7 +208,7 @@ def dynamics(collection: Collection) -> list[Figure]:
     measured = [run for run in collection.pretraining if len(run.dynamics) > 1]
     figures = []
     for (scale, variant), runs in _by_model(measured).items():
-        curves = {head: [(run.objective, _dynamics_curve(run, head)) for run in runs] for head in DYNAMICS}
+        curves = {head: [(run.objective, _dynamics_curve(run, head)) for run in runs] for head in MEASURES}
         curves = {head: found for head, found in curves.items() if any(len(x) for _, (x, _) in found)}
         caption = (
             f"Learning dynamics of {title(scale, variant)}, one line per run: proportional effective rank of attention and "
@@ -228,14 +221,14 @@ def dynamics(collection: Collection) -> list[Figure]:
 
 
 def _dynamics_curve(run: PretrainRun, head: str) -> Curve:
-    """Return one of DYNAMICS by update, where it was measured."""
-    values = [(item.step, DYNAMICS[head](item)) for item in run.dynamics]
+    """Return one of MEASURES by update, where it was measured."""
+    values = [(item.step, MEASURES[head](item)) for item in run.dynamics]
     points = [point for point in values if point[1] is not None]
     return thinned(*np.array(points, dtype=np.float64).reshape(-1, 2).T)
 
 
 def draw_dynamics(curves: Mapping[str, Sequence[tuple[str, Curve]]]) -> Canvas:
-    """Draw a panel for each of DYNAMICS, with a curve for each run that has it."""
+    """Draw a panel for each measure, with a curve for each run that has it."""
     with drawing(1, len(curves), 2.8) as (canvas, axes):
         for axis, (head, of_runs) in zip(axes[0], curves.items(), strict=True):
             for objective, curve in of_runs:

@@ -155,7 +155,12 @@ class RunProvenance(NamedTuple):
 
 
 class PretrainRun(msgspec.Struct, frozen=True, eq=False, tag=True):
-    """A pretraining run; `lm`, `episodes`, `skipped` and `eval` are the lines of these kinds in metrics.jsonl, by step."""
+    """A pretraining run.
+
+    Attributes:
+        lm, episodes, skipped, eval: the lines of these kinds in metrics.jsonl, by step.
+        gradient_cosines: by term beside the next-token loss, the cosine between the gradients of the two, [updates with one].
+    """
 
     path: Path
     scale: str
@@ -172,6 +177,7 @@ class PretrainRun(msgspec.Struct, frozen=True, eq=False, tag=True):
     skipped: Columns
     eval: Columns
     dynamics: Sequence[Dynamics]
+    gradient_cosines: Mapping[str, np.ndarray]
 
     @property
     def ref(self) -> RunRef:

@@ -40,6 +40,7 @@ FILES = MARKER_FILES | {RUN.starts_file.name, RUN.result_file.name, RUN.error_fi
 """what the analysis reads of a run folder, beside predictions"""
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C loader is ten times as fast
 TOTALS = ("step", "tokens_total", "flops_total", "seconds_total")
+COSINE = "_gradient_cosine"
 EPISODE = ("support_loss_nats", "support_accuracy", "query_loss_nats", "query_accuracy")
 Fingerprint = tuple[tuple[str, int, int, int], ...]
 """(name, size in bytes, modification time in ns, inode) of each file of a run that the analysis reads"""
@@ -150,12 +151,23 @@ def _read_pretraining(run: Run, result: PretrainResult) -> PretrainRun:
         skipped=_columns(by_kind.get("skipped", ()), TOTALS),
         eval=_columns(by_kind.get("eval", ()), ("step", "eval_loss_nats")),
         dynamics=msgspec.convert(by_kind.get("dynamics", []), list[Dynamics]),
+        gradient_cosines=_gradient_cosines(by_kind.get("lm", ())),
     )
 
 
 def _columns(lines: Sequence[Mapping[str, Any]], fields: Iterable[str]) -> Columns:
     """Return each field as an array; null, a number that is not finite, becomes NaN."""
     return {field: np.array([line[field] for line in lines], dtype=np.float64) for field in fields}
+
+
+def _gradient_cosines(lines: Iterable[Mapping[str, Any]]) -> dict[str, np.ndarray]:
+    """The cosines of each term by its name, where a line has one that is not null."""
+    found: dict[str, list[float]] = {}
+    for line in lines:
+        for key in line.keys() - {COSINE}:
+            if key.endswith(COSINE) and line[key] is not None:
+                found.setdefault(key.removesuffix(COSINE), []).append(line[key])
+    return {term: np.array(found[term], dtype=np.float64) for term in sorted(found)}
 
 
 def _read_finetuning(

@@ -12,7 +12,14 @@ from ..figures import curves
 from ..load.collect import Collection
 from ..load.schema import ATTENTION, FEED_FORWARD
 from ..run_refs import counted, runs_of
-from ..stats.budgets import BUDGETS, EDGE_FRACTION, pretraining_pairs, start_and_end
+from ..stats.budgets import (
+    BUDGETS,
+    EDGE_FRACTION,
+    pretraining_contrasts,
+    pretraining_pairs,
+    start_and_end,
+)
+from ..stats.dynamics import dynamics_means
 from ..stats.pretraining_means import PretrainingPairs, losses_at_common_budget, pretraining_means
 from ..tables import RUNS, Cell, Column, Table
 from .base import ReportData, Section
@@ -21,13 +28,15 @@ DEFINITION = (
     "Pretraining: the next-token loss is that of next-token updates only; losses of episodes are never included. Held-out perplexity "
     "is measured on documents that are not trained on. At a matched budget, both runs are compared at the largest budget that both "
     "reached; the held-out loss of each is interpolated linearly between measurements. Episodes: losses and accuracies are means over "
-    f"the first and the last {EDGE_FRACTION:.0%} of the episode updates; chance is 1 / N."
+    f"the first and the last {EDGE_FRACTION:.0%} of the episode updates; chance is 1 / N. Gradient cosine: between the gradients of the "
+    "next-token loss and of a term beside it, such as episodes on word classes, with respect to the last hidden states."
 )
 
 
 def section(data: ReportData) -> Section:
     collection = data.collection
-    tables = [table(collection) for table in (means_table, perplexity_table, episodes_table, dynamics_table)]
+    builders = (means_table, dynamics_means_table, perplexity_table, episodes_table, dynamics_table)
+    tables = [table(collection) for table in builders]
     figures = [
         *curves.pretraining(collection),
         *curves.episodes(collection),
@@ -73,7 +82,7 @@ def means_table(collection: Collection) -> Table:
     for pairs in pretraining_means(collection):
         ratio, gain = pairs.log_perplexity, pairs.accuracy_gain
         cells: list[Cell] = [pairs.contrast, pairs.scale, pairs.variant, len(pairs.pairs)]
-        low, high = ratio.interval if ratio.degrees_of_freedom else (math.nan, math.nan)
+        low, high = ratio.interval_over_seeds
         cells += [math.exp(ratio.value), (math.exp(low), math.exp(high))]
         cells += [*pairs.accuracies, pairs.chance, gain.value, gain.interval]
         rows.append([*cells, runs_of(*pairs.pairs)])
@@ -84,6 +93,30 @@ def means_table(collection: Collection) -> Table:
     )
     table = Table("pretraining_means", "Perplexity and held-out words, means over seeds", columns, rows, note)
     return table.without_constant("variant")
+
+
+def dynamics_means_table(collection: Collection) -> Table:
+    """Learning dynamics at the end of pretraining of every comparison, as means over seeds with intervals."""
+    columns = [*map(Column, ("comparison", "scale", "variant", "seeds", "measure"))]
+    for head in ("first", "second", "Δ"):
+        signed = head == "Δ"
+        columns += [
+            Column(head, 4, signed=signed),
+            Column(f"95 % CI {head}", 4, signed=signed, interval=True),
+        ]
+    rows: list[list[Cell]] = []
+    for item in dynamics_means(collection):
+        pairs = item.pairs
+        cells: list[Cell] = [pairs.contrast, pairs.scale, pairs.variant, len(pairs.pairs), item.name]
+        for mean in (item.first, item.second, item.difference):
+            cells += [mean.value, mean.interval_over_seeds] if mean else [None, (math.nan, math.nan)]
+        rows.append([*cells, runs_of(*pairs.pairs)])
+    note = (
+        f"The last measurement of each run; cosines are means over the last {EDGE_FRACTION:.0%} of the updates that have one. "
+        f"t-intervals over seeds, with at least {MIN_SEEDS}."
+    )
+    title = "Learning dynamics at the end of pretraining, means over seeds"
+    return Table("dynamics_means", title, [*columns, RUNS], rows, note).without_constant("variant")
 
 
 def _skipped_updates(collection: Collection) -> str:
@@ -98,7 +131,7 @@ def perplexity_table(collection: Collection) -> Table:
     columns += [Column("value", 3, significant=True), Column("perplexity of the first", 2)]
     columns += [Column("perplexity of the second", 2), Column("first / second", 4), RUNS]
     rows: list[list[Cell]] = []
-    for contrast in collection.contrasts:
+    for contrast in pretraining_contrasts(collection):
         for first, second in pretraining_pairs(collection, contrast):
             if not (len(first.eval["step"]) and len(second.eval["step"])):
                 continue
@@ -168,5 +201,6 @@ def dynamics_table(collection: Collection) -> Table:
         "Means over blocks, attention heads and kinds of matrix. The proportional effective rank is 1 if all directions are used "
         "equally; the entropy is relative to uniform attention; the probe is a fixed episode that is never trained on, after adaptation."
     )
-    table = Table("dynamics", "Learning dynamics", [*map(Column, heads), RUNS], rows, note)
+    title = "Learning dynamics of each run"
+    table = Table("dynamics", title, [*map(Column, heads), RUNS], rows, note, on_page=False)
     return table.without_constant("variant", "seed")

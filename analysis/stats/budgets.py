@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import msgspec
 import numpy as np
 
 from ..load.collect import Collection
@@ -72,6 +73,14 @@ def eval_losses(run: PretrainRun) -> tuple[dict[str, np.ndarray], np.ndarray]:
 def lm_losses(run: PretrainRun) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Return (what had been spent by budget, training loss in nats per token), both [language-model updates]."""
     return spent_at(run, run.lm), run.lm["lm_loss_nats"]
+
+
+def pretraining_contrasts(collection: Collection) -> list[Contrast]:
+    """The contrasts that compare other arms, without what they say of fine-tuning."""
+    found: dict[tuple[str, str], Contrast] = {}
+    for contrast in collection.contrasts:
+        found.setdefault((contrast.first, contrast.second), msgspec.structs.replace(contrast, tunings=()))
+    return list(found.values())
 
 
 def pretraining_pairs(collection: Collection, contrast: Contrast) -> list[tuple[PretrainRun, PretrainRun]]:

@@ -223,8 +223,8 @@ def _means_row(model: Sequence[Cell], by_source: Sequence[Pairs]) -> list[Cell]:
     relative = t90.value / old_t90.value if old_t90.value else None
     seeds = {seed for of_source in items for seed, _ in of_source}
     cells: list[Cell] = [*model, len(by_source), sum(map(len, by_source)), len(seeds)]
-    cells += [t90.value, _interval(t90), relative]
-    cells += [area.value, _interval(area), slope.value, _interval(slope)]
+    cells += [t90.value, t90.interval_over_seeds, relative]
+    cells += [area.value, area.interval_over_seeds, slope.value, slope.interval_over_seeds]
     return [*cells, runs_of(*(pair for source_pairs in by_source for pair in source_pairs))]
 
 
@@ -244,10 +244,6 @@ def mean_over_seeds(by_source: Sequence[Sequence[tuple[int, float]]]) -> SeedMea
     means = [fmean(each.get(seed, np.nan) for each in values) for seed in sorted(set().union(*values))]
     defined = [mean for mean in means if not np.isnan(mean)]
     return SeedMean(np.array(defined or [np.nan]), 0.0, 0.0)
-
-
-def _interval(mean: SeedMean) -> tuple[float, float]:
-    return mean.interval if mean.degrees_of_freedom else (np.nan, np.nan)
 
 
 def _shape_columns(signed: bool) -> list[Column]:

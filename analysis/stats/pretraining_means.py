@@ -12,7 +12,7 @@ from metapt.evaluation.seed_inference import SeedMean
 
 from ..load.collect import Collection
 from ..load.records import PretrainRun
-from .budgets import NEXT_TOKEN, eval_losses, pretraining_pairs
+from .budgets import NEXT_TOKEN, eval_losses, pretraining_contrasts, pretraining_pairs
 
 Pair = tuple[PretrainRun, PretrainRun]
 
@@ -83,7 +83,7 @@ def mean_gain(accuracies: np.ndarray) -> SeedMean:
 
 def pretraining_means(collection: Collection) -> Iterator[PretrainingPairs]:
     """The pairs of pretraining runs of every contrast, by size and variant."""
-    for contrast in collection.contrasts:
+    for contrast in pretraining_contrasts(collection):
         grouped: dict[tuple[str, str], list[Pair]] = {}
         for pair in pretraining_pairs(collection, contrast):
             grouped.setdefault((pair[0].scale, pair[0].variant), []).append(pair)

@@ -92,6 +92,11 @@ class SeedMean:
             self.value + self.half_width(alpha, self.above),
         )
 
+    @property
+    def interval_over_seeds(self) -> Interval:
+        """The interval of a mean to which units contribute nothing; (NaN, NaN) with too few seeds to show their spread."""
+        return self.interval if self.degrees_of_freedom else (nan, nan)
+
     @cached_property
     def p(self) -> float:
         """The smallest alpha whose interval excludes 0, at least SMALLEST_P; NaN with fewer than MIN_SEEDS seeds."""
