@@ -14,7 +14,7 @@ from scipy import stats
 from analysis.load.collect import Collection, collect
 from analysis.load.contrasts import Contrast
 from analysis.sections.learning_dynamics import dynamics_means_table, means_table
-from analysis.stats.dynamics import at_the_end
+from analysis.stats.dynamics_means import at_the_end
 
 STEPS = 40
 COSINES = {"maml": [0.3, 0.1, -0.2], "twin": [0.2, 0.25, -0.1]}

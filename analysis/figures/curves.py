@@ -16,7 +16,7 @@ from ..load.records import FinetuneRun, PretrainRun, Setting
 from ..run_refs import distinct
 from ..stats.budgets import BUDGETS, UPDATES, eval_losses, lm_losses, per_update, spent_at, start_and_end
 from ..stats.convergence import measure_start, smoothed
-from ..stats.dynamics import MEASURES
+from ..stats.dynamics_means import MEASURES
 from .style import (
     ARM_COLOURS,
     ARM_MARKERS,

@@ -19,7 +19,7 @@ from ..stats.budgets import (
     pretraining_pairs,
     start_and_end,
 )
-from ..stats.dynamics import dynamics_means
+from ..stats.dynamics_means import dynamics_means
 from ..stats.pretraining_means import PretrainingPairs, losses_at_common_budget, pretraining_means
 from ..tables import RUNS, Cell, Column, Table
 from .base import ReportData, Section
