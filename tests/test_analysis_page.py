@@ -144,6 +144,20 @@ def test_a_section_without_data_says_what_is_needed(tmp_path: Path, objectives: 
         assert compared == set()
 
 
+def test_every_definition_begins_with_what_it_defines(tmp_path: Path) -> None:
+    """The page prints what is before the first colon in bold."""
+    write_pretraining(tmp_path)
+    (definitions,) = (
+        section
+        for section in build(collect([tmp_path]), resamples=10).sections
+        if section.name == "definitions"
+    )
+    for text in definitions.paragraphs:
+        name, colon, _ = text.partition(": ")
+        assert colon
+        assert len(name.split()) <= 3, name
+
+
 def test_curves_over_checkpoints_are_means_over_the_same_seeds(tmp_path: Path) -> None:
     """Under MAML, seed 1 lacks a checkpoint and seed 2 all but one, so curves have seed 0 only; vanilla alone keeps all."""
     for seed, steps in ((0, (20, 40, 60)), (1, (20, 40, 60)), (2, (60,))):

@@ -15,7 +15,7 @@ from .agreement import remark
 from .significance import Difference, Estimate, Pairs, Scores, average_difference, comparable
 
 DEFINITION = (
-    "A difference is the first arm of a contrast minus the second, averaged over the seeds that both have. "
+    "Differences: the first arm of a contrast minus the second, averaged over the seeds that both have. "
     "Averages over sets, sources and tunings are unweighted means of F1 over the pairs, on the target sets only (those in the target "
     "languages; if there are none, the sets that no run was tuned on), at the last pretraining step that both arms have. "
     "Averages by scale, tuning, source or step include only comparisons that exist for every scale (tuning, source, step), so that "
