@@ -17,6 +17,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 
@@ -78,18 +79,23 @@ class ColumnLayout:
     documents: str = "auto"
     word_prefix: str = ""
 
-    @property
+    @cached_property
     def has_index(self) -> bool:
         return self.columns[0] in INDEX_COLUMNS
 
-    @property
+    @cached_property
+    def used(self) -> tuple[int, int]:
+        """The positions of the word and of the tag, from 0."""
+        return self.columns.index("word"), self.columns.index("tag")
+
+    @cached_property
     def needed(self) -> int:
         """The number of columns that no line may lack: those up to the word and the tag."""
-        return 1 + max(self.columns.index("word"), self.columns.index("tag"))
+        return 1 + max(self.used)
 
     def __str__(self) -> str:
-        word, tag = (self.columns.index(name) + 1 for name in ("word", "tag"))
-        return f"word in column {word}, tag in column {tag} of {len(self.columns)}"
+        word, tag = self.used
+        return f"word in column {word + 1}, tag in column {tag + 1} of {len(self.columns)}"
 
 
 UNER_LAYOUT = ColumnLayout(("index", "word", "tag", "source tag", "annotator"), types=UNER_TYPES)
@@ -127,9 +133,12 @@ def column_sentences(path: Path, layout: ColumnLayout, bad_input: BadInput) -> I
             marks.read_comment(line)
             if match := SENT_ID.match(line):
                 identifier = match[1].strip()
-        elif not (layout.has_index and NO_WORD.match(split_cells(line, layout)[0])):
+        else:
+            cells = split_cells(line, layout)
+            if layout.has_index and NO_WORD.match(cells[0]):
+                continue
             try:
-                word, tag = _word_and_tag(split_cells(line, layout), layout)
+                word, tag = _word_and_tag(cells, layout)
             except _MalformedError as error:
                 bad_input.report(f"{path}:{number}", str(error))
                 is_malformed = True
@@ -201,13 +210,14 @@ def _word_and_tag(cells: Sequence[str], layout: ColumnLayout) -> tuple[str, str]
             f"{len(cells)} {layout.separator}-separated columns; "
             f"expected {len(layout.columns)} ({', '.join(layout.columns)})"
         )
-    columns = (layout.columns.index("word"), layout.columns.index("tag"))
-    word, tag = cells[columns[0]], cells[columns[1]].strip()
+    word_column, tag_column = layout.used
+    word, tag = cells[word_column], cells[tag_column].strip()
     if layout.word_prefix:
         word = re.sub(f"^(?:{layout.word_prefix})", "", word)
-    for name, text, column in (("word", word.strip(" \t"), columns[0]), ("tag", tag, columns[1])):
-        if not text:
-            raise _MalformedError(f"the {name} (column {column + 1}) is empty")
+    if not word.strip(" \t"):
+        raise _MalformedError(f"the word (column {word_column + 1}) is empty")
+    if not tag:
+        raise _MalformedError(f"the tag (column {tag_column + 1}) is empty")
     return word, tag
 
 
