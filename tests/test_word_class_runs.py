@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import run_module
 from safetensors.torch import load_file
 from test_world_size import truncate
 
@@ -78,6 +79,12 @@ def test_the_probe_gives_what_the_run_measured(finished: Run, arguments: list[st
     assert scores
     assert scores == {name: pytest.approx(measured[name], abs=1e-6) for name in scores}
     assert "words and partitions of training" in table(scores)
+
+
+def test_the_command_prints_its_table_alone(finished: Run, arguments: list[str]):
+    result = run_module("metapt.probe", [*arguments, f"checkpoint={finished.path}"])
+    assert "words and partitions of training" in result.stdout
+    assert "Loading weights" not in result.stderr
 
 
 def test_more_episodes_begin_with_those_of_the_run(finished: Run, arguments: list[str]):
