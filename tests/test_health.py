@@ -192,7 +192,7 @@ def test_report_includes_evaluations_after_a_skipped_update(tmp_path: Path):
     )
     measured = {"step": np.array([2]), "eval_loss_nats": np.array([3.0])}
     origin = ("nano", "", "maml", 0, 1, "corpus", 4, {}, {})
-    axes, losses = eval_losses(PretrainRun(tmp_path, *origin, none, none, skipped, measured, []))
+    axes, losses = eval_losses(PretrainRun(tmp_path, *origin, none, none, skipped, measured, [], {}))
     assert losses.tolist() == [3.0]
     assert {name: values.tolist() for name, values in axes.items()} == {
         "updates": [2],
