@@ -12,7 +12,8 @@
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
-WORKERS ?= 2
+# processes of the tests: one more than two cores, since tests on Slurm mostly wait
+WORKERS ?= 3
 SLURM_DIR ?= /tmp/metapt-slurm
 BIN = $(VENV)/bin
 INSTALLED = $(VENV)/.installed
@@ -29,13 +30,13 @@ demo: $(INSTALLED)
 	$(BIN)/python analysis/report.py runs/demo
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --durations=25 -m "not nightly"
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal --durations=25 -m "not nightly"
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) -m "not nightly and not commands and not slurm"
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal -m "not nightly and not commands and not slurm"
 
 slurm-test: SHELL = /bin/bash
 slurm-test: $(INSTALLED)
