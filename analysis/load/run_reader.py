@@ -164,9 +164,9 @@ def _gradient_cosines(lines: Iterable[Mapping[str, Any]]) -> dict[str, np.ndarra
     """The cosines of each term by its name, where a line has one that is not null."""
     found: dict[str, list[float]] = {}
     for line in lines:
-        for key in line.keys() - {COSINE}:
-            if key.endswith(COSINE) and line[key] is not None:
-                found.setdefault(key.removesuffix(COSINE), []).append(line[key])
+        for key, value in line.items():
+            if key.endswith(COSINE) and value is not None:
+                found.setdefault(key.removesuffix(COSINE), []).append(value)
     return {term: np.array(found[term], dtype=np.float64) for term in sorted(found)}
 
 

@@ -35,6 +35,7 @@ NEEDED = (
 
 
 def section(views: Views) -> Section:
+    """The curves of all systems, and the differences of all contrasts at matched updates."""
     data = views.first
     found = curves(data.collection, data.scores)
     if not found:
@@ -106,34 +107,28 @@ def means_table(found: Mapping[str, Sequence[CurveDifference]]) -> Table:
     heads = ("comparison", "scale", "variant", "step", "tuning", "unit of k", "updates", "sources", "targets")
     columns = [*map(Column, (*heads, *POINT)), *DIFFERENCE_COLUMNS, RUNS]
     rows: list[list[Cell]] = []
-    shaded = set()
     for contrast, differences in found.items():
         for mean in mean_differences(differences):
             setting, task = mean.curves[0].setting, mean.curves[0].task
             sources = enumerated(distinct(curve.setting.source for curve in mean.curves))
             targets = enumerated(distinct(curve.task.target for curve in mean.curves))
             cells: list[Cell] = [contrast, *setting_cells(setting)[:-1], task.unit, task.updates]
-            for point in _points(mean):
-                if point[0] == AREA:
-                    shaded.add(len(rows))
-                rows.append([*cells, sources, targets, *point, mean.all_runs])
+            rows += [[*cells, sources, targets, *point, mean.all_runs] for point in _points(mean)]
     title = "Differences at each k, and in the area under the curve: means over sources and targets"
-    return Table("k_shot_means", title, columns, rows, NOTE, shaded).without_constant(*OPTIONAL)
+    return Table("k_shot_means", title, columns, rows, NOTE, _areas(columns, rows)).without_constant(
+        *OPTIONAL
+    )
 
 
 def differences_table(found: Mapping[str, Sequence[CurveDifference]]) -> Table:
     """The difference of two arms at each k, and of the areas under their curves, for each contrast, source and target."""
     columns = [*map(Column, ("comparison", *SETTING, *POINT)), *DIFFERENCE_COLUMNS, RUNS]
     rows: list[list[Cell]] = []
-    shaded = set()
     for contrast, one in ((name, one) for name, differences in found.items() for one in differences):
-        for point in _points(one):
-            if point[0] == AREA:
-                shaded.add(len(rows))
-            cells: list[Cell] = [contrast, *setting_cells(one.setting), *_task(one.task), one.set_name]
-            rows.append([*cells, *point, one.all_runs])
+        cells: list[Cell] = [contrast, *setting_cells(one.setting), *_task(one.task), one.set_name]
+        rows += [[*cells, *point, one.all_runs] for point in _points(one)]
     title = "The same differences by source and target"
-    table = Table("k_shot_differences", title, columns, rows, NOTE, shaded, on_page=False)
+    table = Table("k_shot_differences", title, columns, rows, NOTE, _areas(columns, rows), on_page=False)
     return table.without_constant(*OPTIONAL)
 
 
@@ -142,6 +137,12 @@ def _points(curve: CurveDifference | MeanCurveDifference) -> Iterator[list[Cell]
     points: dict[str, Difference] = {str(k): point for k, point in curve.points.items()}
     for k, point in (points | {AREA: curve.area}).items():
         yield [k, point.seeds, point.first.value, point.second.value, *difference_cells(point)]
+
+
+def _areas(columns: Sequence[Column], rows: Sequence[Sequence[Cell]]) -> set[int]:
+    """The indices of the rows of an area."""
+    k = [column.head for column in columns].index("k")
+    return {index for index, row in enumerate(rows) if row[k] == AREA}
 
 
 def _setting(curve: Curve) -> list[Cell]:

@@ -34,6 +34,7 @@ DEFINITION = (
 
 
 def section(data: ReportData) -> Section:
+    """What pretraining reached and what it changed: means over seeds, and every run."""
     collection = data.collection
     builders = (means_table, dynamics_means_table, perplexity_table, episodes_table, dynamics_table)
     tables = [table(collection) for table in builders]
