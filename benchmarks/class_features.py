@@ -30,27 +30,25 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
 from metapt import atomic_folders, randomness
-from metapt.config import BaselineConfig, FinetuneConfig, commandline, identity, settings
+from metapt.config import BaselineConfig, FinetuneConfig, commandline, identity
 from metapt.data.corpus import prepare_corpus
 from metapt.data.corpus_classes import corpus_classes, corpus_token_kinds
 from metapt.data.corpus_words import TokenKind, find_units
 from metapt.data.iob2 import Sentence
-from metapt.data.labelled_sets import evaluated_sets, open_collection, source_sets
 from metapt.data.word_classes import WordClasses
 from metapt.evaluation.baselines import NEIGHBOURS, surface_crf, surface_features
 from metapt.evaluation.run_baseline import run_baseline
 from metapt.finetuning.features import FeatureExtractor
+from metapt.finetuning.inputs import find_inputs
 from metapt.finetuning.resume import FinetuneCheckpoints
 from metapt.finetuning.run_finetuning import training_result
 from metapt.finetuning.score_sets import SetScorer
 from metapt.finetuning.setup import FinetuneSetup, build_setup
 from metapt.finetuning.tuner import Tuner
 from metapt.launch.jobs import Job, Plan
-from metapt.models.pretrained import model_folder, model_origin
 from metapt.runs import Run
 from metapt.tagger.encoding import EncodedSet, EncodingSettings, WordTokenizer, load_tokenizer
 from metapt.tagger.model import TagLayer, pad_packed
-from metapt.tagger.serialization import weights_sha256
 from metapt.training.signals import StopRequest
 
 VARIANT = "class_features"
@@ -147,40 +145,20 @@ def with_classes(setup: FinetuneSetup, table: ClassTable) -> FinetuneSetup:
 
 def tune(config: FinetuneConfig, table: ClassTable) -> None:
     """Train and score a tagger with classes as features, unless that is done. No tagger is saved."""
-    model_dir = model_folder(config.checkpoint)
-    collection = open_collection(config.data, config.source, config.data.eval_sets)
-    eval_sets, sources = (
-        evaluated_sets(collection, config.data.eval_sets),
-        source_sets(collection, config.source),
-    )
+    inputs = find_inputs(config)
     run, stop = Run(config.run_dir), StopRequest().listen()
-    parts = [(name, split) for name in sources for split in ("train", "dev")]
-    parts += [(name, "test") for name in eval_sets]
-    inputs = {"weights": weights_sha256(model_dir), "sentences": collection.fingerprint(parts)}
     with run.locked():
         if run.is_done:
             return
-        setup = build_setup(config, run, model_dir, collection, stop, inputs["weights"], eval_sets)
-        setup = with_classes(setup, table)
-        run.start(identity(config), inputs, asdict(config), setup.processes.places())
+        setup = with_classes(build_setup(config, inputs, run, stop), table)
+        run.start(identity(config), inputs.fingerprints, asdict(config), setup.processes.places())
         checkpoints = FinetuneCheckpoints(run, setup.processes, setup.trained, setup.optimizer)
         Tuner(setup, checkpoints).train()
-        scorer = SetScorer(setup, collection)
-        scores = scorer.score(eval_sets)
-        for name in eval_sets:
-            scores[name][COVERED] = _covered(table, setup.word_tokenizer, collection.load(name, "test"))
-        run.finish(
-            training_result(setup, checkpoints)
-            | {
-                "origin": model_origin(model_dir, config.checkpoint) | {"variant": VARIANT},
-                "settings": settings(config),
-                "inputs": inputs,
-                "source_sets": sources,
-                "custom_sets": collection.custom_sets,
-                "shared_sentences": scorer.shared_sentences(sources, eval_sets),
-                "sets": scores,
-            }
-        )
+        scores = SetScorer(setup).score()
+        for name, of_set in scores.items():
+            of_set[COVERED] = _covered(table, setup.word_tokenizer, inputs.collection.load(name, "test"))
+        origin = {**inputs.origin, "variant": VARIANT}
+        run.finish(training_result(setup, checkpoints) | {"origin": origin, "sets": scores})
         for _, checkpoint in run.checkpoints():
             atomic_folders.remove(checkpoint)
 

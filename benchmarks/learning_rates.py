@@ -21,13 +21,12 @@ from transformers import AutoConfig, AutoTokenizer
 
 from metapt.config import ModelConfig, commandline
 from metapt.data.iob2 import read_iob2, write_iob2
-from metapt.data.labelled_sets import open_collection
+from metapt.finetuning.inputs import find_inputs
 from metapt.finetuning.resume import FinetuneCheckpoints
 from metapt.finetuning.setup import build_setup
 from metapt.finetuning.tuner import Tuner
 from metapt.models.decoder import build_decoder
 from metapt.runs import Run
-from metapt.tagger.serialization import weights_sha256
 from metapt.training.signals import StopRequest
 
 SENTENCES = {"train": 320, "dev": 150}
@@ -97,8 +96,7 @@ def dev_f1(case: Case, model: Path, uner: Path, run_dir: Path) -> float:
     config = commandline.load("finetune", [*words, "data=uner", f"run_dir={run_dir}"])
     run = Run(run_dir)
     run.path.mkdir(parents=True, exist_ok=True)
-    collection = open_collection(config.data)
-    setup = build_setup(config, run, model, collection, StopRequest(), weights_sha256(model), ())
+    setup = build_setup(config, replace(find_inputs(config), eval_sets=()), run, StopRequest())
     checkpoints = FinetuneCheckpoints(run, setup.processes, setup.trained, setup.optimizer)
     Tuner(setup, checkpoints).train()
     return checkpoints.state.dev_f1

@@ -10,15 +10,14 @@ from timing import Case
 
 from metapt.config import commandline
 from metapt.data import demo
-from metapt.data.labelled_sets import open_collection
 from metapt.data.tokenizers import train_tokenizer
+from metapt.finetuning.inputs import find_inputs
 from metapt.finetuning.progress import FinetuneLog
 from metapt.finetuning.resume import FinetuneCheckpoints
 from metapt.finetuning.setup import build_setup
 from metapt.finetuning.tuner import Tuner
 from metapt.models.decoder import build_decoder
 from metapt.runs import Run
-from metapt.tagger.serialization import weights_sha256
 from metapt.training.signals import StopRequest
 
 
@@ -54,8 +53,7 @@ def head_only(folder: Path) -> list[Case]:
             config = commandline.load("finetune", arguments)
             run = Run(config.run_dir)
             run.path.mkdir()
-            collection = open_collection(config.data)
-            setup = build_setup(config, run, model, collection, StopRequest(), weights_sha256(model), ())
+            setup = build_setup(config, find_inputs(config), run, StopRequest())
             checkpoints = FinetuneCheckpoints(run, setup.processes, setup.trained, setup.optimizer)
             tuner(setup, checkpoints).train()
 

@@ -8,12 +8,11 @@ from dataclasses import asdict
 from typing import Any
 
 from metapt import atomic_folders
-from metapt.data.collection import Collection
 from metapt.data.iob2 import Sentence
-from metapt.data.shared_sentences import shared_with_sources
 from metapt.evaluation.predictions import SentencePrediction, write_predictions
 from metapt.evaluation.span_f1 import set_scores
 from metapt.files import write_json
+from metapt.finetuning.inputs import TUNINGS
 from metapt.finetuning.model_card import model_card
 from metapt.finetuning.setup import FinetuneSetup
 from metapt.runs import ORIGIN_FILE
@@ -23,7 +22,6 @@ from metapt.tagger.serialization import CARD_FILE, loads_in_transformers, save_t
 from metapt.training.progress_line import log
 from metapt.training.signals import StopRequested
 
-TUNINGS = "tunings"  # the entry of a tagger's metapt.json that lists its fine-tunings, first to last
 TUNING_KEYS = (
     "source",
     "source_sets",
@@ -41,17 +39,17 @@ WARN_BELOW = 0.99  # fraction of words with a subword that holds one of their ch
 class SetScorer:
     """Tags test sets with the tagger of a run, writes the predictions, and scores them."""
 
-    def __init__(self, setup: FinetuneSetup, collection: Collection):
-        self.setup, self.collection = setup, collection
+    def __init__(self, setup: FinetuneSetup):
+        self.setup = setup
 
-    def score(self, names: Sequence[str]) -> dict[str, dict[str, Any]]:
-        """Score test sets, distributed over the ranks.
+    def score(self) -> dict[str, dict[str, Any]]:
+        """Score all test sets, distributed over the ranks.
 
         Returns: the scores of all sets, on every rank.
         Raises:
             Interrupted: a signal arrived; the checkpoint of the last epoch is kept.
         """
-        processes, stop = self.setup.processes, self.setup.stop
+        processes, stop, names = self.setup.processes, self.setup.stop, self.setup.inputs.eval_sets
         scores: dict[str, dict[str, Any]] = {}
         for start in range(0, len(names), processes.world_size):
             with suppress(StopRequested), stop.at_once():
@@ -62,16 +60,10 @@ class SetScorer:
         gathered = {name: value for part in processes.gather(scores) for name, value in part.items()}
         return {name: gathered[name] for name in names}
 
-    def shared_sentences(
-        self, sources: Sequence[str], names: Sequence[str]
-    ) -> dict[str, dict[str, int]] | None:
-        """Count what test sets share with the sets that the tagger was fine-tuned on (`shared_with_sources`)."""
-        return shared_with_sources(self.collection, sources, names)
-
     def _score_set(self, name: str) -> dict[str, Any]:
         """Tag a test set, write its predictions, and return its entry in result.json."""
         setup, ner = self.setup, self.setup.config.ner
-        sentences = self.collection.load(name, "test")
+        sentences = setup.inputs.collection.load(name, "test")
         log(f"tagging {name} test, {len(sentences)} sentences")
         tags = setup.tagger.layer.tags
         encoded = encode(sentences, setup.word_tokenizer, ner.max_len, tags, split=False)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,15 +16,14 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from metapt.config import FinetuneConfig, training_splits, tuning_lr
-from metapt.data.collection import Collection
 from metapt.data.iob2 import Sentence, tags_of, types_of
-from metapt.data.labelled_sets import source_sets
 from metapt.data.subsets import scored_words, training_subset
 from metapt.errors import UserError
 from metapt.finetuning.build_tagger import build_tagger
 from metapt.finetuning.distributed import Distributed
 from metapt.finetuning.feature_cache import FeatureCache
 from metapt.finetuning.features import FeatureExtractor, decoder_key
+from metapt.finetuning.inputs import FinetuneInputs
 from metapt.runs import Run
 from metapt.tagger.encoding import (
     EncodedSet,
@@ -59,6 +57,7 @@ class FinetuneSetup:
     """
 
     config: FinetuneConfig
+    inputs: FinetuneInputs
     run: Run
     stop: StopRequest
     processes: Distributed
@@ -74,28 +73,16 @@ class FinetuneSetup:
     optimizer: AcceleratedOptimizer
 
 
-def build_setup(
-    config: FinetuneConfig,
-    run: Run,
-    model_dir: Path,
-    collection: Collection,
-    stop: StopRequest,
-    weights_sha256: str,
-    eval_sets: Sequence[str],
-) -> FinetuneSetup:
+def build_setup(config: FinetuneConfig, inputs: FinetuneInputs, run: Run, stop: StopRequest) -> FinetuneSetup:
     """Build the setup of a run. Writes nothing into the run folder.
 
-    Args:
-        eval_sets: on which the run will be scored; no subset of the training sentences has one of their sentences.
     Raises:
         UserError: the model, its tokenizer or the data does not fit the configuration.
     """
     ner, processes = config.ner, Distributed(config.ner.precision, config.device)
-    accelerator = processes.accelerator
-    splits = training_splits(config)
+    accelerator, collection, model_dir = processes.accelerator, inputs.collection, inputs.model_dir
     sets = {
-        split: [collection.load(name, split) for name in source_sets(collection, config.source, splits)]
-        for split in splits
+        split: [collection.load(name, split) for name in inputs.sources] for split in training_splits(config)
     }
     types = types_of(sentence for parts in sets.values() for sentences in parts for sentence in sentences)
     tokenizer = load_tokenizer(model_dir)
@@ -110,10 +97,11 @@ def build_setup(
             "tuning=head_only runs in a single process, because the tag layer is small; start one run per GPU instead"
         )
     cache = FeatureCache(ner.cache_dir, ner.cache_gb) if head_only and ner.cache_dir else None
-    key = decoder_key(model_dir, weights_sha256, ner, processes.precision, accelerator.device)
+    key = decoder_key(model_dir, inputs.fingerprints["weights"], ner, processes.precision, accelerator.device)
     trained = tagger.layer if head_only else tagger
     return FinetuneSetup(
         config=config,
+        inputs=inputs,
         run=run,
         stop=stop,
         processes=processes,
@@ -122,7 +110,7 @@ def build_setup(
         word_tokenizer=word_tokenizer,
         tagger=tagger,
         train=_encode_training(
-            config, sets["train"], word_tokenizer, tags, scored_words(collection, eval_sets)
+            config, sets["train"], word_tokenizer, tags, scored_words(collection, inputs.eval_sets)
         ),
         dev=_encode(sets["dev"], word_tokenizer, ner.max_len, tags, split=False) if "dev" in sets else None,
         extract_features=FeatureExtractor(tagger, ner, accelerator, cache, key),
