@@ -72,7 +72,7 @@ def table(found: Mapping[str, Mapping[str, float]]) -> str:
 
 
 def _row(name: str, values: Sequence[float], sign: str) -> str:
-    mean = SeedMean(np.array(values), 0.0, 0.0)
+    mean = SeedMean.of_seeds(values)
     low, high = mean.interval_over_seeds
     interval = "-" if np.isnan(low) else f"[{low:{sign}.3f}, {high:{sign}.3f}]"
     return f"| {name} | {mean.seeds} | {mean.value:{sign}.3f} | {interval} |"

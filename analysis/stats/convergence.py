@@ -243,7 +243,7 @@ def mean_over_seeds(by_source: Sequence[Sequence[tuple[int, float]]]) -> SeedMea
         values.append({seed: fmean(found) for seed, found in of_seed.items()})
     means = [fmean(each.get(seed, np.nan) for each in values) for seed in sorted(set().union(*values))]
     defined = [mean for mean in means if not np.isnan(mean)]
-    return SeedMean(np.array(defined or [np.nan]), 0.0, 0.0)
+    return SeedMean.of_seeds(defined)
 
 
 def _shape_columns(signed: bool) -> list[Column]:

@@ -58,9 +58,5 @@ def dynamics_means(collection: Collection) -> Iterator[DynamicsMean]:
         for name in names:
             first, second = ([pair[side][name] for pair in values if name in pair[side]] for side in (0, 1))
             gains = [one[name] - other[name] for one, other in values if name in one and name in other]
-            yield DynamicsMean(group, name, *map(_seed_mean, (first, second, gains)))
-
-
-def _seed_mean(values: list[float]) -> SeedMean | None:
-    """The mean of measures that do not depend on a sample of units."""
-    return SeedMean(np.array(values), 0.0, 0.0) if values else None
+            means = (SeedMean.of_seeds(values) if values else None for values in (first, second, gains))
+            yield DynamicsMean(group, name, *means)

@@ -35,7 +35,7 @@ class PretrainingPairs:
         """
         found = [losses_at_common_budget(*pair, NEXT_TOKEN) for pair in self.pairs if _are_measured(pair)]
         differences = [first - second for _, (first, second) in found]
-        return SeedMean(np.array(differences or [np.nan]), 0.0, 0.0)
+        return SeedMean.of_seeds(differences)
 
     @property
     def accuracies(self) -> tuple[float, float]:
@@ -48,7 +48,7 @@ class PretrainingPairs:
         """The difference of `accuracies`. The episodes are the same for all seeds; they are its units."""
         values = self._accuracies()
         if not values.size:
-            return SeedMean(np.array([np.nan]), 0.0, 0.0)
+            return SeedMean.of_seeds([])
         return mean_gain(values)
 
     @property

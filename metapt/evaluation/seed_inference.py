@@ -14,6 +14,7 @@ the interval expresses the units only, and there is no p-value. docs/calibration
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from math import inf, nan, sqrt
@@ -46,6 +47,11 @@ class SeedMean:
     values: np.ndarray
     below: float
     above: float
+
+    @classmethod
+    def of_seeds(cls, values: Sequence[float]) -> SeedMean:
+        """The mean of values that depend on the training seed alone, not on a sample of units; NaN of no values."""
+        return cls(np.array(values if len(values) else [nan]), 0.0, 0.0)
 
     @property
     def seeds(self) -> int:
