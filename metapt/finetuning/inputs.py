@@ -24,7 +24,7 @@ class FinetuneInputs:
         origin: how the decoder was pretrained.
         earlier_tunings: of a tagger that is trained further, first to last.
         sources: the sets whose training sentences are learned from.
-        eval_sets: the sets whose test sentences are scored; no training sentence is one of them.
+        eval_sets: the sets whose test sentences are scored; no sample of training sentences has one of them.
         fingerprints: digests of the weights and of all sentences.
     """
 
