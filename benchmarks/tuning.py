@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
@@ -37,23 +38,20 @@ def head_only(folder: Path) -> list[Case]:
     )
     decoder.save_pretrained(model)
     train_tokenizer(demo.documents(size_bytes=100_000), 2000).save_pretrained(model)
-    numbers = count()
+    words = ["source=sk_demo", "data=demo", "data.max_train_sentences=100", "ner.patience=10"]
+    words.append(f"checkpoint={model}")
+    run_dirs = (folder / f"run{number}" for number in count())
+    named = commandline.load("finetune", [*words, f"run_dir={folder / 'run'}"])
+    inputs = replace(find_inputs(named), eval_sets=())  # found once: it is tuning that is timed
 
     def tune_with(tuner: type[Tuner], *overrides: str) -> Callable[[], object]:
+        """A function that trains a tag layer in a run folder of its own."""
+
         def tune() -> None:
-            arguments = [
-                f"checkpoint={model}",
-                "source=sk_demo",
-                "data=demo",
-                "data.max_train_sentences=100",
-                "ner.patience=10",
-                f"run_dir={folder / f'run{next(numbers)}'}",
-                *overrides,
-            ]
-            config = commandline.load("finetune", arguments)
+            config = commandline.load("finetune", [*words, f"run_dir={next(run_dirs)}", *overrides])
             run = Run(config.run_dir)
             run.path.mkdir()
-            setup = build_setup(config, find_inputs(config), run, StopRequest())
+            setup = build_setup(config, inputs, run, StopRequest())
             checkpoints = FinetuneCheckpoints(run, setup.processes, setup.trained, setup.optimizer)
             tuner(setup, checkpoints).train()
 
