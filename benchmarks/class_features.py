@@ -42,7 +42,7 @@ from metapt.finetuning.features import FeatureExtractor
 from metapt.finetuning.inputs import find_inputs
 from metapt.finetuning.resume import FinetuneCheckpoints
 from metapt.finetuning.run_finetuning import training_result
-from metapt.finetuning.score_sets import SetScorer
+from metapt.finetuning.score_sets import score_sets
 from metapt.finetuning.setup import FinetuneSetup, build_setup
 from metapt.finetuning.tuner import Tuner
 from metapt.launch.jobs import Job, Plan
@@ -154,9 +154,9 @@ def tune(config: FinetuneConfig, table: ClassTable) -> None:
         run.start(identity(config), inputs.fingerprints, asdict(config), setup.processes.places())
         checkpoints = FinetuneCheckpoints(run, setup.processes, setup.trained, setup.optimizer)
         Tuner(setup, checkpoints).train()
-        scores = SetScorer(setup).score()
+        scores = score_sets(setup)
         for name, of_set in scores.items():
-            of_set[COVERED] = _covered(table, setup.word_tokenizer, inputs.collection.load(name, "test"))
+            of_set[COVERED] = _covered(table, setup.word_tokenizer, inputs.sets.collection.load(name, "test"))
         origin = {**inputs.origin, "variant": VARIANT}
         run.finish(training_result(setup, checkpoints) | {"origin": origin, "sets": scores})
         for _, checkpoint in run.checkpoints():

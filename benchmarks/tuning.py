@@ -42,7 +42,8 @@ def head_only(folder: Path) -> list[Case]:
     words.append(f"checkpoint={model}")
     run_dirs = (folder / f"run{number}" for number in count())
     named = commandline.load("finetune", [*words, f"run_dir={folder / 'run'}"])
-    inputs = replace(find_inputs(named), eval_sets=())  # found once: it is tuning that is timed
+    inputs = find_inputs(named)  # once: it is tuning that is timed
+    unscored = replace(inputs, sets=replace(inputs.sets, evaluated=()))
 
     def tune_with(tuner: type[Tuner], *overrides: str) -> Callable[[], object]:
         """A function that trains a tag layer in a run folder of its own."""
@@ -51,7 +52,7 @@ def head_only(folder: Path) -> list[Case]:
             config = commandline.load("finetune", [*words, f"run_dir={next(run_dirs)}", *overrides])
             run = Run(config.run_dir)
             run.path.mkdir()
-            setup = build_setup(config, inputs, run, StopRequest())
+            setup = build_setup(config, unscored, run, StopRequest())
             checkpoints = FinetuneCheckpoints(run, setup.processes, setup.trained, setup.optimizer)
             tuner(setup, checkpoints).train()
 

@@ -58,7 +58,7 @@ FAULT_POINTS = {
     "tuning save": "metapt.finetuning.resume:FinetuneCheckpoints.save",
     "tuning restore": "metapt.finetuning.resume:FinetuneCheckpoints.restore",
     "tagger": "metapt.finetuning.run_finetuning:write_tagger",
-    "test set": "metapt.finetuning.score_sets:SetScorer._score_set",
+    "test set": "metapt.finetuning.score_sets:_score_set",
     "dev score": "metapt.finetuning.tuner:dev_scores",
     "word features": "metapt.finetuning.features:word_features",
     "cache": "metapt.finetuning.feature_cache:FeatureCache._store",

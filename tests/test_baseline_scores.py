@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
-from metapt.config import FinetuneConfig, commandline
+from metapt.config import FinetuneConfig, commandline, training_splits
 from metapt.data.collection import Collection
 from metapt.data.iob2 import Sentence
+from metapt.data.run_sets import RunSets
 from metapt.finetuning import baseline_scores
 
 Splits = dict[tuple[str, str], list[Sentence]]
@@ -62,7 +63,9 @@ def configuration(*words: str) -> FinetuneConfig:
 def scores(sentences: Splits, *words: str, sets: tuple[str, ...] = ("aa_one", "bb_two")) -> dict[str, Any]:
     names: Mapping[str, list[str]] = {"aa_one": ["train", "dev", "test"], "bb_two": ["test"]}
     collection = Collection("x", names, lambda name, split: sentences[name, split])
-    return baseline_scores.baseline_scores(configuration(*words), collection, ["aa_one"], sets)
+    config = configuration(*words)
+    run_sets = RunSets(config.data, collection, ["aa_one"], training_splits(config), sets)
+    return baseline_scores.baseline_scores(run_sets, config.ner.cache_dir)
 
 
 @pytest.fixture

@@ -15,7 +15,6 @@ from metapt.data.labelled_sets import (
     ALL_SETS,
     SOURCES,
     TEST_ONLY,
-    check_has_entities,
     open_collection,
     source_sets,
 )
@@ -265,17 +264,6 @@ def test_wrong_source_gives_an_error_that_lists_the_sources(collection, source, 
 def test_wrong_set_or_split(collection, name, split, message):
     with pytest.raises(UserError, match=message):
         collection.load(name, split)
-
-
-@pytest.mark.parametrize("empty", ["train", "dev"])
-def test_a_source_needs_entities(tmp_path, empty):
-    for split in ("train", "dev", "test"):
-        tag = "O" if split in (empty, "test") else "B-PER"
-        write_iob2(tmp_path / "xx" / f"{split}.iob2", [Sentence("1", ("Ana",), (tag,))])
-    with pytest.raises(UserError, match=f"source=xx: its {empty} split contains no entity"):
-        check_has_entities(open_collection(NerDataConfig(name="uner", uner_dir=str(tmp_path))), ["xx"])
-    write_iob2(tmp_path / "xx" / f"{empty}.iob2", [Sentence("1", ("Ana",), ("B-PER",))])
-    check_has_entities(open_collection(NerDataConfig(name="uner", uner_dir=str(tmp_path))), ["xx"])
 
 
 def test_wrong_folder(tmp_path):

@@ -117,22 +117,6 @@ def _why_not_trainable(collection: Collection, name: str) -> str:
     return f"{name!r} does not exist in {collection.where}"
 
 
-def check_has_entities(
-    collection: Collection, names: Sequence[str], splits: Sequence[str] = ("train", "dev")
-) -> None:
-    """Check that these splits of the source sets contain entities.
-
-    Without them there is nothing to learn, or no score for early stopping. Test sets need none: their scores then
-    have `gold_spans: 0`.
-
-    Raises:
-        UserError: no sentence of a split has an entity; the message names the split.
-    """
-    for split in splits:
-        if not any(set(sentence.tags) - {"O"} for name in names for sentence in collection.load(name, split)):
-            raise UserError(f"source={'+'.join(names)}: its {split} split contains no entity")
-
-
 def evaluated_sets(
     collection: Collection, requested: Sequence[str], key: str = "data.eval_sets"
 ) -> list[str]:
@@ -149,11 +133,6 @@ def evaluated_sets(
     if missing:
         raise UserError(f"{key}: no test split of {', '.join(missing)}; available are {', '.join(known)}")
     return [name for name in known if name in requested or not requested]
-
-
-def training_sentences(collection: Collection, source: str, split: str) -> list[Sentence]:
-    """The sentences of one split of every set of a source (`source_sets`), one set after the other."""
-    return [sentence for name in source_sets(collection, source) for sentence in collection.load(name, split)]
 
 
 def _base_collection(data: SetsConfig, report: ReadReport) -> Collection:

@@ -12,13 +12,12 @@ import platform
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from metapt.config import FinetuneConfig, training_splits
-from metapt.data.collection import Collection
 from metapt.data.iob2 import Sentence
-from metapt.data.subsets import scored_words, training_subset
+from metapt.data.run_sets import RunSets
 from metapt.evaluation.reference_scores import reference_scores
 from metapt.files import write_json
 from metapt.leases import Lease
@@ -51,25 +50,17 @@ class BaselineInputs:
         return hashlib.sha256(json.dumps(everything).encode()).hexdigest()
 
 
-def baseline_scores(
-    config: FinetuneConfig, collection: Collection, sources: Sequence[str], eval_sets: Sequence[str]
-) -> dict[str, Any]:
+def baseline_scores(sets: RunSets, cache_dir: str | None) -> dict[str, Any]:
     """The scores of baselines that learn from the training sentences of the run, as in `reference_scores`.
 
-    They are kept in the folder `ner.cache_dir`, if there is one, for other runs with the same sentences.
+    Args:
+        cache_dir: where they are kept for other runs with the same sentences.
     """
-    train, dev = (
-        [sentence for name in sources for sentence in collection.load(name, split)]
-        if split in training_splits(config)
-        else []
-        for split in ("train", "dev")
-    )
-    chosen = training_subset(train, config.data, scored_words(collection, eval_sets))
-    tests = {name: collection.load(name, "test") for name in eval_sets}
-    inputs = BaselineInputs([train[number] for number in chosen], dev, tests)
-    if config.ner.cache_dir is None:
+    train, dev = (list(chain(*parts)) for parts in (sets.training_sample(), sets.sentences("dev")))
+    inputs = BaselineInputs(train, dev, sets.tests())
+    if cache_dir is None:
         return inputs.scores()
-    return _shared_scores(inputs, Path(config.ner.cache_dir).expanduser() / "baselines")
+    return _shared_scores(inputs, Path(cache_dir).expanduser() / "baselines")
 
 
 def _shared_scores(inputs: BaselineInputs, folder: Path) -> dict[str, Any]:

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from metapt.config import FinetuneConfig, training_splits
-from metapt.data.collection import Collection
-from metapt.data.labelled_sets import check_has_entities, evaluated_sets, open_collection, source_sets
+from metapt.data.run_sets import RunSets, open_run_sets
 from metapt.models.pretrained import model_folder, model_origin
 from metapt.tagger.serialization import weights_sha256
 
@@ -23,24 +22,20 @@ class FinetuneInputs:
     Attributes:
         origin: how the decoder was pretrained.
         earlier_tunings: of a tagger that is trained further, first to last.
-        sources: the sets whose training sentences are learned from.
-        eval_sets: the sets whose test sentences are scored; no sample of training sentences has one of them.
         fingerprints: digests of the weights and of all sentences.
     """
 
     model_dir: Path
     origin: Mapping[str, Any]
     earlier_tunings: Sequence[Mapping[str, Any]]
-    collection: Collection
-    sources: Sequence[str]
-    eval_sets: Sequence[str]
+    sets: RunSets
     fingerprints: Mapping[str, str]
 
     @property
     def tuned_on(self) -> list[str]:
         """The sets of all fine-tunings, each once, first to last."""
         earlier = (name for tuning in self.earlier_tunings for name in tuning["source_sets"])
-        return list(dict.fromkeys([*earlier, *self.sources]))
+        return list(dict.fromkeys([*earlier, *self.sets.sources]))
 
 
 def find_inputs(config: FinetuneConfig) -> FinetuneInputs:
@@ -52,12 +47,6 @@ def find_inputs(config: FinetuneConfig) -> FinetuneInputs:
     model_dir = model_folder(config.checkpoint)
     origin = model_origin(model_dir, config.checkpoint)
     earlier = origin.pop(TUNINGS, [])
-    collection = open_collection(config.data, config.source, config.data.eval_sets)
-    eval_sets = evaluated_sets(collection, config.data.eval_sets)
-    splits = training_splits(config)
-    sources = source_sets(collection, config.source, splits)
-    check_has_entities(collection, sources, splits)
-    parts = [(name, split) for name in sources for split in splits]
-    parts += [(name, "test") for name in eval_sets]
-    fingerprints = {"weights": weights_sha256(model_dir), "sentences": collection.fingerprint(parts)}
-    return FinetuneInputs(model_dir, origin, earlier, collection, sources, eval_sets, fingerprints)
+    sets = open_run_sets(config.data, config.source, training_splits(config))
+    fingerprints = {"weights": weights_sha256(model_dir), "sentences": sets.fingerprint()}
+    return FinetuneInputs(model_dir, origin, earlier, sets, fingerprints)

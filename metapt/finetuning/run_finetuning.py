@@ -8,13 +8,12 @@ from typing import Any
 
 from metapt import atomic_folders
 from metapt.config import FinetuneConfig, identity, settings
-from metapt.data.shared_sentences import shared_with_sources
 from metapt.finetuning.baseline_scores import baseline_scores
 from metapt.finetuning.distributed import is_main_process, on_its_device
 from metapt.finetuning.inputs import find_inputs
 from metapt.finetuning.resume import FinetuneCheckpoints
 from metapt.finetuning.run_summary import print_summary
-from metapt.finetuning.score_sets import SetScorer, write_tagger
+from metapt.finetuning.score_sets import score_sets, write_tagger
 from metapt.finetuning.setup import FinetuneSetup, build_setup, require_precision, require_shots
 from metapt.finetuning.tuner import Tuner
 from metapt.runs import Run
@@ -49,18 +48,16 @@ def _finetune(config: FinetuneConfig, stop: StopRequest) -> None:
         if inputs.earlier_tunings:
             require_shots(config, setup.train.together.sentences)
         if is_main:
-            for note in inputs.collection.notes():
+            for note in inputs.sets.collection.notes():
                 log(note)
             require_precision(run, setup.processes.precision)
             run.start(identity(config), inputs.fingerprints, asdict(config), setup.processes.places())
         checkpoints = FinetuneCheckpoints(run, setup.processes, setup.trained, setup.optimizer)
         Tuner(setup, checkpoints).train()
-        result = training_result(setup, checkpoints) | {"sets": SetScorer(setup).score()}
+        result = training_result(setup, checkpoints) | {"sets": score_sets(setup)}
         if is_main:
             result["baselines"] = (
-                baseline_scores(config, inputs.collection, inputs.sources, inputs.eval_sets)
-                if not inputs.earlier_tunings
-                else None
+                None if inputs.earlier_tunings else baseline_scores(inputs.sets, config.ner.cache_dir)
             )
         write_tagger(setup, result)
         if is_main:
@@ -74,6 +71,7 @@ def _finetune(config: FinetuneConfig, stop: StopRequest) -> None:
 def training_result(setup: FinetuneSetup, checkpoints: FinetuneCheckpoints) -> dict[str, Any]:
     """The part of result.json that is known when training ends; docs/run-folder.md describes the entries."""
     config, inputs, state, train = setup.config, setup.inputs, checkpoints.state, setup.train.together
+    sets = inputs.sets.result_entries(inputs.tuned_on)
     return {
         "kind": "finetune",
         "source": config.source,
@@ -96,9 +94,6 @@ def training_result(setup: FinetuneSetup, checkpoints: FinetuneCheckpoints) -> d
         "earlier_tunings": inputs.earlier_tunings,
         "settings": settings(config),
         "inputs": inputs.fingerprints,
-        "source_sets": inputs.sources,
-        "generated_data": config.data.name == "demo" or inputs.origin.get("generated_data", False),
-        "custom_sets": inputs.collection.custom_sets,
-        "sentences_left_out": dict(inputs.collection.report.bad_input.skipped),
-        "shared_sentences": shared_with_sources(inputs.collection, inputs.tuned_on, inputs.eval_sets),
+        **sets,
+        "generated_data": sets["generated_data"] or inputs.origin.get("generated_data", False),
     }

@@ -36,41 +36,35 @@ TUNING_KEYS = (
 WARN_BELOW = 0.99  # fraction of words with a subword that holds one of their characters
 
 
-class SetScorer:
-    """Tags test sets with the tagger of a run, writes the predictions, and scores them."""
+def score_sets(setup: FinetuneSetup) -> dict[str, dict[str, Any]]:
+    """Tag all test sets with the tagger of a run, write the predictions, and score them; distributed over the ranks.
 
-    def __init__(self, setup: FinetuneSetup):
-        self.setup = setup
+    Returns: the scores of all sets, on every rank.
+    Raises:
+        Interrupted: a signal arrived; the checkpoint of the last epoch is kept.
+    """
+    processes, stop, names = setup.processes, setup.stop, setup.inputs.sets.evaluated
+    scores: dict[str, dict[str, Any]] = {}
+    for start in range(0, len(names), processes.world_size):
+        with suppress(StopRequested), stop.at_once():
+            for name in names[start : start + processes.world_size][processes.rank :][:1]:
+                scores[name] = _score_set(setup, name)
+        if processes.any(bool(stop)):
+            raise stop.interruption(setup.run.path, "while test sets were tagged")
+    gathered = {name: value for part in processes.gather(scores) for name, value in part.items()}
+    return {name: gathered[name] for name in names}
 
-    def score(self) -> dict[str, dict[str, Any]]:
-        """Score all test sets, distributed over the ranks.
 
-        Returns: the scores of all sets, on every rank.
-        Raises:
-            Interrupted: a signal arrived; the checkpoint of the last epoch is kept.
-        """
-        processes, stop, names = self.setup.processes, self.setup.stop, self.setup.inputs.eval_sets
-        scores: dict[str, dict[str, Any]] = {}
-        for start in range(0, len(names), processes.world_size):
-            with suppress(StopRequested), stop.at_once():
-                for name in names[start : start + processes.world_size][processes.rank :][:1]:
-                    scores[name] = self._score_set(name)
-            if processes.any(bool(stop)):
-                raise stop.interruption(self.setup.run.path, "while test sets were tagged")
-        gathered = {name: value for part in processes.gather(scores) for name, value in part.items()}
-        return {name: gathered[name] for name in names}
-
-    def _score_set(self, name: str) -> dict[str, Any]:
-        """Tag a test set, write its predictions, and return its entry in result.json."""
-        setup, ner = self.setup, self.setup.config.ner
-        sentences = setup.inputs.collection.load(name, "test")
-        log(f"tagging {name} test, {len(sentences)} sentences")
-        tags = setup.tagger.layer.tags
-        encoded = encode(sentences, setup.word_tokenizer, ner.max_len, tags, split=False)
-        features = setup.extract_features(encoded)
-        predictions = predict(setup.tagger.layer, features, encoded, ner.eval_batch_size)
-        write_predictions(setup.run.predictions_dir / f"{name}.jsonl", sentences, predictions)
-        return tagger_scores(name, sentences, predictions, encoded, tags)
+def _score_set(setup: FinetuneSetup, name: str) -> dict[str, Any]:
+    """Tag a test set, write its predictions, and return its entry in result.json."""
+    ner, tags = setup.config.ner, setup.tagger.layer.tags
+    sentences = setup.inputs.sets.collection.load(name, "test")
+    log(f"tagging {name} test, {len(sentences)} sentences")
+    encoded = encode(sentences, setup.word_tokenizer, ner.max_len, tags, split=False)
+    features = setup.extract_features(encoded)
+    predictions = predict(setup.tagger.layer, features, encoded, ner.eval_batch_size)
+    write_predictions(setup.run.predictions_dir / f"{name}.jsonl", sentences, predictions)
+    return tagger_scores(name, sentences, predictions, encoded, tags)
 
 
 def tagger_scores(

@@ -9,15 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from accelerate.optimizer import AcceleratedOptimizer
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from metapt.config import FinetuneConfig, training_splits, tuning_lr
+from metapt.config import FinetuneConfig, tuning_lr
 from metapt.data.iob2 import Sentence, tags_of, types_of
-from metapt.data.subsets import scored_words, training_subset
 from metapt.errors import UserError
 from metapt.finetuning.build_tagger import build_tagger
 from metapt.finetuning.distributed import Distributed
@@ -80,11 +78,9 @@ def build_setup(config: FinetuneConfig, inputs: FinetuneInputs, run: Run, stop: 
         UserError: the model, its tokenizer or the data does not fit the configuration.
     """
     ner, processes = config.ner, Distributed(config.ner.precision, config.device)
-    accelerator, collection, model_dir = processes.accelerator, inputs.collection, inputs.model_dir
-    sets = {
-        split: [collection.load(name, split) for name in inputs.sources] for split in training_splits(config)
-    }
-    types = types_of(sentence for parts in sets.values() for sentences in parts for sentence in sentences)
+    accelerator, sets, model_dir = processes.accelerator, inputs.sets, inputs.model_dir
+    read = [sentences for split in sets.splits for sentences in sets.sentences(split)]
+    types = types_of(sentence for sentences in read for sentence in sentences)
     tokenizer = load_tokenizer(model_dir)
     tagger = build_tagger(config, model_dir, tokenizer, tags_of(types)).to(accelerator.device)
     tags = tagger.layer.tags
@@ -109,10 +105,10 @@ def build_setup(config: FinetuneConfig, inputs: FinetuneInputs, run: Run, stop: 
         encoding=encoding,
         word_tokenizer=word_tokenizer,
         tagger=tagger,
-        train=_encode_training(
-            config, sets["train"], word_tokenizer, tags, scored_words(collection, inputs.eval_sets)
-        ),
-        dev=_encode(sets["dev"], word_tokenizer, ner.max_len, tags, split=False) if "dev" in sets else None,
+        train=_encode(sets.training_sample(), word_tokenizer, ner.max_len, tags, split=True),
+        dev=_encode(sets.sentences("dev"), word_tokenizer, ner.max_len, tags, split=False)
+        if "dev" in sets.splits
+        else None,
         extract_features=FeatureExtractor(tagger, ner, accelerator, cache, key),
         trained=trained,
         forward=accelerator.prepare_model(trained),
@@ -120,28 +116,10 @@ def build_setup(config: FinetuneConfig, inputs: FinetuneInputs, run: Run, stop: 
     )
 
 
-def _encode_training(
-    config: FinetuneConfig,
-    sets: list[list[Sentence]],
-    word_tokenizer: WordTokenizer,
-    tags: Sequence[str],
-    scored: frozenset[tuple[str, ...]],
-) -> SourceData:
-    """Sample the training sentences of the source sets, and encode them in windows of ner.max_len."""
-    chosen = training_subset([sentence for sentences in sets for sentence in sentences], config.data, scored)
-    starts = np.cumsum([0, *map(len, sets)])
-    by_set = np.split(chosen, np.searchsorted(chosen, starts[1:-1]))
-    sampled = [
-        [sentences[number - start] for number in numbers]
-        for sentences, start, numbers in zip(sets, starts[:-1], by_set, strict=True)
-    ]
-    return _encode(sampled, word_tokenizer, config.ner.max_len, tags, split=True)
-
-
 def _encode(
     sets: list[list[Sentence]], word_tokenizer: WordTokenizer, max_len: int, tags: Sequence[str], split: bool
 ) -> SourceData:
-    """Encode the sentences of each source set."""
+    """Encode the sentences of each source set, whole or in windows of `max_len` subwords."""
     parts = [encode(sentences, word_tokenizer, max_len, tags, split=split) for sentences in sets if sentences]
     return SourceData(parts, EncodedSet.concatenate(parts))
 

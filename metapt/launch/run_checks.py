@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from metapt.config import FinetuneConfig, PretrainConfig, identity, identity_in, training_splits
-from metapt.data.labelled_sets import check_has_entities, evaluated_sets, open_collection, source_sets
+from metapt.data.run_sets import open_run_sets
 from metapt.errors import UserError
 from metapt.launch.jobs import Plan
 from metapt.models.pretrained import HUB_PREFIX, model_folder
@@ -114,14 +114,7 @@ def _sets_read(config: FinetuneConfig) -> str:
 def _sets_errors(config: FinetuneConfig) -> Iterator[str]:
     if config.data.name == "uner" and config.data.uner_dir is None:  # on the hub
         return
-
-    def open_sets() -> None:
-        collection = open_collection(config.data, config.source, config.data.eval_sets)
-        evaluated_sets(collection, config.data.eval_sets)
-        splits = training_splits(config)
-        check_has_entities(collection, source_sets(collection, config.source, splits), splits)
-
-    yield from _raised(open_sets)
+    yield from _raised(lambda: open_run_sets(config.data, config.source, training_splits(config)))
 
 
 def _folder_errors(config: PretrainConfig | FinetuneConfig) -> Iterator[str]:
