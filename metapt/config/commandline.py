@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from functools import cache
 from itertools import chain
 from typing import Any
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
@@ -21,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from metapt import config as schema
 from metapt.config.checks import check
-from metapt.config.composition import compose, group_options, mapping_keys
+from metapt.config.composition import compose, group_options, mapping_keys, parse_override
 from metapt.config.help_text import TEXT_ARGUMENTS, flags, help_text
 from metapt.config.initial_keys import fill_from_initial_model, with_option
 from metapt.config.keys import fields_by_path, key_of
@@ -58,8 +57,9 @@ def load(command: str, arguments: Sequence[str]) -> Any:
         composed = compose(command, valid)
         if problems_of_init := list(fill_from_initial_model(composed, valid)):
             _refuse(command, [*errors, *problems_of_init])
-        errors += _fill_missing(command, composed)
-        if OmegaConf.missing_keys(composed):
+        missing = OmegaConf.missing_keys(composed)
+        errors += _missing_errors(command, missing)
+        if not _fill_texts(command, composed, missing):
             _refuse(command, errors)
         config = OmegaConf.to_object(composed)
         errors += check(config)
@@ -137,7 +137,7 @@ def _readable(command: str, word: str) -> str:
     if item is None or item.type not in ("str", "str | None"):
         return word
     try:
-        OverridesParser.create().parse_override(word)
+        parse_override(word)
     except HydraException:
         return quote_override(name, value)
     return word
@@ -150,20 +150,25 @@ def _refuse(command: str, errors: Sequence[str]) -> None:
         raise UserError("\n  ".join([f"metapt {command}: {count}", *distinct]))
 
 
-def _fill_missing(command: str, composed: Any) -> list[str]:
-    """Errors about required keys that were not given. Texts get a value, so that the other checks can run."""
+def _missing_errors(command: str, missing: Collection[str]) -> list[str]:
+    """Errors about required keys that were not given."""
     keys = fields_by_path(schema.COMMANDS[command])
-    missing = sorted(OmegaConf.missing_keys(composed))
-    for name in missing:
-        if keys[name].type == "str":
-            OmegaConf.update(composed, name, "missing")
-    return [f"{name} is required ({key_of(keys[name]).help})" for name in missing]
+    return [f"{name} is required ({key_of(keys[name]).help})" for name in sorted(missing)]
+
+
+def _fill_texts(command: str, composed: Any, missing: Collection[str]) -> bool:
+    """Give missing texts a value, so that the other checks can run; whether nothing else is missing."""
+    keys = fields_by_path(schema.COMMANDS[command])
+    texts = [name for name in missing if keys[name].type == "str"]
+    for name in texts:
+        OmegaConf.update(composed, name, "missing")
+    return len(texts) == len(missing)
 
 
 def _examine(command: str, word: str) -> Iterator[str]:
     """The errors in one override by itself."""
     try:
-        override = OverridesParser.create().parse_override(word)
+        override = parse_override(word)
     except HydraException:
         yield f"{word!r}: not of the form key=value (quote a value with =, spaces or commas: key='\"a, b\"')"
         return

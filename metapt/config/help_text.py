@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import Field, fields, is_dataclass
 from typing import Any
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -19,6 +18,7 @@ from metapt.config.composition import (
     default_options,
     describe_option,
     group_options,
+    parse_override,
 )
 from metapt.config.keys import Key, fields_by_path, key_of
 
@@ -67,7 +67,7 @@ With a third file, the systems A and B are compared. A file name with = in it is
 def help_text(command: str, overrides: Sequence[str]) -> str:
     """Usage, configuration groups and keys of a command, with the values that these overrides result in."""
     keys = schema.COMMANDS[command]
-    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    parsed = list(map(parse_override, overrides))
     chosen = chosen_options(command, parsed)
     defaults = compose(command, [f"{group}={option}" for group, option in chosen.items()])
     values = _Values(compose(command, overrides), defaults, [item.key_or_group for item in parsed])
