@@ -96,9 +96,7 @@ def dev_f1(case: Case, model: Path, uner: Path, run_dir: Path) -> float:
     config = commandline.load("finetune", [*words, "data=uner", f"run_dir={run_dir}"])
     run = Run(run_dir)
     run.path.mkdir(parents=True, exist_ok=True)
-    inputs = find_inputs(config)
-    unscored = replace(inputs, sets=replace(inputs.sets, evaluated=()))
-    setup = build_setup(config, unscored, run, StopRequest())
+    setup = build_setup(config, find_inputs(config), run, StopRequest())
     checkpoints = FinetuneCheckpoints(run, setup.processes, setup.trained, setup.optimizer)
     Tuner(setup, checkpoints).train()
     return checkpoints.state.dev_f1

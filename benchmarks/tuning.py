@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
@@ -43,7 +42,6 @@ def head_only(folder: Path) -> list[Case]:
     run_dirs = (folder / f"run{number}" for number in count())
     named = commandline.load("finetune", [*words, f"run_dir={folder / 'run'}"])
     inputs = find_inputs(named)  # once: it is tuning that is timed
-    unscored = replace(inputs, sets=replace(inputs.sets, evaluated=()))
 
     def tune_with(tuner: type[Tuner], *overrides: str) -> Callable[[], object]:
         """A function that trains a tag layer in a run folder of its own."""
@@ -52,7 +50,7 @@ def head_only(folder: Path) -> list[Case]:
             config = commandline.load("finetune", [*words, f"run_dir={next(run_dirs)}", *overrides])
             run = Run(config.run_dir)
             run.path.mkdir()
-            setup = build_setup(config, unscored, run, StopRequest())
+            setup = build_setup(config, inputs, run, StopRequest())
             checkpoints = FinetuneCheckpoints(run, setup.processes, setup.trained, setup.optimizer)
             tuner(setup, checkpoints).train()
 

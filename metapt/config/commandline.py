@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from itertools import chain
 from typing import Any
@@ -57,10 +57,10 @@ def load(command: str, arguments: Sequence[str]) -> Any:
         composed = compose(command, valid)
         if problems_of_init := list(fill_from_initial_model(composed, valid)):
             _refuse(command, [*errors, *problems_of_init])
-        missing = OmegaConf.missing_keys(composed)
-        errors += _missing_errors(command, missing)
-        if not _fill_texts(command, composed, missing):
-            _refuse(command, errors)
+        if required := _fill_missing(command, composed):
+            errors += required
+            if OmegaConf.missing_keys(composed):
+                _refuse(command, errors)
         config = OmegaConf.to_object(composed)
         errors += check(config)
     except (HydraException, OmegaConfBaseException) as error:
@@ -150,19 +150,14 @@ def _refuse(command: str, errors: Sequence[str]) -> None:
         raise UserError("\n  ".join([f"metapt {command}: {count}", *distinct]))
 
 
-def _missing_errors(command: str, missing: Collection[str]) -> list[str]:
-    """Errors about required keys that were not given."""
+def _fill_missing(command: str, composed: Any) -> list[str]:
+    """Errors about required keys that were not given. Texts get a value, so that the other checks can run."""
     keys = fields_by_path(schema.COMMANDS[command])
-    return [f"{name} is required ({key_of(keys[name]).help})" for name in sorted(missing)]
-
-
-def _fill_texts(command: str, composed: Any, missing: Collection[str]) -> bool:
-    """Give missing texts a value, so that the other checks can run; whether nothing else is missing."""
-    keys = fields_by_path(schema.COMMANDS[command])
-    texts = [name for name in missing if keys[name].type == "str"]
-    for name in texts:
-        OmegaConf.update(composed, name, "missing")
-    return len(texts) == len(missing)
+    missing = sorted(OmegaConf.missing_keys(composed))
+    for name in missing:
+        if keys[name].type == "str":
+            OmegaConf.update(composed, name, "missing")
+    return [f"{name} is required ({key_of(keys[name]).help})" for name in missing]
 
 
 def _examine(command: str, word: str) -> Iterator[str]:
