@@ -99,6 +99,7 @@ def describe(config: DescribeConfig) -> SetStatistics:
 
 
 def sentence_table(statistics: SetStatistics) -> Table:
+    """Numbers of documents, sentences and words, and the lengths of entities, by set and split."""
     columns = ("documents", "sentences", "with entity", "words", "words/span", "longest span")
 
     def cells(split: Statistics) -> list[str]:
@@ -113,6 +114,7 @@ def sentence_table(statistics: SetStatistics) -> Table:
 
 
 def span_table(statistics: SetStatistics) -> Table:
+    """The number of entities of each type, and the percentage of these with a single word."""
     types = entity_types(
         kind
         for splits in statistics.values()
@@ -131,6 +133,7 @@ def span_table(statistics: SetStatistics) -> Table:
 
 
 def particle_table(statistics: SetStatistics) -> Table:
+    """How many entities come directly after a case particle, and what percentage of persons and of all types."""
     groups = ("PER", "all")
 
     def cells(split: Statistics) -> list[str]:
@@ -141,6 +144,7 @@ def particle_table(statistics: SetStatistics) -> Table:
 
 
 def subword_table(statistics: SetStatistics) -> Table:
+    """How a tokenizer splits and pools the words, with the two rates that the paper defines."""
     columns = ("subwords/word", "% split words", "% pooled", "paper\nOOV rate", "paper particle\nrecall")
 
     def cells(split: Statistics) -> list[str]:
