@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import Field, fields, is_dataclass
@@ -71,7 +72,8 @@ def help_text(command: str, overrides: Sequence[str]) -> str:
     chosen = chosen_options(command, parsed)
     defaults = compose(command, [f"{group}={option}" for group, option in chosen.items()])
     values = _Values(compose(command, overrides), defaults, [item.key_or_group for item in parsed])
-    parts = [f"usage: {usage_line(command)}", _wrap(keys.__doc__ or "", WIDTH)]
+    paragraphs = inspect.cleandoc(keys.__doc__ or "").split("\n\n")
+    parts = [f"usage: {usage_line(command)}", *(_wrap(paragraph, WIDTH) for paragraph in paragraphs)]
     if command in NOTES:
         parts.append(NOTES[command])
     if group_options(command):
