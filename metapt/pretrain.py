@@ -100,7 +100,7 @@ def _reason_to_go_on(run: Run, config: PretrainConfig) -> str | None:
     if problem := run.result_problem(hashed=""):
         return f"the result does not count and is withdrawn: {problem}"
     steps, wanted = run.result()["steps"], config.train.max_steps
-    return f"ended after {steps} updates and goes on to {wanted}" if steps < wanted else None
+    return f"ended after {steps} updates and is extended to {wanted}" if steps < wanted else None
 
 
 def prepare(config: PretrainConfig, stop: StopRequest) -> Corpus:

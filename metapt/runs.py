@@ -301,7 +301,7 @@ class Run:
         if self.error_file.exists():
             return "after a failure"
         if self.result_file.exists():
-            return "goes on after its end"
+            return "extended after its end"
         requeues = os.environ.get("SLURM_RESTART_COUNT", "0")
         return "resumed" if requeues == "0" else f"requeue {requeues}"
 

@@ -186,7 +186,7 @@ def test_a_finished_run_can_be_made_longer(forks: Forks, small_arguments: list[s
     for run, steps in ((short, 5), (whole, 9), (short, 9)):
         ended = forks.run([*words, f"train.max_steps={steps}", f"run_dir={run.path}"])
         assert ended.codes == [0], ended.stderr
-    assert "ended after 5 updates and goes on to 9" in ended.stderr[0]
+    assert "ended after 5 updates and is extended to 9" in ended.stderr[0]
     ours, theirs = weights(short, 9), weights(whole, 9)
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     engines = [load_file(run.checkpoint(9) / "engine" / "state_000.safetensors") for run in (short, whole)]

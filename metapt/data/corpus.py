@@ -263,7 +263,7 @@ class _CorpusBuilder:
         for split, writer in writers.items():
             writer.restore(progress["splits"][split])
         self._bad_ids.skipped.update(progress["skipped"])
-        self._progress(f"going on after {progress['document']:,} documents of an interrupted preparation")
+        self._progress(f"resuming after {progress['document']:,} documents of an interrupted preparation")
         return int(progress["document"])
 
     def _check_counts(self, train: int, held_out: int) -> None:
