@@ -25,7 +25,8 @@ Submit slurm/pretrain.sh or slurm/finetune.sh with the settings of a site. Optio
 --NAME=VALUE and take precedence over those of the site. Before the script, cluster.KEY=VALUE changes a setting;
 after it come the keys of the run. `metapt submit --help` lists the settings.
 
-  metapt sbatch cluster=./site.yaml --nodes=2 --gpus-per-node=4 slurm/pretrain.sh model=large run_dir=runs/large
+  metapt sbatch cluster=./site.yaml --nodes=2 --gpus-per-node=4 slurm/pretrain.sh \\
+      model=large data=text data.text_dir=TEXT run_dir=runs/large
 """
 PROGRAM = re.compile(
     r"^MODULE=metapt\.(pretrain|finetune)(?:_command)?$", re.MULTILINE

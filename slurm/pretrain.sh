@@ -1,7 +1,7 @@
 #!/bin/bash
 # One pretraining run on the nodes and GPUs that sbatch requests, with one process per GPU:
 #
-#   sbatch --nodes=2 --gpus-per-node=4 --cpus-per-gpu=8 slurm/pretrain.sh model=large objective=maml_paper run_dir=runs/large
+#   sbatch --nodes=2 --gpus-per-node=4 --cpus-per-gpu=8 slurm/pretrain.sh model=large objective=maml_paper data=text data.text_dir=TEXT run_dir=runs/large
 #
 # If no GPUs are requested, --ntasks-per-node is the number of processes per node; the default is one.
 # The scripts set no number of CPUs: without --cpus-per-gpu or --cpus-per-task the site decides.
