@@ -118,7 +118,7 @@ def _check_pretrain(config: PretrainConfig) -> Iterator[str]:
     if data.vocab_size > model.vocab_size:
         yield f"data.vocab_size={data.vocab_size}: must be at most model.vocab_size={model.vocab_size}"
     if data.name == "text" and not data.text_dir:
-        yield "data.text_dir is required with data=text; give a folder with .txt, .jsonl or .parquet files"
+        yield "data.text_dir is required with data=text; give a folder with .txt, .jsonl, .json or .parquet files"
     if meta.objective == "vanilla" and meta.rho > 0:
         yield f"meta.rho={meta.rho}: objective=vanilla has no episodes; use objective=maml_paper"
     if meta.rho > 0:

@@ -50,7 +50,7 @@ class CorpusConfig:
     )
     text_dir: str | None = key(
         None,
-        "folder (or file) with text in .txt, .jsonl or .parquet, also compressed as .gz or .zst",
+        "folder (or file) with text in .txt, .jsonl, .json (also as .gz, .zst, .xz, .bz2) or .parquet",
         absent="none",
         identity=False,
         only=("text",),
@@ -303,7 +303,7 @@ class PretrainCommandConfig(PretrainConfig):
 
     check: bool = key(
         False,
-        "report what the run would refuse (text, tokenizer, run folder, number of ranks), and train nothing",
+        "report what the run would refuse (text, tokenizer, run folder), and train nothing",
         identity=False,
         flag=True,
     )
