@@ -178,6 +178,8 @@ def _check_metapt(words: Sequence[str], monkeypatch: pytest.MonkeyPatch) -> None
         return _check_sbatch(arguments, monkeypatch)
     if command == "prepare" and any(word.startswith("grid=") for word in arguments):
         command = "submit"  # whose keys it takes then
+    if command == "describe" and arguments[:1] == ["classes"]:
+        command, arguments = "prepare", arguments[1:]
     if command in TEXT_ARGUMENTS:
         arguments, _ = commandline.split_settings_and_texts(arguments)
     if set(arguments) & {"--help", "--print-config"} or not arguments:
