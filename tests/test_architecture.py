@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 from conftest import REPO
 
+from analysis.load.cache import USED
+
 LAYERS = [  # of packages and modules of metapt, and analysis; each imports only from layers above it in this list
     ["errors", "files", "randomness", "baseline_names", "slurm_commands"],
     ["provenance", "atomic_folders"],
@@ -175,3 +177,9 @@ def test_only_the_training_engine_imports_deepspeed():
         if any(name.partition(".")[0] == "deepspeed" for name in imported_names(module))
     }
     assert users <= DEEPSPEED
+
+
+def test_the_cache_of_the_report_depends_on_the_code_that_makes_its_records() -> None:
+    makers = ("analysis.load.run_reader", "analysis.load.prediction_reader", "analysis.load.records")
+    needed = {name for maker in makers for name in imports()[maker] if name.startswith("metapt.")}
+    assert needed <= {module.__name__ for module in USED}

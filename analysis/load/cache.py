@@ -16,14 +16,17 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from metapt import provenance, runs
 from metapt.data import documents, iob2
-from metapt.evaluation import span_f1
+from metapt.evaluation import bootstrap, span_f1, span_matching
 from metapt.files import write_bytes_atomically
 
 from ..parallel import pool
 from .records import GoldSet, Record, gold_set
 from .run_reader import Fingerprint, fingerprint, read_run
 
+USED = (provenance, runs, documents, iob2, bootstrap, span_f1, span_matching)
+"""the modules of metapt that make records, beside those of this package"""
 CHUNK = 50  # run folders that a process reads at a time
 Version = tuple[str, Fingerprint]
 """the path of a run folder and the fingerprint of its files"""
@@ -112,11 +115,6 @@ def _save(file: Path, code: str, runs: Mapping[str, tuple[Version, Record]]) -> 
 
 def _code_version(targets: Sequence[str]) -> str:
     """Return a hash of the code that makes records, and of the targets, of which more is kept."""
-    modules = [
-        documents.__file__,
-        iob2.__file__,
-        span_f1.__file__,
-        *sorted(Path(__file__).parent.glob("*.py")),
-    ]
-    content = b"".join(Path(str(module)).read_bytes() for module in modules)
+    files = [*(module.__file__ for module in USED), *sorted(Path(__file__).parent.glob("*.py"))]
+    content = b"".join(Path(str(file)).read_bytes() for file in files)
     return hashlib.sha256(content + repr(tuple(targets)).encode()).hexdigest()
