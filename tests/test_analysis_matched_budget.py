@@ -22,14 +22,19 @@ from analysis.figures.curves import pretraining
 from analysis.load.collect import Collection, collect
 from analysis.load.contrasts import Contrast
 from analysis.load.records import FinetuneRun, RunProvenance, Setting
+from analysis.load.run_reader import spent_by_update
 from analysis.load.schema import FinetuneResult, Origin
 from analysis.sections.base import ReportData
 from analysis.sections.learning_dynamics import perplexity_table
 from analysis.stats import matched_budget
-from analysis.stats.budgets import BUDGETS, FIELDS, eval_losses, lm_losses, per_update
+from analysis.stats.budgets import BUDGETS, eval_losses, lm_losses, per_update
 from analysis.stats.comparison import comparisons
 from analysis.stats.matched_budget import Match, MatchedRuns, matched_pairs, matches, matches_table
 from analysis.stats.significance import Scores
+from metapt.config import commandline
+from metapt.meta.update_plan import plan_update
+from metapt.runs import Run
+from metapt.training.metrics import MetricsLogger, RunTotals
 
 CONTRAST = Contrast("maml", "vanilla")
 FLOPS_PER_UPDATE = {"vanilla": 4e12, "maml": 2.4e12}  # 60 updates of MAML cost as much as 36 of vanilla
@@ -159,10 +164,9 @@ TUNED = FinetuneRun(
 
 def model_runs(steps: set[int], cost: float) -> matched_budget.ModelRuns:
     """A model that spent `cost` FLOPs per update, with one fine-tuning run at each of these checkpoints."""
-    none: dict[str, Sequence[float]] = {field: [] for field in FIELDS.values()}
-    lines = {**none, "step": np.arange(1.0, 31), "flops_total": cost * np.arange(1.0, 31)}
-    lines |= {field: np.zeros(30) for field in ("tokens_total", "seconds_total")}
-    pretraining: Any = SimpleNamespace(lm=lines, episodes=none, skipped=none)
+    updates = {"step": np.arange(1.0, 31), "flops_total": cost * np.arange(1.0, 31)}
+    updates |= {field: np.zeros(30) for field in ("tokens_total", "seconds_total", "next_token_tokens")}
+    pretraining: Any = SimpleNamespace(updates=updates)
     tuned: Any = msgspec.structs.replace(TUNED)
     return matched_budget.ModelRuns(pretraining, {step: [tuned] for step in steps})
 
@@ -240,6 +244,23 @@ def test_budgets_of_which_every_update_spends_the_same_share_an_axis(tmp_path: P
     texts = re.findall(r"<text[^>]*>(.*?)</text>", drawn.to_svg())
     assert {"updates", "1 = 2,048 tokens", "1 = 0.5 seconds", "FLOPs", "next-token tokens"} <= set(texts)
     assert not {"tokens", "seconds"} & set(texts)
+
+
+@pytest.mark.parametrize("mixing", ["alternate", "per_micro_batch", "sum"])
+def test_next_token_tokens_are_those_of_next_token_micro_batches(tmp_path: Path, mixing: str) -> None:
+    """Whatever the windows of episodes have, as lines that a run writes and the report reads."""
+    words = ["objective=maml_paper", f"meta.mixing={mixing}", "train.micro_batches_per_update=3"]
+    config = commandline.load("pretrain", [*words, "meta.tasks_per_step=2", f"run_dir={tmp_path}"])
+    logger = MetricsLogger(Run(tmp_path), config, RunTotals(), rank=0, updates_done=0)
+    plans = [plan_update(config, step) for step in range(20)]
+    for step, plan in enumerate(plans, 1):
+        logger.log_update(step, plan, 0, lm_loss_nats=1.0)
+    logger.close()
+    expected = [len(plan.micro_batches) * config.train.micro_batch * config.train.seq_len for plan in plans]
+    spent = spent_by_update(Run(tmp_path).metrics())
+    assert spent["step"].tolist() == list(range(1, 21))
+    assert spent["next_token_tokens"].tolist() == expected
+    assert sum(expected) < spent["tokens_total"][-1]
 
 
 def test_language_model_losses_exclude_the_losses_of_episodes(tmp_path: Path) -> None:

@@ -186,13 +186,11 @@ def test_run_status_counts_skipped_updates(tmp_path: Path):
 
 
 def test_report_includes_evaluations_after_a_skipped_update(tmp_path: Path):
-    none, skipped = (
-        {name: np.array([]) for name in TOTALS},
-        {name: np.array([SKIPPED[name]]) for name in TOTALS},
-    )
+    updates = {name: np.array([SKIPPED[name]]) for name in TOTALS} | {"next_token_tokens": np.array([0.0])}
+    none, skipped = {"step": np.array([])}, {"step": np.array([2])}
     measured = {"step": np.array([2]), "eval_loss_nats": np.array([3.0])}
     origin = ("nano", "", "maml", 0, 1, "corpus", 4, {}, {})
-    axes, losses = eval_losses(PretrainRun(tmp_path, *origin, none, none, skipped, measured, [], {}))
+    axes, losses = eval_losses(PretrainRun(tmp_path, *origin, updates, none, none, skipped, measured, [], {}))
     assert losses.tolist() == [3.0]
     assert {name: values.tolist() for name, values in axes.items()} == {
         "updates": [2],

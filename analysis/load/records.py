@@ -158,7 +158,8 @@ class PretrainRun(msgspec.Struct, frozen=True, eq=False, tag=True):
     """A pretraining run.
 
     Attributes:
-        lm, episodes, skipped, eval: the lines of these kinds in metrics.jsonl, by step.
+        updates: totals after each update, skipped ones too, and its `next_token_tokens`: those that next-token prediction was trained on.
+        lm, episodes, skipped, eval: the lines of these kinds in metrics.jsonl, by step; a line of kind mixed is one of lm and of episodes.
         gradient_cosines: by term beside the next-token loss, the cosine between the gradients of the two, [updates with one].
     """
 
@@ -172,6 +173,7 @@ class PretrainRun(msgspec.Struct, frozen=True, eq=False, tag=True):
     n_way: int
     provenance: RunProvenance
     result: PretrainResult
+    updates: Columns
     lm: Columns
     episodes: Columns
     skipped: Columns

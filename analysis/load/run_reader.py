@@ -40,6 +40,8 @@ FILES = MARKER_FILES | {RUN.starts_file.name, RUN.result_file.name, RUN.error_fi
 """what the analysis reads of a run folder, beside predictions"""
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C loader is ten times as fast
 TOTALS = ("step", "tokens_total", "flops_total", "seconds_total")
+UPDATES = {"lm", "episode", "mixed", "skipped"}
+"""kinds of lines of which each update has one"""
 COSINE = "_gradient_cosine"
 EPISODE = ("support_loss_nats", "support_accuracy", "query_loss_nats", "query_accuracy")
 Fingerprint = tuple[tuple[str, int, int, int], ...]
@@ -132,7 +134,8 @@ def _read_pretraining(run: Run, result: PretrainResult) -> PretrainRun:
     config, provenance = _read_config(run)
     origin = result.origin
     by_kind: dict[str, list[Mapping[str, Any]]] = {}
-    for line in sorted(run.metrics(), key=lambda line: line["step"]):
+    lines = sorted(run.metrics(), key=lambda line: line["step"])
+    for line in lines:
         for kind in ("lm", "episode") if line["kind"] == "mixed" else (line["kind"],):
             by_kind.setdefault(kind, []).append(line)
     return PretrainRun(
@@ -146,13 +149,25 @@ def _read_pretraining(run: Run, result: PretrainResult) -> PretrainRun:
         msgspec.convert(config["meta"]["n_way"], int),
         provenance,
         result,
-        lm=_columns(by_kind.get("lm", ()), (*TOTALS, "lm_loss_nats")),
-        episodes=_columns(by_kind.get("episode", ()), (*TOTALS, *EPISODE)),
-        skipped=_columns(by_kind.get("skipped", ()), TOTALS),
+        updates=spent_by_update(lines),
+        lm=_columns(by_kind.get("lm", ()), ("step", "lm_loss_nats")),
+        episodes=_columns(by_kind.get("episode", ()), ("step", *EPISODE)),
+        skipped=_columns(by_kind.get("skipped", ()), ("step",)),
         eval=_columns(by_kind.get("eval", ()), ("step", "eval_loss_nats")),
         dynamics=msgspec.convert(by_kind.get("dynamics", []), list[Dynamics]),
         gradient_cosines=_gradient_cosines(by_kind.get("lm", ())),
     )
+
+
+def spent_by_update(lines: Sequence[Mapping[str, Any]]) -> Columns:
+    """The columns of `PretrainRun.updates`, of lines in the order of steps."""
+    lines = [line for line in lines if line["kind"] in UPDATES]
+    columns = _columns(lines, TOTALS)
+    trained_on = np.diff(columns["tokens_total"], prepend=0.0)
+    for index, line in enumerate(lines):
+        if line["kind"] != "lm":
+            trained_on[index] = line["next_token_tokens"] if line["kind"] == "mixed" else 0
+    return {**columns, "next_token_tokens": trained_on}
 
 
 def _columns(lines: Sequence[Mapping[str, Any]], fields: Iterable[str]) -> Columns:

@@ -23,19 +23,9 @@ EDGE_FRACTION = 0.10
 
 def spent_after_updates(run: PretrainRun) -> dict[str, np.ndarray]:
     """Return what had been spent after each update, by budget: [1 + updates], where the first entry is 0."""
-    kinds = (run.lm, run.episodes, run.skipped)
-    steps = np.concatenate([[0.0], *(kind["step"] for kind in kinds)])
-    order = np.argsort(steps, kind="stable")
-    spent = {
-        budget: np.concatenate([[0.0], *(kind[field] for kind in kinds)])[order]
-        for budget, field in FIELDS.items()
-    }
-    predicts = np.concatenate([[False], *(np.full(len(kind["step"]), kind is run.lm) for kind in kinds)])[
-        order
-    ]
-    tokens = np.diff(spent["tokens"], prepend=0.0)
-    spent[NEXT_TOKEN] = np.cumsum(np.where(predicts, tokens, 0.0))
-    return {budget: spent[budget] for budget in BUDGETS}
+    spent = {budget: run.updates[field] for budget, field in FIELDS.items()}
+    spent[NEXT_TOKEN] = np.cumsum(run.updates["next_token_tokens"])
+    return {budget: np.concatenate([[0.0], spent[budget]]) for budget in BUDGETS}
 
 
 def per_update(runs: Sequence[PretrainRun]) -> dict[str, float]:

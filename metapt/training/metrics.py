@@ -66,6 +66,8 @@ class MetricsLogger:
             values: further values of the line.
         """
         self.totals.skipped_in_row = 0
+        if plan.kind == "mixed":
+            values["next_token_tokens"] = tokens_of_units(self.config, len(plan.micro_batches), 0)
         self._log_step(step, plan, flops, plan.kind, **values)
 
     def log_skipped(
