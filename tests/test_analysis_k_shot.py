@@ -190,9 +190,9 @@ def test_a_sample_without_a_counterpart_at_another_k_is_left_out(
     for k in (0, *SHOTS):
         assert vanilla.points[k].value == pytest.approx(mean_f1(f1, "vanilla", k, seeds=(1, 2)))
     shown = section(views(collection, 200, None, UPDATES))
-    assert shown.paragraphs == [
-        "2 runs left out: no run of the same tagger and subset seed is finished at every other k."
-    ]
+    first, second = shown.paragraphs
+    assert first == "2 runs left out: no run of the same tagger and subset seed is finished at every other k."
+    assert second.startswith("4 runs compared with nothing")
     rows = rows_of(next(table for table in shown.tables if table.name == "k_shot_differences"))
     expected = mean_f1(f1, "maml", 5, seeds=(1, 2)) - mean_f1(f1, "vanilla", 5, seeds=(1, 2))
     assert rows[1]["difference"] == pytest.approx(expected)
@@ -215,8 +215,42 @@ def test_other_tasks_are_other_curves_and_other_taggers_are_not_mixed_in(
         ("maml", "sentences", [0, 5, 20]),
         ("maml", "entities per type", [0, 5]),
     ]
-    (remark,) = section(views(collection, 200, None, UPDATES)).paragraphs
-    assert remark.startswith("1 continued fine-tuning run left out")
+    first, second = section(views(collection, 200, None, UPDATES)).paragraphs
+    assert first.startswith("1 continued fine-tuning run left out")
+    assert second.startswith("1 run compared with nothing")
+
+
+def test_runs_that_were_trained_in_another_way_are_other_curves_and_not_compared(
+    grid: tuple[Path, F1s], tmp_path: Path
+) -> None:
+    """Samples of each arm with a learning rate of its own; then some of both arms with both."""
+    root, rates = tmp_path / "grid", {"vanilla": 1e-5, "maml": 1e-3}
+    shutil.copytree(grid[0], root)
+    shots = [folder for folder in (root / "finetune").iterdir() if "subset" in folder.name]
+    for folder in shots:
+        result = json.loads((folder / "result.json").read_text())
+        amend(folder, settings=result["settings"] | {"ner.lr": rates[result["origin"]["objective"]]})
+    shown = section(views(collect([root]), 200, None, UPDATES))
+    assert [table.rows for table in shown.tables if table.name == "k_shot_differences"] == [[]]
+    (remark,) = shown.paragraphs
+    assert remark.startswith("24 runs compared with nothing: the other tagger was not trained further")
+    for folder in shots:
+        copy = folder.with_name(f"{folder.name}-again")
+        shutil.copytree(folder, copy)
+        result = json.loads((copy / "result.json").read_text())
+        (rate,) = set(rates.values()) - {result["settings"]["ner.lr"]}
+        amend(copy, settings=result["settings"] | {"ner.lr": rate})
+    found = curves(collect([root]), Scores(200))
+    assert sorted((curve.objective, curve.task.settings) for curve in found) == [
+        (objective, f"ner.lr={rate}") for objective in sorted(rates) for rate in (0.001, 1e-5)
+    ]
+    assert all(len(runs) == 6 for curve in found for k, runs in curve.runs.items() if k)
+    shown = section(views(collect([root]), 200, None, UPDATES))
+    assert shown.paragraphs == []
+    rows = rows_of(next(table for table in shown.tables if table.name == "k_shot_differences"))
+    assert len(rows) == 2 * (len(SHOTS) + 2)
+    assert {row["settings"] for row in rows} == {"ner.lr=0.001", "ner.lr=1e-05"}
+    assert {row["seeds"] for row in rows} == {3}
 
 
 def test_what_is_needed_is_said(tmp_path: Path) -> None:

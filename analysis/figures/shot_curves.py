@@ -53,9 +53,8 @@ def _panels(curves: Sequence[Curve]) -> list[Panel]:
     by_panel: dict[str, dict[str, dict[int, Point]]] = {}
     for curve in curves:
         setting, task = curve.setting, curve.task
-        heading = (
-            f"{setting.source} \u2192 {task.target}, {setting.tuning}\non {curve.set_name} ({task.unit})"
-        )
+        how = ", ".join(filter(None, (task.unit, f"{task.updates:,} updates", task.settings)))
+        heading = f"{setting.source} \u2192 {task.target}, {setting.tuning}\non {curve.set_name} ({how})"
         points = {k: (point.value, *point.interval) for k, point in curve.points.items()}
         by_panel.setdefault(heading, {})[curve.objective] = points
     return [Panel(heading, panel) for heading, panel in by_panel.items()]

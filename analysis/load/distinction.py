@@ -25,7 +25,7 @@ R = TypeVar("R", bound=PretrainRun | FinetuneRun)
 
 def pretraining_settings(run: PretrainRun | FinetuneRun) -> dict[str, Any]:
     """What decides the weights of the model that was pretrained, beside its seed; empty if it is not known."""
-    return _deciding(run.result.origin.settings)
+    return deciding(run.result.origin.settings)
 
 
 def tuning_settings(run: FinetuneRun) -> dict[str, Any]:
@@ -38,10 +38,11 @@ def tuning_settings(run: FinetuneRun) -> dict[str, Any]:
         for name, digest in run.result.inputs.items()
         if name != "weights" or not run.result.origin.settings
     }
-    return _deciding(run.result.settings) | inputs
+    return deciding(run.result.settings) | inputs
 
 
-def _deciding(settings: Mapping[str, Any]) -> dict[str, Any]:
+def deciding(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that decide trained weights and that the tables do not show anyway."""
     return {key: value for key, value in settings.items() if key not in NAMED | WITHOUT_EFFECT}
 
 
@@ -50,7 +51,7 @@ def distinguished(
 ) -> tuple[list[PretrainRun], list[FinetuneRun]]:
     """Return the runs under names that tell them apart, where they differ in a setting."""
     models: list[PretrainRun | FinetuneRun] = [*pretraining, *finetuning]
-    additions = _additions(
+    additions = varied_settings(
         models, _model_name, lambda run: (run.result.origin.seed, run.corpus), pretraining_settings
     )
     renamed = [
@@ -58,7 +59,7 @@ def distinguished(
         for run, added in zip(models, additions, strict=True)
     ]
     tuned = [run for run in renamed if isinstance(run, FinetuneRun)]
-    additions = _additions(
+    additions = varied_settings(
         tuned, _tuned_name, lambda run: (run.seeds, run.corpus, run.setting.step), tuning_settings
     )
     return (
@@ -88,13 +89,13 @@ def _tuned_name(run: FinetuneRun) -> Hashable:
     return (_model_name(run), run.setting.tuning, run.setting.source)
 
 
-def _additions(
+def varied_settings(
     runs: Sequence[R],
     name: Callable[[R], Hashable],
     repetition: Callable[[R], Hashable],
     settings: Callable[[R], Mapping[str, Any]],
 ) -> list[str]:
-    """Return what to add to the name of each run: the settings in which runs of its name and repetition differ."""
+    """Return for each run the settings in which runs of its name and repetition differ, with its values; "" if in none."""
     values: dict[Hashable, dict[tuple[Hashable, str], set[str]]] = {}
     shown = [{key: _shown(value) for key, value in settings(run).items()} for run in runs]
     for run, items in zip(runs, shown, strict=True):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from ..figures import shot_curves
 from ..run_refs import counted, distinct, runs_of
@@ -22,8 +22,19 @@ from ..stats.significance import Difference
 from ..tables import RUNS, Cell, Column, Table, enumerated
 from .base import ReportData, Section, Views
 
-SETTING = ("scale", "variant", "step", "tuning", "source", "target", "unit of k", "updates", "set")
-OPTIONAL = ("variant", "step", "unit of k", "updates")
+SETTING = (
+    "scale",
+    "variant",
+    "step",
+    "tuning",
+    "source",
+    "target",
+    "unit of k",
+    "updates",
+    "settings",
+    "set",
+)
+OPTIONAL = ("variant", "step", "unit of k", "updates", "settings")
 POINT = ("k", "seeds", "first", "second")
 AREA = "area"
 NOTE = "The same seeds and samples on both sides. Shaded rows: the area, the mean F1 over the k above 0."
@@ -50,10 +61,38 @@ def section(views: Views) -> Section:
         differences_table(differences),
         points_table(found),
     ]
-    return Section("k_shot", "k-shot learning", _remarks(data, found), shot_curves.k_shot(found), tables)
+    remarks = [*_left_out(data, found), *_not_compared(views, found, differences.values())]
+    return Section("k_shot", "k-shot learning", remarks, shot_curves.k_shot(found), tables)
 
 
-def _remarks(data: ReportData, found: Sequence[Curve]) -> list[str]:
+def _not_compared(
+    views: Views, found: Sequence[Curve], differences: Iterable[Sequence[CurveDifference]]
+) -> list[str]:
+    """The runs of curves of which a pair of taggers is compared, but not they."""
+    compared = {run.path for of_contrast in differences for one in of_contrast for run in one.all_runs}
+    paired = {
+        run.path
+        for one in views.at(UPDATES)
+        for pairs in one.pairs.values()
+        for pair in pairs
+        for run in pair
+    }
+    shots = {
+        run.path
+        for curve in found
+        for pairs in curve.shots.values()
+        for run, tagger in pairs
+        if tagger.path in paired
+    }
+    if not (others := shots - compared):
+        return []
+    return [
+        f"{counted(len(others), 'run')} compared with nothing: the other tagger was not trained further on the same sample "
+        "with the same settings and seed."
+    ]
+
+
+def _left_out(data: ReportData, found: Sequence[Curve]) -> list[str]:
     """What is left out of the curves."""
     remarks = []
     if left_out := sum({(one.objective, one.setting, one.task): one.left_out for one in found}.values()):
@@ -104,7 +143,18 @@ def areas_table(found: Sequence[Curve]) -> Table:
 
 def means_table(found: Mapping[str, Sequence[CurveDifference]]) -> Table:
     """The mean differences over sources and targets, for each contrast."""
-    heads = ("comparison", "scale", "variant", "step", "tuning", "unit of k", "updates", "sources", "targets")
+    heads = (
+        "comparison",
+        "scale",
+        "variant",
+        "step",
+        "tuning",
+        "unit of k",
+        "updates",
+        "settings",
+        "sources",
+        "targets",
+    )
     columns = [*map(Column, (*heads, *POINT)), *DIFFERENCE_COLUMNS, RUNS]
     rows: list[list[Cell]] = []
     for contrast, differences in found.items():
@@ -112,7 +162,7 @@ def means_table(found: Mapping[str, Sequence[CurveDifference]]) -> Table:
             setting, task = mean.curves[0].setting, mean.curves[0].task
             sources = enumerated(distinct(curve.setting.source for curve in mean.curves))
             targets = enumerated(distinct(curve.task.target for curve in mean.curves))
-            cells: list[Cell] = [contrast, *setting_cells(setting)[:-1], task.unit, task.updates]
+            cells: list[Cell] = [contrast, *setting_cells(setting)[:-1], *task[1:]]
             rows += [[*cells, sources, targets, *point, mean.all_runs] for point in _points(mean)]
     title = "Differences at each k, and in the area under the curve: means over sources and targets"
     return Table("k_shot_means", title, columns, rows, NOTE, _areas(columns, rows)).without_constant(

@@ -6,13 +6,14 @@ at every k of the curve, so that all its points average the same taggers and see
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Container, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..load.collect import Collection, language, tuning_identity
+from ..load.distinction import deciding, varied_settings
 from ..load.records import FinetuneRun, Setting
 from ..run_refs import Runs, runs_of
 from .significance import Difference, Estimate, Pairs, Scores, average, average_difference, comparable
@@ -25,41 +26,72 @@ DEFINITION = (
     "type) of the target language, for a number of updates that is fixed in advance. No sentence of a test set is trained on. Samples of one "
     "seed are nested: those of a smaller k are part of those of a larger. k = 0 is the tagger before, which is zero-shot. A curve has "
     "the samples that exist at every k. Scores of several samples of one tagger are averaged before those of several seeds. "
+    "All seeds have the same samples, so that intervals and p hold for these samples and do not include their choice. "
     "Area under the curve: the mean F1 over the k above 0, with equal weights; for k at equal ratios (30, 100, 300) this is the area over "
     "log k divided by its width, as a sum of one rectangle for each k. Gain: F1 at k minus F1 of the same taggers at k = 0."
 )
 
 
 class Task(NamedTuple):
-    """What taggers are trained further on, and how long: equal along a curve."""
+    """What taggers are trained further on, how long, and how: equal along a curve.
+
+    settings: those in which runs on the same target, unit and number of updates differ.
+    """
 
     target: str
     unit: str
     updates: int
+    settings: str
 
 
 class Sample(NamedTuple):
-    """One run of k-shot learning, with the folder of the tagger that it began with."""
+    """One run of k-shot learning, with the folder of the tagger that it began with.
+
+    series: the seeds of the sample and of fine-tuning.
+    """
 
     tagger: Path
     task: Task
     k: int
-    subset_seed: int
+    series: tuple[int, int]
     run: FinetuneRun
 
 
 def samples(collection: Collection) -> tuple[list[Sample], int]:
     """Return the runs of k-shot learning whose tagger is in the collection, and the number of continued runs that are none."""
     taggers = {tuning_identity(run): run.path for run in collection.finetuning if run.result.settings}
+    runs = [run for run in collection.continued if _is_sample(run, taggers)]
+    varied = varied_settings(runs, _unnamed_task, lambda run: None, _tuning)
     found = []
-    for run in collection.continued:
-        result, settings = run.result, run.result.settings
-        key = next((name for name in UNITS if settings.get(name) is not None), None)
-        first, *others = map(tuning_identity, result.earlier_tunings)
-        if key and first in taggers and not others:
-            task = Task(result.source, UNITS[key], result.steps or 0)
-            found.append(Sample(taggers[first], task, settings[key], settings["data.subset_seed"], run))
+    for run, settings in zip(runs, varied, strict=True):
+        key, series = _size_key(run), (run.result.settings["data.subset_seed"], run.seeds[1])
+        tagger = taggers[tuning_identity(run.result.earlier_tunings[0])]
+        task = Task(*_unnamed_task(run), settings)
+        found.append(Sample(tagger, task, run.result.settings[key], series, run))
     return found, len(collection.continued) - len(found)
+
+
+def _size_key(run: FinetuneRun) -> str:
+    """The key of the size of the run's sample; "" without one."""
+    return next((name for name in UNITS if run.result.settings.get(name) is not None), "")
+
+
+def _is_sample(run: FinetuneRun, taggers: Container[str]) -> bool:
+    """Whether the run trained one of these taggers further, itself and no other, on a sample."""
+    earlier = [tuning_identity(tuning) for tuning in run.result.earlier_tunings]
+    return bool(_size_key(run)) and len(earlier) == 1 and earlier[0] in taggers
+
+
+def _unnamed_task(run: FinetuneRun) -> tuple[str, str, int]:
+    """The target, unit and updates of a `Task`."""
+    return (run.result.source, UNITS[_size_key(run)], run.result.steps or 0)
+
+
+def _tuning(run: FinetuneRun) -> dict[str, Any]:
+    """What decides how a run trained its tagger, beside seeds and the sample."""
+    of_sample = {*UNITS, "data.subset_seed"}
+    settings = deciding(run.result.settings).items()
+    return {"tuning": run.result.tuning} | {key: value for key, value in settings if key not in of_sample}
 
 
 @dataclass(frozen=True, eq=False)
@@ -194,7 +226,7 @@ def mean_differences(found: Iterable[CurveDifference]) -> list[MeanCurveDifferen
     for curve in found:
         setting, task = curve.setting, curve.task
         model = (setting.scale, setting.variant, setting.step, setting.tuning)
-        groups.setdefault((model, task.unit, task.updates, *curve.pairs), []).append(curve)
+        groups.setdefault((model, task[1:], *curve.pairs), []).append(curve)
     return [MeanCurveDifference(members) for members in groups.values()]
 
 
@@ -212,11 +244,15 @@ def curve_differences(
         by_task: dict[Task, list[tuple[Sample, Sample]]] = {}
         for first, second in pairs:
             for task, of_first in by_tagger.get(first.path, {}).items():
-                of_second = {sample[2:4]: sample for sample in by_tagger.get(second.path, {}).get(task, [])}
-                matched = [
-                    (sample, of_second[sample[2:4]]) for sample in of_first if sample[2:4] in of_second
-                ]
-                by_task.setdefault(task, []).extend(matched)
+                counterparts = {
+                    (sample.k, sample.series): sample
+                    for sample in by_tagger.get(second.path, {}).get(task, [])
+                }
+                by_task.setdefault(task, []).extend(
+                    (sample, counterparts[sample.k, sample.series])
+                    for sample in of_first
+                    if (sample.k, sample.series) in counterparts
+                )
         for task, matched in by_task.items():
             found += _differences(setting, task, pairs, matched, scores)
     return found
@@ -253,12 +289,12 @@ def _by_tagger(found: Iterable[Sample]) -> dict[Path, dict[Task, list[Sample]]]:
 
 
 def _complete(found: Sequence[Sample]) -> tuple[list[Sample], int]:
-    """Return the samples of those (tagger, subset seed) that exist at every k, and the number of the others."""
+    """Return the samples of those (tagger, series) that exist at every k, and the number of the others."""
     sizes = {sample.k for sample in found}
-    by_series: dict[tuple[Path, int], set[int]] = {}
+    by_series: dict[tuple[Path, tuple[int, int]], set[int]] = {}
     for sample in found:
-        by_series.setdefault((sample.tagger, sample.subset_seed), set()).add(sample.k)
-    kept = [sample for sample in found if by_series[sample.tagger, sample.subset_seed] == sizes]
+        by_series.setdefault((sample.tagger, sample.series), set()).add(sample.k)
+    kept = [sample for sample in found if by_series[sample.tagger, sample.series] == sizes]
     return kept, len(found) - len(kept)
 
 
