@@ -32,13 +32,12 @@ def aggregates_table(data: ReportData) -> Table:
     rows: list[list[Cell]] = []
     for group in groups(data.collection):
         for title, names in set_groups(data.collection).items():
-            runs = [run for run in group.runs if names and all(name in run.sets for name in names)]
-            if not runs:
+            complete = group.scored_on(*names)
+            if not names or not complete.runs:
                 continue
-            complete = Group(group.objective, group.setting, runs)
             for kind, chosen, estimate in aggregates(complete, names, data.scores):
                 cells: list[Cell] = [*complete.cells, title, kind, ", ".join(chosen), estimate.value]
-                rows.append([*cells, estimate.interval, runs_of(runs)])
+                rows.append([*cells, estimate.interval, runs_of(complete.runs)])
     title = "Macro-averages and pooled micro-F1, with 95 % CI"
     table = Table("aggregates", title, columns, rows, on_page=False)
     return table.without_constant(*Group.OPTIONAL)
@@ -72,9 +71,10 @@ def type_intervals_table(data: ReportData) -> Table:
     columns = [*map(Column, (*Group.HEADS, "set", "type", "gold spans", "F1"))]
     columns += [Column("95 % CI", interval=True), RUNS]
     rows: list[list[Cell]] = []
-    for group in groups(data.collection):
+    for whole in groups(data.collection):
         for name in data.collection.target_sets():
-            scored = [run for run in group.runs if name in run.sets]
+            group = whole.scored_on(name)
+            scored = group.runs
             types = distinct(kind for run in scored for kind in run.sets[name].type_counts)
             for kind in sorted(types):
                 label = f"{name} {kind}"

@@ -8,7 +8,6 @@ from statistics import fmean
 from metapt.baseline_names import BASELINE_NAMES
 
 from ..load.collect import Collection
-from ..load.records import FinetuneRun
 from ..run_refs import runs_of
 from ..stats.comparison import DIFFERENCE_COLUMNS, Group, difference_cells, groups
 from ..stats.significance import Scores, comparable
@@ -52,16 +51,20 @@ def systems_table(collection: Collection, scores: Scores) -> Table:
             shaded.add(len(rows))
         runs = [run for group in members for run in group.runs]
         sources = len({group.setting.source for group in members} - {""})
-        rows.append([*system, sources or None, *(_mean(runs, name, scores) for name in names), runs_of(runs)])
+        rows.append(
+            [*system, sources or None, *(_mean(members, name, scores) for name in names), runs_of(runs)]
+        )
     note = "Shaded rows: baselines. Number of gold spans in brackets."
     title = "Micro-F1 of baselines and models on the target sets, mean over sources and seeds, last checkpoint of each model"
     table = Table("baselines_by_set", title, [*heads, *columns, RUNS], rows, note, shaded)
     return table.without_constant("variant").with_means()
 
 
-def _mean(runs: Sequence[FinetuneRun], name: str, scores: Scores) -> float | None:
-    """The mean F1 over runs; None if one of them was not scored on the set."""
-    return fmean(scores.value(run, name) for run in runs) if all(name in run.sets for run in runs) else None
+def _mean(sources: Sequence[Group], name: str, scores: Scores) -> float | None:
+    """The mean over sources of the mean F1 over seeds; None if a run was not scored on the set."""
+    if any(name not in run.sets for group in sources for run in group.runs):
+        return None
+    return fmean(group.mean(lambda run: scores.value(run, name)) for group in sources)
 
 
 def _final_models(collection: Collection) -> list[Group]:

@@ -67,10 +67,11 @@ def section(data: ReportData) -> Section:
         needed = f"Needed: {needed_pair(data)}, evaluated on a target set, with log-probabilities in `predictions/`."
         return Section("cases", "Case studies", [needed])
     runs = runs_of(*(case.runs for case in cases))
+    pairs = len({first.path for first, _ in largest} & {run.path for run in runs})
     first, second = data.contrast.first, data.contrast.second
     text = [
         f"Change of the log-probability of each word's gold tag from {second} to {first}, averaged over "
-        f"{counted(len(runs) // 2, 'pair')} of runs ({largest[0][0].setting.scale}). {runs} Orange words gained under {first}, "
+        f"{counted(pairs, 'pair')} of runs ({largest[0][0].setting.scale}). {runs} Orange words gained under {first}, "
         "blue words lost. Entities are underlined and labelled with their type.",
         _absent_sentences(data),
     ]

@@ -47,7 +47,8 @@ def errors_table(collection: Collection) -> Table:
     sets = collection.target_sets()
     rows: list[list[Cell]] = []
     for group in groups(collection):
-        rows += _rows(group, sets, list(group.cells))
+        scored = group.scored_on(*sets)
+        rows += _rows(scored, sets, [*scored.cells])
     title = f"Errors on the target sets ({', '.join(sets)})"
     return Table("errors", title, _columns(), rows).without_constant(*Group.OPTIONAL)
 
@@ -57,7 +58,8 @@ def errors_by_set_table(collection: Collection) -> Table:
     rows: list[list[Cell]] = []
     for group in groups(collection):
         for name in collection.set_names():
-            rows += _rows(group, [name], [*group.cells, name])
+            scored = group.scored_on(name)
+            rows += _rows(scored, [name], [*scored.cells, name])
     return Table("errors_by_set", "Errors by set", _columns("set"), rows, on_page=False)
 
 
@@ -68,8 +70,8 @@ def _columns(*heads: str) -> list[Column]:
 
 
 def _rows(group: Group, sets: Sequence[str], cells: list[Cell]) -> list[list[Cell]]:
-    """A row for each length, from the runs that were evaluated on all of the sets; empty without such a run."""
-    runs = [run for run in group.runs if all(name in run.sets for name in sets)]
+    """A row for each length, from runs that were evaluated on all of the sets; none without a run."""
+    runs = group.runs
     if not runs:
         return []
     counts = tally([run.sets[name] for run in runs for name in sets])

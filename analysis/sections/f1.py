@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from statistics import fmean
 
 import numpy as np
 
@@ -17,6 +16,7 @@ from .base import ReportData, Section, finetuning_needed
 from .particle_recall import RULE_NAME, rule_f1
 from .set_columns import grouped_sets
 
+EMPTY = "A cell is empty if a run was not scored on the set."
 DEFINITION = (
     "F1: micro-averaged over entity spans, strict IOB2: a span is correct only if both boundaries and the type are right. F1 is "
     "recomputed from the predictions and must agree with the value that the run recorded. Numbers in column heads are gold spans: "
@@ -50,11 +50,11 @@ def f1_table(collection: Collection, scores: Scores) -> Table:
     columns = [Column(_set_head(collection, name), group=kind) for name, kind in kinds.items()]
     rows: list[list[Cell]] = []
     for group in groups(collection):
-        means = [_mean(group.runs, name, scores.value) for name in names]
+        means = [_mean(group, name, scores.value) for name in names]
         rows.append([*group.cells, *means, runs_of(group.runs)])
     if rows and not any(run.setting.scale == "particle" for run in collection.finetuning if run.is_baseline):
         rows.append(_rule_row(collection, names))
-    note = "Number of gold spans in brackets."
+    note = f"Number of gold spans in brackets. {EMPTY}"
     title = "Micro-F1 by system and evaluation set"
     table = Table("f1", title, [*map(Column, Group.HEADS), *columns, RUNS], rows, note)
     return table.without_constant(*Group.OPTIONAL).with_means()
@@ -72,20 +72,21 @@ def intervals_table(collection: Collection, scores: Scores) -> Table:
     columns = [Column(head) for head in (*Group.HEADS, "set", *heads)]
     columns += [Column("95 % CI", interval=True), Column("SD over seeds"), Column("conlleval F1"), RUNS]
     scored = [
-        (group, name, runs)
-        for group in groups(collection)
+        (group, name)
+        for whole in groups(collection)
         for name in collection.set_names()
-        if (runs := [run for run in group.runs if name in run.sets])
+        if (group := whole.scored_on(name)).runs
     ]
-    means = [scores.mean(runs, name) for _, name, runs in scored]
+    means = [scores.mean(group.runs, name) for group, name in scored]
     rows: list[list[Cell]] = []
-    for (group, name, runs), estimate in zip(scored, means, strict=True):
-        gold = runs[0].sets[name].gold
-        values = [scores.value(run, name) for run in runs]
-        deviation = float(np.std(values, ddof=1)) if len(runs) > 1 else None
+    for (group, name), estimate in zip(scored, means, strict=True):
+        gold = group.runs[0].sets[name].gold
+        values = list(estimate.by_seed.values())
+        deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
         cells: list[Cell] = [*group.cells, name, len(gold.ids), gold.gold_spans]
-        cells += [_mean(runs, name, _precision), _mean(runs, name, _recall), estimate.value]
-        rows.append([*cells, estimate.interval, deviation, _mean(runs, name, _conlleval), runs_of(runs)])
+        cells += [_mean(group, name, _precision), _mean(group, name, _recall), estimate.value]
+        cells += [estimate.interval, deviation, _mean(group, name, _conlleval)]
+        rows.append([*cells, runs_of(group.runs)])
     return Table(
         "f1_intervals", "Precision, recall and F1 with 95 % CI, by set", columns, rows, on_page=False
     )
@@ -107,12 +108,12 @@ def types_table(collection: Collection) -> Table:
     rows: list[list[Cell]] = [
         [
             *group.cells,
-            *(_mean(group.runs, name, _type_f1(entity_type)) for name, entity_type in pairs),
+            *(_mean(group, name, _type_f1(entity_type)) for name, entity_type in pairs),
             runs_of(group.runs),
         ]
         for group in groups(collection)
     ]
-    note = "Number of gold spans of the type in brackets."
+    note = f"Number of gold spans of the type in brackets. {EMPTY}"
     table = Table("f1_types", "F1 by entity type", [*columns, RUNS], rows, note)
     return table.without_constant(*Group.OPTIONAL)
 
@@ -122,9 +123,11 @@ def _set_head(collection: Collection, name: str) -> str:
     return f"{name} ({', '.join(map(str, sizes))})"
 
 
-def _mean(runs: Sequence[FinetuneRun], name: str, value: Callable[[FinetuneRun, str], float]) -> float | None:
-    values = [value(run, name) for run in runs if name in run.sets]
-    return fmean(values) if values else None
+def _mean(group: Group, name: str, value: Callable[[FinetuneRun, str], float]) -> float | None:
+    """The mean over seeds; None if a run was not scored on the set."""
+    if len(group.scored_on(name).runs) < len(group.runs):
+        return None
+    return group.mean(lambda run: value(run, name))
 
 
 def _precision(run: FinetuneRun, name: str) -> float:

@@ -97,10 +97,10 @@ def recall_table(collection: Collection) -> Table:
     heads = ("set", "persons after", "recall after", "persons elsewhere", "recall elsewhere")
     columns = [*map(Column, (*Group.HEADS, *heads)), RUNS]
     rows: list[list[Cell]] = []
-    for group in groups(collection):
+    for whole in groups(collection):
         for name in collection.target_sets():
-            runs = [run for run in group.runs if name in run.sets]
-            if runs:
+            group = whole.scored_on(name)
+            if runs := group.runs:
                 counts = [person_recall(run.sets[name]) for run in runs]
                 cells: list[Cell] = []
                 for follows in (True, False):

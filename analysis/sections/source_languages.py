@@ -18,6 +18,7 @@ from ..stats.comparison import (
     balanced,
     difference_name,
     last_steps,
+    pair_count,
     unbalanced,
 )
 from ..tables import Column
@@ -60,7 +61,7 @@ def heat_maps(comparisons: Sequence[Comparison]) -> list[Figure]:
         runs = runs_of(*(item.runs for item in chosen))
         caption = (
             f"Micro-F1 in points by fine-tuning source (rows) and evaluation set (columns), {title(scale, variant)}. Mean over "
-            f"{' and '.join(tunings)}, {counted(len(runs) // 2, 'pair')} of runs. A cell is empty if a tuning or the set is "
+            f"{' and '.join(tunings)}, {counted(pair_count(chosen), 'pair')} of runs. A cell is empty if a tuning or the set is "
             "missing. No intervals are shown; a single cell is based on few spans (see the table of differences)."
         )
         name = slug("source_heat", scale, variant)

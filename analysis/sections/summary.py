@@ -9,10 +9,10 @@ from statistics import median
 from metapt.evaluation.seed_inference import MIN_SEEDS
 
 from ..load.collect import Collection
-from ..run_refs import counted, runs_of
+from ..run_refs import counted
 from ..stats import matched_budget
 from ..stats.budgets import UPDATES
-from ..stats.comparison import Comparison, averages, balanced
+from ..stats.comparison import Comparison, averages, balanced, pair_count
 from ..stats.significance import Difference, average_difference
 from ..stats.verdicts import NO_VERDICT
 from ..tables import enumerated, points
@@ -92,7 +92,7 @@ def _verdicts(verdicts: Sequence[str]) -> str:
 def _single_comparisons(data: ReportData) -> str:
     """How many runs are compared, and how many of the single comparisons point where."""
     comparisons = data.final_comparisons
-    pairs = len(runs_of(*(item.runs for item in comparisons))) // 2
+    pairs = pair_count(comparisons)
     apart = [item.difference for item in comparisons if item.difference.excludes_zero]
     above = sum(difference.value > 0 for difference in apart)
     below = len(apart) - above

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from statistics import fmean
 from typing import ClassVar
 
 from ..load.collect import Collection
@@ -12,7 +14,7 @@ from ..load.records import FinetuneRun, Setting
 from ..run_refs import Runs, counted, runs_of
 from ..tables import RUNS, Cell, Column, Table
 from .agreement import remark
-from .significance import Difference, Estimate, Pairs, Scores, average_difference, comparable
+from .significance import Difference, Estimate, Pairs, Scores, average_difference, comparable, training_seed
 
 DEFINITION = (
     "Differences: the first arm of a contrast minus the second, averaged over the seeds that both have. "
@@ -41,7 +43,27 @@ class Group:
     @property
     def cells(self) -> list[Cell]:
         """The cells under HEADS."""
-        return [*setting_cells(self.setting), self.objective, len(self.runs)]
+        return [*setting_cells(self.setting), self.objective, self.seeds]
+
+    @property
+    def seeds(self) -> int:
+        """The number of training seeds."""
+        return len(self._by_seed)
+
+    @cached_property
+    def _by_seed(self) -> dict[int, list[FinetuneRun]]:
+        by_seed: dict[int, list[FinetuneRun]] = {}
+        for run in self.runs:
+            by_seed.setdefault(training_seed([run]), []).append(run)
+        return by_seed
+
+    def scored_on(self, *set_names: str) -> Group:
+        """The same with the runs only that were scored on all of these sets; there may be none."""
+        return replace(self, runs=[run for run in self.runs if {*set_names} <= run.sets.keys()])
+
+    def mean(self, value: Callable[[FinetuneRun], float]) -> float:
+        """The mean over seeds of a value; of each seed, the mean over its runs."""
+        return fmean(fmean(map(value, runs)) for runs in self._by_seed.values())
 
 
 def setting_cells(setting: Setting) -> list[Cell]:
@@ -85,7 +107,7 @@ class Comparison(_OfTwoArms):
 
     @property
     def seeds(self) -> int:
-        return len(self.pairs)
+        return self.difference.seeds
 
     @property
     def runs(self) -> Runs:
@@ -123,6 +145,11 @@ def comparable_by_set(
         for name in set_names:
             if selected := comparable(setting_pairs, name):
                 yield setting, name, selected
+
+
+def pair_count(items: Iterable[Comparison]) -> int:
+    """The number of pairs of runs in comparisons, each counted once."""
+    return len({(first.path, second.path) for item in items for first, second in item.pairs})
 
 
 def last_steps(items: Sequence[Comparison]) -> list[Comparison]:

@@ -129,8 +129,7 @@ def runs_table(collection: Collection) -> Table:
         measures = [measure_start(run, len(run.losses)) for run in group.runs]
         cells: list[Cell] = [*group.cells]
         cells += [
-            float(np.mean([getattr(result, name) for result in results]))
-            for name in ("steps", "best_step", "dev_f1")
+            _mean([getattr(result, name) for result in results]) for name in ("steps", "best_step", "dev_f1")
         ]
         cells += [_mean([getattr(item, name) for item in measures]) for name in ("t90", "area", "slope")]
         rows.append([*cells, runs_of(group.runs)])
