@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -201,6 +202,24 @@ def test_averages_along_an_axis_have_complete_rows_only(tmp_path: Path) -> None:
     ]
     assert balanced(found, "source") == found
     assert unbalanced(found, "source") == []
+
+
+def test_averages_over_steps_are_over_the_same_seeds(tmp_path: Path) -> None:
+    """Seed 0 is bad and the only one that has finished its last step: the averages must not fall there."""
+    for objective, (seed, skill) in product(("vanilla", "maml"), ((0, 0.2), (1, 0.9), (2, 0.9))):
+        origin = write_pretraining(tmp_path, objective=objective, seed=seed)
+        for step in (20, 40, 60) if seed == 0 else (20, 40):
+            write_finetuning(tmp_path, {**origin, "step": step}, skill=skill, sets=("tl_trg",))
+    collection = collect([tmp_path])
+    data = ReportData(collection, Scores(10), None, MatchedRuns(collection, CONTRAST), ["updates"])
+    kept = balanced(data.target_comparisons, "step")
+    assert [(item.setting.step, item.seeds, len(item.pairs)) for item in kept] == [
+        (step, 1, 1) for step in (20, 40, 60)
+    ]
+    assert max(item.second.value for item in kept) < 0.5
+    assert unbalanced(data.target_comparisons, "step") == [
+        "Averages by step are over the seeds that every step has; 2 comparisons have more."
+    ]
 
 
 def test_text_of_the_data_is_escaped(out: Path) -> None:

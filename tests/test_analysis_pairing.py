@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,18 @@ MODEL = {"model.hidden_size": 48, "data.tokenizer": "train", "train.lr": 0.003}
 
 
 def write(
-    root: Path, objective: str, tuning: dict[str, Any] | None = None, label: str = "", **changes: Any
+    root: Path,
+    objective: str,
+    tuning: dict[str, Any] | None = None,
+    label: str = "",
+    seed: int = 0,
+    **changes: Any,
 ) -> None:
     """Write a pretraining run and a fine-tuning run; `changes` are settings of pretraining."""
     settings = {**MODEL, "meta.objective": objective} | {
         key.replace("__", "."): value for key, value in changes.items()
     }
-    origin = write_pretraining(root, objective=objective, label=label, settings=settings)
+    origin = write_pretraining(root, objective=objective, label=label, seed=seed, settings=settings)
     write_finetuning(root, origin, sets=("tl_trg",), settings=tuning or {"ner.head": "crf", "ner.lr": 0.001})
 
 
@@ -53,6 +59,29 @@ def test_runs_that_differ_in_a_setting_are_no_duplicates(
     assert sorted(run.setting.tuning for run in collection.finetuning) == sorted(
         f"head_only, {key}={value}" for value in values
     )
+
+
+def test_runs_of_other_seeds_that_differ_in_a_setting_are_told_apart(tmp_path: Path) -> None:
+    for seed, rate in ((0, 0.001), (1, 0.001), (2, 0.003)):
+        origin = write_pretraining(tmp_path, seed=seed, settings=MODEL)
+        settings = {"ner.lr": rate, "data.subset_seed": seed}
+        write_finetuning(tmp_path, origin, sets=("tl_trg",), settings=settings)
+    runs = collect([tmp_path]).finetuning
+    assert [(run.seeds[0], run.setting.tuning) for run in runs] == [
+        (0, "head_only, ner.lr=0.001"),
+        (1, "head_only, ner.lr=0.001"),
+        (2, "head_only, ner.lr=0.003"),
+    ]
+
+
+def test_runs_of_a_variant_that_got_a_longer_name_stay_in_its_contrast(tmp_path: Path) -> None:
+    for objective, (seed, rate) in product(("maml", "vanilla"), ((0, 0.001), (1, 0.001), (0, 0.003))):
+        write(tmp_path, objective, label="base", seed=seed, train__lr=rate)
+    found = pairing(collect([tmp_path]), Contrast("maml/base", "vanilla/base"))
+    assert {
+        (setting.variant, len(pairs), {second.setting.variant for _, second in pairs} == {setting.variant})
+        for setting, pairs in found.pairs.items()
+    } == {("base, train.lr=0.001", 2, True), ("base, train.lr=0.003", 1, True)}
 
 
 def test_models_that_differ_in_a_setting_are_told_apart(tmp_path: Path) -> None:

@@ -196,14 +196,27 @@ def test_intervals_close_to_0_are_those_of_mover() -> None:
 def test_relative_gain() -> None:
     pairs = noisy_pairs()
     found = Scores(2000).difference(pairs, "set")
-    gain = found.first.relative_to(found.second)
+    gain = found.relative_gain
     assert gain.value == pytest.approx(found.first.value / found.second.value - 1)
-    itself = found.first.relative_to(found.first)
-    assert itself.interval == (0, 0)
-    nothing = Scores(100).mean(runs_on(binary(np.zeros((3, 30), dtype=int))), "set")
-    assert np.isnan(
-        [found.first.relative_to(nothing).value, *found.first.relative_to(nothing).interval]
-    ).all()
+    itself = Scores(2000).difference([(one, one) for one, _ in pairs], "set")
+    assert itself.relative_gain.interval == pytest.approx((0, 0))
+    low, high = gain.interval
+    assert low < gain.value < high
+
+
+def test_relative_gain_of_systems_that_find_nothing() -> None:
+    """What 30 sentences without a span found leave open counts here too; relative to nothing there is no gain."""
+    counts = binary(np.zeros((2, 3, 30), dtype=int))
+    counts[1, :, :15, 0] = 1
+    counts[1, :, :15, 1] = 1
+    pairs = pairs_on(counts)
+    found = Scores(2000).difference(pairs, "set")
+    assert found.first.value == 0
+    assert found.relative_gain.value == -1
+    _, high = found.relative_gain.interval
+    assert (high + 1) * found.second.value > 0.5 * found.first.interval[1] > 0
+    reverse = Scores(100).difference([(second, first) for first, second in pairs], "set").relative_gain
+    assert np.isnan([reverse.value, *reverse.interval]).all()
 
 
 def grid(seeds: Sequence[Sequence[int]], name: str = "set") -> list[Any]:

@@ -91,7 +91,7 @@ def _tuning_panels(
 def _gain_panel(comparisons: Sequence[Comparison], sizes: Mapping[str, int]) -> Panel:
     means = averages(comparisons, lambda setting: (setting.scale,))
     scales = [str(item.key[0]) for item in means]
-    gains = [item.first.relative_to(item.second) for item in means]
+    gains = [item.difference.relative_gain for item in means]
     points = {FIRST: [(gain.value, *gain.interval) for gain in gains]}
     return Panel(" relative to ".join(arms(comparisons)), [sizes[scale] for scale in scales], points, scales)
 

@@ -1,8 +1,9 @@
 """Runs of one name that differ in a setting get different names; of runs that differ in nothing the newest is kept.
 
-Runs are named in the tables by scale, variant, tuning and so on. Where two runs with the same name and seed differ in a
-key of their configuration, this key and its value are added to the name of all runs of that name: to the variant if it
-is a key of pretraining, to the tuning if it is one of fine-tuning.
+Runs are named in the tables by scale, variant, tuning and so on. Where two runs with the same name differ in a key of
+their configuration, this key and its value are added to the name of all runs of that name: to the variant if it is a key
+of pretraining, to the tuning if it is one of fine-tuning. Keys of seeds, such as data.subset_seed, may follow the training
+seed: they count only where runs with the same training seed differ in them.
 """
 
 from __future__ import annotations
@@ -95,13 +96,18 @@ def varied_settings(
     repetition: Callable[[R], Hashable],
     settings: Callable[[R], Mapping[str, Any]],
 ) -> list[str]:
-    """Return for each run the settings in which runs of its name and repetition differ, with its values; "" if in none."""
+    """Return for each run the settings in which runs of its name differ, with its values; "" if in none.
+
+    Args:
+        repetition: within which a key of a seed has to differ.
+    """
     values: dict[Hashable, dict[tuple[Hashable, str], set[str]]] = {}
     shown = [{key: _shown(value) for key, value in settings(run).items()} for run in runs]
     for run, items in zip(runs, shown, strict=True):
         of_name = values.setdefault(name(run), {})
         for key, value in items.items():
-            of_name.setdefault((repetition(run), key), set()).add(value)
+            within = repetition(run) if key.endswith("seed") else None
+            of_name.setdefault((within, key), set()).add(value)
     varied = {
         label: {key for (_, key), found in of_name.items() if len(found) > 1}
         for label, of_name in values.items()

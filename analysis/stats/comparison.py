@@ -14,14 +14,15 @@ from ..load.records import FinetuneRun, Setting
 from ..run_refs import Runs, counted, runs_of
 from ..tables import RUNS, Cell, Column, Table
 from .agreement import remark
+from .estimates import Seed
 from .significance import Difference, Estimate, Pairs, Scores, average_difference, comparable, training_seed
 
 DEFINITION = (
     "Differences: the first arm of a contrast minus the second, averaged over the seeds that both have. "
     "Averages over sets, sources and tunings are unweighted means of F1 over the pairs, on the target sets only (those in the target "
     "languages; if there are none, the sets that no run was tuned on), at the last pretraining step that both arms have. "
-    "Averages by scale, tuning, source or step include only comparisons that exist for every scale (tuning, source, step), so that "
-    "the averages differ in nothing else. Relative gain: mean F1 of the first arm / mean F1 of the second - 1."
+    "Averages by scale, tuning, source or step include only comparisons that exist for every scale (tuning, source, step), and along "
+    "tuning, source and step only seeds that all of these have, so that the averages differ in nothing else. Relative gain: mean F1 of the first arm / mean F1 of the second - 1."
 )
 
 
@@ -113,6 +114,11 @@ class Comparison(_OfTwoArms):
     def runs(self) -> Runs:
         return runs_of(*self.pairs)
 
+    def restricted(self, seeds: frozenset[Seed]) -> Comparison:
+        """The same over these seeds."""
+        pairs = [pair for pair in self.pairs if training_seed(pair) in seeds]
+        return replace(self, pairs=pairs, difference=self.difference.restrict(seeds))
+
 
 def comparisons(
     contrast: Contrast,
@@ -164,7 +170,7 @@ def last_steps(items: Sequence[Comparison]) -> list[Comparison]:
 
 
 AXES = {"scale": ("variant",), **dict.fromkeys(("tuning", "source", "step"), ("scale", "variant"))}
-"""the axes along which averages are compared, and what is fixed along each"""
+"""the axes along which averages are compared, and what is fixed along each; models of different scales share no seeds"""
 
 
 def balanced(items: Sequence[Comparison], axis: str) -> list[Comparison]:
@@ -179,22 +185,43 @@ def balanced(items: Sequence[Comparison], axis: str) -> list[Comparison]:
         value = getattr(item.setting, axis)
         values.setdefault(_setting_part(item, AXES[axis]), set()).add(value)
         values_of_design.setdefault(_design(item, axis), set()).add(value)
-    return [
+    kept = [
         item
         for item in items
         if values_of_design[_design(item, axis)] == values[_setting_part(item, AXES[axis])]
     ]
+    return kept if axis == "scale" else _over_same_seeds(kept, axis)
+
+
+def _over_same_seeds(items: Sequence[Comparison], axis: str) -> list[Comparison]:
+    """Restrict comparisons to the seeds that all along the axis have, if there are any."""
+    common: dict[tuple[Cell, ...], frozenset[Seed]] = {}
+    for item in items:
+        part, seeds = _setting_part(item, AXES[axis]), frozenset(item.difference.by_seed)
+        common[part] = common.get(part, seeds) & seeds
+    restricted = []
+    for item in items:
+        seeds = common[_setting_part(item, AXES[axis])]
+        has_others = bool(seeds) and seeds != item.difference.by_seed.keys()
+        restricted.append(item.restricted(seeds) if has_others else item)
+    return restricted
 
 
 def unbalanced(items: Sequence[Comparison], axis: str) -> list[str]:
-    """Return a sentence on the comparisons that `balanced` drops, if there are any."""
-    dropped = len(items) - len(balanced(items, axis))
-    if not dropped:
-        return []
-    return [
-        f"Averages by {axis} leave out {dropped} of {counted(len(items), 'comparison')}, "
-        f"which do not exist for every {axis}."
-    ]
+    """Return sentences on the comparisons that `balanced` drops, and on those of which it drops seeds."""
+    kept = balanced(items, axis)
+    sentences = []
+    if dropped := len(items) - len(kept):
+        sentences.append(
+            f"Averages by {axis} leave out {dropped} of {counted(len(items), 'comparison')}, "
+            f"which do not exist for every {axis}."
+        )
+    if restricted := sum(item not in items for item in kept):
+        sentences.append(
+            f"Averages by {axis} are over the seeds that every {axis} has; {counted(restricted, 'comparison')} "
+            f"{'has' if restricted == 1 else 'have'} more."
+        )
+    return sentences
 
 
 def _design(item: Comparison, axis: str) -> tuple[Cell, ...]:
@@ -309,7 +336,7 @@ def averages_table(name: str, title: str, heads: Sequence[Column], items: Sequen
     for item in items:
         cells: list[Cell] = [*item.key, len(item.comparisons), item.first.value, item.first.interval]
         cells += [item.second.value, item.second.interval, *difference_cells(item.difference)]
-        rows.append([*cells, item.first.relative_to(item.second).value, item.runs])
+        rows.append([*cells, item.difference.relative_gain.value, item.runs])
     note = "Shaded rows: the CI of the difference excludes 0."
     return Table(name, title, columns, rows, note, _rows_excluding_zero(items)).without_constant("variant")
 

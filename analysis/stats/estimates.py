@@ -73,19 +73,6 @@ class Estimate(_Inferred):
         """Bootstrap samples of the mean over sets, [resamples]."""
         return np.sum([part.samples for part in self.sets.values()], axis=0)
 
-    def relative_to(self, other: Estimate) -> SeedMean:
-        """Compute self / other - 1, by the delta method; NaN where `other` is 0 or unknown."""
-        if not other.value > 0:
-            return SeedMean(np.array([np.nan]), np.nan, np.nan)
-        ratio = self.value / other.value
-        seeds = [seed for seed in self.by_seed if seed in other.by_seed]
-        residuals = np.array([self.by_seed[seed] - ratio * other.by_seed[seed] for seed in seeds] or [0.0])
-        parts = [
-            SetSamples((part.samples - ratio * other.sets[name].samples) / other.value, part.units)
-            for name, part in self.sets.items()
-        ]
-        return SeedMean(ratio - 1 + residuals / other.value, *_unit_variances(parts))
-
 
 @dataclass(frozen=True, eq=False)
 class Difference(_Inferred):
@@ -129,6 +116,24 @@ class Difference(_Inferred):
         """The confidence interval at LEVEL, within -1 to 1; (NaN, NaN) if the difference is undefined."""
         low, high = self.inference.interval
         return (max(low, -1.0), min(high, 1.0)) if low == low else (low, high)
+
+    @property
+    def relative_gain(self) -> SeedMean:
+        """First / second - 1, by the delta method; what the bootstrap of the difference misses counts in full. NaN where second is 0."""
+        first, second = self.first, self.second
+        if not second.value > 0:
+            return SeedMean(np.array([np.nan]), np.nan, np.nan)
+        ratio = first.value / second.value
+        residuals = np.array([value - ratio * second.by_seed[seed] for seed, value in first.by_seed.items()])
+        parts = [
+            SetSamples(
+                (part.samples - ratio * second.sets[name].samples) / second.value,
+                part.units,
+                (self.missing[name][0] / second.value, self.missing[name][1] / second.value),
+            )
+            for name, part in first.sets.items()
+        ]
+        return SeedMean(ratio - 1 + residuals / second.value, *_unit_variances(parts))
 
     @property
     def p(self) -> float:

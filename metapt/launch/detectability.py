@@ -55,9 +55,13 @@ def _family(plan: Plan, tuned: list[Job]) -> int:
 
 
 def is_in(objective: str, variant: str, arm: str) -> bool:
-    """Whether the runs of a variant of an objective belong to an arm."""
+    """Whether the runs of a variant of an objective belong to an arm.
+
+    Where the runs of a variant differ in a setting, the report adds it to the variant's name (`base, train.lr=0.01`); all of them
+    belong to the arm of the variant.
+    """
     arm_objective, _, arm_variant = arm.partition("/")
-    return objective == arm_objective and arm_variant in ("", variant)
+    return objective == arm_objective and arm_variant in ("", variant, variant.partition(", ")[0])
 
 
 def _counted(count: int, noun: str) -> str:
