@@ -17,7 +17,7 @@ from metapt import baseline as command
 from metapt.config import NerDataConfig
 from metapt.data.iob2 import Sentence, write_iob2
 from metapt.data.labelled_sets import open_collection
-from metapt.data.shared_sentences import shared_with_sources
+from metapt.data.shared_sentences import shared_with_sources, source_digests
 from metapt.runs import Run
 
 
@@ -89,10 +89,12 @@ def test_shared_sentences_have_the_same_words_in_any_case(
     collection = open_collection(NerDataConfig(name="uner", uner_dir=str(root), test_fraction=0))
     texts = {" ".join(text).lower() for text in source}
     expected = sum(" ".join(text).lower() in texts for text in target)
-    assert shared_with_sources(collection, ["aa"], ["bb"]) == {
+    tuning = {"source_sha256": source_digests(collection, ["aa"])}
+    assert shared_with_sources(collection, [tuning], ["bb"]) == {
         "bb": {"sentences": expected, "gold_spans": expected}
     }
-    assert shared_with_sources(collection, ["aa", "gone"], ["bb"]) is None
+    for unknown in ({"gone": "0"}, {"aa": "0"}):
+        assert shared_with_sources(collection, [tuning, {"source_sha256": unknown}], ["bb"]) is None
     assert shared_with_sources(collection, [], ["bb"]) == {"bb": {"sentences": 0, "gold_spans": 0}}
 
 

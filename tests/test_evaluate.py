@@ -59,6 +59,17 @@ def test_other_sentences_under_the_same_name_are_refused(world: Path, head_run: 
         evaluate.main([f"checkpoint={run.path}", f"data.uner_dir={tmp_path / 'uner'}"])
 
 
+def test_other_sentences_under_the_name_of_a_source(world: Path, head_run: Run, tmp_path: Path) -> None:
+    """A collection with another train split of the source cannot say what the tagger has seen."""
+    run = Run(shutil.copytree(head_run.path, tmp_path / "run"))
+    labels = Path(shutil.copytree(world / "uner", tmp_path / "uner"))
+    (labels / "cc_new").mkdir()
+    shutil.copy(labels / "aa_one" / "train.iob2", labels / "cc_new" / "test.iob2")
+    (labels / "aa_one" / "train.iob2").unlink()
+    evaluate.main([f"checkpoint={run.tagger_dir}", f"data.uner_dir={labels}", "sets=[cc_new]"])
+    assert run.result()["shared_sentences"] is None
+
+
 def test_further_set_without_the_sources(
     world: Path, head_run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

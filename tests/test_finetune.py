@@ -86,6 +86,7 @@ def test_result_and_metrics_have_the_documented_keys(head_run: Run) -> None:
         "lr",
         "baselines",
         "source_sets",
+        "source_sha256",
         "custom_sets",
         "shared_sentences",
         "settings",

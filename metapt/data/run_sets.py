@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from metapt.config import NerDataConfig
 from metapt.data.collection import Collection
 from metapt.data.iob2 import Sentence
 from metapt.data.labelled_sets import evaluated_sets, open_collection, source_sets
-from metapt.data.shared_sentences import shared_with_sources
+from metapt.data.shared_sentences import shared_with_sources, source_digests
 from metapt.data.subsets import scored_words, training_subset
 from metapt.errors import UserError
 
@@ -63,18 +63,21 @@ class RunSets:
         parts = [(name, split) for name in self.sources for split in self.splits]
         return self.collection.fingerprint(parts + [(name, "test") for name in self.evaluated])
 
-    def result_entries(self, tuned_on: Sequence[str]) -> dict[str, Any]:
+    def result_entries(self, earlier_tunings: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
         """What result.json says about the sets, once they have been read.
 
         Args:
-            tuned_on: every set that the tagger has been trained on, by earlier runs too.
+            earlier_tunings: of the same tagger.
         """
+        sources = {"source_sha256": source_digests(self.collection, self.sources)}
+        tunings = [*earlier_tunings, sources]
         return {
+            **sources,
             "source_sets": list(self.sources),
             "generated_data": self.data.name == "demo",
             "custom_sets": self.collection.custom_sets,
             "sentences_left_out": dict(self.collection.report.bad_input.skipped),
-            "shared_sentences": shared_with_sources(self.collection, tuned_on, self.evaluated),
+            "shared_sentences": shared_with_sources(self.collection, tunings, self.evaluated),
         }
 
 

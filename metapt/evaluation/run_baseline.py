@@ -73,7 +73,7 @@ def _result(config: BaselineConfig, fit: FitBaseline, run: Run, sets: RunSets) -
         "dev_f1": dev_f1,
         "seconds_total": time.monotonic() - started,
         "sets": scores,
-        **sets.result_entries(sets.sources),
+        **sets.result_entries(),
     }
 
 

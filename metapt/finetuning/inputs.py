@@ -31,12 +31,6 @@ class FinetuneInputs:
     sets: RunSets
     fingerprints: Mapping[str, str]
 
-    @property
-    def tuned_on(self) -> list[str]:
-        """The sets of all fine-tunings, each once, first to last."""
-        earlier = (name for tuning in self.earlier_tunings for name in tuning["source_sets"])
-        return list(dict.fromkeys([*earlier, *self.sets.sources]))
-
 
 def find_inputs(config: FinetuneConfig) -> FinetuneInputs:
     """The inputs that a configuration names.

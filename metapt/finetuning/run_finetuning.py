@@ -71,7 +71,7 @@ def _finetune(config: FinetuneConfig, stop: StopRequest) -> None:
 def training_result(setup: FinetuneSetup, checkpoints: FinetuneCheckpoints) -> dict[str, Any]:
     """The part of result.json that is known when training ends; docs/run-folder.md describes the entries."""
     config, inputs, state, train = setup.config, setup.inputs, checkpoints.state, setup.train.together
-    sets = inputs.sets.result_entries(inputs.tuned_on)
+    sets = inputs.sets.result_entries(inputs.earlier_tunings)
     return {
         "kind": "finetune",
         "source": config.source,

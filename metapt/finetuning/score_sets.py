@@ -25,6 +25,7 @@ from metapt.training.signals import StopRequested
 TUNING_KEYS = (
     "source",
     "source_sets",
+    "source_sha256",
     "custom_sets",
     "tuning",
     "seed",

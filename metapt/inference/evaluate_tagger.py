@@ -110,11 +110,10 @@ def _with_sets(
 ) -> dict[str, Any]:
     """The content of result.json with further sets.
 
-    Which of their sentences the tagger was fine-tuned on is unknown if the collection lacks a source of the run.
+    Which of their sentences the tagger was fine-tuned on is unknown if the collection has not the sentences of the run's sources.
     """
     tunings = [*result["earlier_tunings"], result]
-    sources = list(dict.fromkeys(name for tuning in tunings for name in tuning["source_sets"]))
-    shared, counted = result["shared_sentences"], shared_with_sources(collection, sources, list(new))
+    shared, counted = result["shared_sentences"], shared_with_sources(collection, tunings, list(new))
     hashes = {f"sentences of {name}": collection.fingerprint([(name, "test")]) for name in new}
     return result | {
         "sets": result["sets"] | new,
