@@ -15,6 +15,7 @@ from metapt.config import FinetuneConfig, commandline, training_splits
 from metapt.data.collection import Collection
 from metapt.data.iob2 import Sentence
 from metapt.data.run_sets import RunSets
+from metapt.evaluation.reference_scores import sample
 from metapt.finetuning import baseline_scores
 
 Splits = dict[tuple[str, str], list[Sentence]]
@@ -162,3 +163,16 @@ def test_a_damaged_file_and_a_full_disk_cost_a_training_only(
     file.parent.rmdir()
     file.parent.write_text("not a folder")
     assert shared(splits()) == right
+
+
+def test_baselines_learn_from_all_sources() -> None:
+    """Of a source of 300 sentences and one of 100 behind it, a quarter of the words; all if they are few."""
+    train = [*labelled(300, 1), *(replace(sentence, id=f"b{sentence.id}") for sentence in labelled(100, 2))]
+    words = sum(len(sentence.words) for sentence in train) // 4
+    used = sample(train, words)
+    assert words - 4 < sum(len(sentence.words) for sentence in used) <= words
+    assert 15 <= sum(sentence.id.startswith("b") for sentence in used) <= 35
+    numbers = [train.index(sentence) for sentence in used]
+    assert numbers == sorted(set(numbers))
+    assert sample(train) == train
+    assert sample([]) == []

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import accumulate
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
+
+from metapt import randomness
 from metapt.data.iob2 import Sentence
 from metapt.evaluation.baselines import BASELINES, TrainingData
 from metapt.evaluation.span_f1 import span_scores
@@ -17,18 +19,24 @@ MAX_WORDS = 50_000
 CRF = "crf"
 
 
+def sample(train: Sequence[Sentence], words: int = MAX_WORDS) -> list[Sentence]:
+    """Sentences with about this many words in all, a random choice from all sources, in their order; all if there are no more."""
+    order = randomness.generator(0, "sentences of baselines").permutation(len(train))
+    ends = np.cumsum([len(train[number].words) for number in order])
+    return [train[number] for number in np.sort(order[ends <= words])]
+
+
 def reference_scores(
     train: Sequence[Sentence], dev: Sequence[Sentence], tests: Mapping[str, Sequence[Sentence]]
 ) -> dict[str, Any]:
-    """Train every baseline on the first sentences, and score it.
+    """Train every baseline on `sample` of the training sentences, and score it.
 
     Args:
         dev: empty if the run has no dev set.
     Returns: `train_words` (of the sentences that baselines learned from), `dev_f1` of the surface CRF (None without a dev
         set), `sets` (F1 by test set and baseline).
     """
-    counts = accumulate(len(sentence.words) for sentence in train)
-    used = [sentence for sentence, count in zip(train, counts, strict=True) if count <= MAX_WORDS]
+    used = sample(train)
     dev_f1 = None
     scores: dict[str, dict[str, float]] = {name: {} for name in tests}
     with TemporaryDirectory() as folder:
