@@ -24,7 +24,7 @@ from metapt.errors import UserError, run_command
 from metapt.meta.adaptation import Copies
 from metapt.meta.window_episodes import accuracy
 from metapt.meta.window_examples import example_batches
-from metapt.models.decoder import load_decoder
+from metapt.models.causal_lm import load_causal_lm
 from metapt.models.episode_head import EpisodeHead
 from metapt.models.meta_lm import build_meta_lm
 from metapt.runs import MODEL_DIR, Run
@@ -65,7 +65,7 @@ def episode_states(recorded: Mapping[str, Any], checkpoint: Path) -> list[Episod
     config.train.seed = SEED
     sampler = EpisodeSampler.of(config, corpus)
     meta_lm = build_meta_lm(config).eval()
-    meta_lm.decoder.load_state_dict(load_decoder(checkpoint / MODEL_DIR).state_dict())
+    meta_lm.decoder.load_state_dict(load_causal_lm(checkpoint / MODEL_DIR).state_dict())
     found = []
     for number in range(EPISODES):
         task = sampler.episode(number, 0)

@@ -28,7 +28,7 @@ from metapt.data.corpus import prepare_corpus
 from metapt.evaluation.seed_inference import SeedMean
 from metapt.files import write_json
 from metapt.launch.grid_dir import GridDir
-from metapt.models.decoder import load_decoder
+from metapt.models.causal_lm import load_causal_lm
 from metapt.models.pretrained import model_folder
 from metapt.training.dynamics import effective_rank
 
@@ -55,7 +55,7 @@ def measure(grid: GridDir, found: Ranks) -> None:
         config: PretrainConfig = commandline.load("pretrain", job.argv)
         length = config.train.seq_len
         rows = eval_sequences(prepare_corpus(config.data).eval, length, TOKENS // length)
-        decoder = load_decoder(model_folder(str(run.path))).eval()
+        decoder = load_causal_lm(model_folder(str(run.path)))
         found.setdefault(arm, {})[seed] = state_rank(decoder, torch.from_numpy(rows[:, :-1]))
 
 

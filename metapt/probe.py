@@ -45,7 +45,7 @@ def probe(config: ProbeConfig) -> dict[str, float | list[float]]:
     from metapt.estimate.memory import Ranks
     from metapt.estimate.update_split import with_numbers
     from metapt.meta.word_probe import WordProbe
-    from metapt.models.decoder import load_decoder
+    from metapt.models.causal_lm import load_causal_lm
     from metapt.models.meta_lm import MetaLM
     from metapt.models.pretrained import model_folder
     from metapt.training.progress_line import log
@@ -57,7 +57,7 @@ def probe(config: ProbeConfig) -> dict[str, float | list[float]]:
     chunk = with_numbers(config, Ranks(1, "cpu"), None).train.micro_batch
     kinds = corpus_token_kinds(corpus)
     episodes = WordProbe(rows, kinds, classes, chunk, config.probe_episodes, config.probe_tokens)
-    return episodes.measure(MetaLM(load_decoder(folder), None, train.precision).eval())
+    return episodes.measure(MetaLM(load_causal_lm(folder), None, train.precision).eval())
 
 
 def _check_tokenizer(model: Path, corpus: Path) -> None:

@@ -34,6 +34,7 @@ from metapt.launch import hub_inputs
 from metapt.models.meta_lm import build_meta_lm
 from metapt.models.packed_windows import PackedWindows
 from metapt.models.pretrained import model_folder
+from metapt.probe import probe
 from metapt.runs import Run
 
 SHAPE = {
@@ -248,6 +249,10 @@ def test_a_run_resumes_and_can_be_continued(
     whole = run(forks, corpus_cache, tmp_path / "whole", models[name], *words, "train.max_steps=4")
     short = run(forks, corpus_cache, tmp_path / "short", models[name], *words, "train.max_steps=2")
     resumed = run(forks, corpus_cache, short.path, models[name], *words, "train.max_steps=4")
+    probed = [*RUN, f"data.cache_dir={corpus_cache}", f"init={models[name]}", *words, "train.max_steps=4"]
+    scores = probe(commandline.load("probe", [*probed, f"checkpoint={whole.path}"]))
+    measured = [line for line in whole.metrics() if line["kind"] == "dynamics"][-1]
+    assert scores == {key: pytest.approx(measured[key], abs=1e-6) for key in scores}
     ours, theirs = weights(resumed, 4), weights(whole, 4)
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[key], theirs[key]) for key in theirs)

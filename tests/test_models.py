@@ -21,7 +21,8 @@ from metapt.meta.adaptation import Copies
 from metapt.meta.objectives import next_token_objective
 from metapt.meta.window_episodes import episode_objective
 from metapt.models import attention, losses
-from metapt.models.decoder import build_decoder, llama_config, load_decoder
+from metapt.models.causal_lm import load_causal_lm
+from metapt.models.decoder import build_decoder, llama_config
 from metapt.models.episode_head import EpisodeHead
 from metapt.models.meta_lm import build_meta_lm, slow_in_bf16
 from metapt.training.dynamics import attention_entropy
@@ -53,7 +54,7 @@ def test_both_objectives_have_the_same_initial_weights():
 def test_the_end_of_text_embedding_is_trained_like_any_other(tmp_path: Path):
     """Also after a round trip through a model folder; a row for padding would be zero and have no gradient."""
     build_decoder(commandline.load("pretrain", []).model, 0, eos_id=3).save_pretrained(tmp_path)
-    decoder = load_decoder(tmp_path)
+    decoder = load_causal_lm(tmp_path)
     decoder(input_ids=torch.tensor([[5, 3, 7]])).logits.sum().backward()
     embedding = decoder.model.embed_tokens.weight
     lengths = embedding.detach().norm(dim=1)

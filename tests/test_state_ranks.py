@@ -14,7 +14,7 @@ from scipy import stats
 from test_grid import planned
 
 from metapt.launch.grid_dir import GridDir
-from metapt.models.decoder import load_decoder
+from metapt.models.causal_lm import load_causal_lm
 from metapt.models.pretrained import model_folder
 from metapt.pretrain import main as pretrain
 from metapt.runs import Run
@@ -46,7 +46,7 @@ def test_finished_runs_are_measured_once(
 
     config = state_ranks.commandline.load("pretrain", job.argv)
     rows = state_ranks.eval_sequences(state_ranks.prepare_corpus(config.data).eval, 64, 5)
-    decoder = load_decoder(model_folder(str(Run(tmp_path / job.run_dir).path))).eval()
+    decoder = load_causal_lm(model_folder(str(Run(tmp_path / job.run_dir).path)))
     with torch.no_grad():
         states = decoder.model(torch.from_numpy(rows[:, :-1])).last_hidden_state.flatten(0, 1).numpy()
     values = np.linalg.svd(states.astype(np.float64) - states.mean(axis=0), compute_uv=False)

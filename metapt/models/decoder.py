@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
-from transformers.utils import logging as transformers_logging
 
 from metapt import randomness
 from metapt.config import ModelConfig
@@ -41,9 +38,3 @@ def build_decoder(model: ModelConfig, seed: int, *, eos_id: int | None = None) -
         )
     decoder.lm_head = OutputLayer(decoder.lm_head.weight)
     return decoder
-
-
-def load_decoder(folder: Path) -> LlamaForCausalLM:
-    """Load a decoder from a model folder (safetensors), in fp32."""
-    transformers_logging.disable_progress_bar()
-    return LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
