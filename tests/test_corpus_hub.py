@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -136,9 +138,13 @@ def test_hub_errors(
 
 def test_local_data_set_with_the_real_loader(small_corpus: Corpus, tmp_path: Path) -> None:
     write(tmp_path / "set" / "train.jsonl", GOOD)
-    corpus = prepare_corpus(
-        hub_config(
-            tmp_path, small_corpus, tokenizer="train", hub_name=str(tmp_path / "set"), hub_column="text"
-        )
+    config = hub_config(
+        tmp_path, small_corpus, tokenizer="train", hub_name=str(tmp_path / "set"), hub_column="text"
     )
-    assert corpus.fingerprint == small_corpus.fingerprint
+    assert prepare_corpus(config).fingerprint == small_corpus.fingerprint
+    shutil.move(tmp_path / "set", tmp_path / "moved")
+    moved = prepare_corpus(replace(config, hub_name=str(tmp_path / "moved")))
+    assert moved.fingerprint == small_corpus.fingerprint
+    write(tmp_path / "moved" / "train.jsonl", "\n".join(GOOD.splitlines()[::-1]))
+    changed = prepare_corpus(replace(config, hub_name=str(tmp_path / "moved")))
+    assert changed.fingerprint != small_corpus.fingerprint

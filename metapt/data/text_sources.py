@@ -105,7 +105,7 @@ class TextSource:
 
 
 class HubSource:
-    """One column of a hub data set, which contains text or token ids; it is streamed, at one commit."""
+    """One column of a hub data set, or of a folder laid out like one, with text or token ids; a hub data set is streamed at one commit."""
 
     def __init__(self, data: CorpusConfig):
         self._data = data
@@ -113,14 +113,12 @@ class HubSource:
 
     def identity(self) -> list[dict[str, Any]]:
         data = self._data
-        return [
-            {
-                "hub": data.hub_name,
-                "revision": data.hub_revision,
-                "split": data.hub_split,
-                "column": data.hub_column,
-            }
-        ]
+        chosen = {"split": data.hub_split, "column": data.hub_column}
+        if (folder := Path(data.hub_name)).is_dir():
+            files = sorted(path for path in folder.rglob("*") if path.is_file())
+            hashes = {path.relative_to(folder).as_posix(): file_sha256(path) for path in files}
+            return [{"folder": hashes, **chosen}]
+        return [{"hub": data.hub_name, "revision": data.hub_revision, **chosen}]
 
     def documents(self, bad_input: BadInput) -> Iterator[CorpusDocument]:
         """Yield the rows in order.
