@@ -54,6 +54,14 @@ def read_columns(text: str, word_column: int | None = None) -> list[str | list[s
     return [each.content for batch in ColumnReader("f", word_column).read(lines) for each in batch]
 
 
+def test_a_hashtag_that_begins_a_sentence_is_a_word() -> None:
+    assert read_columns("#Cebu\nis\n#1\n\n# a comment\n#id=2\n####\n#Davao\n") == [
+        ["#Cebu", "is", "#1"],
+        ["#Davao"],
+    ]
+    assert read_columns("#Cebu\tB-LOC\nis\tO\n") == [["#Cebu", "is"]]
+
+
 CONLL_U = """\
 # text = Vivo del mar.
 1\tVivo\tvivir\tVERB

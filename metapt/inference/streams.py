@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
@@ -16,6 +17,7 @@ CHUNK_BYTES = 1 << 16  # limit of one read; a read returns whatever is available
 MAX_LINE_BYTES = 1 << 24
 COLUMN_SUFFIXES = (".iob2", ".conll", ".conllu")
 JSON_SUFFIXES = (".jsonl",)
+COMMENT = re.compile(r"#+(\s*$|[^\t]*[ =][^\t]*$)")
 Line = tuple[int, str]
 """(line number from 1, text without the line end)."""
 
@@ -93,7 +95,7 @@ class ColumnReader:
     """Reads sentences from IOB2 or CoNLL input: one word per line, and a blank line after each sentence.
 
     Columns are separated by tabs or, in a line without a tab, by white space. Comments are lines above the words that
-    start with `#` and have no tab. A line that starts with -DOCSTART- ends a sentence and has no word. If column 1 counts
+    start with `#` and have no tab; a single word (`#Cebu`) is none, a key with a value (`#id=3`) is. A line that starts with -DOCSTART- ends a sentence and has no word. If column 1 counts
     the words (1, 2, 3, ...), the words are in column 2, otherwise in column 1; the first sentence decides. Where they are
     counted, ranges (`2-3 del`) and empty nodes (`3.1`) of CoNLL-U are left out: the words are the parts of a range.
 
@@ -121,7 +123,7 @@ class ColumnReader:
             for number, line in chunk:
                 if not line.strip() or line.startswith(DOCUMENT_START):
                     sentences += self._end_sentence()
-                elif line.startswith("#") and "\t" not in line and not self._rows:
+                elif COMMENT.match(line) and not self._rows:
                     self._comments.append(line)
                 else:
                     self._rows.append((number, line.split("\t") if "\t" in line else line.split()))
