@@ -163,7 +163,7 @@ def split_into_windows(
     """Split a sentence into windows of at most `max_len` subwords, at word boundaries.
 
     Each word belongs to exactly one window: the earliest that contains it completely. The next window starts at most
-    max_len // 2 subwords before its first own word, so that its words have nearly that much left context.
+    max_len // 2 subwords before its first own word, so that its words have nearly that much left context; later if an entity needs the room.
 
     Args:
         words: the words of the sentence, with 1 to max_len // 2 subwords each.
@@ -182,7 +182,20 @@ def split_into_windows(
         )
         windows.append(SubwordWindow(flat[borders[begin] : borders[stop]], firsts, lasts))
         begin, done = int(np.searchsorted(borders, borders[stop] - max_len // 2)), stop
+        end = _end_of_entity(done, tags)
+        if borders[end] - borders[done] <= max_len:  # it has less context, but is not divided
+            begin = max(begin, int(np.searchsorted(borders, borders[end] - max_len)))
     return windows
+
+
+def _end_of_entity(begin: int, tags: Sequence[str]) -> int:
+    """The word after the entity that begins at word `begin`; `begin` if there is none."""
+    end = begin
+    if begin < len(tags) and tags[begin] != "O":
+        end += 1
+        while end < len(tags) and tags[end].startswith("I-"):
+            end += 1
+    return end
 
 
 def _before_entity(stop: int, done: int, tags: Sequence[str]) -> int:
