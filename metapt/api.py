@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from metapt.inference.entity_tagger import EntityTagger
 
 Settings = Mapping[str, object]
+COMMAND_ONLY = {"check", "folds"}
+"""keys of `metapt finetune` with which it makes no tagger, or several"""
 TaggedFile = str | Path
 Tags = Sequence[Sequence[str]]
 """the IOB2 tags of each sentence, such as [["B-PER", "O"]]"""
@@ -108,6 +110,8 @@ def finetune(
     Raises:
         UserError: an error in the settings, the model or the data; or the folder holds another run.
     """
+    for name in COMMAND_ONLY & (settings or {}).keys():
+        raise UserError(f"{name}: only for the command `metapt finetune`")
     from metapt.finetuning.run_finetuning import finetune as run_finetuning
     from metapt.training.signals import StopRequest
 

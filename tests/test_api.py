@@ -90,6 +90,8 @@ def test_a_run_from_fine_tuning_to_a_table(world: Path, tmp_path: Path) -> None:
     assert frame.attrs["excluded"] == []
     with pytest.raises(UserError, match=r"ner\.lrr: no such key; did you mean ner\.lr"):
         metapt.finetune(world / "model", "aa_one", run_dir, settings={"ner.lrr": 1})
+    with pytest.raises(UserError, match="folds: only for the command `metapt finetune`"):
+        metapt.finetune(world / "model", "aa_one", run_dir, settings={**settings, "folds": 2})
 
 
 def test_pretraining_runs_as_a_table_and_what_is_left_out(tmp_path: Path) -> None:

@@ -161,6 +161,7 @@ def test_all_errors_are_reported_at_once():
 
 
 TUNE = ["checkpoint=x", "source=aa", "run_dir=r"]
+FOLDS = "folds=2, which scores each fold of the source"
 
 
 @pytest.mark.parametrize(
@@ -179,6 +180,9 @@ TUNE = ["checkpoint=x", "source=aa", "run_dir=r"]
         ),
         ("describe", ["data=demo"], "data.uner_dir=/tmp", "data=demo, only with data=uner"),
         ("finetune", [*TUNE, "tuning=full"], "ner.lora_rank=4", "tuning=full, only with tuning=lora"),
+        ("finetune", [*TUNE, "folds=2"], "data.eval_sets=[bb]", FOLDS),
+        ("finetune", [*TUNE, "folds=2"], "data.fold=1/3", FOLDS),
+        ("finetune", [*TUNE, "folds=2"], "data.test_fraction=0.3", FOLDS),
     ],
 )
 def test_a_key_without_effect_is_refused(command: str, words: list[str], key: str, advice: str):

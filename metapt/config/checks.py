@@ -47,6 +47,8 @@ def check(config: Any) -> list[str]:
             errors.append(
                 "data.max_train_sentences and data.entities_per_type cannot be combined; give one of them"
             )
+    if isinstance(config, FinetuneConfig) and config.folds is not None:
+        errors += _beside_folds(config)
     if isinstance(config, SubmitConfig):
         errors += _check_submit(config)
     if isinstance(config, BaselineConfig):
@@ -73,6 +75,14 @@ def _without_effect(config: Any) -> Iterator[str]:
         )
         has, option = ("have" if len(names) > 1 else "has"), other.removesuffix(".name")
         yield f"{', '.join(names)}: {has} no effect with {option}={found}, only with {option}={' or '.join(wanted)}"
+
+
+def _beside_folds(config: FinetuneConfig) -> Iterator[str]:
+    """The keys that a cross-validation decides itself."""
+    defaults = type(config.data)()
+    for name in ("eval_sets", "fold", "test_fraction"):
+        if getattr(config.data, name) != getattr(defaults, name):
+            yield f"data.{name}: has no effect with folds={config.folds}, which scores each fold of the source"
 
 
 def _names_paths(config: FinetuneConfig | DescribeConfig | EvaluateConfig) -> bool:
