@@ -145,6 +145,6 @@ def test_local_data_set_with_the_real_loader(small_corpus: Corpus, tmp_path: Pat
     shutil.move(tmp_path / "set", tmp_path / "moved")
     moved = prepare_corpus(replace(config, hub_name=str(tmp_path / "moved")))
     assert moved.fingerprint == small_corpus.fingerprint
-    write(tmp_path / "moved" / "train.jsonl", "\n".join(GOOD.splitlines()[::-1]))
+    write(tmp_path / "moved" / "train.jsonl", b"\n".join(GOOD.splitlines()[::-1]))
     changed = prepare_corpus(replace(config, hub_name=str(tmp_path / "moved")))
     assert changed.fingerprint != small_corpus.fingerprint
