@@ -155,9 +155,9 @@ def test_an_optional_column_is_omitted_if_it_is_empty() -> None:
 @pytest.mark.parametrize(
     ("interval", "p", "start"),
     [
-        ((-0.1, 0.2), 0.0001, "the last p is below 0.05 but the CI includes 0"),
-        ((0.1, 0.2), 0.05, "the last p is at least 0.05 but the CI excludes 0"),
-        ((-0.2, -0.1), 0.5, "the last p is at least 0.05 but the CI excludes 0"),
+        ((-0.1, 0.2), 0.0001, "last p below 0.05, but the CI includes 0"),
+        ((0.1, 0.2), 0.05, "last p not below 0.05, but the CI excludes 0"),
+        ((-0.2, -0.1), 0.5, "last p not below 0.05, but the CI excludes 0"),
         ((0.1, 0.2), 0.049, ""),
         ((-0.1, 0.2), 0.05, ""),
         ((math.nan, math.nan), 0.001, ""),

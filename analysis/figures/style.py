@@ -48,8 +48,8 @@ THEME |= {ARM_COLOURS[FIRST]: "first", ARM_COLOURS[SECOND]: "second", OTHER_COLO
 """colours of a figure to the page's CSS variables, which have a light and a dark value"""
 SEQUENTIAL = matplotlib.colormaps["cividis"]
 DIVERGING = LinearSegmentedColormap.from_list("arms", [ARM_COLOURS[SECOND], "#f4f4f2", ARM_COLOURS[FIRST]])
-MAX_POINTS = 240  # of a curve
-MAX_POINTS_SMALL = 120  # of a curve in a small panel
+MAX_POINTS = 160  # of a curve
+MAX_POINTS_SMALL = 60  # of a curve in a small panel
 MAX_NUMBERS = 400  # cells of a heat map up to which each shows its number
 Point = tuple[float, float, float]
 """a value and the two ends of its interval"""

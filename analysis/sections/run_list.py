@@ -22,6 +22,8 @@ def section(data: ReportData) -> Section:
     mixed = [run.path.name for run in runs if "," in run.provenance.commit or "," in run.provenance.gpus]
     if mixed:
         text.append(f"Runs that more than one source or type of GPU trained: {', '.join(sorted(mixed))}.")
+    if len(versions := {run.provenance.versions for run in runs}) == 1:
+        text.append(f"Versions of all runs: {versions.pop()}.")
     tables = [_pretraining_runs(data.collection), _finetuning_runs(data.collection)]
     return Section("runs", "Runs", text, tables=tables)
 
@@ -44,7 +46,7 @@ def _pretraining_runs(collection: Collection) -> Table:
     columns += [Column("FLOPs", digits=3, significant=True), Column("seconds", digits=0)]
     columns += [Column("held-out perplexity", digits=2), *PROVENANCE]
     rows = [_pretraining_row(run) for run in collection.pretraining]
-    return Table("runs_pretraining", "Pretraining runs", columns, rows)
+    return Table("runs_pretraining", "Pretraining runs", columns, rows).without_constant("versions")
 
 
 def _pretraining_row(run: PretrainRun) -> list[Cell]:
@@ -61,7 +63,7 @@ def _finetuning_runs(collection: Collection) -> Table:
     columns += [Column("dev F1"), Column("training sentences"), Column("truncated sentences")]
     columns += [Column("seconds", digits=0), *PROVENANCE]
     rows = [_finetuning_row(run) for run in collection.finetuning]
-    return Table("runs_finetuning", "Fine-tuning runs", columns, rows)
+    return Table("runs_finetuning", "Fine-tuning runs", columns, rows).without_constant("versions")
 
 
 def _finetuning_row(run: FinetuneRun) -> list[Cell]:
@@ -74,5 +76,5 @@ def _finetuning_row(run: FinetuneRun) -> list[Cell]:
 
 
 def _folder(path: Path) -> str:
-    """Grid folder, kind and name of a run: a page that is published names no other folder of the machine."""
-    return "/".join(path.resolve().parts[-3:])
+    """Grid folder and kind of a run, whose name is in another column: a page that is published names no other folder of the machine."""
+    return "/".join(path.resolve().parts[-3:-1])

@@ -75,7 +75,8 @@ DEFINITION = (
     f"MDE, the minimum detectable effect: the smallest true difference whose interval would exclude 0 with probability {POWER:.0%}. "
     "p, given these models: approximate randomization (Noreen 1989; Yeh 2000), two-sided: the outputs of the two systems are swapped on each unit with probability "
     f"1/2, for all seeds, sources and tunings together, {RESAMPLES:,} times; p = (1 + number of differences at least as large) / (1 + {RESAMPLES:,}). It "
-    "tests whether these trained models differ on sentences like these, and says nothing about other seeds: it may be small where the interval includes 0. "
+    "tests whether these trained models differ on sentences like these, and says nothing about other seeds: it may be small where the interval, which covers other sentences and seeds, includes 0. Where the interval excludes 0 although this p is not "
+    "small, swaps give such a difference too often: treat it as inconclusive. "
     "A set without gold spans has no F1."
 )
 
