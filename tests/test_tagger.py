@@ -34,11 +34,11 @@ from metapt.tagger.encoding import (
     collate,
     encode,
     epoch_batches,
-    split_into_windows,
     word_features,
 )
 from metapt.tagger.model import Tagger, TagLayer, pad_packed
 from metapt.tagger.serialization import load_tagger, save_tagger
+from metapt.tagger.windows import split_into_windows
 
 LONG_TEXT = "Maria lives in Davao City and Juan Cruz works for the Red Cross"
 LONG = Sentence("long", tuple(LONG_TEXT.split(" ") * 3), ("O",) * 39)

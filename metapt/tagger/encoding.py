@@ -1,4 +1,4 @@
-"""Words to subwords, sentences to windows, windows to batches, and the word features of a frozen decoder.
+"""Words to subwords, sentences to batches of windows, and the word features of a frozen decoder.
 
 Each word is tokenized on its own. The subwords of a word therefore do not depend on its neighbours, and each distinct
 word is tokenized once. A causal decoder sees only the left context, so at evaluation each word of a sentence longer
@@ -24,6 +24,7 @@ from metapt.data.iob2 import Sentence
 from metapt.data.word_subwords import Offsets, WordSubwords, split_words
 from metapt.errors import UserError, first_line
 from metapt.tagger.model import SubwordBatch, Tagger
+from metapt.tagger.windows import SubwordWindow, split_into_windows
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -139,71 +140,6 @@ def special_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[
     plain, full = (tokenizer("a", add_special_tokens=special)["input_ids"] for special in (False, True))
     begin = next(start for start in range(len(full)) if full[start : start + len(plain)] == plain)
     return full[:begin], full[begin + len(plain) :]
-
-
-@dataclass(frozen=True)
-class SubwordWindow:
-    """Subwords that the model processes together, and the words whose features are taken from them.
-
-    Attributes:
-        subwords: int64 [P].
-        firsts: int64 [m], position of the first subword of each of the m words that completes a character of the word
-            (`WordSubwords.first`).
-        lasts: int64 [m], positions of their last subwords.
-    """
-
-    subwords: np.ndarray
-    firsts: np.ndarray
-    lasts: np.ndarray
-
-
-def split_into_windows(
-    words: Sequence[WordSubwords], max_len: int, tags: Sequence[str] = ()
-) -> list[SubwordWindow]:
-    """Split a sentence into windows of at most `max_len` subwords, at word boundaries.
-
-    Each word belongs to exactly one window: the earliest that contains it completely. The next window starts at most
-    max_len // 2 subwords before its first own word, so that its words have nearly that much left context; later if an entity needs the room.
-
-    Args:
-        words: the words of the sentence, with 1 to max_len // 2 subwords each.
-        tags: of the words; if given, no entity is divided, unless it is longer than a window.
-    """
-    borders = np.concatenate([[0], np.cumsum([len(word.ids) for word in words])])
-    flat = np.fromiter((subword for word in words for subword in word.ids), dtype=np.int64, count=borders[-1])
-    all_firsts = borders[:-1] + np.array([word.first for word in words])
-    windows, begin, done = [], 0, 0
-    while done < len(words):
-        stop = int(np.searchsorted(borders, borders[begin] + max_len, side="right")) - 1
-        stop = _before_entity(stop, done, tags)
-        firsts, lasts = (
-            all_firsts[done:stop] - borders[begin],
-            borders[done + 1 : stop + 1] - 1 - borders[begin],
-        )
-        windows.append(SubwordWindow(flat[borders[begin] : borders[stop]], firsts, lasts))
-        begin, done = int(np.searchsorted(borders, borders[stop] - max_len // 2)), stop
-        end = _end_of_entity(done, tags)
-        if borders[end] - borders[done] <= max_len:  # it has less context, but is not divided
-            begin = max(begin, int(np.searchsorted(borders, borders[end] - max_len)))
-    return windows
-
-
-def _end_of_entity(begin: int, tags: Sequence[str]) -> int:
-    """The word after the entity that begins at word `begin`; `begin` if there is none."""
-    end = begin
-    if begin < len(tags) and tags[begin] != "O":
-        end += 1
-        while end < len(tags) and tags[end].startswith("I-"):
-            end += 1
-    return end
-
-
-def _before_entity(stop: int, done: int, tags: Sequence[str]) -> int:
-    """The first word of the entity that continues at word `stop`; `stop` if there is none, or if that is word `done` or earlier."""
-    begin = stop
-    while done < begin < len(tags) and tags[begin].startswith("I-"):
-        begin -= 1
-    return begin if begin > done else stop
 
 
 @dataclass(frozen=True)
