@@ -187,3 +187,15 @@ def test_the_second_study_has_the_numbers_of_the_report(
 ) -> None:
     lines = page(RESULTS / "study2.md").splitlines()
     assert [row for row in rows(second_study) if row not in lines] == []
+
+
+def test_readme_begins_with_the_result_of_the_second_study(second_study: Tables) -> None:
+    first_screen = page(REPO / "README.md").partition("## Install")[0]
+    shown = {"group": "target sets", "tuning": "head_only"}
+    gain, episodes, loop = (
+        difference(the(of_comparison(second_study("claims"), *arms, **shown)))
+        for arms in (("multitask", "vanilla"), ("maml", "multitask"), ("maml", "twin"))
+    )
+    assert f"by {gain.replace('+', '', 1).replace(' ', ' points ', 1)}" in first_screen
+    assert episodes.replace("−", "", 1).replace(" ", " points less ", 1) in first_screen
+    assert f"changes F1 by {loop}: no effect of practical size" in first_screen
