@@ -47,8 +47,7 @@ def errors_table(collection: Collection) -> Table:
     sets = collection.target_sets()
     rows: list[list[Cell]] = []
     for group in groups(collection):
-        scored = group.scored_on(*sets)
-        rows += _rows(scored, sets, [*scored.cells])
+        rows += _rows(group, sets)
     title = f"Errors on the target sets ({', '.join(sets)})"
     return Table("errors", title, _columns(), rows).without_constant(*Group.OPTIONAL)
 
@@ -58,8 +57,7 @@ def errors_by_set_table(collection: Collection) -> Table:
     rows: list[list[Cell]] = []
     for group in groups(collection):
         for name in collection.set_names():
-            scored = group.scored_on(name)
-            rows += _rows(scored, [name], [*scored.cells, name])
+            rows += _rows(group, [name], name)
     return Table("errors_by_set", "Errors by set", _columns("set"), rows, on_page=False)
 
 
@@ -69,14 +67,15 @@ def _columns(*heads: str) -> list[Column]:
     return [*columns, RUNS]
 
 
-def _rows(group: Group, sets: Sequence[str], cells: list[Cell]) -> list[list[Cell]]:
-    """A row for each length, from runs that were evaluated on all of the sets; none without a run."""
-    runs = group.runs
+def _rows(group: Group, sets: Sequence[str], *cells: Cell) -> list[list[Cell]]:
+    """A row for each length, from the runs that were evaluated on all of the sets; empty without such a run."""
+    scored = group.scored_on(*sets)
+    runs = scored.runs
     if not runs:
         return []
     counts = tally([run.sets[name] for run in runs for name in sets])
     rows: list[list[Cell]] = []
     for length in LENGTHS:
         means = [counts[length, outcome] / len(runs) for outcome in (*OUTCOMES, SPURIOUS)]
-        rows.append([*cells, length, sum(means[:-1]), *means, runs_of(runs)])
+        rows.append([*scored.cells, *cells, length, sum(means[:-1]), *means, runs_of(runs)])
     return rows
