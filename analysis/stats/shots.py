@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -57,6 +57,7 @@ class Sample(NamedTuple):
     run: FinetuneRun
 
 
+@lru_cache(maxsize=1)  # for the curves and the differences of every contrast of a report
 def samples(collection: Collection) -> tuple[list[Sample], int]:
     """Return the runs of k-shot learning whose tagger is in the collection, and the number of continued runs that are none."""
     taggers = {tuning_identity(run): run.path for run in collection.finetuning if run.result.settings}
