@@ -95,8 +95,8 @@ class ColumnReader:
     """Reads sentences from IOB2 or CoNLL input: one word per line, and a blank line after each sentence.
 
     Columns are separated by tabs or, in a line without a tab, by white space. Comments are lines above the words that
-    start with `#` and have no tab; a single word (`#Cebu`) is none, a key with a value (`#id=3`) is. A line that starts with -DOCSTART- ends a sentence and has no word. If column 1 counts
-    the words (1, 2, 3, ...), the words are in column 2, otherwise in column 1; the first sentence decides. Where they are
+    start with `#` and have no tab; a single word (`#Cebu`) is none, a key with a value (`#id=3`) is. A line that starts
+    with -DOCSTART- ends a sentence and has no word. If column 1 counts the words (1, 2, 3, ...), the words are in column 2, otherwise in column 1; the first sentence decides. Where they are
     counted, ranges (`2-3 del`) and empty nodes (`3.1`) of CoNLL-U are left out: the words are the parts of a range.
 
     Args:

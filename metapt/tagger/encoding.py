@@ -1,8 +1,7 @@
 """Words to subwords, sentences to batches of windows, and the word features of a frozen decoder.
 
 Each word is tokenized on its own. The subwords of a word therefore do not depend on its neighbours, and each distinct
-word is tokenized once. A causal decoder sees only the left context, so at evaluation each word of a sentence longer
-than one window is taken from the window that gives it the most left context; windows overlap by half.
+word is tokenized once.
 """
 
 from __future__ import annotations

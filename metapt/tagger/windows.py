@@ -36,7 +36,8 @@ def split_into_windows(
     """Split a sentence into windows of at most `max_len` subwords, at word boundaries.
 
     Each word belongs to exactly one window: the earliest that contains it completely. The next window starts at most
-    max_len // 2 subwords before its first own word, so that its words have nearly that much left context; later if an entity needs the room.
+    max_len // 2 subwords before its first own word, so that its words have nearly that much left context; later if an
+    entity needs the room.
 
     Args:
         words: the words of the sentence, with 1 to max_len // 2 subwords each.
