@@ -9,6 +9,7 @@ are read from the labelled sets when it is unpacked, and what is unpacked is as 
 of gold tags, which are null. grid.jsonl.xz has the plan, if there is one, and the runs of baselines, which have no seed.
 
 Folders of the machine are replaced by the names of the variables in PLACES, which must be set for both directions as for the grid itself.
+Grids that share a cache (`cluster.cache`) in a folder beside them are unpacked beside each other.
 """
 
 from __future__ import annotations
@@ -47,8 +48,9 @@ class Places:
     root: Path
 
     def _pairs(self) -> list[tuple[str, str]]:
-        known = {name: os.environ[name] for name in PLACES if name in os.environ} | {"RUNS": str(self.root)}
-        pairs = [(f"${{{name}}}", path) for name, path in known.items()]
+        known = {name: os.environ[name] for name in PLACES if name in os.environ}
+        known |= {"RUNS": str(self.root), "BESIDE_RUNS": str(self.root.parent)}
+        pairs = [(f"${{{name}}}", path) for name, path in known.items() if path != "/"]
         return sorted(pairs, key=lambda pair: len(pair[1]), reverse=True)  # one folder may be in another
 
     def leave(self, text: str) -> str:

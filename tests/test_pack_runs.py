@@ -92,6 +92,19 @@ def test_packed_files_have_no_text_of_sets_and_no_folder_of_the_machine(
         assert not {word for word in words if f'"{word}"' in text or f" {word} " in text}
 
 
+def test_a_cache_beside_the_grid_is_no_folder_of_the_machine(grid: Path, tmp_path: Path) -> None:
+    """As of a grid whose `cluster.cache` is the folder of another one."""
+    plan = grid / "plan.json"
+    plan.write_text(plan.read_text().replace(f"{grid}/corpus", f"{tmp_path}/other/corpus"))
+    assert f"{tmp_path}/other/corpus" in plan.read_text()
+    pack_runs.pack(grid, tmp_path / "packed", [])
+    for path in (tmp_path / "packed").iterdir():
+        assert str(tmp_path) not in lzma.decompress(path.read_bytes()).decode()
+    again = tmp_path / "elsewhere" / "again"
+    pack_runs.unpack(tmp_path / "packed", again)
+    assert f"{again.parent}/other/corpus" in (again / "plan.json").read_text()
+
+
 def test_a_folder_without_a_plan_has_all_its_finished_runs(grid: Path, tmp_path: Path) -> None:
     """As benchmarks/class_features.py writes it."""
     (grid / "plan.json").unlink()
