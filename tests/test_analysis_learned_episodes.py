@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from analysis_runs import write_pretraining
 from scipy import stats
 
 from analysis.load.collect import collect
+from analysis.load.contrasts import Contrast
 from analysis.sections.learning_dynamics import learned_episodes, means_table
 from analysis.stats.pretraining_means import losses_at_common_budget, pretraining_means
 
@@ -25,12 +27,18 @@ def set_accuracies(root: Path, accuracies: list[float]) -> None:
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
-def write_runs(root: Path, accuracies: dict[str, list[np.ndarray]]) -> Path:
-    """Write pretraining runs of seeds 0, 1, ... with these accuracies, by objective."""
+def write_runs(
+    root: Path,
+    accuracies: dict[str, list[np.ndarray]],
+    settings: dict[str, dict[str, Any]] | None = None,
+) -> Path:
+    """Write pretraining runs of seeds 0, 1, ... with these accuracies, by objective; with these settings if it has some."""
     for objective, of_seeds in accuracies.items():
         for seed, of_episodes in enumerate(of_seeds):
             folder = root / f"{objective}{seed}"
-            write_pretraining(folder, objective=objective, seed=seed)
+            write_pretraining(
+                folder, objective=objective, seed=seed, settings=(settings or {}).get(objective)
+            )
             set_accuracies(folder, of_episodes.tolist())
     return root
 
@@ -75,6 +83,39 @@ def test_the_ratio_of_perplexities_is_a_geometric_mean_at_equal_next_token_token
     )
     ratio = means_table(collect([root])).rows[0][3]
     assert ratio == pytest.approx(np.prod(np.exp(logs)) ** (1 / 3))
+
+
+@pytest.mark.parametrize(
+    ("key", "values", "same"),
+    [
+        ("classes.sizes", ([64, 64], [64, 32]), False),
+        ("classes.words", (20_000, 10_000), False),
+        ("classes.shuffle_band", (0, 500), True),  # which leaves the held-out partition alone
+        ("train.lr", (1e-3, 2e-3), True),
+    ],
+)
+def test_accuracies_in_other_partitions_are_not_compared(
+    tmp_path: Path, key: str, values: tuple[Any, Any], same: bool
+):
+    objectives = ("vanilla", "multitask")
+    settings = {objective: {key: value} for objective, value in zip(objectives, values, strict=True)}
+    root = write_runs(tmp_path, {objective: [np.full(8, 0.4)] * 3 for objective in objectives}, settings)
+    contrast = Contrast("multitask", "vanilla", may_differ=("train.lr",))
+    (pairs,) = pretraining_means(collect([root], contrasts=[contrast]))
+    assert np.isfinite(pairs.accuracy_gain.value) == same
+    assert np.isfinite(pairs.accuracies).all() == same
+    assert np.isfinite(pairs.log_perplexity.value)
+
+
+def test_only_comparisons_with_vanilla_say_whether_classes_are_learned(tmp_path: Path):
+    """Two objectives that both learn them differ by 0, and that is no reason to doubt it."""
+    arms = {"vanilla": 0.3, "maml": 0.5, "twin": 0.5}
+    root = write_runs(tmp_path, {arm: [np.full(8, accuracy)] * 3 for arm, accuracy in arms.items()})
+    contrasts = [Contrast("maml", "vanilla"), Contrast("maml", "twin")]
+    collection = collect([root], contrasts=contrasts)
+    (sentence,) = learned_episodes(collection)
+    assert sentence.startswith("Held-out words, maml minus vanilla, nano: learned.")
+    assert len(means_table(collection).rows) == 2
 
 
 def test_runs_without_word_classes_have_no_verdict(tmp_path: Path):

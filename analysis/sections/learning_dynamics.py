@@ -10,6 +10,7 @@ from metapt.evaluation.seed_inference import MIN_SEEDS
 
 from ..figures import curves
 from ..load.collect import Collection
+from ..load.contrasts import REFERENCE
 from ..load.schema import ATTENTION, FEED_FORWARD
 from ..run_refs import counted, runs_of
 from ..stats.budgets import (
@@ -53,11 +54,12 @@ def section(data: ReportData) -> Section:
 
 
 def learned_episodes(collection: Collection) -> list[str]:
-    """Whether the classes of held-out words are learned, one sentence for each comparison that measured them on the same episodes."""
+    """Whether the classes of held-out words are learned: a sentence for each comparison with vanilla on the same episodes."""
     return [
         _sentence(pairs)
         for pairs in pretraining_means(collection)
-        if not math.isnan(pairs.accuracy_gain.value)
+        if [run.objective == REFERENCE for run in pairs.pairs[0]] == [False, True]
+        and not math.isnan(pairs.accuracy_gain.value)
     ]
 
 
@@ -90,7 +92,7 @@ def means_table(collection: Collection) -> Table:
     note = (
         "Perplexity on held-out text at the largest number of next-token tokens that both runs of a pair reached: geometric mean over seeds, "
         f"t-interval with at least {MIN_SEEDS} seeds. Held-out words: class-balanced accuracy of prototypes on word classes "
-        "that no training sees; intervals over seeds and episodes, with fewer seeds over episodes only."
+        "that no training sees, where both arms have the same ones; intervals over seeds and episodes, with fewer seeds over episodes only."
     )
     table = Table("pretraining_means", "Perplexity and held-out words, means over seeds", columns, rows, note)
     return table.without_constant("variant")

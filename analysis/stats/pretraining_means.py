@@ -11,6 +11,7 @@ import numpy as np
 from metapt.evaluation.seed_inference import SeedMean
 
 from ..load.collect import Collection
+from ..load.distinction import pretraining_settings
 from ..load.records import PretrainRun
 from .budgets import NEXT_TOKEN, eval_losses, pretraining_contrasts, pretraining_pairs
 
@@ -61,6 +62,8 @@ class PretrainingPairs:
 
     def _accuracies(self) -> np.ndarray:
         """fp64 [pairs, 2, episodes]: of the last measurements, for pairs that have the same episodes as the first pair."""
+        if len({_partition_settings(run) for pair in self.pairs for run in pair}) > 1:
+            return np.array([])
         found = [
             [run.dynamics[-1].held_out_words_prototype_accuracy or () if run.dynamics else () for run in pair]
             for pair in self.pairs
@@ -99,6 +102,18 @@ def losses_at_common_budget(
     value = min(float(spent[-1]) for spent, _ in curves)
     first_loss, second_loss = (float(np.interp(value, *curve)) for curve in curves)
     return value, (first_loss, second_loss)
+
+
+def _partition_settings(run: PretrainRun) -> str:
+    """The settings that decide the held-out partition and its words: shuffling changes the other partitions alone."""
+    settings = pretraining_settings(run).items()
+    return str(
+        sorted(
+            (key, value)
+            for key, value in settings
+            if (key.startswith("classes.") and key != "classes.shuffle_band") or key == "train.seq_len"
+        )
+    )
 
 
 def _are_measured(pair: Iterable[PretrainRun]) -> bool:
