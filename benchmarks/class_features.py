@@ -157,8 +157,11 @@ def tune(config: FinetuneConfig, table: ClassTable) -> None:
         scores = score_sets(setup)
         for name, of_set in scores.items():
             of_set[COVERED] = _covered(table, setup.word_tokenizer, inputs.sets.collection.load(name, "test"))
-        origin = {**inputs.origin, "variant": VARIANT}
-        run.finish(training_result(setup, checkpoints) | {"origin": origin, "sets": scores})
+        result = training_result(setup, checkpoints)
+        origin = {**result["origin"], "variant": VARIANT}
+        # without this key, the report would take it for the tagger that k-shot runs of the grid trained further
+        settings = {**result["settings"], VARIANT: True}
+        run.finish(result | {"origin": origin, "settings": settings, "sets": scores})
         for _, checkpoint in run.checkpoints():
             atomic_folders.remove(checkpoint)
 

@@ -12,7 +12,7 @@ import torch
 from ner_world import make_tokenizer, write_checkpoint
 
 from analysis.load.schema import decode_result
-from metapt.config import commandline
+from metapt.config import commandline, settings
 from metapt.data.corpus_words import find_units, token_kinds, token_texts
 from metapt.data.iob2 import Sentence, write_iob2
 from metapt.data.word_classes import WordClasses
@@ -114,6 +114,9 @@ def test_classes_find_persons_that_no_training_sentence_has(
     assert result["sets"]["xx_one"]["f1"] > 0.95
     assert result["sets"]["xx_one"][class_features.COVERED] == 1
     assert result["origin"]["variant"] == class_features.VARIANT
+    assert result["settings"] == settings(run) | {
+        class_features.VARIANT: True
+    }  # another tagger than without classes
     monkeypatch.setattr(class_features, "build_setup", None)  # a finished run is not trained again
     class_features.tune(again, table)
 
