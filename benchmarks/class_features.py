@@ -2,6 +2,7 @@
 
     python benchmarks/class_features.py GRID OUT             train and score what is missing, then print the table
     python benchmarks/class_features.py GRID OUT results     print the table of what is there
+    python benchmarks/class_features.py GRID OUT coverage    print how many words of entities have classes, by set
 
 GRID is the folder of a grid with objective vanilla and frozen decoders whose pretraining runs are finished, such as
 runs/study2. For each fine-tuning run of these decoders, OUT/finetune gets a run with the same settings in which the classes of a
@@ -18,7 +19,7 @@ from __future__ import annotations
 import json
 import sys
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -47,7 +48,7 @@ from metapt.finetuning.setup import FinetuneSetup, build_setup
 from metapt.finetuning.tuner import Tuner
 from metapt.launch.jobs import Job, Plan
 from metapt.runs import Run
-from metapt.tagger.encoding import EncodedSet, EncodingSettings, WordTokenizer, load_tokenizer
+from metapt.tagger.encoding import EncodedSet, EncodingSettings, WordSubwords, WordTokenizer, load_tokenizer
 from metapt.tagger.model import TagLayer, pad_packed
 from metapt.training.signals import StopRequest
 
@@ -84,6 +85,10 @@ class ClassTable:
         is_one_unit = units.is_word[found] & (units.lengths[found] == lengths)
         types = np.where(is_one_unit, self._classes.types_of(units.keys[found]), -1)
         return self._rows[types + 1]
+
+    def has_classes(self, words: Sequence[WordSubwords]) -> np.ndarray:
+        """Whether each word has classes. bool [n]."""
+        return self.of_words([tuple(word.ids) for word in words])[:, 0] > 0
 
     def of_set(self, encoded: EncodedSet) -> np.ndarray:
         """The classes of the words of an encoded set. int64 [M, P]."""
@@ -168,8 +173,23 @@ def tune(config: FinetuneConfig, table: ClassTable) -> None:
 
 def _covered(table: ClassTable, tokenizer: WordTokenizer, sentences: Sequence[Sentence]) -> float:
     """The fraction of the words of sentences that have classes."""
-    words = [tuple(word.ids) for sentence in sentences for word in tokenizer(sentence.words)]
-    return float((table.of_words(words)[:, 0] > 0).mean())
+    words = [word for sentence in sentences for word in tokenizer(sentence.words)]
+    return float(table.has_classes(words).mean())
+
+
+def entity_words(sentences: Iterable[Sentence]) -> list[str]:
+    """The words of the gold entities."""
+    return [word for each in sentences for word, tag in zip(each.words, each.tags, strict=True) if tag != "O"]
+
+
+def other_words(sentences: Iterable[Sentence]) -> list[str]:
+    """The words outside of gold entities that are letters alone."""
+    return [
+        word
+        for each in sentences
+        for word, tag in zip(each.words, each.tags, strict=True)
+        if tag == "O" and word.isalpha()
+    ]
 
 
 @dataclass(frozen=True)
@@ -235,6 +255,26 @@ class Control:
         table = ClassTable(corpus_classes(corpus, config.classes), corpus_token_kinds(corpus))
         return table, load_tokenizer(corpus.tokenizer_dir)
 
+    def coverage(self) -> str:
+        """How many words of entities, and of other words that are letters alone, have classes in each test set, as Markdown."""
+        table, tokenizer = self._table()
+        job = next(self.jobs())
+        config = commandline.load(job.kind, job.argv)
+        words = EncodingSettings(prefix_space=True, max_len=2 * MAX_SUBWORDS).word_tokenizer(tokenizer)
+        collection = find_inputs(config).sets.collection
+        lines = [
+            "| set | words of entities | with classes | other words | with classes |",
+            "|---|" + "---:|" * 4,
+        ]
+        for name in config.data.eval_sets:
+            sentences = collection.load(name, "test")
+            cells = [
+                f"{len(chosen):,} | {table.has_classes(words(chosen)).mean():.0%}"
+                for chosen in (entity_words(sentences), other_words(sentences))
+            ]
+            lines.append(f"| {name} | {' | '.join(cells)} |")
+        return "\n".join(lines)
+
     def table(self) -> str:
         """Mean F1 by set over sources and seeds, without and with classes as features, as Markdown."""
         found: dict[tuple[str, str, bool], list[float]] = defaultdict(list)
@@ -265,9 +305,10 @@ class Control:
 def main(arguments: Sequence[str]) -> None:
     """See the module's docstring."""
     control = Control(Path(arguments[0]), Path(arguments[1]))
-    if list(arguments[2:]) != ["results"]:
+    command = arguments[2] if len(arguments) > 2 else ""
+    if not command:
         control.run()
-    print(control.table())
+    print(control.coverage() if command == "coverage" else control.table())
 
 
 if __name__ == "__main__":

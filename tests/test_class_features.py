@@ -60,6 +60,20 @@ def test_words_of_windows_have_the_classes_of_the_words(table: class_features.Cl
     assert table.of_set(encoded).tolist() == table.of_words([ids_of(word) for word in words]).tolist()
 
 
+def test_words_of_entities_and_other_words_that_have_classes(table: class_features.ClassTable) -> None:
+    """Words are counted as often as they occur; numbers and punctuation are neither."""
+    sentences = [
+        Sentence("a", ("Ana", "lives", "in", "1999", "."), ("B-PER", "O", "O", "O", "O")),
+        Sentence("b", ("Ana", "Xyz", "works"), ("B-PER", "I-PER", "O")),
+    ]
+    tokenizer = EncodingSettings(prefix_space=True, max_len=32).word_tokenizer(make_tokenizer())
+    of_entities, others = class_features.entity_words(sentences), class_features.other_words(sentences)
+    assert of_entities == ["Ana", "Ana", "Xyz"]
+    assert others == ["lives", "in", "works"]
+    assert table.has_classes(tokenizer(of_entities)).tolist() == [True, True, False]
+    assert table.has_classes(tokenizer(others)).tolist() == [True, False, True]
+
+
 def test_a_class_adds_its_scores(table: class_features.ClassTable) -> None:
     layer = class_features.ClassTagLayer(4, table.size, ["O", "B-PER", "I-PER"], "crf", 0.0)
     states, classes = torch.randn(3, 4), torch.tensor([[2.0, 5.0], [1.0, 3.0], [0.0, 0.0]])

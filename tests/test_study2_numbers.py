@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from statistics import fmean
 
@@ -126,12 +127,58 @@ def set_rows(tables: Tables) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("rows", [primary_rows, mean_rows, contrast_rows, set_rows])
+CONTROLS = (
+    ("multitask/shuffled", "multitask", "`multitask`, shuffled − `multitask`"),
+    ("maml/shuffled", "maml", "`maml`, shuffled − `maml`"),
+    ("multitask/shuffled", "vanilla", "`multitask`, shuffled − `vanilla`"),
+    ("vanilla/class_features", "vanilla", "classes as features − `vanilla`"),
+    ("multitask", "vanilla/class_features", "`multitask` − classes as features"),
+)
+"""the contrasts of row 2, and their names on the page"""
+
+
+def control_rows(tables: Tables) -> list[str]:
+    """F1 on the five sets; and, of arms that were pretrained anew, perplexity and accuracy on held-out words."""
+    found = []
+    for first, second, name in CONTROLS:
+        row = the(of_comparison(tables("claims"), first, second, group="target sets"))
+        seeds = len(set(re.findall(r"-s(\d+)-", row["runs"])))
+        cells = [str(seeds), points(row["first"]), points(row["second"]), difference(row)]
+        for pretraining in of_comparison(tables("pretraining_means"), first, second):
+            names = ("Δ", "95 % CI Δ low", "95 % CI Δ high")
+            gain = {key: str(100 * float(pretraining[key])) for key in names}
+            cells += [ratio(pretraining), interval_of(gain, "Δ", 1)]
+        cells += [""] * (6 - len(cells))
+        found.append(f"| {name} | {' | '.join(cells)} |".replace("|  |", "| |").replace("|  |", "| |"))
+    return found
+
+
+def feature_rows(tables: Tables) -> list[str]:
+    """F1 by set without and with classes as features, and of `multitask`."""
+    rows = tables("claims_by_set")
+    found = []
+    for name in dict.fromkeys(row["set"] for row in rows):
+        features = the(of_comparison(rows, "vanilla/class_features", set=name))
+        multitask = the(of_comparison(rows, "multitask", "vanilla/class_features", set=name))
+        cells = [points(features["second"]), points(features["first"]), difference(features)]
+        cells += [points(multitask["first"]), difference(multitask)]
+        found.append(" | ".join(cells))
+    return found
+
+
+@pytest.mark.parametrize("rows", [primary_rows, mean_rows, contrast_rows, set_rows, control_rows])
 def test_the_second_study_has_the_numbers_of_the_report(
     second_study: Tables, rows: Callable[[Tables], list[str]]
 ) -> None:
     lines = page(RESULTS / "study2.md").splitlines()
     assert [row for row in rows(second_study) if row not in lines] == []
+
+
+def test_the_second_study_has_the_f1_of_classes_as_features(second_study: Tables) -> None:
+    """By set; the first column is not of the report."""
+    lines = page(RESULTS / "study2.md").splitlines()
+    for row in feature_rows(second_study):
+        assert [line for line in lines if line.endswith(f"| {row} |")] != [], row
 
 
 def test_the_second_study_has_the_f1_of_each_source(second_study: Tables) -> None:
@@ -170,10 +217,11 @@ def test_the_second_study_has_the_gain_with_each_number_of_sentences(second_stud
 def test_readme_begins_with_the_result_of_the_second_study(second_study: Tables) -> None:
     first_screen = page(REPO / "README.md").partition("## Install")[0]
     shown = {"group": "target sets", "tuning": "head_only"}
-    gain, episodes, loop = (
+    gain, shuffled, episodes, loop = (
         difference(the(of_comparison(second_study("claims"), *arms, **shown)))
-        for arms in (("multitask", "vanilla"), ("maml", "multitask"), ("maml", "twin"))
+        for arms in (("multitask", "vanilla"), ("multitask/shuffled", "multitask"), *CONTRASTS[:2])
     )
     assert f"by {gain.replace('+', '', 1).replace(' ', ' points ', 1)}" in first_screen
-    assert episodes.replace("−", "", 1).replace(" ", " points less ", 1) in first_screen
+    for loss in (shuffled, episodes):
+        assert loss.replace("−", "", 1).replace(" ", " points less ", 1) in first_screen
     assert f"changes F1 by {loop}: no effect of practical size" in first_screen
