@@ -14,7 +14,7 @@ from metapt import load_tagger
 from metapt.errors import UserError
 from metapt.evaluation.score_inputs import read_gold, read_predictions
 from metapt.evaluation.score_system import ScoredSystem, SetName
-from metapt.inference.formatting import as_iob2, as_json
+from metapt.inference.formatting import as_iob2, as_json, as_jsonl
 from metapt.runs import Run
 
 
@@ -94,14 +94,20 @@ def test_further_set_without_the_sources(
 
 
 def test_output_of_metapt_tag_is_scored_alike(world: Path, head_run: Run, tmp_path: Path) -> None:
-    """As JSON and as IOB2, for the words of a test set."""
+    """As JSON, as IOB2, and as JSON lines in place of the labels and predictions that the input had."""
     gold_file = world / "uner" / "bb_two" / "test.iob2"
     gold = read_gold(gold_file, [], {})
     tagged = load_tagger(str(head_run.path)).tag([list(sentence.words) for sentence in gold.sentences])
     (tmp_path / "json").write_text("".join(f"{as_json(sentence)}\n" for sentence in tagged))
     (tmp_path / "iob2").write_text("".join(as_iob2(sentence) for sentence in tagged))
+    before = [
+        {"words": each.words, "gold": ["O"] * len(each.words), "predicted": ["O"] * len(each.words)}
+        for each in gold.sentences
+    ]
+    lines = (as_jsonl(sentence, values) for sentence, values in zip(tagged, before, strict=True))
+    (tmp_path / "jsonl").write_text("".join(f"{line}\n" for line in lines))
     expected = head_run.result()["sets"]["bb_two"]
-    for name in ("json", "iob2"):
+    for name in ("json", "iob2", "jsonl"):
         predictions = read_predictions(tmp_path / name, gold, [], {})
         scores = ScoredSystem(name, SetName("bb_two", "test"), gold, predictions).scores
         assert scores == {key: expected[key] for key in scores} | {

@@ -103,6 +103,9 @@ def test_malformed_sentences_are_refused_or_left_out(kind: str, tmp_path: Path) 
         ("Maria\tB-PER\t0.9\t_\n", "word in column 1, tag in column 2 of 4"),
         ("1\tMaria\tB-PER\t-\tx\n", "word in column 2, tag in column 3 of 5"),
         ("word\tner\tother\nMaria\tB-PER\tO\n", "word in column 1, tag in column 2 of 3"),
+        ("0\tSi\tO\n1\tMaria\tB-PER\n", "word in column 2, tag in column 3 of 3"),
+        ("ID\tFORM\tNER\n1\tSi\tO\n2\tMaria\tB-PER\n", "word in column 2, tag in column 3 of 3"),
+        ("# id 7\tdomain=en\nMaria _ _ B-PER\n", "word in column 1, tag in column 4 of 4"),
     ],
 )
 def test_columns_are_recognized_and_shown(text: str, layout: str, tmp_path: Path) -> None:
@@ -111,6 +114,18 @@ def test_columns_are_recognized_and_shown(text: str, layout: str, tmp_path: Path
     assert str(recognized_layout(path)) == layout
     _, report = read(path)
     assert report.remarks == ([] if "of 5" in layout else [f"{path}: {layout}"])
+
+
+def test_a_sentence_with_other_numbers_does_not_make_words_of_them(tmp_path: Path) -> None:
+    """A blank line is missing in one of 30 sentences; in half of them, nothing says which column has the words."""
+    sentence, path = "1\tSi\tO\t-\t-\n2\tMaria\tB-PER\t-\t-\n", tmp_path / "x"
+    path.write_text(f"{sentence}\n" * 28 + sentence * 2)
+    found, _ = read(path)
+    assert pairs(found)[:28] == [MARIA] * 28
+    assert found[28].words == ("Si", "Maria", "Si", "Maria")
+    path.write_text(f"{sentence}\n{sentence}{sentence}\n" * 15)
+    with pytest.raises(UserError, match="do not count the words of 15 of 30 sentences; describe its columns"):
+        read(path)
 
 
 # --- JSON -------------------------------------------------------------------------------------------------------------

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from metapt.data.bad_input import refusing
 from metapt.data.columns import ColumnLayout
 from metapt.data.iob2 import read_iob2
+from metapt.data.labelled_files import FileOptions, read_sentences
 from metapt.errors import UserError
 from metapt.inference.streams import ColumnReader, available_lines, text_sentences
 
@@ -60,6 +62,28 @@ def test_a_hashtag_that_begins_a_sentence_is_a_word() -> None:
         ["#Davao"],
     ]
     assert read_columns("#Cebu\tB-LOC\nis\tO\n") == [["#Cebu", "is"]]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("#Cebu B-LOC\nis O\n\n# O\n1 O\n", [["#Cebu", "is"], ["#", "1"]]),
+        (
+            "is VBZ\n\n#Cebu NNP\n\n# 3\n# text = x y\n#Davao NNP\n#Cebu NNP\nis VBZ\n",
+            [["is"], ["#Cebu"], ["#Davao", "#Cebu", "is"]],
+        ),
+        ("# id 7f\tdomain=en\nAna _ _ B-PER\n\n# id 8\tdomain=en\nis _ _ O\n", [["Ana"], ["is"]]),
+        ("10\u00a0000 B-PER\n\u3000 O\n\nis\u2003not O\n", [["10\u00a0000", "\u3000"], ["is\u2003not"]]),
+        ("1\t\u3000\tO\n2\tAna\tB-PER\n", [["\u3000", "Ana"]]),
+    ],
+)
+def test_words_are_those_of_labelled_files(text: str, expected: list[list[str]], tmp_path: Path) -> None:
+    """Words that begin with #, and white space other than spaces and tabs."""
+    assert read_columns(text) == expected
+    file = tmp_path / "test.conll"
+    file.write_text(text.replace("VBZ", "O").replace("NNP", "B-LOC").replace("# 3\n", ""), encoding="utf-8")
+    read = read_sentences(file, FileOptions(types={}), refusing(), lambda remark: None)
+    assert [list(sentence.words) for sentence in read] == expected
 
 
 CONLL_U = """\

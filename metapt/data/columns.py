@@ -5,6 +5,7 @@ Rules by which lines are read that are not quite regular:
 - a line of white space, tabs included, is blank; a byte order mark at the start of any line is dropped;
 - white space at the end of a line is no column, and columns after the word and the tag may be missing;
 - a word may be any white space other than spaces and tabs (U+3000);
+- a line such as `# id 7<TAB>domain=en`, with `#`, a space and a key with a value, is a comment;
 - a first line such as `TOKEN  NE-COARSE-LIT` is a header: its word is one of HEADER_WORDS, and its tag is not a tag;
 - `-DOCSTART-` ends a sentence; of CoNLL-U, ranges (`2-3`) and empty nodes (`3.1`) are left out.
 
@@ -34,6 +35,7 @@ SEPARATORS = ("tab", "space", "whitespace")
 BOM = b"\xef\xbb\xbf"
 INDEX_COLUMNS = ("i", "id", "index")
 NO_WORD = re.compile(r"\d+[-.]\d+$")  # the index of a range of words, or of an empty node, in CoNLL-U
+KEY_AND_VALUE = re.compile(r"#+ +\w[^=]*=")  # a comment in files of any separator: no word
 SENT_ID = re.compile(r"#\s*sent_id\s*=\s*(.*)")
 HEADER_WORDS = ("token", "tokens", "word", "words", "form", "text")
 HEADER_TAGS = ("ne-coarse-lit", "ner", "ner_tag", "ner_tags", "tag", "tags", "label", "labels")
@@ -175,6 +177,8 @@ def is_comment(line: str, layout: ColumnLayout) -> bool:
     """Whether a line that is not blank is a comment."""
     if layout.comment and line.startswith(layout.comment):
         return True
+    if KEY_AND_VALUE.match(line):
+        return True
     if not line.startswith("#"):
         return False
     if layout.has_index and len(split_cells(line, layout)) < layout.needed:
@@ -190,17 +194,23 @@ def is_header(word: str, tag: str) -> bool:
 def split_cells(line: str, layout: ColumnLayout) -> list[str]:
     """The cells of a line, with at most as many blank ones at its end as the layout has columns for."""
     if layout.separator == "whitespace":
-        return re.split(r"[ \t]+", line.strip(" \t"))
+        return split_white_space(line)
     cells = line.split("\t" if layout.separator == "tab" else " ")
     while len(cells) > len(layout.columns) and not cells[-1].strip():
         cells.pop()
     return cells
 
 
+def split_white_space(line: str) -> list[str]:
+    """The cells of a line between spaces and tabs; other white space is part of a cell."""
+    return re.split(r"[ \t]+", line.strip(" \t"))
+
+
 def counts_words(rows: Sequence[Sequence[str]]) -> bool:
-    """Whether the first column counts the words of a sentence from 1. A word `1` and its tag alone do not count."""
+    """Whether the first column counts the words of a sentence from 1, or from 0. A word `1` and its tag alone do not count."""
     numbers = [row[0] for row in rows if not NO_WORD.match(row[0])]
-    is_count = numbers == [str(number) for number in range(1, len(numbers) + 1)]
+    first = 0 if numbers[:1] == ["0"] else 1
+    is_count = numbers == [str(number) for number in range(first, first + len(numbers))]
     return bool(numbers) and is_count and (len(rows) > 1 or len(rows[0]) > 2)
 
 
@@ -224,15 +234,15 @@ def _word_and_tag(cells: Sequence[str], layout: ColumnLayout) -> tuple[str, str]
 def recognized_layout(path: Path) -> ColumnLayout:
     """The layout of a file by its first SAMPLE sentences.
 
-    The word is in column 2 if column 1 counts the words (1, 2, 3, ...), otherwise in column 1. The tag is in the column
-    that a header calls so (HEADER_TAGS), or else in the last column of tags.
+    The word is in column 2 if column 1 counts the words (1, 2, 3, ...) of all sentences but for RARE ones, otherwise in
+    column 1. The tag is in the column that a header calls so (HEADER_TAGS), or else in the last column of tags.
 
     Raises:
-        UserError: there are no two columns.
+        UserError: there are no two columns; or there are more, and what would be the words are numbers.
     """
     separator, blocks = _first_rows(path)
     header = [cell.strip().casefold() for cell in blocks[0][0]] if blocks else []
-    if header and header[0] in HEADER_WORDS:
+    if header and header[header[0] in INDEX_COLUMNS and len(header) > 1] in HEADER_WORDS:
         blocks = [block for block in (blocks[0][1:], *blocks[1:]) if block]
     else:
         header = []
@@ -243,7 +253,13 @@ def recognized_layout(path: Path) -> ColumnLayout:
         raise UserError(
             f"{path}:1: neither JSON lines nor columns with a word and a tag; its lines have {width} column(s)"
         )
-    is_counted = all(map(counts_words, blocks)) and width > 2
+    counted = sum(map(counts_words, blocks))
+    is_counted = counted >= (1 - RARE) * len(blocks) and width > 2
+    if not is_counted and width > 2 and sum(row[0].isdecimal() for row in rows) > (1 - RARE) * len(rows):
+        raise UserError(
+            f"{path}: column 1 has numbers that do not count the words of {len(blocks) - counted} of {len(blocks)} sentences; "
+            "describe its columns (a .yaml file in data.corpora)"
+        )
     tag_columns = _tag_columns(rows, range(2 if is_counted else 1, width))
     if separator == "tab" and is_counted and width == len(UNER_LAYOUT.columns) and 2 in tag_columns:
         return UNER_LAYOUT

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.color import ColorSystem
 from rich.style import Style
 
-from metapt.data.json_labels import ENTITIES, GOLD_TAGS
+from metapt.data.json_labels import ENTITIES, GOLD_TAGS, PREDICTED_TAGS
 
 if TYPE_CHECKING:
     from metapt.inference.entity_tagger import TaggedSentence
@@ -41,10 +41,10 @@ def as_jsonl(sentence: TaggedSentence, values: Mapping[str, Any] | None = None) 
     A text gets `spans` with the characters of its entities; words get `ner_tags`.
 
     Args:
-        values: the JSON object that the sentence is from; its other entries are kept.
+        values: the JSON object that the sentence is from; what is no label in it is kept.
     """
     values = dict(values or {})
-    replaced = {*ENTITIES, *GOLD_TAGS}
+    replaced = {*ENTITIES, *GOLD_TAGS, *PREDICTED_TAGS, "gold_logprob"}
     kept = {name: value for name, value in values.items() if name not in replaced}
     if values and "text" not in values:
         return json.dumps({**kept, "ner_tags": sentence.tags}, ensure_ascii=False)

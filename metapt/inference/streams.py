@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
-from metapt.data.columns import NO_WORD, counts_words
+from metapt.data.columns import KEY_AND_VALUE, NO_WORD, TAG, counts_words, split_white_space
 from metapt.data.documents import DOCUMENT_START
 from metapt.data.json_labels import WORDS
 from metapt.errors import UserError
@@ -18,6 +18,7 @@ MAX_LINE_BYTES = 1 << 24
 COLUMN_SUFFIXES = (".iob2", ".conll", ".conllu")
 JSON_SUFFIXES = (".jsonl",)
 COMMENT = re.compile(r"#+(\s*$|[^\t]*[ =][^\t]*$)")
+ONLY_SIGNS = re.compile(r"#+")
 Line = tuple[int, str]
 """(line number from 1, text without the line end)."""
 
@@ -94,8 +95,9 @@ def _of_json(line: str, where: str) -> InputSentence:
 class ColumnReader:
     """Reads sentences from IOB2 or CoNLL input: one word per line, and a blank line after each sentence.
 
-    Columns are separated by tabs or, in a line without a tab, by white space. Comments are lines above the words that
-    start with `#` and have no tab; a single word (`#Cebu`) is none, a key with a value (`#id=3`) is. A line that starts
+    Columns are separated by tabs or, in a line without a tab, by spaces. Comments are lines above the words that
+    start with `#` and have no tab, and keys with a value (`#id=3`, `# id 3<TAB>domain=en`). A single word (`#Cebu`) is none, nor is one
+    in columns (`#Cebu NNP`): a line with as many cells as the first row, `# O` only if its last cell is a tag. A line that starts
     with -DOCSTART- ends a sentence and has no word. If column 1 counts the words (1, 2, 3, ...), the words are in column 2, otherwise in column 1; the first sentence decides. Where they are
     counted, ranges (`2-3 del`) and empty nodes (`3.1`) of CoNLL-U are left out: the words are the parts of a range.
 
@@ -109,7 +111,10 @@ class ColumnReader:
         self._name, self._notify = name, notify
         self._word_column = word_column
         self._is_counted: bool | None = None  # not known before the end of the first sentence
-        self._comments: list[str] = []
+        self._comments: list[
+            Line
+        ] = []  # of the sentence; words that begin with # among them, until its first row is known
+        self._width = 0  # cells of the latest first row without tabs
         self._rows: list[tuple[int, list[str]]] = []
 
     def read(self, chunks: Iterable[list[Line]]) -> Iterator[list[InputSentence]]:
@@ -123,17 +128,31 @@ class ColumnReader:
             for number, line in chunk:
                 if not line.strip() or line.startswith(DOCUMENT_START):
                     sentences += self._end_sentence()
-                elif COMMENT.match(line) and not self._rows:
-                    self._comments.append(line)
+                elif not self._rows and (COMMENT.match(line) or KEY_AND_VALUE.match(line)):
+                    self._comments.append((number, line))
                 else:
-                    self._rows.append((number, line.split("\t") if "\t" in line else line.split()))
+                    self._add_row(number, line)
             yield sentences
-        if self._rows:
-            yield self._end_sentence()
+        yield self._end_sentence()
+
+    def _add_row(self, number: int, line: str) -> None:
+        cells = line.split("\t") if "\t" in line else split_white_space(line)
+        if not self._rows:
+            self._width = 0 if "\t" in line else len(cells)
+            self._take_words_from_comments()
+        self._rows.append((number, cells))
+
+    def _take_words_from_comments(self) -> None:
+        """Move the last comments that are words in columns to the rows."""
+        while self._comments and is_row(self._comments[-1][1], self._width):
+            number, line = self._comments.pop()
+            self._rows.insert(0, (number, split_white_space(line)))
 
     def _end_sentence(self) -> list[InputSentence]:
         """The sentence that has ended, if it has words."""
-        rows, comments = self._rows, tuple(self._comments)
+        if not self._rows:
+            self._take_words_from_comments()
+        rows, comments = self._rows, tuple(line for _, line in self._comments)
         self._rows, self._comments = [], []
         if not rows:
             return []
@@ -153,11 +172,23 @@ class ColumnReader:
 
     def _word(self, number: int, row: list[str]) -> str:
         column = self._word_column or 1
-        if len(row) < column or not row[column - 1].strip():
+        if len(row) < column or not row[column - 1].strip(" \t"):
             raise UserError(
                 f"{self._name}:{number}: no word in column {column} (the line has {len(row)} columns); set word_column="
             )
         return row[column - 1]
+
+
+def is_row(line: str, width: int) -> bool:
+    """Whether a line that begins with # is a word in columns that spaces separate: `#Cebu B-LOC`.
+
+    Args:
+        width: number of cells of the rows.
+    """
+    cells = split_white_space(line)
+    if "=" in line or not 1 < len(cells) == width:
+        return False
+    return bool(TAG.fullmatch(cells[-1])) or not ONLY_SIGNS.fullmatch(cells[0])
 
 
 def _decode(raw: bytes, name: str, number: int) -> str:
