@@ -10,7 +10,7 @@ from test_adaptation import configuration, word_classes
 
 from metapt.config import MetaConfig, commandline
 from metapt.data.corpus_words import TokenKind, find_units
-from metapt.data.word_classes import WordClasses
+from metapt.data.word_classes import WordClasses, evenly_spread_stretches
 from metapt.data.word_windows import WordIndex, WordWindowSampler
 from metapt.errors import UserError
 
@@ -64,6 +64,19 @@ def test_the_index_has_every_word_that_is_not_held_out(stream_of, tokens: np.nda
     types = np.repeat(np.arange(len(classes.keys)), index.counts)
     assert dict(zip(index.starts.tolist(), types.tolist(), strict=True)) == expected
     assert len(expected) > 1000
+
+
+@pytest.mark.parametrize("part", [0.001, 0.1, 0.9])
+def test_a_part_of_a_corpus_is_spread_over_all_of_it(stream_of, tokens: np.ndarray, part: float) -> None:
+    """In stretches of equal length from the first token to the last, no matter how small the part is."""
+    limit = int(part * len(tokens))
+    stretches = list(evenly_spread_stretches(stream_of(tokens), limit))
+    starts = np.array([start for start, _ in stretches])
+    ends = starts + [len(stretch) for _, stretch in stretches]
+    assert (starts[0], ends[-1]) == (0, len(tokens))
+    assert np.ptp(np.diff(starts)) <= 1
+    assert len(starts) == min(16, limit)
+    assert limit <= (ends - starts).sum() < limit + 16
 
 
 def test_a_window_ends_with_a_word_of_its_class(stream_of, tokens: np.ndarray) -> None:

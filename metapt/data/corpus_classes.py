@@ -27,7 +27,7 @@ from metapt.data.tokenizers import FILE as TOKENIZER_FILE
 from metapt.data.word_classes import ClassSettings, WordClasses, make_word_classes
 from metapt.leases import Lease
 
-FORMAT = 1  # part of every key: raise it when the same settings give other classes
+FORMAT = 2  # part of every key: raise it when the same settings give other classes
 ARRAYS = ("keys", "counts", "partitions")
 
 

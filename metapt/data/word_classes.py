@@ -42,6 +42,7 @@ MIN_COUNT = 8  # occurrences of a word type
 WORDS_PER_CLASS = 4  # at least, on average
 HELD_OUT_ONE_IN = 10  # word types
 STRETCH_TOKENS = 4_000_000  # counted at a time
+LEAST_STRETCHES = 16  # of a part of a corpus
 
 
 @dataclass(frozen=True)
@@ -178,9 +179,14 @@ class _UnitCounts:
 
 
 def evenly_spread_stretches(stream: TokenStream, limit: int) -> Iterator[tuple[int, np.ndarray]]:
-    """First position and tokens of stretches that hold about `limit` tokens together, all of them if there are no more."""
+    """First position and tokens of stretches that hold about `limit` tokens together, all of them if there are no more.
+
+    A part of a stream is at least LEAST_STRETCHES stretches: with one, it would be the beginning.
+    """
     total = min(limit, len(stream))
     number = -(-total // STRETCH_TOKENS)
+    if total < len(stream):
+        number = min(max(number, LEAST_STRETCHES), total)
     length = -(-total // number)
     for index in range(number):
         start = (len(stream) - length) * index // max(1, number - 1)

@@ -84,7 +84,7 @@ class WordIndex:
 def corpus_word_index(corpus: Corpus, classes: WordClasses, meta: MetaConfig) -> WordIndex:
     """The index of the training split's words, built once and stored in the corpus folder."""
     name = (
-        f"words_{classes.sha256[:12]}_window{meta.window}_tokens{min(meta.index_tokens, len(corpus.train))}"
+        f"words_{classes.sha256[:12]}_window{meta.window}_spread{min(meta.index_tokens, len(corpus.train))}"
     )
     folder = corpus.folder / name
     with Lease(folder.with_name(f"{folder.name}.lock")).held(timeout=None):
