@@ -14,6 +14,7 @@ import pytest
 from corpus_world import DOCUMENTS, GOOD, all_tokens, config, write
 
 from metapt.config import CorpusConfig
+from metapt.data import corpus as corpus_module
 from metapt.data import text_sources, tokenizers
 from metapt.data.corpus import Corpus, prepare_corpus
 from metapt.errors import OperationalError, UserError
@@ -67,6 +68,31 @@ def test_token_column(hub: SimpleNamespace, small_corpus: Corpus, tmp_path: Path
     corpus = prepare_corpus(hub_config(tmp_path, small_corpus))
     assert corpus.fingerprint == small_corpus.fingerprint
     assert {counts["bytes"] for counts in corpus.manifest["splits"].values()} == {0}
+
+
+@pytest.mark.parametrize("after", ["tokenizer", "documents"])
+def test_an_interrupted_preparation_goes_on_with_the_same_commit(
+    after: str, hub: SimpleNamespace, small_corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The branch moves between the two commands."""
+    hub.rows = [{"text": text} for text in DOCUMENTS]
+    data = hub_config(tmp_path, small_corpus, tokenizer="train", hub_column="text", hub_revision="abc")
+    builder = corpus_module._CorpusBuilder
+    with monkeypatch.context() as stopping:
+        if after == "tokenizer":
+            stopping.setattr(builder, "_write", interrupt)
+        else:
+            stopping.setattr(corpus_module, "SAVE_SECONDS", 0)
+            stopping.setattr(builder, "_check_counts", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            prepare_corpus(data)
+    monkeypatch.setattr(text_sources, "current_commit", lambda files: "a later commit")
+    assert prepare_corpus(data).manifest["hub_commit"] == "commit of abc"
+    assert {arguments["revision"] for _, arguments in hub.calls} == {"commit of abc"}
+
+
+def interrupt(*_: Any) -> None:
+    raise KeyboardInterrupt
 
 
 def test_token_rows_are_used_unchanged(hub: SimpleNamespace, small_corpus: Corpus, tmp_path: Path) -> None:

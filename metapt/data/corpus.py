@@ -160,7 +160,7 @@ class _CorpusBuilder:
         try:
             tokenizer = self._tokenizer(building)
             info = tokenizers.save_tokenizer(tokenizer, building / TOKENIZER, self._tokenizer_name())
-            (building / TRAINED).touch()
+            (building / TRAINED).write_text(self._source.commit or "", encoding="utf-8")
             dtype = np.dtype(np.uint16 if info.size <= 2**16 else np.uint32)
             splits = self._write(building, tokenizer, info, dtype)
             content = {split: splits[split]["sha256"] for split in SPLITS}
@@ -187,6 +187,7 @@ class _CorpusBuilder:
         if self._data.tokenizer != "train":
             return tokenizers.read_tokenizer(self._data.tokenizer)
         if (building / TRAINED).exists():
+            self._source.commit = (building / TRAINED).read_text(encoding="utf-8") or None
             return tokenizers.load_tokenizer(building / TOKENIZER)
         self._progress(f"training a byte-level BPE tokenizer with {self._data.vocab_size} entries")
         return tokenizers.train_tokenizer(self._training_texts(), int(self._data.vocab_size))
@@ -243,10 +244,15 @@ class _CorpusBuilder:
         return {split: writer.finish() for split, writer in writers.items()}
 
     def _save(self, building: Path, writers: Mapping[str, ShardWriter], document: int) -> None:
-        """Record that all documents before a number have been written."""
+        """Record that all documents before a number have been written, and the commit that they are of."""
         positions = {split: writer.position() for split, writer in writers.items()}
-        skipped = dict(self._bad_ids.skipped)
-        files.write_json(building / PROGRESS, {"document": document, "splits": positions, "skipped": skipped})
+        progress = {
+            "document": document,
+            "commit": self._source.commit,
+            "splits": positions,
+            "skipped": dict(self._bad_ids.skipped),
+        }
+        files.write_json(building / PROGRESS, progress)
 
     def _restore(self, building: Path, writers: Mapping[str, ShardWriter]) -> int:
         """Let the writers go on where an interrupted builder was; return the number of the next document."""
@@ -263,6 +269,7 @@ class _CorpusBuilder:
         for split, writer in writers.items():
             writer.restore(progress["splits"][split])
         self._bad_ids.skipped.update(progress["skipped"])
+        self._source.commit = progress["commit"]
         self._progress(f"resuming after {progress['document']:,} documents of an interrupted preparation")
         return int(progress["document"])
 

@@ -34,7 +34,9 @@ CorpusDocument = Document | TokenizedDocument
 
 
 class Source(Protocol):
-    commit: str | None  # of the hub data set that was read; None before, and of other sources
+    commit: (
+        str | None
+    )  # of the hub data set; None before it is read, and of other sources. It is read at a commit that is set
 
     def identity(self) -> list[dict[str, Any]]:
         """One entry per file or data set, for the manifest; it determines the content of the corpus."""
