@@ -362,6 +362,26 @@ def test_hub_request_names_the_parquet_branch(monkeypatch):
     assert [(files.name, files.revision) for files in calls] == [(data.hub_name, "refs/convert/parquet")]
 
 
+@pytest.mark.parametrize(
+    ("words", "tags", "problem"),
+    [
+        (["Ana", "", "ran"], ["B-PER", "O", "O"], "a word is empty, or no text"),
+        (["Ana", None], ["B-PER", "O"], "a word is empty, or no text"),
+        (["Ana", "ran"], ["B-PER"], "2 words, but 1 tags"),
+        (["Ana"], ["X-PER"], "unknown tag 'X-PER'"),
+    ],
+)
+def test_malformed_rows_of_the_hub_are_refused_or_left_out(monkeypatch, words, tags, problem):
+    rows = {"idx": ["a", "b"], "tokens": [["Si"], words], "ner_tags": [["O"], tags]}
+    monkeypatch.setattr(hub, "download", lambda files: Path("nowhere"))
+    monkeypatch.setattr(datasets, "load_dataset", lambda *args, **keywords: datasets.Dataset.from_dict(rows))
+    with pytest.raises(UserError, match=f"validation, idx b: {problem}"):
+        open_collection(NerDataConfig(name="uner")).load("da_ddt", "dev")
+    collection = open_collection(NerDataConfig(name="uner", on_bad_input="skip"))
+    assert [sentence.words for sentence in collection.load("da_ddt", "dev")] == [("Si",)]
+    assert collection.report.bad_input.skipped.total() == 1
+
+
 def test_hub_data_set_without_the_columns(monkeypatch):
     other = datasets.Dataset.from_dict({"text": ["a"]})
     monkeypatch.setattr(hub, "download", lambda files: Path("nowhere"))

@@ -71,6 +71,25 @@ def test_a_folder_that_matches_nothing_is_named(tmp_path):
         open_collection(NerDataConfig(name="uner", uner_dir=str(tmp_path)))
 
 
+def test_files_of_one_folder_given_by_their_paths_are_one_set(tmp_path):
+    """`source=train.conll data.eval_sets=[test.conll]`, as docs/data.md has it; other splits are held out."""
+    (tmp_path / "own").mkdir()
+    train, test = tmp_path / "own" / "train.conll", tmp_path / "own" / "test.conll"
+    train.write_text("Ana B-PER\nran O\n\n" * 30)
+    test.write_text("Cebu B-LOC\n\n")
+    collection = open_collection(NerDataConfig(name="custom"), str(train), [str(test)])
+    assert collection.splits == {"own": ("train", "test", "dev")}
+    assert collection.paths == {str(train): "own", str(test): "own"}
+    parts = {split: len(collection.load("own", split)) for split in ("train", "dev", "test")}
+    assert parts == {"train": 27, "dev": 3, "test": 1}
+    other = tmp_path / "more" / "own"
+    other.mkdir(parents=True)
+    (other / "test.conll").write_text("Davao B-LOC\n")
+    for paths in ([str(test), str(other / "test.conll")], [str(other / "test.conll")]):
+        with pytest.raises(UserError, match="two sets called own"):
+            open_collection(NerDataConfig(name="custom"), str(train), paths)
+
+
 def test_every_document_is_in_one_fold(tmp_path):
     documents = [Sentence(f"{n}", ("Ana", f"w{n}"), ("B-PER", "O"), f"d{n // 2}") for n in range(46)]
     write_iob2(tmp_path / "xx" / "train.iob2", documents)

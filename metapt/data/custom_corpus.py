@@ -94,6 +94,13 @@ class CustomCorpus:
         self.splits = tuple(split for split in SPLITS if split in set(splits))
         self.read, self.hub = read, hub
 
+    def joined(self, other: CustomCorpus) -> CustomCorpus:
+        """A set of files with the splits of both; their licences are not known."""
+        splits = (*self.splits, *other.splits)
+        return CustomCorpus(
+            self.name, splits, lambda split: (other if split in other.splits else self).read(split)
+        )
+
 
 def open_custom_corpora(
     entries: Sequence[str], documents: str = "auto", report: ReadReport | None = None
@@ -185,7 +192,8 @@ def _described(
     folder, documents = folder or spec.folder, spec.documents or documents
     if folder is None and spec.hub is not None:
         refuse_marks(documents, f"{spec.name} on the hub")
-        read = partial(_read_hub, spec.hub)
+        hint = f"if you have its files, {FOLDER_HINT}"
+        read = partial(read_hub, spec.hub, hint=hint, bad_input=report.bad_input)
         return [CustomCorpus(spec.name, spec.hub.splits, read, spec.licence, spec.language, spec.hub)]
     if folder is None:
         raise UserError(f"{spec.name}: no folder is known for its files; {FOLDER_HINT}")
@@ -235,10 +243,6 @@ def _in_folder(spec: CorpusSpec, folder: Path, name: str, documents: str, report
         return selected
 
     return CustomCorpus(name, files, read_split, spec.licence, spec.language)
-
-
-def _read_hub(table: HubTable, split: str) -> list[Sentence]:
-    return read_hub(table, split, f"if you have its files, {FOLDER_HINT}")
 
 
 def _contents(folder: Path) -> str:

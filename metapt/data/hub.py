@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from metapt.data.bad_input import BadInput
 from metapt.data.hub_files import HubFiles, download
 from metapt.data.iob2 import Sentence, tag_problem, to_iob2, with_unique_ids
 from metapt.errors import OperationalError, UserError
@@ -47,16 +48,16 @@ class HubTable:
         return HubFiles("dataset", self.name, self.revision, patterns)
 
 
-def read_hub(table: HubTable, split: str, hint: str) -> list[Sentence]:
+def read_hub(table: HubTable, split: str, hint: str, bad_input: BadInput) -> list[Sentence]:
     """Load one split, in the order of its rows.
 
     Args:
         split: our name of the split, a key of `table.splits`.
         hint: what the user can do if the hub is not available; part of the error message.
+        bad_input: handles malformed rows: different numbers of words and tags, an empty word, an unknown tag.
     Raises:
         OperationalError: the split cannot be loaded.
-        UserError: a column is missing, a row has different numbers of words and tags, a tag is unknown, or there is
-            no row.
+        UserError: a column is missing, there is no row, or `bad_input` refuses one.
     """
     import datasets
 
@@ -77,30 +78,41 @@ def read_hub(table: HubTable, split: str, hint: str) -> list[Sentence]:
         names = ", ".join(sorted(str(column) for column in missing))
         raise UserError(f"{where}: no column {names}; the columns are {', '.join(rows.column_names)}")
     labels = _labels(rows.features[table.tags], table)
-    sentences = with_unique_ids(
-        _sentence(row, number, table, labels, where) for number, row in enumerate(rows, 1) if row[table.words]
-    )
+    sentences = with_unique_ids(_sentences(rows, table, labels, where, bad_input))
     if not sentences:
         raise UserError(f"{where}: contains no sentence")
     return sentences
 
 
-def _sentence(
-    row: Mapping[str, Any], number: int, table: HubTable, labels: Sequence[str], where: str
-) -> Sentence:
-    identifier = str(row[table.id]) if table.id else str(number)
-    words, tags = row[table.words], row[table.tags]
-    where = f"{where}, {table.id} {identifier}" if table.id else f"{where}, row {number}"
+def _sentences(
+    rows: Iterable[Mapping[str, Any]], table: HubTable, labels: Sequence[str], where: str, bad_input: BadInput
+) -> Iterator[Sentence]:
+    """The sentences of the well-formed rows that have words."""
+    for number, row in enumerate(rows, 1):
+        identifier = str(row[table.id]) if table.id else str(number)
+        words, tags = row[table.words], row[table.tags]
+        if not words:
+            continue
+        spelled = [labels[tag] if isinstance(tag, int) and 0 <= tag < len(labels) else tag for tag in tags]
+        if problem := _problem(words, spelled, len(labels)):
+            place = f"{table.id} {identifier}" if table.id else f"row {number}"
+            bad_input.report(f"{where}, {place}", problem)
+        else:
+            yield Sentence(identifier, tuple(words), to_iob2(spelled, table.types))
+
+
+def _problem(words: Sequence[Any], tags: Sequence[Any], labels: int) -> str | None:
+    """What is wrong with a row, if anything is."""
     if len(words) != len(tags):
-        raise UserError(f"{where}: {len(words)} words, but {len(tags)} tags")
-    spelled = []
+        return f"{len(words)} words, but {len(tags)} tags"
+    if not all(isinstance(word, str) and word.strip(" \t") for word in words):
+        return "a word is empty, or no text"
     for tag in tags:
-        if isinstance(tag, int) and not 0 <= tag < len(labels):
-            raise UserError(f"{where}: class id {tag}, but {len(labels)} labels are known")
-        spelled.append(labels[tag] if isinstance(tag, int) else tag)
-        if problem := tag_problem(spelled[-1]):
-            raise UserError(f"{where}: {problem}")
-    return Sentence(identifier, tuple(words), to_iob2(spelled, table.types))
+        if isinstance(tag, int):
+            return f"class id {tag}, but {labels} labels are known"
+        if problem := tag_problem(str(tag)):
+            return problem
+    return None
 
 
 def _labels(feature: Any, table: HubTable) -> Sequence[str]:

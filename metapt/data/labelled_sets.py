@@ -40,6 +40,8 @@ ALL_SETS = SOURCES + TEST_ONLY
 def open_collection(data: SetsConfig, source: str | None = None, sets: Sequence[str] = ()) -> Collection:
     """Open the collection that a configuration selects, with the sets of `data.corpora` and held-out splits.
 
+    Files of one folder that are given by their paths, and are named after its splits, are one set (`train.conll`, `test.conll`).
+
     Args:
         source: of a run; its parts that are paths of files or folders are added as sets.
         sets: to score on; paths among them are added too, as test sets.
@@ -50,13 +52,21 @@ def open_collection(data: SetsConfig, source: str | None = None, sets: Sequence[
     report = ReadReport(BadInput(data.on_bad_input))
     collection = _base_collection(data, report)
     corpora = open_custom_corpora(data.corpora, data.documents, report)
-    paths = {}
+    paths: dict[str, str] = {}
+    opened: dict[tuple[str, Path], CustomCorpus] = {}
     given = dict.fromkeys((source or "").split("+"), "train") | dict.fromkeys(sets, "test")
     for item, whole in given.items():
         if _is_path(item):
-            corpus = open_path(Path(item).expanduser(), data.documents, report, whole=whole)
+            path = Path(item).expanduser()
+            corpus = open_path(path, data.documents, report, whole=whole)
             paths[item] = corpus.name
-            corpora.append(corpus)
+            place = (corpus.name, path.resolve().parent)
+            if place in opened and not {*corpus.splits} & {*opened[place].splits}:
+                opened[place] = opened[place].joined(corpus)
+            else:
+                corpora += filter(None, [opened.get(place)])
+                opened[place] = corpus
+    corpora += opened.values()
     if corpora:
         collection = _with_custom_corpora(collection, corpora, paths)
     return with_held_out_splits(collection, data)
@@ -185,7 +195,7 @@ def _hub_collection(hub_name: str, revision: str, report: ReadReport) -> Collect
 
     def read(name: str, split: str) -> list[Sentence]:
         table = HubTable(hub_name, HUB_SPLITS, revision, folder=name, id="idx", labels=TAGS, types=UNER_TYPES)
-        return read_hub(table, split, hint)
+        return read_hub(table, split, hint, report.bad_input)
 
     return Collection(f"{hub_name} on the hub", splits, read, report=report)
 

@@ -101,7 +101,7 @@ def _check_same_sentences(file: Path, sentences: list[Sentence]) -> None:
     recorded = [(tuple(line["words"]), tuple(line["gold"])) for line in read_jsonl(file)]
     if recorded != [(sentence.words, sentence.tags) for sentence in sentences]:
         raise UserError(
-            f"{file}: holds predictions of other sentences; rename the set (a description in data.corpora names it)"
+            f"{file}: holds predictions of other sentences; give these another name, with data.corpora=[NAME:FILE] sets=[NAME]"
         )
 
 
