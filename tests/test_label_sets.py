@@ -14,6 +14,9 @@ from metapt import evaluate_command as evaluate
 from metapt import finetune_command
 from metapt.data.iob2 import tags_of
 from metapt.errors import UserError
+from metapt.evaluation.score_inputs import read_gold
+from metapt.inference.entity_tagger import TaggedSentence
+from metapt.inference.formatting import as_iob2
 from metapt.runs import Run
 
 TYPES = {"PER": "gene", "ORG": "work_of_art", "LOC": "MISC"}
@@ -92,3 +95,34 @@ def test_cross_validation_scores_every_sentence_once(
     low, high = pooled["f1_interval"]
     assert low < pooled["f1"] < high
     assert f"aa_one: F1 {pooled['f1']:.3f}, 95 % CI [{low:.3f}, {high:.3f}]" in capsys.readouterr().out
+    evaluate.main([f"checkpoint={runs[0].path}", f"data.uner_dir={world / 'uner'}", "sets=[bb_two]"])
+    finetune_command.main(arguments(world, tmp_path / "cv", *words))
+    assert json.loads((tmp_path / "cv" / "cross_validation.json").read_text()) == found
+
+
+def test_a_tagger_learns_further_from_a_source_with_some_of_its_types(
+    run: Run, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It needs no PER, ORG or LOC because others of them occur. The header has the rate of what is trained."""
+    rows = (world / "uner/aa_one/train.iob2").read_text().splitlines()
+    cells = [row.split("\t") for row in rows if not row.startswith("#")]
+    text = "\n".join(f"{cell[1]} {cell[2]}" if len(cell) > 1 else "" for cell in cells) + "\n"
+    few = ["data=custom", "data.uner_dir=null", "data.dev_fraction=0.2", "tuning=full", "ner.max_epochs=1"]
+    (tmp_path / "date.conll").write_text(text.replace("-ORG", "-DATE"))
+    first = tune(world, tmp_path / "first", f"source={tmp_path / 'date.conll'}", *few)
+    assert first.result()["types"] == ["PER", "LOC", "DATE"]
+    (tmp_path / "two.conll").write_text(text.replace("B-ORG", "O").replace("I-ORG", "O"))
+    more = [f"checkpoint={first.path}", f"source={tmp_path / 'two.conll'}"]
+    few[3:] = ["tuning=head_only", "ner.head_lr=0.02", "ner.max_epochs=1"]
+    assert tune(world, tmp_path / "more", *more, *few).result()["types"] == ["PER", "LOC", "DATE"]
+    assert "updates at learning rate 0.02" in capsys.readouterr().err
+
+
+def test_a_type_with_a_space_is_read_tagged_and_scored(tmp_path: Path) -> None:
+    file = tmp_path / "doccano.jsonl"
+    file.write_text('{"text": "Ana is CEO", "label": [[7, 10, "Job Title"]]}\n')
+    (sentence,) = read_gold(file, [], {}).sentences
+    assert sentence.tags == ("O", "O", "B-Job Title")
+    tagged = TaggedSentence("Ana is CEO", sentence.words, (), sentence.tags, (), ())
+    (tmp_path / "tagged.iob2").write_text(as_iob2(tagged))
+    assert read_gold(tmp_path / "tagged.iob2", [], {}).sentences[0].tags == sentence.tags

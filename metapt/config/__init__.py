@@ -25,6 +25,7 @@ from metapt.config.ner import (
     NerDataConfig,
     SetsConfig,
     TagConfig,
+    tag_layer_lr,
     training_splits,
     tuning_lr,
 )
@@ -87,6 +88,7 @@ __all__ = [
     "is_compiled",
     "learning_rate",
     "settings",
+    "tag_layer_lr",
     "training_splits",
     "tuning_lr",
     "zero_stage",

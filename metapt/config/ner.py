@@ -278,6 +278,11 @@ def tuning_lr(config: FinetuneConfig, width: int) -> float:
     return config.ner.lr or auto_lr(config.tuning, width)
 
 
+def tag_layer_lr(config: FinetuneConfig, width: int) -> float:
+    """The AdamW learning rate of the tag layer: `ner.head_lr`, or that of everything that is trained."""
+    return config.ner.head_lr or tuning_lr(config, width)
+
+
 @dataclass
 class TagConfig:
     """Tag text with a fine-tuned tagger: sentences of the command line, a file, or stdin."""

@@ -28,7 +28,8 @@ from metapt.errors import UserError
 
 # Tag prefixes: B and I of IOB2, the others of IOBES, BILOU and BMES.
 PREFIXES = ("B", "I", "E", "L", "M", "S", "U")
-TAG = re.compile(rf"O|[{''.join(PREFIXES)}]-\S+")
+# A type may contain spaces where the columns are separated by tabs, and in JSON.
+TAG = re.compile(rf"O|[{''.join(PREFIXES)}]-\S([^\t]*\S)?")
 # Universal NER's own loader reads OTH, and the stray B-O of en_ewt, as O.
 UNER_TYPES = {"OTH": "O", "O": "O"}
 SEPARATORS = ("tab", "space", "whitespace")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection
 from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from metapt import randomness
 from metapt.config import FinetuneConfig
+from metapt.data.iob2 import entity_types, tags_of
 from metapt.errors import UserError
 from metapt.finetuning.lora import with_adapters
 from metapt.models.base_model import load_base_model
@@ -17,21 +18,22 @@ from metapt.tagger.serialization import is_tagger_dir, load_tagger
 
 
 def build_tagger(
-    config: FinetuneConfig, model_dir: Path, tokenizer: PreTrainedTokenizerBase, tags: Sequence[str]
+    config: FinetuneConfig, model_dir: Path, tokenizer: PreTrainedTokenizerBase, types: Collection[str]
 ) -> Tagger:
     """Load the decoder with a new tag layer, or a tagger, and select the parameters to train.
 
     Args:
-        tags: those of the training data; a new tag layer has exactly these.
+        types: the entity types of the training data; a new tag layer has those of `entity_types`.
     Raises:
         UserError: the model, its tokenizer or the tagger does not fit the configuration.
     """
     ner = config.ner
     if is_tagger_dir(model_dir):
-        decoder, layer = _load_tagger(config, model_dir, tags)
+        decoder, layer = _load_tagger(config, model_dir, types)
     else:
         decoder = load_base_model(model_dir)
         with randomness.torch_seed(config.train.seed, "tag layer"):
+            tags = tags_of(entity_types(types))
             layer = TagLayer(decoder.config.hidden_size, tags, ner.head, ner.dropout)
     if len(tokenizer) > decoder.config.vocab_size:
         raise UserError(
@@ -51,7 +53,7 @@ def build_tagger(
 
 
 def _load_tagger(
-    config: FinetuneConfig, folder: Path, tags: Sequence[str]
+    config: FinetuneConfig, folder: Path, types: Collection[str]
 ) -> tuple[PreTrainedModel, TagLayer]:
     """The decoder and the tag layer of a tagger that is trained further.
 
@@ -69,7 +71,7 @@ def _load_tagger(
             raise UserError(
                 f"{folder}: this tagger was trained with {key}={trained_with}; set it to continue"
             )
-    if unknown := sorted({tag[2:] for tag in set(tags) - set(tagger.layer.tags)}):
+    if unknown := sorted(set(types) - {tag[2:] for tag in tagger.layer.tags}):
         raise UserError(
             f"{folder}: this tagger does not know the entity types {', '.join(unknown)} of source={config.source}; rename them, "
             "or read them as O, with `types` in a description (data.corpora)"

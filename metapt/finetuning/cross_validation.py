@@ -38,14 +38,15 @@ def fold_configs(config: FinetuneConfig) -> list[FinetuneConfig]:
     ]
 
 
-def pooled_scores(runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
+def pooled_scores(runs: Sequence[Run], names: Sequence[str]) -> dict[str, dict[str, Any]]:
     """The scores of each set over the predictions of all folds, with one interval over its documents or sentences.
 
     Args:
         runs: the finished runs of all folds.
+        names: the sets that are divided into folds; `metapt evaluate` may have scored the runs on others.
     """
     scores = {}
-    for name in runs[0].result()["sets"]:
+    for name in names:
         lines = [line for run in runs for line in read_jsonl(run.predictions_dir / f"{name}.jsonl")]
         sentences = [
             Sentence(line["id"], tuple(line["words"]), tuple(line["gold"]), line["document"])
@@ -58,7 +59,7 @@ def pooled_scores(runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
 def summarize(config: FinetuneConfig, folds: Sequence[FinetuneConfig]) -> None:
     """Write the pooled scores and the F1 of each fold into the folder of the cross-validation, and print them."""
     runs = [Run(fold.run_dir) for fold in folds]
-    sets = pooled_scores(runs)
+    sets = pooled_scores(runs, folds[0].data.eval_sets)
     f1 = {name: [run.result()["sets"][name]["f1"] for run in runs] for name in sets}
     file = Path(config.run_dir) / RESULT_FILE
     write_json(file, {"folds": len(folds), "split_seed": config.data.split_seed, "fold_f1": f1, "sets": sets})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from metapt.config import FinetuneConfig, tuning_lr
+from metapt.config import FinetuneConfig, tag_layer_lr, tuning_lr
 from metapt.finetuning.resume import TrainingState
 from metapt.finetuning.setup import FinetuneSetup
 from metapt.runs import Run
@@ -23,13 +23,14 @@ def finetune_header(setup: FinetuneSetup, steps_per_epoch: int, state: TrainingS
     trained = sum(value.numel() for value in setup.trained.parameters() if value.requires_grad)
     total = sum(value.numel() for value in setup.tagger.parameters())
     dev = f", {len(setup.dev.together.lengths)} for development" if setup.dev else ""
+    rate = (tag_layer_lr if config.tuning == "head_only" else tuning_lr)(config, setup.tagger.width)
     length = config.ner.max_steps or f"at most {config.ner.max_epochs} epochs of {steps_per_epoch}"
     return "\n".join(
         [
             f"device     {device_name(processes.accelerator.device)}, {ranks} process{'es' if ranks > 1 else ''}, {processes.precision}",
             f"model      {config.checkpoint}: {quantity(total)} parameters, {quantity(trained)} of them trained",
             f"source     {config.source}: {len(train.lengths)} sentences, {len(train.tags)} words{dev}",
-            f"training   {length} updates at learning rate {tuning_lr(config, setup.tagger.width):g}",
+            f"training   {length} updates at learning rate {rate:g}",
             f"run        {setup.run.path}{resumption('update', state.step)}",
         ]
     )

@@ -14,8 +14,8 @@ from accelerate.optimizer import AcceleratedOptimizer
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from metapt.config import FinetuneConfig, tuning_lr
-from metapt.data.iob2 import Sentence, tags_of, types_of
+from metapt.config import FinetuneConfig, tag_layer_lr, tuning_lr
+from metapt.data.iob2 import Sentence
 from metapt.errors import UserError
 from metapt.finetuning.build_tagger import build_tagger
 from metapt.finetuning.distributed import Distributed
@@ -80,9 +80,9 @@ def build_setup(config: FinetuneConfig, inputs: FinetuneInputs, run: Run, stop: 
     ner, processes = config.ner, Distributed(config.ner.precision, config.device)
     accelerator, sets, model_dir = processes.accelerator, inputs.sets, inputs.model_dir
     read = [sentences for split in sets.splits for sentences in sets.sentences(split)]
-    types = types_of(sentence for sentences in read for sentence in sentences)
+    types = {tag[2:] for sentences in read for sentence in sentences for tag in sentence.tags if tag != "O"}
     tokenizer = load_tokenizer(model_dir)
-    tagger = build_tagger(config, model_dir, tokenizer, tags_of(types)).to(accelerator.device)
+    tagger = build_tagger(config, model_dir, tokenizer, types).to(accelerator.device)
     tags = tagger.layer.tags
     prefix, suffix = ((), ()) if tagger.is_causal else special_tokens(tokenizer)
     encoding = EncodingSettings(ner.prefix_space, ner.max_len, tuple(prefix), tuple(suffix))
@@ -126,11 +126,10 @@ def _encode(
 
 def _optimizer(config: FinetuneConfig, tagger: Tagger) -> torch.optim.Optimizer:
     """AdamW with one parameter group for the tag layer and one for the trained parameters of the decoder, if any."""
-    rate = tuning_lr(config, tagger.width)
-    groups = [{"params": list(tagger.layer.parameters()), "lr": config.ner.head_lr or rate}]
+    groups = [{"params": list(tagger.layer.parameters()), "lr": tag_layer_lr(config, tagger.width)}]
     decoder_parameters = [value for value in tagger.decoder.parameters() if value.requires_grad]
     if decoder_parameters:
-        groups.append({"params": decoder_parameters, "lr": rate})
+        groups.append({"params": decoder_parameters, "lr": tuning_lr(config, tagger.width)})
     return torch.optim.AdamW(groups, weight_decay=config.ner.weight_decay, fused=True)
 
 
