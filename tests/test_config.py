@@ -274,6 +274,10 @@ def test_checks_across_keys(arguments: list[str], part: str):
             "offload is supported with ZeRO stage 2",
         ),
         ('{"zero_optimization": {"stage": "auto"}}', "zero_optimization.stage=auto must be 0, 1, 2 or 3"),
+        (
+            '{"zero_optimization": {"stage": 2, "compute_grad_norm": false}}',
+            "zero_optimization.compute_grad_norm must be true",
+        ),
     ],
 )
 def test_a_users_deepspeed_file_is_checked(tmp_path: Path, content: str, part: str):

@@ -55,4 +55,8 @@ def deepspeed_settings(name: str) -> dict[str, Any]:
         raise ValueError(f"{path}: zero_optimization.stage={stage} must be 0, 1, 2 or 3")
     if stage == 3 and any("offload" in name for name in settings["zero_optimization"]):
         raise ValueError(f"{path}: offload is supported with ZeRO stage 2, not with stage 3")
+    if not settings.get("zero_optimization", {}).get("compute_grad_norm", True):
+        raise ValueError(
+            f"{path}: zero_optimization.compute_grad_norm must be true, because every update records the norm of its gradient"
+        )
     return {name: value for name, value in settings.items() if name != "train_batch_size"}
