@@ -154,6 +154,17 @@ def vocabulary_size(tokenizer: PreTrainedTokenizerFast) -> int:
     return max(tokenizer.get_vocab().values()) + 1
 
 
+def added_ids(name: str, folder: Path) -> list[int]:
+    """The token ids of a model's tokenizer that the files in its folder lack, ascending.
+
+    Args:
+        name: of the tokenizer, as in `read_tokenizer`, which adds them.
+    """
+    file = folder / FILE
+    original = _read_json(file) if file.is_file() else AutoTokenizer.from_pretrained(folder)
+    return sorted(set(read_tokenizer(name).get_vocab().values()) - set(original.get_vocab().values()))
+
+
 def content_sha256(tokenizer: PreTrainedTokenizerFast) -> str:
     """SHA-256 of everything that determines the token ids; independent of where the tokenizer was loaded from."""
     text = json.dumps([tokenizer.backend_tokenizer.to_str(), tokenizer.eos_token, tokenizer.mask_token])

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, GenerationConfig, PretrainedConfig, PreTrainedModel
 
-from metapt.data.tokenizers import content_sha256, read_tokenizer, vocabulary_size
+from metapt.data.tokenizers import added_ids, content_sha256, read_tokenizer, vocabulary_size
 from metapt.errors import UserError, first_line
 from metapt.files import file_sha256
 from metapt.models import attention
@@ -63,7 +63,7 @@ def read_initial_model(name: str) -> InitialModel:
     config = _read_config(folder, name)
     if problems := list(_unsupported(config)):
         raise UserError(f"init={name}: {problems[0]}")
-    tokenizer = name.removeprefix(HUB_PREFIX) if name.startswith(HUB_PREFIX) else str(folder)
+    tokenizer = _tokenizer(name, folder)
     read = read_tokenizer(tokenizer)
     origin = model_origin(folder, name)
     return InitialModel(
@@ -77,17 +77,21 @@ def read_initial_model(name: str) -> InitialModel:
 def load_initial_decoder(name: str, vocab_size: int) -> PreTrainedModel:
     """Load the decoder of a model with its output layer, fp32, in training mode.
 
-    Rows of the vocabulary that it lacks (a mask token, an end-of-text token) are added to both matrices as the mean of its rows.
+    Tokens that its tokenizer lacks (a mask token, an end-of-text token) get the mean of the rows of its own tokens in both matrices,
+    whether their rows are new or were padding of the vocabulary.
 
     Raises:
         UserError: the weights cannot be loaded, or some are missing.
     """
-    decoder = load_causal_lm(model_folder(name), attention.NAME).train()
-    if (old := decoder.config.vocab_size) < vocab_size:
+    folder = model_folder(name)
+    decoder = load_causal_lm(folder, attention.NAME).train()
+    old, added = decoder.config.vocab_size, added_ids(_tokenizer(name, folder), folder)
+    if old < vocab_size:
         decoder.resize_token_embeddings(vocab_size, mean_resizing=False)
-        with torch.no_grad():
-            for layer in (decoder.get_input_embeddings(), decoder.get_output_embeddings()):
-                layer.weight[old:] = layer.weight[:old].mean(dim=0)
+    own, rows = min([old, *added]), [*added, *range(old, vocab_size)]  # tokens are added behind all others
+    with torch.no_grad():
+        for layer in (decoder.get_input_embeddings(), decoder.get_output_embeddings()):
+            layer.weight[rows] = layer.weight[:own].mean(dim=0)
     decoder.lm_head = OutputLayer(decoder.lm_head.weight)
     # settings of sampling are not saved with checkpoints: transformers refuses to save some that it loads
     decoder.generation_config = GenerationConfig.from_model_config(decoder.config)
@@ -97,6 +101,11 @@ def load_initial_decoder(name: str, vocab_size: int) -> PreTrainedModel:
 def is_tied(decoder: PreTrainedModel) -> bool:
     """Whether a decoder has one matrix as embedding and as output layer."""
     return decoder.lm_head.weight is decoder.model.embed_tokens.weight
+
+
+def _tokenizer(name: str, folder: Path) -> str:
+    """The tokenizer of a model and its folder, as `read_tokenizer` takes it."""
+    return name.removeprefix(HUB_PREFIX) if name.startswith(HUB_PREFIX) else str(folder)
 
 
 def _read_config(folder: Path, name: str) -> PretrainedConfig:
