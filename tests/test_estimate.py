@@ -12,8 +12,10 @@ from metapt.config import ClusterConfig, commandline
 from metapt.errors import UserError
 from metapt.estimate.disk import checkpoint_count, largest_run_bytes, run_bytes
 from metapt.estimate.flops import (
+    Cost,
     episodes_of_update,
     flops_expected,
+    flops_of_episode,
     flops_of_step,
     parameter_count,
     passes_over,
@@ -111,6 +113,20 @@ def test_expected_flops_follow_from_the_fraction_of_episodes():
     config.meta.rho = 1.0
     assert update_kinds(config) == ["lm", "episode"]
     config.meta.rho, config.meta.start_step = 0.25, 0
+
+
+@pytest.mark.parametrize(
+    ("head", "backward_over_support"), [("learned", 0), ("prototypes", 2)], ids=["learned", "prototypes"]
+)
+def test_reptile_has_no_backward_pass_of_the_query_loss(head: str, backward_over_support: int):
+    """Nor one through the support states that a head is made from. A backward pass costs two forward passes."""
+    words = ["objective=maml_paper", "meta.scope=full", f"meta.initial_head={head}"]
+    fomaml, reptile = (
+        commandline.load("pretrain", [*words, f"meta.algorithm={name}"]) for name in ("fomaml", "reptile")
+    )
+    support, query = (length * Cost.of(fomaml.model, length).blocks for length in (20, 30))
+    saved = flops_of_episode(fomaml, [20], [30]) - flops_of_episode(reptile, [20], [30])
+    assert saved == 2 * query + backward_over_support * support
 
 
 KNOWN = Machine(Ranks(2, "cuda"), tflops=100, bandwidth_gbs=1000)

@@ -110,13 +110,12 @@ def flops_of_episode(config: PretrainConfig, support: Iterable[int], query: Iter
         support, query: number of tokens of each window that the decoder processes, up to the prediction position.
     """
     meta = config.meta
+    outer = 0 if meta.algorithm == "reptile" else BACKWARD  # Reptile scores the query set without a gradient
     adapted_fraction = {"head": 0.0, "full": 1.0, "last_n": meta.last_n / config.model.num_layers}[meta.scope]
     inner_steps = 0 if meta.scope == "head" else meta.inner_steps
     passes_over_support = 1 + inner_steps * (1 + BACKWARD * adapted_fraction)
-    if meta.makes_head_anew and meta.initial_head != "zero":
-        passes_over_support += (
-            BACKWARD if meta.scope == "head" else 1 + BACKWARD
-        )  # the head is made from support states
+    if meta.makes_head_anew and meta.initial_head != "zero":  # the head is made from support states
+        passes_over_support += outer if meta.scope == "head" else 1 + outer
     if meta.normalize and meta.scope != "head":
         passes_over_support += 1  # the mean support state of the query set
     support_pass, query_pass = (
@@ -126,7 +125,7 @@ def flops_of_episode(config: PretrainConfig, support: Iterable[int], query: Iter
         )
         for lengths in (support, query)
     )
-    return round(passes_over_support * support_pass + (1 + BACKWARD) * query_pass)
+    return round(passes_over_support * support_pass + (1 + outer) * query_pass)
 
 
 def flops_expected(config: PretrainConfig) -> float:
