@@ -17,6 +17,7 @@ from metapt.data.corpus import prepare_corpus
 from metapt.data.corpus_classes import corpus_classes
 from metapt.data.word_classes import WordClasses
 from metapt.errors import UserError
+from metapt.estimate.flops import flops_of_step
 from metapt.pretrain import main
 from metapt.probe import probe, table
 from metapt.runs import Run
@@ -70,6 +71,15 @@ def test_a_run_does_not_resume_with_other_classes(
     monkeypatch.setattr(WordClasses, "sha256", "another")
     with pytest.raises(UserError, match=r"classes\.sizes=.*\(hash of classes differs\)"):
         main([*arguments, f"run_dir={run.path}"])
+
+
+def test_flops_of_an_update_are_those_of_its_terms(finished: Run, arguments: list[str]):
+    """multitask begins at the third update."""
+    config = commandline.load("pretrain", arguments)
+    counted = [line["flops"] for line in finished.metrics() if line["kind"] == "lm"]
+    terms = [["episodes"]] * 2 + [["episodes", "multitask"]] * 7
+    assert counted == [flops_of_step(config, False, names) for names in terms]
+    assert counted[0] < counted[2] == flops_of_step(config, False)
 
 
 def test_the_probe_gives_what_the_run_measured(finished: Run, arguments: list[str]):

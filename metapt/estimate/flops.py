@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from metapt.config import ModelConfig, PretrainConfig
@@ -74,27 +74,32 @@ def passes_over(config: PretrainConfig, tokens: int) -> float:
     return tokens_of_step(config, False) * config.train.max_steps * lm_fraction(config) / tokens
 
 
-def flops_of_step(config: PretrainConfig, is_episode: bool) -> int:
+def flops_of_step(config: PretrainConfig, is_episode: bool, terms: Collection[str] | None = None) -> int:
     """FLOPs of all micro-batches, or of all episodes of an update, over all ranks.
 
     For episodes an upper bound, as if every window were used to its end.
+
+    Args:
+        terms: those that take part in the update; by default all that have a weight.
     """
     meta = config.meta
     if not is_episode:
         cost = Cost.of(config.model, config.train.seq_len)
         forward = (cost.blocks + cost.output_layer) * tokens_of_step(config, False)
-        return (1 + BACKWARD) * forward + flops_of_terms(config)
+        if terms is None:
+            terms = [name for name, term in config.terms.items() if term.weight > 0]
+        return (1 + BACKWARD) * forward + flops_of_terms(config, terms)
     support, query = ([meta.window] * (meta.n_way * shots) for shots in (meta.k_shot, meta.q_query))
     return episodes_of_update(config) * flops_of_episode(config, support, query)
 
 
-def flops_of_terms(config: PretrainConfig) -> int:
-    """FLOPs of the weighted terms of a next-token update (metapt/meta/terms.py), over all ranks; an upper bound for episodes."""
+def flops_of_terms(config: PretrainConfig, terms: Collection[str]) -> int:
+    """FLOPs of terms of a next-token update (metapt/meta/terms.py), over all ranks; an upper bound for episodes."""
     d, tokens, flops = config.model.hidden_size, tokens_of_step(config, False), 0.0
-    if config.multitask.weight > 0:
+    if "multitask" in terms:
         classes = sum(config.classes.partitions[:-1])
         flops += (1 + BACKWARD) * 2 * d * classes * LABELLED_FRACTION * tokens
-    if config.episodes.weight > 0:
+    if "episodes" in terms:
         term, groups = config.episodes, tokens / (config.train.seq_len * config.meta.batch_sequences)
         products = (1 + BACKWARD) + BACKWARD * term.inner_steps + BACKWARD  # query, inner steps, prototypes
         flops += groups * term.per_group * products * 2 * d * term.n_way * term.max_examples

@@ -100,7 +100,8 @@ class UpdateUnits:
         values = sums.reduce(self.engine)
         micro_batches = len(plan.micro_batches) / self.config.train.micro_batches_per_update
         flops = values.pop("flops", 0.0) * len(plan.episodes)
-        values["flops"] = round(flops + micro_batches * flops_of_step(self.config, False))
+        of_text = flops_of_step(self.config, False, active_weights(self.config, step))
+        values["flops"] = round(flops + micro_batches * of_text)
         return values
 
     def _rounds(
