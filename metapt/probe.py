@@ -1,6 +1,7 @@
 """The command `metapt probe`: score a checkpoint on fixed episodes of word classes, whatever it was pretrained with.
 
-By default the episodes are those that pretraining runs with word classes measure as learning dynamics, on the same held-out text.
+By default the episodes are those that pretraining runs with word classes measure as learning dynamics, on the same held-out text:
+lengths, numbers and precision that are not given are those of the checkpoint's run (metapt/config/checkpoint_keys.py).
 """
 
 from __future__ import annotations
@@ -45,19 +46,20 @@ def probe(config: ProbeConfig) -> dict[str, float | list[float]]:
     from metapt.estimate.memory import Ranks
     from metapt.estimate.update_split import with_numbers
     from metapt.meta.word_probe import WordProbe
-    from metapt.models.causal_lm import load_causal_lm
-    from metapt.models.meta_lm import MetaLM
+    from metapt.models.device import training_device
+    from metapt.models.meta_lm import load_meta_lm
     from metapt.models.pretrained import model_folder
     from metapt.training.progress_line import log
 
+    device = training_device(config.device)
     folder, corpus, train = model_folder(config.checkpoint), prepare_corpus(config.data), config.train
     _check_tokenizer(folder, corpus.tokenizer_dir)
     rows = eval_sequences(corpus.eval, train.seq_len, train.eval_sequences)
     classes = corpus_classes(corpus, config.classes, log)
-    chunk = with_numbers(config, Ranks(1, "cpu"), None).train.micro_batch
+    chunk = with_numbers(config, Ranks(1, device.type), None).train.micro_batch
     kinds = corpus_token_kinds(corpus)
     episodes = WordProbe(rows, kinds, classes, chunk, config.probe_episodes, config.probe_tokens)
-    return episodes.measure(MetaLM(load_causal_lm(folder), None, train.precision).eval())
+    return episodes.measure(load_meta_lm(folder, train.precision).to(device))
 
 
 def _check_tokenizer(model: Path, corpus: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ from conftest import run_module
 from safetensors.torch import load_file
 from test_world_size import truncate
 
-from metapt.config import commandline
+from metapt.config import commandline, settings
 from metapt.data import describe
 from metapt.data.corpus import prepare_corpus
 from metapt.data.corpus_classes import corpus_classes
@@ -89,6 +91,35 @@ def test_the_probe_gives_what_the_run_measured(finished: Run, arguments: list[st
     assert scores
     assert scores == {name: pytest.approx(measured[name], abs=1e-6) for name in scores}
     assert "words and partitions of training" in table(scores)
+
+
+def test_the_probe_measures_with_the_settings_of_the_checkpoint(
+    finished: Run, arguments: list[str], monkeypatch: pytest.MonkeyPatch
+):
+    """The corpus and its classes are given; the size of the model, the sequences and the precision are not."""
+    given = [word for word in arguments if word.startswith(("data", "classes", "objective"))]
+    config = commandline.load("probe", [*given, f"checkpoint={finished.path}"])
+    assert (config.train.seq_len, config.train.eval_sequences, config.model.hidden_size) == (32, 6, 16)
+    measured = [line for line in finished.metrics() if line["kind"] == "dynamics"][-1]
+    scores = probe(config)
+    assert scores == {name: pytest.approx(measured[name], abs=1e-6) for name in scores} != {}
+    other = [*given, f"checkpoint={finished.path}", "train.seq_len=16"]
+    assert commandline.load("probe", other).train.seq_len == 16
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match="device=cuda: torch"):
+        probe(replace(config, device="cuda"))
+
+
+def test_a_checkpoint_of_another_size_brings_its_vocabulary(tmp_path: Path):
+    (tmp_path / "config.json").write_text("{}")
+    tiny = commandline.load("pretrain", ["model=tiny", "data=hub", "data.max_tokens=5000"])
+    (tmp_path / "metapt.json").write_text(json.dumps({"settings": settings(tiny)}))
+    words = ["objective=maml", "data=hub", f"checkpoint={tmp_path}"]
+    config = commandline.load("probe", words)
+    assert (config.model, config.data) == (tiny.model, tiny.data)
+    assert (config.train.seq_len, config.train.eval_sequences) == (2048, 64)
+    assert config.train.precision == "bf16"
+    assert commandline.load("probe", [*words, "data.vocab_size=3000"]).data.vocab_size == 3000
 
 
 def test_the_command_prints_its_table_alone(finished: Run, arguments: list[str]):

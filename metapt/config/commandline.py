@@ -19,6 +19,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from metapt import config as schema
+from metapt.config.checkpoint_keys import fill_from_checkpoint
 from metapt.config.checks import check
 from metapt.config.composition import compose, group_options, mapping_keys, parse_override
 from metapt.config.help_text import TEXT_ARGUMENTS, flags, help_text
@@ -55,6 +56,8 @@ def load(command: str, arguments: Sequence[str]) -> Any:
         raise SystemExit(0)
     try:
         composed = compose(command, valid)
+        if command == "probe":
+            fill_from_checkpoint(composed, valid)
         if problems_of_init := list(fill_from_initial_model(composed, valid)):
             _refuse(command, [*errors, *problems_of_init])
         if required := _fill_missing(command, composed):

@@ -326,7 +326,10 @@ class PrepareConfig(PretrainConfig):
 
 @dataclass
 class ProbeConfig(PretrainConfig):
-    """Score a checkpoint on fixed episodes of word classes. Takes the keys of `metapt pretrain` for the corpus and its classes."""
+    """Score a checkpoint on fixed episodes of word classes. Takes the keys of `metapt pretrain` for the corpus and its classes.
+
+    Its size, its vocabulary, train.seq_len, train.eval_sequences and train.precision are those of its run, unless they are given.
+    """
 
     checkpoint: str = key(
         MISSING, "pretrained model: a finished run, one of its checkpoints or a model folder"

@@ -50,6 +50,9 @@ INITIAL_HEADS = {
 INITIAL_MODEL = Entry("shape and tokenizer of a model", "metapt.models.initial_model:read_initial_model")
 """What `init=MODEL` sets in a configuration."""
 
+RECORDED_SETTINGS = Entry("settings of the run of a model", "metapt.models.pretrained:recorded_settings")
+"""What `metapt probe checkpoint=MODEL` sets in a configuration."""
+
 
 def choices(entries: dict[str, Entry]) -> dict[str, str]:
     """The names and help clauses of a registry."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -13,6 +14,7 @@ from transformers import PreTrainedModel
 
 from metapt.config import MetaConfig, PretrainConfig
 from metapt.errors import first_line
+from metapt.models.causal_lm import load_causal_lm
 from metapt.models.decoder import build_decoder
 from metapt.models.episode_head import AnewHead, EpisodeHead, normalized_states
 from metapt.models.initial_model import load_initial_decoder
@@ -221,6 +223,11 @@ def build_meta_lm(config: PretrainConfig, *, eos_id: int | None = None) -> MetaL
     if meta.rho > 0 and meta.algorithm == "meta_sgd":
         meta_lm.inner_rates = InnerRates(meta_lm.inner_loop_parameters(meta))
     return meta_lm
+
+
+def load_meta_lm(folder: Path, precision: str) -> MetaLM:
+    """The MetaLM of a model folder, without an episode head, in evaluation mode. Raises as `load_causal_lm`."""
+    return MetaLM(load_causal_lm(folder), None, precision).eval()
 
 
 def build_episode_head(config: PretrainConfig) -> EpisodeHead:

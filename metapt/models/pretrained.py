@@ -109,3 +109,21 @@ def model_origin(folder: Path, name: str = "") -> dict[str, Any]:
         return json.loads(file.read_text(encoding="utf-8")) if file.exists() else known
     except ValueError as error:
         raise UserError(f"{file}: not JSON ({error})") from None
+
+
+def recorded_settings(name: str) -> dict[str, Any]:
+    """The settings of the run that pretrained a model, with dotted keys; none if there is no such model or no record.
+
+    A run that continued another model has the tokenizer of its checkpoint (`data.tokenizer`), since it trained none.
+
+    Args:
+        name: as in `model_folder`.
+    Raises:
+        OperationalError: the hub is not available.
+    """
+    try:
+        folder = model_folder(name)
+        settings = model_origin(folder).get("settings", {})
+    except UserError:  # the command reports it where it loads the model
+        return {}
+    return settings | {"data.tokenizer": str(folder)} if settings.get("init_sha256") else settings
