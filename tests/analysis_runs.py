@@ -116,6 +116,7 @@ def write_pretraining(
     generated: bool = False,
     flops: float = 4e12,
     settings: Mapping[str, Any] | None = None,
+    corpus: str = "c0",
 ) -> dict[str, Any]:
     """Write a finished pretraining run with `flops` per update and these settings; return the origin of its model."""
     parts = [scale, objective, label.replace("/", "_"), f"s{seed}", *map(str, (settings or {}).values())]
@@ -134,7 +135,7 @@ def write_pretraining(
         "data": "demo",
         "tokenizer": "train",
     }
-    origin |= {"generated_data": generated, "corpus_fingerprint": "c0", "settings": dict(settings or {})}
+    origin |= {"generated_data": generated, "corpus_fingerprint": corpus, "settings": dict(settings or {})}
     result = {
         "kind": "pretrain",
         "origin": origin,

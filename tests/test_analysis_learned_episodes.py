@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,13 @@ def test_accuracies_in_other_partitions_are_not_compared(
     assert np.isfinite(pairs.accuracy_gain.value) == same
     assert np.isfinite(pairs.accuracies).all() == same
     assert np.isfinite(pairs.log_perplexity.value)
+
+
+def test_a_seed_counts_once_for_each_corpus(tmp_path: Path):
+    for corpus, seed, objective in product(("one", "two"), range(3), ("vanilla", "maml")):
+        write_pretraining(tmp_path / corpus, objective=objective, seed=seed, corpus=corpus)
+    rows = means_table(collect([tmp_path / "one", tmp_path / "two"])).rows
+    assert [row[1:4] for row in rows] == [["nano", "corpus=one", 3], ["nano", "corpus=two", 3]]
 
 
 def test_only_comparisons_with_vanilla_say_whether_classes_are_learned(tmp_path: Path):

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from analysis.load.collect import Collection, collect
 from analysis.load.contrasts import Contrast, default_contrasts
+from analysis.stats.comparison import groups
 from analysis.stats.pairing import Model, counterparts, pairing
 
 MODEL = {"model.hidden_size": 48, "data.tokenizer": "train", "train.lr": 0.003}
@@ -93,6 +94,37 @@ def test_models_that_differ_in_a_setting_are_told_apart(tmp_path: Path) -> None:
     assert [run.setting.variant for run in collection.finetuning] == names
 
 
+def test_runs_on_other_corpora_are_told_apart(tmp_path: Path) -> None:
+    """No setting is the text of a corpus, whose path may change; the name has it only where runs differ in it."""
+    for corpus, objective, seed in product(("1234567890", "abcdefghij"), ("maml", "vanilla"), range(3)):
+        origin = write_pretraining(
+            tmp_path / corpus, objective=objective, label="base", seed=seed, corpus=corpus
+        )
+        write_finetuning(tmp_path / corpus, origin, sets=("tl_trg",))
+    roots = [tmp_path / "1234567890", tmp_path / "abcdefghij"]
+    collection = collect(roots)
+    assert collection.excluded == []
+    assert {(run.variant, run.corpus) for run in collection.pretraining} == {
+        ("base, corpus=12345678", "1234567890"),
+        ("base, corpus=abcdefgh", "abcdefghij"),
+    }
+    assert {(group.setting.variant, group.seeds, len(group.runs)) for group in groups(collection)} == {
+        ("base, corpus=12345678", 3, 3),
+        ("base, corpus=abcdefgh", 3, 3),
+    }
+    for pairs in pairing(collection, Contrast("maml/base", "vanilla/base")).pairs.values():
+        assert len(pairs) == 3
+        assert all(first.corpus == second.corpus for first, second in pairs)
+    assert {run.variant for run in collect(roots[:1]).pretraining} == {"base"}
+
+
+def test_a_setting_that_decides_the_corpus_is_named_instead_of_it(tmp_path: Path) -> None:
+    for tokenizer in ("train", "olmo"):
+        write_pretraining(tmp_path, settings={"data.tokenizer": tokenizer}, corpus=tokenizer)
+    names = {run.variant for run in collect([tmp_path]).pretraining}
+    assert names == {"data.tokenizer=train", "data.tokenizer=olmo"}
+
+
 def test_settings_without_effect_do_not_tell_runs_apart(tmp_path: Path) -> None:
     for every in (20, 40):
         write(tmp_path, "maml", train__checkpoint_every=every)
@@ -153,6 +185,13 @@ def test_a_contrast_of_some_tunings(tmp_path: Path) -> None:
             write_finetuning(tmp_path, origin, tuning=tuning, sets=("tl_trg",))
     assert len(paired(tmp_path, Contrast("maml", "vanilla"))) == 2
     assert paired(tmp_path, Contrast("maml", "vanilla", tunings=("full",))) == [("full", "full")]
+
+
+def test_variants_on_several_corpora_are_compared_with_base(tmp_path: Path) -> None:
+    for label, corpus in product(("base", "wide"), ("one", "two")):
+        write_pretraining(tmp_path / corpus, label=label, corpus=corpus)
+    names = [str(item) for item in collect([tmp_path / "one", tmp_path / "two"]).contrasts]
+    assert names == ["maml minus vanilla", "maml/wide minus maml/base"]
 
 
 def test_default_contrasts(tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def default_contrasts(runs: Iterable[PretrainRun | FinetuneRun]) -> list[Contras
     variants: dict[str, dict[str, None]] = {}
     for run in runs:
         if run.objective not in NO_ARMS:
-            variants.setdefault(run.objective, {})[variant_of(run)] = None
+            variants.setdefault(run.objective, {})[variant_of(run).partition(", ")[0]] = None
     objectives = [name for name in variants if name != REFERENCE]
     contrasts = [Contrast(name, REFERENCE) for name in objectives or ("maml",)]
     for objective, names in variants.items():

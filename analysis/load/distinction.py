@@ -3,7 +3,8 @@
 Runs are named in the tables by scale, variant, tuning and so on. Where two runs with the same name differ in a key of
 their configuration, this key and its value are added to the name of all runs of that name: to the variant if it is a key
 of pretraining, to the tuning if it is one of fine-tuning. Keys of seeds, such as data.subset_seed, may follow the training
-seed: they count only where runs with the same training seed differ in them.
+seed: they count only where runs with the same training seed differ in them. Runs that are still of one name and were
+pretrained on different corpora get the corpus as part of their variant.
 """
 
 from __future__ import annotations
@@ -51,14 +52,8 @@ def distinguished(
     pretraining: Sequence[PretrainRun], finetuning: Sequence[FinetuneRun]
 ) -> tuple[list[PretrainRun], list[FinetuneRun]]:
     """Return the runs under names that tell them apart, where they differ in a setting."""
-    models: list[PretrainRun | FinetuneRun] = [*pretraining, *finetuning]
-    additions = varied_settings(
-        models, _model_name, lambda run: (run.result.origin.seed, run.corpus), pretraining_settings
-    )
-    renamed = [
-        _with_variant(run, _joined(variant_of(run), added))
-        for run, added in zip(models, additions, strict=True)
-    ]
+    renamed = _distinguished_models([*pretraining, *finetuning], pretraining_settings)
+    renamed = _distinguished_models(renamed, _corpus)
     tuned = [run for run in renamed if isinstance(run, FinetuneRun)]
     additions = varied_settings(
         tuned, _tuned_name, lambda run: (run.seeds, run.corpus, run.setting.step), tuning_settings
@@ -70,6 +65,23 @@ def distinguished(
             for run, added in zip(tuned, additions, strict=True)
         ],
     )
+
+
+def _distinguished_models(
+    runs: Sequence[PretrainRun | FinetuneRun],
+    settings: Callable[[PretrainRun | FinetuneRun], Mapping[str, Any]],
+) -> list[PretrainRun | FinetuneRun]:
+    """Return the runs with what their models differ in as part of the variant."""
+    additions = varied_settings(runs, _model_name, lambda run: (run.result.origin.seed, run.corpus), settings)
+    return [
+        _with_variant(run, _joined(variant_of(run), added))
+        for run, added in zip(runs, additions, strict=True)
+    ]
+
+
+def _corpus(run: PretrainRun | FinetuneRun) -> dict[str, str]:
+    """The corpus as a setting; its path is none, as corpora move. Empty if it is not known."""
+    return {"corpus": run.corpus[:8]} if run.corpus else {}
 
 
 def variant_of(run: PretrainRun | FinetuneRun) -> str:
