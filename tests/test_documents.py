@@ -20,7 +20,7 @@ from analysis.load.records import TARGETS, FinetuneRun, gold_set
 from analysis.load.schema import SetResult
 from metapt.config import NerDataConfig
 from metapt.data.columns import UNER_LAYOUT, ColumnLayout
-from metapt.data.documents import resampling_units
+from metapt.data.documents import resampling_unit, resampling_units
 from metapt.data.iob2 import Sentence, read_iob2, write_iob2
 from metapt.data.labelled_sets import open_collection
 from metapt.errors import UserError
@@ -125,7 +125,7 @@ def test_written_documents_are_read_back(tmp_path_factory, names):
     assert [sentence.document for sentence in read_iob2(path)] == documents
 
 
-@given(st.lists(st.sampled_from("abcde"), max_size=12))
+@given(st.lists(st.sampled_from("abcde"), max_size=12).filter(lambda ids: len(set(ids)) != 1))
 def test_units_are_the_partition_by_document_numbered_by_appearance(ids):
     units = resampling_units(ids)
     assert units.dtype == np.int64
@@ -136,6 +136,14 @@ def test_units_are_the_partition_by_document_numbered_by_appearance(ids):
 @given(st.integers(1, 9))
 def test_without_documents_each_sentence_is_a_unit(count):
     assert resampling_units([None] * count).tolist() == list(range(count))
+
+
+@given(st.integers(1, 9))
+def test_a_single_document_says_as_little_as_none(count):
+    """Resamples of one unit are all equal: F1 would have no uncertainty."""
+    assert resampling_units(["only"] * count).tolist() == list(range(count))
+    assert resampling_unit(["only"] * count) == "sentence"
+    assert resampling_unit(["only", "other"]) == "document"
 
 
 def test_a_held_out_dev_split_has_whole_documents(tmp_path):

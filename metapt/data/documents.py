@@ -91,18 +91,23 @@ def resampling_unit(documents: Sequence[str | None]) -> str:
     Args:
         documents: as in `resampling_units`.
     """
-    return "sentence" if None in documents else "document"
+    return "document" if _are_known(documents) else "sentence"
 
 
 def resampling_units(documents: Sequence[str | None]) -> np.ndarray:
     """Number the resampling units of a set: its documents, or its sentences if documents are not known.
 
     Args:
-        documents: the document of each sentence; None for all of them if documents are not known.
+        documents: the document of each sentence; None for all of them if documents are not known. A single document
+            is as good as none: it does not show how documents vary.
     Returns: for each sentence the index of its unit, int64 [sentences]. Units are numbered from 0 in order of appearance;
         sentences of one document have one unit wherever they are.
     """
-    if None in documents:
+    if not _are_known(documents):
         return np.arange(len(documents))
     numbers: dict[str | None, int] = {}
     return np.array([numbers.setdefault(document, len(numbers)) for document in documents], dtype=np.int64)
+
+
+def _are_known(documents: Sequence[str | None]) -> bool:
+    return None not in documents and len(set(documents)) > 1

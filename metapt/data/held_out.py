@@ -124,5 +124,5 @@ def _divided(
 
 def _remark(name: str, parts: dict[str, list[Sentence]], seed: int) -> str:
     kept, *held_out = (f"{split} {len(sentences):,}" for split, sentences in parts.items())
-    unit = resampling_unit([sentence.document for sentence in parts["train"]])
+    unit = resampling_unit([sentence.document for part in parts.values() for sentence in part])
     return f"{name}: {' and '.join(held_out)} sentences held out of its train split by {unit} (data.split_seed={seed}); {kept}"
