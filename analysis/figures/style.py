@@ -157,8 +157,8 @@ def with_intervals(
         label: in the legend.
     """
     values, low, high = np.reshape(points, (-1, 3)).T
-    # a skewed interval may lie beside its value
-    errors = np.nan_to_num(np.maximum([values - low, high - values], 0))
+    # a skewed interval may lie beside its value; an end that is not known is not drawn
+    errors = np.nan_to_num(np.maximum([values - low, high - values], 0), posinf=0)
     style: dict[str, Any] = {
         "color": ARM_COLOURS.get(arm) or colour(arm),
         "marker": ARM_MARKERS.get(arm, "o"),
