@@ -147,6 +147,24 @@ def test_keys_of_the_objective_may_differ_and_no_others(tmp_path: Path) -> None:
     assert paired(tmp_path / "rate", chosen) == [("head_only", "head_only")]
 
 
+def test_models_that_continued_different_models_are_not_paired(tmp_path: Path) -> None:
+    write(tmp_path, "vanilla", init_sha256="one")
+    write(tmp_path, "maml", init_sha256="other")
+    (entry,) = pairing(collect([tmp_path]), Contrast("maml", "vanilla")).unmatched
+    assert entry.reason == "differs in init_sha256 (other, one)"
+    assert len(paired(tmp_path, Contrast("maml", "vanilla", may_differ=("init_sha256",)))) == 1
+
+
+def test_the_model_that_pretraining_continued_may_follow_the_seed(tmp_path: Path) -> None:
+    for objective, seed in product(("vanilla", "maml"), range(3)):
+        write(tmp_path, objective, seed=seed, init_sha256=f"model {seed}")
+    (pairs,) = pairing(collect([tmp_path]), Contrast("maml", "vanilla")).pairs.values()
+    assert [first.seeds[0] for first, _ in pairs] == [0, 1, 2]
+    write(tmp_path, "maml", seed=2, init_sha256="another")
+    names = {run.variant for run in collect([tmp_path]).pretraining if run.objective == "maml"}
+    assert names == {f"init_sha256={name}" for name in ("model 0", "model 1", "model 2", "another")}
+
+
 def test_settings_of_fine_tuning_agree_unless_the_contrast_lets_them_differ(tmp_path: Path) -> None:
     write(tmp_path, "vanilla", {"ner.lr": 0.01})
     write(tmp_path, "maml", {"ner.lr": 0.001})

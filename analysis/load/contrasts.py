@@ -19,7 +19,7 @@ from .records import BASELINE, FinetuneRun, PretrainRun
 BASE = "base"
 NO_ARMS = (BASELINE, "other")
 """the objective of baselines, and of models that were not pretrained here"""
-PRETRAINING_KEYS = ("model.*", "data.*", "train.*")
+PRETRAINING_KEYS = ("model.*", "data.*", "train.*", "init_sha256")
 """patterns of the keys of pretraining that do not belong to the objective"""
 
 

@@ -2,8 +2,8 @@
 
 Runs are named in the tables by scale, variant, tuning and so on. Where two runs with the same name differ in a key of
 their configuration, this key and its value are added to the name of all runs of that name: to the variant if it is a key
-of pretraining, to the tuning if it is one of fine-tuning. Keys of seeds, such as data.subset_seed, may follow the training
-seed: they count only where runs with the same training seed differ in them. Runs that are still of one name and were
+of pretraining, to the tuning if it is one of fine-tuning. Keys of seeds, such as data.subset_seed, and the model that
+pretraining continued may follow the training seed: they count only where runs with the same training seed differ in them. Runs that are still of one name and were
 pretrained on different corpora get the corpus as part of their variant.
 """
 
@@ -22,6 +22,8 @@ WITHOUT_EFFECT = frozenset(
     {"train.checkpoint_every", "train.eval_every", "train.eval_batches", "train.dynamics_every", "ds"}
 )
 """settings that leave the trained weights alone, but for rounding"""
+FOLLOWING_THE_SEED = ("seed", "init_sha256")
+"""ends of the keys that may follow the training seed"""
 R = TypeVar("R", bound=PretrainRun | FinetuneRun)
 
 
@@ -111,14 +113,14 @@ def varied_settings(
     """Return for each run the settings in which runs of its name differ, with its values; "" if in none.
 
     Args:
-        repetition: within which a key of a seed has to differ.
+        repetition: within which a key that may follow the seed has to differ.
     """
     values: dict[Hashable, dict[tuple[Hashable, str], set[str]]] = {}
     shown = [{key: _shown(value) for key, value in settings(run).items()} for run in runs]
     for run, items in zip(runs, shown, strict=True):
         of_name = values.setdefault(name(run), {})
         for key, value in items.items():
-            within = repetition(run) if key.endswith("seed") else None
+            within = repetition(run) if key.endswith(FOLLOWING_THE_SEED) else None
             of_name.setdefault((within, key), set()).add(value)
     varied = {
         label: {key for (_, key), found in of_name.items() if len(found) > 1}

@@ -1,8 +1,9 @@
 """Pairs of runs: one of each arm of a contrast, with all else equal.
 
-Models are paired first: the scale, the seed and the corpus are equal, and so are all settings but those that belong to
-the objective or that the contrast lets differ. Fine-tuning runs of two paired models are paired if they agree in step,
-source, seed and settings. A run whose counterpart differs in anything else is in no comparison, and is listed.
+Models are paired first: the scale, the seed, the corpus and the model that they continued are equal, and so are all
+settings but those that belong to the objective or that the contrast lets differ. Fine-tuning runs of two paired models
+are paired if they agree in step, source, seed and settings. A run whose counterpart differs in anything else is in no
+comparison, and is listed.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ T = TypeVar("T")
 
 DEFINITION = (
     "Contrasts: a comparison names two arms (an objective, or one variant of it), and is first minus second. Two models are paired if "
-    "scale, seed and corpus are equal, and all settings of pretraining but those of the objective; two fine-tuning runs if also the "
+    "scale, seed, corpus and the model that they continued, if any, are equal, and all settings of pretraining but those of the objective; two fine-tuning runs if also the "
     "pretraining step, the source, the seed and all settings of fine-tuning are equal. A contrast may let further keys differ, such as a "
     "learning rate that is chosen for each arm by the same rule. A run whose counterpart differs in any other setting is compared with "
     "nothing and is listed under Unmatched runs. Variants that have one counterpart in common share it."
