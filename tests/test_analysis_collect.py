@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from analysis_runs import write_finetuning, write_grid, write_pretraining
 
-from analysis.load import cache
+from analysis.load import cache, run_reader
 from analysis.load.collect import CACHE_FILE, collect
 from analysis.load.records import Evaluation, GoldSet
 from analysis.report import main
@@ -98,7 +98,26 @@ def test_a_second_report_reads_changed_folders_only(tmp_path: Path, reads: list[
     assert (row["run"], row["folder"]) == ("renamed", "grid/finetune")
     assert row["runs"] == "../finetune/renamed"
 
-    assert report(root, reads) == (tuned, excluded, set())
+    assert report(root, reads) == (tuned, excluded, {corrupted.name})
+
+
+def test_a_run_that_could_not_be_read_once_is_read_again(
+    tmp_path: Path, reads: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error of the file system passes, and leaves no trace in the files."""
+    root = write_grid(tmp_path / "grid")
+
+    def stale(path: Path, *_: object) -> Evaluation:
+        raise OSError(116, f"Stale file handle: {path}")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(run_reader, "evaluate", stale)
+        assert collect([root], tmp_path).finetuning == []
+    reads.clear()
+    assert len(collect([root], tmp_path).finetuning) == len(reads) == 4
+    reads.clear()
+    assert len(collect([root], tmp_path).finetuning) == 4
+    assert reads == []
 
 
 def test_a_moved_root_is_read_again(tmp_path: Path, reads: list[str]) -> None:

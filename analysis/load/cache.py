@@ -1,4 +1,4 @@
-"""The records of the last report, kept in one MessagePack file: a run is read again only if one of its files changed.
+"""The records of the last report, in one MessagePack file: only runs that changed, or were broken, are read again.
 
 A cache that cannot be read is ignored: it is damaged, or other code wrote it. MessagePack holds data only, so that a
 cache file from elsewhere cannot run code.
@@ -22,8 +22,8 @@ from metapt.evaluation import bootstrap, span_f1, span_matching
 from metapt.files import write_bytes_atomically
 
 from ..parallel import pool
-from .records import GoldSet, Record, gold_set
-from .run_reader import Fingerprint, fingerprint, read_run
+from .records import ExcludedRun, GoldSet, Record, gold_set
+from .run_reader import BROKEN, Fingerprint, fingerprint, read_run
 
 USED = (provenance, runs, documents, iob2, bootstrap, span_f1, span_matching)
 """the modules of metapt that make records, beside those of this package"""
@@ -58,12 +58,19 @@ def read_runs(folders: Mapping[Path, str], targets: Sequence[str], file: Path | 
     code = _code_version(targets)
     versions = {real: (str(path), fingerprint(path)) for path, real in folders.items()}
     cached = _load(file, code) if file else {}
-    records = {real: record for real, (version, record) in cached.items() if versions.get(real) == version}
-    changed = [path for path, real in folders.items() if real not in records]
-    records |= zip((folders[path] for path in changed), _read_all(changed, targets), strict=True)
-    if file and (changed or len(records) < len(cached)):
-        _save(file, code, {real: (version, records[real]) for real, version in versions.items()})
+    known = {real: record for real, (version, record) in cached.items() if versions.get(real) == version}
+    changed = [path for path, real in folders.items() if real not in known]
+    new = zip((folders[path] for path in changed), _read_all(changed, targets), strict=True)
+    records = known | dict(new)
+    lasting = {real: (versions[real], record) for real, record in records.items() if not _is_broken(record)}
+    if file and not lasting.keys() == known.keys() == cached.keys():
+        _save(file, code, lasting)
     return [records[real] for real in folders.values()]
+
+
+def _is_broken(record: Record) -> bool:
+    """Whether a folder could not be read, perhaps because of an error that passes."""
+    return isinstance(record, ExcludedRun) and record.state == BROKEN
 
 
 def _read_all(paths: Sequence[Path], targets: Sequence[str]) -> list[Record]:

@@ -43,6 +43,8 @@ TOTALS = ("step", "tokens_total", "flops_total", "seconds_total")
 UPDATES = {"lm", "episode", "mixed", "skipped"}
 """kinds of lines of which each update has one"""
 COSINE = "_gradient_cosine"
+BROKEN = "broken"
+"""the state of a folder of a run that cannot be read"""
 EPISODE = ("support_loss_nats", "support_accuracy", "query_loss_nats", "query_accuracy")
 Fingerprint = tuple[tuple[str, int, int, int], ...]
 """(name, size in bytes, modification time in ns, inode) of each file of a run that the analysis reads"""
@@ -85,9 +87,9 @@ def read_run(path: Path, targets: Sequence[str]) -> Record:
             return _read_pretraining(run, result)
         return _read_finetuning(run, result, targets)
     except KeyError as error:
-        return ExcludedRun(path, "broken", f"key {error} is missing")
+        return ExcludedRun(path, BROKEN, f"key {error} is missing")
     except Exception as error:  # anyone may have written to the folder: anything can be wrong
-        return ExcludedRun(path, "broken", _one_line(str(error)) or type(error).__name__)
+        return ExcludedRun(path, BROKEN, _one_line(str(error)) or type(error).__name__)
 
 
 def _unfinished(run: Run) -> ExcludedRun:
