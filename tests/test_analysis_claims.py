@@ -14,10 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from analysis.load.collect import collect
+from analysis.load.contrasts import Contrast, declared_contrasts
 from analysis.sections import claims
 from analysis.sections.base import ReportData, Views, views
 from analysis.stats.verdicts import INCONCLUSIVE, NEGLIGIBLE
 from analysis.tables import Table
+from metapt.errors import UserError
 from metapt.evaluation.bootstrap import holm
 
 
@@ -161,6 +163,33 @@ def test_budgets_that_compare_other_runs_have_no_verdicts(shown: Views, tmp_path
     assert other["difference"] == pytest.approx(value["maml", 60] - value["vanilla", 36])
     (claimed,) = rows(found, "claims")
     assert claimed["difference"] == pytest.approx(value["maml", 60] - value["vanilla", 60])
+
+
+def test_what_two_comparisons_share_counts_once(tmp_path: Path) -> None:
+    """The comparison of one tuning makes a claim that the comparison of both tunings makes too."""
+    root = write_grid(tmp_path / "grid", seeds=(0, 1, 2))
+    both, of_one = Contrast("maml", "vanilla"), Contrast("maml", "vanilla", tunings=("full",))
+    alone, shown = (
+        views(collect([root], contrasts=found), 200, None, "updates") for found in ([both], [both, of_one])
+    )
+    for name in ("claims", "claims_by_set"):
+        tables = [rows(each, name) for each in (alone, shown)]
+        for row in (*tables[0], *tables[1]):
+            del row["runs"]
+        assert tables[0] == tables[1]
+    corrected = [row["corrected p"] for row in rows(alone, "claims")]
+    family = claims.claims_at(shown, "updates")["target sets"]
+    assert [claim.corrected_p for claim in family] == [*corrected, corrected[0]]  # tunings: full, head_only
+
+
+def test_grids_declare_a_comparison_once() -> None:
+    pair = {"first": "maml", "second": "vanilla", "tunings": ["full"], "may_differ": ["ner.lr"]}
+    found = declared_contrasts([[pair | {"primary": False}], [pair]])
+    assert found == [Contrast("maml", "vanilla", True, ("full",), ("ner.lr",))]
+    with pytest.raises(
+        UserError, match=r"maml minus vanilla \(full\) with may_differ=\[ner.lr\] and .*=\[\]"
+    ):
+        declared_contrasts([[pair], [pair | {"may_differ": []}]])
 
 
 def test_without_a_pair_the_section_says_what_is_needed(tmp_path: Path) -> None:

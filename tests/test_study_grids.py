@@ -84,10 +84,12 @@ def test_the_main_grid_has_k_shot_runs_of_frozen_taggers_scored_on_their_target(
     ]
 
 
-def test_the_same_comparison_twice_is_refused() -> None:
-    pair = "{first: maml, second: vanilla, tunings: [full]}"
+@pytest.mark.parametrize("tunings", ["[full]", "[head_only,full]", "[]"])
+def test_the_same_comparison_twice_is_refused(tunings: str) -> None:
+    """Also if they have but one tuning in common, or one of them is of all."""
+    first, second = (f"{{first: maml, second: vanilla, tunings: {names}}}" for names in ("[full]", tunings))
     with pytest.raises(UserError, match="duplicate comparison of full, maml minus vanilla"):
-        planned("grid=demo", f"grid.comparisons=[{pair},{pair}]")
+        planned("grid=demo", f"grid.comparisons=[{first},{second}]")
 
 
 def test_arms_differ_in_the_objective_alone() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from metapt.errors import UserError
 from metapt.launch.detectability import REFERENCE
 
 from .distinction import variant_of
@@ -67,10 +68,22 @@ def default_contrasts(runs: Iterable[PretrainRun | FinetuneRun]) -> list[Contras
 
 
 def declared_contrasts(declarations: Iterable[Sequence[Mapping[str, Any]]]) -> list[Contrast]:
-    """Return the contrasts that grids declare, each once.
+    """Return the contrasts that grids declare, each name once: primary if one grid says so.
 
     Args:
         declarations: the comparisons in the plan of each grid.
+    Raises:
+        UserError: two grids let different keys differ in one comparison, so that one name would mean two things.
     """
-    found = [msgspec.convert(entry, Contrast) for of_grid in declarations for entry in of_grid]
-    return list(dict.fromkeys(found))
+    found: dict[str, Contrast] = {}
+    for contrast in (msgspec.convert(entry, Contrast) for of_grid in declarations for entry in of_grid):
+        known = found.setdefault(str(contrast), contrast)
+        if {*known.may_differ} != {*contrast.may_differ}:
+            allowed = (f"[{', '.join(keys)}]" for keys in (known.may_differ, contrast.may_differ))
+            raise UserError(
+                f"the grids declare {contrast} with may_differ={' and with may_differ='.join(allowed)}; report them "
+                f"separately, or with --compare {contrast.first} {contrast.second}"
+            )
+        if contrast.primary:
+            found[str(contrast)] = contrast
+    return list(found.values())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
 from metapt.evaluation.bootstrap import holm
@@ -29,6 +29,7 @@ DEFINITION = (
     "Claims: mean differences over sources and over the sets of a group, one for each contrast, scale, variant and tuning, at the last step "
     "that both arms have. There are two groups: the target sets, and the sets in a language that no run was fine-tuned on. "
     "The primary contrasts of a group are a family of hypotheses, at the matched budget that the page shows first; only these have a verdict. "
+    "A hypothesis that two contrasts of the same arms have in common, such as for a tuning that both compare, counts once and is shown once. "
     f"Other contrasts and budgets are descriptive, and their p values are not corrected. {definition()}"
 )
 
@@ -40,6 +41,10 @@ class Claim:
     average: Average
     corrected_p: float | None
     verdict: str
+
+    @property
+    def hypothesis(self) -> Hashable:
+        return _hypothesis(self.average)
 
 
 def section(views: Views) -> Section:
@@ -63,11 +68,19 @@ def claims_at(views: Views, budget: str) -> dict[str, list[Claim]]:
 def claims(contrasts: Iterable[ReportData], names: Iterable[str], with_verdicts: bool = True) -> list[Claim]:
     """A claim for each contrast, scale, variant and tuning, averaged over these sets. The primary ones are one family."""
     data = list(contrasts)
-    means = [mean for item in data for mean in _means(item, names)]
-    primary = [mean for mean in means if mean.contrast.primary and with_verdicts]
-    corrected = dict(zip(map(id, primary), holm([mean.difference.p for mean in primary]), strict=True))
+    means = [(_hypothesis(mean), mean) for item in data for mean in _means(item, names)]
+    family = {name: mean.difference.p for name, mean in means if mean.contrast.primary and with_verdicts}
+    corrected = dict(zip(family, holm([*family.values()]), strict=True))
     margin = data[0].collection.margin if data else 0.0
-    return [_claim(mean, corrected.get(id(mean)), margin) for mean in means]
+    return [_claim(mean, corrected.get(name), margin) for name, mean in means]
+
+
+def _hypothesis(mean: Average) -> Hashable:
+    """What a mean difference is about: the arms, the system, and the pairs of runs on each set."""
+    pairs = frozenset(
+        (item.set_name, first.path, second.path) for item in mean.comparisons for first, second in item.pairs
+    )
+    return (mean.contrast.first, mean.contrast.second, mean.key, pairs)
 
 
 def _means(data: ReportData, names: Iterable[str]) -> list[Average]:
@@ -80,11 +93,19 @@ def _claim(mean: Average, corrected_p: float | None, margin: float) -> Claim:
     return Claim(mean, corrected_p, found)
 
 
+def _once(family: Iterable[Claim]) -> list[Claim]:
+    """The claims, each hypothesis once."""
+    found: dict[Hashable, Claim] = {}
+    for claim in family:
+        found.setdefault(claim.hypothesis, claim)
+    return list(found.values())
+
+
 def _claims_table(families: dict[str, list[Claim]]) -> Table:
     columns = [Column("verdict"), *_columns(), Column("corrected p", digits=4), RUNS]
     rows: list[list[Cell]] = []
     for group, family in families.items():
-        for claim in family:
+        for claim in _once(family):
             item = claim.average
             rows.append([claim.verdict, *_cells(group, item), claim.corrected_p, item.runs])
     shaded = {index for index, row in enumerate(rows) if row[0] == EFFECT}
@@ -98,7 +119,7 @@ def _by_set_table(families: dict[str, list[Claim]]) -> Table:
     columns = [*map(Column, heads), *DIFFERENCE_COLUMNS, Column("sources"), RUNS]
     rows: list[list[Cell]] = []
     for group, family in families.items():
-        for item in (part for claim in family for part in by_set(claim.average)):
+        for item in (part for claim in _once(family) for part in by_set(claim.average)):
             cells: list[Cell] = [str(item.contrast), group, *item.key, item.comparisons[0].gold_spans]
             cells += [item.first.value, item.second.value, *difference_cells(item.difference)]
             rows.append([*cells, len(item.comparisons), item.runs])
@@ -109,18 +130,21 @@ def _by_set_table(families: dict[str, list[Claim]]) -> Table:
 
 def _other_budgets_table(views: Views) -> Table:
     columns = [Column("matched budget"), *_columns(), RUNS]
-    rows: list[list[Cell]] = []
+    rows: dict[Hashable, list[Cell]] = {}
     others = [data for groups in views.by_contrast for data in groups if views.budget not in data.budgets]
     for data in others:
         for group, names in set_groups(data.collection).items():
-            means = _means(data, names)
-            rows += [[enumerated(data.budgets), *_cells(group, mean), mean.runs] for mean in means]
+            for mean in _means(data, names):
+                cells = [enumerated(data.budgets), *_cells(group, mean), mean.runs]
+                rows.setdefault((*data.budgets, group, _hypothesis(mean)), cells)
     note = (
         "At the budgets that compare other runs than those above. Descriptive: p values are not corrected, and "
         "there are no verdicts."
     )
     title = "The same differences at the other matched budgets"
-    return Table("claims_by_budget", title, columns, rows, note).without_constant("scale", "variant")
+    return Table("claims_by_budget", title, columns, [*rows.values()], note).without_constant(
+        "scale", "variant"
+    )
 
 
 def _columns() -> list[Column]:

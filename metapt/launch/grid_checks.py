@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from itertools import combinations
 from typing import Any
 
 from metapt.config import (
@@ -56,10 +57,7 @@ def grid_errors(grid: GridConfig) -> Iterator[str]:
     for name in grid.baselines:
         if name not in BASELINE_NAMES:
             yield f"grid.baselines: {name!r} must be one of {', '.join(BASELINE_NAMES)}"
-    pairs = Counter((each.first, each.second, *sorted(each.tunings)) for each in grid.comparisons)
-    for first, second, *tunings in (pair for pair, count in pairs.items() if count > 1):
-        of_tunings = f" of {', '.join(tunings)}" if tunings else ""
-        yield f"grid.comparisons: duplicate comparison{of_tunings}, {first} minus {second}"
+    yield from _comparison_errors(grid)
     yield from _shot_errors(grid)
     yield from _axis_errors(grid)
     yield from _mapping_errors(grid, names)
@@ -68,6 +66,16 @@ def grid_errors(grid: GridConfig) -> Iterator[str]:
         for value in getattr(grid, name):
             if not PART_OF_A_NAME.fullmatch(value):
                 yield f"grid.{name}: {value!r} {ALLOWED}"
+
+
+def _comparison_errors(grid: GridConfig) -> Iterator[str]:
+    """Comparisons of the same arms that have a tuning in common: their tests would be corrected for each other."""
+    for one, other in combinations(grid.comparisons, 2):
+        if (one.first, one.second) != (other.first, other.second):
+            continue
+        first, second = ({*(each.tunings or TUNINGS)} for each in (one, other))
+        if shared := sorted(first & second):
+            yield f"grid.comparisons: duplicate comparison of {', '.join(shared)}, {one.first} minus {one.second}"
 
 
 def size_name(size: str) -> str:
