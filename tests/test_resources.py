@@ -82,6 +82,14 @@ def test_memory_grows_with_the_model_and_the_tasks() -> None:
     assert tuned > 8 + 2 * state
 
 
+@pytest.mark.usefixtures("sinfo")
+def test_a_tagger_that_is_trained_further_has_the_memory_of_its_model() -> None:
+    shots = ["grid.shots=[5]", "grid.shot_targets=[sk_demo]", "grid.sources=[en_demo]"]
+    assert requested(*shots)["finetune"] == {(480, 3)}
+    models = requested(*shots, "grid.sizes=[]", "grid.models=['hub:some/encoder']")
+    assert models["finetune"] == {(480, 16)}
+
+
 def test_requests_are_capped_at_the_limits_of_the_partition(
     sinfo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -10,10 +10,11 @@ import chosen_rates
 import pytest
 from test_grid import kinds, planned
 
-from metapt.config import identity
+from metapt.config import commandline, identity
 from metapt.errors import UserError
 from metapt.estimate.flops import flops_expected
 from metapt.launch.jobs import Plan
+from metapt.launch.submission import submit
 from metapt.runs import Run
 
 STUDY = ("vanilla", "multitask", "maml", "twin")
@@ -65,6 +66,20 @@ def test_number_of_jobs(words: tuple[str, ...], counts: dict[str, int]) -> None:
     if words != ("grid=study2_rates",):
         assert plan.comparisons
         assert not any(comparison["primary"] for comparison in plan.comparisons)
+
+
+@pytest.mark.parametrize("part", ["", "_rates", "_controls", "_paper", "_longer", "_sizes"])
+def test_dry_run_on_slurm(
+    part: str,
+    tmp_path: Path,
+    idner_dir: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("METAPT_EXTRA_DIR", str(idner_dir.parent))
+    words = [f"grid=study2{part}", "grid.seeds=[0]", "cluster=slurm", f"root={tmp_path / 'r'}"]
+    submit(commandline.load("submit", [*words, "dry_run=true"]))
+    assert "--job-name=study2" in capsys.readouterr().out
 
 
 def test_the_main_grid_has_k_shot_runs_of_frozen_taggers_scored_on_their_target() -> None:

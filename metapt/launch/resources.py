@@ -52,11 +52,12 @@ def with_resources(
     """Jobs with the time limit and the memory that they request, and one line for each limit that was capped."""
     limits = {name: partition_limits(name) for name in {partition(job, cluster) for job in jobs}}
     capped: dict[str, list[str]] = {}
-    resolved = []
+    resolved, planned = [], {job.id: job for job in plan.jobs}
     for job in jobs:
         name = partition(job, cluster)
         allowed = limits[name]
-        minutes, memory = minutes_of(job, cluster), _memory(plan, job, cluster)
+        minutes = minutes_of(job, cluster)
+        memory = _memory(job, _origin(job, planned), plan.configs, cluster)
         shown = f"partition {name}" if name else "the default partition"
         if allowed.minutes is not None and minutes > allowed.minutes:
             line = f"{allowed.minutes} minutes instead of {minutes}, the longest time limit in {shown}"
@@ -85,15 +86,17 @@ def minutes_of(job: Job, cluster: ClusterConfig) -> int:
     return cluster.timeout_min or cluster.timeout_min_per_kind.get(job.kind, MINUTES[job.kind])
 
 
-def _memory(plan: Plan, job: Job, cluster: ClusterConfig) -> int | None:
+def _memory(job: Job, origin: Job, configs: Mapping[str, Any], cluster: ClusterConfig) -> int | None:
     """GB per node; None if neither the user nor an estimate says it."""
     if requested := job.mem_gb or cluster.mem_gb:
         return requested
     if job.kind in OTHER_GB:
         return OTHER_GB[job.kind]
-    config = _pretraining(plan.configs, job)
+    if origin.model:
+        return job.tasks_per_node * UNKNOWN_MODEL_GB
+    config: PretrainConfig | None = configs.get(origin.id)
     if config is None:
-        return job.tasks_per_node * UNKNOWN_MODEL_GB if job.model else None
+        return None
     device = "cuda" if job.gpus_per_node else "cpu"
     parameters = parameter_count(config.model)
     if job.kind == "finetune":
@@ -106,10 +109,14 @@ def _memory(plan: Plan, job: Job, cluster: ClusterConfig) -> int | None:
     return job.tasks_per_node * ceil(PROCESS_GB[device] + MARGIN * model_bytes / GB)
 
 
-def _pretraining(configs: Mapping[str, Any], job: Job) -> PretrainConfig | None:
-    """The configuration of the pretraining run that a job is, or needs."""
-    names = [job.id] if job.kind == "pretrain" else [name for name in job.needs if name in configs]
-    return configs.get(names[0]) if names else None
+def _origin(job: Job, planned: Mapping[str, Job]) -> Job:
+    """The job from which a model comes: the pretraining run, or the fine-tuning run of a model that the grid does not pretrain.
+
+    A fine-tuning run needs this job, or the run whose tagger it trains further.
+    """
+    while job.kind == "finetune" and job.needs:
+        job = planned[job.needs[0]]
+    return job
 
 
 def partition_limits(name: str | None) -> PartitionLimits:
