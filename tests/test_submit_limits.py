@@ -8,7 +8,7 @@ import pytest
 from launch_fakes import fake_plan, run_fake, submitted_ids
 
 from metapt.config import ClusterConfig, commandline
-from metapt.errors import OperationalError
+from metapt.errors import Interrupted, OperationalError
 from metapt.launch.grid import plan
 from metapt.launch.grid_dir import GridDir
 from metapt.launch.grid_status import grid_status
@@ -86,6 +86,28 @@ def test_a_refused_grid_is_submitted_in_parts(
     assert f"--dependency=afterok:{first['prepare/demo']}\n" in pretrain
     report = next(text for text in scripts if "--job-name=report\n" in text)
     assert all(slurm_id in report for name, slurm_id in second.items() if name != "report")
+
+
+@pytest.mark.parametrize(
+    ("action", "message"),
+    [("echo Socket timed out >&2; exit 1", "Socket timed out"), ("kill -INT $PPID; exit 1", "stopped; ")],
+    ids=["another refusal", "Ctrl-C"],
+)
+def test_a_part_that_fails_leaves_the_plan_and_the_jobs_of_the_earlier_ones(
+    tmp_path: Path, slurm_commands: Path, action: str, message: str
+) -> None:
+    limited(slurm_commands, 4)
+    sbatch = slurm_commands / "sbatch"
+    text = sbatch.read_text()
+    sbatch.write_text(text.replace("size=", f'[ -e "$HERE/batch_6" ] && {{ {action}; }}\nsize=', 1))
+    grid_dir = GridDir(tmp_path / "r")
+    with pytest.raises((OperationalError, Interrupted)) as raised:
+        run_fake(grid_dir.path, CLUSTER)
+    assert message in str(raised.value)
+    assert "3 jobs of earlier parts stay in the queue" in str(raised.value)
+    assert "nothing" not in str(raised.value)
+    states = {status.job.id: status.state for status in grid_status(grid_dir).jobs}
+    assert states == dict.fromkeys(PARTS[0], "queued") | dict.fromkeys(PARTS[1], "waiting")
 
 
 def sacctmgr(slurm_commands: Path, answer: str) -> None:

@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from metapt.errors import OperationalError, UserError
-from metapt.files import file_sha256, write_atomically, write_json
+from metapt.files import file_sha256, write_bytes_atomically, write_json
 from metapt.launch.job_state import FINISHED, JobState, job_state
 from metapt.launch.jobs import RUN_KINDS, Job, Plan
 from metapt.launch.run_status import run_status
@@ -52,16 +52,20 @@ class GridDir:
 
     @contextmanager
     def submission_of(self, plan: Plan) -> Iterator[None]:
-        """Submits a plan in the block, with the plan in plan.json. If the block fails, plan.json is what it was before."""
-        before = self.plan_file.read_text(encoding="utf-8") if self.plan_file.exists() else None
+        """Submits a plan in the block, with the plan in plan.json.
+
+        If the block fails before it has recorded a job in jobs.jsonl, plan.json is what it was before.
+        """
+        before, recorded = _content(self.plan_file), _content(self.submitted_file)
         self.write_plan(plan)  # before the block: jobs that start at once read it
         try:
             yield
         except BaseException:
-            if before is None:
-                self.plan_file.unlink(missing_ok=True)
-            else:
-                write_atomically(self.plan_file, before)
+            if _content(self.submitted_file) == recorded:
+                if before is None:
+                    self.plan_file.unlink(missing_ok=True)
+                else:
+                    write_bytes_atomically(self.plan_file, before, synced=True)
             raise
 
     def read_plan(self) -> Plan:
@@ -140,3 +144,8 @@ class GridDir:
     def is_locked(self) -> bool:
         """Whether a submitter is active."""
         return is_held(self._lock_file)
+
+
+def _content(file: Path) -> bytes | None:
+    """The content of a file; None if there is none."""
+    return file.read_bytes() if file.exists() else None

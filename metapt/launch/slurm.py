@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from shlex import join
@@ -48,9 +49,9 @@ def submit(
     Returns: a summary for the user.
     Raises:
         UserError: there is no Slurm on this machine.
-        OperationalError: files of the hub cannot be fetched, sbatch refuses a job, a needed job has left the queue, or jobs.jsonl cannot be written; nothing
-            is submitted.
-        Interrupted: Ctrl-C or TERM; nothing is submitted.
+        OperationalError: files of the hub cannot be fetched, sbatch refuses a job, a needed job has left the queue, or jobs.jsonl cannot be written.
+        Interrupted: Ctrl-C or TERM.
+            After both, nothing is submitted but the earlier parts of the grid, which the message counts.
     """
     if not shutil.which("sbatch"):
         raise UserError(
@@ -61,13 +62,10 @@ def submit(
     queue = slurm_queue.read_queue(grid_dir)
     slurm_queue.cancel(queue.unrecorded)
     submission = _Submission(plan, grid_dir, cluster, code, dict(queue.entries))
-    left = _submit_within_limits(submission, todo)
-    replaced = {
-        queue.entries[job.id].slurm_id
-        for job in submission.submitted
-        if job.id in queue.entries and queue.entries[job.id].is_pending
-    }
-    slurm_queue.cancel(replaced)
+    try:
+        left = _submit_within_limits(submission, todo)
+    finally:
+        replaced = _cancel_replaced(submission.submitted, queue.entries)
     kept = [
         entry for entry in queue.entries.values() if entry.slurm_id not in replaced and not entry.is_ending
     ]
@@ -80,6 +78,18 @@ def submit(
         f"follow them with: {join(['metapt', 'status', quote_override('root', grid_dir.path)])}",
     ]
     return "\n".join(lines)
+
+
+def _cancel_replaced(submitted: Sequence[Job], before: Mapping[str, QueueEntry]) -> set[str]:
+    """Cancels the pending jobs that were submitted anew; a failure is printed. Returns their Slurm job ids."""
+    replaced = {
+        before[job.id].slurm_id for job in submitted if job.id in before and before[job.id].is_pending
+    }
+    try:
+        slurm_queue.cancel(replaced)
+    except OperationalError as error:
+        print(f"pending jobs that were submitted anew are still in the queue: {error}", file=sys.stderr)
+    return replaced
 
 
 def _submit_within_limits(submission: _Submission, todo: Sequence[Job]) -> list[str]:
@@ -149,14 +159,19 @@ class _Submission:
             with ignored_ctrl_c():
                 _roll_back(self.grid_dir, [slurm_id for _, slurm_id in submitted], error)
             if isinstance(error, KeyboardInterrupt):
-                earlier = f"; {len(self.submitted)} jobs of earlier parts stay in the queue"
-                raise Interrupted(
-                    f"stopped; nothing was submitted{earlier if self.submitted else ''}"
-                ) from None
+                raise Interrupted(f"stopped; {self._outcome}") from None
+            if isinstance(error, OperationalError) and not isinstance(error, SubmitLimitReached):
+                raise OperationalError(f"{error}\n{self._outcome}") from None
             raise
         self.present |= {job.id: QueueEntry(slurm_id, "PENDING", "None") for job, slurm_id in submitted}
         self.submitted += part
         self.requests += count
+
+    @property
+    def _outcome(self) -> str:
+        """What there is of the submission after an error."""
+        count = len(self.submitted)
+        return f"{count} jobs of earlier parts stay in the queue" if count else "nothing was submitted"
 
 
 def _roll_back(grid_dir: GridDir, slurm_ids: Sequence[str], cause: BaseException) -> None:
@@ -315,6 +330,4 @@ def _submit_array(
     except (FailedJobError, FailedSubmissionError) as error:
         others = f" and {len(array) - 1} similar jobs" if len(array) > 1 else ""
         kind = SubmitLimitReached if REFUSAL.search(str(error)) else OperationalError
-        raise kind(
-            f"{array[0].id}{others}: sbatch refuses the job, so nothing is submitted: {str(error).strip()}"
-        ) from None
+        raise kind(f"{array[0].id}{others}: sbatch refuses the job: {str(error).strip()}") from None
