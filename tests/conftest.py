@@ -208,13 +208,15 @@ def full_run(world: Path) -> Run:
 @pytest.fixture
 def slurm_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with fakes of sbatch, squeue and so on, which record their input there."""
+    from launch_fakes import squeue_output
+
     folder = tmp_path / "slurm commands"
     folder.mkdir()
     scripts = {
         "sbatch": '[ "$1" = --test-only ] && { cat >"$HERE/tested"; echo sbatch: Job 7 to start now >&2; exit; }\n'
         'n=$(ls "$HERE" | grep -c batch_); cp "$1" "$HERE/batch_$n"; env >"$HERE/environment"\n'
         'echo "Submitted batch job $((100 + n))"',
-        "squeue": '[ ! -e "$HERE/queue" ] || cat "$HERE/queue"',
+        "squeue": f'[ ! -e "$HERE/queue" ] || {squeue_output(tmp_path / "r")} "$HERE/queue"',
         "srun": "exit 1",  # submitit checks that it exists
         "scontrol": "true",
         "sinfo": "true",

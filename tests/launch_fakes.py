@@ -59,6 +59,11 @@ def submitted_ids(grid_dir: GridDir) -> dict[str, str]:
     return {name: record.slurm_id for name, record in submissions(grid_dir).items()}
 
 
+def squeue_output(root: Path) -> str:
+    """A command that prints lines of squeue; jobs without a comment get that of this grid."""
+    return f"sed -E 's#^([^|]*[|][^|]*[|][^|]*)[|]?$#\\1|metapt {root}#'"
+
+
 def wait_for(path: Path) -> None:
     deadline = time.monotonic() + 300
     while not path.exists():

@@ -8,7 +8,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from launch_fakes import fake_plan, save_checkpoint
+from launch_fakes import fake_plan, save_checkpoint, squeue_output
 
 from metapt import status
 from metapt.launch.grid_dir import GridDir
@@ -27,8 +27,9 @@ def squeue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder whose file `queue` is the output of squeue; `calls` has a line for each call."""
     folder = tmp_path / "commands"
     folder.mkdir()
+    shown = squeue_output(tmp_path / "grid")
     script = folder / "squeue"
-    script.write_text(f"#!/bin/bash\necho >> '{folder}/calls'\ncat '{folder}/queue'\n")
+    script.write_text(f"#!/bin/bash\necho >> '{folder}/calls'\n{shown} '{folder}/queue'\n")
     script.chmod(0o755)
     (folder / "queue").touch()
     monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
@@ -217,8 +218,9 @@ def test_a_job_whose_dependency_is_never_satisfied_is_blocked(grid_dir: GridDir,
 
 def hide_jobs_of_others(squeue: Path) -> None:
     """squeue shows the file `queue` for the user's own jobs, and the file `others` for jobs that are asked for by id."""
+    shown = squeue_output(squeue.parent / "grid")
     script = f"#!/bin/bash\necho >> '{squeue}/calls'\ncase $1 in --jobs=*) echo \"$1\" >>"
-    script += f"'{squeue}/asked'; cat '{squeue}/others';; *) cat '{squeue}/queue';; esac\n"
+    script += f"'{squeue}/asked'; {shown} '{squeue}/others';; *) {shown} '{squeue}/queue';; esac\n"
     (squeue / "squeue").write_text(script)
     (squeue / "others").touch()
 
@@ -261,6 +263,22 @@ def test_jobs_of_this_user_on_another_cluster_are_never_lost(grid_dir: GridDir, 
     assert set(states(grid_dir).values()) == {"unknown"}
     scontrol.write_text("#!/bin/bash\necho 'ClusterName             = big'\n")
     assert states(grid_dir)["prepare/demo"] == "lost"
+
+
+def test_an_id_of_another_cluster_or_grid_is_not_taken_for_a_job(
+    grid_dir: GridDir, squeue: Path, tmp_path: Path
+) -> None:
+    scontrol = squeue / "scontrol"
+    scontrol.write_text("#!/bin/bash\necho 'ClusterName             = small'\n")
+    scontrol.chmod(0o755)
+    number = SLURM_IDS["prepare/demo"]
+    (squeue / "queue").write_text(f"{number}|PENDING|Priority|my other work\n")
+    assert states(grid_dir)["prepare/demo"] == "lost"
+    (tmp_path / "link").symlink_to(grid_dir.path)
+    (squeue / "queue").write_text(f"{number}|PENDING|Priority|metapt {tmp_path / 'link'}\n")
+    assert states(grid_dir)["prepare/demo"] == "queued"
+    grid_dir.submitted_file.write_text(submitted("prepare/demo", number, cluster="big"))
+    assert states(grid_dir)["prepare/demo"] == "unknown"
 
 
 def test_a_job_that_fails_before_its_program_starts_has_failed(

@@ -147,12 +147,9 @@ def job_statuses(
 def _submitted_elsewhere(submitted: Mapping[str, Submission]) -> dict[str, str]:
     """Who submitted the jobs of another user or another cluster, by job id."""
     user = slurm_commands.user_name()
-    clusters = {record.cluster for record in submitted.values()} - {""}
-    here = slurm_commands.cluster_name() if clusters else ""
+    here = slurm_queue.this_cluster(submitted.values())
     return {
-        name: record.by
-        for name, record in submitted.items()
-        if record.user != user or (here and record.cluster and record.cluster != here)
+        name: record.by for name, record in submitted.items() if record.user != user or not record.is_on(here)
     }
 
 

@@ -61,6 +61,10 @@ class Submission:
         """The user and, if it is known, the cluster."""
         return f"{self.user} on {self.cluster}" if self.cluster else self.user
 
+    def is_on(self, cluster: str) -> bool:
+        """Whether this is its cluster, or one of the two is not known (empty)."""
+        return self.cluster == cluster or not (self.cluster and cluster)
+
 
 @dataclass(frozen=True)
 class Queue:
@@ -93,17 +97,30 @@ def read_queue(grid_dir: GridDir) -> Queue:
             raise
         return Queue({}, frozenset())  # nothing was submitted, so nothing is missing
     last = {record.job: record for record in recorded}
-    user, comment = user_name(), job_comment(grid_dir)
+    user, here = user_name(), this_cluster(recorded)
     others = [
         record.slurm_id.partition("_")[0]
         for record in last.values()
-        if record.user != user and not Run(grid_dir.path / record.job).result_file.exists()
+        if record.user != user
+        and record.is_on(here)
+        and not Run(grid_dir.path / record.job).result_file.exists()
     ]
     listed = [*own, *(_squeue(grid_dir, [f"--jobs={','.join(dict.fromkeys(others))}"]) if others else [])]
-    found = {entry.slurm_id: entry for entry, _ in listed}
-    entries = {name: found[record.slurm_id] for name, record in last.items() if record.slurm_id in found}
-    unrecorded = {entry.slurm_id for entry, text in own if text == comment}
-    return Queue(entries, frozenset(unrecorded - {record.slurm_id for record in recorded}))
+    comments = {text for text in {text for _, text in listed} if _names(grid_dir, text)}
+    found = {entry.slurm_id: entry for entry, text in listed if text in comments}
+    entries = {
+        name: found[record.slurm_id]
+        for name, record in last.items()
+        if record.slurm_id in found and record.is_on(here)
+    }
+    unrecorded = {entry.slurm_id for entry, text in own if text in comments}
+    known = {record.slurm_id for record in recorded if record.is_on(here)}
+    return Queue(entries, frozenset(unrecorded - known))
+
+
+def this_cluster(records: Collection[Submission]) -> str:
+    """The name of the present cluster; empty if it is not known, or if no record names one to compare it with."""
+    return cluster_name() if any(record.cluster for record in records) else ""
 
 
 def queue_entries(grid_dir: GridDir) -> dict[str, QueueEntry]:
@@ -173,6 +190,12 @@ def exit_code(slurm_id: str) -> str:
 def job_comment(grid_dir: GridDir) -> str:
     """The comment that every job of a grid has in Slurm."""
     return f"metapt {grid_dir.path.absolute()}"
+
+
+def _names(grid_dir: GridDir, comment: str) -> bool:
+    """Whether the comment of a job names a grid, by any path of its folder."""
+    program, _, path = comment.partition(" ")
+    return program == "metapt" and Path(path).resolve() == grid_dir.path.resolve()
 
 
 def cancel(slurm_ids: Collection[str]) -> None:
