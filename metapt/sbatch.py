@@ -13,6 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from metapt.config import ClusterConfig, commandline
+from metapt.config.option_files import is_file, read_option_file
 from metapt.errors import OperationalError, UserError, run_command
 from metapt.launch.hub_inputs import fetch_run_inputs, shell_lines
 from metapt.launch.job_environment import without_job_environment
@@ -22,8 +23,8 @@ USAGE = """\
 usage: metapt sbatch cluster=FILE.yaml [sbatch option ...] SCRIPT.sh [key=value ...]
 
 Submit slurm/pretrain.sh or slurm/finetune.sh with the settings of a site. Options of sbatch are written
---NAME=VALUE and take precedence over those of the site. Before the script, cluster.KEY=VALUE changes a setting;
-after it come the keys of the run. `metapt submit --help` lists the settings.
+--NAME=VALUE and take precedence over those of the site. Before the script, cluster.KEY=VALUE changes a setting
+that a single run has; after it come the keys of the run. `metapt submit --help` lists the settings.
 
   metapt sbatch cluster=./site.yaml --nodes=2 --gpus-per-node=4 slurm/pretrain.sh \\
       model=large data=text data.text_dir=TEXT run_dir=runs/large
@@ -31,6 +32,14 @@ after it come the keys of the run. `metapt submit --help` lists the settings.
 PROGRAM = re.compile(
     r"^MODULE=metapt\.(pretrain|finetune)(?:_command)?$", re.MULTILINE
 )  # in the scripts of metapt
+SETTINGS = {
+    *("partition", "account", "qos", "exclude", "extra"),
+    *("timeout_min", "signal_delay_s", "mem_gb", "cpus_per_task"),
+    *("modules", "exports", "setup", "python", "launcher", "srun_args", "online", "cache"),
+}
+"""The keys of the cluster that have an effect on a single run."""
+REPLACED = {"cpus-per-task": ("--cpus-per-gpu=",), "mem": ("--mem-per-cpu=", "--mem-per-gpu=")}
+"""Options of a site, and those that sbatch does not take beside them."""
 MARKER = "# ---- site"  # begins the line of a script after which the settings are inserted
 
 
@@ -48,7 +57,8 @@ def main(argv: Sequence[str]) -> None:
     """Submit a batch script with the settings of a site.
 
     Raises:
-        UserError: the command line, the site file or the script has errors, or sbatch is not installed.
+        UserError: the command line, the site file or the script has errors, a setting has no effect on a single run, or
+            sbatch is not installed.
         OperationalError: sbatch refuses the job.
     """
     if not argv or {"-h", "--help"} & set(argv):
@@ -58,6 +68,7 @@ def main(argv: Sequence[str]) -> None:
     cluster = commandline.load("submit", ["grid=demo", *request.settings]).cluster
     if cluster.name != "slurm":
         raise UserError(f"metapt sbatch needs cluster=slurm or a site file of it, not cluster={cluster.name}")
+    _refuse_settings_of_grids(request)
     text = with_site(request.script, cluster)
     if command := PROGRAM.search(text):
         for line in fetch_run_inputs(command[1], request.words, cluster):
@@ -65,7 +76,7 @@ def main(argv: Sequence[str]) -> None:
     with TemporaryDirectory() as folder:
         copy = Path(folder, request.script.name)
         copy.write_text(text, encoding="utf-8")
-        words = ["sbatch", *site_words(cluster), *request.options, str(copy), *request.words]
+        words = ["sbatch", *site_words(request, cluster), *request.options, str(copy), *request.words]
         with without_job_environment():
             _run(words)
 
@@ -90,6 +101,26 @@ def read_request(argv: Sequence[str]) -> Request:
     return Request(settings, options, Path(argv[number]), list(argv[number + 1 :]))
 
 
+def _refuse_settings_of_grids(request: Request) -> None:
+    """Raises UserError if the command line sets keys that only grids have. A site file may: it is for grids too."""
+    names = [word.partition("=")[0] for word in request.settings]
+    if unused := [name for name in names if name.partition(".")[2] not in ("", *SETTINGS)]:
+        raise UserError(
+            f"{', '.join(unused)}: no effect on a single run, only with metapt submit; options of sbatch, such as "
+            "--gpus-per-node=4, say what the run requests"
+        )
+
+
+def _written_keys(settings: Sequence[str]) -> set[str]:
+    """The keys of the cluster that the command line or the site file sets."""
+    written: set[str] = set()
+    for word in settings:
+        name, _, value = word.partition("=")
+        is_site = name == "cluster" and is_file(value)
+        written |= read_option_file("submit", name, value).values.keys() if is_site else {name}
+    return {path.removeprefix("cluster.") for path in written}
+
+
 def with_site(script: Path, cluster: ClusterConfig) -> str:
     """The text of a batch script with the settings of a site.
 
@@ -109,11 +140,13 @@ def with_site(script: Path, cluster: ClusterConfig) -> str:
     return "\n".join([head + marker + comment, *settings, rest])
 
 
-def site_words(cluster: ClusterConfig) -> list[str]:
-    """The options of sbatch that a site sets, as words."""
+def site_words(request: Request, cluster: ClusterConfig) -> list[str]:
+    """The options of sbatch that a site sets, as words, without those that an option of the user replaces."""
+    options = sbatch_options(cluster, _written_keys(request.settings))
     return [
         f"--{name}" if value is True else f"--{name}={value}"
-        for name, value in sbatch_options(cluster).items()
+        for name, value in options.items()
+        if not any(option.startswith(REPLACED.get(name, ())) for option in request.options)
     ]
 
 

@@ -177,6 +177,25 @@ def test_a_batch_script_gets_the_same_settings(name: str, site: Path, sbatch_cal
     assert calls[1][1][3] == "0"
 
 
+def test_limits_and_requests_of_a_site_are_those_of_the_job(site: Path, sbatch_calls: Path) -> None:
+    """Options of sbatch replace them, also by another name, since sbatch refuses both."""
+    site.write_text(site.read_text() + "timeout_min: 90\nmem_gb: 16\ncpu_partition: cpu\n")
+
+    def options(*words: str) -> dict[str, str]:
+        sbatch.main([f"cluster={site}", *words, str(SCRIPT), "model=nano", "run_dir=x"])
+        lines = (sbatch_calls / "arguments").read_text().splitlines()
+        lines = [line.removeprefix("--") for line in lines if line.startswith("--")]
+        found = {name: value for name, _, value in (line.partition("=") for line in lines)}
+        return {name: found.get(name, "") for name in ("time", "signal", "mem", "cpus-per-task")}
+
+    of_the_file = {"time": "90", "signal": "", "mem": "16GB", "cpus-per-task": ""}
+    assert options() == of_the_file
+    changed = ["cluster.timeout_min=30", "cluster.signal_delay_s=900", "cluster.cpus_per_task=4"]
+    assert options(*changed) == {"time": "30", "signal": "USR1@900", "mem": "16GB", "cpus-per-task": "4"}
+    replaced = options("cluster.cpus_per_task=4", "--cpus-per-gpu=8", "--mem-per-gpu=8GB", "--time=5")
+    assert replaced == {"time": "5", "signal": "", "mem": "", "cpus-per-task": ""}
+
+
 def test_a_script_reads_the_cache_only_unless_nodes_are_online(tmp_path: Path) -> None:
     offline = sbatch.with_site(SCRIPT, ClusterConfig(name="slurm", cache=str(tmp_path)))
     assert (
@@ -209,6 +228,8 @@ def test_srun_starts_the_check_where_it_starts_the_container() -> None:
         (["cluster=slurm", "cluster.pyhton=x", str(SCRIPT)], "cluster.pyhton: no such key; did you mean cluster.python"),
         (["cluster=slurm", "cluster.exports={A-B:x}", str(SCRIPT)], "cluster.exports: 'A-B' is no name of an environment"),
         (["cluster=slurm", 'cluster.launcher="env A=\'x"', str(SCRIPT)], "is no shell command (No closing quotation)"),
+        (["cluster=slurm", "cluster.max_requeues_without_progress=2", "cluster.nodes=2", str(SCRIPT)],
+         "cluster.max_requeues_without_progress, cluster.nodes: no effect on a single run, only with metapt submit"),
         (["cluster=slurm", str(SCRIPT), "model=nano", "run_dri=x"], "run_dri: no such key"),
     ],
 )  # fmt: skip

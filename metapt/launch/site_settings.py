@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Collection
 
 from metapt.config import ClusterConfig
 
@@ -46,10 +47,23 @@ def python_command(cluster: ClusterConfig) -> str:
     return f"{cluster.launcher} {python}" if cluster.launcher else python
 
 
-def sbatch_options(cluster: ClusterConfig) -> dict[str, str | bool]:
-    """The options of sbatch that a site sets for every job, by long name; True: without argument."""
-    named = {name: getattr(cluster, name) for name in ("partition", "account", "qos", "exclude")}
-    given: dict[str, str | bool] = {name: value for name, value in named.items() if value}
+def sbatch_options(cluster: ClusterConfig, written: Collection[str]) -> dict[str, str | bool]:
+    """The options of sbatch that a site sets for a single run, by long name; True: without argument.
+
+    Args:
+        written: the keys that the user has set; the batch scripts have defaults of their own.
+    """
+    options = {
+        "partition": ("partition", cluster.partition),
+        "account": ("account", cluster.account),
+        "qos": ("qos", cluster.qos),
+        "exclude": ("exclude", cluster.exclude),
+        "timeout_min": ("time", cluster.timeout_min),
+        "signal_delay_s": ("signal", f"USR1@{cluster.signal_delay_s}"),
+        "mem_gb": ("mem", cluster.mem_gb and f"{cluster.mem_gb}GB"),
+        "cpus_per_task": ("cpus-per-task", cluster.cpus_per_task),
+    }
+    given = {name: str(value) for key, (name, value) in options.items() if key in written and value}
     return given | extra_options(cluster)
 
 
