@@ -36,14 +36,14 @@ NEEDS = {  # job id: the jobs that it needs
 SAVING_SECONDS = {"stoppable": 0, "slow-stop": 8}
 
 
-def fake_plan(root: Path, behaviours: dict[str, str] | None = None) -> Plan:
+def fake_plan(root: Path, behaviours: dict[str, str] | None = None, margin: float = 2.0) -> Plan:
     """Two pretraining runs on one corpus, a fine-tuning run of each, and a report."""
     jobs = []
     for name, needs in NEEDS.items():
         kind, behaviour = name.split("/")[0], (behaviours or {}).get(name, "ok")
         argv = ("job", str(root / name), kind, behaviour)
         jobs.append(Job(name, kind, tuple(needs), program=PROGRAM, argv=argv))
-    return Plan("fake", tuple(jobs))
+    return Plan("fake", tuple(jobs), margin=margin)
 
 
 def starts(root: Path) -> list[str]:
@@ -72,7 +72,11 @@ def wait_for(path: Path) -> None:
 
 
 def run_fake(
-    root: Path, cluster: ClusterConfig, behaviours: dict[str, str] | None = None, code: str = "live"
+    root: Path,
+    cluster: ClusterConfig,
+    behaviours: dict[str, str] | None = None,
+    code: str = "live",
+    margin: float = 2.0,
 ) -> None:
     """Runs or submits the fake grid."""
     from metapt.config import GridConfig, SubmitConfig  # here: a job's process should start fast
@@ -82,7 +86,7 @@ def run_fake(
     config = SubmitConfig(grid=GridConfig(name="fake"), cluster=cluster, root=str(root), code=code)
     grid_dir = GridDir(root)
     with grid_dir.locked():
-        run_plan(fake_plan(root, behaviours), grid_dir, config)
+        run_plan(fake_plan(root, behaviours, margin), grid_dir, config)
 
 
 def job(run_dir: Path, kind: str, behaviour: str) -> None:

@@ -264,11 +264,16 @@ def test_the_plan_changes_only_with_what_was_submitted(tmp_path: Path, slurm_com
         if job.kind == "pretrain":
             save_checkpoint(grid_dir.run(job), 4)
         grid_dir.run(job).finish({"kind": job.kind, "steps": 4})
-    report = grid_dir.run(fake_plan(grid_dir.path).jobs[-1])
-    report.finish({"inputs": grid_dir.result_checksums(fake_plan(grid_dir.path).jobs[-1].needs)})
+    plan = fake_plan(grid_dir.path)
+    inputs = grid_dir.result_checksums(plan.jobs[-1].needs)
+    grid_dir.run(plan.jobs[-1]).finish({"inputs": inputs, "settings": plan.report_settings})
     before = grid_dir.plan_file.read_text()
     run_fake(grid_dir.path, CLUSTER, {"finetune/b": "slow"})  # nothing to do
     assert grid_dir.plan_file.read_text() == before
+    grid_dir.run(plan.jobs[-1]).result_file.unlink()  # the report is queued, and told what is asked now
+    (slurm_commands / "queue").write_text(pending(submitted_ids(grid_dir)["report"]))
+    run_fake(grid_dir.path, CLUSTER, {"finetune/b": "slow"}, margin=1.0)
+    assert grid_dir.read_plan() == fake_plan(grid_dir.path, margin=1.0)
 
 
 def test_jobs_of_another_user_are_left_to_them(

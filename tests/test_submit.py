@@ -131,6 +131,16 @@ def test_the_report_is_built_again_when_a_result_changes(tmp_path: Path) -> None
     assert starts(tmp_path)[before:] == ["report"]
 
 
+def test_the_report_is_built_again_when_it_is_asked_something_else(tmp_path: Path) -> None:
+    run_fake(tmp_path, INLINE)
+    before = len(starts(tmp_path))
+    run_fake(tmp_path, INLINE, margin=1.0)
+    assert starts(tmp_path)[before:] == ["report"]
+    assert GridDir(tmp_path).read_plan().margin == 1.0
+    run_fake(tmp_path, INLINE, margin=1.0)
+    assert len(starts(tmp_path)) == before + 1
+
+
 def damage_a_byte(checkpoint: Path) -> None:
     """Without a change of the size."""
     file = checkpoint / "model/model.safetensors"

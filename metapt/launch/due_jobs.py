@@ -101,7 +101,7 @@ def jobs_to_start(grid_plan: Plan, statuses: Mapping[str, JobStatus], grid_dir: 
             return job.id in runs
         if job.kind == "prepare":
             return job.id in corpora & due
-        return bool(runs) or job.id in due or _is_outdated(job, statuses[job.id], grid_dir)
+        return bool(runs) or job.id in due or _is_outdated(grid_plan, statuses[job.id], grid_dir)
 
     return [job for job in grid_plan.jobs if is_to_start(job)]
 
@@ -124,8 +124,11 @@ def states_of_others(
     return states
 
 
-def _is_outdated(report: Job, status: JobStatus, grid_dir: GridDir) -> bool:
-    """Whether a finished report was made from other results than the present ones."""
+def _is_outdated(grid_plan: Plan, status: JobStatus, grid_dir: GridDir) -> bool:
+    """Whether a finished report was made from other results than the present ones, or was asked something else."""
     if status.state is not JobState.DONE:
         return False
-    return grid_dir.run(report).result().get("inputs") != grid_dir.result_checksums(report.needs)
+    result = grid_dir.run(status.job).result()
+    return result.get("settings") != grid_plan.report_settings or result.get(
+        "inputs"
+    ) != grid_dir.result_checksums(status.job.needs)

@@ -76,6 +76,15 @@ class Plan:
     margin: float = 2.0  # F1 points: the largest difference without practical importance
     configs: dict[str, Any] = field(default_factory=dict, compare=False)  # of the runs, by job id
 
+    @property
+    def report_settings(self) -> dict[str, Any]:
+        """What the report is asked, as plan.json has it."""
+        return {
+            "comparisons": [dict(comparison) for comparison in self.comparisons],
+            "targets": list(self.targets),
+            "margin": self.margin,
+        }
+
     def to_json(self) -> dict[str, Any]:
         """The content of plan.json. Fields of a job that have their default are left out."""
         defaults = {item.name: item.default for item in fields(Job)}
@@ -83,14 +92,7 @@ class Plan:
             {name: value for name, value in asdict(job).items() if value != defaults[name]}
             for job in self.jobs
         ]
-        comparisons = [dict(comparison) for comparison in self.comparisons]
-        return {
-            "grid": self.grid,
-            "comparisons": comparisons,
-            "targets": list(self.targets),
-            "margin": self.margin,
-            "jobs": jobs,
-        }
+        return {"grid": self.grid, **self.report_settings, "jobs": jobs}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Plan:

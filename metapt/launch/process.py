@@ -98,6 +98,7 @@ class JobProcess:
         self._run = grid_dir.run(job)
         self._rank = rank
         self._inputs = {} if job.is_run else grid_dir.result_checksums(job.needs)
+        self._settings = grid_dir.read_plan().report_settings if job.kind == "report" else {}
         self._error_log = grid_dir.log_file(job, "err", rank)
         self._started = time.monotonic()
         self._deadline = float("inf")
@@ -166,8 +167,8 @@ class JobProcess:
             if code == 0 and self._rank == 0:
                 if not self.job.is_run:
                     seconds = round(time.monotonic() - self._started, 3)
-                    result = {"kind": self.job.kind, "inputs": self._inputs, "seconds_total": seconds}
-                    self._run.finish(result)
+                    result = {"kind": self.job.kind, "inputs": self._inputs, "settings": self._settings}
+                    self._run.finish({**result, "seconds_total": seconds})
                 elif not self._run.is_done:
                     code = EXIT_FAILED
             if code not in (0, EXIT_INTERRUPTED) and not self.stopped:

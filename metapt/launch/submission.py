@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from metapt.config import SubmitConfig
 from metapt.errors import OperationalError, UserError, listed
@@ -108,8 +109,7 @@ def run_plan(grid_plan: Plan, grid_dir: GridDir, config: SubmitConfig) -> None:
     if todo:
         _start(grid_plan, todo, statuses, grid_dir, config)
     else:
-        if not grid_dir.plan_file.exists():
-            grid_dir.write_plan(grid_plan)
+        _write_report_settings(grid_plan, grid_dir)
         print(_nothing_to_do(grid_dir, statuses))
     if damaged:
         raise OperationalError(f"{grid_dir.path}: {len(damaged)} damaged run(s) were not started, see above")
@@ -153,6 +153,19 @@ def _write_sources(
     for note in code.notes:
         print(note)
     return code
+
+
+def _write_report_settings(grid_plan: Plan, grid_dir: GridDir) -> None:
+    """Writes what a queued report is asked into plan.json, whose jobs are still those that were submitted."""
+    submitted = grid_dir.read_plan() if grid_dir.plan_file.exists() else grid_plan
+    asked = replace(
+        submitted,
+        comparisons=grid_plan.comparisons,
+        targets=grid_plan.targets,
+        margin=grid_plan.margin,
+    )
+    if asked != submitted or not grid_dir.plan_file.exists():
+        grid_dir.write_plan(asked)
 
 
 def _nothing_to_do(grid_dir: GridDir, statuses: Mapping[str, JobStatus]) -> str:
