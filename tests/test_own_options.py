@@ -77,6 +77,43 @@ def test_words_without_files_give_the_same_configuration(
     assert commandline.load("pretrain", alone) == config
 
 
+@pytest.mark.parametrize(
+    ("text", "more", "sequences"),
+    [
+        ("defaults: [tiny, _self_]\n", ["train.micro_batch=auto"], 1024),
+        ("defaults: [tiny, _self_]\n", ["train.micro_batch=auto", "train.micro_batches_per_update=8"], 32),
+        ("defaults: [tiny, _self_]\n", ["train.micro_batch=auto", "train.sequences_per_update=96"], 96),
+        ("train: {micro_batch: auto, sequences_per_update: 48}\ndefaults: [tiny, _self_]\n", [], 48),
+        ("train: {micro_batch: auto}\ndefaults: [tiny, _self_]\n", ["train.sequences_per_update=64"], 64),
+        ("train: {micro_batch: auto}\ndefaults: [tiny, _self_]\n", ["train.micro_batch=16"], None),
+    ],
+)
+def test_an_automatic_micro_batch_splits_the_sequences_of_the_file(
+    tmp_path: Path, text: str, more: list[str], sequences: int | None
+) -> None:
+    file = tmp_path / "own.yaml"
+    file.write_text(text)
+    direct = commandline.load("pretrain", [f"model={file}", "data=demo", *more])
+    overrides = ",".join(f"'{word}'" for word in ["data=demo", *more])
+    plan = planned(
+        "grid=demo", f"grid.sizes=[{file}]", "grid.objectives=[vanilla]", f"grid.pretrain=[{overrides}]"
+    )
+    (config,) = (config for config in plan.configs.values() if isinstance(config, PretrainConfig))
+    assert config.train.sequences == direct.train.sequences
+    assert config.train.sequences_per_update == sequences
+
+
+def test_an_automatic_micro_batch_of_nothing_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "own.yaml"
+    file.write_text("defaults: [tiny, _self_]\ntrain: {micro_batch: auto}\n")
+    for load in (
+        lambda: commandline.load("pretrain", [f"model={file}"]),
+        lambda: planned("grid=demo", f"grid.sizes=[{file}]"),
+    ):
+        with pytest.raises(UserError, match=r"train.micro_batch=auto: needs train.sequences_per_update"):
+            load()
+
+
 def test_a_grid_in_a_file_with_a_size_in_a_file(size: Path, tmp_path: Path) -> None:
     file = tmp_path / "filipino.yaml"
     file.write_text(

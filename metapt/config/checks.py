@@ -29,6 +29,10 @@ from metapt.config import (
 from metapt.config.keys import default_of, fields_by_path, key_of
 from metapt.errors import install_hint
 
+NO_SEQUENCES = (
+    "train.micro_batch=auto: needs train.sequences_per_update, the number of sequences that are split"
+)
+
 
 def check(config: Any) -> list[str]:
     """Every error in a configuration, each beginning with the dotted path of the key."""
@@ -166,7 +170,7 @@ def _check_split(train: TrainConfig, meta: MetaConfig) -> Iterator[str]:
     elif meta.mixing == "per_micro_batch" and meta.rho > 0:
         yield "train.micro_batch=auto: with meta.mixing=per_micro_batch the split decides how many episodes there are; give a number"
     elif train.sequences_per_update is None:
-        yield "train.micro_batch=auto: needs train.sequences_per_update, the number of sequences that are split"
+        yield NO_SEQUENCES
 
 
 def _check_terms(config: PretrainConfig) -> Iterator[str]:

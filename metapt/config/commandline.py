@@ -20,8 +20,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from metapt import config as schema
 from metapt.config.checkpoint_keys import fill_from_checkpoint
-from metapt.config.checks import check
-from metapt.config.composition import compose, group_options, mapping_keys, parse_override
+from metapt.config.checks import NO_SEQUENCES, check
+from metapt.config.composition import MICRO_BATCH, compose, group_options, mapping_keys, parse_override
 from metapt.config.help_text import TEXT_ARGUMENTS, flags, help_text
 from metapt.config.initial_keys import fill_from_initial_model, with_option
 from metapt.config.keys import fields_by_path, key_of
@@ -30,6 +30,8 @@ from metapt.errors import UserError, first_line
 
 HELP = {"-h", "--help"}
 PRINT_CONFIG = "--print-config"
+SEQUENCES = "train.sequences_per_update"
+SPLIT = (f"{MICRO_BATCH}=", "train.micro_batches_per_update=", f"{SEQUENCES}=")
 SETTING = re.compile(r"[A-Za-z_][\w.]*=")
 
 
@@ -117,7 +119,26 @@ def without_files(command: str, words: Sequence[str]) -> tuple[str, ...]:
     changed = [
         f"{path}={value_text(value)}" for path, value in values.items() if value != otherwise.get(path)
     ]
-    return (*shipped, *changed, *(word for word in words if word not in chosen))
+    others = [word for word in words if word not in chosen]
+    return (*shipped, *changed, *others, *_sequences(command, [*chosen, *others]))
+
+
+def _sequences(command: str, words: Sequence[str]) -> list[str]:
+    """The word with the sequences of an update if train.micro_batch=auto splits those of an option in a file.
+
+    Without the file they would be those of another option.
+
+    Raises:
+        UserError: the file has train.micro_batch=auto, and nothing says how many there are.
+    """
+    groups = group_options(command)
+    split = [word for word in words if word.startswith(SPLIT) and not list(_examine(command, word))]
+    composed = compose(command, [*(word for word in words if word.partition("=")[0] in groups), *split])
+    if OmegaConf.select(composed, MICRO_BATCH) != schema.AUTO:
+        return []
+    if composed.train.sequences_per_update is None:
+        _refuse(command, [NO_SEQUENCES])
+    return [f"{SEQUENCES}={composed.train.sequences_per_update}"]
 
 
 def value_text(value: Any) -> str:
