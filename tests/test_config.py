@@ -328,3 +328,12 @@ def test_configuration_errors_exit_with_2_and_no_traceback(command: str):
     assert done.returncode == 2
     assert "sed: no such key" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("text", ["2026_11_30", "1.10", "1e3", "007", "-0", "nan", "true"])
+def test_a_text_is_kept_as_it_is_written(text: str) -> None:
+    assert commandline.load("pretrain", [f"run_dir={text}"]).run_dir == text
+    assert (
+        commandline.load("submit", ["grid=demo", "cluster=slurm", f"cluster.account={text}"]).cluster.account
+        == text
+    )

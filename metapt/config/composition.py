@@ -162,11 +162,12 @@ def mapping_keys(command: str) -> tuple[str, ...]:
 
 
 def _value(command: str, override: Override) -> Any:
-    """The value that an override sets. Where the key takes text, `true` is a word like any other."""
+    """The value that an override sets. Where the key takes text, `true` and numbers are texts like any other."""
     value = override.value()
     item = fields_by_path(schema.COMMANDS[command]).get(override.key_or_group)
     takes_text = item is not None and item.type in ("str", "str | None")
-    return str(override.input_line).partition("=")[2] if isinstance(value, bool) and takes_text else value
+    is_read = isinstance(value, bool | int | float)
+    return str(override.input_line).partition("=")[2] if is_read and takes_text else value
 
 
 @cache
