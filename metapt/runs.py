@@ -205,8 +205,8 @@ class Run:
             self.check_identity(identity, fingerprints, config)
         known = provenance(fingerprints) if is_new else self.provenance()
         self._write_config({"config": dict(config or identity), "provenance": known})
-        step = max((step for step, _ in self.checkpoints()), default=0)
-        record = start_record(step, self._reason(is_new), circumstances or {})
+        newest = self.newest_checkpoint(lambda _: None)  # the run logs which ones it passes over
+        record = start_record(newest[0] if newest else 0, self._reason(is_new), circumstances or {})
         files.append_line(self.starts_file, record)
         self.error_file.unlink(missing_ok=True)
 

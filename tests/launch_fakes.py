@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from metapt import atomic_folders
 from metapt.errors import Interrupted, run_command
 from metapt.launch.jobs import Job, Plan
-from metapt.runs import MODEL_DIR, MetricsWriter, Run
+from metapt.runs import ENGINE_DIR, MODEL_DIR, MetricsWriter, Run
 
 if TYPE_CHECKING:
     from metapt.config import ClusterConfig
@@ -119,6 +119,8 @@ def save_checkpoint(run: Run, step: int) -> None:
     folder = atomic_folders.staging(run.checkpoint(step))
     (folder / MODEL_DIR).mkdir()
     (folder / MODEL_DIR / "model.safetensors").write_text(f"weights of step {step}")
+    (folder / ENGINE_DIR).mkdir()
+    (folder / ENGINE_DIR / "state").write_text(f"optimizer of step {step}")
     atomic_folders.commit(folder, run.checkpoint(step))
 
 

@@ -111,6 +111,11 @@ def test_every_start_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert (starts[-1]["job"], starts[-1]["ranks"], starts[0]["job"]) == ("77", 2, None)
     assert run.mixture() == "1 source, 2 types of GPU"
     assert run_status(run.path).mixture == run.mixture()
+    file = run.checkpoint(3) / "engine" / "state"
+    file.write_text(file.read_text().replace("step 3", "step 4"))  # damaged, so the run begins again
+    start("H100")
+    assert run.starts()[-1]["step"] == 0
+    assert run.mixture() is None
     assert {"git_commit", "source", "code", "versions", "time", "nodes"} <= starts[0].keys()
 
 
