@@ -18,6 +18,11 @@ from metapt.launch.submission import submit
 SHOTS = ("grid=demo", "grid.shots=[30,5]", "grid.shot_targets=[sk_demo,en_demo]", "grid.subset_seeds=[0,4]")
 
 
+def test_models_whose_runs_would_have_the_same_name_are_refused() -> None:
+    with pytest.raises(UserError, match=r"grid.models: /x/a-b, hub:x/a_b: .* the same name x_a_b; rename"):
+        planned(*SHOTS, "grid.models=[/x/a-b,hub:x/a_b]")
+
+
 def test_few_shot_runs_follow_the_taggers_that_they_train_further() -> None:
     words = ['grid.finetune=["data=demo","data.max_train_sentences=200"]', "grid.models=['hub:some/encoder']"]
     words.append("grid.finetune_shots=['ner.lr=1e-4']")

@@ -26,10 +26,9 @@ from metapt.config import (
 )
 from metapt.errors import UserError, listed
 from metapt.launch import run_identity
-from metapt.launch.grid_checks import checkpoint_errors, grid_errors, resource_errors, size_name
+from metapt.launch.grid_checks import checkpoint_errors, grid_errors, model_name, resource_errors, size_name
 from metapt.launch.job_arguments import PROGRAMS, arguments, cache_folder, checkpoint_path, merged
 from metapt.launch.jobs import Job, Plan
-from metapt.models.pretrained import HUB_PREFIX
 
 SHOT_KEYS = {"sentences": "data.max_train_sentences", "entities_per_type": "data.entities_per_type"}
 
@@ -158,7 +157,7 @@ def _extra_checkpoints(grid: GridConfig, pretrain: Job) -> list[int]:
 def _model_finetunes(grid: GridConfig, cluster: ClusterConfig) -> Iterator[Job]:
     """The fine-tuning jobs of models that the grid does not pretrain."""
     for model in grid.models:
-        jobs = _tunings(grid, cluster, _folder_name(model))
+        jobs = _tunings(grid, cluster, model_name(model))
         for job, seed in product(jobs, grid.finetune_seeds or grid.seeds):
             yield replace(job, id=_joined(job.id, f"s{seed}"), model=model, seed=seed)
 
@@ -229,11 +228,6 @@ def _baselines(grid: GridConfig) -> Iterator[Job]:
 def _joined(*parts: str) -> str:
     """The readable part of a run's name."""
     return "-".join(filter(None, parts))
-
-
-def _folder_name(model: str) -> str:
-    """A model's path or name on the hub as part of a folder's name."""
-    return re.sub(r"[^\w.]+", "_", model.removeprefix(HUB_PREFIX), flags=re.ASCII).strip("_")
 
 
 def _load(drafts: Sequence[Job], root: Path, cache: Path) -> tuple[dict[str, Any], list[str]]:

@@ -21,6 +21,7 @@ from metapt.config.option_files import is_file, read_option_file
 from metapt.errors import UserError
 from metapt.launch.job_arguments import PROGRAMS, override_key
 from metapt.launch.jobs import Job
+from metapt.models.pretrained import HUB_PREFIX
 
 LISTS = (
     *("sizes", "objectives", "seeds", "sources", "tunings", "checkpoints", "baselines", "models"),
@@ -49,6 +50,10 @@ def grid_errors(grid: GridConfig) -> Iterator[str]:
     names = yield from _size_names(grid)
     if not (grid.sizes or grid.models):
         yield "grid.sizes is empty: the grid has no runs; give sizes to pretrain, or models in grid.models"
+    folders = Counter(map(model_name, set(grid.models)))
+    for name in (name for name, count in folders.items() if count > 1):
+        same = [model for model in grid.models if model_name(model) == name]
+        yield f"grid.models: {', '.join(same)}: their runs would have the same name {name}; rename a folder or link it"
     if grid.models and not grid.sources:
         yield "grid.models: give the labelled sets to fine-tune them on in grid.sources"
     for name in (*(["objectives"] if grid.sizes else []), "seeds", *(["tunings"] if grid.sources else [])):
@@ -76,6 +81,11 @@ def _comparison_errors(grid: GridConfig) -> Iterator[str]:
         first, second = ({*(each.tunings or TUNINGS)} for each in (one, other))
         if shared := sorted(first & second):
             yield f"grid.comparisons: duplicate comparison of {', '.join(shared)}, {one.first} minus {one.second}"
+
+
+def model_name(model: str) -> str:
+    """A model's path or name on the hub as part of a folder's name."""
+    return re.sub(r"[^\w.]+", "_", model.removeprefix(HUB_PREFIX), flags=re.ASCII).strip("_")
 
 
 def size_name(size: str) -> str:
