@@ -146,3 +146,20 @@ def test_jobs_without_a_gpu_go_to_the_cpu_partition(
     }
     asked = (slurm_commands / "asked").read_text().splitlines()
     assert {line.split()[-1] for line in asked} == {"--partition=gpu", "--partition=cpu"}
+
+
+def test_a_pretraining_job_has_the_gpus_that_its_size_asks_for() -> None:
+    """Spread evenly over as few nodes as they need."""
+
+    def spread(gpus: int) -> set[tuple[int, int]]:
+        jobs = made("cluster.gpus_per_node=4", f"grid.gpus_per_size={{nano:{gpus}}}")[0].jobs
+        return {(job.nodes, job.gpus_per_node) for job in jobs if job.kind == "pretrain"}
+
+    assert [spread(gpus) for gpus in (1, 4, 6, 8, 9)] == [{(1, 1)}, {(1, 4)}, {(2, 3)}, {(2, 4)}, {(3, 3)}]
+    with pytest.raises(UserError, match=r"grid.gpus_per_size.nano=7: 2 nodes .*; give 6 or 8"):
+        spread(7)
+
+
+@pytest.mark.usefixtures("sinfo")
+def test_no_time_limit_is_rounded_to_none() -> None:
+    assert requested("grid.hours_per_size={nano: 0.005}")["pretrain"] == {(1, 3)}

@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from itertools import product
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ def plan(config: SubmitConfig) -> Plan:
     cache = cache_folder(cluster, root)
     configs, errors = _load(drafts, root, cache)
     errors += checkpoint_errors(pretrains, finetunes, configs)
-    errors += resource_errors(cluster)
+    errors += resource_errors(grid, cluster)
     _require_none(grid, errors)
     runs, configs = _with_hashes(drafts, configs, root)
     jobs = _with_prepares(runs, configs)
@@ -124,8 +125,8 @@ def _resources(gpus: int | None, cluster: ClusterConfig) -> tuple[int, int]:
     """Nodes, and GPUs per node, of a pretraining job that needs `gpus` GPUs; None: what the cluster's keys say."""
     if gpus is None or not cluster.gpus_per_node:
         return cluster.nodes, cluster.gpus_per_node
-    per_node = min(gpus, cluster.gpus_per_node)
-    return -(-gpus // per_node), per_node
+    nodes = ceil(gpus / cluster.gpus_per_node)
+    return nodes, gpus // nodes  # without a rest (resource_errors)
 
 
 def _finetunes(grid: GridConfig, cluster: ClusterConfig, pretrain: Job) -> Iterator[Job]:

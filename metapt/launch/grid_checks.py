@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from itertools import combinations
+from math import ceil
 from typing import Any
 
 from metapt.config import (
@@ -222,11 +223,16 @@ def _is_saved(step: int, config: PretrainConfig) -> bool:
     return step == train.max_steps or (0 <= step < train.max_steps and step % train.checkpoint_every == 0)
 
 
-def resource_errors(cluster: ClusterConfig) -> list[str]:
-    """Time limits that are none."""
+def resource_errors(grid: GridConfig, cluster: ClusterConfig) -> Iterator[str]:
+    """Time limits that are none, and GPUs that cannot be spread evenly over nodes."""
     allowed = f"must be a positive number for one of {', '.join(PROGRAMS)}"
-    return [
-        f"cluster.timeout_min_per_kind.{kind}={minutes}: {allowed}"
-        for kind, minutes in cluster.timeout_min_per_kind.items()
-        if kind not in PROGRAMS or minutes < 1
-    ]
+    for kind, minutes in cluster.timeout_min_per_kind.items():
+        if kind not in PROGRAMS or minutes < 1:
+            yield f"cluster.timeout_min_per_kind.{kind}={minutes}: {allowed}"
+    for size, gpus in grid.gpus_per_size.items() if cluster.gpus_per_node else ():
+        nodes = ceil(gpus / cluster.gpus_per_node)
+        if nodes and gpus % nodes:
+            yield (
+                f"grid.gpus_per_size.{size}={gpus}: {nodes} nodes with at most cluster.gpus_per_node={cluster.gpus_per_node} "
+                f"cannot have the same number each; give {gpus - gpus % nodes} or {gpus + nodes - gpus % nodes}"
+            )

@@ -82,7 +82,7 @@ def partition(job: Job, cluster: ClusterConfig) -> str | None:
 def minutes_of(job: Job, cluster: ClusterConfig) -> int:
     """The time limit of a job, before the partition's."""
     if job.hours is not None:
-        return round(job.hours * 60)
+        return max(1, round(job.hours * 60))  # to Slurm 0 is no limit
     return cluster.timeout_min or cluster.timeout_min_per_kind.get(job.kind, MINUTES[job.kind])
 
 
