@@ -279,6 +279,10 @@ def test_an_id_of_another_cluster_or_grid_is_not_taken_for_a_job(
     assert states(grid_dir)["prepare/demo"] == "queued"
     grid_dir.submitted_file.write_text(submitted("prepare/demo", number, cluster="big"))
     assert states(grid_dir)["prepare/demo"] == "unknown"
+    grid_dir.submitted_file.write_text(submitted("prepare/demo", number, cluster="small"))
+    for comment, state in (("of the site", "queued"), ("metapt /other/grid", "lost")):
+        (squeue / "queue").write_text(f"{number}|PENDING|Priority|{comment}\n")
+        assert states(grid_dir)["prepare/demo"] == state
 
 
 def test_a_job_that_fails_before_its_program_starts_has_failed(

@@ -107,11 +107,11 @@ def read_queue(grid_dir: GridDir) -> Queue:
     ]
     listed = [*own, *(_squeue(grid_dir, [f"--jobs={','.join(dict.fromkeys(others))}"]) if others else [])]
     comments = {text for text in {text for _, text in listed} if _names(grid_dir, text)}
-    found = {entry.slurm_id: entry for entry, text in listed if text in comments}
+    found = {entry.slurm_id: (entry, text) for entry, text in listed}
     entries = {
-        name: found[record.slurm_id]
+        name: found[record.slurm_id][0]
         for name, record in last.items()
-        if record.slurm_id in found and record.is_on(here)
+        if record.slurm_id in found and _is_of(record, here, found[record.slurm_id][1], comments)
     }
     unrecorded = {entry.slurm_id for entry, text in own if text in comments}
     known = {record.slurm_id for record in recorded if record.is_on(here)}
@@ -196,6 +196,16 @@ def _names(grid_dir: GridDir, comment: str) -> bool:
     """Whether the comment of a job names a grid, by any path of its folder."""
     program, _, path = comment.partition(" ")
     return program == "metapt" and Path(path).resolve() == grid_dir.path.resolve()
+
+
+def _is_of(record: Submission, here: str, comment: str, comments: Collection[str]) -> bool:
+    """Whether a job of the present cluster with the recorded id is the recorded job.
+
+    Its comment names the grid (`comments`). Some sites replace comments: then an id is enough on the cluster that was recorded.
+    """
+    if comment in comments:
+        return record.is_on(here)
+    return bool(here) and record.cluster == here and not comment.startswith("metapt ")
 
 
 def cancel(slurm_ids: Collection[str]) -> None:
