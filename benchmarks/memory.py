@@ -14,9 +14,15 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from metapt.config import commandline
+from metapt.config import PretrainConfig, commandline
 from metapt.estimate import memory
+from metapt.estimate.flops import LABELLED_FRACTION
+
+if TYPE_CHECKING:
+    from metapt.data.word_classes import WordClasses
+    from metapt.meta.terms import WordGroup
 
 MIB = 2**20
 ALLOCATOR = "glibc.malloc.mmap_threshold=65536"
@@ -45,7 +51,7 @@ CASES = [
         ("episode", ["ds=zero2", "meta.scope=full", *SMALL_EPISODE]),
         ("episode", ["ds=zero2", "meta.scope=full", *SMALL_EPISODE, *FP32]),
     ]
-]
+] + [("laptop", "lm", ["ds=zero2", "objective=multitask"])]
 
 
 def arguments(size: str, overrides: list[str]) -> list[str]:
@@ -92,6 +98,7 @@ def run_updates(kind: str, arguments: list[str]) -> None:
 
     from metapt.data.episodes import EpisodeSampler, WindowIndex
     from metapt.meta.objectives import next_token_objective
+    from metapt.meta.terms import add_terms
     from metapt.meta.window_episodes import episode_objective
     from metapt.models.meta_lm import build_meta_lm
     from metapt.training.engine import Engine
@@ -101,18 +108,36 @@ def run_updates(kind: str, arguments: list[str]) -> None:
     tokens = np.random.default_rng(0).integers(2, 200, 40_000)
     index = WindowIndex.build(tokens, 256, meta.window, meta.min_context)
     sampler = EpisodeSampler(Tokens(tokens), index, meta, 0, 1, 0)  # type: ignore[arg-type]
-    engine = Engine(build_meta_lm(config), config)
+    meta_lm = build_meta_lm(config)
+    classes, groups = labelled_words(config) if config.classes.sizes else (None, [])
+    terms = {name: (1.0, term) for name, term in add_terms(meta_lm, config, classes).items()}
+    engine = Engine(meta_lm, config)
     for step in range(2):
         for unit in range(2):
             if kind == "episode":
                 output = episode_objective(engine.meta_lm, sampler.episode(step, unit), meta, 0, step, unit)
             else:
-                output = next_token_objective(
-                    engine.meta_lm, torch.randint(2, 200, (train.micro_batch, train.seq_len + 1))
-                )
+                sequences = torch.randint(2, 200, (train.micro_batch, train.seq_len + 1))
+                output = next_token_objective(engine.meta_lm, sequences, terms, groups)
             engine.backward(output.loss / 2, last=unit == 1)
             del output
         engine.step(1e-3)
+
+
+def labelled_words(config: PretrainConfig) -> tuple[WordClasses, list[WordGroup]]:
+    """Word types in classes, and words of these types at the usual fraction of the positions of a micro-batch."""
+    import numpy as np
+
+    from metapt.data.word_classes import WordClasses, WordExamples
+    from metapt.meta.terms import WordGroup
+
+    numbers, shape = np.arange(4096), (config.train.micro_batch, config.train.seq_len)
+    partitions = np.stack([numbers % size for size in config.classes.partitions]).astype(np.int16)
+    classes = WordClasses(numbers.astype(np.uint64), np.ones_like(numbers), partitions, ())
+    draw = np.random.default_rng(0)
+    rows, positions = np.nonzero(draw.random(shape) < LABELLED_FRACTION)
+    types = draw.choice(np.flatnonzero(~classes.is_held_out), len(rows))
+    return classes, [WordGroup(WordExamples(rows, positions, types), shape, 0)]
 
 
 def main() -> None:

@@ -48,7 +48,7 @@ def test_parameter_count_includes_the_episode_head():
     assert all_parameters(config) == sum(value.numel() for value in build_meta_lm(config).parameters())
 
 
-ORDINARY = [case for case in measuring.CASES if case[0] == "tiny" and "ds=zero2" in case[2]]
+ORDINARY = [case for case in measuring.CASES if case[0] in ("tiny", "laptop") and "ds=zero2" in case[2]]
 CASES = [
     pytest.param(
         *case, id=" ".join([*case[:2], *case[2]]), marks=() if case in ORDINARY else pytest.mark.nightly

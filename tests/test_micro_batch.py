@@ -19,6 +19,7 @@ from metapt.estimate.speed import GB
 from metapt.estimate.update_split import CPU_TOKENS, memory_advice, with_numbers
 from metapt.runs import Run
 
+LONG_UPDATES = ["train.sequences_per_update=1024"]
 ONE_GPU = Ranks(1, "cuda")
 AUTO_NANO = commandline.load("pretrain", ["objective=vanilla", "train.micro_batch=auto"])
 
@@ -219,6 +220,45 @@ def test_a_trial_pass_changes_nothing(ds: str) -> None:
     (norm, weights), (norm_after, weights_after) = results
     assert norm_after == norm > 0
     assert all(torch.equal(weights_after[name], value) for name, value in weights.items())
+
+
+def test_a_trial_pass_has_the_logits_of_word_classes() -> None:
+    """The pass saves as much for the backward pass as the term does, by the estimate."""
+    from metapt.meta.initial_heads import PersistentHeads
+    from metapt.models.meta_lm import build_meta_lm
+    from metapt.training.engine_setup import try_pass
+
+    saved = []
+    for objective in ("vanilla", "multitask"):
+        config = load("model=nano", f"objective={objective}")
+        meta_lm, classes = build_meta_lm(config), sum(config.classes.partitions[:-1])
+        meta_lm.term_heads["multitask"] = PersistentHeads(config.model.hidden_size, classes)
+        kept: dict[int, torch.Tensor] = {}
+
+        def keep(tensor: torch.Tensor, kept: dict[int, torch.Tensor] = kept) -> torch.Tensor:
+            kept[tensor.untyped_storage().data_ptr()] = tensor
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            try_pass(meta_lm, config)
+        saved.append(sum(value.untyped_storage().nbytes() for value in kept.values()))
+    assert saved[1] - saved[0] == pytest.approx(4 * 0.6 * 8 * 128 * 6656, rel=0.1)
+
+
+def test_auto_leaves_room_for_the_logits_of_word_classes() -> None:
+    sizes = {
+        objective: [
+            with_numbers(
+                load("model=laptop", f"objective={objective}", "train.micro_batch=auto", *LONG_UPDATES),
+                ONE_GPU,
+                budget * GB,
+            ).train.micro_batch
+            for budget in (4, 8, 64)
+        ]
+        for objective in ("vanilla", "multitask", "both")
+    }
+    assert sizes["vanilla"] == [256, 512, 1024]
+    assert sizes["multitask"] == sizes["both"] == [128, 256, 1024]
 
 
 def test_print_config_shows_what_is_split(capsys: pytest.CaptureFixture[str]) -> None:

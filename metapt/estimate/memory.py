@@ -17,6 +17,7 @@ from itertools import pairwise
 from metapt.config import ModelConfig, PretrainConfig, deepspeed_settings
 from metapt.estimate.flops import (
     CHUNK_TOKENS,
+    LABELLED_FRACTION,
     TILE_TOKENS,
     block_matrices,
     episode_fraction,
@@ -187,7 +188,14 @@ def _next_token(config: PretrainConfig, ranks: Ranks) -> tuple[dict[str, Memory]
         layer += output * (2 * size + (FP32 if ranks.device == "cpu" else 0))
         logits += min(chunk, TILE_TOKENS[ranks.device]) * model.vocab_size * FP32
     states = tokens * model.hidden_size * 2 * FP32
-    return {"loss": Memory(activations=saved, temporaries=layer + logits + states)}, saved + states
+    passes = {"loss": Memory(activations=saved, temporaries=layer + logits + states)}
+    saved += states
+    if config.multitask.weight > 0:
+        # Logits of all classes of the labelled words, beside the gradient of the output layer; their logarithms are saved.
+        term = round(LABELLED_FRACTION * tokens) * sum(config.classes.partitions[:-1]) * FP32
+        saved += term
+        passes["word classes"] = Memory(activations=saved, temporaries=output * FP32 + term)
+    return passes, saved
 
 
 def _episode(config: PretrainConfig, sharding: _Sharding) -> tuple[dict[str, Memory], int]:

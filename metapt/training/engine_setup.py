@@ -9,8 +9,11 @@ import math
 from collections.abc import Callable
 
 import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
 from metapt.config import AUTO, PretrainConfig, zero_stage
+from metapt.estimate.flops import LABELLED_FRACTION
 from metapt.estimate.memory import FP32, Ranks, all_parameters
 from metapt.estimate.update_split import with_numbers
 from metapt.models.device import training_device
@@ -97,11 +100,28 @@ def fits_gpu(meta_lm: MetaLM, config: PretrainConfig) -> bool:
 
 
 def try_pass(meta_lm: MetaLM, config: PretrainConfig) -> None:
-    """One forward and backward pass of a micro-batch, which leaves weights, gradients and random numbers alone."""
+    """One forward and backward pass of a micro-batch, which leaves weights, gradients and random numbers alone.
+
+    With the term `multitask`, whose logits of all classes may be the largest tensor; states of episodes are small.
+    """
     train, device = config.train, next(meta_lm.parameters()).device
     tokens = torch.zeros((train.micro_batch, train.seq_len + 1), dtype=torch.long, device=device)
-    parameters = [value for value in meta_lm.decoder.parameters() if value.requires_grad]
-    torch.autograd.grad(meta_lm.lm_loss(tokens), parameters)
+    hidden, parameters = meta_lm.hidden_states(tokens[:, :-1]), [*meta_lm.decoder.parameters()]
+    loss = meta_lm.lm_loss_of(hidden, tokens[:, 1:])
+    if config.multitask.weight > 0:
+        heads = meta_lm.term_heads["multitask"]
+        loss = loss + _loss_of_classes(heads, hidden.flatten(0, 1), len(config.classes.partitions) - 1)
+        parameters += heads.parameters()
+    torch.autograd.grad(loss, [value for value in parameters if value.requires_grad])
+
+
+def _loss_of_classes(heads: nn.Module, states: Tensor, partitions: int) -> Tensor:
+    """A loss in the shape of `metapt.meta.terms.PersistentTerm`, if the usual fraction of states [n, d] has a label."""
+    labelled = states[: round(LABELLED_FRACTION * len(states))]
+    labels = torch.zeros(len(labelled), dtype=torch.long, device=states.device)
+    return torch.stack(
+        [cross_entropy(each, labels) for each in heads(labelled).tensor_split(partitions, dim=-1)]
+    ).mean()
 
 
 def _budget(device: torch.device) -> int | None:
