@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from analysis_runs import write_finetuning, write_grid, write_pretraining
+from analysis_runs import write_baseline, write_finetuning, write_grid, write_pretraining
 from hypothesis import given
 from hypothesis import strategies as st
 
 from analysis.load.collect import collect
 from analysis.load.contrasts import Contrast, declared_contrasts
-from analysis.sections import claims
+from analysis.sections import baseline_rows, claims, comparisons
 from analysis.sections.base import ReportData, Views, views
 from analysis.stats.verdicts import INCONCLUSIVE, NEGLIGIBLE
 from analysis.tables import Table
@@ -163,6 +163,25 @@ def test_budgets_that_compare_other_runs_have_no_verdicts(shown: Views, tmp_path
     assert other["difference"] == pytest.approx(value["maml", 60] - value["vanilla", 36])
     (claimed,) = rows(found, "claims")
     assert claimed["difference"] == pytest.approx(value["maml", 60] - value["vanilla", 60])
+
+
+def test_every_tuning_has_a_claim_at_its_own_last_step(tmp_path: Path) -> None:
+    """Averages by tuning differ in nothing else, so that there are none."""
+    root = write_grid(tmp_path / "grid", seeds=(0, 1, 2), tunings=("head_only",), steps=(30, 60))
+    write_grid(root, seeds=(0, 1, 2), tunings=("full",), steps=(30,))
+    write_baseline(root, "particle")
+    shown = views(collect([root]), 200, None, "updates")
+    found = claims.claims_at(shown, "updates")["target sets"]
+    steps = {
+        (item.setting.tuning, item.setting.step) for claim in found for item in claim.average.comparisons
+    }
+    assert steps == {("full", 30), ("head_only", 60)}
+    section = comparisons.tuning_section(shown.first)
+    assert section.tables[0].rows == []
+    assert section.paragraphs[0].startswith("Averages by tuning leave out 4 of 4 comparisons")
+    table = baseline_rows.systems_table(shown.first.collection, shown.first.scores)
+    index = heads(table).index("tuning")
+    assert {row[index] for row in table.rows} == {"", "full", "head_only"}
 
 
 def test_what_two_comparisons_share_counts_once(tmp_path: Path) -> None:

@@ -131,7 +131,7 @@ class ReportData:
 
     @cached_property
     def final_comparisons(self) -> list[Comparison]:
-        """The comparisons on target sets at the last step of each model."""
+        """The comparisons on target sets at the last step of each model and tuning."""
         return last_steps(self.target_comparisons)
 
 

@@ -18,7 +18,7 @@ from .set_columns import grouped_sets
 DEFINITION = (
     "Baselines: rules and taggers without a language model, scored in the same way as models: "
     + "; ".join(f"{name}: {description}" for name, description in BASELINE_NAMES.items())
-    + ". For each scale, variant and objective, the last fine-tuned checkpoint is compared with the baselines. A baseline that "
+    + ". For each scale, variant, objective and tuning, the last fine-tuned checkpoint is compared with the baselines. A baseline that "
     "learns is compared only with models fine-tuned on the same source. Differences are model minus baseline; every seed of the "
     "model is paired with the same run of the baseline."
 )
@@ -42,8 +42,7 @@ def systems_table(collection: Collection, scores: Scores) -> Table:
     baselines = [group for group in groups(collection) if group.is_baseline]
     by_system: dict[tuple[str, ...], list[Group]] = {}
     for group in (*baselines, *_final_models(collection)):
-        key = (group.setting.scale, group.setting.variant, group.objective, group.setting.tuning)
-        by_system.setdefault(key, []).append(group)
+        by_system.setdefault(_system(group), []).append(group)
     rows: list[list[Cell]] = []
     shaded = set()
     for system, members in by_system.items():
@@ -68,17 +67,16 @@ def _mean(sources: Sequence[Group], name: str, scores: Scores) -> float | None:
 
 
 def _final_models(collection: Collection) -> list[Group]:
-    """The fine-tuned models of each scale, variant and objective at its last checkpoint."""
+    """The fine-tuned models of each system at its last checkpoint."""
     models = [group for group in groups(collection) if not group.is_baseline]
-    last: dict[tuple[str, str, str], int] = {}
+    last: dict[tuple[str, ...], int] = {}
     for group in models:
-        model = _model(group)
-        last[model] = max(last.get(model, 0), group.setting.step or 0)
-    return [group for group in models if (group.setting.step or 0) == last[_model(group)]]
+        last[_system(group)] = max(last.get(_system(group), 0), group.setting.step or 0)
+    return [group for group in models if (group.setting.step or 0) == last[_system(group)]]
 
 
-def _model(group: Group) -> tuple[str, str, str]:
-    return (group.setting.scale, group.setting.variant, group.objective)
+def _system(group: Group) -> tuple[str, ...]:
+    return (group.setting.scale, group.setting.variant, group.objective, group.setting.tuning)
 
 
 def baselines_table(collection: Collection, scores: Scores) -> Table:

@@ -27,7 +27,7 @@ DESCRIPTIVE = "descriptive"
 
 DEFINITION = (
     "Claims: mean differences over sources and over the sets of a group, one for each contrast, scale, variant and tuning, at the last step "
-    "that both arms have. There are two groups: the target sets, and the sets in a language that no run was fine-tuned on. "
+    "that both arms have with this tuning. There are two groups: the target sets, and the sets in a language that no run was fine-tuned on. "
     "The primary contrasts of a group are a family of hypotheses, at the matched budget that the page shows first; only these have a verdict. "
     "A hypothesis that two contrasts of the same arms have in common, such as for a tuning that both compare, counts once and is shown once. "
     f"Other contrasts and budgets are descriptive, and their p values are not corrected. {definition()}"

@@ -20,8 +20,8 @@ from .significance import Difference, Estimate, Pairs, Scores, average_differenc
 DEFINITION = (
     "Differences: the first arm of a contrast minus the second, averaged over the seeds that both have. "
     "Averages over sets, sources and tunings are unweighted means of F1 over the pairs, on the target sets only (those in the target "
-    "languages; if there are none, the sets that no run was tuned on), at the last pretraining step that both arms have. "
-    "Averages by scale, tuning, source or step include only comparisons that exist for every scale (tuning, source, step), and along "
+    "languages; if there are none, the sets that no run was tuned on), at the last pretraining step that both arms have with a tuning. "
+    "Averages by scale, tuning, source or step include only comparisons that exist for every scale (tuning, at the same step; source, step), and along "
     "tuning, source and step only seeds that all of these have, so that the averages differ in nothing else. Relative gain: mean F1 of the first arm / mean F1 of the second - 1."
 )
 
@@ -158,15 +158,17 @@ def pair_count(items: Iterable[Comparison]) -> int:
     return len({(first.path, second.path) for item in items for first, second in item.pairs})
 
 
+SYSTEM = ("scale", "variant", "tuning")
+"""the parts of a setting of which each value may have other checkpoints"""
+
+
 def last_steps(items: Sequence[Comparison]) -> list[Comparison]:
-    """Return the comparisons at the last pretraining step of each scale and variant."""
-    last: dict[tuple[str, str], int] = {}
+    """Return the comparisons at the last pretraining step of each scale, variant and tuning."""
+    last: dict[tuple[Cell, ...], int] = {}
     for item in items:
-        model = (item.setting.scale, item.setting.variant)
-        last[model] = max(last.get(model, 0), item.setting.step or 0)
-    return [
-        item for item in items if (item.setting.step or 0) == last[item.setting.scale, item.setting.variant]
-    ]
+        system = _setting_part(item, SYSTEM)
+        last[system] = max(last.get(system, 0), item.setting.step or 0)
+    return [item for item in items if (item.setting.step or 0) == last[_setting_part(item, SYSTEM)]]
 
 
 AXES = {"scale": ("variant",), **dict.fromkeys(("tuning", "source", "step"), ("scale", "variant"))}
@@ -226,7 +228,9 @@ def unbalanced(items: Sequence[Comparison], axis: str) -> list[str]:
 
 def _design(item: Comparison, axis: str) -> tuple[Cell, ...]:
     """Return what a comparison shares with its counterparts along the axis."""
-    fixed = [part for part in ("scale", "variant", "tuning", "source") if part != axis]
+    fixed = [part for part in (*SYSTEM, "source") if part != axis]
+    if axis == "tuning":  # each may have another last step
+        fixed.append("step")
     return (*_setting_part(item, fixed), item.set_name)
 
 
