@@ -11,7 +11,14 @@ from scipy import stats
 
 from analysis.load.collect import collect
 from analysis.load.contrasts import Contrast
-from analysis.stats.convergence import WINDOW_FRACTION, mean_over_seeds, means_table, measure, smoothed
+from analysis.stats.convergence import (
+    WINDOW_FRACTION,
+    mean_over_seeds,
+    means_table,
+    measure,
+    pairs_table,
+    smoothed,
+)
 from analysis.stats.pairing import pairing
 from metapt.randomness import generator
 
@@ -120,6 +127,13 @@ def test_the_table_has_intervals_from_three_seeds_on(tmp_path: Path, seeds: int)
         assert low < cells["Δ area"] < high
     else:
         assert np.isnan([low, high]).all()
+
+
+def test_pairs_of_one_training_seed_are_one_seed(tmp_path: Path) -> None:
+    root = write_grid(tmp_path / "grid", tunings=("head_only",), seeds=(0, 1))
+    ((setting, pairs),) = pairing(collect([root]), CONTRAST).pairs.items()
+    table = pairs_table(CONTRAST, {setting: [*pairs, *pairs]})  # as with two seeds of fine-tuning
+    assert table.rows[0][[column.head for column in table.columns].index("seeds")] == 2
 
 
 def test_every_contrast_has_its_rows(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from scipy import stats
 
 from analysis.load.collect import collect
 from analysis.load.contrasts import Contrast
-from analysis.sections.learning_dynamics import learned_episodes, means_table
+from analysis.sections.learning_dynamics import dynamics_means_table, learned_episodes, means_table
 from analysis.stats.pretraining_means import losses_at_common_budget, pretraining_means
 
 
@@ -70,6 +70,21 @@ def test_means_over_seeds_equal_those_of_scipy(tmp_path: Path):
     assert pairs.accuracy_gain.interval == pytest.approx(tuple(expected))
     (row,) = means_table(collection).rows
     assert row[:3] == ["maml minus vanilla", "nano", 4]
+
+
+def test_seeds_are_those_that_were_measured(tmp_path: Path):
+    """Of four seeds, the first has no accuracies and the last no perplexity in one arm."""
+    root = write_runs(tmp_path, {name: [np.full(8, 0.4)] * 4 for name in ("vanilla", "maml")})
+    for name, kinds in (("maml0", "dynamics"), ("vanilla3", "eval")):
+        (file,) = root.glob(f"{name}/**/metrics.jsonl")
+        lines = [line for line in file.read_text().splitlines() if json.loads(line)["kind"] != kinds]
+        file.write_text("\n".join(lines) + "\n")
+    collection = collect([root])
+    table = means_table(collection)
+    row = dict(zip([column.head for column in table.columns], table.rows[0], strict=True))
+    assert (row["seeds"], row["held-out words, seeds"]) == (3, 3)
+    assert row["held-out words, first"] == pytest.approx(0.4)
+    assert {row[2] for row in dynamics_means_table(collection).rows} == {3}
 
 
 def test_the_ratio_of_perplexities_is_a_geometric_mean_at_equal_next_token_tokens(tmp_path: Path):

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from metapt.evaluation.seed_inference import MIN_SEEDS
+from metapt.evaluation.seed_inference import MIN_SEEDS, SeedMean
 
 from ..figures import curves
 from ..load.collect import Collection
@@ -79,15 +79,16 @@ def means_table(collection: Collection) -> Table:
     """Perplexity and accuracy on held-out words of every comparison, as means over seeds with intervals."""
     columns = [*map(Column, ("comparison", "scale", "variant", "seeds"))]
     columns += [Column("perplexity, first / second"), Column("95 % CI ratio", interval=True)]
-    columns += [Column("held-out words, first"), Column("held-out words, second"), Column("chance")]
+    columns += [Column(f"held-out words, {name}") for name in ("seeds", "first", "second")]
+    columns += [Column("chance")]
     columns += [Column("Δ", signed=True), Column("95 % CI Δ", signed=True, interval=True), RUNS]
     rows: list[list[Cell]] = []
     for pairs in pretraining_means(collection):
         ratio, gain = pairs.log_perplexity, pairs.accuracy_gain
-        cells: list[Cell] = [pairs.contrast, pairs.scale, pairs.variant, len(pairs.pairs)]
+        cells: list[Cell] = [pairs.contrast, pairs.scale, pairs.variant, _seeds(ratio)]
         low, high = ratio.interval_over_seeds
         cells += [math.exp(ratio.value), (math.exp(low), math.exp(high))]
-        cells += [*pairs.accuracies, pairs.chance, gain.value, gain.interval]
+        cells += [_seeds(gain), *pairs.accuracies, pairs.chance, gain.value, gain.interval]
         rows.append([*cells, runs_of(*pairs.pairs)])
     note = (
         "Perplexity on held-out text at the largest number of next-token tokens that both runs of a pair reached: geometric mean over seeds, "
@@ -96,6 +97,11 @@ def means_table(collection: Collection) -> Table:
     )
     table = Table("pretraining_means", "Perplexity and held-out words, means over seeds", columns, rows, note)
     return table.without_constant("variant")
+
+
+def _seeds(mean: SeedMean) -> int | None:
+    """The number of seeds that a mean is over; None if there are none."""
+    return int(np.isfinite(mean.values).sum()) or None
 
 
 def dynamics_means_table(collection: Collection) -> Table:
@@ -109,14 +115,15 @@ def dynamics_means_table(collection: Collection) -> Table:
         ]
     rows: list[list[Cell]] = []
     for item in dynamics_means(collection):
-        pairs = item.pairs
-        cells: list[Cell] = [pairs.contrast, pairs.scale, pairs.variant, len(pairs.pairs), item.name]
-        for mean in (item.first, item.second, item.difference):
+        pairs, means = item.pairs, (item.first, item.second, item.difference)
+        seeds = min(mean.seeds for mean in means if mean)
+        cells: list[Cell] = [pairs.contrast, pairs.scale, pairs.variant, seeds, item.name]
+        for mean in means:
             cells += [mean.value, mean.interval_over_seeds] if mean else [None, (math.nan, math.nan)]
         rows.append([*cells, runs_of(*pairs.pairs)])
     note = (
         f"The last measurement of each run; cosines are means over the last {EDGE_FRACTION:.0%} of the updates that have one. "
-        f"t-intervals over seeds, with at least {MIN_SEEDS}."
+        f"t-intervals over seeds, with at least {MIN_SEEDS}; the column counts those of Δ, or of the arm that has the measure."
     )
     title = "Learning dynamics at the end of pretraining, means over seeds"
     return Table("dynamics_means", title, [*columns, RUNS], rows, note).without_constant("variant")

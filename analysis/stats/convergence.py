@@ -147,7 +147,7 @@ def pairs_table(contrast: Contrast, by_setting: PairsBySetting) -> Table:
     for setting, setting_pairs in by_setting.items():
         items = [PairDifference.of(*pair) for pair in setting_pairs]
         means = [_mean([getattr(item, part.name) for item in items]) for part in fields(PairDifference)]
-        rows.append([*setting_cells(setting), len(setting_pairs), *means])
+        rows.append([*setting_cells(setting), len(set(map(training_seed, setting_pairs))), *means])
     shaded = set()
     if rows:
         shaded.add(len(rows))

@@ -61,14 +61,14 @@ class PretrainingPairs:
         return next((chance for chance in chances if chance is not None), math.nan)
 
     def _accuracies(self) -> np.ndarray:
-        """fp64 [pairs, 2, episodes]: of the last measurements, for pairs that have the same episodes as the first pair."""
+        """fp64 [pairs, 2, episodes]: of the last measurements, for pairs with the same episodes as the first that is measured."""
         if len({_partition_settings(run) for pair in self.pairs for run in pair}) > 1:
             return np.array([])
         found = [
             [run.dynamics[-1].held_out_words_prototype_accuracy or () if run.dynamics else () for run in pair]
             for pair in self.pairs
         ]
-        episodes = len(found[0][0])
+        episodes = next((len(first) for first, second in found if first and second), 0)
         same = [of_pair for of_pair in found if all(len(of_run) == episodes for of_run in of_pair)]
         return np.array(same if episodes > 1 else [], float)
 
