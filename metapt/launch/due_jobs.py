@@ -75,12 +75,15 @@ def results_to_withdraw(todo: Sequence[Job], statuses: Mapping[str, JobStatus]) 
     return [job for job in todo if statuses[job.id].run.result_problem]
 
 
-def jobs_to_start(grid_plan: Plan, statuses: Mapping[str, JobStatus], grid_dir: GridDir) -> list[Job]:
+def jobs_to_start(
+    grid_plan: Plan, statuses: Mapping[str, JobStatus], grid_dir: GridDir, *, on_slurm: bool = False
+) -> list[Job]:
     """The jobs to start: runs that are not done, corpora that they need and that are not prepared, and the report.
 
     The report is left out only if it is up to date. A job that is queued behind a job that has to be started again would
     never start, so it is started again too. Held back are jobs in state unknown, which are left to those who have submitted
-    them, runs whose folder is damaged, which would be refused, and the jobs that need one of them.
+    them, runs whose folder is damaged, which would be refused, on Slurm those that run elsewhere, since a job would wait for
+    them in vain, and the jobs that need one of them.
     """
     due: set[str] = set()
     held: set[str] = set()
@@ -88,7 +91,7 @@ def jobs_to_start(grid_plan: Plan, statuses: Mapping[str, JobStatus], grid_dir: 
         status = statuses[job.id]
         never_starts = status.state is JobState.QUEUED and not due.isdisjoint(job.needs)
         needs_held = not job.runs_after_failures and not held.isdisjoint(job.needs)
-        is_held = status.state is JobState.UNKNOWN or status.damage
+        is_held = status.state is JobState.UNKNOWN or status.damage or (on_slurm and status.runs_elsewhere)
         if is_held or (needs_held and status.state is not JobState.DONE):
             held.add(job.id)
         elif never_starts or not (status.is_in_queue or status.state is JobState.DONE):

@@ -32,6 +32,9 @@ class JobStatus:
     log: Path  # of its standard error; exists once it has started
     entry: QueueEntry | None = None
     submitted_by: str = ""  # of a job in state unknown: the user, and the cluster
+    runs_elsewhere: bool = (
+        False  # a process works in its folder, of another user or cluster, or one without Slurm
+    )
     damage: str = ""  # why its folder cannot be read, if a submitter has found it so (metapt.launch.due_jobs)
 
     @property
@@ -140,7 +143,9 @@ def job_statuses(
             log = grid_dir.submitit_dir / f"{submitted[job.id].slurm_id}_0_log.err"
             if log.exists():
                 state, run = JobState.FAILED, RunStatus(JobState.FAILED, error=_batch_error(log))
-        found[job.id] = JobStatus(job, state, run, log, entry, by)
+        is_own = job.id in submitted and job.id not in foreign
+        runs_elsewhere = state is JobState.RUNNING and entry is None and not is_own
+        found[job.id] = JobStatus(job, state, run, log, entry, by, runs_elsewhere)
     return found
 
 

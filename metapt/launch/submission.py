@@ -62,7 +62,7 @@ def dry_run(grid_plan: Plan, grid_dir: GridDir, config: SubmitConfig) -> None:
         OperationalError: sbatch would refuse some of them.
     """
     statuses = with_checked_folders(grid_plan, current_statuses(grid_plan, grid_dir), grid_dir)
-    todo = jobs_to_start(grid_plan, statuses, grid_dir)
+    todo = jobs_to_start(grid_plan, statuses, grid_dir, on_slurm=config.cluster.name == "slurm")
     print(describe_plan(grid_plan, statuses, todo))
     for status in statuses.values():
         if status.damage:
@@ -99,7 +99,13 @@ def run_plan(grid_plan: Plan, grid_dir: GridDir, config: SubmitConfig) -> None:
         print(
             f"{grid_dir.path}: {len(others)} run(s) that are not in this plan are kept, such as {others[0]}"
         )
-    todo = jobs_to_start(grid_plan, statuses, grid_dir)
+    on_slurm = config.cluster.name == "slurm"
+    todo = jobs_to_start(grid_plan, statuses, grid_dir, on_slurm=on_slurm)
+    if on_slurm and (names := [name for name, status in statuses.items() if status.runs_elsewhere]):
+        print(
+            f"{len(names)} job(s) are running outside of the queue that is visible here; they are not submitted again: "
+            f"{listed(names, 3)}"
+        )
     if left := [status for status in statuses.values() if status.state is JobState.UNKNOWN]:
         print(_left_to_others(left))
     damaged = [status for status in statuses.values() if status.damage]
