@@ -16,6 +16,18 @@ SETTING_SECONDS = 10
 _answers: dict[str, tuple[float, dict[str, str] | None]] = {}  # of squeue: user to time and jobs
 
 
+def call(command: Sequence[str], *, timeout: float = COMMAND_SECONDS) -> str:
+    """What a command of Slurm prints. Variables with its name, such as SQUEUE_STATES, would filter it and are not passed on.
+
+    Raises:
+        OSError, subprocess.SubprocessError: it is not there, fails, or does not answer in time.
+    """
+    prefix = f"{command[0].upper()}_"
+    variables = {name: value for name, value in os.environ.items() if not name.startswith(prefix)}
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, check=True, timeout=timeout)
+    return done.stdout
+
+
 def user_name() -> str:
     """The user of this process."""
     try:
@@ -30,9 +42,8 @@ def site_setting(name: str) -> str:
     Without a configuration or a controller, scontrol may retry for a minute, so it gets only ten seconds.
     """
     try:
-        command = ["scontrol", "show", "config"]
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=SETTING_SECONDS).stdout
-    except (OSError, subprocess.TimeoutExpired):
+        answer = call(["scontrol", "show", "config"], timeout=SETTING_SECONDS)
+    except (OSError, subprocess.SubprocessError):
         answer = ""
     found = re.search(rf"^{name}\s*=\s*(\S+)", answer, re.MULTILINE)
     return found[1] if found else ""
@@ -56,8 +67,7 @@ def jobs_in_queue(user: str, max_age: float = 0.0) -> dict[str, str] | None:
     asked = time.monotonic()
     command = ["squeue", f"--user={user}", "--noheader", "--array", "--format=%A|%T"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=COMMAND_SECONDS)
-        jobs = _states(done.stdout)
+        jobs = _states(call(command))
     except (OSError, subprocess.SubprocessError):
         jobs = None
     _answers[user] = (asked, jobs)
@@ -90,10 +100,10 @@ def excludable(nodes: Sequence[str]) -> list[str]:
         return list(nodes)
     command = ["sinfo", "--noheader", "--Node", f"--partition={partition}", "--format=%N"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=SETTING_SECONDS)
+        listed = call(command, timeout=SETTING_SECONDS)
     except (OSError, subprocess.SubprocessError):
         return list(nodes)
-    if len(set(done.stdout.split()) - set(nodes)) >= needed:
+    if len(set(listed.split()) - set(nodes)) >= needed:
         return list(nodes)
     print(
         f"partition {partition} has no {needed} other node(s) than {','.join(nodes)}",
@@ -107,10 +117,7 @@ def _avoided_nodes() -> list[str]:
     """The nodes that this job was submitted or requeued without."""
 
     def ask(*words: str) -> str:
-        command = ["scontrol", "show", *words]
-        return subprocess.run(
-            command, capture_output=True, text=True, check=True, timeout=SETTING_SECONDS
-        ).stdout
+        return call(["scontrol", "show", *words], timeout=SETTING_SECONDS)
 
     try:
         found = re.search(r"\bExcNodeList=(\S+)", ask("job", os.environ.get("SLURM_JOB_ID", "")))

@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import submitit.core.job_environment
@@ -140,7 +139,7 @@ class Slurm:
             self._patch.setattr(module, "time", self.clock)
         start = SimpleNamespace(Popen=self.program.start, DEVNULL=subprocess.DEVNULL)
         self._patch.setattr(process, "subprocess", start)
-        self._patch.setattr(slurm_task, "subprocess", SimpleNamespace(run=self._squeue))
+        self._patch.setattr(slurm_task, "call", self._squeue)
         self._patch.setattr(submitit.slurm.slurm, "subprocess", SimpleNamespace(check_call=self._scontrol))
         variables = {"SUBMITIT_EXECUTOR": "slurm", "SLURM_JOB_ID": SLURM_ID, "SLURM_PROCID": str(self.rank)}
         variables |= {"SLURM_NTASKS": str(self.rank + 1), "SLURM_JOB_NUM_NODES": "1"}
@@ -151,9 +150,9 @@ class Slurm:
             self._patch.delenv(name, raising=False)
 
     # ---- Slurm's commands ----------------------------------------------------------------------------------
-    def _squeue(self, command: Sequence[str], **kwargs: object) -> Any:
+    def _squeue(self, command: Sequence[str]) -> str:
         assert f"--jobs={SLURM_ID}" in command
-        return SimpleNamespace(stdout=f"{self.state}|{self.reason}\n")
+        return f"{self.state}|{self.reason}\n"
 
     def _scontrol(self, command: Sequence[str], **kwargs: object) -> None:
         assert command == ["scontrol", "requeue", SLURM_ID]

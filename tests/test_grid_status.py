@@ -285,6 +285,17 @@ def test_an_id_of_another_cluster_or_grid_is_not_taken_for_a_job(
         assert states(grid_dir)["prepare/demo"] == state
 
 
+def test_variables_of_squeue_hide_no_job(
+    grid_dir: GridDir, squeue: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("SQUEUE_STATES", "SQUEUE_PARTITION"):
+        monkeypatch.setenv(name, "other")
+    script = squeue / "squeue"
+    script.write_text(script.read_text().replace("\n", "\nenv | grep -q ^SQUEUE_ && exit 0\n", 1))
+    (squeue / "queue").write_text(f"{SLURM_IDS['prepare/demo']}|PENDING|Priority\n")
+    assert states(grid_dir)["prepare/demo"] == "queued"
+
+
 def test_a_job_that_fails_before_its_program_starts_has_failed(
     grid_dir: GridDir, squeue: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -22,6 +22,7 @@ from metapt.estimate.memory import Ranks, largest_peak
 from metapt.estimate.speed import GB
 from metapt.estimate.update_split import with_numbers
 from metapt.launch.jobs import Job, Plan
+from metapt.slurm_commands import SETTING_SECONDS, call
 
 MINUTES = {"prepare": 720, "pretrain": 1440, "finetune": 480, "baseline": 120, "report": 60}  # time limits
 ON_CPUS = ("prepare", "baseline", "report")  # kinds of job that use no GPU
@@ -128,8 +129,8 @@ def partition_limits(name: str | None) -> PartitionLimits:
     name = name or os.environ.get("SBATCH_PARTITION")
     command = ["sinfo", "--noheader", "--format=%P|%l|%m", *([f"--partition={name}"] if name else [])]
     try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=10).stdout
-    except (OSError, subprocess.TimeoutExpired):
+        answer = call(command, timeout=SETTING_SECONDS)
+    except (OSError, subprocess.SubprocessError):
         return PartitionLimits()
     rows = [line.split("|") for line in answer.splitlines() if line.count("|") == 2]
     rows = [row for row in rows if name or row[0].endswith("*")]

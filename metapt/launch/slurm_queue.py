@@ -21,7 +21,7 @@ from metapt.launch.grid_dir import GridDir
 from metapt.launch.job_state import JobState, queue_state
 from metapt.launch.jobs import Job
 from metapt.runs import Run
-from metapt.slurm_commands import COMMAND_SECONDS, cluster_name, user_name
+from metapt.slurm_commands import SETTING_SECONDS, call, cluster_name, user_name
 
 
 @dataclass(frozen=True)
@@ -177,9 +177,8 @@ def _intact_lines(file: Path) -> list[str]:
 def exit_code(slurm_id: str) -> str:
     """` (exit code N)` or ` (signal N)` of a job that has ended, as long as Slurm remembers it (minutes), or nothing."""
     try:
-        command = ["scontrol", "show", "job", "--oneliner", slurm_id]
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=10).stdout
-    except (OSError, subprocess.TimeoutExpired):
+        answer = call(["scontrol", "show", "job", "--oneliner", slurm_id], timeout=SETTING_SECONDS)
+    except (OSError, subprocess.SubprocessError):
         answer = ""
     found = re.search(r"\bExitCode=(\d+):(\d+)", answer)
     if not found:
@@ -218,7 +217,7 @@ def cancel(slurm_ids: Collection[str]) -> None:
         return
     command = ["scancel", *sorted(slurm_ids)]
     try:
-        subprocess.run(command, capture_output=True, text=True, check=True, timeout=COMMAND_SECONDS)
+        call(command)
     except (OSError, subprocess.SubprocessError) as error:
         raise OperationalError(f"failed: {' '.join(command)}: {_error_text(error)}") from None
 
@@ -227,7 +226,7 @@ def _squeue(grid_dir: GridDir, selection: Sequence[str]) -> list[tuple[QueueEntr
     """The jobs that squeue lists for a selection, each with its comment."""
     command = ["squeue", *selection, "--noheader", "--array", "--format=%i|%T %M %S %e|%r|%k"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=COMMAND_SECONDS)
+        lines = call(command).splitlines()
     except (OSError, subprocess.SubprocessError) as error:
         if "Invalid job id" in _error_text(error):  # of the only id in --jobs: the job has left the queue
             return []
@@ -235,7 +234,7 @@ def _squeue(grid_dir: GridDir, selection: Sequence[str]) -> list[tuple[QueueEntr
             f"{grid_dir.submitted_file}: squeue gives no information on these jobs: {_error_text(error)}"
         ) from None
     found = []
-    for line in done.stdout.splitlines():
+    for line in lines:
         if line.count("|") >= 2:
             slurm_id, state, reason, *comment = line.strip().split("|", 3)
             found.append((QueueEntry(slurm_id, _squeue_state(state), reason), "".join(comment)))

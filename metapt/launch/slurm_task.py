@@ -41,7 +41,7 @@ from metapt.launch.requeues import check_requeue_limit, nodes_to_avoid
 from metapt.leases import wait_until_free
 from metapt.node_failures import MAX_POLL_SECONDS, recorded
 from metapt.runs import Run
-from metapt.slurm_commands import exclude_nodes
+from metapt.slurm_commands import call, exclude_nodes
 
 RECORD_SECONDS = 3 * MAX_POLL_SECONDS  # time that other ranks have to record the failure of a node
 REQUEUE_SECONDS = 90  # time that the other ranks give rank 0 to requeue the job
@@ -148,6 +148,9 @@ def _should_requeue(process: JobProcess, environment: submitit.JobEnvironment) -
     if environment.cluster != "slurm":
         return False
     command = ["squeue", "--noheader", f"--jobs={environment.job_id}", "--format=%T|%r"]
-    answer = subprocess.run(command, capture_output=True, text=True, timeout=60).stdout
+    try:
+        answer = call(command)
+    except subprocess.CalledProcessError:
+        return False
     state, _, reason = answer.strip().partition("|")
     return state == "RUNNING" or reason == "TimeLimit"  # preempted, or saved after the time limit

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from metapt.errors import OperationalError
 from metapt.launch.jobs import Job, Plan
-from metapt.slurm_commands import COMMAND_SECONDS, user_name
+from metapt.slurm_commands import call, user_name
 
 REFUSAL = re.compile(r"(Max|Grp)SubmitJob")  # AssocMaxSubmitJobLimit, QOSMaxSubmitJobPerUserLimit, ...
 
@@ -56,10 +56,10 @@ def room(account: str | None) -> Room | None:
 def _lines(command: Sequence[str]) -> list[str]:
     """The lines that a command prints; none if it fails."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=COMMAND_SECONDS)
+        printed = call(command)
     except (OSError, subprocess.SubprocessError):
         return []
-    return [line.strip() for line in done.stdout.splitlines() if line.strip()]
+    return [line.strip() for line in printed.splitlines() if line.strip()]
 
 
 def parts_of(plan: Plan, todo: Sequence[Job]) -> list[list[Job]]:
