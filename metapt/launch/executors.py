@@ -10,11 +10,12 @@ import os
 import signal
 import time
 from collections.abc import Collection, Mapping
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Protocol
 
 from metapt.config import ClusterConfig
-from metapt.errors import Interrupted
+from metapt.errors import Interrupted, UserError
 from metapt.files import write_atomically
 from metapt.launch.grid_dir import GridDir
 from metapt.launch.interrupts import StopCount, counted_stops, ignored_ctrl_c
@@ -40,6 +41,9 @@ class Handle(Protocol):
 
 
 class Launcher(Protocol):
+    def has_room(self, job: Job) -> bool:
+        """Whether the job can start beside those that run."""
+
     def start(self, job: Job) -> Handle: ...
 
     def close(self) -> None:
@@ -69,6 +73,9 @@ class InlineLauncher:
     def __init__(self, grid_dir: GridDir, code: JobSources, threads: int):
         self._grid_dir, self._code, self._threads = grid_dir, code, threads
         self._warm: list[WarmProcess] = []  # at most one for each job that runs at once
+
+    def has_room(self, job: Job) -> bool:
+        return True
 
     def start(self, job: Job) -> Handle:
         with self._code.of(job).active():
@@ -105,37 +112,77 @@ class _LocalHandle:
 
 
 class LocalLauncher:
-    """Starts jobs through submitit's local executor."""
+    """Starts jobs through submitit's local executor, each with GPUs of its own.
 
-    def __init__(self, grid_dir: GridDir, code: JobSources, cluster: ClusterConfig, threads: int):
+    Args:
+        gpus: those that jobs may use, as CUDA_VISIBLE_DEVICES has them.
+    """
+
+    def __init__(
+        self, grid_dir: GridDir, code: JobSources, cluster: ClusterConfig, threads: int, gpus: Collection[int]
+    ):
         import submitit
 
         self._grid_dir, self._code, self._threads = grid_dir, code, threads
         self._executor = submitit.LocalExecutor(grid_dir.submitit_dir, max_num_timeout=UNLIMITED_TIMEOUTS)
         self._cluster = cluster
         self._max_requeues = cluster.max_requeues_without_progress
+        self._gpus = list(gpus)
+        self._in_use: list[tuple[Handle, list[int]]] = []
+
+    def has_room(self, job: Job) -> bool:
+        return len(self._free_gpus()) >= job.gpus_per_node
+
+    def _free_gpus(self) -> list[int]:
+        self._in_use = [(handle, gpus) for handle, gpus in self._in_use if not handle.is_over()]
+        taken = {gpu for _, gpus in self._in_use for gpu in gpus}
+        return [gpu for gpu in self._gpus if gpu not in taken]
 
     def start(self, job: Job) -> Handle:
+        gpus = self._free_gpus()[: job.gpus_per_node]
         self._executor.update_parameters(
             timeout_min=minutes_of(job, self._cluster),
             signal_delay_s=self._cluster.signal_delay_s,
             tasks_per_node=job.tasks_per_node,
             gpus_per_node=job.gpus_per_node,
+            visible_gpus=tuple(gpus),
         )
         task = SlurmTask(self._grid_dir.path, job, self._threads, self._max_requeues)
         with ignored_ctrl_c(), self._code.of(job).active():
-            return _LocalHandle(self._executor.submit(task))
+            handle = _LocalHandle(self._executor.submit(task))
+        self._in_use.append((handle, gpus))
+        return handle
 
     def close(self) -> None:
         pass
 
 
 def launcher(grid_dir: GridDir, code: JobSources, cluster: ClusterConfig) -> Launcher:
-    """The launcher for `cluster=inline` or `cluster=local`."""
+    """The launcher for `cluster=inline` or `cluster=local`.
+
+    Raises:
+        UserError: jobs with cluster=local need more GPUs than there are.
+    """
     threads = cluster.threads or default_threads(cluster.max_parallel)
     if cluster.name == "inline":
         return InlineLauncher(grid_dir, code, threads)
-    return LocalLauncher(grid_dir, code, cluster, threads)
+    gpus = _visible_gpus() if cluster.gpus_per_node else []
+    if cluster.gpus_per_node > len(gpus):
+        raise UserError(
+            f"cluster.gpus_per_node={cluster.gpus_per_node}: jobs can use {len(gpus)} GPU(s) of this machine. With "
+            "cluster=local CUDA_VISIBLE_DEVICES has to list numbers, if it is set"
+        )
+    return LocalLauncher(grid_dir, code, cluster, threads, gpus)
+
+
+def _visible_gpus() -> list[int]:
+    """The GPUs that the user lets jobs use, as CUDA_VISIBLE_DEVICES has them."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is not None:
+        return [int(item) for item in takewhile(str.isdecimal, map(str.strip, named.split(",")))]
+    import torch  # here: it is slow, and most grids on one machine run on CPUs
+
+    return list(range(torch.cuda.device_count()))
 
 
 class Schedule:
@@ -194,7 +241,7 @@ class Schedule:
         needed = [self.states[name] for name in job.needs]
         state = job_state(JobState.WAITING, needed=needed, runs_after_failures=job.runs_after_failures)
         usable = (*STOPPED, JobState.UNKNOWN) if job.runs_after_failures else (JobState.DONE,)
-        has_room = len(self._handles) < self._max_parallel
+        has_room = len(self._handles) < self._max_parallel and self._launcher.has_room(job)
         if state is JobState.BLOCKED:
             self.states[job.id] = state
         elif has_room and set(usable).issuperset(needed) and not self._is_held(job):

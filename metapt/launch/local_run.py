@@ -26,10 +26,13 @@ def run_here(
     cluster: ClusterConfig,
     code: JobSources,
 ) -> None:
-    """Runs jobs on this machine. Raises OperationalError if any job of the plan is not done at the end.
+    """Runs jobs on this machine.
 
     Args:
         others: the states of the jobs that are not started.
+    Raises:
+        OperationalError: a job of the plan is not done at the end.
+        UserError: there are too few GPUs.
     """
     started = time.monotonic()
     launcher = executors.launcher(grid_dir, code, cluster)
