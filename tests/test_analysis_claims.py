@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from analysis.load.collect import collect
 from analysis.load.contrasts import Contrast, declared_contrasts
-from analysis.sections import baseline_rows, claims, comparisons
+from analysis.sections import baseline_rows, claims, comparisons, lead
 from analysis.sections.base import ReportData, Views, views
 from analysis.stats.verdicts import INCONCLUSIVE, NEGLIGIBLE
 from analysis.tables import Table
@@ -209,6 +209,14 @@ def test_grids_declare_a_comparison_once() -> None:
         UserError, match=r"maml minus vanilla \(full\) with may_differ=\[ner.lr\] and .*=\[\]"
     ):
         declared_contrasts([[pair], [pair | {"may_differ": []}]])
+
+
+def test_a_report_without_primary_comparisons_says_so(tmp_path: Path) -> None:
+    root = write_grid(tmp_path / "grid", seeds=(0, 1, 2), tunings=("full",))
+    contrast = Contrast("maml", "vanilla", primary=False)
+    shown = views(collect([root], contrasts=[contrast]), 50, None, "updates")
+    sentence = lead.lead(shown.first, claims.claims_at(shown, "updates")).sentence
+    assert sentence.endswith("This comparison is descriptive: no grid declares it as primary.")
 
 
 def test_without_a_pair_the_section_says_what_is_needed(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from analysis_runs import write_grid
 from analysis.load.collect import collect
 from analysis.sections.base import ReportData, views
 from analysis.sections.comparisons import scale_section
+from analysis.sections.summary import summary
 
 Labelled = list[tuple[list[str], list[str]]]
 ENTITY = (["si", "Maria", "bata"], ["O", "B-PER", "O"])
@@ -45,3 +46,12 @@ def test_a_gain_without_a_known_interval_is_drawn(tmp_path: Path, monkeypatch: p
     assert any(np.isinf(gain.interval).all() for gain in gains)
     (figure,) = scale_section(data).figures
     figure.draw(*figure.data).draw_without_rendering()
+
+
+def test_pairs_without_a_gold_span_are_not_called_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = data_of(tmp_path / "grid", monkeypatch, ("tl_trg", "ceb_gja"))
+    assert summary(data, []) == [
+        "maml and vanilla cannot be compared: no target set with gold spans was scored by both on the same sentences."
+    ]

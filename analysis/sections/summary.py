@@ -53,6 +53,8 @@ def summary(data: ReportData, verdicts: Sequence[str]) -> list[str]:
 
 def missing_pairs(data: ReportData) -> str:
     """Why nothing can be compared at this budget, and which runs are needed."""
+    if any(data.pairs.values()):
+        return f"{_arms(data)} cannot be compared: no target set with gold spans was scored by both on the same sentences."
     if UPDATES in data.budgets:
         return (
             f"{_arms(data)} cannot be compared: no run of one is otherwise identical to a run of the other."
@@ -74,16 +76,18 @@ def _main_result(data: ReportData, verdicts: Sequence[str]) -> str:
     difference = average_difference(item.difference for item in comparisons)
     return (
         f"At matched {enumerated(data.budgets)}, the mean difference in micro-F1 ({data.contrast}) on {', '.join(names)} is "
-        f"{_estimate(difference)}. {_verdicts(verdicts)}"
+        f"{_estimate(difference)}. {_verdicts(data, verdicts)}"
     )
 
 
-def _verdicts(verdicts: Sequence[str]) -> str:
+def _verdicts(data: ReportData, verdicts: Sequence[str]) -> str:
     """How many claims have which verdict."""
     counts = Counter(verdicts)
     if set(counts) <= {NO_VERDICT}:
         return f"With fewer than {MIN_SEEDS} seeds there is no verdict."
     if set(counts) == {DESCRIPTIVE}:
+        if not data.contrast.primary:
+            return "This comparison is descriptive: no grid declares it as primary."
         return "This comparison is descriptive: verdicts are given at the budget that the page shows first."
     parts = ", ".join(f"{count} {name}" for name, count in counts.items())
     return f"Verdicts on its {counted(len(verdicts), 'claim')}: {parts}."
