@@ -11,6 +11,7 @@ import pytest
 from analysis_runs import write_grid
 
 from analysis.load.collect import collect
+from analysis.sections.aggregates import aggregates_table
 from analysis.sections.base import ReportData, views
 from analysis.sections.comparisons import scale_section
 from analysis.sections.summary import summary
@@ -55,3 +56,13 @@ def test_pairs_without_a_gold_span_are_not_called_missing(
     assert summary(data, []) == [
         "maml and vanilla cannot be compared: no target set with gold spans was scored by both on the same sentences."
     ]
+
+
+def test_aggregates_leave_out_sets_without_gold_spans(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = data_of(tmp_path / "grid", monkeypatch, ("tl_trg",))
+    table = aggregates_table(data)
+    cells = [dict(zip([column.head for column in table.columns], row, strict=True)) for row in table.rows]
+    assert {row["sets"] for row in cells} == {"ceb_gja"}
+    assert all(np.isfinite(row["F1"]) for row in cells)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 
+import analysis_runs
 import pytest
 from analysis_runs import sentences, write_finetuning, write_grid, write_pretraining
 from latex_document import compile_tables, needs_pdflatex
@@ -24,7 +25,7 @@ from analysis.load.records import GoldSet
 from analysis.sections.base import ReportData
 from analysis.sections.case_studies import PAPER_SENTENCES
 from analysis.sections.confidence import frequent_words
-from analysis.sections.learning_curves import complete_block
+from analysis.sections.learning_curves import complete_block, f1_by_type
 from analysis.sections.learning_curves import section as steps_section
 from analysis.stats.comparison import balanced, unbalanced
 from analysis.stats.matched_budget import MatchedRuns
@@ -339,3 +340,14 @@ def test_statistics_of_training_data(tmp_path: Path) -> None:
     assert row[:7] == ["en_ewt", "train", 1, 4, 2, 2, 0.5]
     (rates,) = tables["oov_rates"].rows
     assert 0 < rates[1] < 1
+
+
+def test_every_entity_type_has_a_curve_over_checkpoints(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    types = ["A", "B", "C", "D", "E"]
+    labelled = [(["bata"], [f"B-{name}"]) for name in types]
+    monkeypatch.setattr(analysis_runs, "sentences", lambda *_: labelled)
+    root = write_grid(tmp_path / "grid", objectives=("maml",), tunings=("full",), steps=(20, 40, 60))
+    (figure,) = f1_by_type(("nano", "", "full", "en_ewt"), collect([root]).finetuning, ["tl_trg"])
+    assert [curve.entity_type for curve in figure.data[0]["tl_trg"]] == types

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..load.collect import language
+from ..load.collect import Collection, language
 from ..run_refs import distinct, runs_of
 from ..stats.comparison import Group, groups
 from ..stats.derived_sets import with_pooled, with_type
@@ -16,7 +16,7 @@ from .claims import set_groups
 DEFINITION = (
     "Aggregates: macro over sets: the mean of the F1 of all sets of a group. Macro over languages: the mean over languages of the mean over the "
     "sets of each. Pooled: the micro-F1 of the summed span counts of all sets of a language, in which large sets weigh more. Runs that were not "
-    "scored on all of the sets are left out."
+    "scored on all of the sets are left out, and so are sets without gold spans."
 )
 
 
@@ -29,9 +29,13 @@ def aggregates_table(data: ReportData) -> Table:
     """One row for each system, group of sets and kind of aggregate, with its interval."""
     columns = [*map(Column, (*Group.HEADS, "group", "aggregate", "sets", "F1"))]
     columns += [Column("95 % CI", interval=True), RUNS]
+    groups_of_sets = {
+        title: [name for name in names if _has_spans(data.collection, name)]
+        for title, names in set_groups(data.collection).items()
+    }
     rows: list[list[Cell]] = []
     for group in groups(data.collection):
-        for title, names in set_groups(data.collection).items():
+        for title, names in groups_of_sets.items():
             complete = group.scored_on(*names)
             if not names or not complete.runs:
                 continue
@@ -41,6 +45,10 @@ def aggregates_table(data: ReportData) -> Table:
     title = "Macro-averages and pooled micro-F1, with 95 % CI"
     table = Table("aggregates", title, columns, rows, on_page=False)
     return table.without_constant(*Group.OPTIONAL)
+
+
+def _has_spans(collection: Collection, name: str) -> bool:
+    return any(gold.gold_spans for gold in collection.gold_sets(name))
 
 
 def aggregates(

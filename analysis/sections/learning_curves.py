@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -224,7 +225,7 @@ def f1_by_type(model: Model, runs: Sequence[FinetuneRun], sets: Sequence[str]) -
         curves = [
             _curve(found, _type_f1(name, entity_type), objective, style, entity_type)
             for objective, found in _by_objective(runs).items()
-            for entity_type, style in zip(types, LINE_STYLES, strict=False)
+            for entity_type, style in zip(types, cycle(LINE_STYLES), strict=False)
         ]
         if curves:
             panels[name] = curves
