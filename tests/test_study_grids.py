@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -186,11 +187,17 @@ def test_chosen_rates(tmp_path: Path) -> None:
             for seed, f1 in enumerate(values):
                 run = Run(tmp_path / "finetune" / f"{tuning}-{rate}-{seed}")
                 run.path.mkdir(parents=True)
-                run.finish({"tuning": tuning, "settings": {"ner.lr": rate}, "dev_f1": f1})
+                result = {"origin": {"objective": "maml"}, "source": "en_ewt", "seed": seed, "tuning": tuning}
+                run.finish({**result, "settings": {"ner.lr": rate}, "dev_f1": f1})
     assert {
         tuning: chosen_rates.chosen(rates) for tuning, rates in chosen_rates.dev_scores(tmp_path).items()
     } == {"full": 1e-3, "head_only": 3e-3}
     assert "| head_only | 0.003 | 2 | **25.00** |" in chosen_rates.table(tmp_path)
-    (tmp_path / "finetune" / "full-0.003-1" / "result.json").unlink()
-    with pytest.raises(ValueError, match=r"0\.001 has 2, 0\.003 has 1"):
+    file = tmp_path / "finetune" / "full-0.003-1" / "result.json"
+    other = {**json.loads(file.read_text()), "seed": 2}
+    file.unlink()
+    with pytest.raises(ValueError, match=r"0\.003 lacks \('maml', 'en_ewt', 1\)"):
+        chosen_rates.table(tmp_path)
+    file.write_text(json.dumps(other))  # as many runs as the other rates have, but not the same
+    with pytest.raises(ValueError, match=r"0\.001 lacks \('maml', 'en_ewt', 2\); 0\.003 lacks .* 1\)"):
         chosen_rates.table(tmp_path)
