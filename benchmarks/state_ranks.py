@@ -34,7 +34,9 @@ from metapt.training.dynamics import effective_rank
 
 TOKENS = 32_768
 Ranks = dict[str, dict[str, float]]
-"""effective rank by arm (objective/variant) and seed"""
+"""effective rank by arm (objective/variant, or size/objective/variant) and seed"""
+SIZE = "laptop"
+"""of the second study, whose arms are named without it"""
 
 
 @torch.no_grad()
@@ -49,7 +51,8 @@ def measure(grid: GridDir, found: Ranks) -> None:
     """Add the finished pretraining runs of a grid that are not among those found."""
     for job in grid.read_plan().jobs:
         run, seed = grid.run(job), str(job.seed)
-        arm = "/".join(filter(None, (job.objective, job.variant)))
+        size = "" if job.size == SIZE else job.size
+        arm = "/".join(filter(None, (size, job.objective, job.variant)))
         if job.kind != "pretrain" or not run.is_done or seed in found.get(arm, {}):
             continue
         config: PretrainConfig = commandline.load("pretrain", job.argv)

@@ -42,7 +42,7 @@ def test_finished_runs_are_measured_once(
     file = tmp_path / "ranks.json"
     state_ranks.main(["measure", str(tmp_path), str(file)])
     found = json.loads(file.read_text())
-    assert {arm: list(seeds) for arm, seeds in found.items()} == {"vanilla": ["0"]}
+    assert {arm: list(seeds) for arm, seeds in found.items()} == {"nano/vanilla": ["0"]}
 
     config = state_ranks.commandline.load("pretrain", job.argv)
     rows = state_ranks.eval_sequences(state_ranks.prepare_corpus(config.data).eval, 64, 5)
@@ -52,11 +52,16 @@ def test_finished_runs_are_measured_once(
     values = np.linalg.svd(states.astype(np.float64) - states.mean(axis=0), compute_uv=False)
     shares = values / values.sum()
     rank = np.exp(-(shares * np.log(shares)).sum()) / states.shape[1]
-    assert found["vanilla"]["0"] == pytest.approx(rank, rel=1e-4)
+    assert found["nano/vanilla"]["0"] == pytest.approx(rank, rel=1e-4)
 
-    file.write_text(json.dumps({"vanilla": {"0": 0.5}}))
+    measured = {"nano/vanilla": {"0": 0.5}}
+    file.write_text(json.dumps(measured))
     state_ranks.main(["measure", str(tmp_path), str(file)])
-    assert json.loads(file.read_text()) == {"vanilla": {"0": 0.5}}
+    assert json.loads(file.read_text()) == measured
+
+    file.write_text(json.dumps({"vanilla": {"0": 0.5}}))  # of the size of the study
+    state_ranks.main(["measure", str(tmp_path), str(file)])
+    assert json.loads(file.read_text()) == {"vanilla": {"0": 0.5}, **found}
 
 
 def test_means_and_differences_over_seeds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
