@@ -110,6 +110,18 @@ def test_the_environment_of_a_surrounding_job_is_not_inherited(
     assert os.environ["SLURM_JOB_ID"] == "7"
 
 
+def test_variables_of_sbatch_change_only_what_the_script_leaves_open(
+    tmp_path: Path, slurm_commands: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    overriding = ["TIMELIMIT", "MEM_PER_CPU", "PARTITION", "NO_REQUEUE", "JOB_NAME", "OPEN_MODE", "SIGNAL"]
+    for name in (*overriding, "RESERVATION", "ACCOUNT"):
+        monkeypatch.setenv(f"SBATCH_{name}", "1")
+    run_fake(tmp_path / "r", replace(CLUSTER, partition="main"))
+    environment = (slurm_commands / "environment").read_text()
+    assert set(re.findall(r"^SBATCH_(\w+)=", environment, re.MULTILINE)) == {"RESERVATION", "ACCOUNT"}
+    assert os.environ["SBATCH_PARTITION"] == "1"
+
+
 def test_submitit_pickles_only_the_task(tmp_path: Path, slurm_commands: Path) -> None:
     words = ["grid=demo", "grid.baselines=[]", "cluster=slurm", f"root={tmp_path / 'r'}"]
     submit(commandline.load("submit", words))

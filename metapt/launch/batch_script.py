@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from typing import TYPE_CHECKING, Any
 
 from metapt.config import ClusterConfig
@@ -92,6 +93,6 @@ def _srun_arguments(cluster: ClusterConfig) -> list[str]:
 
 def script_text(executor: submitit.SlurmExecutor, size: int) -> str:
     """The text that submitit writes for sbatch, for which it has no public function."""
-    if size > 1:
-        executor.parameters["map_count"] = size
+    executor = copy(executor)  # the parameter that it gets here is refused by its own submission
+    executor.parameters = executor.parameters | ({"map_count": size} if size > 1 else {})
     return executor._make_submission_file_text(executor._submitit_command_str, "")

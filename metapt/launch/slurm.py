@@ -145,12 +145,13 @@ class _Submission:
             executor = build_executor(
                 array, dependencies, self.plan.grid, self.grid_dir, self.cluster, source
             )
-            slurm_ids = _submit_array(array, executor, self.grid_dir, self.cluster)
+            with without_job_environment(script_text(executor, len(array))):
+                slurm_ids = _submit_array(array, executor, self.grid_dir, self.cluster)
             submitted.extend(zip(array, slurm_ids, strict=True))
             return slurm_ids
 
         try:
-            with without_job_environment(), term_as_ctrl_c():
+            with term_as_ctrl_c():
                 count = _submit_in_order(
                     self.plan, part, self.grid_dir, self.present, self.code, submit_array
                 )
@@ -227,7 +228,7 @@ def _without_placeholders(dependency: str) -> str:
 
 def check_with_sbatch(script: str) -> tuple[bool, str]:
     """Whether sbatch would accept a script, and its answer: when and where the job would start, or why not."""
-    with without_job_environment():
+    with without_job_environment(script):
         answer = subprocess.run(["sbatch", "--test-only"], input=script, capture_output=True, text=True)
     return answer.returncode == 0, (answer.stderr + answer.stdout).strip()
 
