@@ -5,8 +5,9 @@ some of them and is local to each node on others). It names its owner, and its t
 heartbeat. A file left by a dead owner is removed by the next process that wants the lease. An owner is dead
 
 - on the same machine: if its process no longer runs;
-- in another Slurm job of the same user and cluster: if squeue no longer lists the job. As long as Slurm runs the job, it
-  is alive, even if its heartbeat is late: it may be suspended, or wait for the file system;
+- in another Slurm job of the same user and cluster: if squeue no longer lists the job, and its heartbeat is older than
+  `SILENCE_SECONDS`, since a process may outlive its job while it saves, or have the id of an earlier one. As long as
+  Slurm runs the job, it is alive, even if its heartbeat is late: it may be suspended, or wait for the file system;
 - otherwise, or if squeue does not answer: if its heartbeat is older than `EXPIRY_SECONDS`.
 
 An owner that finds its lease in other hands, because it was suspended for longer, ends at once and writes nothing more.
@@ -32,6 +33,7 @@ from metapt.provenance import now
 from metapt.slurm_commands import cluster_name, jobs_in_queue, user_name
 
 HEARTBEAT_SECONDS = 15.0
+SILENCE_SECONDS = 3 * HEARTBEAT_SECONDS  # of an owner whose Slurm job has left the queue
 EXPIRY_SECONDS = 90.0  # of an owner about which nothing else is known
 POLL_SECONDS = 0.2
 ANSWER_SECONDS = 10.0  # how old an answer of squeue may be, except for the removal of a lease
@@ -229,7 +231,8 @@ def _is_dead(seen: Seen, clock: float, max_age: float = 0.0) -> bool:
         clock: the present time, comparable with that of the heartbeat.
         max_age: how many seconds ago squeue may have been asked. A job that has started since would seem to be gone.
     """
-    owner, is_late = seen.owner, clock - seen.heartbeat > EXPIRY_SECONDS
+    owner, silence = seen.owner, clock - seen.heartbeat
+    is_late = silence > EXPIRY_SECONDS
     if owner is None:
         return is_late
     runs = _process_runs(owner)
@@ -241,7 +244,7 @@ def _is_dead(seen: Seen, clock: float, max_age: float = 0.0) -> bool:
         if state is not None and state != "PENDING":  # pending: requeued, so that start of the job has ended
             return False
         if jobs is not None and state is None and owner.user == user_name():
-            return True
+            return silence > SILENCE_SECONDS
     return is_late
 
 

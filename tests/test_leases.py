@@ -26,7 +26,7 @@ from metapt.finetuning.feature_cache import FeatureCache
 from metapt.launch.due_jobs import current_statuses
 from metapt.launch.grid_dir import GridDir
 from metapt.launch.run_status import run_status
-from metapt.leases import EXPIRY_SECONDS, Lease, LeaseHeld, Owner, is_held, look
+from metapt.leases import EXPIRY_SECONDS, SILENCE_SECONDS, Lease, LeaseHeld, Owner, is_held, look
 from metapt.runs import Run
 
 REPOSITORY = Path(__file__).parents[1]
@@ -126,7 +126,8 @@ CASES = {  # age of the heartbeat, job of the owner, its state in the queue (Non
     "a running job": (0, "5", {"5": "RUNNING"}, True),
     "a suspended job, late": (LATE, "5", {"5": "SUSPENDED"}, True),
     "a job that Slurm is ending": (0, "5", {"5": "COMPLETING"}, True),
-    "a job that has left the queue": (0, "5", {"6": "RUNNING"}, False),
+    "a job that has left the queue": (SILENCE_SECONDS + 1, "5", {"6": "RUNNING"}, False),
+    "a process that outlives its job": (SILENCE_SECONDS - 5, "5", {"6": "RUNNING"}, True),
     "a requeued job": (0, "5", {"5": "PENDING"}, True),
     "a requeued job, late": (LATE, "5", {"5": "PENDING"}, False),
     "an earlier start of this job": (0, "9", {"9": "RUNNING"}, True),
@@ -169,7 +170,7 @@ def test_an_old_answer_of_squeue_removes_no_lease(lock: Path, monkeypatch: pytes
     monkeypatch.setattr(leases, "_cluster", lambda: "here")
     answers = {True: {}, False: {"5": "RUNNING"}}
     monkeypatch.setattr(leases, "jobs_in_queue", lambda user, max_age: answers[max_age > 0])
-    elsewhere(lock, job="5", cluster="here")
+    elsewhere(lock, SILENCE_SECONDS + 1, job="5", cluster="here")
     with pytest.raises(LeaseHeld):
         Lease(lock).acquire()
 
