@@ -7,12 +7,13 @@ import pickletools
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from launch_fakes import fake_plan, run_fake
 
 from metapt.config import ClusterConfig, commandline
-from metapt.errors import OperationalError
+from metapt.errors import OperationalError, UserError
 from metapt.launch import slurm
 from metapt.launch.code_snapshot import live_code
 from metapt.launch.grid_dir import GridDir
@@ -65,9 +66,17 @@ def test_a_test_run_asks_sbatch_and_submits_nothing(
         ({"gpu_request": "gres", "gpu_type": "a100"}, {"gres": "gpu:a100:2"}),
         ({"gpu_request": "constraint", "gpu_type": "gpu"}, {"constraint": "gpu"}),
         ({"gpu_request": "none"}, {}),
+        (
+            {"gpu_request": "gres", "gpu_type": "a100", "extra": {"gres": "lscratch:100"}},
+            {"gres": "gpu:a100:2,lscratch:100"},
+        ),
+        (
+            {"gpu_request": "constraint", "gpu_type": "gpu", "extra": {"constraint": "ib"}},
+            {"constraint": "gpu&ib"},
+        ),
     ],
 )
-def test_gpu_options(tmp_path: Path, settings: dict[str, str], options: dict[str, str]) -> None:
+def test_gpu_options(tmp_path: Path, settings: dict[str, Any], options: dict[str, str]) -> None:
     plan, grid_dir = fake_plan(tmp_path), GridDir(tmp_path)
     jobs = [plan.jobs[0], replace(plan.jobs[1], gpus_per_node=2)]
     scripts = slurm.batch_scripts(plan, jobs, grid_dir, replace(CLUSTER, **settings), LIVE)
@@ -75,9 +84,29 @@ def test_gpu_options(tmp_path: Path, settings: dict[str, str], options: dict[str
         [line for line in text.splitlines() if re.match("#SBATCH --(gpu|gres|constraint)", line)]
         for _, text in scripts
     )
-    assert with_gpus == [f"#SBATCH --{name}={value}" for name, value in options.items()]
-    assert without_gpus == []
+    assert [line.replace("'", "") for line in with_gpus] == [
+        f"#SBATCH --{name}={value}" for name, value in options.items()
+    ]
+    assert without_gpus == [f"#SBATCH --{name}={value}" for name, value in settings.get("extra", {}).items()]
     assert "#SBATCH --ntasks-per-node=2" in scripts[1][1]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["cluster.extra={kill_on_invalid_dep: no}"], "extra.kill_on_invalid_dep: metapt sets this option"),
+        (["cluster.extra={signal: B:TERM@9}"], "metapt sets this option; use cluster.signal_delay_s"),
+        (["cluster.extra={gpus-per-node: 2}"], "use cluster.gpus_per_node and cluster.gpu_type"),
+        (["cluster.gpu_request=gres", "cluster.extra={gres: gpu:1}"], "requests the GPUs"),
+        (
+            ["cluster.gpu_request=constraint", "cluster.gpu_type=a", "cluster.extra={constraint: b|c}"],
+            "cannot contain |",
+        ),
+    ],
+)
+def test_an_option_that_metapt_sets_is_refused_in_extra(words: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=re.escape(message)):
+        commandline.load("submit", ["grid=demo", "cluster=slurm", *words])
 
 
 def test_the_environment_of_a_surrounding_job_is_not_inherited(

@@ -16,6 +16,7 @@ from metapt.config import (
     AUTO,
     TRAINED_BASELINES,
     BaselineConfig,
+    ClusterConfig,
     DescribeConfig,
     EvaluateConfig,
     FinetuneConfig,
@@ -32,6 +33,30 @@ from metapt.errors import install_hint
 NO_SEQUENCES = (
     "train.micro_batch=auto: needs train.sequences_per_update, the number of sequences that are split"
 )
+OWN_OPTIONS = {  # of sbatch, which metapt writes into every batch script, and the key that changes them
+    "account": "cluster.account",
+    "array": "cluster.max_running",
+    "comment": "",
+    "cpus-per-task": "cluster.cpus_per_task",
+    "dependency": "",
+    "error": "",
+    "exclude": "cluster.exclude",
+    "job-name": "",
+    "kill-on-invalid-dep": "",
+    "mem": "cluster.mem_gb",
+    "nodes": "cluster.nodes",
+    "no-requeue": "",
+    "ntasks": "",
+    "ntasks-per-node": "cluster.gpus_per_node",
+    "open-mode": "",
+    "output": "",
+    "parsable": "",
+    "partition": "cluster.partition",
+    "qos": "cluster.qos",
+    "requeue": "",
+    "signal": "cluster.signal_delay_s",
+    "time": "cluster.timeout_min",
+}
 
 
 def check(config: Any) -> list[str]:
@@ -271,6 +296,7 @@ def _check_submit(config: SubmitConfig) -> Iterator[str]:
         yield "cluster.gpu_type is required with cluster.gpu_request=constraint; give the feature of the GPU nodes"
     if cluster.gpu_request == "none" and cluster.gpu_type:
         yield f"cluster.gpu_type={cluster.gpu_type}: cluster.gpu_request=none requests no GPUs; remove one of the two"
+    yield from _check_extra(cluster)
     for name in cluster.exports:
         if not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII):
             yield f"cluster.exports: {name!r} is no name of an environment variable"
@@ -282,6 +308,21 @@ def _check_submit(config: SubmitConfig) -> Iterator[str]:
         yield "dry_run=test: calls sbatch, which needs cluster=slurm; otherwise use dry_run=true"
     if cluster.name == "slurm" and "%" in config.root:
         yield f"root={config.root}: must not contain %, which Slurm replaces in paths"
+
+
+def _check_extra(cluster: ClusterConfig) -> Iterator[str]:
+    """The options of sbatch that metapt writes itself."""
+    for name, value in cluster.extra.items():
+        option = name.replace("_", "-")
+        if option in OWN_OPTIONS:
+            key = OWN_OPTIONS[option]
+            yield f"cluster.extra.{name}: metapt sets this option" + (f"; use {key}" if key else "")
+        if option == "gpus-per-node" and cluster.gpu_request == "gpus_per_node":
+            yield f"cluster.extra.{name}: metapt sets this option; use cluster.gpus_per_node and cluster.gpu_type"
+        if option == "gres" and cluster.gpu_request == "gres" and re.search(r"(^|,)(gres:)?gpu\b", value):
+            yield f"cluster.extra.{name}={value}: cluster.gpu_request=gres requests the GPUs; use cluster.gpu_type"
+        if option == "constraint" and cluster.gpu_request == "constraint" and "|" in value:
+            yield f"cluster.extra.{name}={value}: joined with cluster.gpu_type by &, so it cannot contain |"
 
 
 def _check_baseline(config: BaselineConfig) -> Iterator[str]:

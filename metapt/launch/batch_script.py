@@ -75,8 +75,7 @@ def _requested(job: Job, cluster: ClusterConfig) -> dict[str, Any]:
         "additional_parameters": {
             "kill-on-invalid-dep": "yes",
             "requeue": True,  # a site may disable requeues for jobs that do not ask for them
-            **site_settings.gpu_options(job.gpus_per_node, cluster),
-            **site_settings.extra_options(cluster),
+            **site_settings.gpu_and_extra_options(job.gpus_per_node, cluster),
         },
     }
 

@@ -69,7 +69,21 @@ def sbatch_options(cluster: ClusterConfig, written: Collection[str]) -> dict[str
 
 def extra_options(cluster: ClusterConfig) -> dict[str, str | bool]:
     """The options of `cluster.extra`; True: without argument, which is written as an empty value or as true."""
-    return {name: value.lower() in ("", "true") or value for name, value in cluster.extra.items()}
+    return {
+        name.replace("_", "-"): value.lower() in ("", "true") or value
+        for name, value in cluster.extra.items()
+    }
+
+
+def gpu_and_extra_options(gpus: int, cluster: ClusterConfig) -> dict[str, str | bool]:
+    """The options that request a number of GPUs per node, and those of `cluster.extra`. Both may name resources or features."""
+    requested, extra = gpu_options(gpus, cluster), extra_options(cluster)
+    joined = {
+        name: f"{requested[name]}{mark}{extra[name]}"
+        for name, mark in (("gres", ","), ("constraint", "&"))
+        if name in requested and name in extra
+    }
+    return {**requested, **extra, **joined}
 
 
 def gpu_options(gpus: int, cluster: ClusterConfig) -> dict[str, str]:
