@@ -18,9 +18,10 @@ from fake_hub import NOWHERE, FakeHub, serve, use_hub, write_repositories
 
 from metapt import prepare
 from metapt.config import ClusterConfig, commandline
-from metapt.data.corpus import Corpus
+from metapt.data.corpus import SETTINGS, Corpus
 from metapt.data.hub_files import HubFiles, cached_commit, fetch, model_files
 from metapt.data.labelled_sets import hub_tables, open_collection
+from metapt.data.text_sources import open_source
 from metapt.errors import OperationalError, UserError
 from metapt.launch import hub_inputs
 from metapt.launch.grid import plan
@@ -269,6 +270,32 @@ def test_a_grid_is_prepared_where_there_is_no_slurm(
     for other in ("cluster=local", "cluster.online=true"):
         with pytest.raises(UserError, match="its jobs download what they read"):
             prepare.main([*words, other])
+
+
+def test_a_corpus_is_prepared_in_each_cache(tmp_path: Path) -> None:
+    """Also if the job that prepares it is done: that was in another cache, or before this one was emptied."""
+
+    def missing(cache: Path) -> list[str]:
+        config = commandline.load("submit", [*GRID, f"root={tmp_path / 'r'}", f"cluster.cache={cache}"])
+        jobs = plan(config)
+        todo = [job for job in jobs.jobs if job.kind == "pretrain"]
+        return [job.argv[-1] for job in hub_inputs.corpora_on_hub(jobs, todo)]
+
+    first, second = (f"data.cache_dir={tmp_path / name / 'corpus'}" for name in "12")
+    assert missing(tmp_path / "1") == [first]
+    data = commandline.load("prepare", [*PRETRAIN, first]).data
+    manifest = {
+        "sources": open_source(data).identity(),
+        "settings": {name: getattr(data, name) for name in SETTINGS},
+        "tokenizer": {"name": "some/tokenizer"},
+    }
+    folder = tmp_path / "1/corpus/hub-0"
+    folder.mkdir(parents=True)
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    assert missing(tmp_path / "1") == []
+    assert missing(tmp_path / "2") == [second]
+    (folder / "manifest.json").write_text(json.dumps({**manifest, "sources": []}))
+    assert missing(tmp_path / "1") == [first]
 
 
 def test_a_corpus_that_cannot_be_prepared_is_refused(tmp_path: Path, hub: FakeHub) -> None:

@@ -40,6 +40,7 @@ __all__ = ["Corpus", "TokenStream", "TokenizerInfo", "prepare_corpus"]
 
 FORMAT = 2
 SPLITS = ("train", "eval")
+SETTINGS = ("max_tokens", "eval_fraction", "on_bad_input", "txt_document")  # that determine the content
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer"
 BPE_TRAINING_BYTES = 100_000_000
@@ -120,6 +121,26 @@ def prepare_corpus(
     return Corpus.open(folder)
 
 
+def is_in_cache(data: CorpusConfig) -> bool:
+    """Whether the cache has a corpus of the same source and settings. The content of the tokenizer is not compared."""
+    sources, name = open_source(data).identity(), _tokenizer_name(data)
+    for file in Path(data.cache_dir).expanduser().glob(f"{data.name}-*/{MANIFEST}"):
+        found = files.parsed_object(file.read_bytes()) or {}
+        settings, tokenizer = found.get("settings", {}), found.get("tokenizer", {})
+        same = all(settings.get(key) == getattr(data, key) for key in SETTINGS)
+        if same and found.get("sources") == sources and tokenizer.get("name") == name:
+            return True
+    return False
+
+
+def _tokenizer_name(data: CorpusConfig) -> str:
+    """The name of a tokenizer in the manifest."""
+    name = data.tokenizer
+    if name == "train":
+        return f"bpe-{data.vocab_size}"
+    return Path(name).name if Path(name).expanduser().exists() else name
+
+
 def _build_spec(data: CorpusConfig, source: Source, seed: int, shard_tokens: int) -> dict[str, Any]:
     """Everything that determines the content of the corpus folder."""
     if data.tokenizer == "train":
@@ -127,14 +148,13 @@ def _build_spec(data: CorpusConfig, source: Source, seed: int, shard_tokens: int
         tokenizer["training_bytes"] = BPE_TRAINING_BYTES
     else:
         tokenizer = {"sha256": tokenizers.content_sha256(tokenizers.read_tokenizer(data.tokenizer))}
-    settings = ("max_tokens", "eval_fraction", "on_bad_input", "txt_document")
     return {
         "format": FORMAT,
         "sources": source.identity(),
         "tokenizer": tokenizer,
         "seed": seed,
         "shard_tokens": shard_tokens,
-        **{name: getattr(data, name) for name in settings},
+        **{name: getattr(data, name) for name in SETTINGS},
     }
 
 
@@ -159,7 +179,7 @@ class _CorpusBuilder:
         self._progress(f"building the corpus{of_size} in {folder}")
         try:
             tokenizer = self._tokenizer(building)
-            info = tokenizers.save_tokenizer(tokenizer, building / TOKENIZER, self._tokenizer_name())
+            info = tokenizers.save_tokenizer(tokenizer, building / TOKENIZER, _tokenizer_name(self._data))
             (building / TRAINED).write_text(self._source.commit or "", encoding="utf-8")
             dtype = np.dtype(np.uint16 if info.size <= 2**16 else np.uint32)
             splits = self._write(building, tokenizer, info, dtype)
@@ -191,12 +211,6 @@ class _CorpusBuilder:
             return tokenizers.load_tokenizer(building / TOKENIZER)
         self._progress(f"training a byte-level BPE tokenizer with {self._data.vocab_size} entries")
         return tokenizers.train_tokenizer(self._training_texts(), int(self._data.vocab_size))
-
-    def _tokenizer_name(self) -> str:
-        name = self._data.tokenizer
-        if name == "train":
-            return f"bpe-{self._data.vocab_size}"
-        return Path(name).name if Path(name).expanduser().exists() else name
 
     def _training_texts(self) -> Iterator[str]:
         """Yield documents that are not held out, until they have BPE_TRAINING_BYTES bytes."""

@@ -136,14 +136,29 @@ def hub_files(plan: Plan, jobs: Sequence[Job]) -> list[HubFiles]:
 
 
 def corpora_on_hub(plan: Plan, jobs: Sequence[Job]) -> list[Job]:
-    """The prepare jobs among `jobs` whose corpus is a data set of the hub."""
-    on_hub = {
-        name
+    """The prepare jobs of the corpora on the hub that jobs are or need, and that the cache does not have.
+
+    That a corpus was prepared in another cache, or before this one was emptied, does not count.
+    """
+    due = {job.id: job for job in jobs}
+    configs = {  # by the id of the prepare job
+        name: plan.configs[job.id]
         for job in plan.jobs
-        if job.kind == "pretrain" and job.id in plan.configs and plan.configs[job.id].data.name == "hub"
+        if job.kind == "pretrain"
+        and job.id in plan.configs
+        and (job.id in due or not due.keys().isdisjoint(job.needs))
         for name in job.needs
     }
-    return [job for job in jobs if job.id in on_hub]
+    on_hub = {
+        name: config.data
+        for name, config in configs.items()
+        if config.data.name == "hub" and not Path(config.data.hub_name).is_dir()
+    }
+    if not on_hub:
+        return []
+    from metapt.data.corpus import is_in_cache  # imports transformers
+
+    return [due.get(job.id, job) for job in plan.jobs if job.id in on_hub and not is_in_cache(on_hub[job.id])]
 
 
 def _files_read(config: Any) -> Iterator[HubFiles]:
