@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -88,6 +90,15 @@ def test_a_refused_grid_is_submitted_in_parts(
     assert all(slurm_id in report for name, slurm_id in second.items() if name != "report")
 
 
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """Python reacts to Ctrl-C also if the tests run in the background, where a shell lets it be ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.parametrize(
     ("action", "message"),
     [("echo Socket timed out >&2; exit 1", "Socket timed out"), ("kill -INT $PPID; exit 1", "stopped; ")],
