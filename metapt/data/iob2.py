@@ -46,7 +46,12 @@ def entity_types(found: Iterable[str]) -> tuple[str, ...]:
 
 def types_of(sentences: Iterable[Sentence]) -> tuple[str, ...]:
     """The entity types of some sentences (`entity_types`)."""
-    return entity_types(tag[2:] for sentence in sentences for tag in sentence.tags if tag != "O")
+    return entity_types(types_in(sentences))
+
+
+def types_in(sentences: Iterable[Sentence]) -> set[str]:
+    """The entity types that occur in some sentences."""
+    return {tag[2:] for sentence in sentences for tag in sentence.tags if tag != "O"}
 
 
 def tags_of(types: Iterable[str]) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from metapt.config import FinetuneConfig, tag_layer_lr, tuning_lr
-from metapt.data.iob2 import Sentence
+from metapt.data.iob2 import Sentence, types_in
 from metapt.errors import UserError
 from metapt.finetuning.build_tagger import build_tagger
 from metapt.finetuning.distributed import Distributed
@@ -80,7 +80,7 @@ def build_setup(config: FinetuneConfig, inputs: FinetuneInputs, run: Run, stop: 
     ner, processes = config.ner, Distributed(config.ner.precision, config.device)
     accelerator, sets, model_dir = processes.accelerator, inputs.sets, inputs.model_dir
     read = [sentences for split in sets.splits for sentences in sets.sentences(split)]
-    types = {tag[2:] for sentences in read for sentence in sentences for tag in sentence.tags if tag != "O"}
+    types = types_in(sentence for sentences in read for sentence in sentences)
     tokenizer = load_tokenizer(model_dir)
     tagger = build_tagger(config, model_dir, tokenizer, types).to(accelerator.device)
     tags = tagger.layer.tags
