@@ -61,11 +61,12 @@ def open_collection(data: SetsConfig, source: str | None = None, sets: Sequence[
             corpus = open_path(path, data.documents, report, whole=whole)
             paths[item] = corpus.name
             place = (corpus.name, path.resolve().parent)
-            if place in opened and not {*corpus.splits} & {*opened[place].splits}:
+            if place not in opened:
+                opened[place] = corpus
+            elif {*corpus.splits}.isdisjoint(opened[place].splits):
                 opened[place] = opened[place].joined(corpus)
             else:
-                corpora += filter(None, [opened.get(place)])
-                opened[place] = corpus
+                corpora.append(corpus)
     corpora += opened.values()
     if corpora:
         collection = _with_custom_corpora(collection, corpora, paths)

@@ -34,9 +34,8 @@ CorpusDocument = Document | TokenizedDocument
 
 
 class Source(Protocol):
-    commit: (
-        str | None
-    )  # of the hub data set; None before it is read, and of other sources. It is read at a commit that is set
+    # Of the hub data set; None before it is read, and of other sources. It is read at a commit that is set.
+    commit: str | None
 
     def identity(self) -> list[dict[str, Any]]:
         """One entry per file or data set, for the manifest; it determines the content of the corpus."""

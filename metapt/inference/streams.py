@@ -111,9 +111,8 @@ class ColumnReader:
         self._name, self._notify = name, notify
         self._word_column = word_column
         self._is_counted: bool | None = None  # not known before the end of the first sentence
-        self._comments: list[
-            Line
-        ] = []  # of the sentence; words that begin with # among them, until its first row is known
+        # of the sentence; with the words that begin with #, until its first row is known
+        self._comments: list[Line] = []
         self._width = 0  # cells of the latest first row without tabs
         self._rows: list[tuple[int, list[str]]] = []
 

@@ -32,9 +32,7 @@ class JobStatus:
     log: Path  # of its standard error; exists once it has started
     entry: QueueEntry | None = None
     submitted_by: str = ""  # of a job in state unknown: the user, and the cluster
-    runs_elsewhere: bool = (
-        False  # a process works in its folder, of another user or cluster, or one without Slurm
-    )
+    runs_elsewhere: bool = False  # in a process of another user or cluster, or in one without Slurm
     damage: str = ""  # why its folder cannot be read, if a submitter has found it so (metapt.launch.due_jobs)
 
     @property
